@@ -1,0 +1,41 @@
+"""The two sets of functions that the from-scratch network can run on; the import of Numba happens here and only if asked."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from unrolled.engine import layers
+from unrolled.engine.cells import CELLS
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+
+
+class Backend(NamedTuple):
+    """``cells``: name to an object with forward and backward; ``layers``: the functions of ``unrolled.engine.layers``."""
+
+    name: str
+    cells: Mapping[str, Any]
+    layers: Any
+
+
+def _numpy() -> Backend:
+    return Backend("numpy", CELLS, layers)
+
+
+def _numba() -> Backend:
+    try:
+        kernels = importlib.import_module("unrolled.engine.kernels")
+    except ImportError as error:
+        raise MissingDependencyError(f"the numba engine needs numba, which cannot be imported ({error})") from error
+    return Backend("numba", kernels.KERNELS, kernels.layers)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "numba": _numba}
+
+
+def get_backend(name: str) -> Backend:
+    """The backend called ``name``, imported now if it was not yet."""
+    if name not in BACKENDS:
+        raise ConfigError(f"backend: got {name!r}, choose one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]()

@@ -1,0 +1,149 @@
+"""A trained model as one .safetensors file: weights, config, tokeniser and training record; atomic, without pickle.
+
+The file's metadata holds four texts: ``format`` and ``format_version``, and ``config``, ``tokenizer`` and ``training`` as
+JSON. The tensors have PyTorch's names and shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.params import Params, check_params
+from unrolled.engine.text import Tokenizer, tokenizer_from_dict
+
+FORMAT = "unrolled-checkpoint"
+FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
+BEST, LAST = "best" + SUFFIX, "last" + SUFFIX
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its vocabulary and how it came about; ``training`` is any JSON object."""
+
+    config: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.tokenizer.vocabulary) != self.config.vocab_size:
+            raise ModelFileError(
+                f"the tokeniser has {len(self.tokenizer.vocabulary)} tokens, the model {self.config.vocab_size}"
+            )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
+
+    The temporary file lies in the same folder, is flushed to the disk and then takes the name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are the owner's alone
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an earlier one of the same name is replaced only when the new one is whole on the disk."""
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "config": json.dumps(checkpoint.config.to_dict()),
+        "tokenizer": json.dumps(checkpoint.tokenizer.to_dict()),
+        "training": json.dumps(checkpoint.training),
+    }
+    tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.params.items()}
+    write_atomically(Path(path), save(tensors, metadata))
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that ``path`` means: itself, or a run folder's best one.
+
+    Raises:
+        ModelFileError: there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such file or folder")
+    if path.is_file():
+        return path
+    for name in (BEST, LAST):
+        if (path / name).is_file():
+            return path / name
+    raise ModelFileError(f"{path}: is no run folder; neither {BEST} nor {LAST} is in it")
+
+
+def parse_json(text: str, what: str) -> dict[str, Any]:
+    """A JSON object from a file's metadata, or a ModelFileError that says which part is damaged."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{what} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{what} is a JSON {type(value).__name__}, needs an object")
+    return value
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint, or the best one of a run folder, and check all of it.
+
+    Raises:
+        ModelFileError: missing, truncated, not a checkpoint, of another version, or with parameters that are missing,
+            misshapen, NaN or infinite.
+    """
+    path = resolve_checkpoint(path)
+    try:
+        # the header is checked against the file's size before anything is allocated
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            _check_format(path, metadata)
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, TypeError) as error:
+        raise ModelFileError(f"{path}: not a readable {SUFFIX} file ({error})") from error
+    for key in ("config", "tokenizer", "training"):
+        if key not in metadata:
+            raise ModelFileError(f"{path}: its metadata has no {key}")
+    try:
+        config = ModelConfig.from_dict(parse_json(metadata["config"], "config"))
+        tokenizer = tokenizer_from_dict(parse_json(metadata["tokenizer"], "tokenizer"))
+        check_params(config, params)
+        return Checkpoint(config, params, tokenizer, parse_json(metadata["training"], "training"))
+    except (ConfigError, ModelFileError) as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(f"{path}: a {SUFFIX} file, but not one of unrolled's checkpoints")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise ModelFileError(
+            f"{path}: checkpoint format {metadata.get('format_version')!r}; this release reads {FORMAT_VERSION}"
+        )

@@ -1,0 +1,72 @@
+"""The step contract that every engine and every model file keeps, and the check at its boundary.
+
+    step(tokens (T, B) int64, state (S, L, B, H)) -> (logits (T, B, V), state (S, L, B, H))
+
+T = 1 generates, T = n reads a prompt. The state goes in and comes out; a model holds none.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.errors import ShapeError
+from unrolled.engine.text import Tokenizer
+
+
+class Stepper(Protocol):
+    """A model that keeps the step contract."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]: ...
+
+
+class StepModel(Stepper, Protocol):
+    """A stepper that can also read and write text, whatever engine or file is behind it."""
+
+    @property
+    def engine(self) -> str:
+        """Which engine runs it, a key of ``unrolled.runtime.ENGINES``."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:
+    """The state (S, L, B, H) before the first token."""
+    if batch_size < 1:
+        raise ShapeError(f"batch_size: got {batch_size}, needs at least one row")
+    return np.zeros(config.state_shape(batch_size), dtype)
+
+
+def check_step(config: ModelConfig, tokens: NDArray, state: NDArray, dtype: np.dtype | type = np.float32) -> None:
+    """Check what goes into a step.
+
+    An engine may index unchecked behind this line, and onnxruntime's LSTM and GRU abort the process at B = 0.
+
+    Raises:
+        ShapeError: a wrong number of axes, an empty axis, a wrong dtype, an id outside the vocabulary, or a state that
+            does not fit the tokens.
+    """
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 2:
+        got = f"shape {tokens.shape}" if isinstance(tokens, np.ndarray) else type(tokens).__name__
+        raise ShapeError(f"tokens: got {got}, needs an array of shape (T, B)")
+    if tokens.dtype != np.int64:
+        raise ShapeError(f"tokens: got dtype {tokens.dtype}, needs int64")
+    T, B = tokens.shape
+    if T < 1 or B < 1:
+        raise ShapeError(f"tokens: got shape (T, B) = ({T}, {B}); needs at least one step and one row")
+    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+        raise ShapeError(
+            f"tokens: ids from {tokens.min()} to {tokens.max()}; the vocabulary has 0 … {config.vocab_size - 1}"
+        )
+    if not isinstance(state, np.ndarray) or state.shape != config.state_shape(B):
+        got = f"shape {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
+        raise ShapeError(f"state: got {got}, needs (S, L, B, H) = {config.state_shape(B)}")
+    if state.dtype != dtype:
+        raise ShapeError(f"state: got dtype {state.dtype}, needs {np.dtype(dtype)}")

@@ -1,0 +1,195 @@
+"""Readers: plain text, CSV and TSV columns, JSONL fields, standard input, and a corpus that every CPython has.
+
+A corpus is text or records. Either can be had as the other: a text's records are its lines that are not blank, a list of
+records as a text is joined by line ends.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from unrolled.engine.errors import CorpusError
+
+BUILTIN = "python-reference"
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What was read: ``content`` is one text, or a tuple of records."""
+
+    name: str
+    content: str | tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "\n".join(self.content)
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        if isinstance(self.content, str):
+            return tuple(line for line in self.content.splitlines() if line.strip())
+        return self.content
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text in UTF-8, to tell corpora apart."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read: ``column`` of a CSV or TSV, ``field`` of a JSONL, character ``encoding``."""
+
+    column: str | None = None
+    field: str | None = None
+    encoding: str = "utf-8"
+
+
+def builtin_corpus() -> Corpus:
+    """The language reference that ships with CPython as ``pydoc_data.topics``: some 450 KB of English and Python."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise CorpusError(
+            "this Python has no pydoc_data.topics, the built-in corpus; give a text file instead"
+        ) from error
+    return Corpus(BUILTIN, "\n\n".join(topics[key].strip("\n") for key in sorted(topics)) + "\n")
+
+
+def _read_plain(stream: IO[str], name: str, options: ReadOptions) -> str:
+    if options.column or options.field:
+        what = "--column goes with .csv and .tsv" if options.column else "--field goes with .jsonl"
+        raise CorpusError(f"{name}: {what} files; this one is read as plain text")
+    return stream.read()
+
+
+def _read_delimited(stream: IO[str], name: str, options: ReadOptions, delimiter: str) -> tuple[str, ...]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts
+    reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
+    try:
+        columns = list(reader.fieldnames or [])
+        if not columns:
+            raise CorpusError(f"{name}: empty; a header row with column names was expected")
+        if options.column is None and len(columns) > 1:
+            raise CorpusError(f"{name}: which column? --column takes one of {', '.join(columns)}")
+        column = options.column or columns[0]
+        if column not in columns:
+            raise CorpusError(f"{name}: no column {column!r}; there are {', '.join(columns)}")
+        rows = [row[column] for row in reader]
+    except csv.Error as error:
+        raise CorpusError(f"{name}, line {reader.line_num}: {error}") from error
+    return tuple(row for row in rows if row and row.strip())
+
+
+def _read_csv(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ...]:
+    return _read_delimited(stream, name, options, ",")
+
+
+def _read_tsv(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ...]:
+    return _read_delimited(stream, name, options, "\t")
+
+
+def _read_jsonl(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ...]:
+    field = options.field or "text"
+    records = []
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{name}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or field not in row:
+            there = f"; there are {', '.join(map(str, row))}" if isinstance(row, dict) else f", but {line.strip()[:40]!r}"
+            raise CorpusError(f"{name}, line {number}: no object with a field {field!r}{there}; --field names another")
+        if not isinstance(row[field], str):
+            raise CorpusError(f"{name}, line {number}: field {field!r} is a {type(row[field]).__name__}, needs a text")
+        records.append(row[field])
+    return tuple(record for record in records if record.strip())
+
+
+READERS: dict[str, Callable[[IO[str], str, ReadOptions], str | tuple[str, ...]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+}
+
+
+def _bytes_of(source: str) -> bytes:
+    if source == STDIN:
+        return sys.stdin.buffer.read()
+    path = Path(source)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CorpusError(f"{source}: no such file") from error
+    except IsADirectoryError as error:
+        raise CorpusError(f"{source}: is a folder; name the files in it, for instance {source}/*.txt") from error
+    except OSError as error:
+        raise CorpusError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _decode(data: bytes, name: str, encoding: str) -> str:
+    try:
+        # utf-8-sig drops the byte order mark that spreadsheet programs write
+        return data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{name}: byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding}; "
+            "name the file's encoding with --encoding, for instance latin-1 or utf-16"
+        ) from error
+    except LookupError as error:
+        raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error
+
+
+def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
+    name = "standard input" if source == STDIN else source
+    text = _decode(_bytes_of(source), name, options.encoding)
+    if source == STDIN and options.field:
+        reader = _read_jsonl
+    elif source == STDIN and options.column:
+        reader = _read_csv
+    else:
+        reader = READERS.get(Path(source).suffix.lower(), _read_plain)
+    # newline="" leaves line ends inside quoted CSV fields to the csv module; plain text gets universal line ends
+    return reader(io.StringIO(text, newline=None if reader is _read_plain else ""), name, options)
+
+
+def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[str | tuple[str, ...]]:
+    for source in sources:
+        content = _read_one(source, options)
+        if not content or (isinstance(content, str) and not content.strip()):
+            raise CorpusError(f"{source}: holds no text")
+        yield content
+
+
+def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None = None) -> Corpus:
+    """Read one corpus from files, "-" (standard input), or the built-in one where ``sources`` is empty.
+
+    The reader goes by the file's ending: .csv, .tsv, .jsonl and .ndjson give records, everything else is plain text.
+
+    Raises:
+        CorpusError: a file is missing, empty or undecodable, a column or field is missing, or texts and records are mixed.
+    """
+    names = [str(source) for source in sources]
+    if not names:
+        return builtin_corpus()
+    if names.count(STDIN) > 1:
+        raise CorpusError("standard input (-) can be read only once")
+    contents = list(_contents(names, options or ReadOptions()))
+    name = ", ".join(Path(source).name if source != STDIN else "standard input" for source in names)
+    if all(isinstance(content, str) for content in contents):
+        return Corpus(name, "\n".join(contents) if len(contents) > 1 else contents[0])  # type: ignore[arg-type]
+    if any(isinstance(content, str) for content in contents):
+        raise CorpusError(f"{name}: plain text and records (.csv, .tsv, .jsonl) cannot be mixed in one corpus")
+    return Corpus(name, tuple(record for content in contents for record in content))

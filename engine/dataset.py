@@ -1,0 +1,102 @@
+"""A corpus made ready for training: vocabulary, three parts, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unrolled.engine.batches import DEFAULT_SPLIT, Batches, check_fractions, make_batches, split_corpus
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.errors import ConfigError, CorpusError
+from unrolled.engine.text import BOS, EOS, LEVELS, CharTokenizer, Tokenizer, WordTokenizer
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How text becomes batches.
+
+    Args:
+        level: "char" or "word".
+        batching: "stream" or "records".
+        batch_size: B, lanes or records a batch.
+        length: T, tokens a chunk of a stream; the longest record.
+        split: fractions for training, validation and test.
+        lowercase: lower-case the text; None: no for characters, yes for words.
+        punctuation: keep punctuation marks at word level.
+        vocab_size: the most tokens in a word vocabulary, special ones included; None keeps all words.
+        unknown: what happens to text outside the vocabulary; None: "error" for characters, "replace" for words.
+        seed: shuffles records before they are split.
+    """
+
+    level: str = "char"
+    batching: str = "stream"
+    batch_size: int = 32
+    length: int = 64
+    split: Sequence[float] = DEFAULT_SPLIT
+    lowercase: bool | None = None
+    punctuation: bool = False
+    vocab_size: int | None = None
+    unknown: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ConfigError(f"level: got {self.level!r}, choose one of {', '.join(LEVELS)}")
+        if self.level == "char" and (self.vocab_size is not None or self.punctuation):
+            raise ConfigError("vocab_size and punctuation go with level 'word'; characters are all kept")
+        check_fractions(self.split)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "split": list(self.split)}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A vocabulary and the batches of each part; a part of fraction 0 is None."""
+
+    tokenizer: Tokenizer
+    train: Batches
+    validation: Batches | None
+    test: Batches | None
+
+
+def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig) -> Tokenizer:
+    """A vocabulary: every character of the corpus, or the words of its training part."""
+    specials = (BOS, EOS) if config.batching == "records" else ()
+    if config.level == "char":
+        return CharTokenizer.fit(
+            corpus.text, specials=specials, unknown=config.unknown or "error", lowercase=bool(config.lowercase)
+        )
+    return WordTokenizer.fit(
+        train if isinstance(train, str) else "\n".join(train),
+        specials=specials,
+        unknown=config.unknown or "replace",
+        lowercase=config.lowercase is not False,
+        punctuation=config.punctuation,
+        vocab_size=config.vocab_size,
+    )
+
+
+def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:
+    """Split, fit the vocabulary (unless one is given), encode and batch.
+
+    Raises:
+        CorpusError: a part that should exist is too short to hold a single prediction.
+    """
+    split = split_corpus(corpus, config.batching, config.split, config.seed)
+    tokenizer = tokenizer or fit_tokenizer(corpus, split.train, config)
+
+    def part(name: str, fraction: float) -> Batches | None:
+        if fraction == 0:
+            return None
+        try:
+            return make_batches(getattr(split, name), tokenizer, config.batch_size, config.length)
+        except CorpusError as error:
+            raise CorpusError(
+                f"{corpus.name}: too little text for the {name} part ({error}); add text or change the split"
+            ) from error
+
+    train = part("train", config.split[0])
+    assert train is not None  # check_fractions: the first fraction is above 0
+    return Dataset(tokenizer, train, part("validation", config.split[1]), part("test", config.split[2]))

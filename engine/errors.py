@@ -1,0 +1,35 @@
+"""The named errors of the package; all of them are ValueErrors, so one ``except`` catches them."""
+
+from __future__ import annotations
+
+
+class UnrolledError(ValueError):
+    """Bad input: the message names what came, what was needed and what to do next."""
+
+
+class ConfigError(UnrolledError):
+    """A model, training or generation setting is out of its range."""
+
+
+class CorpusError(UnrolledError):
+    """A corpus cannot be read, or there is too little of it."""
+
+
+class UnknownTokenError(UnrolledError):
+    """Text holds a character or word that the vocabulary has not."""
+
+
+class ShapeError(UnrolledError):
+    """An array has the wrong shape or dtype at a public boundary."""
+
+
+class ModelFileError(UnrolledError):
+    """A model file is missing, damaged, from elsewhere, or of a version that this release cannot read."""
+
+
+class DivergedError(UnrolledError):
+    """The loss or the gradient became NaN or infinite while training."""
+
+
+class MissingDependencyError(UnrolledError, ImportError):
+    """An optional dependency is needed for what was asked, and is not installed."""

@@ -1,0 +1,62 @@
+"""Loss, perplexity, bits per token and next-token accuracy of any model that keeps the step contract."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.batches import Batch, Batches
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.contract import Stepper, zero_state
+from unrolled.engine.layers import LossResult, softmax_cross_entropy
+
+Evaluator = Callable[[Batch, NDArray], tuple[LossResult, NDArray]]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over ``tokens`` predictions."""
+
+    loss: float  # nats a token
+    accuracy: float  # share of tokens that were the most probable one
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_token(self) -> float:
+        return self.loss / math.log(2)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "perplexity": self.perplexity, "bits_per_token": self.bits_per_token}
+
+
+def step_evaluator(model: Stepper) -> Evaluator:
+    """Loss of a batch through ``model.step`` and the reference's cross-entropy."""
+
+    def run(batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+        logits, state = model.step(batch.inputs, state)
+        return softmax_cross_entropy(logits, batch.targets, batch.mask, False)[0], state
+
+    return run
+
+
+def evaluate(
+    evaluator: Evaluator, config: ModelConfig, batches: Batches, dtype: np.dtype | type = np.float32
+) -> Metrics:
+    """Score all of ``batches`` in order, the state carried where a batch continues the one before."""
+    loss, correct, count = 0.0, 0, 0
+    state: NDArray | None = None
+    for batch in batches.epoch(None):
+        if state is None or not batch.carry:
+            state = zero_state(config, batch.inputs.shape[1], dtype)
+        result, state = evaluator(batch, state)
+        loss, correct, count = loss + result.loss, correct + result.correct, count + result.count
+    return Metrics(loss / count, correct / count, count)

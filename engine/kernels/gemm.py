@@ -1,0 +1,121 @@
+"""Matrix products on the micro-kernel: the second factor is packed into panels, the first is read as it lies.
+
+A panel holds PANEL_BYTES of columns for every row of the second factor, padded with zeros, one after the other:
+panels (P, K, W). The reference of every function is the NumPy product in its first line.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.tile import PANEL_BYTES, TILE_ROWS, tile_1, tile_2, tile_4, tile_8
+
+DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes stay in the L1 cache
+
+
+@compiled
+def pack(b: NDArray) -> NDArray:
+    """Panels of ``b`` (K, N)."""
+    K, N = b.shape
+    W = PANEL_BYTES // b.itemsize
+    panels = np.zeros(((N + W - 1) // W, K, W), b.dtype)
+    for p in range(panels.shape[0]):
+        n = min(W, N - p * W)
+        for k in range(K):
+            for j in range(n):
+                panels[p, k, j] = b[k, p * W + j]
+    return panels
+
+
+@compiled
+def pack_transposed(b: NDArray) -> NDArray:
+    """Panels of ``b.T`` for ``b`` (N, K)."""
+    N, K = b.shape
+    W = PANEL_BYTES // b.itemsize
+    panels = np.zeros(((N + W - 1) // W, K, W), b.dtype)
+    for p in range(panels.shape[0]):
+        for j in range(min(W, N - p * W)):
+            for k in range(K):
+                panels[p, k, j] = b[p * W + j, k]
+    return panels
+
+
+@compiled
+def _tiles(
+    a: NDArray, a_offset: int, a_row: int, a_depth: int, panels: NDArray, panel_offset: int, c: NDArray, c_offset: int,
+    c_row: int, rows: int, depth: int,
+) -> None:  # fmt: skip
+    """All rows of one panel, in tiles of 8, 4, 2 and 1."""
+    r = 0
+    if TILE_ROWS == 8:
+        while r + 8 <= rows:
+            tile_8(
+                a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth
+            )
+            r += 8
+    while r + 4 <= rows:
+        tile_4(a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth)
+        r += 4
+    if r + 2 <= rows:
+        tile_2(a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth)
+        r += 2
+    if r < rows:
+        tile_1(a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth)
+
+
+@compiled
+def add_product(
+    a: NDArray, a_offset: int, a_row: int, a_depth: int, panels: NDArray, c: NDArray, c_offset: int, c_row: int,
+    rows: int, N: int,
+) -> None:  # fmt: skip
+    """C += A @ B for ``rows`` rows, on one thread.
+
+    ``a`` and ``c`` are flat, C-contiguous arrays with an offset and strides in items; element (r, k) of A lies at
+    a_offset + r·a_row + k·a_depth, row r of C, N items long, at c_offset + r·c_row.
+    """
+    P, K, W = panels.shape
+    flat = panels.reshape(-1)
+    edge = N - (P - 1) * W  # columns of the last panel
+    narrow = np.zeros(rows * W if edge < W else 0, c.dtype)
+    for k0 in range(0, K, DEPTH_BLOCK):
+        depth = min(DEPTH_BLOCK, K - k0)
+        for p in range(P):
+            a_start, panel = a_offset + k0 * a_depth, (p * K + k0) * W
+            if p < P - 1 or edge == W:
+                _tiles(a, a_start, a_row, a_depth, flat, panel, c, c_offset + p * W, c_row, rows, depth)
+            else:
+                # the tile is wider than what is left of C: it goes by way of a block of its own
+                for r in range(rows):
+                    for j in range(edge):
+                        narrow[r * W + j] = c[c_offset + r * c_row + p * W + j]
+                _tiles(a, a_start, a_row, a_depth, flat, panel, narrow, 0, W, rows, depth)
+                for r in range(rows):
+                    for j in range(edge):
+                        c[c_offset + r * c_row + p * W + j] = narrow[r * W + j]
+
+
+@compiled_parallel
+def product(a: NDArray, panels: NDArray, bias: NDArray, parts: int) -> NDArray:
+    """a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); rows shared out to ``parts`` threads."""
+    M, K, N = a.shape[0], a.shape[1], bias.shape[0]
+    c = np.empty((M, N), a.dtype)
+    flat_a, flat_c = a.reshape(-1), c.reshape(-1)
+    for part in prange(parts):
+        first, last = part * M // parts, (part + 1) * M // parts
+        for m in range(first, last):
+            c[m] = bias
+        add_product(flat_a, first * K, K, 1, panels, flat_c, first * N, N, last - first, N)
+    return c
+
+
+@compiled_parallel
+def add_transposed_product(a: NDArray, panels: NDArray, c: NDArray, parts: int) -> None:
+    """c += a.T @ b for ``a`` (K, M), the panels of ``b`` (K, N) and ``c`` (M, N); rows of c shared out to ``parts`` threads."""
+    K, M, N = a.shape[0], a.shape[1], c.shape[1]
+    flat_a, flat_c = a.reshape(-1), c.reshape(-1)
+    for part in prange(parts):
+        first, last = part * M // parts, (part + 1) * M // parts
+        add_product(flat_a, first, 1, M, panels, flat_c, first * N, N, last - first, N)

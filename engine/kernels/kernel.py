@@ -1,0 +1,23 @@
+"""What the registry of kernels holds, and how all kernels are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numba import njit
+
+# error_model: Python's check for division by zero is a branch that keeps a loop from being vectorised.
+# Kernels take the number of threads as an argument: asking for it inside would keep them from being cached.
+# contract: a multiplication and an addition may become one FMA; nothing is reordered.
+_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+compiled: Callable[..., Any] = njit(**_OPTIONS)
+compiled_parallel: Callable[..., Any] = njit(parallel=True, **_OPTIONS)
+
+
+class Kernel(NamedTuple):
+    """A compiled cell; contract and formulas in ``unrolled.engine.cells``."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]

@@ -1,0 +1,82 @@
+"""Input, output and loss of the network in NumPy: every layer a forward and a backward function.
+
+The Numba kernels have the same names and signatures (``unrolled.engine.kernels.layers``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class LossResult(NamedTuple):
+    """Sums over the counted positions of a batch; means are the caller's, who knows what they are over."""
+
+    loss: float  # Σ -ln p(target), nats
+    correct: int  # positions whose most probable token is the target
+    count: int  # positions counted
+
+
+def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
+    """Rows (T, B, E) of ``weight`` (V, E) for ``tokens`` (T, B)."""
+    return weight[tokens]
+
+
+def embedding_backward(dx: NDArray, tokens: NDArray, dweight: NDArray) -> None:
+    """Add the rows of ``dx`` (T, B, E) to the rows of ``dweight`` (V, E) that they came from."""
+    np.add.at(dweight, tokens.reshape(-1), dx.reshape(-1, dx.shape[-1]))
+
+
+def linear_forward(x: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
+    """x·Wᵀ + b over the last axis: (..., in) to (..., out), with ``weight`` (out, in)."""
+    return x @ weight.T + bias
+
+
+def linear_backward_input(dy: NDArray, weight: NDArray) -> NDArray:
+    """Gradient of the input of ``linear_forward``: (..., out) to (..., in)."""
+    return dy @ weight
+
+
+def linear_backward_weight(dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray) -> None:
+    """Add the gradients of weight (out, in) and bias (out,), summed over all leading axes."""
+    rows = dy.reshape(-1, dy.shape[-1])
+    dweight += rows.T @ x.reshape(-1, x.shape[-1])
+    dbias += rows.sum(axis=0)
+
+
+def softmax_cross_entropy(
+    logits: NDArray, targets: NDArray, mask: NDArray, gradient: bool
+) -> tuple[LossResult, NDArray | None]:
+    """Cross-entropy of softmax(logits) summed over the positions where ``mask`` is true.
+
+    loss = Σ (ln Σ_v e^{x_v} - x_target),   d loss / d x_v = p_v - [v = target]
+
+    Args:
+        logits: (T, B, V).
+        targets: (T, B) token ids; not read where ``mask`` is false.
+        mask: (T, B) bool.
+        gradient: whether to return the gradient of the *mean* loss over the counted positions.
+
+    Returns:
+        Sums, accumulated in float64, and the gradient (T, B, V) in the logits' dtype, zero where ``mask`` is false.
+    """
+    shifted = logits - logits.max(axis=-1, keepdims=True)  # e^x cannot overflow
+    exp = np.exp(shifted)
+    total = exp.sum(axis=-1, keepdims=True)
+    safe_targets = np.where(mask, targets, 0)[..., None]
+    picked = np.take_along_axis(shifted, safe_targets, axis=-1)
+    losses = (np.log(total) - picked)[..., 0]  # (T, B)
+    count = int(mask.sum())
+    result = LossResult(
+        loss=float(losses[mask].sum(dtype=np.float64)),
+        correct=int((logits.argmax(axis=-1) == targets)[mask].sum()),
+        count=count,
+    )
+    if not gradient:
+        return result, None
+    dlogits = exp / total
+    np.put_along_axis(dlogits, safe_targets, np.take_along_axis(dlogits, safe_targets, -1) - 1, -1)
+    dlogits *= mask[..., None] / dlogits.dtype.type(max(count, 1))
+    return result, dlogits

@@ -1,0 +1,192 @@
+"""The network from scratch: embedding -> recurrent layers -> output -> loss, and its backward, on either backend.
+
+Input, layers and head are separate pairs of functions; ``LanguageModel`` strings them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.backends import Backend, get_backend
+from unrolled.engine.batches import Batch
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.contract import check_step
+from unrolled.engine.errors import ShapeError
+from unrolled.engine.layers import LossResult
+from unrolled.engine.params import Params, check_params, layer_names, layer_params, output_weight_name, zeros_like
+
+
+class LayerTape(NamedTuple):
+    """What a layer's backward needs of its forward."""
+
+    x: NDArray  # (T, B, E or H)
+    states: NDArray  # (T + 1, S, B, H)
+    gates: NDArray
+
+
+class Gradients(NamedTuple):
+    """Sums of a batch's loss, gradients of its mean, and the state after it."""
+
+    loss: LossResult
+    params: Params
+    state: NDArray  # (S, L, B, H) after the last step
+    dstate: NDArray  # (S, L, B, H), gradient of the initial state
+
+
+def dropout_masks(
+    config: ModelConfig, T: int, B: int, rng: np.random.Generator, dtype: np.dtype | type = np.float32
+) -> list[NDArray] | None:
+    """A mask (T, B, H) for each boundary between layers: 0 with probability p, else 1 / (1 - p); None where p = 0.
+
+    Source: N. Srivastava et al., "Dropout" (2014), in the form that needs no rescaling later; placed between layers only,
+    as W. Zaremba et al., "Recurrent Neural Network Regularization" (2014).
+    """
+    if not config.dropout:
+        return None
+    keep = 1.0 - config.dropout
+    shape = (T, B, config.hidden_size)
+    return [(rng.random(shape) < keep).astype(dtype) / np.asarray(keep, dtype) for _ in range(config.num_layers - 1)]
+
+
+def layers_forward(
+    backend: Backend,
+    config: ModelConfig,
+    params: Params,
+    x: NDArray,
+    state: NDArray,
+    masks: Sequence[NDArray] | None = None,
+) -> tuple[NDArray, NDArray, list[LayerTape]]:
+    """Run all recurrent layers over ``x`` (T, B, E) from ``state`` (S, L, B, H).
+
+    Returns:
+        The last layer's outputs (T, B, H), the state (S, L, B, H) after the last step, and a tape a layer.
+    """
+    cell = backend.cells[config.cell]
+    final = np.empty_like(state)
+    tapes = []
+    for layer in range(config.num_layers):
+        if layer > 0 and masks is not None:
+            x = x * masks[layer - 1]
+        w_ih, w_hh, b_ih, b_hh = layer_params(params, layer)
+        xg = backend.layers.linear_forward(x, w_ih, b_ih)  # (T, B, G·H)
+        states, gates = cell.forward(xg, np.ascontiguousarray(state[:, layer]), w_hh, b_hh)
+        tapes.append(LayerTape(x, states, gates))
+        final[:, layer] = states[-1]
+        x = np.ascontiguousarray(states[1:, 0])
+    return x, final, tapes
+
+
+def layers_backward(
+    backend: Backend,
+    config: ModelConfig,
+    params: Params,
+    dh: NDArray,
+    dstate: NDArray,
+    tapes: Sequence[LayerTape],
+    grads: Params,
+    masks: Sequence[NDArray] | None = None,
+) -> tuple[NDArray, NDArray]:
+    """Gradients of all recurrent layers; adds the parameters' to ``grads``.
+
+    Args:
+        dh: (T, B, H), gradient of the last layer's outputs.
+        dstate: (S, L, B, H), gradient of the state after the last step.
+
+    Returns:
+        Gradients of the input (T, B, E) and of the initial state (S, L, B, H).
+    """
+    cell = backend.cells[config.cell]
+    dstate_0 = np.empty_like(dstate)
+    for layer in reversed(range(config.num_layers)):
+        names = layer_names(layer)
+        w_ih, w_hh, _, b_hh = layer_params(params, layer)
+        x, states, gates = tapes[layer]
+        dxg, dhg, ds0 = cell.backward(dh, np.ascontiguousarray(dstate[:, layer]), states, gates, w_hh, b_hh)
+        dstate_0[:, layer] = ds0
+        h_prev = np.ascontiguousarray(states[:-1, 0])
+        backend.layers.linear_backward_weight(dhg, h_prev, grads[names.w_hh], grads[names.b_hh])
+        backend.layers.linear_backward_weight(dxg, x, grads[names.w_ih], grads[names.b_ih])
+        dh = backend.layers.linear_backward_input(dxg, w_ih)
+        if layer > 0 and masks is not None:
+            dh = dh * masks[layer - 1]
+    return dh, dstate_0
+
+
+class LanguageModel:
+    """A language model on NumPy arrays; it holds parameters and no state.
+
+    Args:
+        config: what it is.
+        params: its parameters, float32 or float64; kept, not copied.
+        backend: "numpy" (the reference) or "numba" (compiled, the same results).
+    """
+
+    def __init__(self, config: ModelConfig, params: Params, backend: str = "numpy") -> None:
+        check_params(config, params)
+        self.config = config
+        self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        self.backend = get_backend(backend)
+
+    @property
+    def engine(self) -> str:
+        return self.backend.name
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.params["output.bias"].dtype
+
+    def _forward(
+        self, tokens: NDArray, state: NDArray, masks: Sequence[NDArray] | None = None
+    ) -> tuple[NDArray, NDArray, NDArray, list[LayerTape]]:
+        ops = self.backend.layers
+        x = ops.embedding_forward(self.params["embedding.weight"], tokens)  # (T, B, E)
+        h, final, tapes = layers_forward(self.backend, self.config, self.params, x, state, masks)
+        logits = ops.linear_forward(h, self.params[output_weight_name(self.config)], self.params["output.bias"])
+        return logits, h, final, tapes
+
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Logits (T, B, V) and next state of ``tokens`` (T, B) from ``state`` (S, L, B, H)."""
+        check_step(self.config, tokens, state, self.dtype)
+        logits, _, final, _ = self._forward(np.ascontiguousarray(tokens), state)
+        return logits, final
+
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+        """Loss sums of a batch without gradients, and the state after it."""
+        self._check(batch, state)
+        logits, _, final, _ = self._forward(batch.inputs, state)
+        loss, _ = self.backend.layers.softmax_cross_entropy(logits, batch.targets, batch.mask, False)
+        return loss, final
+
+    def gradients(self, batch: Batch, state: NDArray, masks: Sequence[NDArray] | None = None) -> Gradients:
+        """Loss sums of a batch, gradients of the mean loss by name, and the state after it.
+
+        Back-propagation through time stops at the batch's first step: the state that came in is a constant.
+        """
+        self._check(batch, state)
+        ops, params = self.backend.layers, self.params
+        logits, h, final, tapes = self._forward(batch.inputs, state, masks)
+        loss, dlogits = ops.softmax_cross_entropy(logits, batch.targets, batch.mask, True)
+        grads = zeros_like(params)
+        output = output_weight_name(self.config)
+        ops.linear_backward_weight(dlogits, h, grads[output], grads["output.bias"])
+        dh = ops.linear_backward_input(dlogits, params[output])  # (T, B, H)
+        dx, dstate = layers_backward(
+            self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks
+        )
+        ops.embedding_backward(dx, batch.inputs, grads["embedding.weight"])
+        return Gradients(loss, grads, final, dstate)
+
+    def _check(self, batch: Batch, state: NDArray) -> None:
+        check_step(self.config, batch.inputs, state, self.dtype)
+        if batch.targets.shape != batch.inputs.shape or batch.mask.shape != batch.inputs.shape:
+            raise ShapeError(
+                f"batch: inputs {batch.inputs.shape}, targets {batch.targets.shape} and mask {batch.mask.shape} "
+                "need one shape (T, B)"
+            )
+        counted = batch.targets[batch.mask]
+        if counted.size and (counted.min() < 0 or counted.max() >= self.config.vocab_size):
+            raise ShapeError(f"targets: ids outside the vocabulary's 0 … {self.config.vocab_size - 1}")

@@ -1,0 +1,107 @@
+"""Expected names and shapes of the parameters, their initial values, and the check that both hold.
+
+Names, shapes and gate order are PyTorch's (``nn.Embedding``, ``nn.RNN``/``nn.GRU``/``nn.LSTM``, ``nn.Linear``), both
+biases kept, so a checkpoint of any engine loads in every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.errors import ModelFileError
+
+Params = dict[str, NDArray]
+
+
+class LayerParams(NamedTuple):
+    """The four arrays of one recurrent layer."""
+
+    w_ih: NDArray  # (G·H, E or H)
+    w_hh: NDArray  # (G·H, H)
+    b_ih: NDArray  # (G·H,)
+    b_hh: NDArray  # (G·H,)
+
+
+def layer_names(layer: int) -> LayerParams:
+    """Names of the parameters of one layer, in LayerParams' order."""
+    names = [f"rnn.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    return LayerParams(*names)  # type: ignore[arg-type]
+
+
+def layer_params(params: Mapping[str, NDArray], layer: int) -> LayerParams:
+    return LayerParams(*(params[str(name)] for name in layer_names(layer)))
+
+
+def output_weight_name(config: ModelConfig) -> str:
+    """Name of the (V, H) matrix of the output layer: the embedding's own where the weights are tied."""
+    return "embedding.weight" if config.tie_weights else "output.weight"
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name to shape of every parameter, in the order in which they are created and saved."""
+    H, E, V = config.hidden_size, config.embedding_size, config.vocab_size
+    rows = config.spec.gates * H
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, E)}
+    for layer in range(config.num_layers):
+        widths = ((rows, config.layer_input_size(layer)), (rows, H), (rows,), (rows,))
+        shapes.update(zip(map(str, layer_names(layer)), widths, strict=True))
+    if not config.tie_weights:
+        shapes["output.weight"] = (V, H)
+    shapes["output.bias"] = (V,)
+    return shapes
+
+
+def parameter_count(config: ModelConfig) -> int:
+    return sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
+
+
+def initial_params(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Params:
+    """Random initial parameters, the same for every engine.
+
+    Recurrent and output layers: uniform in ±1/√H, as PyTorch's. Embedding: normal with unit variance as PyTorch's, or
+    of variance 1/H where it also serves as the output matrix (unit variance would give logits of size √H).
+    """
+    rng = np.random.default_rng(seed)
+    bound = 1.0 / np.sqrt(config.hidden_size)
+    params: Params = {}
+    for name, shape in parameter_shapes(config).items():
+        if name == "embedding.weight":
+            values = rng.standard_normal(shape) * (bound if config.tie_weights else 1.0)
+        else:
+            values = rng.uniform(-bound, bound, shape)
+        params[name] = values.astype(dtype)
+    return params
+
+
+def zeros_like(params: Mapping[str, NDArray]) -> Params:
+    return {name: np.zeros_like(value) for name, value in params.items()}
+
+
+def check_params(config: ModelConfig, params: Mapping[str, NDArray], where: str = "parameters") -> None:
+    """Check names, shapes, one floating dtype and finite values.
+
+    Raises:
+        ModelFileError: names the first parameter that is missing, unexpected, misshapen or not finite.
+    """
+    shapes = parameter_shapes(config)
+    if missing := [name for name in shapes if name not in params]:
+        raise ModelFileError(f"{where}: {', '.join(missing)} missing; the config asks for {', '.join(shapes)}")
+    if extra := [name for name in params if name not in shapes]:
+        raise ModelFileError(f"{where}: {', '.join(extra)} not expected; the config asks for {', '.join(shapes)}")
+    dtype = params["output.bias"].dtype
+    if dtype not in (np.float32, np.float64):
+        raise ModelFileError(f"{where}: output.bias has dtype {dtype}, needs float32 or float64")
+    for name, shape in shapes.items():
+        value = params[name]
+        if value.shape != shape:
+            raise ModelFileError(f"{where}: {name} has shape {value.shape}, the config asks for {shape}")
+        if value.dtype != dtype:
+            raise ModelFileError(f"{where}: {name} has dtype {value.dtype}, the others {dtype}")
+        if not np.isfinite(value).all():
+            bad = int(np.size(value) - np.isfinite(value).sum())
+            raise ModelFileError(f"{where}: {name} holds {bad} values that are NaN or infinite")

@@ -1,0 +1,104 @@
+"""A run folder: best and last checkpoint, and metrics.jsonl, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.text import Tokenizer
+from unrolled.engine.trainable import Trainable
+from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent
+
+METRICS = "metrics.jsonl"
+
+
+class RunFolder(Observer):
+    """Writes a run as it goes.
+
+    metrics.jsonl holds two kinds of lines: ``{"event": "step", step, epoch, seconds, loss, grad_norm, learning_rate,
+    tokens, tokens_per_s}`` and ``{"event": "validation", step, epoch, seconds, loss, perplexity, bits_per_token,
+    accuracy, tokens, best}``.
+
+    Args:
+        path: the folder; made if it is not there.
+        tokenizer: goes into the checkpoints.
+        record: what the checkpoints' training record holds besides the result (corpus, settings).
+        overwrite: whether an earlier run in the folder may be replaced.
+
+    Raises:
+        ConfigError: the folder holds a run already, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path, tokenizer: Tokenizer, record: dict[str, Any], overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.tokenizer, self.record = tokenizer, record
+        self._metrics: IO[str] | None = None
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path}: is a file, a folder was expected")
+        earlier = [name for name in (BEST, LAST, METRICS) if (self.path / name).exists()]
+        if earlier and not overwrite:
+            raise ConfigError(
+                f"{self.path}: holds a run already ({', '.join(earlier)}); name another folder, or say --overwrite"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in earlier:
+                (self.path / name).unlink()
+            self._metrics = open(self.path / METRICS, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    @property
+    def best(self) -> Path:
+        return self.path / BEST
+
+    def _write(self, values: dict[str, Any]) -> None:
+        assert self._metrics is not None
+        self._metrics.write(json.dumps(values) + "\n")
+
+    def on_step(self, event: StepEvent) -> None:
+        values = asdict(event)
+        del values["done"]
+        self._write({"event": "step", **values})
+
+    def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
+        position = {"step": event.step, "epoch": event.epoch, "seconds": event.seconds}
+        self._write({"event": "validation", **position, **event.metrics.to_dict(), "best": event.best})
+        if self._metrics is not None:
+            self._metrics.flush()
+        if event.best:
+            self._save(BEST, trainable, result)
+
+    def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
+        self._save(LAST, trainable, result)
+        if result.best is None:  # without validation the last is the best there is
+            self._save(BEST, trainable, result)
+        self.close()
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _save(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
+        training = {**self.record, "result": result.to_dict()}
+        params = trainable.export_params()
+        save_checkpoint(self.path / name, Checkpoint(trainable.config, params, self.tokenizer, training))
+
+
+def read_metrics(path: str | Path, event: str) -> Iterator[dict[str, Any]]:
+    """The lines of one kind ("step" or "validation") of a run folder's metrics.jsonl."""
+    file = Path(path) / METRICS
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ModelFileError(f"{file}: cannot be read ({error.strerror})") from error
+    for line in lines:
+        values = json.loads(line)
+        if values.get("event") == event:
+            yield values

@@ -1,0 +1,305 @@
+"""Tokenisers: text to ids and back, by characters or by words.
+
+A tokeniser is an immutable vocabulary with a few rules; ``to_dict`` and ``tokenizer_from_dict`` are its JSON round-trip,
+and everything a host in another language needs to encode and decode.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
+
+UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
+SPECIALS = (UNK, BOS, EOS)
+UNKNOWN_POLICIES = ("error", "replace", "skip")
+
+PIECE_CHARS = 1 << 22  # text is tokenised in pieces of about this size, so that a large corpus is never held as tokens
+
+
+class Tokenizer(Protocol):
+    """What the rest of the package uses of a tokeniser."""
+
+    level: ClassVar[str]
+    vocabulary: tuple[str, ...]
+    unknown: str
+
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_id(self) -> int | None: ...
+    def encode(self, text: str) -> NDArray[np.int64]: ...
+    def encode_pieces(self, text: str) -> Iterator[NDArray]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def smallest_unsigned(size: int) -> np.dtype:
+    """The smallest unsigned dtype that holds the ids 0 … size - 1."""
+    return np.min_scalar_type(max(size - 1, 0))
+
+
+def split_pieces(text: str, is_boundary: re.Pattern[str] | None = None) -> Iterator[str]:
+    """Cut a long text into pieces, at a match of ``is_boundary`` where given, so that no word is cut in two."""
+    start = 0
+    while start < len(text):
+        end = start + PIECE_CHARS
+        if is_boundary is not None and end < len(text):
+            match = is_boundary.search(text, end)
+            end = match.start() if match else len(text)
+        yield text[start:end]
+        start = end
+
+
+class _Vocabulary:
+    """Ids of a vocabulary: shared by the tokenisers."""
+
+    level: ClassVar[str]
+
+    def __init__(self, vocabulary: Sequence[str], unknown: str = "error") -> None:
+        self.vocabulary = tuple(vocabulary)
+        self.unknown = unknown
+        if unknown not in UNKNOWN_POLICIES:
+            raise ConfigError(f"unknown: got {unknown!r}, choose one of {', '.join(UNKNOWN_POLICIES)}")
+        if not self.vocabulary or not all(isinstance(token, str) and token for token in self.vocabulary):
+            raise ConfigError("vocabulary: needs at least one token, and every token a text that is not empty")
+        self._ids = {token: index for index, token in enumerate(self.vocabulary)}
+        if len(self._ids) != len(self.vocabulary):
+            twice = [token for token, count in Counter(self.vocabulary).items() if count > 1]
+            raise ConfigError(f"vocabulary: {twice[0]!r} stands there more than once")
+        if unknown == "replace" and UNK not in self._ids:
+            raise ConfigError(f"unknown: 'replace' needs {UNK} in the vocabulary")
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Vocabulary) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.level, self.vocabulary, self.unknown))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"level": self.level, "vocabulary": list(self.vocabulary), "unknown": self.unknown}
+
+    @property
+    def unk_id(self) -> int | None:
+        return self._ids.get(UNK)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._ids.get(BOS)
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._ids.get(EOS)
+
+    def _tokens(self, ids: Iterable[int]) -> Iterator[str]:
+        """Tokens of ``ids`` without <bos> and <eos>, which mark the ends of a record and are no text."""
+        V = len(self.vocabulary)
+        for index in ids:
+            if not 0 <= index < V:
+                raise UnknownTokenError(f"decode: id {index} is outside the vocabulary's 0 … {V - 1}")
+            token = self.vocabulary[index]
+            if token not in (BOS, EOS):
+                yield token
+
+    def _unknown_error(self, what: str, token: str, where: str) -> UnknownTokenError:
+        known = " ".join(repr(t)[1:-1] for t in self.vocabulary[:60])
+        more = " …" if len(self.vocabulary) > 60 else ""
+        return UnknownTokenError(
+            f"the vocabulary has no {what} {token!r} ({where}); leave it out, or use a model or a policy "
+            f"(unknown = replace or skip) that takes it. Known: {known}{more}"
+        )
+
+
+class CharTokenizer(_Vocabulary):
+    """One token per Unicode code point, case kept.
+
+    Args:
+        vocabulary: single code points, and the special tokens among them.
+        unknown: what happens to a code point outside it: "error", "replace" (by <unk>) or "skip".
+        lowercase: lower-case the text first.
+    """
+
+    level: ClassVar[str] = "char"
+
+    def __init__(self, vocabulary: Sequence[str], unknown: str = "error", lowercase: bool = False) -> None:
+        super().__init__(vocabulary, unknown)
+        self.lowercase = lowercase
+        characters = [token for token in self.vocabulary if token not in SPECIALS]
+        if bad := [token for token in characters if len(token) != 1]:
+            raise ConfigError(f"vocabulary: {bad[0]!r} is not a single character")
+        # One entry a code point; the last one stands for all above the largest known.
+        top = max(map(ord, characters), default=0)
+        self._missing = len(self.vocabulary)
+        self._table = np.full(top + 2, self._missing, np.min_scalar_type(self._missing))
+        for token in characters:
+            self._table[ord(token)] = self._ids[token]
+
+    @classmethod
+    def fit(
+        cls, text: str, *, specials: Sequence[str] = (), unknown: str = "error", lowercase: bool = False
+    ) -> CharTokenizer:
+        """Every code point of ``text``, in code-point order, behind the special tokens."""
+        characters: set[str] = set()
+        for piece in split_pieces(text):
+            characters.update(piece.lower() if lowercase else piece)
+        wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
+        return cls([*wanted, *sorted(characters)], unknown, lowercase)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "lowercase": self.lowercase}
+
+    def encode_pieces(self, text: str) -> Iterator[NDArray]:
+        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        dtype = smallest_unsigned(len(self.vocabulary))
+        for piece in split_pieces(text):
+            piece = piece.lower() if self.lowercase else piece
+            # A lone surrogate is a code point too, though no valid UTF-32.
+            points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
+            ids = self._table[np.minimum(points, len(self._table) - 1)]
+            missing = ids == self._missing
+            if missing.any():
+                ids = self._resolve(piece, ids, missing)
+            yield ids.astype(dtype, copy=False)
+
+    def _resolve(self, piece: str, ids: NDArray, missing: NDArray) -> NDArray:
+        if self.unknown == "skip":
+            return ids[~missing]
+        if self.unknown == "replace":
+            return np.where(missing, np.asarray(self.unk_id, ids.dtype), ids)
+        first = int(missing.argmax())
+        name = unicodedata.name(piece[first], "unnamed")
+        raise self._unknown_error("character", piece[first], f"U+{ord(piece[first]):04X} {name}")
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
+        return _join(self.encode_pieces(text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``; <bos> and <eos> are left out."""
+        return "".join(self._tokens(ids))
+
+
+class WordTokenizer(_Vocabulary):
+    """One token per word, lower-cased and without punctuation unless told otherwise.
+
+    A word is a run of letters, digits and underscores, with apostrophes inside ("don't"); where punctuation is kept, each
+    mark is a word of its own. White space is not kept: ``decode`` joins with single spaces, none before , . ; : ! ? ).
+
+    Args:
+        vocabulary: the words, most frequent first, behind the special tokens.
+        unknown: what happens to a word outside it: "error", "replace" (by <unk>) or "skip".
+        lowercase: lower-case the text first.
+        punctuation: keep punctuation marks as words.
+    """
+
+    level: ClassVar[str] = "word"
+    _WORDS = re.compile(r"\w+(?:['’]\w+)*")
+    _WORDS_AND_MARKS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+    _SPACE = re.compile(r"\s")
+    _NO_SPACE_BEFORE = frozenset(",.;:!?)]}")
+    _NO_SPACE_AFTER = frozenset("([{")
+
+    def __init__(
+        self, vocabulary: Sequence[str], unknown: str = "replace", lowercase: bool = True, punctuation: bool = False
+    ) -> None:
+        super().__init__(vocabulary, unknown)
+        self.lowercase = lowercase
+        self.punctuation = punctuation
+
+    @classmethod
+    def fit(
+        cls,
+        text: str,
+        *,
+        specials: Sequence[str] = (),
+        unknown: str = "replace",
+        lowercase: bool = True,
+        punctuation: bool = False,
+        vocab_size: int | None = None,
+    ) -> WordTokenizer:
+        """The words of ``text``, most frequent first (ties in alphabetical order), cut at ``vocab_size`` in all."""
+        probe = cls([UNK], "replace", lowercase, punctuation)
+        counts: Counter[str] = Counter()
+        for words in probe._word_pieces(text):
+            counts.update(words)
+        wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
+        room = None if vocab_size is None else vocab_size - len(wanted)
+        if room is not None and room < 1:
+            raise ConfigError(f"vocab_size: {vocab_size} leaves no room for words behind {', '.join(wanted) or 'nothing'}")
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))[:room]
+        return cls([*wanted, *ranked], unknown, lowercase, punctuation)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "lowercase": self.lowercase, "punctuation": self.punctuation}
+
+    def _word_pieces(self, text: str) -> Iterator[list[str]]:
+        pattern = self._WORDS_AND_MARKS if self.punctuation else self._WORDS
+        for piece in split_pieces(text, self._SPACE):
+            yield pattern.findall(piece.lower() if self.lowercase else piece)
+
+    def encode_pieces(self, text: str) -> Iterator[NDArray]:
+        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        dtype = smallest_unsigned(len(self.vocabulary))
+        missing = len(self.vocabulary)
+        for words in self._word_pieces(text):
+            found = map(self._ids.get, words, repeat(missing))
+            ids = np.fromiter(found, np.min_scalar_type(missing), len(words))
+            unknown = ids == missing
+            if unknown.any():
+                if self.unknown == "skip":
+                    ids = ids[~unknown]
+                elif self.unknown == "replace":
+                    ids = np.where(unknown, np.asarray(self.unk_id, ids.dtype), ids)
+                else:
+                    first = int(unknown.argmax())
+                    raise self._unknown_error("word", words[first], f"word {first + 1} of the text")
+            yield ids.astype(dtype, copy=False)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
+        return _join(self.encode_pieces(text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words of ``ids`` joined by spaces; <bos> and <eos> are left out."""
+        parts: list[str] = []
+        glue = True  # whether the next word follows without a space
+        for token in self._tokens(ids):
+            if not glue and token not in self._NO_SPACE_BEFORE:
+                parts.append(" ")
+            parts.append(token)
+            glue = token in self._NO_SPACE_AFTER
+        return "".join(parts)
+
+
+def _join(pieces: Iterator[NDArray]) -> NDArray[np.int64]:
+    collected = list(pieces)
+    return np.concatenate(collected).astype(np.int64) if collected else np.zeros(0, np.int64)
+
+
+LEVELS: dict[str, type[CharTokenizer] | type[WordTokenizer]] = {"char": CharTokenizer, "word": WordTokenizer}
+
+
+def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
+    """The inverse of ``to_dict``.
+
+    Raises:
+        ModelFileError: the description is not one of a tokeniser.
+    """
+    try:
+        settings = dict(values)
+        return LEVELS[settings.pop("level")](**settings)
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ModelFileError(f"tokenizer: not a valid description ({type(error).__name__}: {error})") from error
+
+

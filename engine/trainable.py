@@ -1,0 +1,80 @@
+"""What the training loop asks of an engine, and the from-scratch engines' answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.batches import Batch
+from unrolled.engine.contract import Stepper
+from unrolled.engine.layers import LossResult
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.model import LanguageModel
+from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_by_norm
+from unrolled.engine.params import Params
+
+
+class StepResult(NamedTuple):
+    """What a training step did."""
+
+    loss: LossResult
+    grad_norm: float  # before clipping
+    state: NDArray  # (S, L, B, H) after the batch
+
+
+class Trainable(Stepper, Protocol):
+    """A model with its optimiser. Dropout masks come from the loop, so that all engines drop the same units."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def train_step(
+        self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None
+    ) -> StepResult:
+        """One update from one batch. A loss or norm that is not finite leaves the parameters as they were."""
+        ...
+
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]: ...
+    def warm_up(self, batch: Batch, state: NDArray) -> None:
+        """Compile or allocate what the first step of this size would, without changing anything."""
+        ...
+
+    def export_params(self) -> Params:
+        """A copy of the parameters."""
+        ...
+
+
+class EngineTrainable(LanguageModel):
+    """The from-scratch network with its optimiser, on either backend."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        optimizer: OptimizerConfig,
+        clip_norm: float | None = None,
+        backend: str = "numpy",
+    ) -> None:
+        super().__init__(config, {name: value.copy() for name, value in params.items()}, backend)
+        self.clip_norm = clip_norm
+        self.optimizer = Optimizer(optimizer, self.params)
+
+    def train_step(
+        self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None = None
+    ) -> StepResult:
+        result = self.gradients(batch, state, masks)
+        norm = clip_by_norm(result.params, self.clip_norm)
+        if np.isfinite(norm) and np.isfinite(result.loss.loss):
+            self.optimizer.update(self.params, result.params, learning_rate)
+        return StepResult(result.loss, norm, result.state)
+
+    def warm_up(self, batch: Batch, state: NDArray) -> None:
+        self.gradients(batch, state)
+        self.evaluate(batch, state)
+
+    def export_params(self) -> Params:
+        return {name: value.copy() for name, value in self.params.items()}

@@ -1,0 +1,64 @@
+"""The export formats: one entry each, what the command line offers and ``export_model`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of model file: its ending and how it is written (imported when used)."""
+
+    suffix: str
+    title: str
+    write: Callable[[Checkpoint, Path], None]
+    remark: str = ""
+
+
+def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
+    from unrolled.export.onnx_graph import write_onnx
+
+    write_onnx(checkpoint, path)
+
+
+def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
+    try:
+        from unrolled.export.torchscript import write_torchscript
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            'TorchScript export needs torch: pip install "unrolled[torch]"'
+        ) from error
+
+    write_torchscript(checkpoint, path)
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", "ONNX, step form, opset 17", _write_onnx),
+    "torchscript": Format(
+        ".pt",
+        "TorchScript, scripted",
+        _write_torchscript,
+        "TorchScript is deprecated upstream (not supported on Python 3.14); it loads with torch 2.13 and libtorch. "
+        "For anything that should last, export ONNX.",
+    ),
+}
+
+
+def export_model(checkpoint: Checkpoint, path: Path, format_name: str) -> Path:
+    """Write ``checkpoint`` to ``path`` in a format of ``FORMATS``; returns the path.
+
+    Raises:
+        ConfigError: the format is not known, or the ending is another format's.
+    """
+    if format_name not in FORMATS:
+        raise ConfigError(f"format: got {format_name!r}, choose one of {', '.join(FORMATS)}")
+    wanted = FORMATS[format_name]
+    if path.suffix != wanted.suffix:
+        raise ConfigError(f"{path}: a {format_name} file needs the ending {wanted.suffix}, by which it is opened again")
+    wanted.write(checkpoint, path)
+    return path

@@ -1,0 +1,140 @@
+"""What every exported file says of itself: one set of texts, the same keys and values in every format.
+
+ONNX keeps them as ``metadata_props``, TorchScript as the JSON object in the extra file ``unrolled.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unrolled.engine.checkpoint import Checkpoint, parse_json
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.contract import Stepper, zero_state
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.model import LanguageModel
+from unrolled.engine.params import Params
+from unrolled.engine.text import Tokenizer, tokenizer_from_dict
+
+FORMAT_VERSION = "1"
+PREFIX = "unrolled."
+KEYS = ("format_version", "producer", "config", "tokenizer", "state", "training", "checkpoint_digest", "golden")
+
+# The step form's names and axes; frozen: hosts rely on them.
+STEP_INPUTS = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
+STEP_OUTPUTS = {"logits": ("time", "batch", None), "next_state": (None, None, "batch", None)}
+
+GOLDEN_PROMPTS, GOLDEN_GREEDY, GOLDEN_LOGITS = 3, 32, 64
+GOLDEN_MARGIN = 1e-3  # a greedy token is recorded while the best logit leads by more than engines may differ
+
+
+class FileInfo(NamedTuple):
+    """The parsed metadata of an exported file."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    training: dict[str, Any]
+    checkpoint_digest: str
+    golden: list[dict[str, Any]]
+
+
+def params_digest(params: Params) -> str:
+    """SHA-256 over names and values, to tell models apart."""
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(params[name], np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def greedy_tokens(model: Stepper, prompt: list[int], count: int, margin: float = 0.0) -> list[int]:
+    """Up to ``count`` tokens, each the lowest index among the largest logits, while the largest leads by ``margin``."""
+    logits, state = model.step(np.array(prompt, np.int64)[:, None], zero_state(model.config, 1))
+    tokens: list[int] = []
+    for _ in range(count):
+        last = logits[-1, 0]
+        best, second = np.partition(last, -2)[[-1, -2]]
+        if best - second < margin:
+            break
+        tokens.append(int(last.argmax()))
+        logits, state = model.step(np.array([[tokens[-1]]], np.int64), state)
+    return tokens
+
+
+def golden_cases(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Prompts with the reference's logits after them (a spread of at most 64, and their log-sum-exp) and greedy tokens."""
+    params = {name: value.astype(np.float32) for name, value in checkpoint.params.items()}
+    model = LanguageModel(checkpoint.config, params)
+    V = checkpoint.config.vocab_size
+    rng = np.random.default_rng(0)
+    cases = []
+    for length in (1, 5, 17)[:GOLDEN_PROMPTS]:
+        prompt = rng.integers(0, V, length).tolist()
+        logits, _ = model.step(np.array(prompt, np.int64)[:, None], zero_state(checkpoint.config, 1))
+        last = logits[-1, 0].astype(np.float64)
+        indices = np.unique(np.linspace(0, V - 1, min(V, GOLDEN_LOGITS)).astype(int))
+        cases.append(
+            {
+                "prompt": prompt,
+                "logit_indices": indices.tolist(),
+                "logits": [float(np.float32(value)) for value in last[indices]],
+                "logsumexp": float(last.max() + np.log(np.exp(last - last.max()).sum())),
+                "greedy": greedy_tokens(model, prompt, GOLDEN_GREEDY, GOLDEN_MARGIN),
+            }
+        )
+    return cases
+
+
+def file_metadata(checkpoint: Checkpoint, producer: str, golden: bool = True) -> dict[str, str]:
+    """All keys, prefixed, each a text or JSON; ``golden=False`` leaves the cases out, for models that stay in memory."""
+    config = checkpoint.config
+    state = {
+        "input": "state",
+        "output": "next_state",
+        "axes": ["states", "layers", "batch", "hidden"],
+        "shape": [config.spec.states, config.num_layers, None, config.hidden_size],
+        "initial": "zeros",
+        "index_0": "h",
+    }
+    values = {
+        "format_version": FORMAT_VERSION,
+        "producer": producer,
+        "config": json.dumps(config.to_dict()),
+        "tokenizer": json.dumps(checkpoint.tokenizer.to_dict()),
+        "state": json.dumps(state),
+        "training": json.dumps(checkpoint.training),
+        "checkpoint_digest": params_digest(checkpoint.params),
+        "golden": json.dumps(golden_cases(checkpoint) if golden else []),
+    }
+    return {PREFIX + key: values[key] for key in KEYS}
+
+
+def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
+    """The inverse of ``file_metadata``.
+
+    Raises:
+        ModelFileError: not one of our files, of another version, or damaged.
+    """
+    if PREFIX + "format_version" not in metadata:
+        raise ModelFileError(f"{where}: not one of unrolled's exported files; its metadata has no {PREFIX}format_version")
+    version = metadata[PREFIX + "format_version"]
+    if version != FORMAT_VERSION:
+        raise ModelFileError(f"{where}: export format {version!r}; this release reads {FORMAT_VERSION}")
+    if missing := [PREFIX + key for key in KEYS if PREFIX + key not in metadata]:
+        raise ModelFileError(f"{where}: its metadata has no {', '.join(missing)}")
+    try:
+        config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
+        tokenizer = tokenizer_from_dict(parse_json(metadata[PREFIX + "tokenizer"], "tokenizer"))
+        training = parse_json(metadata[PREFIX + "training"], "training")
+        golden = parse_json('{"cases": ' + metadata[PREFIX + "golden"] + "}", "golden")["cases"]
+    except (ConfigError, ModelFileError) as error:
+        raise ModelFileError(f"{where}: {error}") from error
+    if len(tokenizer.vocabulary) != config.vocab_size:
+        raise ModelFileError(
+            f"{where}: the tokeniser has {len(tokenizer.vocabulary)} tokens, the model {config.vocab_size}"
+        )
+    return FileInfo(config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)

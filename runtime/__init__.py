@@ -1,0 +1,14 @@
+"""Load a model file and generate text.
+
+    from unrolled.runtime import generate, load
+
+    model = load("model.onnx")
+    print(generate(model, ["The "], max_new_tokens=100, seed=1)[0].text)
+
+Importing this loads numpy and, with a model, onnxruntime; torch and numba load only when an engine needs them.
+"""
+
+from unrolled.runtime.generate import Generation, GenerationConfig, generate
+from unrolled.runtime.session import ENGINES, load
+
+__all__ = ["ENGINES", "Generation", "GenerationConfig", "generate", "load"]

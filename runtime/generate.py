@@ -1,0 +1,193 @@
+"""The generation loop: prompts in, texts out. It knows only the step contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.errors import ConfigError, UnknownTokenError
+from unrolled.engine.text import Tokenizer
+from unrolled.runtime.philox import uniforms
+from unrolled.runtime.sampling import SamplingConfig, choose
+
+
+@dataclass(frozen=True)
+class GenerationConfig(SamplingConfig):
+    """How texts are written; ``SamplingConfig`` says how each token is chosen.
+
+    Args:
+        max_new_tokens: the most tokens written behind a prompt.
+        stop: texts at which writing ends; the stop text itself is left out.
+        num_return_sequences: texts for each prompt.
+        batch_size: rows run side by side; does not change what they say.
+    """
+
+    max_new_tokens: int = 200
+    stop: tuple[str, ...] = ()
+    num_return_sequences: int = 1
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_new_tokens", "num_return_sequences", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least 1")
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ConfigError(f"stop: got {self.stop!r}, needs texts that are not empty")
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One text: what was written behind ``prompt``, and why it ended: "eos", "stop" or "length"."""
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]  # as drawn, <eos> and the tokens of a stop text included
+    finish_reason: str
+    index: int  # of the row: prompt index · num_return_sequences + which of them
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
+    """Ids (n,) of a prompt, n ≥ 1, behind <bos> where the vocabulary has it.
+
+    Raises:
+        UnknownTokenError: the prompt holds what the vocabulary has not, or nothing.
+    """
+    ids = tokenizer.encode(prompt)
+    if tokenizer.bos_id is not None:
+        return np.concatenate([[tokenizer.bos_id], ids]).astype(np.int64)
+    if len(ids) == 0:
+        raise UnknownTokenError(
+            f"prompt: {prompt!r} has no token to start from, and this model has no <bos>; "
+            f"begin with some text, for instance {tokenizer.decode([len(tokenizer.vocabulary) - 1])!r}"
+        )
+    return ids
+
+
+def read_prompts(model: StepModel, prompts: Sequence[NDArray[np.int64]]) -> tuple[NDArray, NDArray]:
+    """Read prompts of different lengths: logits (B, V) behind the last token of each, and states (S, L, B, H).
+
+    Rows are sorted by length; between two lengths only the rows that go on are read, so no row sees padding.
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    order = np.argsort(-lengths, kind="stable")  # the longest first, so that the rows that go on come first
+    B = len(prompts)
+    tokens = np.zeros((lengths.max(), B), np.int64)
+    for column, row in enumerate(order):
+        tokens[: lengths[row], column] = prompts[row]
+    state = zero_state(model.config, B)
+    logits = np.empty((B, model.config.vocab_size), np.float32)
+    begin = 0
+    for end in np.unique(lengths):
+        going = int((lengths >= end).sum())
+        chunk = np.ascontiguousarray(tokens[begin:end, :going])
+        stepped, moved = model.step(chunk, np.ascontiguousarray(state[:, :, :going]))
+        logits[:going], state[:, :, :going] = stepped[-1], moved
+        begin = end
+    back = np.argsort(order)
+    return logits[back], np.ascontiguousarray(state[:, :, back])
+
+
+class _Row:
+    """A text as it grows, and whether it is over."""
+
+    def __init__(self, tokenizer: Tokenizer, config: GenerationConfig) -> None:
+        self.tokenizer, self.config = tokenizer, config
+        self.tokens: list[int] = []
+        self.reason: str | None = None
+
+    def add(self, token: int) -> None:
+        self.tokens.append(token)
+        if token == self.tokenizer.eos_id:
+            self.reason = "eos"
+        elif self._stopped():
+            self.reason = "stop"
+        elif len(self.tokens) == self.config.max_new_tokens:
+            self.reason = "length"
+
+    def _stopped(self) -> bool:
+        """Whether a stop text stands in the last tokens; each token but <bos> adds at least one character."""
+        if not self.config.stop:
+            return False
+        tail = self.tokenizer.decode(self.tokens[-max(map(len, self.config.stop)) - 1 :])
+        return any(stop in tail for stop in self.config.stop)
+
+    def text(self) -> str:
+        text = self.tokenizer.decode(self.tokens)
+        cuts = [text.index(stop) for stop in self.config.stop if stop in text]
+        return text[: min(cuts)] if cuts else text
+
+
+def _generate_rows(
+    model: StepModel, prompts: Sequence[NDArray[np.int64]], indices: NDArray[np.int64], config: GenerationConfig
+) -> list[_Row]:
+    """Write behind ``prompts``, all at once; a row that is over leaves the batch."""
+    rows = [_Row(model.tokenizer, config) for _ in prompts]
+    logits, state = read_prompts(model, prompts)
+    active = np.arange(len(rows))
+    for step in range(config.max_new_tokens):
+        u = uniforms(config.seed, indices[active], step) if config.do_sample else None
+        tokens = choose(logits, config, u)
+        for row, token in zip(active, tokens, strict=True):
+            rows[row].add(int(token))
+        going = np.array([rows[row].reason is None for row in active])
+        if not going.any():
+            break
+        if not going.all():
+            active, tokens, state = active[going], tokens[going], np.ascontiguousarray(state[:, :, going])
+        stepped, state = model.step(tokens[None], state)
+        logits = stepped[0]
+    return rows
+
+
+def generate(
+    model: StepModel, prompts: Sequence[str], config: GenerationConfig | None = None, **settings: Any
+) -> list[Generation]:
+    """Write texts behind ``prompts``.
+
+    A row's text depends on its prompt, the seed and its index alone, and not on the other rows or the batch size, as far
+    as the engine's logits do not.
+
+    Args:
+        model: from ``load``, or any StepModel.
+        prompts: one or more texts, of any lengths.
+        config: settings; or give them by name, for instance ``temperature=0.8``.
+
+    Returns:
+        ``num_return_sequences`` generations for each prompt, in order.
+
+    Raises:
+        ConfigError: a setting is out of its range, or there is no prompt.
+        UnknownTokenError: a prompt holds what the vocabulary has not.
+    """
+    if config is not None and settings:
+        raise ConfigError("give a GenerationConfig or settings by name, not both")
+    if unknown := sorted(set(settings) - {field.name for field in fields(GenerationConfig)}):
+        known = ", ".join(field.name for field in fields(GenerationConfig))
+        raise ConfigError(f"generate: no setting {', '.join(unknown)}; there are {known}")
+    config = config or GenerationConfig(**settings)
+    if isinstance(prompts, str):
+        raise ConfigError("prompts: got one text, needs a list of them: [prompt]")
+    if not prompts:
+        raise ConfigError("prompts: got none, needs at least one")
+    repeats = config.num_return_sequences
+    encoded = [ids for prompt in prompts for ids in [prompt_tokens(model.tokenizer, prompt)] * repeats]
+    generations = []
+    for first in range(0, len(encoded), config.batch_size):
+        indices = np.arange(first, min(first + config.batch_size, len(encoded)))
+        rows = _generate_rows(model, [encoded[i] for i in indices], indices, config)
+        for index, row in zip(indices, rows, strict=True):
+            prompt = prompts[int(index) // repeats]
+            generations.append(
+                Generation(prompt, row.text(), tuple(row.tokens), row.reason or "length", int(index))
+            )
+    return generations
