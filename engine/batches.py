@@ -5,6 +5,7 @@ Both yield ``Batch``; a training step does not know which of the two it was.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -182,9 +183,7 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     return values[0], values[1], values[2]
 
 
-def split_corpus(
-    corpus: Corpus, batching: str, fractions: Sequence[float] = DEFAULT_SPLIT, seed: int = 0
-) -> Split:
+def split_corpus(corpus: Corpus, batching: str, fractions: Sequence[float] = DEFAULT_SPLIT, seed: int = 0) -> Split:
     """Cut a corpus into training, validation and test.
 
     A stream is cut in order (validation and test are its last parts, so neither overlaps what was trained on). Records are
@@ -211,10 +210,9 @@ def _collect(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArr
         for piece in pieces:
             piece.tofile(file)
     ids = np.memmap(path, dtype, mode="r")
-    try:
-        path.unlink()  # the mapping keeps the data; where a mapped file cannot be removed, it stays in the temp folder
-    except OSError:
-        pass
+    # the mapping keeps the data; where a mapped file cannot be removed, it stays in the folder for temporary files
+    with contextlib.suppress(OSError):
+        path.unlink()
     return ids
 
 

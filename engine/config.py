@@ -81,7 +81,9 @@ class ModelConfig:
             raise ConfigError(f"model config: got a {type(values).__name__}, needs an object of settings")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ConfigError(f"model config: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"model config: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            )
         if missing := sorted({"cell", "vocab_size"} - set(values)):
             raise ConfigError(f"model config: {', '.join(missing)} missing")
         return cls(**values)

@@ -109,7 +109,9 @@ def _read_jsonl(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, 
         except ValueError as error:
             raise CorpusError(f"{name}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict) or field not in row:
-            there = f"; there are {', '.join(map(str, row))}" if isinstance(row, dict) else f", but {line.strip()[:40]!r}"
+            there = (
+                f"; there are {', '.join(map(str, row))}" if isinstance(row, dict) else f", but {line.strip()[:40]!r}"
+            )
             raise CorpusError(f"{name}, line {number}: no object with a field {field!r}{there}; --field names another")
         if not isinstance(row[field], str):
             raise CorpusError(f"{name}, line {number}: field {field!r} is a {type(row[field]).__name__}, needs a text")

@@ -66,7 +66,10 @@ def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig
     specials = (BOS, EOS) if config.batching == "records" else ()
     if config.level == "char":
         return CharTokenizer.fit(
-            corpus.text, specials=specials, unknown=config.unknown or "error", lowercase=bool(config.lowercase)
+            corpus.text,
+            specials=specials,
+            unknown=config.unknown or "error",
+            lowercase=bool(config.lowercase),
         )
     return WordTokenizer.fit(
         train if isinstance(train, str) else "\n".join(train),

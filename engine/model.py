@@ -17,7 +17,14 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import check_step
 from unrolled.engine.errors import ShapeError
 from unrolled.engine.layers import LossResult
-from unrolled.engine.params import Params, check_params, layer_names, layer_params, output_weight_name, zeros_like
+from unrolled.engine.params import (
+    Params,
+    check_params,
+    layer_names,
+    layer_params,
+    output_weight_name,
+    zeros_like,
+)
 
 
 class LayerTape(NamedTuple):
@@ -174,9 +181,7 @@ class LanguageModel:
         output = output_weight_name(self.config)
         ops.linear_backward_weight(dlogits, h, grads[output], grads["output.bias"])
         dh = ops.linear_backward_input(dlogits, params[output])  # (T, B, H)
-        dx, dstate = layers_backward(
-            self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks
-        )
+        dx, dstate = layers_backward(self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks)
         ops.embedding_backward(dx, batch.inputs, grads["embedding.weight"])
         return Gradients(loss, grads, final, dstate)
 

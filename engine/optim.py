@@ -97,9 +97,7 @@ def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Mo
     param -= lr * grad / (np.sqrt(moments.second) + config.eps)
 
 
-def _adam_step(
-    config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, lr: float, step: int
-) -> None:
+def _adam_step(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, lr: float, step: int) -> None:
     """m ← β₁·m + (1-β₁)·g;  v ← β₂·v + (1-β₂)·g²;  w ← w - η·m̂ / (√v̂ + ε)"""
     moments.first += (1 - config.beta1) * (grad - moments.first)
     moments.second *= config.beta2

@@ -80,6 +80,12 @@ class RunFolder(Observer):
             self._save(BEST, trainable, result)
         self.close()
 
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()

@@ -14,7 +14,7 @@ from itertools import repeat
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
 
@@ -211,7 +211,11 @@ class WordTokenizer(_Vocabulary):
     _NO_SPACE_AFTER = frozenset("([{")
 
     def __init__(
-        self, vocabulary: Sequence[str], unknown: str = "replace", lowercase: bool = True, punctuation: bool = False
+        self,
+        vocabulary: Sequence[str],
+        unknown: str = "replace",
+        lowercase: bool = True,
+        punctuation: bool = False,
     ) -> None:
         super().__init__(vocabulary, unknown)
         self.lowercase = lowercase
@@ -236,7 +240,9 @@ class WordTokenizer(_Vocabulary):
         wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
         room = None if vocab_size is None else vocab_size - len(wanted)
         if room is not None and room < 1:
-            raise ConfigError(f"vocab_size: {vocab_size} leaves no room for words behind {', '.join(wanted) or 'nothing'}")
+            raise ConfigError(
+                f"vocab_size: {vocab_size} leaves no room for words behind {', '.join(wanted) or 'nothing'}"
+            )
         ranked = sorted(counts, key=lambda word: (-counts[word], word))[:room]
         return cls([*wanted, *ranked], unknown, lowercase, punctuation)
 
@@ -301,5 +307,3 @@ def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
         return LEVELS[settings.pop("level")](**settings)
     except (KeyError, TypeError, ConfigError) as error:
         raise ModelFileError(f"tokenizer: not a valid description ({type(error).__name__}: {error})") from error
-
-

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.batches import Batch
+from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper
 from unrolled.engine.layers import LossResult
-from unrolled.engine.config import ModelConfig
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_by_norm
 from unrolled.engine.params import Params
@@ -32,6 +32,11 @@ class Trainable(Stepper, Protocol):
     def engine(self) -> str: ...
     @property
     def dtype(self) -> np.dtype: ...
+    @property
+    def learning_rate(self) -> float:
+        """Before the schedule."""
+        ...
+
     def train_step(
         self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None
     ) -> StepResult:
@@ -62,6 +67,7 @@ class EngineTrainable(LanguageModel):
         super().__init__(config, {name: value.copy() for name, value in params.items()}, backend)
         self.clip_norm = clip_norm
         self.optimizer = Optimizer(optimizer, self.params)
+        self.learning_rate = optimizer.base_rate
 
     def train_step(
         self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None = None

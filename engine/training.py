@@ -24,7 +24,6 @@ class TrainingConfig:
     """How long and how to train; the first limit that is reached ends it.
 
     Args:
-        learning_rate: before the schedule.
         epochs, steps, seconds: limits; at least one. Seconds are of the wall clock from the first step on, validation
             included, compilation not.
         schedule: a key of ``SCHEDULES``, over the share of the nearest limit that is used up.
@@ -32,7 +31,6 @@ class TrainingConfig:
         seed: of dropout and of the records' order.
     """
 
-    learning_rate: float
     epochs: int | None = None
     steps: int | None = None
     seconds: float | None = None
@@ -189,7 +187,7 @@ class _Loop:
             T, B = batch.inputs.shape
             if state is None or not batch.carry:
                 state = zero_state(model, B, dtype)
-            rate = config.learning_rate * SCHEDULES[config.schedule](done)
+            rate = trainable.learning_rate * SCHEDULES[config.schedule](done)
             outcome = trainable.train_step(batch, state, rate, dropout_masks(model, T, B, drop, dtype))
             state, step = outcome.state, step + 1
             self.busy += self.clock() - started
@@ -205,9 +203,7 @@ class _Loop:
     def _warm_up(self) -> None:
         started = self.clock()
         batch = next(self.data.epoch(np.random.default_rng((self.config.seed, 1, 0))))
-        self.trainable.warm_up(
-            batch, zero_state(self.trainable.config, batch.inputs.shape[1], self.trainable.dtype)
-        )
+        self.trainable.warm_up(batch, zero_state(self.trainable.config, batch.inputs.shape[1], self.trainable.dtype))
         self.result.first_call_s = self.clock() - started
 
     def _record(
@@ -224,9 +220,7 @@ class _Loop:
         result.tokens_per_s = result.tokens / max(self.busy, 1e-9)
         result.train_loss, result.seconds = loss, seconds
         result.losses.append(loss)
-        event = StepEvent(
-            step, result.epochs, seconds, done, loss, norm, rate, tokens, result.tokens_per_s
-        )
+        event = StepEvent(step, result.epochs, seconds, done, loss, norm, rate, tokens, result.tokens_per_s)
         for observer in self.observers:
             observer.on_step(event)
 

@@ -30,9 +30,7 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     try:
         from unrolled.export.torchscript import write_torchscript
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            'TorchScript export needs torch: pip install "unrolled[torch]"'
-        ) from error
+        raise MissingDependencyError('TorchScript export needs torch: pip install "unrolled[torch]"') from error
 
     write_torchscript(checkpoint, path)
 

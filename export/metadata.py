@@ -22,7 +22,16 @@ from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 
 FORMAT_VERSION = "1"
 PREFIX = "unrolled."
-KEYS = ("format_version", "producer", "config", "tokenizer", "state", "training", "checkpoint_digest", "golden")
+KEYS = (
+    "format_version",
+    "producer",
+    "config",
+    "tokenizer",
+    "state",
+    "training",
+    "checkpoint_digest",
+    "golden",
+)
 
 # The step form's names and axes; frozen: hosts rely on them.
 STEP_INPUTS = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
@@ -120,7 +129,9 @@ def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
         ModelFileError: not one of our files, of another version, or damaged.
     """
     if PREFIX + "format_version" not in metadata:
-        raise ModelFileError(f"{where}: not one of unrolled's exported files; its metadata has no {PREFIX}format_version")
+        raise ModelFileError(
+            f"{where}: not one of unrolled's exported files; its metadata has no {PREFIX}format_version"
+        )
     version = metadata[PREFIX + "format_version"]
     if version != FORMAT_VERSION:
         raise ModelFileError(f"{where}: export format {version!r}; this release reads {FORMAT_VERSION}")

@@ -80,7 +80,11 @@ def _add_layer(
     ]
     finals = [f"final_{s}_l{layer}" for s in range(states)]
     graph.node(
-        cell.operator, inputs, [f"sequence_l{layer}", *finals], hidden_size=config.hidden_size, **cell.attributes
+        cell.operator,
+        inputs,
+        [f"sequence_l{layer}", *finals],
+        hidden_size=config.hidden_size,
+        **cell.attributes,
     )
     y = graph.node("Squeeze", [f"sequence_l{layer}", direction], [f"hidden_l{layer}"])
     return y, finals
@@ -154,7 +158,11 @@ def build_step(checkpoint: Checkpoint, golden: bool = True) -> onnx.ModelProto:
     graph.node("Concat", stacked, ["next_state"], axis=0)
     model = helper.make_model(
         helper.make_graph(
-            graph.nodes, "unrolled_step", _values(STEP_INPUTS, config), _values(STEP_OUTPUTS, config), graph.initializers
+            graph.nodes,
+            "unrolled_step",
+            _values(STEP_INPUTS, config),
+            _values(STEP_OUTPUTS, config),
+            graph.initializers,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
@@ -174,5 +182,3 @@ def write_onnx(checkpoint: Checkpoint, path: Path) -> None:
     model = build_step(checkpoint)
     onnx.checker.check_model(model, full_check=True)
     write_atomically(path, model.SerializeToString())
-
-

@@ -205,6 +205,7 @@ class TorchTrainable:
         self.model = make_torch_model(config, params)
         self.dtype = params["output.bias"].dtype
         self.clip_norm = clip_norm
+        self.learning_rate = optimizer.base_rate
         self.optimizer = TORCH_OPTIMIZERS[optimizer.name](optimizer, list(self.model.parameters()))
 
     def _loss(

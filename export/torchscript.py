@@ -64,7 +64,14 @@ def _read_extra(path: Path) -> dict[str, str]:
             if not names:
                 raise ModelFileError(f"{path}: not one of unrolled's TorchScript files; it has no {EXTRA_FILE} inside")
             text = archive.read(names[0]).decode("utf-8")
-    except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        UnicodeDecodeError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ModelFileError(f"{path}: not a TorchScript file, or a damaged one ({error})") from error
     values = parse_json(text, f"{path}: {EXTRA_FILE}")
     return {key: value for key, value in values.items() if isinstance(value, str)}

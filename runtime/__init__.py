@@ -8,7 +8,8 @@
 Importing this loads numpy and, with a model, onnxruntime; torch and numba load only when an engine needs them.
 """
 
+from unrolled.runtime.adapters import ENGINES
 from unrolled.runtime.generate import Generation, GenerationConfig, generate
-from unrolled.runtime.session import ENGINES, load
+from unrolled.runtime.session import load
 
 __all__ = ["ENGINES", "Generation", "GenerationConfig", "generate", "load"]

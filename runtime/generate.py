@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError, UnknownTokenError
-from unrolled.engine.text import Tokenizer
+from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.sampling import SamplingConfig, choose
 
@@ -68,9 +68,18 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
     if len(ids) == 0:
         raise UnknownTokenError(
             f"prompt: {prompt!r} has no token to start from, and this model has no <bos>; "
-            f"begin with some text, for instance {tokenizer.decode([len(tokenizer.vocabulary) - 1])!r}"
+            f"begin with some text, for instance {start_prompt(tokenizer)!r}"
         )
     return ids
+
+
+def start_prompt(tokenizer: Tokenizer) -> str:
+    """What begins a text when nobody said: nothing behind a <bos>, else a line end, else the most usual token."""
+    if tokenizer.bos_id is not None:
+        return ""
+    if "\n" in tokenizer.vocabulary:
+        return "\n"
+    return next(token for token in tokenizer.vocabulary if token not in SPECIALS)
 
 
 def read_prompts(model: StepModel, prompts: Sequence[NDArray[np.int64]]) -> tuple[NDArray, NDArray]:
@@ -128,7 +137,10 @@ class _Row:
 
 
 def _generate_rows(
-    model: StepModel, prompts: Sequence[NDArray[np.int64]], indices: NDArray[np.int64], config: GenerationConfig
+    model: StepModel,
+    prompts: Sequence[NDArray[np.int64]],
+    indices: NDArray[np.int64],
+    config: GenerationConfig,
 ) -> list[_Row]:
     """Write behind ``prompts``, all at once; a row that is over leaves the batch."""
     rows = [_Row(model.tokenizer, config) for _ in prompts]
@@ -187,7 +199,5 @@ def generate(
         rows = _generate_rows(model, [encoded[i] for i in indices], indices, config)
         for index, row in zip(indices, rows, strict=True):
             prompt = prompts[int(index) // repeats]
-            generations.append(
-                Generation(prompt, row.text(), tuple(row.tokens), row.reason or "length", int(index))
-            )
+            generations.append(Generation(prompt, row.text(), tuple(row.tokens), row.reason or "length", int(index)))
     return generations

@@ -31,7 +31,12 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
     for _ in range(ROUNDS):
         product_0, product_1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
         high_0, high_1 = product_0 >> SHIFT, product_1 >> SHIFT
-        c0, c1, c2, c3 = high_1 ^ c1 ^ np.uint64(k0), product_1 & LOW, high_0 ^ c3 ^ np.uint64(k1), product_0 & LOW
+        c0, c1, c2, c3 = (
+            high_1 ^ c1 ^ np.uint64(k0),
+            product_1 & LOW,
+            high_0 ^ c3 ^ np.uint64(k1),
+            product_0 & LOW,
+        )
         k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 

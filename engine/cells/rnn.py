@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 Activation = Callable[[NDArray], NDArray]
 
 
-def _forward(
-    xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, activation: Activation
-) -> tuple[NDArray, NDArray]:
+def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, activation: Activation) -> tuple[NDArray, NDArray]:
     T, B, H = xg.shape
     states = np.empty((T + 1, 1, B, H), xg.dtype)
     states[0] = s0

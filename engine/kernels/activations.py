@@ -47,10 +47,22 @@ def _exp_float32(x: Any) -> Any:
 
 # tanh x ≈ x·P(x²)/Q(x²). Source of the coefficients: G. Guennebaud et al., Eigen library, generic_fast_tanh_float.
 _TANH_LIMIT = np.float32(7.90531110763549805)  # beyond it tanh is ±1 in float32
-_P0, _P1, _P2 = np.float32(4.89352455891786e-03), np.float32(6.37261928875436e-04), np.float32(1.48572235717979e-05)
-_P3, _P4, _P5 = np.float32(5.12229709037114e-08), np.float32(-8.60467152213735e-11), np.float32(2.00018790482477e-13)
+_P0, _P1, _P2 = (
+    np.float32(4.89352455891786e-03),
+    np.float32(6.37261928875436e-04),
+    np.float32(1.48572235717979e-05),
+)
+_P3, _P4, _P5 = (
+    np.float32(5.12229709037114e-08),
+    np.float32(-8.60467152213735e-11),
+    np.float32(2.00018790482477e-13),
+)
 _P6 = np.float32(-2.76076847742355e-16)
-_Q0, _Q1, _Q2 = np.float32(4.89352518554385e-03), np.float32(2.26843463243900e-03), np.float32(1.18534705686654e-04)
+_Q0, _Q1, _Q2 = (
+    np.float32(4.89352518554385e-03),
+    np.float32(2.26843463243900e-03),
+    np.float32(1.18534705686654e-04),
+)
 _Q3 = np.float32(1.19825839466702e-06)
 
 

@@ -53,17 +53,59 @@ def _tiles(
     if TILE_ROWS == 8:
         while r + 8 <= rows:
             tile_8(
-                a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth
+                a,
+                a_offset + r * a_row,
+                a_row,
+                a_depth,
+                panels,
+                panel_offset,
+                c,
+                c_offset + r * c_row,
+                c_row,
+                depth,
             )
             r += 8
     while r + 4 <= rows:
-        tile_4(a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth)
+        tile_4(
+            a,
+            a_offset + r * a_row,
+            a_row,
+            a_depth,
+            panels,
+            panel_offset,
+            c,
+            c_offset + r * c_row,
+            c_row,
+            depth,
+        )
         r += 4
     if r + 2 <= rows:
-        tile_2(a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth)
+        tile_2(
+            a,
+            a_offset + r * a_row,
+            a_row,
+            a_depth,
+            panels,
+            panel_offset,
+            c,
+            c_offset + r * c_row,
+            c_row,
+            depth,
+        )
         r += 2
     if r < rows:
-        tile_1(a, a_offset + r * a_row, a_row, a_depth, panels, panel_offset, c, c_offset + r * c_row, c_row, depth)
+        tile_1(
+            a,
+            a_offset + r * a_row,
+            a_row,
+            a_depth,
+            panels,
+            panel_offset,
+            c,
+            c_offset + r * c_row,
+            c_row,
+            depth,
+        )
 
 
 @compiled
@@ -114,7 +156,7 @@ def product(a: NDArray, panels: NDArray, bias: NDArray, parts: int) -> NDArray:
 @compiled_parallel
 def add_transposed_product(a: NDArray, panels: NDArray, c: NDArray, parts: int) -> None:
     """c += a.T @ b for ``a`` (K, M), the panels of ``b`` (K, N) and ``c`` (M, N); rows of c shared out to ``parts`` threads."""
-    K, M, N = a.shape[0], a.shape[1], c.shape[1]
+    M, N = c.shape
     flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     for part in prange(parts):
         first, last = part * M // parts, (part + 1) * M // parts

@@ -54,9 +54,7 @@ def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, parts: int)
 
 
 @compiled
-def _backward_row(
-    gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray, dxg: NDArray, dhg: NDArray
-) -> None:
+def _backward_row(gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray, dxg: NDArray, dhg: NDArray) -> None:
     """One row of one step; dh_next becomes the part of the gradient that goes past the gates, dh·z."""
     H = h_prev.shape[0]
     r, z, n, hn = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]

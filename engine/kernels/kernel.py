@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from numba import njit
+import numba
+from numba import get_num_threads, njit, prange
 
 # error_model: Python's check for division by zero is a branch that keeps a loop from being vectorised.
 # Kernels take the number of threads as an argument: asking for it inside would keep them from being cached.
@@ -21,3 +22,17 @@ class Kernel(NamedTuple):
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
+
+
+@compiled_parallel
+def _start_threads(parts: int) -> float:
+    total = 0.0
+    for _ in prange(parts):
+        total += 1.0
+    return total
+
+
+def threading_layer() -> str:
+    """Which of omp, tbb and workqueue runs the threads; Numba decides at the first parallel call, so one is made."""
+    _start_threads(get_num_threads())
+    return numba.threading_layer()

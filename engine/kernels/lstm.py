@@ -57,7 +57,14 @@ def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, parts: int)
 
 @compiled
 def _backward_row(
-    gates: NDArray, c_prev: NDArray, c: NDArray, dh: NDArray, dh_next: NDArray, dc: NDArray, da: NDArray, tanh_c: NDArray
+    gates: NDArray,
+    c_prev: NDArray,
+    c: NDArray,
+    dh: NDArray,
+    dh_next: NDArray,
+    dc: NDArray,
+    da: NDArray,
+    tanh_c: NDArray,
 ) -> None:
     """One row of one step: da (4·H,) from dh and dh_next; dc becomes the one of the step before."""
     H = c.shape[0]
@@ -98,7 +105,14 @@ def _backward(
             t = T - 1 - step
             for b in range(first, last):
                 _backward_row(
-                    gates[t, b], states[t, 1, b], states[t + 1, 1, b], dh[t, b], ds[0, b], ds[1, b], da[t, b], tanh_c
+                    gates[t, b],
+                    states[t, 1, b],
+                    states[t + 1, 1, b],
+                    dh[t, b],
+                    ds[0, b],
+                    ds[1, b],
+                    da[t, b],
+                    tanh_c,
                 )
                 ds[0, b] = 0
             add_product(flat_da, (t * B + first) * G, G, 1, panels, flat_ds, first * H, H, last - first, H)

@@ -55,7 +55,9 @@ def _backward_row(h: NDArray, dh: NDArray, dh_next: NDArray, da: NDArray, relu: 
 
 
 @compiled_parallel
-def _backward(dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool, parts: int) -> tuple[NDArray, NDArray]:
+def _backward(
+    dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool, parts: int
+) -> tuple[NDArray, NDArray]:
     T, B, H = dh.shape
     panels = pack(w_hh)
     da = np.empty((T, B, H), dh.dtype)

@@ -1,0 +1,150 @@
+"""Do all engines and files of one model say the same? Each runs in its own process and is held against NumPy's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.bench.measure import Job, job_json
+from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_checkpoint
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.text import Tokenizer
+from unrolled.runtime import ENGINES
+
+REFERENCE = "numpy"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One engine on a checkpoint, or one exported file."""
+
+    name: str
+    model: str
+    engine: str | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one contestant is from the NumPy engine; matches are shares of tokens that are equal."""
+
+    engine: str
+    source: str  # the file that ran
+    max_logit_error: float | None = None
+    greedy_match: float | None = None
+    sampled_match: float | None = None
+    first_call_s: float | None = None  # opening the model and its first step
+    tokens_per_s_1: float | None = None  # sampled, one stream
+    tokens_per_s_64: float | None = None  # sampled, 64 streams at once
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def contestants(model: str | Path, extra: Sequence[str | Path] = ()) -> list[Contestant]:
+    """Every engine on the checkpoint of ``model``, then exported files: those beside it and ``extra``."""
+    checkpoint = resolve_checkpoint(model)
+    if checkpoint.suffix != SUFFIX:
+        raise ConfigError(f"{model}: compare needs a run folder or a checkpoint, which every engine can run")
+    beside = sorted(path for path in checkpoint.parent.iterdir() if path.suffix in (".onnx", ".pt"))
+    files = list(dict.fromkeys([*beside, *map(Path, extra)]))
+    names = [REFERENCE, *(name for name in ENGINES if name != REFERENCE)]
+    return [Contestant(name, str(checkpoint), name) for name in names] + [
+        Contestant(path.name, str(path), None) for path in files
+    ]
+
+
+def default_prompts(tokenizer: Tokenizer, count: int = 8) -> list[str]:
+    """Texts of different lengths that the tokeniser can read, the same at every call."""
+    rng = np.random.default_rng(0)
+    plain = [
+        i
+        for i in range(len(tokenizer.vocabulary))
+        if tokenizer.decode([i]) and not tokenizer.decode([i]).startswith("<")
+    ]
+    prompts = []
+    for length in range(3, 3 + 4 * count, 4):
+        prompts.append(tokenizer.decode(rng.choice(plain, length).tolist()))
+    return prompts
+
+
+def _run(contestant: Contestant, job: Job) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    process = subprocess.run(
+        [sys.executable, "-m", "unrolled.bench.measure"],
+        input=job_json(job),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        check=False,
+    )
+    lines = process.stdout.strip().splitlines()
+    if process.returncode != 0 or not lines:
+        reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        return {"error": f"{contestant.name}: {reason}"}, {}
+    result = json.loads(lines[-1])
+    if "error" in result:
+        return result, {}
+    with np.load(job.output) as arrays:
+        return result, {name: arrays[name] for name in arrays.files}
+
+
+def measure_agreement(got: dict[str, NDArray], reference: dict[str, NDArray]) -> dict[str, float]:
+    """Largest logit difference and shares of equal tokens; a NaN counts as an infinite error."""
+    if got["logits"].shape != reference["logits"].shape:
+        raise ModelFileError(f"logits {got['logits'].shape}, the reference's are {reference['logits'].shape}")
+    difference = np.abs(got["logits"].astype(np.float64) - reference["logits"])
+    return {
+        "max_logit_error": float(np.where(np.isnan(difference), np.inf, difference).max()),
+        "greedy_match": float((got["greedy"] == reference["greedy"]).mean()),
+        "sampled_match": float((got["sampled"] == reference["sampled"]).mean()),
+    }
+
+
+def compare(
+    runners: Sequence[Contestant],
+    prompts: Sequence[str] | None = None,
+    tokens: int = 200,
+    seed: int = 0,
+    on_start: Callable[[Contestant], None] = lambda contestant: None,
+) -> Iterator[Agreement]:
+    """Run every contestant in a process of its own, the reference first, and yield how far each is from it.
+
+    Args:
+        runners: from ``contestants``; the first is the reference.
+        prompts: texts to write behind; a spread of random ones if left out.
+        tokens: written behind each prompt, greedily and sampled.
+        on_start: called before each.
+
+    Raises:
+        ModelFileError: the reference itself cannot run.
+    """
+    tokenizer = load_checkpoint(runners[0].model).tokenizer
+    texts = list(prompts) if prompts else default_prompts(tokenizer)
+    with tempfile.TemporaryDirectory(prefix="unrolled-compare-") as folder:
+        reference: dict[str, NDArray] = {}
+        for contestant in runners:
+            on_start(contestant)
+            on = reference["on"].tolist() if reference else []
+            output = str(Path(folder) / "arrays.npz")
+            job = Job(contestant.model, contestant.engine, texts, tokens, seed, on, output)
+            result, arrays = _run(contestant, job)
+            source = Path(contestant.model).name
+            if "error" in result:
+                if not reference:
+                    raise ModelFileError(result["error"])
+                yield Agreement(contestant.name, source, error=result["error"])
+                continue
+            reference = reference or arrays
+            name = contestant.engine or result["engine"]
+            rest = {key: value for key, value in result.items() if key != "engine"}
+            yield Agreement(name, source, **measure_agreement(arrays, reference), **rest)

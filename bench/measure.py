@@ -1,0 +1,97 @@
+"""Measure one engine on one model, in a process of its own: ``python -m unrolled.bench.measure < job > result``.
+
+Thread pools of NumPy, Numba, torch and onnxruntime disturb each other in one process, so every contestant gets its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.contract import StepModel, zero_state
+from unrolled.runtime import generate, load
+from unrolled.runtime.generate import GenerationConfig, prompt_tokens, start_prompt
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is to do; JSON on its standard input."""
+
+    model: str  # path
+    engine: str | None  # of a checkpoint; None for an exported file
+    prompts: list[str]
+    tokens: int  # written behind each prompt
+    seed: int
+    logits_on: list[list[int]]  # (B, T): tokens on which to compute logits; empty: the model's own greedy ones
+    output: str  # .npz for the arrays
+    streams: int = 64  # rows in the batch whose speed is measured
+
+
+def _texts(model: StepModel, job: Job, **settings: Any) -> NDArray[np.int64]:
+    """Tokens (rows, N); a row that ended early is filled with -1."""
+    rows = generate(model, job.prompts, GenerationConfig(max_new_tokens=job.tokens, seed=job.seed, **settings))
+    out = np.full((len(rows), job.tokens), -1, np.int64)
+    for row, generation in zip(out, rows, strict=True):
+        row[: len(generation.tokens)] = generation.tokens
+    return out
+
+
+def _teacher_forced(model: StepModel, tokens: NDArray[np.int64]) -> NDArray:
+    """Logits (T, B, V) on the given tokens (B, T)."""
+    logits, _ = model.step(np.ascontiguousarray(tokens.T), zero_state(model.config, len(tokens)))
+    return logits
+
+
+def _speed(model: StepModel, rows: int, tokens: int, repeats: int = 3) -> float:
+    """Median tokens/s of sampled generation of ``rows`` texts at once, on the step contract alone."""
+    prompt = start_prompt(model.tokenizer)
+    config = GenerationConfig(max_new_tokens=tokens, num_return_sequences=rows, batch_size=rows)
+    rates = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        written = sum(len(text.tokens) for text in generate(model, [prompt], config))
+        rates.append(written / (time.perf_counter() - started))
+    return float(np.median(rates))
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Open the model, write greedy and sampled texts, compute logits, measure; arrays go to ``job.output``."""
+    started = time.perf_counter()
+    model = load(job.model, job.engine)
+    first = prompt_tokens(model.tokenizer, job.prompts[0])
+    model.step(first[:, None], zero_state(model.config, 1))
+    first_call = time.perf_counter() - started
+    greedy = _texts(model, job, do_sample=False)
+    on = np.array(job.logits_on, np.int64) if job.logits_on else np.maximum(greedy, 0)
+    np.savez(job.output, greedy=greedy, sampled=_texts(model, job), on=on, logits=_teacher_forced(model, on))
+    return {
+        "engine": model.engine,
+        "first_call_s": first_call,
+        "tokens_per_s_1": _speed(model, 1, 200),
+        f"tokens_per_s_{job.streams}": _speed(model, job.streams, 50),
+    }
+
+
+def main() -> None:
+    """Read a job, run it, print the result; an expected error is printed as ``{"error": …}``."""
+    job = Job(**json.load(sys.stdin))
+    try:
+        result = run(job)
+    except (ValueError, ImportError) as error:
+        result = {"error": str(error)}
+    print(json.dumps(result))
+
+
+def job_json(job: Job) -> str:
+    return json.dumps({**asdict(job), "output": str(Path(job.output))})
+
+
+if __name__ == "__main__":
+    main()

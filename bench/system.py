@@ -1,0 +1,71 @@
+"""What measurements ran on: processor, threads, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "unrolled",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "safetensors",
+    "matplotlib",
+)
+
+
+def processor_name() -> str:
+    """The processor's name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def system_info() -> dict[str, Any]:
+    """JSON values: processor, cores, system, Python, the Numba engine's vectors and threads, versions."""
+    return {
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numba": _numba_info(),
+        "versions": {name: package_version(name) for name in PACKAGES},
+    }
+
+
+def _numba_info() -> dict[str, Any]:
+    try:
+        import numba
+
+        from unrolled.engine.kernels.kernel import threading_layer
+        from unrolled.engine.kernels.tile import VECTOR_BYTES
+    except ImportError as error:
+        return {"error": str(error)}
+    return {
+        "threads": numba.get_num_threads(),
+        "threading_layer": threading_layer(),
+        "vector": f"{VECTOR_BYTES * 8} bits, {VECTOR_BYTES // 4} float32",
+        "target": f"{numba.config.CPU_NAME or 'host'}",
+    }

@@ -1,0 +1,69 @@
+"""``unrolled compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from unrolled.bench.agreement import Agreement, Contestant, contestants
+from unrolled.bench.agreement import compare as compare_all
+from unrolled.cli import options
+from unrolled.cli.console import err, out, print_json, rate, share, table
+
+
+def compare(
+    run: Annotated[str, typer.Argument(help="A run folder or a checkpoint; exported files beside it take part.")],
+    prompt: options.Prompts = None,
+    tokens: Annotated[int, typer.Option(help="Written behind each prompt, greedily and sampled.")] = 200,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Run every engine and file of a model on the same prompts, each in its own process, and hold them against NumPy's.
+
+    Shown are the largest difference of a logit, the shares of equal tokens, and the speed of sampled generation.
+    """
+    agreements = run_compare(contestants(run), prompt, tokens, seed, err)
+    if json:
+        print_json({"reference": "numpy", "tokens": tokens, "agreement": [a.to_dict() for a in agreements]})
+    else:
+        show_agreements(out, agreements)
+
+
+def run_compare(
+    runners: Sequence[Contestant], prompts: Sequence[str] | None, tokens: int, seed: int, console: Console
+) -> list[Agreement]:
+    """All agreements, with a line that says who is running where the console is a terminal."""
+    with console.status("comparing") as status:
+
+        def say(contestant: Contestant) -> None:
+            status.update(f"comparing: {contestant.name}")
+
+        return list(compare_all(runners, prompts, tokens, seed, say))
+
+
+def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
+    shown = table(
+        "Agreement with the NumPy engine, and speed of sampled generation (tokens/s)",
+        "engine", "runs", "logits differ by", "greedy equal", "sampled equal", "1 stream", "64 streams", "first call",
+        numbers_from=2,
+    )  # fmt: skip
+    for a in agreements:
+        if a.error is not None:
+            continue
+        shown.add_row(
+            a.engine,
+            a.source,
+            f"{a.max_logit_error:.1e}",
+            share(a.greedy_match),
+            share(a.sampled_match),
+            rate(a.tokens_per_s_1),
+            rate(a.tokens_per_s_64),
+            f"{a.first_call_s:.2f} s",
+        )
+    console.print(shown)
+    for a in agreements:
+        if a.error is not None:
+            console.print(f"[yellow]{a.engine} ({a.source}) did not run:[/] {a.error}", soft_wrap=True)

@@ -1,0 +1,167 @@
+"""``unrolled demo``: the whole path once, on the built-in corpus, by the commands that anybody can type."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.panel import Panel
+from rich.text import Text
+
+from unrolled.bench.agreement import Agreement, contestants
+from unrolled.bench.plots import draw_loss_curves
+from unrolled.bench.system import package_version
+from unrolled.cli.compare import run_compare, show_agreements
+from unrolled.cli.console import out, rate, table
+from unrolled.engine.checkpoint import load_checkpoint, write_atomically
+from unrolled.engine.corpus import builtin_corpus
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.export.formats import FORMATS, export_model
+from unrolled.export.trainables import TRAINABLES
+from unrolled.runtime import generate, load
+
+SETTINGS = (
+    "--cell",
+    "lstm",
+    "--layers",
+    "1",
+    "--hidden",
+    "192",
+    "--batch",
+    "32",
+    "--length",
+    "64",
+    "--seed",
+    "1",
+)
+PROMPTS = ("The ", "A class ", ">>> ")
+# The share of the time each engine trains for; the same steps give the same losses, so the faster gets further.
+SHARES = {"numba": 0.5, "torch": 0.25, "numpy": 0.25}
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("unrolled-demo"),
+    seconds: Annotated[float, typer.Option(help="Training time of all engines together.")] = 150.0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in the folder.")] = True,
+) -> None:
+    """Train one network with three engines on real text, export it twice, generate with all, and compare.
+
+    Writes a run folder for each engine, model.onnx, model.pt, the curves and summary.json.
+    """
+    if not seconds > 0:
+        raise ConfigError(f"seconds: got {seconds}, needs a number above 0")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output}: is a file, a folder was expected")
+    engines = [name for name in TRAINABLES if name != "torch" or package_version("torch")]
+    if "torch" not in engines:
+        out.print('[yellow]torch is not installed, so its twin is left out: pip install "unrolled\\[torch]"[/]')
+    total = sum(SHARES[name] for name in engines)
+    runs = {name: output / name for name in engines}
+    for name, folder in runs.items():
+        _train(name, folder, seconds * SHARES[name] / total, overwrite)
+    best = load_checkpoint(runs["numba"])
+    artifacts = {f"run_{name}": folder for name, folder in runs.items()}
+    for name, kind in FORMATS.items():
+        if name != "torchscript" or "torch" in engines:
+            artifacts[name] = export_model(best, runs["numba"] / f"model{kind.suffix}", name)
+    _heading("The trained network on every engine and in every file")
+    agreements = run_compare(_runners(runs["numba"], artifacts), PROMPTS, 200, 1, out)
+    samples = _samples(artifacts["onnx"])
+    _curves(runs, artifacts)
+    summary = _summary(engines, runs, artifacts, agreements, samples)
+    artifacts["summary"] = output / "summary.json"
+    write_atomically(artifacts["summary"], json_module.dumps(summary, indent=2, ensure_ascii=False).encode())
+    _show(summary, agreements, artifacts)
+
+
+def _heading(text: str) -> None:
+    out.rule(Text(text, style="bold"), align="left")
+
+
+def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
+    """Train in a process of its own, because the engines' thread pools would disturb each other in one."""
+    arguments = ["train", "--engine", engine, *SETTINGS, "--seconds", f"{seconds:g}", "-o", str(folder)]
+    _heading(f"unrolled {shlex.join(arguments)}")
+    command = [sys.executable, "-m", "unrolled.cli", *arguments, *(["--overwrite"] if overwrite else [])]
+    process = subprocess.run(command, check=False)
+    if process.returncode != 0:
+        raise typer.Exit(process.returncode)
+
+
+def _runners(run: Path, artifacts: dict[str, Path]) -> list[Any]:
+    """Each engine once: those from scratch and torch on the checkpoint, the runtimes on their exported files."""
+    own_file = {"onnxruntime", "torchscript"}
+    files = {str(path) for name, path in artifacts.items() if name in FORMATS}
+    wanted = [c for c in contestants(run) if c.model in files or (c.engine and c.engine not in own_file)]
+    return [c for c in wanted if c.engine != "torch" or package_version("torch")]
+
+
+def _samples(model: Path) -> list[dict[str, str]]:
+    texts = generate(load(model), PROMPTS, max_new_tokens=400, temperature=0.6, seed=1)
+    return [{"prompt": text.prompt, "text": text.text} for text in texts]
+
+
+def _curves(runs: dict[str, Path], artifacts: dict[str, Path]) -> None:
+    picture = runs["numba"].parent / "curves.png"
+    try:
+        draw_loss_curves(runs, picture, "One network, one seed, three engines: the curves lie on each other")
+        artifacts["curves"] = picture
+    except MissingDependencyError as error:
+        out.print(Text(f"no picture of the curves: {error}", style="yellow"))
+
+
+def _summary(
+    engines: Sequence[str],
+    runs: dict[str, Path],
+    artifacts: dict[str, Path],
+    agreements: Sequence[Agreement],
+    samples: list[dict[str, str]],
+) -> dict[str, Any]:
+    corpus = builtin_corpus()
+    figures = {}
+    for name in engines:
+        result = load_checkpoint(runs[name] / "last.safetensors").training["result"]
+        figures[name] = {
+            "val_loss": result["best"]["loss"],
+            "val_perplexity": result["best"]["perplexity"],
+            "tokens_per_s": result["tokens_per_s"],
+            "steps": result["steps"],
+            "seconds": result["seconds"],
+            "first_call_s": result["first_call_s"],
+        }
+    return {
+        "corpus": {"name": corpus.name, "characters": len(corpus.text), "sha256": corpus.digest},
+        "engines": figures,
+        "artifacts": {name: str(path) for name, path in artifacts.items()},
+        "agreement": [agreement.to_dict() for agreement in agreements],
+        "samples": samples,
+    }
+
+
+def _show(summary: dict[str, Any], agreements: Sequence[Agreement], artifacts: dict[str, Path]) -> None:
+    trained = table("Training", "engine", "validation loss", "perplexity", "tokens/s", "steps", "seconds")
+    for name, row in summary["engines"].items():
+        trained.add_row(
+            name,
+            f"{row['val_loss']:.4f}",
+            f"{row['val_perplexity']:.2f}",
+            rate(row["tokens_per_s"]),
+            f"{row['steps']:,}",
+            f"{row['seconds']:.0f}",
+        )
+    out.print(trained)
+    show_agreements(out, agreements)
+    for sample in summary["samples"]:
+        text = Text.assemble((sample["prompt"], "bold"), sample["text"])
+        out.print(Panel(text, title="written by onnxruntime from model.onnx", title_align="left"))
+    _heading("Written")
+    for path in artifacts.values():
+        out.print(f"  {path}", soft_wrap=True)
+    onnx = artifacts["onnx"]
+    out.print(f'\nNext: unrolled generate {onnx} --prompt "def " --temperature 0.7', soft_wrap=True)

@@ -1,0 +1,47 @@
+"""``unrolled info``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from unrolled.bench.system import system_info
+from unrolled.cli import options
+from unrolled.cli.console import out, print_json
+from unrolled.engine.errors import ConfigError
+from unrolled.runtime.describe import describe
+
+
+def info(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="A run folder, a checkpoint (.safetensors), an .onnx or a TorchScript .pt."),
+    ] = None,
+    system: Annotated[bool, typer.Option("--system", help="Show processor, threads and versions.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Say what a model file is, how it was trained and its validation loss; with --system, what it runs on."""
+    if file is None and not system:
+        raise ConfigError("info: name a model file or a run folder, or say --system")
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(describe(file))
+    if system:
+        values["system"] = system_info()
+    if json:
+        print_json(values)
+    else:
+        _show(values)
+
+
+def _show(values: dict[str, Any], indent: str = "") -> None:
+    width = max((len(key) for key, value in values.items() if not isinstance(value, dict)), default=0)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out.print(f"{indent}[bold]{key}[/]")
+            _show(value, indent + "  ")
+        elif value is not None:
+            shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+            out.print(f"{indent}{key:<{width}}  ", end="")
+            out.print(shown, markup=False, soft_wrap=True)

@@ -1,0 +1,193 @@
+"""``unrolled train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from unrolled.bench.plots import draw_loss_curves
+from unrolled.cli import options
+from unrolled.cli.console import err, out, print_json
+from unrolled.cli.progress import TrainingDisplay, clock
+from unrolled.engine.batches import DEFAULT_SPLIT
+from unrolled.engine.cells import CELLS
+from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.dataset import DataConfig
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
+from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from unrolled.engine.params import parameter_count
+from unrolled.engine.text import Tokenizer
+from unrolled.engine.trainable import Trainable
+from unrolled.engine.training import TrainingConfig, TrainingResult
+from unrolled.export.trainables import TRAINABLES, make_trainable
+from unrolled.runtime import generate
+from unrolled.runtime.adapters import TokenizedModel
+from unrolled.runtime.generate import start_prompt
+
+CURVE = "curve.png"
+DEFAULT_EPOCHS = 10
+
+DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
+
+
+def train(
+    corpus: options.CorpusArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/run"),
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is in the folder.")] = False,
+    engine: Annotated[str, typer.Option(metavar=options.choices(TRAINABLES), help="What trains.")] = "numba",
+    cell: Annotated[str, typer.Option(metavar=options.choices(CELLS), rich_help_panel=MODEL)] = "lstm",
+    layers: Annotated[int, typer.Option(rich_help_panel=MODEL)] = 1,
+    hidden: Annotated[int, typer.Option(help="Units a layer.", rich_help_panel=MODEL)] = 256,
+    embed: Annotated[int, typer.Option(help="Width of the embedding.", rich_help_panel=MODEL)] = 128,
+    dropout: Annotated[float, typer.Option(help="Between layers.", rich_help_panel=MODEL)] = 0.0,
+    tie: Annotated[
+        bool,
+        typer.Option(help="Use the embedding as output weights; needs embed = hidden.", rich_help_panel=MODEL),
+    ] = False,
+    level: options.Level = "char",
+    batching: options.Batching = "stream",
+    batch: Annotated[int, typer.Option(help="Lanes or records a batch.", rich_help_panel=DATA)] = 32,
+    length: Annotated[int, typer.Option(help="Tokens a chunk; the longest record.", rich_help_panel=DATA)] = 64,
+    split: Annotated[
+        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
+    ] = ",".join(map(str, DEFAULT_SPLIT)),
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+    lowercase: Annotated[
+        bool | None,
+        typer.Option(help="[default: no for characters, yes for words]", rich_help_panel=DATA, show_default=False),
+    ] = None,
+    punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Most frequent words kept; all if left out.", rich_help_panel=DATA)
+    ] = None,
+    unknown: options.Unknown = None,
+    optimizer: Annotated[str, typer.Option(metavar=options.choices(OPTIMIZERS), rich_help_panel=OPTIMISATION)] = "adam",
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate. [default: " + ", ".join(f"{n} {r.usual_rate:g}" for n, r in OPTIMIZERS.items()) + "]",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(metavar=options.choices(SCHEDULES), rich_help_panel=OPTIMISATION)
+    ] = "constant",
+    momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION)] = 0.0,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="[default: adamw 0.01, others 0]", rich_help_panel=OPTIMISATION)
+    ] = None,
+    clip: Annotated[
+        float, typer.Option(help="Largest gradient norm; 0: no clipping.", rich_help_panel=OPTIMISATION)
+    ] = 1.0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help=f"Passes over the data. [default: {DEFAULT_EPOCHS} without another limit]"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of training, validation included.")] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between validations. [default: an epoch, 250 at the most]")
+    ] = None,
+    seed: options.Seed = 0,
+    samples: Annotated[bool, typer.Option(help="Show a sample with each validation.")] = True,
+    json: options.Json = False,
+) -> None:
+    """Train a model on text and write a run folder: best and last checkpoint, metrics.jsonl, picture of the loss.
+
+    Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
+    """
+    if epochs is None and steps is None and seconds is None:
+        epochs = DEFAULT_EPOCHS
+    experiment = Experiment(
+        TrainingConfig(epochs, steps, seconds, schedule, validate_every, seed),
+        DataConfig(
+            level,
+            batching,
+            batch,
+            length,
+            _fractions(split),
+            lowercase,
+            punctuation,
+            vocab_size,
+            unknown,
+            seed,
+        ),
+        ModelSettings(cell, embed, hidden, layers, dropout, tie),
+        OptimizerConfig(optimizer, lr, weight_decay, momentum),
+        clip or None,
+    )
+    text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
+    run = prepare_run(text, experiment, lambda *args: make_trainable(engine, *args))
+    console = err if json else out
+    _announce(console, run, output)
+    with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:
+        result = run.run(output, overwrite, [display])
+    picture = _picture(console, output, f"{text.name}: {run.trainable.config.spec.title}, {engine}")
+    _summarise(console, result, output, picture)
+    if json:
+        print_json({**result.to_dict(), "output": str(output)})
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _fractions(split: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in split.split(","))
+    except ValueError as error:
+        raise ConfigError(f"split: got {split!r}, needs three fractions, for instance 0.9,0.05,0.05") from error
+
+
+def _announce(console, run: PreparedRun, output: Path) -> None:  # type: ignore[no-untyped-def]
+    config, data = run.trainable.config, run.experiment.data
+    validation = run.dataset.validation
+    console.print(
+        f"[bold]{run.corpus.name}[/]: {len(run.corpus.text):,} characters, {config.vocab_size:,} {data.level} tokens; "
+        f"{run.dataset.train.tokens_per_epoch:,} to train on, "
+        f"{validation.tokens_per_epoch if validation else 0:,} to validate on"
+    )
+    console.print(
+        f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
+        f"engine {run.trainable.engine}, batch {data.batch_size} × {data.length} -> {output}"
+    )
+
+
+def _sampler(tokenizer: Tokenizer, seed: int):  # type: ignore[no-untyped-def]
+    """A short text from the live model, always at the same draws, so that progress shows."""
+
+    def sample(trainable: Trainable) -> str:
+        model = TokenizedModel(trainable.engine, trainable, tokenizer)
+        start = start_prompt(tokenizer)
+        return generate(model, [start], max_new_tokens=120, temperature=0.7, seed=seed)[0].text
+
+    return sample
+
+
+def _picture(console, output: Path, title: str) -> Path | None:  # type: ignore[no-untyped-def]
+    try:
+        draw_loss_curves({"run": output}, output / CURVE, title)
+    except MissingDependencyError as error:
+        console.print(Text(f"no picture of the loss: {error}", style="yellow"))
+        return None
+    return output / CURVE
+
+
+def _summarise(console, result: TrainingResult, output: Path, picture: Path | None) -> None:  # type: ignore[no-untyped-def]
+    ended = "interrupted after" if result.interrupted else "trained for"
+    best = result.best
+    console.print(
+        f"{ended} {result.steps:,} steps, {result.epochs:.2f} epochs, {clock(result.seconds)} "
+        f"at {result.tokens_per_s:,.0f} tokens/s (compilation and first call {result.first_call_s:.1f} s)"
+    )
+    if best is not None:
+        console.print(
+            f"best validation loss [bold]{best.loss:.4f}[/] at step {result.best_step:,}: "
+            f"perplexity {best.perplexity:.2f}, {best.bits_per_token:.3f} bits a token, accuracy {best.accuracy:.1%}"
+        )
+    written = ["best.safetensors", "last.safetensors", "metrics.jsonl", *([picture.name] if picture else [])]
+    console.print(f"in {output}: {', '.join(written)}")

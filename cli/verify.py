@@ -1,0 +1,40 @@
+"""``unrolled verify``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from unrolled.cli import options
+from unrolled.cli.console import out, print_json
+from unrolled.engine.checkpoint import load_checkpoint, resolve_checkpoint
+from unrolled.export.verify import verify as checks_of
+from unrolled.runtime import load
+
+
+def verify(
+    file: options.Model,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint or run folder to compare with. [default: the one it was made of, if beside it]"),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Check a model file: names, axes, shapes, values and greedy tokens. Exit code 1 where it is not what it says."""
+    path = resolve_checkpoint(file)
+    checks = []
+    for check in checks_of(path, load, load_checkpoint(against) if against else None):
+        checks.append(check)
+        if not json:
+            mark = ("ok    ", "green") if check.ok else ("FAILED", "bold red")
+            out.print(Text.assemble(mark, f"  {check.name:<26} {check.detail}"))
+    ok = all(check.ok for check in checks)
+    if json:
+        print_json({"file": str(path), "ok": ok, "checks": [asdict(check) for check in checks]})
+    elif ok:
+        out.print(Text(f"{path} is what it says.", style="bold"))
+    if not ok:
+        raise typer.Exit(1)

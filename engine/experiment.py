@@ -1,0 +1,97 @@
+"""One training from corpus to run folder: what the command line's ``train`` and the examples call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.dataset import DataConfig, Dataset, prepare
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.params import Params, initial_params
+from unrolled.engine.run_folder import RunFolder
+from unrolled.engine.trainable import EngineTrainable, Trainable
+from unrolled.engine.training import Observer, TrainingConfig, TrainingResult, train
+
+TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A ModelConfig without the vocabulary's size, which the corpus decides."""
+
+    cell: str = "lstm"
+    embedding_size: int = 128
+    hidden_size: int = 128
+    num_layers: int = 1
+    dropout: float = 0.0
+    tie_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a training besides the corpus and the engine."""
+
+    training: TrainingConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0")
+
+    def record(self, corpus: Corpus) -> dict[str, Any]:
+        """What a checkpoint says about how it came about."""
+        return {
+            "corpus": {"name": corpus.name, "characters": len(corpus.text), "sha256": corpus.digest},
+            "data": self.data.to_dict(),
+            "training": asdict(self.training),
+            "optimizer": {**asdict(self.optimizer), "clip_norm": self.clip_norm},
+        }
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """An experiment whose data is encoded and whose model is initialised."""
+
+    experiment: Experiment
+    corpus: Corpus
+    dataset: Dataset
+    trainable: Trainable
+
+    def run(self, output: str | Path, overwrite: bool = False, observers: Sequence[Observer] = ()) -> TrainingResult:
+        """Train into the run folder ``output``; ``observers`` watch."""
+        record = self.experiment.record(self.corpus)
+        with RunFolder(output, self.dataset.tokenizer, record, overwrite) as folder:
+            return train(
+                self.trainable,
+                self.dataset.train,
+                self.dataset.validation,
+                self.experiment.training,
+                [folder, *observers],
+            )
+
+
+def _from_scratch(
+    config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None
+) -> Trainable:
+    return EngineTrainable(config, params, optimizer, clip_norm)
+
+
+def prepare_run(corpus: Corpus, experiment: Experiment, make: TrainableMaker = _from_scratch) -> PreparedRun:
+    """Encode the corpus and make the model, with initial weights from the experiment's seed.
+
+    Args:
+        make: makes the engine's Trainable; the NumPy reference if left out.
+    """
+    dataset = prepare(corpus, experiment.data)
+    config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
+    params = initial_params(config, experiment.training.seed)
+    trainable = make(config, params, experiment.optimizer, experiment.clip_norm)
+    return PreparedRun(experiment, corpus, dataset, trainable)

@@ -1,0 +1,50 @@
+"""The engines that can train, for the one training loop: one entry each, imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.params import Params
+from unrolled.engine.trainable import EngineTrainable, Trainable
+
+Maker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
+
+
+def _from_scratch(backend: str) -> Maker:
+    return lambda config, params, optimizer, clip: EngineTrainable(config, params, optimizer, clip, backend)
+
+
+def _torch(config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
+    try:
+        from unrolled.export.torch_model import TorchTrainable
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError('the torch engine needs torch: pip install "unrolled[torch]"') from error
+    return TorchTrainable(config, params, optimizer, clip)
+
+
+TRAINABLES: dict[str, Maker] = {
+    "numba": _from_scratch("numba"),
+    "numpy": _from_scratch("numpy"),
+    "torch": _torch,
+}
+
+
+def make_trainable(
+    engine: str,
+    config: ModelConfig,
+    params: Params,
+    optimizer: OptimizerConfig,
+    clip_norm: float | None = None,
+) -> Trainable:
+    """A model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
+
+    Raises:
+        ConfigError: the engine is not known.
+        MissingDependencyError: its library is not installed.
+    """
+    if engine not in TRAINABLES:
+        raise ConfigError(f"engine: got {engine!r}, choose one of {', '.join(TRAINABLES)}")
+    return TRAINABLES[engine](config, params, optimizer, clip_norm)

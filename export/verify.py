@@ -1,0 +1,276 @@
+"""Check an exported file against itself and against its checkpoint: names -> axes -> shapes -> values -> tokens.
+
+The file says what it should be (config, tokeniser, golden cases); a checkpoint, where there is one, says it again from
+the weights. Checks run in order, and the first that fails says what is wrong; the ones behind it are left out, because
+they would only say so again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.errors import ModelFileError, UnrolledError
+from unrolled.engine.model import LanguageModel
+from unrolled.export.metadata import (
+    STEP_INPUTS,
+    STEP_OUTPUTS,
+    FileInfo,
+    greedy_tokens,
+    params_digest,
+    parse_metadata,
+)
+
+TOLERANCE = 1e-4  # of a logit, absolute and relative: engines differ by about 1e-6, a wrong weight by far more
+GREEDY_TOKENS = 200
+MARGIN = 1e-3  # a greedy token counts while the best logit leads by this much
+SHAPES = ((1, 1), (1, 3), (7, 1), (13, 5))  # (T, B) that were never traced
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class _Failed(Exception):
+    """A check's way out, with what is wrong."""
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise _Failed(message)
+
+
+def _close(got: NDArray, expected: NDArray, what: str) -> float:
+    """The largest difference; fails beyond the tolerance, and on NaN."""
+    _need(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
+    _need(bool(np.isfinite(got).all()), f"{what}: NaN or infinite")
+    difference = np.abs(got.astype(np.float64) - expected)
+    worst = float(difference.max(initial=0.0))
+    allowed = TOLERANCE + TOLERANCE * np.abs(expected)
+    _need(bool((difference <= allowed).all()), f"{what}: off by up to {worst:.3g}, allowed is {TOLERANCE:g}")
+    return worst
+
+
+def _file_info(path: Path) -> FileInfo | None:
+    """Metadata of an exported file; None for a checkpoint, which is checked whole as it is read."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        try:
+            model = onnx.load(path, load_external_data=False)
+        except Exception as error:  # protobuf's exceptions have no common public base
+            raise ModelFileError(f"{path}: not an ONNX file ({str(error).splitlines()[0][:120]})") from error
+        return parse_metadata({prop.key: prop.value for prop in model.metadata_props}, str(path))
+    if path.suffix == ".pt":
+        from unrolled.export.torchscript import read_torchscript
+
+        return read_torchscript(path)[1]
+    return None
+
+
+def _check_onnx_names(path: Path, config: ModelConfig) -> str:
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise _Failed(f"not a valid ONNX model: {str(error).splitlines()[0][:200]}") from error
+    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location != tensor.DEFAULT]
+    _need(not external, f"weights outside the file: {', '.join(external)}")
+    for kind, values, expected in (
+        ("inputs", model.graph.input, STEP_INPUTS),
+        ("outputs", model.graph.output, STEP_OUTPUTS),
+    ):
+        names = [value.name for value in values]
+        _need(names == list(expected), f"{kind} are {', '.join(names)}; the step form has {', '.join(expected)}")
+    return f"{', '.join(STEP_INPUTS)} -> {', '.join(STEP_OUTPUTS)}; opset {model.opset_import[0].version}"
+
+
+def _check_onnx_axes(path: Path, config: ModelConfig) -> str:
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        axes = {**STEP_INPUTS, **STEP_OUTPUTS}[value.name]
+        dims = value.type.tensor_type.shape.dim
+        _need(len(dims) == len(axes), f"{value.name} has {len(dims)} axes, needs {len(axes)}")
+        for place, (dim, axis) in enumerate(zip(dims, axes, strict=True)):
+            if axis is not None:
+                _need(
+                    dim.dim_param == axis and not dim.HasField("dim_value"),
+                    f"{value.name}, axis {place}: {axis} is frozen at {dim.dim_value}",
+                )
+    return "time and batch are free"
+
+
+def _check_torchscript_names(path: Path, config: ModelConfig) -> str:
+    from unrolled.export.torchscript import read_torchscript
+
+    module, _ = read_torchscript(path)
+    missing = [name for name in ("forward", "step", "generate") if not hasattr(module, name)]
+    _need(not missing, f"the module has no {', '.join(missing)}")
+    return "forward, step, generate"
+
+
+# Checks that need the file itself and not only a model of it.
+STRUCTURE: dict[str, list[tuple[str, Callable[[Path, ModelConfig], str]]]] = {
+    ".onnx": [("names", _check_onnx_names), ("axes", _check_onnx_axes)],
+    ".pt": [("names", _check_torchscript_names)],
+}
+
+
+def _random_tokens(config: ModelConfig, T: int, B: int) -> tuple[NDArray[np.int64], NDArray]:
+    rng = np.random.default_rng((T, B))
+    state = rng.uniform(-1, 1, config.state_shape(B)).astype(np.float32)
+    return rng.integers(0, config.vocab_size, (T, B)), state
+
+
+def _check_shapes(model: StepModel) -> str:
+    config = model.config
+    for T, B in SHAPES:
+        tokens, state = _random_tokens(config, T, B)
+        logits, after = model.step(tokens, state)
+        wanted = (T, B, config.vocab_size)
+        _need(logits.shape == wanted, f"logits at (T, B) = ({T}, {B}): {logits.shape}, needs {wanted}")
+        _need(
+            after.shape == state.shape,
+            f"next_state at (T, B) = ({T}, {B}): {after.shape}, needs {state.shape}",
+        )
+    return f"{len(SHAPES)} sizes of (T, B)"
+
+
+def _check_chunks(model: StepModel) -> str:
+    """A sequence equals its chunks; a state that is dropped or mixed up between rows shows here."""
+    tokens, state = _random_tokens(model.config, 9, 3)
+    whole, end = model.step(tokens, state)
+    first, middle = model.step(np.ascontiguousarray(tokens[:4]), state)
+    second, after = model.step(np.ascontiguousarray(tokens[4:]), middle)
+    worst = _close(np.concatenate([first, second]), whole, "a sequence in two chunks")
+    _close(after, end, "the state after two chunks")
+    moved, _ = model.step(tokens, np.zeros_like(state))
+    _need(bool(np.abs(moved - whole).max() > 0), "the state that goes in makes no difference")
+    return f"a sequence is its chunks, within {worst:.1e}"
+
+
+def _check_golden_values(model: StepModel, golden: list[dict[str, Any]]) -> str:
+    _need(bool(golden), "the file has no golden cases")
+    worst = 0.0
+    for number, case in enumerate(golden):
+        logits, _ = model.step(np.array(case["prompt"], np.int64)[:, None], zero_state(model.config, 1))
+        last = logits[-1, 0].astype(np.float64)
+        total = last.max() + np.log(np.exp(last - last.max()).sum())
+        got = np.append(last[case["logit_indices"]], total)
+        expected = np.append(np.array(case["logits"], np.float64), case["logsumexp"])
+        worst = max(worst, _close(got, expected, f"golden case {number + 1}"))
+    return f"{len(golden)} golden cases, within {worst:.1e}"
+
+
+def _check_golden_tokens(model: StepModel, golden: list[dict[str, Any]]) -> str:
+    total = 0
+    for number, case in enumerate(golden):
+        got = greedy_tokens(model, case["prompt"], len(case["greedy"]))
+        _need(got == case["greedy"], f"golden case {number + 1}: other greedy tokens than recorded")
+        total += len(got)
+    return f"{total} recorded greedy tokens"
+
+
+def _check_against_values(model: StepModel, checkpoint: Checkpoint) -> str:
+    reference = _reference(checkpoint)
+    worst = 0.0
+    for T, B in SHAPES:
+        tokens, state = _random_tokens(model.config, T, B)
+        expected, expected_state = reference.step(tokens, state)
+        logits, after = model.step(tokens, state)
+        worst = max(worst, _close(logits, expected, f"logits at (T, B) = ({T}, {B})"))
+        _close(after, expected_state, f"next_state at (T, B) = ({T}, {B})")
+    return f"logits and states of the checkpoint, within {worst:.1e}"
+
+
+def _check_against_tokens(model: StepModel, checkpoint: Checkpoint) -> str:
+    expected = greedy_tokens(_reference(checkpoint), [0], GREEDY_TOKENS, MARGIN)
+    got = greedy_tokens(model, [0], len(expected))
+    _need(got == expected, "other greedy tokens than the checkpoint's")
+    return f"{len(expected)} greedy tokens of the checkpoint"
+
+
+def _reference(checkpoint: Checkpoint) -> LanguageModel:
+    params = {name: value.astype(np.float32) for name, value in checkpoint.params.items()}
+    return LanguageModel(checkpoint.config, params)
+
+
+def find_checkpoint(path: Path, digest: str) -> tuple[Checkpoint, Path] | None:
+    """The checkpoint that an exported file was made of, if it lies beside it."""
+    for name in (path.stem + SUFFIX, BEST, LAST):
+        beside = path.parent / name
+        if beside.is_file():
+            try:
+                checkpoint = load_checkpoint(beside)
+            except ModelFileError:
+                continue  # a damaged neighbour says nothing about this file
+            if params_digest(checkpoint.params) == digest:
+                return checkpoint, beside
+    return None
+
+
+def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpoint | None = None) -> Iterator[Check]:
+    """Run the checks of one file, one after the other, up to the first that fails.
+
+    Args:
+        path: an .onnx or .pt file, or a checkpoint.
+        open_model: opens it as a StepModel (``unrolled.runtime.load``).
+        against: a checkpoint to compare with; if left out, the one it was made of is looked for beside it.
+
+    Raises:
+        ModelFileError: the file cannot be read, or is not one of ours.
+    """
+    info = _file_info(path)
+    source = ""
+    if info is not None and against is None:
+        found = find_checkpoint(path, info.checkpoint_digest)
+        against, source = (found[0], f" ({found[1].name})") if found else (None, "")
+    elif info is None:
+        against = load_checkpoint(path)
+
+    def steps() -> Iterator[tuple[str, Callable[[], str]]]:
+        config = info.config if info is not None else against.config  # type: ignore[union-attr]
+        for name, check in STRUCTURE.get(path.suffix, []):
+            yield name, lambda check=check: check(path, config)  # type: ignore[misc]
+        model = open_model(path)
+        yield "shapes", lambda: _check_shapes(model)
+        yield "chunks", lambda: _check_chunks(model)
+        if info is not None:
+            golden = info.golden
+            yield "values", lambda: _check_golden_values(model, golden)
+            yield "tokens", lambda: _check_golden_tokens(model, golden)
+        if against is not None:
+            checkpoint = against
+            _need(
+                checkpoint.config.state_shape(1) == config.state_shape(1)
+                and checkpoint.config.vocab_size == config.vocab_size,
+                "the checkpoint is of another size",
+            )
+            yield f"values{source}", lambda: _check_against_values(model, checkpoint)
+            yield f"tokens{source}", lambda: _check_against_tokens(model, checkpoint)
+
+    name = "file"
+    try:
+        for name, step in steps():
+            yield Check(name, True, step())
+    except _Failed as error:
+        yield Check(name, False, str(error))
+    except (UnrolledError, RuntimeError, KeyError, IndexError, TypeError) as error:
+        yield Check(name, False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
