@@ -146,5 +146,6 @@ def compare(
                 continue
             reference = reference or arrays
             name = contestant.engine or result["engine"]
-            rest = {key: value for key, value in result.items() if key != "engine"}
-            yield Agreement(name, source, **measure_agreement(arrays, reference), **rest)
+            figures: dict[str, Any] = {**measure_agreement(arrays, reference), **result}
+            del figures["engine"]
+            yield Agreement(name, source, **figures)

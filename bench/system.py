@@ -67,5 +67,5 @@ def _numba_info() -> dict[str, Any]:
         "threads": numba.get_num_threads(),
         "threading_layer": threading_layer(),
         "vector": f"{VECTOR_BYTES * 8} bits, {VECTOR_BYTES // 4} float32",
-        "target": f"{numba.config.CPU_NAME or 'host'}",
+        "target": getattr(numba.config, "CPU_NAME", None) or "this processor",
     }

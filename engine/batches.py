@@ -175,7 +175,7 @@ class Split(NamedTuple):
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     """Three fractions, none negative, the first positive, that sum to 1."""
     values = tuple(float(value) for value in fractions)
-    if len(values) != 3 or min(values) < 0 or values[0] <= 0 or abs(sum(values) - 1) > 1e-6:
+    if len(values) != 3 or min(values) < 0 or values[0] <= 0 or not abs(sum(values) - 1) <= 1e-6:
         raise ConfigError(
             f"split: got {', '.join(map(str, fractions))}; needs three fractions for training, validation and test "
             "that sum to 1, the first above 0"
@@ -207,13 +207,15 @@ def _collect(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArr
         return np.concatenate(collected) if collected else np.zeros(0, dtype)
     with tempfile.NamedTemporaryFile(prefix="unrolled-ids-", delete=False) as file:
         path = Path(file.name)
-        for piece in pieces:
-            piece.tofile(file)
-    ids = np.memmap(path, dtype, mode="r")
-    # the mapping keeps the data; where a mapped file cannot be removed, it stays in the folder for temporary files
-    with contextlib.suppress(OSError):
-        path.unlink()
-    return ids
+        try:
+            for piece in pieces:
+                piece.tofile(file)
+            file.flush()
+            return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        finally:
+            # the mapping keeps the data; where a mapped file cannot be removed, it stays in the temporary folder
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def encode_stream(text: str, tokenizer: Tokenizer) -> NDArray:

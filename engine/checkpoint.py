@@ -1,7 +1,8 @@
 """A trained model as one .safetensors file: weights, config, tokeniser and training record; atomic, without pickle.
 
-The file's metadata holds four texts: ``format`` and ``format_version``, and ``config``, ``tokenizer`` and ``training`` as
-JSON. The tensors have PyTorch's names and shapes.
+The file's metadata has one key, ``unrolled``: a JSON object of ``format_version``, ``config``, ``tokenizer`` and
+``training``. One key, because safetensors writes several in random order, and equal models should be equal files. The
+tensors have PyTorch's names and shapes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.params import Params, check_params
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 
-FORMAT = "unrolled-checkpoint"
+KEY = "unrolled"
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 BEST, LAST = "best" + SUFFIX, "last" + SUFFIX
@@ -73,18 +74,17 @@ def _umask() -> int:
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; an earlier one of the same name is replaced only when the new one is whole on the disk."""
-    metadata = {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(checkpoint.config.to_dict()),
-        "tokenizer": json.dumps(checkpoint.tokenizer.to_dict()),
-        "training": json.dumps(checkpoint.training),
+    described = {
+        "format_version": FORMAT_VERSION,
+        "config": checkpoint.config.to_dict(),
+        "tokenizer": checkpoint.tokenizer.to_dict(),
+        "training": checkpoint.training,
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.params.items()}
-    write_atomically(Path(path), save(tensors, metadata))
+    write_atomically(Path(path), save(tensors, {KEY: json.dumps(described)}))
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
+def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The checkpoint that ``path`` means: itself, or a run folder's best one.
 
     Raises:
@@ -123,27 +123,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         # the header is checked against the file's size before anything is allocated
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            _check_format(path, metadata)
+            described = _described(path, file.metadata() or {})
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, TypeError) as error:
         raise ModelFileError(f"{path}: not a readable {SUFFIX} file ({error})") from error
-    for key in ("config", "tokenizer", "training"):
-        if key not in metadata:
-            raise ModelFileError(f"{path}: its metadata has no {key}")
     try:
-        config = ModelConfig.from_dict(parse_json(metadata["config"], "config"))
-        tokenizer = tokenizer_from_dict(parse_json(metadata["tokenizer"], "tokenizer"))
+        config = ModelConfig.from_dict(described["config"])
+        tokenizer = tokenizer_from_dict(described["tokenizer"])
         check_params(config, params)
-        return Checkpoint(config, params, tokenizer, parse_json(metadata["training"], "training"))
+        return Checkpoint(config, params, tokenizer, described["training"])
     except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def _check_format(path: Path, metadata: dict[str, str]) -> None:
-    if metadata.get("format") != FORMAT:
+def _described(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """What the file says of itself, of a version that can be read and with all its parts."""
+    if KEY not in metadata:
         raise ModelFileError(f"{path}: a {SUFFIX} file, but not one of unrolled's checkpoints")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+    values = parse_json(metadata[KEY], f"{path}: its metadata")
+    if values.get("format_version") != FORMAT_VERSION:
         raise ModelFileError(
-            f"{path}: checkpoint format {metadata.get('format_version')!r}; this release reads {FORMAT_VERSION}"
+            f"{path}: checkpoint format {values.get('format_version')!r}; this release reads {FORMAT_VERSION}"
         )
+    for part in ("config", "tokenizer", "training"):
+        if not isinstance(values.get(part), dict):
+            raise ModelFileError(f"{path}: its metadata has no {part}")
+    return values

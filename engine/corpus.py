@@ -36,7 +36,7 @@ class Corpus:
     @property
     def records(self) -> tuple[str, ...]:
         if isinstance(self.content, str):
-            return tuple(line for line in self.content.splitlines() if line.strip())
+            return tuple(line for line in self.content.split("\n") if line.strip())
         return self.content
 
     @property
@@ -86,7 +86,7 @@ def _read_delimited(stream: IO[str], name: str, options: ReadOptions, delimiter:
             raise CorpusError(f"{name}: no column {column!r}; there are {', '.join(columns)}")
         rows = [row[column] for row in reader]
     except csv.Error as error:
-        raise CorpusError(f"{name}, line {reader.line_num}: {error}") from error
+        raise CorpusError(f"{name}, line {reader.reader.line_num}: {error}") from error
     return tuple(row for row in rows if row and row.strip())
 
 
@@ -106,7 +106,7 @@ def _read_jsonl(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, 
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorpusError(f"{name}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict) or field not in row:
             there = (
@@ -119,7 +119,8 @@ def _read_jsonl(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, 
     return tuple(record for record in records if record.strip())
 
 
-READERS: dict[str, Callable[[IO[str], str, ReadOptions], str | tuple[str, ...]]] = {
+Reader = Callable[[IO[str], str, ReadOptions], str | tuple[str, ...]]
+READERS: dict[str, Reader] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,
@@ -146,19 +147,24 @@ def _decode(data: bytes, name: str, encoding: str) -> str:
         # utf-8-sig drops the byte order mark that spreadsheet programs write
         return data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
     except UnicodeDecodeError as error:
+        offset = error.start + len(data) - len(error.object)  # a byte order mark is cut off before decoding
         raise CorpusError(
-            f"{name}: byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding}; "
+            f"{name}: byte 0x{data[offset]:02x} at offset {offset} is not {encoding}; "
             "name the file's encoding with --encoding, for instance latin-1 or utf-16"
         ) from error
     except LookupError as error:
         raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error
 
 
+def _name(source: str) -> str:
+    return "standard input" if source == STDIN else source
+
+
 def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
-    name = "standard input" if source == STDIN else source
+    name = _name(source)
     text = _decode(_bytes_of(source), name, options.encoding)
     if source == STDIN and options.field:
-        reader = _read_jsonl
+        reader: Reader = _read_jsonl
     elif source == STDIN and options.column:
         reader = _read_csv
     else:
@@ -171,7 +177,7 @@ def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[str | tu
     for source in sources:
         content = _read_one(source, options)
         if not content or (isinstance(content, str) and not content.strip()):
-            raise CorpusError(f"{source}: holds no text")
+            raise CorpusError(f"{_name(source)}: holds no text")
         yield content
 
 

@@ -71,8 +71,11 @@ def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig
             unknown=config.unknown or "error",
             lowercase=bool(config.lowercase),
         )
+    text = train if isinstance(train, str) else "\n".join(train)
+    if not any(character.isalnum() or (config.punctuation and not character.isspace()) for character in text):
+        raise CorpusError(f"{corpus.name}: too little text for the train part (no word); add text or change the split")
     return WordTokenizer.fit(
-        train if isinstance(train, str) else "\n".join(train),
+        text,
         specials=specials,
         unknown=config.unknown or "replace",
         lowercase=config.lowercase is not False,

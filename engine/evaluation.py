@@ -58,5 +58,5 @@ def evaluate(
         if state is None or not batch.carry:
             state = zero_state(config, batch.inputs.shape[1], dtype)
         result, state = evaluator(batch, state)
-        loss, correct, count = loss + result.loss, correct + result.correct, count + result.count
+        loss, correct, count = loss + result.loss, correct + result.correct, count + result.tokens
     return Metrics(loss / count, correct / count, count)

@@ -16,7 +16,7 @@ class LossResult(NamedTuple):
 
     loss: float  # Σ -ln p(target), nats
     correct: int  # positions whose most probable token is the target
-    count: int  # positions counted
+    tokens: int  # positions counted
 
 
 def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
@@ -72,7 +72,7 @@ def softmax_cross_entropy(
     result = LossResult(
         loss=float(losses[mask].sum(dtype=np.float64)),
         correct=int((logits.argmax(axis=-1) == targets)[mask].sum()),
-        count=count,
+        tokens=count,
     )
     if not gradient:
         return result, None

@@ -27,14 +27,21 @@ class LayerParams(NamedTuple):
     b_hh: NDArray  # (G·H,)
 
 
-def layer_names(layer: int) -> LayerParams:
-    """Names of the parameters of one layer, in LayerParams' order."""
-    names = [f"rnn.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    return LayerParams(*names)  # type: ignore[arg-type]
+class LayerNames(NamedTuple):
+    """Their names, in the same order."""
+
+    w_ih: str
+    w_hh: str
+    b_ih: str
+    b_hh: str
+
+
+def layer_names(layer: int) -> LayerNames:
+    return LayerNames(*(f"rnn.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
 def layer_params(params: Mapping[str, NDArray], layer: int) -> LayerParams:
-    return LayerParams(*(params[str(name)] for name in layer_names(layer)))
+    return LayerParams(*(params[name] for name in layer_names(layer)))
 
 
 def output_weight_name(config: ModelConfig) -> str:
@@ -49,7 +56,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, E)}
     for layer in range(config.num_layers):
         widths = ((rows, config.layer_input_size(layer)), (rows, H), (rows,), (rows,))
-        shapes.update(zip(map(str, layer_names(layer)), widths, strict=True))
+        shapes.update(zip(layer_names(layer), widths, strict=True))
     if not config.tie_weights:
         shapes["output.weight"] = (V, H)
     shapes["output.bias"] = (V,)

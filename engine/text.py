@@ -121,6 +121,11 @@ class _Vocabulary:
         )
 
 
+def _lower(text: str) -> str:
+    """Lower case that does not depend on the neighbours: str.lower writes Σ as ς at the end of a word."""
+    return text.replace("Σ", "σ").lower()
+
+
 class CharTokenizer(_Vocabulary):
     """One token per Unicode code point, case kept.
 
@@ -152,7 +157,7 @@ class CharTokenizer(_Vocabulary):
         """Every code point of ``text``, in code-point order, behind the special tokens."""
         characters: set[str] = set()
         for piece in split_pieces(text):
-            characters.update(piece.lower() if lowercase else piece)
+            characters.update(_lower(piece) if lowercase else piece)
         wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
         return cls([*wanted, *sorted(characters)], unknown, lowercase)
 
@@ -163,7 +168,7 @@ class CharTokenizer(_Vocabulary):
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         for piece in split_pieces(text):
-            piece = piece.lower() if self.lowercase else piece
+            piece = _lower(piece) if self.lowercase else piece
             # A lone surrogate is a code point too, though no valid UTF-32.
             points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
             ids = self._table[np.minimum(points, len(self._table) - 1)]
@@ -258,6 +263,7 @@ class WordTokenizer(_Vocabulary):
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         missing = len(self.vocabulary)
+        done = 0
         for words in self._word_pieces(text):
             found = map(self._ids.get, words, repeat(missing))
             ids = np.fromiter(found, np.min_scalar_type(missing), len(words))
@@ -269,7 +275,8 @@ class WordTokenizer(_Vocabulary):
                     ids = np.where(unknown, np.asarray(self.unk_id, ids.dtype), ids)
                 else:
                     first = int(unknown.argmax())
-                    raise self._unknown_error("word", words[first], f"word {first + 1} of the text")
+                    raise self._unknown_error("word", words[first], f"word {done + first + 1} of the text")
+            done += len(words)
             yield ids.astype(dtype, copy=False)
 
     def encode(self, text: str) -> NDArray[np.int64]:
@@ -304,6 +311,11 @@ def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
     """
     try:
         settings = dict(values)
+        if not isinstance(settings.get("vocabulary"), list | tuple):
+            raise TypeError("vocabulary is no list")
+        for flag in ("lowercase", "punctuation"):
+            if not isinstance(settings.get(flag, False), bool):
+                raise TypeError(f"{flag} is neither true nor false")
         return LEVELS[settings.pop("level")](**settings)
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"tokenizer: not a valid description ({type(error).__name__}: {error})") from error

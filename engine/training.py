@@ -193,8 +193,8 @@ class _Loop:
             self.busy += self.clock() - started
             seconds = self.clock() - begin
             done = config.done(step, self.data.batches_per_epoch, seconds)
-            loss = outcome.loss.loss / outcome.loss.count
-            self._record(step, seconds, min(done, 1.0), loss, outcome.grad_norm, rate, outcome.loss.count)
+            loss = outcome.loss.loss / outcome.loss.tokens
+            self._record(step, seconds, min(done, 1.0), loss, outcome.grad_norm, rate, outcome.loss.tokens)
             if self.validation is not None and (step % self.validate_every == 0 or done >= 1):
                 self._validate(step, self.clock() - begin)
                 done = max(done, config.done(step, self.data.batches_per_epoch, self.clock() - begin))

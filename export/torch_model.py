@@ -178,7 +178,7 @@ def run_masked_layers(
     for layer in range(config.num_layers):
         if layer > 0:
             x = x * masks[layer - 1]
-        weights = [getattr(model.rnn, str(name).removeprefix("rnn.")) for name in layer_names(layer)]
+        weights = [getattr(model.rnn, name.removeprefix("rnn.")) for name in layer_names(layer)]
         initial = tuple(state[:, layer : layer + 1]) if config.spec.states > 1 else state[0, layer : layer + 1]
         x, *final = run(x, initial, weights, True, 1, 0.0, False, False, False)
         finals.append(torch.cat(final))  # (S, B, H)

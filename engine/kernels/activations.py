@@ -18,12 +18,14 @@ from unrolled.engine.kernels.kernel import compiled
 
 
 @intrinsic
-def _float32_from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
+def _bits_intrinsic(typing_context, bits):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.int32), codegen
 
+
+_float32_from_bits: Any = _bits_intrinsic
 
 # e^r ≈ 1 + r + r²·P(r) on |r| ≤ ln 2 / 2. Source of the coefficients: S. L. Moshier, Cephes library, expf.
 _LOG2E = np.float32(1.44269504088896341)

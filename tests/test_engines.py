@@ -1,0 +1,205 @@
+"""Numba against the NumPy reference, array by array, and the invariants that every engine keeps."""
+
+from __future__ import annotations
+
+import models
+import numpy as np
+import pytest
+from tolerances import assert_close
+
+from unrolled.engine.backends import get_backend
+from unrolled.engine.cells import CELLS
+from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.layers import softmax_cross_entropy
+from unrolled.engine.model import LanguageModel
+from unrolled.runtime import ENGINES
+from unrolled.runtime.adapters import make_model
+
+DTYPES = [np.float64, np.float32]
+# rows and widths around the tiles of 8, 4, 2, 1 rows and the panels of 32 and 16 columns, and a depth over one block
+SIZES = [(3, 1, 5), (4, 7, 33), (3, 17, 64), (2, 5, 300)]
+
+
+def open_engine(engine: str, cell: str, layers: int = 2) -> StepModel:
+    if engine in ("torch", "torchscript"):
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    return make_model(models.checkpoint(cell, layers), engine)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_kernels_equal_the_reference_array_by_array(cell: str, size: tuple[int, int, int], dtype: type) -> None:
+    T, B, H = size
+    spec = CELLS[cell]
+    rng = np.random.default_rng(T * B * H)
+    xg = rng.standard_normal((T, B, spec.gates * H)).astype(dtype)
+    s0 = rng.standard_normal((spec.states, B, H)).astype(dtype)
+    w_hh = (rng.standard_normal((spec.gates * H, H)) / np.sqrt(H)).astype(dtype)
+    b_hh = rng.standard_normal(spec.gates * H).astype(dtype)
+    dh, ds_T = rng.standard_normal((T, B, H)).astype(dtype), rng.standard_normal(s0.shape).astype(dtype)
+    kernel = get_backend("numba").cells[cell]
+    states, gates = spec.forward(xg, s0, w_hh, b_hh)
+    got_states, got_gates = kernel.forward(xg, s0, w_hh, b_hh)
+    assert_close(got_states, states, "engine", dtype, "states")
+    assert_close(got_gates, gates, "engine", dtype, "gates")
+    expected = spec.backward(dh, ds_T, states, gates, w_hh, b_hh)
+    got = kernel.backward(dh, ds_T, states, gates, w_hh, b_hh)
+    for name, one, other in zip(("dxg", "dhg", "ds0"), got, expected, strict=True):
+        # sums over H terms of size 1: the error grows with the largest entry, not with each
+        scale = max(float(np.abs(other).max()), 1.0)
+        assert_close(one / scale, other / scale, "engine", dtype, name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [2, 31, 100, 1000])
+def test_cross_entropy_equals_the_reference(V: int, dtype: type) -> None:
+    rng = np.random.default_rng(V)
+    logits = (rng.standard_normal((4, 3, V)) * 5).astype(dtype)
+    logits[0, 0] = 0  # a tie: the first of the largest counts
+    targets, mask = rng.integers(0, V, (4, 3)), rng.random((4, 3)) > 0.3
+    expected, dexpected = softmax_cross_entropy(logits, targets, mask, True)
+    got, dgot = get_backend("numba").layers.softmax_cross_entropy(logits, targets, mask, True)
+    assert (got.correct, got.tokens) == (expected.correct, expected.tokens)
+    assert_close(np.array(got.loss, dtype), np.array(expected.loss, dtype), "engine", dtype, "loss")
+    assert dgot is not None
+    assert dexpected is not None
+    assert_close(dgot, dexpected, "engine", dtype, "gradient")
+
+
+def test_cross_entropy_of_known_probabilities() -> None:
+    p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
+    for layers in (get_backend("numpy").layers, get_backend("numba").layers):
+        loss, gradient = layers.softmax_cross_entropy(np.log(p), np.array([[1, 2]]), np.array([[True, True]]), True)
+        assert loss.loss == pytest.approx(np.log(4) - np.log(0.7), rel=1e-12)
+        assert (loss.correct, loss.tokens) == (1, 2)
+        np.testing.assert_allclose(gradient, [[[0.25, -0.375, 0.125], [0.05, 0.1, -0.15]]], rtol=1e-12, atol=1e-15)
+
+
+def test_cross_entropy_survives_huge_logits() -> None:
+    logits = np.array([[[1e4, 0.0, -1e4]]])
+    for layers in (get_backend("numpy").layers, get_backend("numba").layers):
+        loss, gradient = layers.softmax_cross_entropy(logits, np.array([[1]]), np.array([[True]]), True)
+        assert loss.loss == pytest.approx(1e4)
+        np.testing.assert_allclose(gradient, [[[1.0, -1.0, 0.0]]], atol=1e-12)
+
+
+ULP_POINTS = np.concatenate(
+    [
+        np.linspace(-100, 100, 200_001),
+        np.geomspace(1e-38, 100, 100_000),
+        -np.geomspace(1e-38, 100, 100_000),
+        [0.0, -0.0, np.inf, -np.inf],
+    ]
+).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_activations_are_within_a_few_ulp_of_float64(name: str) -> None:
+    from unrolled.engine.kernels import activations
+    from unrolled.engine.kernels.kernel import compiled
+
+    function = getattr(activations, name)
+
+    @compiled
+    def apply(x: np.ndarray) -> np.ndarray:
+        out = np.empty_like(x)
+        for i in range(len(x)):
+            out[i] = function(x[i])
+        return out
+
+    x = ULP_POINTS.astype(np.float64)
+    exact = np.tanh(x) if name == "tanh" else np.where(x >= 0, 1.0, np.exp(np.minimum(x, 0))) / (1 + np.exp(-np.abs(x)))
+    got = apply(ULP_POINTS)
+    # e^x below float32's normal range is allowed to stay at the range's end
+    ulp = np.maximum(np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64), np.finfo(np.float32).tiny)
+    assert (np.abs(got - exact) / ulp).max() <= 5.0
+    assert np.isnan(apply(np.array([np.nan], np.float32))[0])
+
+
+ENGINE_NAMES = list(ENGINES)
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_a_sequence_equals_its_chunks(engine: str, cell: str) -> None:
+    model = open_engine(engine, cell)
+    tokens = models.batch(model.config, steps=9).inputs
+    state = models.state(model.config, dtype=np.float32)
+    whole, end = model.step(tokens, state)
+    parts, moved = [], state
+    for first, last in ((0, 1), (1, 5), (5, 9)):
+        logits, moved = model.step(np.ascontiguousarray(tokens[first:last]), moved)
+        parts.append(logits)
+    assert_close(np.concatenate(parts), whole, "invariant", what="logits")
+    assert_close(moved, end, "invariant", what="state")
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_a_batch_equals_its_rows(engine: str, cell: str) -> None:
+    model = open_engine(engine, cell)
+    tokens = models.batch(model.config, steps=4, rows=11).inputs
+    state = models.state(model.config, rows=11, dtype=np.float32)
+    whole, end = model.step(tokens, state)
+    for b in range(11):
+        row = slice(b, b + 1)
+        logits, moved = model.step(np.ascontiguousarray(tokens[:, row]), np.ascontiguousarray(state[:, :, row]))
+        assert_close(logits, whole[:, row], "invariant", what=f"logits of row {b}")
+        assert_close(moved, end[:, :, row], "invariant", what=f"state of row {b}")
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_a_row_of_the_numba_engine_is_bitwise_the_same_in_any_batch(cell: str) -> None:
+    config = models.config(cell, hidden_size=37, embedding_size=19)
+    model = LanguageModel(config, models.params(config, np.float32), "numba")
+    tokens = models.batch(config, steps=4, rows=13).inputs
+    state = models.state(config, rows=13, dtype=np.float32)
+    whole, end = model.step(tokens, state)
+    for rows in (slice(0, 1), slice(3, 8), slice(12, 13)):
+        logits, moved = model.step(np.ascontiguousarray(tokens[:, rows]), np.ascontiguousarray(state[:, :, rows]))
+        np.testing.assert_array_equal(logits, whole[:, rows])
+        np.testing.assert_array_equal(moved, end[:, :, rows])
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_every_engine_gives_the_logits_of_numpy(engine: str, cell: str) -> None:
+    model, reference = open_engine(engine, cell), open_engine("numpy", cell)
+    tokens = models.batch(model.config, steps=7, rows=5).inputs
+    state = models.state(model.config, rows=5, dtype=np.float32)
+    expected, expected_state = reference.step(tokens, state)
+    logits, moved = model.step(tokens, state)
+    assert_close(logits, expected, "export", what="logits")
+    assert_close(moved, expected_state, "export", what="state")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_a_padded_record_equals_the_record_alone(cell: str, backend: str) -> None:
+    config = models.config(cell)
+    model = LanguageModel(config, models.params(config), backend)
+    batch = models.batch(config, steps=6, rows=4)
+    assert len(set(batch.lengths.tolist())) > 1
+    together = model.gradients(batch, zero_state(config, 4, np.float64))
+    loss, sums = 0.0, {name: np.zeros_like(value) for name, value in model.params.items()}
+    for b, n in enumerate(batch.lengths):
+        part = slice(0, n), slice(b, b + 1)
+        alone = batch._replace(inputs=batch.inputs[part], targets=batch.targets[part], mask=batch.mask[part])
+        got = model.gradients(alone, zero_state(config, 1, np.float64))
+        loss += got.loss.loss
+        for name, value in got.params.items():
+            sums[name] += value * n / batch.tokens
+    assert_close(np.array(together.loss.loss), np.array(loss), "invariant", what="loss")
+    for name, value in sums.items():
+        assert_close(together.params[name], value, "invariant", what=name)
+
+
+def test_alarm_a_state_that_is_dropped_is_noticed() -> None:
+    model = open_engine("numpy", "lstm")
+    tokens = models.batch(model.config, steps=6).inputs
+    state = models.state(model.config, dtype=np.float32)
+    whole, _ = model.step(tokens, state)
+    second, _ = model.step(np.ascontiguousarray(tokens[3:]), np.zeros_like(state))
+    with pytest.raises(AssertionError):
+        assert_close(second, whole[3:], "invariant")

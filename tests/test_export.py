@@ -1,0 +1,308 @@
+"""Exported files against the NumPy engine, and what verify says of damaged ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tolerances import assert_close
+
+from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
+from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.export.formats import FORMATS, export_model
+from unrolled.export.metadata import KEYS, PREFIX, golden_cases, greedy_tokens, parse_metadata
+from unrolled.export.onnx_graph import reorder_gates
+from unrolled.export.verify import verify
+from unrolled.runtime import generate, load
+from unrolled.runtime.adapters import make_model
+
+SUFFIXES = {name: kind.suffix for name, kind in FORMATS.items()}
+PROMPTS = ["a", "bcd", "fghijk", "ka"]
+
+
+def exported(checkpoint: Checkpoint, folder: Path, name: str = "onnx") -> Path:
+    if name == "torchscript":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    return export_model(checkpoint, folder / f"model{SUFFIXES[name]}", name)
+
+
+@pytest.mark.parametrize("variant", [(1, {}), (3, {}), (2, {"tie_weights": True}), (2, {"dropout": 0.5})])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_logits_and_states_at_sizes_never_traced(tmp_path: Path, name: str, cell: str, variant: tuple) -> None:
+    checkpoint = models.checkpoint(cell, variant[0], **variant[1])
+    model, reference = load(exported(checkpoint, tmp_path, name)), make_model(checkpoint, "numpy")
+    assert (model.config, model.tokenizer) == (checkpoint.config, checkpoint.tokenizer)
+    for T, B in ((1, 1), (1, 4), (6, 1), (17, 5)):
+        tokens = models.batch(model.config, T, B).inputs
+        state = models.state(model.config, B, np.float32)
+        logits, moved = model.step(tokens, state)
+        expected, expected_state = reference.step(tokens, state)
+        assert_close(logits, expected, "export", what=f"logits at {T}, {B}")
+        assert_close(moved, expected_state, "export", what=f"state at {T}, {B}")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+@pytest.mark.parametrize("runner", [*FORMATS, "numba", "torch"])
+def test_500_tokens_are_those_of_numpy(tmp_path: Path, runner: str, cell: str, layers: int) -> None:
+    checkpoint = models.checkpoint(cell, layers, hidden_size=24)
+    if runner == "torch":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    model = load(exported(checkpoint, tmp_path, runner)) if runner in FORMATS else make_model(checkpoint, runner)
+    reference = make_model(checkpoint, "numpy")
+    for settings in ({"do_sample": False}, {"seed": 5}, {"seed": 6, "temperature": 0.8, "top_k": 6, "top_p": 0.9}):
+        got = generate(model, PROMPTS, max_new_tokens=500, **settings)
+        expected = generate(reference, PROMPTS, max_new_tokens=500, **settings)
+        assert [row.tokens for row in got] == [row.tokens for row in expected]
+        assert all(len(row.tokens) == 500 for row in got)
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_torchscript_generates_by_itself(tmp_path: Path, cell: str) -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    from unrolled.export.torchscript import read_torchscript
+    from unrolled.runtime.philox import uniforms
+
+    checkpoint = models.checkpoint(cell)
+    path = exported(checkpoint, tmp_path, "torchscript")
+    module, _ = read_torchscript(path)
+    encoded = [checkpoint.tokenizer.encode(prompt) for prompt in PROMPTS]
+    lengths = torch.tensor([len(ids) for ids in encoded])
+    prompt = torch.zeros((int(lengths.max()), len(encoded)), dtype=torch.int64)
+    for b, ids in enumerate(encoded):
+        prompt[: len(ids), b] = torch.from_numpy(ids)
+    state = torch.from_numpy(zero_state(checkpoint.config, len(encoded)))
+    u = torch.from_numpy(np.stack([uniforms(7, np.arange(len(encoded)), step) for step in range(40)]))
+    for arguments, settings in (
+        ((0.9, 5, 0.8), {"temperature": 0.9, "top_k": 5, "top_p": 0.8}),
+        ((1.0, 0, 1.0), {}),
+        ((1.0, 1, 1.0), {"do_sample": False}),
+    ):
+        tokens, _ = module.generate(prompt, lengths, state, u, *arguments)
+        expected = generate(make_model(checkpoint, "numpy"), PROMPTS, max_new_tokens=40, seed=7, **settings)
+        assert tokens.T.tolist() == [list(row.tokens) for row in expected]
+    ended, _ = module.generate(prompt[:1], torch.ones_like(lengths), state, u, 1.0, 1, 1.0, int(tokens[0, 0]))
+    assert len(ended) <= 40
+
+
+def test_onnx_is_written_and_run_without_torch_or_numba(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", models.checkpoint())
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "sys.modules['numba'] = None\n"
+        "from pathlib import Path\n"
+        "from unrolled.engine.checkpoint import load_checkpoint\n"
+        "from unrolled.export.formats import export_model\n"
+        "from unrolled.runtime import generate, load\n"
+        "folder = Path(sys.argv[1])\n"
+        "path = export_model(load_checkpoint(folder), folder / 'model.onnx', 'onnx')\n"
+        "print(len(generate(load(path), ['abc'], max_new_tokens=7)[0].tokens))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "7"), done.stderr
+
+
+def test_graph_uses_standard_operators_and_stores_weights_once(tmp_path: Path) -> None:
+    checkpoint = models.checkpoint("lstm", 2, tie_weights=True)
+    model = onnx.load(exported(checkpoint, tmp_path))
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    assert model.ir_version == 8
+    stored = sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+    assert stored == sum(value.size for value in checkpoint.params.values())
+
+
+def test_metadata_describes_the_model(tmp_path: Path) -> None:
+    checkpoint = models.checkpoint("gru")
+    values = {p.key: p.value for p in onnx.load(exported(checkpoint, tmp_path)).metadata_props}
+    assert set(values) == {PREFIX + key for key in KEYS}
+    assert json.loads(values["unrolled.config"]) == checkpoint.config.to_dict()
+    assert json.loads(values["unrolled.tokenizer"]) == checkpoint.tokenizer.to_dict()
+    assert json.loads(values["unrolled.state"])["shape"] == [1, 2, None, models.H]
+    assert parse_metadata(values, "file").golden == golden_cases(checkpoint)
+
+
+def test_gate_orders() -> None:
+    rows = np.arange(8).reshape(8, 1)
+    np.testing.assert_array_equal(reorder_gates(rows, (0, 3, 1, 2))[:, 0], [0, 1, 6, 7, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_wrong_ending_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="needs the ending"):
+        export_model(models.checkpoint(), tmp_path / "model.bin", name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_verify_passes_what_we_export(tmp_path: Path, name: str, cell: str, beside: bool) -> None:
+    checkpoint = models.checkpoint(cell)
+    path = exported(checkpoint, tmp_path, name)
+    if beside:
+        save_checkpoint(tmp_path / "best.safetensors", checkpoint)
+    checks = list(verify(path, load))
+    assert [check.detail for check in checks if not check.ok] == []
+    names = [check.name for check in checks]
+    assert {"names", "shapes", "chunks", "values", "tokens"} <= set(names)
+    assert ("values (best.safetensors)" in names) is beside
+
+
+def test_verify_does_not_take_another_model_beside_for_its_own(tmp_path: Path) -> None:
+    path = exported(models.checkpoint("gru"), tmp_path)
+    save_checkpoint(tmp_path / "best.safetensors", models.checkpoint("lstm"))
+    assert all(check.ok for check in verify(path, load))
+    failed = [check for check in verify(path, load, models.checkpoint("lstm")) if not check.ok]
+    assert failed
+
+
+def _initializer(model: onnx.ModelProto, name: str, value: np.ndarray) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+
+
+def _array(model: onnx.ModelProto, name: str) -> np.ndarray:
+    return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name)).copy()
+
+
+def _swap_gates(model: onnx.ModelProto) -> None:
+    value = _array(model, "rnn.weight_hh_l0")[0]
+    _initializer(model, "rnn.weight_hh_l0", reorder_gates(value, (1, 0, 2))[None])
+
+
+def _scale_row(model: onnx.ModelProto) -> None:
+    value = _array(model, "output.weight")
+    value[4] *= 1.05
+    _initializer(model, "output.weight", value)
+
+
+def _flip_reset(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "linear_before_reset":
+                attribute.i = 0
+
+
+def _freeze_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+
+
+def _drop_state(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type == "GRU":
+            node.input[5] = ""
+
+
+def _rename_output(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+    model.graph.output[0].name = "scores"
+
+
+MUTATIONS = {
+    "gates exchanged": (_swap_gates, "values"),
+    "a row scaled": (_scale_row, "values"),
+    "reset before the product": (_flip_reset, "values"),
+    "batch frozen": (_freeze_batch, "axes"),
+    "state dropped": (_drop_state, "chunks"),
+    "output renamed": (_rename_output, "names"),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_alarm_verify_catches_a_changed_graph(tmp_path: Path, mutation: str) -> None:
+    path = exported(models.checkpoint("gru"), tmp_path)
+    model = onnx.load(path)
+    change, expected = MUTATIONS[mutation]
+    change(model)
+    onnx.save(model, path)
+    checks = list(verify(path, load))
+    assert not checks[-1].ok
+    assert checks[-1].name == expected
+    assert all(check.ok for check in checks[:-1])
+
+
+def test_alarm_verify_catches_a_truncated_vocabulary(tmp_path: Path) -> None:
+    path = exported(models.checkpoint("gru"), tmp_path)
+    model = onnx.load(path)
+    for prop in model.metadata_props:
+        if prop.key == "unrolled.tokenizer":
+            values = json.loads(prop.value)
+            prop.value = json.dumps({**values, "vocabulary": values["vocabulary"][:-1]})
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="tokeniser has 10 tokens, the model 11"):
+        list(verify(path, load))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_truncation_is_a_named_error(tmp_path: Path, name: str) -> None:
+    path = exported(models.checkpoint(), tmp_path, name)
+    data = path.read_bytes()
+    for percent in range(0, 100, 3):
+        path.write_bytes(data[: len(data) * percent // 100])
+        with pytest.raises(ModelFileError):
+            load(path)
+
+
+def test_foreign_and_mislabelled_files_are_named_errors(tmp_path: Path) -> None:
+    import pickle
+
+    identity = onnx.helper.make_node("Identity", ["x"], ["y"])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([identity], "foreign", values[:1], values[1:])
+    foreign = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(ModelFileError, match="not one of unrolled's exported files"):
+        load(tmp_path / "foreign.onnx")
+    with pytest.raises(ModelFileError, match="not one of unrolled's exported files"):
+        list(verify(tmp_path / "foreign.onnx", load))
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ModelFileError, match="not a TorchScript file"):
+        load(tmp_path / "pickle.pt")
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(ModelFileError, match=r"ending '\.bin' is of no model file"):
+        load(tmp_path / "model.bin")
+
+
+def test_an_engine_goes_with_a_checkpoint_only(tmp_path: Path) -> None:
+    path = exported(models.checkpoint(), tmp_path)
+    with pytest.raises(ConfigError, match="runs on onnxruntime"):
+        load(path, "numpy")
+    save_checkpoint(tmp_path / "best.safetensors", models.checkpoint())
+    with pytest.raises(ConfigError, match="engine: got 'jax', choose one of numpy, numba"):
+        load(tmp_path, "jax")
+
+
+class _Twisted:
+    """A model whose second row reads the first row's state."""
+
+    def __init__(self, model: StepModel) -> None:
+        self.model, self.config, self.tokenizer, self.engine = model, model.config, model.tokenizer, model.engine
+
+    def step(self, tokens: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.model.step(tokens, np.ascontiguousarray(np.roll(state, 1, axis=2)))
+
+
+def test_alarm_verify_catches_states_that_wander_between_rows(tmp_path: Path) -> None:
+    path = exported(models.checkpoint(), tmp_path)
+    checks = list(verify(path, lambda file: _Twisted(load(file))))
+    assert (checks[-1].name, checks[-1].ok) == ("chunks", False)
+
+
+def test_golden_tokens_are_the_references_own() -> None:
+    checkpoint = models.checkpoint("gru")
+    model = make_model(checkpoint, "numpy")
+    for case in golden_cases(checkpoint):
+        assert greedy_tokens(model, case["prompt"], len(case["greedy"])) == case["greedy"]
+        assert len(case["greedy"]) > 0

@@ -1,0 +1,155 @@
+"""Gradients by hand against two oracles: central differences in float64, then torch autograd."""
+
+from __future__ import annotations
+
+import models
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tolerances import assert_close
+
+from unrolled.engine.backends import get_backend
+from unrolled.engine.batches import Batch
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.model import LanguageModel, dropout_masks, layers_backward, layers_forward
+from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.params import Params, zeros_like
+
+STEP = 1e-6
+
+VARIANTS = {
+    "one layer": (1, {}),
+    "two layers": (2, {}),
+    "dropout": (2, {"dropout": 0.4}),
+    "tied": (2, {"tie_weights": True}),
+    "tied, dropout": (2, {"tie_weights": True, "dropout": 0.4}),
+}
+
+
+def masks_for(config: ModelConfig, dtype: type = np.float64) -> list[NDArray] | None:
+    return dropout_masks(config, models.T, models.B, np.random.default_rng(5), dtype)
+
+
+def mean_loss(model: LanguageModel, batch: Batch, state: NDArray, masks: list[NDArray] | None) -> float:
+    result = model.gradients(batch, state, masks).loss
+    return result.loss / result.tokens
+
+
+def differences(function, array: NDArray) -> NDArray:  # type: ignore[no-untyped-def]
+    """Central differences of a scalar function of nothing in every entry of ``array``, which it reads."""
+    gradient = np.empty_like(array)
+    for index in np.ndindex(array.shape):
+        kept = array[index]
+        array[index] = kept + STEP
+        above = function()
+        array[index] = kept - STEP
+        below = function()
+        array[index] = kept
+        gradient[index] = (above - below) / (2 * STEP)
+    return gradient
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_every_parameter_and_the_state_match_differences(cell: str, variant: str) -> None:
+    layers, settings = VARIANTS[variant]
+    config = models.config(cell, layers, **settings)
+    model = LanguageModel(config, models.params(config))
+    batch, state, masks = models.batch(config), models.state(config), masks_for(config)
+    got = model.gradients(batch, state, masks)
+
+    def loss() -> float:
+        return mean_loss(model, batch, state, masks)
+
+    for name, value in model.params.items():
+        assert_close(got.params[name], differences(loss, value), "difference", what=name)
+    assert_close(got.dstate, differences(loss, state), "difference", what="initial state")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: str, layers: int) -> None:
+    config = models.config(cell, layers)
+    backend, params = get_backend("numpy"), models.params(config)
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((models.T, models.B, models.E))
+    state = models.state(config)
+    dh, dstate = rng.standard_normal((models.T, models.B, models.H)), rng.standard_normal(state.shape)
+
+    def projected() -> float:
+        h, final, _ = layers_forward(backend, config, params, x, state)
+        return float((h * dh).sum() + (final * dstate).sum())
+
+    _, _, tapes = layers_forward(backend, config, params, x, state)
+    grads = zeros_like(params)
+    dx, dstate_0 = layers_backward(backend, config, params, dh, dstate, tapes, grads)
+    assert_close(dx, differences(projected, x), "difference", what="input")
+    assert_close(dstate_0, differences(projected, state), "difference", what="initial state")
+    for name in params:
+        if name.startswith("rnn."):
+            assert_close(grads[name], differences(projected, params[name]), "difference", what=name)
+
+
+def torch_gradients(config: ModelConfig, params: Params, batch: Batch, state: NDArray) -> Params:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from unrolled.export.torch_model import TorchTrainable
+
+    trainable = TorchTrainable(config, params, OptimizerConfig())
+    return trainable.gradients(batch, state, masks_for(config, state.dtype.type))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_every_parameter_matches_autograd_by_name(cell: str, variant: str, backend: str, dtype: type) -> None:
+    layers, settings = VARIANTS[variant]
+    config = models.config(cell, layers, **settings)
+    params, batch, state = models.params(config, dtype), models.batch(config), models.state(config, dtype=dtype)
+    expected = torch_gradients(config, params, batch, state)
+    got = LanguageModel(config, params, backend).gradients(batch, state, masks_for(config, dtype)).params
+    assert set(got) == set(expected)
+    for name in expected:
+        assert_close(got[name], expected[name], "autograd", dtype, name)
+
+
+def _swapped(array: NDArray, first: int, second: int, gates: int) -> NDArray:
+    blocks = np.split(array, gates)
+    blocks[first], blocks[second] = blocks[second], blocks[first]
+    return np.concatenate(blocks)
+
+
+def test_alarm_two_gates_exchanged_are_noticed() -> None:
+    config = models.config("lstm", 1)
+    params, batch, state = models.params(config), models.batch(config), models.state(config)
+    expected = torch_gradients(config, params, batch, state)
+    wrong = {**params, "rnn.weight_hh_l0": _swapped(params["rnn.weight_hh_l0"], 0, 1, 4)}
+    got = LanguageModel(config, wrong).gradients(batch, state).params
+    with pytest.raises(AssertionError, match=r"rnn\.weight_ih_l0"):
+        assert_close(got["rnn.weight_ih_l0"], expected["rnn.weight_ih_l0"], "autograd", what="rnn.weight_ih_l0")
+
+
+@pytest.mark.parametrize("damage", ["zero", "nan", "scale", "shape"])
+def test_alarm_the_comparator_fails(damage: str) -> None:
+    expected = np.random.default_rng(0).standard_normal((4, 3))
+    got = expected.copy()
+    if damage == "zero":
+        got[:] = 0
+    elif damage == "nan":
+        got[1, 1] = np.nan
+    elif damage == "scale":
+        got[2, 0] *= 1 + 1e-3
+    else:
+        got = got.T
+    for kind in ("engine", "autograd", "difference", "invariant", "curve"):
+        with pytest.raises(AssertionError):
+            assert_close(got, expected, kind, np.float64)
+
+
+def test_gradient_of_a_batch_without_counted_positions_is_zero() -> None:
+    config = models.config("gru", 1)
+    batch = models.batch(config)._replace(mask=np.zeros((models.T, models.B), bool))
+    for backend in ("numpy", "numba"):
+        got = LanguageModel(config, models.params(config), backend).gradients(batch, models.state(config))
+        assert got.loss == (0.0, 0, 0)
+        assert all(not value.any() for value in got.params.values())

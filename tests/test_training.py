@@ -1,0 +1,308 @@
+"""The one training loop, its optimisers and schedules, on every engine."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from tolerances import assert_close
+
+from unrolled.engine.batches import Batch, StreamBatches
+from unrolled.engine.checkpoint import load_checkpoint
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.dataset import DataConfig
+from unrolled.engine.errors import ConfigError, DivergedError
+from unrolled.engine.evaluation import evaluate, step_evaluator
+from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
+from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, Optimizer, OptimizerConfig, clip_by_norm
+from unrolled.engine.run_folder import RunFolder, read_metrics
+from unrolled.engine.text import CharTokenizer
+from unrolled.engine.trainable import EngineTrainable, Trainable
+from unrolled.engine.training import Observer, StepEvent, TrainingConfig, TrainingResult, ValidationEvent, train
+from unrolled.export.trainables import TRAINABLES, make_trainable
+
+TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40
+
+
+def stream(config: ModelConfig, tokens: int = 600) -> StreamBatches:
+    """Text with a pattern to learn: each id follows from the one before, with some noise."""
+    rng = np.random.default_rng(0)
+    ids = (np.arange(tokens) * 3 + rng.integers(0, 2, tokens)) % config.vocab_size
+    return StreamBatches(ids.astype(np.uint8), batch_size=4, length=7)
+
+
+def engine(
+    name: str, config: ModelConfig, optimizer: OptimizerConfig | None = None, dtype: type = np.float64
+) -> Trainable:
+    if name == "torch":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    optimizer = optimizer or OptimizerConfig(learning_rate=0.01)
+    return make_trainable(name, config, models.params(config, dtype), optimizer, 1.0)
+
+
+CURVES = {
+    "sgd": OptimizerConfig("sgd", 0.5, momentum=0.9, weight_decay=1e-3),
+    "rmsprop": OptimizerConfig("rmsprop", 0.01, weight_decay=1e-3),
+    "adam": OptimizerConfig("adam", 0.01, weight_decay=1e-3),
+    "adamw": OptimizerConfig("adamw", 0.01),
+}
+
+
+@pytest.mark.parametrize("optimizer", CURVES)
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_twenty_steps_of_all_engines_have_one_loss_curve(cell: str, optimizer: str) -> None:
+    config = models.config(cell, 2, dropout=0.2)
+    curves = {}
+    for name in TRAINABLES:
+        trainable = engine(name, config, CURVES[optimizer])
+        curves[name] = train(trainable, stream(config), None, TrainingConfig(steps=20, seed=3)).losses
+    assert len(curves["numpy"]) == 20
+    for name, losses in curves.items():
+        assert_close(np.array(losses), np.array(curves["numpy"]), "curve", what=name)
+
+
+@pytest.mark.parametrize("name", TRAINABLES)
+def test_float32_training_stays_on_the_float64_curve(name: str) -> None:
+    config = models.config("lstm", 2)
+    exact = train(engine("numpy", config), stream(config), None, TrainingConfig(steps=20)).losses
+    got = train(engine(name, config, dtype=np.float32), stream(config), None, TrainingConfig(steps=20)).losses
+    assert_close(np.array(got, np.float32), np.array(exact, np.float32), "curve")
+
+
+def test_alarm_another_seed_of_dropout_is_another_curve() -> None:
+    config = models.config("gru", 2, dropout=0.3)
+    curves = [
+        train(engine("numpy", config), stream(config), None, TrainingConfig(steps=5, seed=seed)).losses
+        for seed in (0, 1)
+    ]
+    with pytest.raises(AssertionError):
+        assert_close(np.array(curves[0]), np.array(curves[1]), "curve")
+
+
+@pytest.mark.parametrize("name", TRAINABLES)
+def test_training_learns_and_is_repeatable(name: str) -> None:
+    config = models.config("lstm", 1)
+    runs = [train(engine(name, config), stream(config), None, TrainingConfig(epochs=12)) for _ in range(2)]
+    assert runs[0].losses == runs[1].losses
+    assert np.mean(runs[0].losses[-10:]) < 0.6 * np.mean(runs[0].losses[:10])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizers_equal_torch_over_ten_steps(optimizer: str) -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    from unrolled.export.torch_model import TORCH_OPTIMIZERS
+
+    rng = np.random.default_rng(0)
+    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, momentum=0.8)
+    params = {"a": rng.standard_normal((3, 4)), "b": rng.standard_normal(5)}
+    twins = [torch.nn.Parameter(torch.from_numpy(value.copy())) for value in params.values()]
+    ours, theirs = Optimizer(config, params), TORCH_OPTIMIZERS[optimizer](config, twins)
+    for step in range(10):
+        grads = {name: rng.standard_normal(value.shape) for name, value in params.items()}
+        rate = 0.03 / (1 + step)
+        for twin, grad in zip(twins, grads.values(), strict=True):
+            twin.grad = torch.from_numpy(grad.copy())
+        theirs.param_groups[0]["lr"] = rate
+        theirs.step()
+        ours.update(params, grads, rate)
+    for value, twin in zip(params.values(), twins, strict=True):
+        assert_close(value, twin.detach().numpy(), "engine", what=optimizer)
+
+
+def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:
+    grads = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+    assert clip_by_norm(grads, 10.0) == 5.0
+    np.testing.assert_array_equal(grads["a"], [3.0, 0.0])
+    assert clip_by_norm(grads, 1.0) == 5.0
+    np.testing.assert_allclose(grads["a"], [0.6, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(grads["b"], [[0.8]], rtol=1e-6)
+    assert clip_by_norm(grads, None) == pytest.approx(1.0)
+
+
+def test_schedules_start_at_one_and_fall() -> None:
+    assert {name: schedule(0.0) for name, schedule in SCHEDULES.items()} == {"constant": 1, "cosine": 1, "linear": 1}
+    assert SCHEDULES["cosine"](0.5) == pytest.approx(0.5)
+    assert SCHEDULES["cosine"](1.0) == pytest.approx(0.0)
+    assert SCHEDULES["linear"](0.25) == pytest.approx(0.75)
+
+
+class Log(Observer):
+    def __init__(self) -> None:
+        self.steps: list[StepEvent] = []
+        self.validations: list[ValidationEvent] = []
+        self.ended = 0
+
+    def on_step(self, event: StepEvent) -> None:
+        self.steps.append(event)
+
+    def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
+        self.validations.append(event)
+
+    def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
+        self.ended += 1
+
+
+def test_limits_and_intervals() -> None:
+    config = models.config("rnn", 1)
+    data = stream(config)
+    assert data.batches_per_epoch == 22
+    log = Log()
+    result = train(engine("numpy", config), data, data, TrainingConfig(epochs=2, validate_every=15), [log])
+    assert (result.steps, result.epochs, len(log.steps), log.ended) == (44, 2.0, 44, 1)
+    assert [event.step for event in log.validations] == [15, 30, 44]
+    assert log.steps[-1].done == 1.0
+    assert result.tokens == 2 * data.tokens_per_epoch
+    assert result.best is not None
+    assert result.best.loss == min(event.metrics.loss for event in log.validations)
+    assert log.validations[0].best
+
+
+def test_seconds_end_a_training_by_the_clock_that_is_given() -> None:
+    config = models.config("rnn", 1)
+    ticks = iter(np.arange(0, 1000, 0.5))
+    result = train(
+        engine("numpy", config), stream(config), None, TrainingConfig(seconds=20), clock=lambda: float(next(ticks))
+    )
+    assert 20 <= result.seconds <= 22
+
+
+def test_cosine_rate_reaches_the_optimiser() -> None:
+    config = models.config("rnn", 1)
+    log = Log()
+    train(engine("numpy", config), stream(config), None, TrainingConfig(steps=4, schedule="cosine"), [log])
+    expected = [0.01 * 0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    np.testing.assert_allclose([event.learning_rate for event in log.steps], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", TRAINABLES)
+def test_divergence_is_an_error_and_leaves_the_parameters(name: str) -> None:
+    config = models.config("rnn_relu", 1)
+    trainable = engine(name, config)
+    bad = models.params(config)
+    bad["output.bias"][0] = 1e308
+    bad["output.bias"][1] = -1e308
+    broken = make_trainable(name, config, bad, OptimizerConfig(), 1.0)
+    with pytest.raises(DivergedError, match=r"step 1: loss .*lower learning rate"), np.errstate(all="ignore"):
+        train(broken, stream(config), None, TrainingConfig(steps=3))
+    for key, value in broken.export_params().items():
+        np.testing.assert_array_equal(value, bad[key])
+    assert train(trainable, stream(config), None, TrainingConfig(steps=3)).steps == 3
+
+
+class _Interrupting(StreamBatches):
+    def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+        for number, batch in enumerate(super().epoch(rng)):
+            if number == 6:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
+    config = models.config("gru", 1)
+    data = stream(config)
+    tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
+    trainable = engine("numpy", config)
+    with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
+        result = train(
+            trainable, _Interrupting(data.ids, 4, 7), data, TrainingConfig(epochs=5, validate_every=4), [folder]
+        )
+    assert result.interrupted
+    assert result.steps == 6
+    last = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    for name, value in trainable.export_params().items():
+        np.testing.assert_array_equal(last.params[name], value)
+    assert last.training["result"]["interrupted"] is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "needs a limit"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"seconds": math.inf}, "seconds: got inf"),
+        ({"epochs": 1, "schedule": "sine"}, "schedule: got 'sine'"),
+        ({"epochs": 1, "validate_every": -1}, "validate_every: got -1"),
+    ],
+)
+def test_bad_training_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adagrad"}, "optimizer: got 'adagrad'"),
+        ({"learning_rate": 0.0}, "learning_rate: got 0.0"),
+        ({"beta1": 1.0}, "beta1: got 1.0"),
+        ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
+        ({"eps": 0.0}, "eps: got 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate: got nan"),
+    ],
+)
+def test_bad_optimizer_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OptimizerConfig(**settings)  # type: ignore[arg-type]
+
+
+def experiment(batching: str = "stream", level: str = "char", **model: object) -> Experiment:
+    return Experiment(
+        TrainingConfig(steps=12, validate_every=5, seed=4),
+        DataConfig(level=level, batching=batching, batch_size=4, length=16, split=(0.8, 0.2, 0.0)),
+        ModelSettings(**{"cell": "gru", "hidden_size": 12, "embedding_size": 8, **model}),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("batching", ["stream", "records"])
+@pytest.mark.parametrize("level", ["char", "word"])
+def test_a_run_folder_holds_what_it_should(tmp_path: Path, batching: str, level: str) -> None:
+    run = prepare_run(Corpus("fox", TEXT), experiment(batching, level))
+    result = run.run(tmp_path / "run")
+    steps = list(read_metrics(tmp_path / "run", "step"))
+    validations = list(read_metrics(tmp_path / "run", "validation"))
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert [line["loss"] for line in steps] == result.losses
+    assert [line["step"] for line in validations] == [5, 10, 12]
+    assert set(validations[0]) >= {"loss", "perplexity", "bits_per_token", "accuracy", "tokens", "best"}
+    assert validations[0]["perplexity"] == pytest.approx(math.exp(validations[0]["loss"]))
+    assert validations[0]["bits_per_token"] == pytest.approx(validations[0]["loss"] / math.log(2))
+    best = load_checkpoint(tmp_path / "run")
+    assert best.tokenizer == run.dataset.tokenizer
+    assert best.training["corpus"]["name"] == "fox"
+    assert best.training["result"]["best"]["loss"] == pytest.approx(min(line["loss"] for line in validations))
+    model = EngineTrainable(best.config, best.params, OptimizerConfig())
+    assert run.dataset.validation is not None
+    again = evaluate(step_evaluator(model), best.config, run.dataset.validation)
+    assert again.loss == pytest.approx(result.best.loss if result.best else 0, rel=1e-6)
+
+
+def test_without_validation_the_last_checkpoint_is_the_best(tmp_path: Path) -> None:
+    base = experiment()
+    settings = Experiment(base.training, DataConfig(batch_size=4, length=16, split=(1.0, 0.0, 0.0)), base.model)
+    result = prepare_run(Corpus("fox", TEXT), settings).run(tmp_path / "run")
+    assert result.best is None
+    best, last = (load_checkpoint(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "last"))
+    assert all((best.params[name] == value).all() for name, value in last.params.items())
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    run = prepare_run(Corpus("fox", TEXT), experiment())
+    run.run(tmp_path / "run")
+    before = (tmp_path / "run" / "best.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        prepare_run(Corpus("fox", TEXT), experiment()).run(tmp_path / "run")
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == before
+    prepare_run(Corpus("fox", TEXT), experiment(cell="rnn")).run(tmp_path / "run", overwrite=True)
+    assert load_checkpoint(tmp_path / "run").config.cell == "rnn"
+
+
+def test_metrics_are_one_json_object_a_line(tmp_path: Path) -> None:
+    prepare_run(Corpus("fox", TEXT), experiment()).run(tmp_path / "run")
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line)["event"] in ("step", "validation")

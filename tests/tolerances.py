@@ -1,0 +1,48 @@
+"""The one table of tolerances: (rtol, atol) by what is compared and in which dtype; and the comparator of all tests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+TOLERANCES: dict[tuple[str, str], tuple[float, float]] = {
+    # the same formulas in another order of summation: NumPy, Numba
+    ("engine", "float64"): (1e-9, 1e-11),
+    ("engine", "float32"): (1e-4, 2e-6),
+    # gradients by name against torch autograd, relative to the largest entry of the array
+    ("autograd", "float64"): (1e-6, 0.0),
+    ("autograd", "float32"): (1e-4, 0.0),
+    # central differences in float64 with a step of 1e-6
+    ("difference", "float64"): (1e-5, 1e-8),
+    # the same function split into chunks, rows, single steps
+    ("invariant", "float64"): (1e-10, 1e-12),
+    ("invariant", "float32"): (1e-5, 2e-6),
+    # logits of an exported file against NumPy
+    ("export", "float32"): (0.0, 1e-5),
+    # loss curves of different engines
+    ("curve", "float64"): (0.0, 1e-5),
+    ("curve", "float32"): (0.0, 2e-4),
+}
+
+
+def assert_close(got: object, expected: object, kind: str, dtype: object = None, what: str = "") -> None:
+    """Compare shapes and values; NaN never passes.
+
+    ``kind`` is a key of the table; "autograd" scales its rtol by the largest expected entry, as relative error of the array.
+    """
+    got, expected = np.asarray(got), np.asarray(expected)
+    name = np.dtype(dtype or got.dtype).name
+    rtol, atol = TOLERANCES[kind, name]
+    assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
+    assert np.isfinite(got).all(), f"{what}: NaN or infinite"
+    assert np.isfinite(expected).all(), f"{what}: expected values are NaN or infinite"
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    if kind == "autograd":
+        allowed = np.full(got.shape, rtol * max(np.abs(expected).max(initial=0.0), 1e-12))
+    else:
+        allowed = atol + rtol * np.abs(expected.astype(np.float64))
+    if not (difference <= allowed).all():
+        worst = np.unravel_index(int((difference - allowed).argmax()), difference.shape) if got.shape else ()
+        raise AssertionError(
+            f"{what}: {got[worst]!r} against {expected[worst]!r} at {tuple(map(int, worst))}; "
+            f"difference {difference[worst]:.3g}, allowed {allowed[worst]:.3g}"
+        )
