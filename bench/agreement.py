@@ -46,6 +46,7 @@ class Agreement:
     tokens_per_s_1: float | None = None  # sampled, one stream
     tokens_per_s_64: float | None = None  # sampled, 64 streams at once
     error: str | None = None
+    remark: str | None = None  # what should be known about the source
 
     def to_dict(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -90,7 +91,7 @@ def _run(contestant: Contestant, job: Job) -> tuple[dict[str, Any], dict[str, ND
     lines = process.stdout.strip().splitlines()
     if process.returncode != 0 or not lines:
         reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        return {"error": f"{contestant.name}: {reason}"}, {}
+        return {"error": reason}, {}
     result = json.loads(lines[-1])
     if "error" in result:
         return result, {}
@@ -128,8 +129,9 @@ def compare(
     Raises:
         ModelFileError: the reference itself cannot run.
     """
-    tokenizer = load_checkpoint(runners[0].model).tokenizer
-    texts = list(prompts) if prompts else default_prompts(tokenizer)
+    checkpoint = load_checkpoint(runners[0].model)
+    digest = checkpoint.digest
+    texts = list(prompts) if prompts else default_prompts(checkpoint.tokenizer)
     with tempfile.TemporaryDirectory(prefix="unrolled-compare-") as folder:
         reference: dict[str, NDArray] = {}
         for contestant in runners:
@@ -148,4 +150,6 @@ def compare(
             name = contestant.engine or result["engine"]
             figures: dict[str, Any] = {**measure_agreement(arrays, reference), **result}
             del figures["engine"]
+            if figures.pop("digest") != digest:
+                figures["remark"] = "made of another checkpoint than the one it is compared with; export again"
             yield Agreement(name, source, **figures)

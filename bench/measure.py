@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.runtime import generate, load
 from unrolled.runtime.generate import GenerationConfig, prompt_tokens, start_prompt
@@ -64,7 +65,7 @@ def _speed(model: StepModel, rows: int, tokens: int, repeats: int = 3) -> float:
 def run(job: Job) -> dict[str, Any]:
     """Open the model, write greedy and sampled texts, compute logits, measure; arrays go to ``job.output``."""
     started = time.perf_counter()
-    model = load(job.model, job.engine)
+    model: Any = load(job.model, job.engine)
     first = prompt_tokens(model.tokenizer, job.prompts[0])
     model.step(first[:, None], zero_state(model.config, 1))
     first_call = time.perf_counter() - started
@@ -73,6 +74,7 @@ def run(job: Job) -> dict[str, Any]:
     np.savez(job.output, greedy=greedy, sampled=_texts(model, job), on=on, logits=_teacher_forced(model, on))
     return {
         "engine": model.engine,
+        "digest": load_checkpoint(job.model).digest if job.engine else model.info.checkpoint_digest,
         "first_call_s": first_call,
         "tokens_per_s_1": _speed(model, 1, 200),
         f"tokens_per_s_{job.streams}": _speed(model, job.streams, 50),

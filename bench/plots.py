@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.errors import MissingDependencyError
 from unrolled.engine.run_folder import read_metrics
 
@@ -17,9 +19,11 @@ COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
 
 def _smoothed(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means over equal groups of steps, so that a long run stays a readable line."""
-    group = max(1, math.ceil(len(losses) / 200))
-    whole = len(losses) // group * group
-    return steps[:whole].reshape(-1, group).mean(axis=1), losses[:whole].reshape(-1, group).mean(axis=1)
+    groups = min(len(losses), 200)
+    return (
+        np.array([part.mean() for part in np.array_split(steps, groups)]),
+        np.array([part.mean() for part in np.array_split(losses, groups)]),
+    )
 
 
 def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") -> None:
@@ -45,22 +49,26 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
         _draw_run(axes, label, folder, color, float(width), single=len(runs) == 1)
     axes.set_xlabel("training step")
     axes.set_ylabel("cross-entropy, nats a token")
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     axes.grid(True, color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a character that the font has not is drawn as a box
+        figure.savefig(buffer, format=output.suffix.lstrip("."))
+    write_atomically(output, buffer.getvalue())
 
 
 def _draw_run(axes: Any, label: str, folder: Path, color: str, width: float, single: bool) -> None:
     steps = list(read_metrics(folder, "step"))
     if steps:
-        x, y = _smoothed(np.array([s["step"] for s in steps], float), np.array([s["loss"] for s in steps]))
+        x, y = _smoothed(np.array([s["step"] for s in steps], float), np.array([s["loss"] for s in steps], float))
         axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if single else label)
     validation = list(read_metrics(folder, "validation"))
     if validation:
-        x, y = np.array([v["step"] for v in validation]), np.array([v["loss"] for v in validation])
+        x, y = np.array([v["step"] for v in validation]), np.array([v["loss"] for v in validation], float)
         color = "#111827" if single else color
         axes.plot(x, y, "o", color=color, markersize=4, label="validation" if single else f"{label}, validation")

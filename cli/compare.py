@@ -11,7 +11,7 @@ from rich.console import Console
 from unrolled.bench.agreement import Agreement, Contestant, contestants
 from unrolled.bench.agreement import compare as compare_all
 from unrolled.cli import options
-from unrolled.cli.console import err, out, print_json, rate, share, table
+from unrolled.cli.console import err, out, print_json, rate, share, table, warn
 from unrolled.engine.checkpoint import SUFFIX
 
 
@@ -47,7 +47,7 @@ def run_compare(
 
 def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
     shown = table(
-        "Agreement with the NumPy engine; speed of sampled generation in tokens/s, 1 and 64 texts at once",
+        "Agreement with the NumPy engine; speed in tokens/s, 1 and 64 texts at once",
         "engine",
         "logit error",
         "greedy",
@@ -66,7 +66,9 @@ def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
             rate(a.tokens_per_s_1),
             rate(a.tokens_per_s_64),
         )
-    console.print(shown)
+    console.print(shown, soft_wrap=False)
     for a in agreements:
         if a.error is not None:
-            console.print(f"[yellow]{a.engine} ({a.source}) did not run:[/] {a.error}", soft_wrap=True)
+            warn(console, f"{a.engine} did not run: {a.error}")
+        elif a.remark is not None:
+            warn(console, f"{a.source}: {a.remark}")

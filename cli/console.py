@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from unrolled.engine.jsontext import to_json
 
 WIDTH = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
 
-out = Console(width=WIDTH, highlight=False)
-err = Console(width=WIDTH, highlight=False, stderr=True)
+# Lines are left to the terminal to wrap, so that what is piped into a file can be searched; names of files and texts are
+# never read as markup.
+out = Console(width=WIDTH, highlight=False, soft_wrap=True, markup=False)
+err = Console(width=WIDTH, highlight=False, soft_wrap=True, markup=False, stderr=True)
 
 
 def print_json(values: Any) -> None:
     """One JSON document on standard output; numbers that JSON has not become null."""
-    print(json.dumps(_finite(values), indent=2, ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(to_json(values, indent=2))
 
 
 def table(title: str, *columns: str, numbers_from: int = 1) -> Table:
@@ -35,6 +30,15 @@ def table(title: str, *columns: str, numbers_from: int = 1) -> Table:
     for place, column in enumerate(columns):
         made.add_column(column, justify="right" if place >= numbers_from else "left")
     return made
+
+
+def emphasis(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print a line of plain and styled parts."""
+    console.print(Text.assemble(*parts))
+
+
+def warn(console: Console, text: str) -> None:
+    console.print(Text(text, style="yellow"))
 
 
 def rate(tokens_per_s: float | None) -> str:

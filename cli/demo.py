@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import shlex
 import subprocess
 import sys
@@ -14,32 +13,20 @@ import typer
 from rich.panel import Panel
 from rich.text import Text
 
-from unrolled.bench.agreement import Agreement, contestants
+from unrolled.bench.agreement import Agreement, Contestant, contestants
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.bench.system import package_version
 from unrolled.cli.compare import run_compare, show_agreements
-from unrolled.cli.console import out, rate, table
+from unrolled.cli.console import out, rate, table, warn
 from unrolled.engine.checkpoint import load_checkpoint, write_atomically
 from unrolled.engine.corpus import builtin_corpus
 from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.jsontext import to_json
 from unrolled.export.formats import FORMATS, export_model
 from unrolled.export.trainables import TRAINABLES
 from unrolled.runtime import generate, load
 
-SETTINGS = (
-    "--cell",
-    "lstm",
-    "--layers",
-    "1",
-    "--hidden",
-    "192",
-    "--batch",
-    "32",
-    "--length",
-    "64",
-    "--seed",
-    "1",
-)
+SETTINGS = shlex.split("--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --seed 1")
 PROMPTS = ("The ", "A class ", ">>> ")
 # The share of the time each engine trains for; the same steps give the same losses, so the faster gets further.
 SHARES = {"numba": 0.5, "torch": 0.25, "numpy": 0.25}
@@ -60,7 +47,7 @@ def demo(
         raise ConfigError(f"{output}: is a file, a folder was expected")
     engines = [name for name in TRAINABLES if name != "torch" or package_version("torch")]
     if "torch" not in engines:
-        out.print('[yellow]torch is not installed, so its twin is left out: pip install "unrolled\\[torch]"[/]')
+        warn(out, 'torch is not installed, so its twin is left out: pip install "unrolled[torch]"')
     total = sum(SHARES[name] for name in engines)
     runs = {name: output / name for name in engines}
     for name, folder in runs.items():
@@ -76,7 +63,7 @@ def demo(
     _curves(runs, artifacts)
     summary = _summary(engines, runs, artifacts, agreements, samples)
     artifacts["summary"] = output / "summary.json"
-    write_atomically(artifacts["summary"], json_module.dumps(summary, indent=2, ensure_ascii=False).encode())
+    write_atomically(artifacts["summary"], to_json(summary, indent=2).encode())
     _show(summary, agreements, artifacts)
 
 
@@ -87,14 +74,15 @@ def _heading(text: str) -> None:
 def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
     """Train in a process of its own, because the engines' thread pools would disturb each other in one."""
     arguments = ["train", "--engine", engine, *SETTINGS, "--seconds", f"{seconds:g}", "-o", str(folder)]
-    _heading(f"unrolled {shlex.join(arguments)}")
+    _heading(f"Training with {engine}")
+    out.print(f"$ unrolled {shlex.join(arguments)}", style="bold")
     command = [sys.executable, "-m", "unrolled.cli", *arguments, *(["--overwrite"] if overwrite else [])]
     process = subprocess.run(command, check=False)
     if process.returncode != 0:
         raise typer.Exit(process.returncode)
 
 
-def _runners(run: Path, artifacts: dict[str, Path]) -> list[Any]:
+def _runners(run: Path, artifacts: dict[str, Path]) -> list[Contestant]:
     """Each engine once: those from scratch and torch on the checkpoint, the runtimes on their exported files."""
     own_file = {"onnxruntime", "torchscript"}
     files = {str(path) for name, path in artifacts.items() if name in FORMATS}
@@ -113,7 +101,7 @@ def _curves(runs: dict[str, Path], artifacts: dict[str, Path]) -> None:
         draw_loss_curves(runs, picture, "One network, one seed, three engines: the curves lie on each other")
         artifacts["curves"] = picture
     except MissingDependencyError as error:
-        out.print(Text(f"no picture of the curves: {error}", style="yellow"))
+        warn(out, f"no picture of the curves: {error}")
 
 
 def _summary(
@@ -155,13 +143,13 @@ def _show(summary: dict[str, Any], agreements: Sequence[Agreement], artifacts: d
             f"{row['steps']:,}",
             f"{row['seconds']:.0f}",
         )
-    out.print(trained)
+    out.print(trained, soft_wrap=False)
     show_agreements(out, agreements)
     for sample in summary["samples"]:
         text = Text.assemble((sample["prompt"], "bold"), sample["text"])
-        out.print(Panel(text, title="written by onnxruntime from model.onnx", title_align="left"))
+        out.print(Panel(text, title="written by onnxruntime from model.onnx", title_align="left"), soft_wrap=False)
     _heading("Written")
     for path in artifacts.values():
-        out.print(f"  {path}", soft_wrap=True)
+        out.print(f"  {path}")
     onnx = artifacts["onnx"]
-    out.print(f'\nNext: unrolled generate {onnx} --prompt "def " --temperature 0.7', soft_wrap=True)
+    out.print(f'\nNext: unrolled generate {onnx} --prompt "def " --temperature 0.7')

@@ -7,49 +7,67 @@ from typing import Annotated
 import typer
 
 from unrolled.cli import options
-from unrolled.cli.console import out, print_json
-from unrolled.engine.batches import make_batches
+from unrolled.cli.console import emphasis, out, print_json
+from unrolled.engine.batches import BATCHINGS
 from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.evaluation import count_unknown, step_evaluator
 from unrolled.engine.evaluation import evaluate as score
-from unrolled.engine.evaluation import step_evaluator
+from unrolled.engine.rescore import PARTS, batches_to_score
 from unrolled.runtime import load
+from unrolled.runtime.describe import training_record
 
 
 def evaluate(
     model: options.Model,
     corpus: options.CorpusArgument = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Score only this part of the corpus that the model was trained on, split as then. {options.one_of(PARTS)}",
+        ),
+    ] = None,
     column: options.Column = None,
     field: options.Field = None,
     encoding: options.Encoding = "utf-8",
     batching: Annotated[
         str | None,
         typer.Option(
-            metavar="stream|records",
-            help="[default: records for a model with <bos>, else stream]",
-            show_default=False,
+            metavar="NAME",
+            help=f"How the text is read. {options.one_of(BATCHINGS)} "
+            f"{options.default('records for a model with <bos>, else stream')}",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Lanes or records at a time; 1 carries one state through all.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens a call of a stream; changes no figure.")] = 512,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Lanes or records at a time. " + options.default("1; with --part as in training")),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens a call of a stream. " + options.default("512; with --part as in training")),
+    ] = None,
     engine: options.Engine = None,
     json: options.Json = False,
 ) -> None:
     """Score a text: loss, perplexity, bits per token, accuracy and the number of tokens predicted.
 
-    The whole text is scored, as one stream whose state is carried from the first token to the last, or record by record.
+    A whole text is scored as one stream whose state is carried from the first token to the last, or record by record.
+    With --part and the defaults the figures are those that the training showed.
     """
     opened = load(model, engine)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
-    records = batching == "records" or (batching is None and opened.tokenizer.bos_id is not None)
-    longest = length if not records else max(length, *(len(record) + 1 for record in text.records))
-    batches = make_batches(text.records if records else text.text, opened.tokenizer, batch, longest)
+    batches = batches_to_score(text, opened.tokenizer, training_record(model), part, batching, batch, length)
     metrics = score(step_evaluator(opened), opened.config, batches)
+    unknown = count_unknown(batches, opened.tokenizer.unk_id)
     if json:
-        print_json({"model": model, "engine": opened.engine, "corpus": text.name, **metrics.to_dict()})
+        figures = {**metrics.to_dict(), "unknown": unknown}
+        print_json({"model": model, "engine": opened.engine, "corpus": text.name, "part": part, **figures})
         return
-    out.print(f"[bold]{text.name}[/] by {model} on {opened.engine}")
+    emphasis(out, (text.name, "bold"), f"{', ' + part if part else ''} by {model} on {opened.engine}")
     out.print(f"  loss            {metrics.loss:.4f} nats a token")
     out.print(f"  perplexity      {metrics.perplexity:.3f}")
     out.print(f"  bits_per_token  {metrics.bits_per_token:.4f}")
     out.print(f"  accuracy        {metrics.accuracy:.2%}")
     out.print(f"  tokens          {metrics.tokens:,}")
+    if unknown is not None:
+        out.print(f"  unknown         {unknown:,} ({unknown / metrics.tokens:.2%})")

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from unrolled.cli import options
-from unrolled.cli.console import err, out, print_json
+from unrolled.cli.console import emphasis, err, out, print_json, warn
 from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_checkpoint
 from unrolled.engine.errors import ConfigError
 from unrolled.export.formats import FORMATS, export_model
@@ -17,10 +16,12 @@ from unrolled.export.formats import FORMATS, export_model
 
 def export(
     run: Annotated[str, typer.Argument(help="A run folder (its best checkpoint) or a .safetensors checkpoint.")],
-    format: Annotated[str, typer.Option(metavar=options.choices(FORMATS), help="Kind of file.")] = "onnx",
+    kind: Annotated[str, typer.Option("--format", metavar="NAME", help=options.one_of(FORMATS))] = "onnx",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write. [default: model.onnx or model.pt in the folder]"),
+        typer.Option(
+            "--output", "-o", help="File to write. " + options.default("model.onnx or model.pt in the folder")
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -28,14 +29,14 @@ def export(
     source = resolve_checkpoint(run)
     if source.suffix != SUFFIX:
         raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
-    if format not in FORMATS:
-        raise ConfigError(f"format: got {format!r}, choose one of {', '.join(FORMATS)}")
-    wanted = FORMATS[format]
-    path = export_model(load_checkpoint(source), output or source.parent / f"model{wanted.suffix}", format)
+    if kind not in FORMATS:
+        raise ConfigError(f"format: got {kind!r}, choose one of {', '.join(FORMATS)}")
+    wanted = FORMATS[kind]
+    path = export_model(load_checkpoint(source), output or source.parent / f"model{wanted.suffix}", kind)
     size = path.stat().st_size
     if wanted.remark:
-        err.print(Text(wanted.remark, style="yellow"))
+        warn(err, wanted.remark)
     if json:
-        print_json({"format": format, "path": str(path), "bytes": size, "checkpoint": str(source)})
+        print_json({"format": kind, "path": str(path), "bytes": size, "checkpoint": str(source)})
     else:
-        out.print(f"{source} -> [bold]{path}[/] ({wanted.title}, {size:,} bytes)")
+        emphasis(out, f"{source} -> ", (str(path), "bold"), f" ({wanted.title}, {size:,} bytes)")

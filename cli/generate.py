@@ -19,7 +19,7 @@ def generate_text(
     prompt: options.Prompts = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens written behind a prompt.")] = 200,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most probable token, no drawing.")] = False,
-    temperature: Annotated[float, typer.Option(help="Below 1: bolder; above: flatter.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Below 1: safer; above 1: more varied.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Draw from the k most probable tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens of this joint probability; 1: all.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which writing ends; may be repeated.")] = None,

@@ -8,7 +8,7 @@ import typer
 
 from unrolled.bench.system import system_info
 from unrolled.cli import options
-from unrolled.cli.console import out, print_json
+from unrolled.cli.console import emphasis, out, print_json
 from unrolled.engine.errors import ConfigError
 from unrolled.runtime.describe import describe
 
@@ -22,10 +22,10 @@ def info(
     json: options.Json = False,
 ) -> None:
     """Say what a model file is, how it was trained and its validation loss; with --system, what it runs on."""
-    if file is None and not system:
+    if not file and not system:
         raise ConfigError("info: name a model file or a run folder, or say --system")
     values: dict[str, Any] = {}
-    if file is not None:
+    if file:
         values.update(describe(file))
     if system:
         values["system"] = system_info()
@@ -39,9 +39,15 @@ def _show(values: dict[str, Any], indent: str = "") -> None:
     width = max((len(key) for key, value in values.items() if not isinstance(value, dict)), default=0)
     for key, value in values.items():
         if isinstance(value, dict):
-            out.print(f"{indent}[bold]{key}[/]")
+            emphasis(out, indent, (key, "bold"))
             _show(value, indent + "  ")
-        elif value is not None:
-            shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-            out.print(f"{indent}{key:<{width}}  ", end="")
-            out.print(shown, markup=False, soft_wrap=True)
+        else:
+            out.print(f"{indent}{key:<{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else str(value)

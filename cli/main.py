@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.exceptions import TyperException
 
 from unrolled.cli.compare import compare
 from unrolled.cli.console import err
@@ -18,7 +20,9 @@ from unrolled.cli.generate import generate_text
 from unrolled.cli.info import info
 from unrolled.cli.train import train
 from unrolled.cli.verify import verify
-from unrolled.engine.errors import UnrolledError
+from unrolled.engine.errors import ConfigError, UnrolledError
+
+BAD_INPUT, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="unrolled",
@@ -36,6 +40,24 @@ app.command()(export)
 app.command()(verify)
 app.command()(compare)
 app.command()(info)
+
+# What the library calls a setting, and its option: a message of the library is read by somebody who typed options.
+OPTION_NAMES = {
+    "embedding_size": "--embed",
+    "hidden_size": "--hidden",
+    "num_layers": "--layers",
+    "tie_weights": "--tie",
+    "batch_size": "--batch",
+    "learning_rate": "--lr",
+    "clip_norm": "--clip",
+    "num_return_sequences": "--number",
+    "max_new_tokens": "--max-new-tokens",
+    "validate_every": "--validate-every",
+    "weight_decay": "--weight-decay",
+    "vocab_size": "--vocab-size",
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+}
 
 _settings = {"debug": False}
 
@@ -56,15 +78,36 @@ def _options(
     _settings["debug"] = debug
 
 
+def _message(error: BaseException) -> str:
+    """What went wrong in one line, in the words of the command line."""
+    if isinstance(error, TyperException):
+        context: Any = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        text = getattr(error, "format_message", lambda: str(error))() + hint
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory ({error}); make the model, the batch or the corpus smaller"
+    else:
+        text = str(error) or type(error).__name__
+    if isinstance(error, ConfigError):
+        text = re.sub(r"\b(" + "|".join(OPTION_NAMES) + r")\b", lambda match: OPTION_NAMES[match[1]], text)
+    return " ".join(text.split("\n"))
+
+
 def main() -> None:
     """Run the command; an expected error is one red line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
     try:
-        app()
-    except (UnrolledError, OSError) as error:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except (UnrolledError, TyperException, OSError, MemoryError) as error:
         if _settings["debug"]:
             raise
-        err.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        sys.exit(2)
+        err.print(Text(f"error: {_message(error)}", style="red"))
+        code = BAD_INPUT
+    sys.exit(code)
 
 
 if __name__ == "__main__":

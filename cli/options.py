@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
-from unrolled.engine.batches import BATCHINGS
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
 
-def choices(names: object) -> str:
-    """How a help text shows what an option takes."""
-    return "|".join(names)  # type: ignore[arg-type]
+def one_of(names: Iterable[str]) -> str:
+    """How a help text says what an option takes."""
+    return f"One of {', '.join(names)}."
+
+
+def default(text: str) -> str:
+    """A default that depends on other options, as the help shows it; escaped, because help texts are rich markup."""
+    return f"\\[default: {text}]"
 
 
 Model = Annotated[str, typer.Argument(help="A run folder, a checkpoint (.safetensors), an .onnx or a TorchScript .pt.")]
@@ -30,24 +34,26 @@ Field = Annotated[str | None, typer.Option(help="Field of a .jsonl; 'text' if le
 Encoding = Annotated[str, typer.Option(help="Character encoding of the files.")]
 Engine = Annotated[
     str | None,
-    typer.Option(metavar=choices(ENGINES), help="What a checkpoint runs on; onnxruntime if left out."),
+    typer.Option(metavar="NAME", help=f"What a checkpoint runs on. {one_of(ENGINES)} {default('onnxruntime')}"),
 ]
-Level = Annotated[str, typer.Option(metavar=choices(LEVELS), help="A token is a character or a word.")]
+Level = Annotated[str, typer.Option(metavar="NAME", help=f"What a token is. {one_of(LEVELS)}", rich_help_panel="Data")]
 Batching = Annotated[
     str,
     typer.Option(
-        metavar=choices(BATCHINGS),
+        metavar="NAME",
         help="stream: one long text, the state carried on. records: a line or row each, <bos> to <eos>.",
+        rich_help_panel="Data",
     ),
 ]
 Unknown = Annotated[
     str | None,
     typer.Option(
-        metavar=choices(UNKNOWN_POLICIES),
-        help="Text outside the vocabulary. [default: error for characters, replace for words]",
+        metavar="NAME",
+        help=f"Text outside the vocabulary. {one_of(UNKNOWN_POLICIES)} "
+        f"{default('error for characters, replace for words')}",
+        rich_help_panel="Data",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Fixes everything random.")]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to write behind; may be repeated.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")]

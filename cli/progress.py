@@ -33,10 +33,12 @@ class TrainingDisplay(Observer):
         self.console, self.sample = console, sample
         self._loss: float | None = None  # smoothed
         self._shown = 0.0
+        self._wide = console.width >= 115 or not console.is_terminal
+        columns = [TextColumn("{task.fields[position]}"), TextColumn("{task.percentage:3.0f}%")]
         self._progress = Progress(
-            TextColumn("{task.fields[position]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:3.0f}%"),
+            *columns[:1],
+            *([BarColumn(bar_width=20)] if self._wide else []),
+            *columns[1:],
             TextColumn("{task.fields[figures]}"),
             console=console,
             disable=not console.is_terminal,
@@ -61,7 +63,7 @@ class TrainingDisplay(Observer):
         self._progress.update(
             self._task,
             completed=event.done,
-            position=f"step {event.step:,}, epoch {event.epoch:.2f}",
+            position=f"step {event.step:,}" + (f", epoch {event.epoch:.2f}" if self._wide else ""),
             figures=f"loss {self._loss:.3f}  perplexity {math.exp(min(self._loss, 50)):.2f}  "
             f"{event.tokens_per_s:,.0f} tokens/s  {clock(left)} left",
         )
@@ -70,12 +72,15 @@ class TrainingDisplay(Observer):
         metrics = event.metrics
         line = Text.assemble(
             (f"{clock(event.seconds):>7}", "dim"),
-            f"  step {event.step:>6,}  epoch {event.epoch:6.2f}  validation loss ",
+            f"  step {event.step:>6,}" + (f"  epoch {event.epoch:6.2f}" if self._wide else "") + "  validation loss ",
             (f"{metrics.loss:.4f}", "bold green" if event.best else ""),
-            f"  perplexity {metrics.perplexity:.2f}  bits/token {metrics.bits_per_token:.3f}"
-            f"  accuracy {metrics.accuracy:.1%}  {result.tokens_per_s:,.0f} tokens/s",
+            f"  perplexity {metrics.perplexity:.2f}",
+            f"  bits {metrics.bits_per_token:.3f}  accuracy {metrics.accuracy:.1%}" if self._wide else "",
+            f"  {result.tokens_per_s:,.0f} tokens/s" if self._wide else "",
         )
-        self.console.print(line, soft_wrap=True)
+        self.console.print(line)
         if self.sample is not None:
             text = self.sample(trainable).replace("\n", "⏎")
-            self.console.print(Text(f"         {text}", style="dim"), no_wrap=True, overflow="ellipsis")
+            self.console.print(
+                Text(f"         {text}", style="dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False
+            )

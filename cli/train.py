@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
+from rich.console import Console
 
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.cli import options
-from unrolled.cli.console import err, out, print_json
+from unrolled.cli.console import emphasis, err, out, print_json, warn
 from unrolled.cli.progress import TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
+from unrolled.engine.checkpoint import BEST, LAST
 from unrolled.engine.corpus import ReadOptions, read_corpus
 from unrolled.engine.dataset import DataConfig
-from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from unrolled.engine.params import parameter_count
+from unrolled.engine.run_folder import METRICS, PICTURE, check_free
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import TrainingConfig, TrainingResult
@@ -28,7 +31,6 @@ from unrolled.runtime import generate
 from unrolled.runtime.adapters import TokenizedModel
 from unrolled.runtime.generate import start_prompt
 
-CURVE = "curve.png"
 DEFAULT_EPOCHS = 10
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
@@ -37,9 +39,11 @@ DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 def train(
     corpus: options.CorpusArgument = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/run"),
-    overwrite: Annotated[bool, typer.Option(help="Replace a run that is in the folder.")] = False,
-    engine: Annotated[str, typer.Option(metavar=options.choices(TRAINABLES), help="What trains.")] = "numba",
-    cell: Annotated[str, typer.Option(metavar=options.choices(CELLS), rich_help_panel=MODEL)] = "lstm",
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace a run that is in the folder, its picture and exported files too.")
+    ] = False,
+    engine: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(TRAINABLES))] = "numba",
+    cell: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(CELLS), rich_help_panel=MODEL)] = "lstm",
     layers: Annotated[int, typer.Option(rich_help_panel=MODEL)] = 1,
     hidden: Annotated[int, typer.Option(help="Units a layer.", rich_help_panel=MODEL)] = 256,
     embed: Annotated[int, typer.Option(help="Width of the embedding.", rich_help_panel=MODEL)] = 128,
@@ -60,39 +64,49 @@ def train(
     encoding: options.Encoding = "utf-8",
     lowercase: Annotated[
         bool | None,
-        typer.Option(help="[default: no for characters, yes for words]", rich_help_panel=DATA, show_default=False),
+        typer.Option(
+            help="Lower-case the text. " + options.default("no for characters, yes for words"),
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
     ] = None,
     punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
     vocab_size: Annotated[
         int | None, typer.Option(help="Most frequent words kept; all if left out.", rich_help_panel=DATA)
     ] = None,
     unknown: options.Unknown = None,
-    optimizer: Annotated[str, typer.Option(metavar=options.choices(OPTIMIZERS), rich_help_panel=OPTIMISATION)] = "adam",
+    optimizer: Annotated[
+        str, typer.Option(metavar="NAME", help=options.one_of(OPTIMIZERS), rich_help_panel=OPTIMISATION)
+    ] = "adam",
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate. [default: " + ", ".join(f"{n} {r.usual_rate:g}" for n, r in OPTIMIZERS.items()) + "]",
+            help="Learning rate. " + options.default(", ".join(f"{n} {r.usual_rate:g}" for n, r in OPTIMIZERS.items())),
             rich_help_panel=OPTIMISATION,
         ),
     ] = None,
     schedule: Annotated[
-        str, typer.Option(metavar=options.choices(SCHEDULES), rich_help_panel=OPTIMISATION)
+        str, typer.Option(metavar="NAME", help=options.one_of(SCHEDULES), rich_help_panel=OPTIMISATION)
     ] = "constant",
     momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION)] = 0.0,
     weight_decay: Annotated[
-        float | None, typer.Option(help="[default: adamw 0.01, others 0]", rich_help_panel=OPTIMISATION)
+        float | None,
+        typer.Option(
+            help="L2 penalty; decoupled for adamw. " + options.default("adamw 0.01, others 0"),
+            rich_help_panel=OPTIMISATION,
+        ),
     ] = None,
     clip: Annotated[
         float, typer.Option(help="Largest gradient norm; 0: no clipping.", rich_help_panel=OPTIMISATION)
     ] = 1.0,
     epochs: Annotated[
         int | None,
-        typer.Option(help=f"Passes over the data. [default: {DEFAULT_EPOCHS} without another limit]"),
+        typer.Option(help="Passes over the data. " + options.default(f"{DEFAULT_EPOCHS} without another limit")),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Of training, validation included.")] = None,
     validate_every: Annotated[
-        int | None, typer.Option(help="Steps between validations. [default: an epoch, 250 at the most]")
+        int | None, typer.Option(help="Steps between validations. " + options.default("an epoch, 250 at the most"))
     ] = None,
     seed: options.Seed = 0,
     samples: Annotated[bool, typer.Option(help="Show a sample with each validation.")] = True,
@@ -122,14 +136,18 @@ def train(
         OptimizerConfig(optimizer, lr, weight_decay, momentum),
         clip or None,
     )
+    check_free(output, overwrite)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
     run = prepare_run(text, experiment, lambda *args: make_trainable(engine, *args))
     console = err if json else out
     _announce(console, run, output)
     with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:
         result = run.run(output, overwrite, [display])
-    picture = _picture(console, output, f"{text.name}: {run.trainable.config.spec.title}, {engine}")
-    _summarise(console, result, output, picture)
+    if result.steps == 0:
+        console.print("interrupted before the first step; nothing is written")
+    else:
+        picture = _picture(console, output, f"{text.name}: {run.trainable.config.spec.title}, {engine}")
+        _summarise(console, result, output, picture)
     if json:
         print_json({**result.to_dict(), "output": str(output)})
     if result.interrupted:
@@ -143,13 +161,15 @@ def _fractions(split: str) -> tuple[float, ...]:
         raise ConfigError(f"split: got {split!r}, needs three fractions, for instance 0.9,0.05,0.05") from error
 
 
-def _announce(console, run: PreparedRun, output: Path) -> None:  # type: ignore[no-untyped-def]
+def _announce(console: Console, run: PreparedRun, output: Path) -> None:
     config, data = run.trainable.config, run.experiment.data
     validation = run.dataset.validation
-    console.print(
-        f"[bold]{run.corpus.name}[/]: {len(run.corpus.text):,} characters, {config.vocab_size:,} {data.level} tokens; "
+    emphasis(
+        console,
+        (run.corpus.name, "bold"),
+        f": {len(run.corpus.text):,} characters, {config.vocab_size:,} {data.level} tokens; "
         f"{run.dataset.train.tokens_per_epoch:,} to train on, "
-        f"{validation.tokens_per_epoch if validation else 0:,} to validate on"
+        f"{validation.tokens_per_epoch if validation else 0:,} to validate on",
     )
     console.print(
         f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
@@ -157,7 +177,7 @@ def _announce(console, run: PreparedRun, output: Path) -> None:  # type: ignore[
     )
 
 
-def _sampler(tokenizer: Tokenizer, seed: int):  # type: ignore[no-untyped-def]
+def _sampler(tokenizer: Tokenizer, seed: int) -> Callable[[Trainable], str]:
     """A short text from the live model, always at the same draws, so that progress shows."""
 
     def sample(trainable: Trainable) -> str:
@@ -168,16 +188,17 @@ def _sampler(tokenizer: Tokenizer, seed: int):  # type: ignore[no-untyped-def]
     return sample
 
 
-def _picture(console, output: Path, title: str) -> Path | None:  # type: ignore[no-untyped-def]
+def _picture(console: Console, output: Path, title: str) -> Path | None:
+    """The picture of the loss; whatever is wrong with it, the training's result is kept and shown."""
     try:
-        draw_loss_curves({"run": output}, output / CURVE, title)
-    except MissingDependencyError as error:
-        console.print(Text(f"no picture of the loss: {error}", style="yellow"))
+        draw_loss_curves({"run": output}, output / PICTURE, title)
+    except (UnrolledError, OSError) as error:
+        warn(console, f"no picture of the loss: {error}")
         return None
-    return output / CURVE
+    return output / PICTURE
 
 
-def _summarise(console, result: TrainingResult, output: Path, picture: Path | None) -> None:  # type: ignore[no-untyped-def]
+def _summarise(console: Console, result: TrainingResult, output: Path, picture: Path | None) -> None:
     ended = "interrupted after" if result.interrupted else "trained for"
     best = result.best
     console.print(
@@ -185,9 +206,14 @@ def _summarise(console, result: TrainingResult, output: Path, picture: Path | No
         f"at {result.tokens_per_s:,.0f} tokens/s (compilation and first call {result.first_call_s:.1f} s)"
     )
     if best is not None:
-        console.print(
-            f"best validation loss [bold]{best.loss:.4f}[/] at step {result.best_step:,}: "
-            f"perplexity {best.perplexity:.2f}, {best.bits_per_token:.3f} bits a token, accuracy {best.accuracy:.1%}"
+        emphasis(
+            console,
+            "best validation loss ",
+            (f"{best.loss:.4f}", "bold"),
+            f" at step {result.best_step:,}: perplexity {best.perplexity:.2f}, "
+            f"{best.bits_per_token:.3f} bits a token, accuracy {best.accuracy:.1%}",
         )
-    written = ["best.safetensors", "last.safetensors", "metrics.jsonl", *([picture.name] if picture else [])]
+    else:
+        console.print("no validation: best.safetensors is the last")
+    written = [BEST, LAST, METRICS, *([picture.name] if picture else [])]
     console.print(f"in {output}: {', '.join(written)}")

@@ -19,7 +19,9 @@ def verify(
     file: options.Model,
     against: Annotated[
         str | None,
-        typer.Option(help="Checkpoint or run folder to compare with. [default: the one it was made of, if beside it]"),
+        typer.Option(
+            help="Checkpoint or run folder to compare with. " + options.default("the one it was made of, if beside it")
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

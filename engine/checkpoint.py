@@ -1,13 +1,14 @@
 """A trained model as one .safetensors file: weights, config, tokeniser and training record; atomic, without pickle.
 
-The file's metadata has one key, ``unrolled``: a JSON object of ``format_version``, ``config``, ``tokenizer`` and
-``training``. One key, because safetensors writes several in random order, and equal models should be equal files. The
-tensors have PyTorch's names and shapes.
+The file's metadata has one key, ``unrolled``: a JSON object of ``format_version``, ``config``, ``tokenizer``,
+``training`` and ``digest`` (of all but the training record, so that damage shows). One key, because safetensors writes
+several in random order, and equal models should be equal files. The tensors have PyTorch's names and shapes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -21,6 +22,7 @@ from safetensors.numpy import save
 
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.params import Params, check_params
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 
@@ -45,13 +47,35 @@ class Checkpoint:
                 f"the tokeniser has {len(self.tokenizer.vocabulary)} tokens, the model {self.config.vocab_size}"
             )
 
+    @property
+    def digest(self) -> str:
+        return model_digest(self.config, self.tokenizer, self.params)
+
+
+def model_digest(config: ModelConfig, tokenizer: Tokenizer, params: Params) -> str:
+    """SHA-256 over everything that decides what a model writes, with the weights in float32."""
+    digest = hashlib.sha256(json.dumps([config.to_dict(), tokenizer.to_dict()], sort_keys=True).encode())
+    for name in sorted(params):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(params[name], np.float32).tobytes())
+    return digest.hexdigest()
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
 
     The temporary file lies in the same folder, is flushed to the disk and then takes the name.
+
+    Raises:
+        ConfigError: ``path`` is a folder, or its folder cannot be made.
+        OSError: the disk is full, or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, a file name was expected")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -79,9 +103,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "config": checkpoint.config.to_dict(),
         "tokenizer": checkpoint.tokenizer.to_dict(),
         "training": checkpoint.training,
+        "digest": checkpoint.digest,
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.params.items()}
-    write_atomically(Path(path), save(tensors, {KEY: json.dumps(described)}))
+    write_atomically(Path(path), save(tensors, {KEY: to_json(described)}))
 
 
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -99,17 +124,6 @@ def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
         if (path / name).is_file():
             return path / name
     raise ModelFileError(f"{path}: is no run folder; neither {BEST} nor {LAST} is in it")
-
-
-def parse_json(text: str, what: str) -> dict[str, Any]:
-    """A JSON object from a file's metadata, or a ModelFileError that says which part is damaged."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{what} is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{what} is a JSON {type(value).__name__}, needs an object")
-    return value
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -131,7 +145,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         config = ModelConfig.from_dict(described["config"])
         tokenizer = tokenizer_from_dict(described["tokenizer"])
         check_params(config, params)
-        return Checkpoint(config, params, tokenizer, described["training"])
+        checkpoint = Checkpoint(config, params, tokenizer, described["training"])
+        if checkpoint.digest != described.get("digest"):
+            raise ModelFileError("damaged: weights, config or tokenizer are not those that were saved")
+        return checkpoint
     except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{path}: {error}") from error
 

@@ -37,7 +37,7 @@ class ModelConfig:
     tie_weights: bool = False
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
+        if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ConfigError(f"cell: {self.cell!r} is not known; choose one of {', '.join(CELLS)}")
         for name, least in (("vocab_size", 2), ("embedding_size", 1), ("hidden_size", 1), ("num_layers", 1)):
             value = getattr(self, name)

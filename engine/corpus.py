@@ -152,7 +152,7 @@ def _decode(data: bytes, name: str, encoding: str) -> str:
             f"{name}: byte 0x{data[offset]:02x} at offset {offset} is not {encoding}; "
             "name the file's encoding with --encoding, for instance latin-1 or utf-16"
         ) from error
-    except LookupError as error:
+    except (LookupError, UnicodeError) as error:
         raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error
 
 

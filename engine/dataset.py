@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from unrolled.engine.batches import DEFAULT_SPLIT, Batches, check_fractions, make_batches, split_corpus
@@ -49,6 +49,20 @@ class DataConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "split": list(self.split)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataConfig:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a setting is missing, unknown or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise ConfigError(
+                f"data settings: got {', '.join(sorted(values)) or 'none'}; needs {', '.join(sorted(known))}"
+            )
+        return cls(**values)
 
 
 @dataclass(frozen=True)

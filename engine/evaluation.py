@@ -60,3 +60,10 @@ def evaluate(
         result, state = evaluator(batch, state)
         loss, correct, count = loss + result.loss, correct + result.correct, count + result.tokens
     return Metrics(loss / count, correct / count, count)
+
+
+def count_unknown(batches: Batches, unk_id: int | None) -> int | None:
+    """How many of the tokens to predict are <unk>; None for a vocabulary without it."""
+    if unk_id is None:
+        return None
+    return sum(int(((batch.targets == unk_id) & batch.mask).sum()) for batch in batches.epoch(None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,8 +44,8 @@ class Experiment:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or 0 for none")
 
     def record(self, corpus: Corpus) -> dict[str, Any]:
         """What a checkpoint says about how it came about."""
@@ -52,7 +53,12 @@ class Experiment:
             "corpus": {"name": corpus.name, "characters": len(corpus.text), "sha256": corpus.digest},
             "data": self.data.to_dict(),
             "training": asdict(self.training),
-            "optimizer": {**asdict(self.optimizer), "clip_norm": self.clip_norm},
+            "optimizer": {
+                **asdict(self.optimizer),
+                "learning_rate": self.optimizer.base_rate,
+                "weight_decay": self.optimizer.decay,
+                "clip_norm": self.clip_norm,
+            },
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,11 +11,29 @@ from typing import IO, Any
 
 from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.jsontext import to_json
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent
 
 METRICS = "metrics.jsonl"
+PICTURE = "curve.png"
+EXPORTS = (".onnx", ".pt")
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Check that a run may be written to ``path``.
+
+    Raises:
+        ConfigError: it is a file, or holds a run that may not be replaced.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file, a folder was expected")
+    earlier = [name for name in (BEST, LAST, METRICS) if (path / name).exists()]
+    if earlier and not overwrite:
+        raise ConfigError(
+            f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say --overwrite"
+        )
 
 
 class RunFolder(Observer):
@@ -28,7 +47,8 @@ class RunFolder(Observer):
         path: the folder; made if it is not there.
         tokenizer: goes into the checkpoints.
         record: what the checkpoints' training record holds besides the result (corpus, settings).
-        overwrite: whether an earlier run in the folder may be replaced.
+        overwrite: whether an earlier run in the folder may be replaced, with its picture and exported files; that is
+            done when the first checkpoint of the new one is there.
 
     Raises:
         ConfigError: the folder holds a run already, or cannot be written.
@@ -37,29 +57,19 @@ class RunFolder(Observer):
     def __init__(self, path: str | Path, tokenizer: Tokenizer, record: dict[str, Any], overwrite: bool = False) -> None:
         self.path = Path(path)
         self.tokenizer, self.record = tokenizer, record
-        self._metrics: IO[str] | None = None
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"{self.path}: is a file, a folder was expected")
-        earlier = [name for name in (BEST, LAST, METRICS) if (self.path / name).exists()]
-        if earlier and not overwrite:
-            raise ConfigError(
-                f"{self.path}: holds a run already ({', '.join(earlier)}); name another folder, or say --overwrite"
-            )
+        check_free(self.path, overwrite)
+        self._made = not self.path.exists()
+        self._saved = False  # until the first checkpoint an earlier run stays as it is
+        self._draft = self.path / f".{METRICS}.new"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in earlier:
-                (self.path / name).unlink()
-            self._metrics = open(self.path / METRICS, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+            self._metrics: IO[str] | None = open(self._draft, "w", encoding="utf-8")  # noqa: SIM115 - open for the run
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be written ({error.strerror})") from error
 
-    @property
-    def best(self) -> Path:
-        return self.path / BEST
-
     def _write(self, values: dict[str, Any]) -> None:
         assert self._metrics is not None
-        self._metrics.write(json.dumps(values) + "\n")
+        self._metrics.write(to_json(values) + "\n")
 
     def on_step(self, event: StepEvent) -> None:
         values = asdict(event)
@@ -75,23 +85,39 @@ class RunFolder(Observer):
             self._save(BEST, trainable, result)
 
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
+        if result.steps == 0:
+            return  # interrupted before anything was learned
         self._save(LAST, trainable, result)
         if result.best is None:  # without validation the last is the best there is
             self._save(BEST, trainable, result)
-        self.close()
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
+        if not self._saved:
+            self._draft.unlink(missing_ok=True)
+            if self._made:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+
+    def _replace_earlier(self) -> None:
+        """Take the place of an earlier run: its checkpoints, and what was made of them, would pass for this run's."""
+        for file in self.path.iterdir():
+            if file.name in (BEST, LAST, METRICS, PICTURE) or file.suffix in EXPORTS:
+                file.unlink()
+        assert self._metrics is not None
+        self._metrics.close()
+        self._draft.rename(self.path / METRICS)
+        self._metrics = open(self.path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        self._saved = True
 
     def _save(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
+        if not self._saved:
+            self._replace_earlier()
         training = {**self.record, "result": result.to_dict()}
         params = trainable.export_params()
         save_checkpoint(self.path / name, Checkpoint(trainable.config, params, self.tokenizer, training))

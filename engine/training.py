@@ -45,6 +45,8 @@ class TrainingConfig:
         for name, value in {**limits, "validate_every": self.validate_every}.items():
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name}: got {value}, needs a number above 0")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed: got {self.seed}, needs a whole number from 0 to 2⁶⁴ - 1")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule: got {self.schedule!r}, choose one of {', '.join(SCHEDULES)}")
 

@@ -5,19 +5,17 @@ ONNX keeps them as ``metadata_props``, TorchScript as the JSON object in the ext
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unrolled.engine.checkpoint import Checkpoint, parse_json
+from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper, zero_state
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.model import LanguageModel
-from unrolled.engine.params import Params
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 
 FORMAT_VERSION = "1"
@@ -49,15 +47,6 @@ class FileInfo(NamedTuple):
     training: dict[str, Any]
     checkpoint_digest: str
     golden: list[dict[str, Any]]
-
-
-def params_digest(params: Params) -> str:
-    """SHA-256 over names and values, to tell models apart."""
-    digest = hashlib.sha256()
-    for name in sorted(params):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(params[name], np.float32).tobytes())
-    return digest.hexdigest()
 
 
 def greedy_tokens(model: Stepper, prompt: list[int], count: int, margin: float = 0.0) -> list[int]:
@@ -112,12 +101,12 @@ def file_metadata(checkpoint: Checkpoint, producer: str, golden: bool = True) ->
     values = {
         "format_version": FORMAT_VERSION,
         "producer": producer,
-        "config": json.dumps(config.to_dict()),
-        "tokenizer": json.dumps(checkpoint.tokenizer.to_dict()),
-        "state": json.dumps(state),
-        "training": json.dumps(checkpoint.training),
-        "checkpoint_digest": params_digest(checkpoint.params),
-        "golden": json.dumps(golden_cases(checkpoint) if golden else []),
+        "config": to_json(config.to_dict()),
+        "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
+        "state": to_json(state),
+        "training": to_json(checkpoint.training),
+        "checkpoint_digest": checkpoint.digest,
+        "golden": to_json(golden_cases(checkpoint) if golden else []),
     }
     return {PREFIX + key: values[key] for key in KEYS}
 
@@ -142,6 +131,7 @@ def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
         tokenizer = tokenizer_from_dict(parse_json(metadata[PREFIX + "tokenizer"], "tokenizer"))
         training = parse_json(metadata[PREFIX + "training"], "training")
         golden = parse_json('{"cases": ' + metadata[PREFIX + "golden"] + "}", "golden")["cases"]
+        _check_golden(golden, config.vocab_size)
     except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{where}: {error}") from error
     if len(tokenizer.vocabulary) != config.vocab_size:
@@ -149,3 +139,27 @@ def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
             f"{where}: the tokeniser has {len(tokenizer.vocabulary)} tokens, the model {config.vocab_size}"
         )
     return FileInfo(config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)
+
+
+def _check_golden(cases: Any, vocab_size: int) -> None:
+    """Golden cases come from a file: lists of ids and numbers, nothing else, before anything is computed with them."""
+
+    def ids(value: Any) -> bool:
+        return isinstance(value, list) and all(type(i) is int and 0 <= i < vocab_size for i in value)
+
+    def numbers(value: Any) -> bool:
+        return isinstance(value, list) and all(type(x) in (int, float) for x in value)
+
+    good = isinstance(cases, list) and all(
+        isinstance(case, dict)
+        and ids(case.get("prompt"))
+        and case["prompt"]
+        and ids(case.get("greedy"))
+        and ids(case.get("logit_indices"))
+        and numbers(case.get("logits"))
+        and numbers([case.get("logsumexp")])
+        and len(case["logits"]) == len(case["logit_indices"])
+        for case in cases
+    )
+    if not good:
+        raise ModelFileError("golden: not a list of cases")

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from unrolled.engine.checkpoint import Checkpoint, write_atomically
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.params import LayerParams, layer_params, output_weight_name
+from unrolled.engine.errors import ModelFileError
+from unrolled.engine.params import LayerParams, Params, layer_params, output_weight_name, parameter_shapes
 from unrolled.export.metadata import STEP_INPUTS, STEP_OUTPUTS, file_metadata
 
 OPSET, IR_VERSION = 17, 8
@@ -44,6 +45,32 @@ ONNX_CELLS: dict[str, OnnxCell] = {
 def reorder_gates(array: NDArray, order: tuple[int, ...]) -> NDArray:
     """Blocks of rows of (G·H, ...) in another order."""
     return np.concatenate([np.split(array, len(order))[gate] for gate in order])
+
+
+def read_params(model: onnx.ModelProto, config: ModelConfig) -> Params:
+    """The parameters back from a graph of ``build_step``, under PyTorch's names and in its gate order.
+
+    Raises:
+        ModelFileError: one is missing, or has another shape.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    order = tuple(int(place) for place in np.argsort(ONNX_CELLS[config.cell].gate_order))
+    shapes = parameter_shapes(config)
+    params: Params = {}
+    for name, shape in shapes.items():
+        source = name.replace(".bias_ih_l", ".bias_l").replace(".bias_hh_l", ".bias_l")
+        if source not in stored:
+            raise ModelFileError(f"the graph has no weights {source}")
+        value = numpy_helper.to_array(stored[source])
+        if name.startswith("rnn."):
+            value = value[0]
+            if source != name:
+                value = np.split(value, 2)[0 if ".bias_ih" in name else 1]
+            value = reorder_gates(value, order)
+        if value.shape != shape:
+            raise ModelFileError(f"the graph's {source} does not fit the shape {shape} of {name}")
+        params[name] = value
+    return params
 
 
 @dataclass

@@ -212,7 +212,7 @@ class TorchTrainable:
         self, batch: Batch, state: NDArray, masks: Sequence[NDArray] | None
     ) -> tuple[Tensor, LossResult, NDArray]:
         check_step(self.config, batch.inputs, state, self.dtype)
-        tokens, state_in = torch.from_numpy(batch.inputs), torch.from_numpy(state)
+        tokens, state_in = as_tensor(batch.inputs), as_tensor(state)
         if masks is None:
             logits, final = self.model(tokens, state_in)
         else:
@@ -269,6 +269,11 @@ class TorchTrainable:
         return {name: own[name].detach().numpy().copy() for name in parameter_shapes(self.config)}
 
 
+def as_tensor(array: NDArray) -> Tensor:
+    """A tensor that shares the array's memory, or that of a copy where torch cannot take it as it is."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
 def run_step(model: Any, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
     """One call of a module, scripted or not, on arrays.
 
@@ -280,7 +285,7 @@ def run_step(model: Any, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDA
     mkldnn.enabled = before and tokens.shape[0] > 1
     try:
         with torch.inference_mode():
-            logits, final = model(torch.from_numpy(tokens), torch.from_numpy(state))
+            logits, final = model(as_tensor(tokens), as_tensor(state))
     finally:
         mkldnn.enabled = before
     return logits.numpy(), final.numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unrolled.engine.checkpoint import Checkpoint, parse_json, write_atomically
+from unrolled.engine.checkpoint import Checkpoint, write_atomically
 from unrolled.engine.errors import ModelFileError
+from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.export.metadata import FileInfo, file_metadata, parse_metadata
 from unrolled.export.onnx_graph import producer
 from unrolled.export.torch_model import make_torch_model
@@ -33,7 +33,7 @@ def script(checkpoint: Checkpoint) -> Any:
 
 def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     """Write the scripted model and its metadata to one file."""
-    extra = {EXTRA_FILE: json.dumps(file_metadata(checkpoint, producer()))}
+    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, producer()))}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint
+from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint, model_digest
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import StepModel, zero_state
-from unrolled.engine.errors import ModelFileError, UnrolledError
+from unrolled.engine.errors import ModelFileError
 from unrolled.engine.model import LanguageModel
+from unrolled.engine.params import parameter_shapes
 from unrolled.export.metadata import (
     STEP_INPUTS,
     STEP_OUTPUTS,
     FileInfo,
     greedy_tokens,
-    params_digest,
     parse_metadata,
 )
 
@@ -81,7 +81,7 @@ def _file_info(path: Path) -> FileInfo | None:
     return None
 
 
-def _check_onnx_names(path: Path, config: ModelConfig) -> str:
+def _check_onnx_names(path: Path) -> str:
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -100,7 +100,7 @@ def _check_onnx_names(path: Path, config: ModelConfig) -> str:
     return f"{', '.join(STEP_INPUTS)} -> {', '.join(STEP_OUTPUTS)}; opset {model.opset_import[0].version}"
 
 
-def _check_onnx_axes(path: Path, config: ModelConfig) -> str:
+def _check_onnx_axes(path: Path) -> str:
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -117,7 +117,7 @@ def _check_onnx_axes(path: Path, config: ModelConfig) -> str:
     return "time and batch are free"
 
 
-def _check_torchscript_names(path: Path, config: ModelConfig) -> str:
+def _check_torchscript_names(path: Path) -> str:
     from unrolled.export.torchscript import read_torchscript
 
     module, _ = read_torchscript(path)
@@ -126,8 +126,29 @@ def _check_torchscript_names(path: Path, config: ModelConfig) -> str:
     return "forward, step, generate"
 
 
+def _check_digest(path: Path, info: FileInfo) -> str:
+    """The weights, config and tokeniser in the file are those it was written with, to the bit."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        from unrolled.export.onnx_graph import read_params
+
+        params = read_params(onnx.load(path, load_external_data=False), info.config)
+    else:
+        from unrolled.export.torchscript import read_torchscript
+
+        module, _ = read_torchscript(path)
+        stored = {name: value.detach().numpy() for name, value in module.state_dict().items()}
+        params = {name: stored[name] for name in parameter_shapes(info.config)}
+    _need(
+        model_digest(info.config, info.tokenizer, params) == info.checkpoint_digest,
+        "weights, config or tokenizer are not those the file was written with",
+    )
+    return "weights, config and tokenizer as written, to the bit"
+
+
 # Checks that need the file itself and not only a model of it.
-STRUCTURE: dict[str, list[tuple[str, Callable[[Path, ModelConfig], str]]]] = {
+STRUCTURE: dict[str, list[tuple[str, Callable[[Path], str]]]] = {
     ".onnx": [("names", _check_onnx_names), ("axes", _check_onnx_axes)],
     ".pt": [("names", _check_torchscript_names)],
 }
@@ -188,6 +209,18 @@ def _check_golden_tokens(model: StepModel, golden: list[dict[str, Any]]) -> str:
     return f"{total} recorded greedy tokens"
 
 
+def _check_sizes(config: ModelConfig, other: ModelConfig) -> str:
+    _need(
+        config.state_shape(1) == other.state_shape(1) and config.vocab_size == other.vocab_size,
+        f"the file is a {_size(config)}, the checkpoint a {_size(other)}",
+    )
+    return _size(config)
+
+
+def _size(config: ModelConfig) -> str:
+    return f"{config.cell} {config.num_layers} × {config.hidden_size} with {config.vocab_size} tokens"
+
+
 def _check_against_values(model: StepModel, checkpoint: Checkpoint) -> str:
     reference = _reference(checkpoint)
     worst = 0.0
@@ -221,7 +254,7 @@ def find_checkpoint(path: Path, digest: str) -> tuple[Checkpoint, Path] | None:
                 checkpoint = load_checkpoint(beside)
             except ModelFileError:
                 continue  # a damaged neighbour says nothing about this file
-            if params_digest(checkpoint.params) == digest:
+            if checkpoint.digest == digest:
                 return checkpoint, beside
     return None
 
@@ -242,35 +275,34 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
     if info is not None and against is None:
         found = find_checkpoint(path, info.checkpoint_digest)
         against, source = (found[0], f" ({found[1].name})") if found else (None, "")
-    elif info is None:
+    elif info is None and path.suffix == SUFFIX:
         against = load_checkpoint(path)
 
     def steps() -> Iterator[tuple[str, Callable[[], str]]]:
-        config = info.config if info is not None else against.config  # type: ignore[union-attr]
         for name, check in STRUCTURE.get(path.suffix, []):
-            yield name, lambda check=check: check(path, config)  # type: ignore[misc]
+            yield name, lambda check=check: check(path)  # type: ignore[misc]
         model = open_model(path)
+        config = model.config
         yield "shapes", lambda: _check_shapes(model)
         yield "chunks", lambda: _check_chunks(model)
         if info is not None:
             golden = info.golden
             yield "values", lambda: _check_golden_values(model, golden)
             yield "tokens", lambda: _check_golden_tokens(model, golden)
+            yield "digest", lambda: _check_digest(path, info)
         if against is not None:
             checkpoint = against
-            _need(
-                checkpoint.config.state_shape(1) == config.state_shape(1)
-                and checkpoint.config.vocab_size == config.vocab_size,
-                "the checkpoint is of another size",
-            )
+            yield f"sizes{source}", lambda: _check_sizes(config, checkpoint.config)
             yield f"values{source}", lambda: _check_against_values(model, checkpoint)
             yield f"tokens{source}", lambda: _check_against_tokens(model, checkpoint)
 
+    if info is None and against is None:
+        open_model(path)  # says what is wrong with an ending that is of no model file
     name = "file"
     try:
         for name, step in steps():
             yield Check(name, True, step())
     except _Failed as error:
         yield Check(name, False, str(error))
-    except (UnrolledError, RuntimeError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
         yield Check(name, False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,7 +14,7 @@ from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError, UnknownTokenError
 from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime.philox import uniforms
-from unrolled.runtime.sampling import SamplingConfig, choose
+from unrolled.runtime.sampling import SamplingConfig, check_whole, choose
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,11 @@ class GenerationConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_new_tokens", "num_return_sequences", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least 1")
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        if not all(isinstance(text, str) and text for text in self.stop):
+            check_whole(name, getattr(self, name), 1)
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
             raise ConfigError(f"stop: got {self.stop!r}, needs texts that are not empty")
-        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop", tuple(stop))
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def start_prompt(tokenizer: Tokenizer) -> str:
         return ""
     if "\n" in tokenizer.vocabulary:
         return "\n"
-    return next(token for token in tokenizer.vocabulary if token not in SPECIALS)
+    return next((token for token in tokenizer.vocabulary if token not in SPECIALS), "")
 
 
 def read_prompts(model: StepModel, prompts: Sequence[NDArray[np.int64]]) -> tuple[NDArray, NDArray]:
@@ -113,22 +111,19 @@ class _Row:
         self.tokenizer, self.config = tokenizer, config
         self.tokens: list[int] = []
         self.reason: str | None = None
+        self._window = max(map(len, config.stop), default=0)  # tokens that a stop text can reach over
+        self._tail: deque[int] = deque(maxlen=self._window)
 
     def add(self, token: int) -> None:
         self.tokens.append(token)
+        if token != self.tokenizer.bos_id:  # every other token adds at least one character
+            self._tail.append(token)
         if token == self.tokenizer.eos_id:
             self.reason = "eos"
-        elif self._stopped():
+        elif self._window and any(stop in self.tokenizer.decode(self._tail) for stop in self.config.stop):
             self.reason = "stop"
         elif len(self.tokens) == self.config.max_new_tokens:
             self.reason = "length"
-
-    def _stopped(self) -> bool:
-        """Whether a stop text stands in the last tokens; each token but <bos> adds at least one character."""
-        if not self.config.stop:
-            return False
-        tail = self.tokenizer.decode(self.tokens[-max(map(len, self.config.stop)) - 1 :])
-        return any(stop in tail for stop in self.config.stop)
 
     def text(self) -> str:
         text = self.tokenizer.decode(self.tokens)
@@ -187,16 +182,22 @@ def generate(
         known = ", ".join(field.name for field in fields(GenerationConfig))
         raise ConfigError(f"generate: no setting {', '.join(unknown)}; there are {known}")
     config = config or GenerationConfig(**settings)
+    if not isinstance(config, GenerationConfig):
+        raise ConfigError(f"config: got a {type(config).__name__}, needs a GenerationConfig")
     if isinstance(prompts, str):
         raise ConfigError("prompts: got one text, needs a list of them: [prompt]")
-    if not prompts:
+    if len(prompts) == 0:
         raise ConfigError("prompts: got none, needs at least one")
+    for place, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ConfigError(f"prompts: got {prompt!r} at {place}, needs texts")
     repeats = config.num_return_sequences
-    encoded = [ids for prompt in prompts for ids in [prompt_tokens(model.tokenizer, prompt)] * repeats]
+    encoded = [prompt_tokens(model.tokenizer, prompt) for prompt in prompts]
+    total = len(prompts) * repeats
     generations = []
-    for first in range(0, len(encoded), config.batch_size):
-        indices = np.arange(first, min(first + config.batch_size, len(encoded)))
-        rows = _generate_rows(model, [encoded[i] for i in indices], indices, config)
+    for first in range(0, total, config.batch_size):
+        indices = np.arange(first, min(first + config.batch_size, total))
+        rows = _generate_rows(model, [encoded[i // repeats] for i in indices], indices, config)
         for index, row in zip(indices, rows, strict=True):
             prompt = prompts[int(index) // repeats]
             generations.append(Generation(prompt, row.text(), tuple(row.tokens), row.reason or "length", int(index)))

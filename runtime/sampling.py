@@ -9,6 +9,7 @@ lowest index among the largest logits. Names and meanings are those of Hugging F
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
+
+MIN_TEMPERATURE = 1e-6  # greedy in all but name; far below, logits over temperature overflow
 
 Scores = NDArray[np.float64]  # (B, V); -inf: out
 
@@ -26,7 +29,7 @@ class SamplingConfig:
 
     Args:
         do_sample: draw; False: greedy, whatever the rest says.
-        temperature: divides the logits; above 0. Below 1 is bolder towards the probable, above 1 flatter.
+        temperature: divides the logits; at least 1e-6. Below 1 favours the probable more, above 1 less.
         top_k: keep the k most probable tokens; 0: all.
         top_p: keep the fewest most probable tokens whose probabilities sum to at least this; 1: all.
         seed: 0 … 2⁶⁴ - 1; with a row's index and step it fixes the draw.
@@ -39,16 +42,29 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
+        if not isinstance(self.do_sample, bool):
+            raise ConfigError(f"do_sample: got {self.do_sample!r}, needs true or false")
+        if not _is_number(self.temperature) or not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise ConfigError(
-                f"temperature: got {self.temperature}, needs a number above 0; for the most probable token say greedy"
+                f"temperature: got {self.temperature!r}, needs a number from {MIN_TEMPERATURE:g}; "
+                "for always the most probable token say greedy (do_sample false)"
             )
-        if not isinstance(self.top_k, int) or self.top_k < 0:
-            raise ConfigError(f"top_k: got {self.top_k}, needs a whole number from 0 (off)")
-        if not 0 <= self.top_p <= 1:
-            raise ConfigError(f"top_p: got {self.top_p}, needs a number from 0 to 1 (off)")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed: got {self.seed}, needs a whole number from 0 to 2⁶⁴ - 1")
+        check_whole("top_k", self.top_k, 0)
+        if not _is_number(self.top_p) or not 0 <= self.top_p <= 1:
+            raise ConfigError(f"top_p: got {self.top_p!r}, needs a number from 0 to 1, where 1 keeps all tokens")
+        check_whole("seed", self.seed, 0, 2**64 - 1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Check a whole number within its limits; ConfigError names it."""
+    good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not good or int(value) < least or (most is not None and int(value) > most):  # type: ignore[call-overload]
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name}: got {value!r}, needs a whole number {limits}")
 
 
 def _descending(scores: Scores) -> NDArray[np.intp]:
@@ -105,7 +121,7 @@ def draw(scores: Scores, u: NDArray[np.float64]) -> NDArray[np.int64]:
     weights = _weights(scores)
     cdf = np.cumsum(weights, axis=-1)
     index = (cdf <= u[:, None] * cdf[:, -1:]).sum(axis=-1)
-    # u·total can round up to the total; the last token that is still in is meant then
+    # a uniform of 1, which rounding to float32 in another host can make, means the last token that is still in
     last = weights.shape[-1] - 1 - (weights[:, ::-1] > 0).argmax(axis=-1)
     return np.minimum(index, last)
 

@@ -119,6 +119,19 @@ def test_wrong_tensors_are_named_errors(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
+def test_alarm_a_changed_weight_or_vocabulary_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    good = models.checkpoint()
+    changed = good.params["output.bias"].copy()
+    changed.view(np.uint32)[2] ^= 1
+    swapped = {**good.tokenizer.to_dict(), "vocabulary": list(good.tokenizer.vocabulary[::-1])}
+    for metadata, tensors in ((None, {"output.bias": changed}), ({"tokenizer": swapped}, {})):
+        save_checkpoint(path, good)
+        _rewrite(path, metadata, **tensors)
+        with pytest.raises(ModelFileError, match="damaged: weights, config or tokenizer"):
+            load_checkpoint(path)
+
+
 def test_a_foreign_safetensors_file_is_a_named_error(tmp_path: Path) -> None:
     save_file({"weight": np.zeros((2, 2), np.float32)}, tmp_path / "a.safetensors")
     with pytest.raises(ModelFileError, match="not one of unrolled's checkpoints"):

@@ -19,7 +19,7 @@ from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.export.formats import FORMATS, export_model
 from unrolled.export.metadata import KEYS, PREFIX, golden_cases, greedy_tokens, parse_metadata
-from unrolled.export.onnx_graph import reorder_gates
+from unrolled.export.onnx_graph import read_params, reorder_gates
 from unrolled.export.verify import verify
 from unrolled.runtime import generate, load
 from unrolled.runtime.adapters import make_model
@@ -164,7 +164,11 @@ def test_verify_does_not_take_another_model_beside_for_its_own(tmp_path: Path) -
     save_checkpoint(tmp_path / "best.safetensors", models.checkpoint("lstm"))
     assert all(check.ok for check in verify(path, load))
     failed = [check for check in verify(path, load, models.checkpoint("lstm")) if not check.ok]
-    assert failed
+    assert [check.name for check in failed] == ["sizes"]
+    assert "gru 2 × 6 with 11 tokens, the checkpoint a lstm" in failed[0].detail
+    other = models.checkpoint("gru")
+    other.params["output.bias"][3] += 0.01
+    assert [check.name for check in verify(path, load, other) if not check.ok] == ["values"]
 
 
 def _initializer(model: onnx.ModelProto, name: str, value: np.ndarray) -> None:
@@ -231,6 +235,51 @@ def test_alarm_verify_catches_a_changed_graph(tmp_path: Path, mutation: str) -> 
     assert not checks[-1].ok
     assert checks[-1].name == expected
     assert all(check.ok for check in checks[:-1])
+
+
+def _flip_a_bit(model: onnx.ModelProto) -> None:
+    value = _array(model, "rnn.weight_ih_l1")
+    value.view(np.uint32).reshape(-1)[7] ^= 1
+    _initializer(model, "rnn.weight_ih_l1", value)
+
+
+def _reverse_vocabulary(model: onnx.ModelProto) -> None:
+    for prop in model.metadata_props:
+        if prop.key == "unrolled.tokenizer":
+            values = json.loads(prop.value)
+            prop.value = json.dumps({**values, "vocabulary": values["vocabulary"][::-1]})
+
+
+@pytest.mark.parametrize("change", [_flip_a_bit, _reverse_vocabulary])
+def test_alarm_verify_catches_what_no_logit_shows(tmp_path: Path, change) -> None:  # type: ignore[no-untyped-def]
+    path = exported(models.checkpoint("gru"), tmp_path)
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+    checks = list(verify(path, load))
+    assert (checks[-1].name, checks[-1].ok) == ("digest", False)
+
+
+@pytest.mark.parametrize("golden", ['[{"prompt": "x"}]', "[1]", "{}", '[{"prompt": [99]}]', "["])
+def test_golden_cases_of_the_wrong_kind_are_a_named_error(tmp_path: Path, golden: str) -> None:
+    path = exported(models.checkpoint("gru"), tmp_path)
+    model = onnx.load(path)
+    for prop in model.metadata_props:
+        if prop.key == "unrolled.golden":
+            prop.value = golden
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="golden"):
+        list(verify(path, load))
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_come_back_from_the_graph(tmp_path: Path, cell: str, tied: bool) -> None:
+    checkpoint = models.checkpoint(cell, 2, tie_weights=tied)
+    got = read_params(onnx.load(exported(checkpoint, tmp_path)), checkpoint.config)
+    assert set(got) == set(checkpoint.params)
+    for name, value in checkpoint.params.items():
+        np.testing.assert_array_equal(got[name], value, name)
 
 
 def test_alarm_verify_catches_a_truncated_vocabulary(tmp_path: Path) -> None:

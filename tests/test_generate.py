@@ -35,12 +35,13 @@ ENGINES = ("numpy", "onnxruntime", "torch", "torchscript")
 
 
 def checkpoint(cell: str, layers: int) -> Checkpoint:
-    """A random model whose input and output weights are large, so that what it writes depends on what it has read."""
+    """A random model with weights larger than usual, so that what it writes depends on what it has read."""
     config = ModelConfig(cell, models.V, 8, 12, layers)
-    params = initial_params(config, 4)
+    params = initial_params(config, 0)
     params["output.weight"] *= 8
     for layer in range(layers):
         params[f"rnn.weight_ih_l{layer}"] *= 2
+        params[f"rnn.weight_hh_l{layer}"] *= 1 if cell == "rnn_relu" else 2
     return Checkpoint(config, params, CharTokenizer("abcdefghijk"))
 
 
@@ -165,6 +166,7 @@ def test_a_sampled_row_does_not_see_its_neighbours(cell: str, layers: int) -> No
     second = generate(model, ["kick", "cafe", "b", "high", "a"], seed=3, max_new_tokens=25)
     assert first[1] == second[1]
     assert first[0].text != second[0].text
+    assert first[2].text != second[2].text
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,0 +1,26 @@
+"""Check that a wheel holds every module of the checkout and nothing else, and unpack it: check_wheel.py WHEEL FOLDER."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path
+
+SUBPACKAGES = ("engine", "export", "runtime", "bench", "cli")
+
+
+def main(wheel: str, folder: str) -> None:
+    expected = {f"unrolled/{name}/py.typed" for name in SUBPACKAGES}
+    expected |= {f"unrolled/{path.as_posix()}" for name in SUBPACKAGES for path in Path(name).rglob("*.py")}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        archive.extractall(folder)
+    if missing := sorted(expected - names):
+        sys.exit(f"not in the wheel: {', '.join(missing)}; is the subpackage in setup.cfg?")
+    if extra := sorted(names - expected):
+        sys.exit(f"in the wheel, but not in the checkout: {', '.join(extra)}")
+    print(f"{Path(wheel).name}: {len(names)} files, all subpackages and their py.typed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

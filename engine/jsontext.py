@@ -1,0 +1,33 @@
+"""JSON for files and standard output: numbers that JSON has not become null, and reading says what is damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from unrolled.engine.errors import ModelFileError
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None in the place of NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def parse_json(text: str, what: str) -> dict[str, Any]:
+    """A JSON object, or a ModelFileError that says which part of a file is damaged."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{what} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{what} is a JSON {type(value).__name__}, needs an object")
+    return value

@@ -1,0 +1,77 @@
+"""Which text a model is scored on: a whole corpus, or a part of the one it was trained on, split as it was then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from unrolled.engine.batches import BATCHINGS, Batches, make_batches
+from unrolled.engine.corpus import BUILTIN, Corpus
+from unrolled.engine.dataset import DataConfig, prepare
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.text import Tokenizer
+
+PARTS = ("train", "validation", "test")
+
+
+def batches_to_score(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    record: dict[str, Any],
+    part: str | None = None,
+    batching: str | None = None,
+    batch_size: int | None = None,
+    length: int | None = None,
+) -> Batches:
+    """Batches of ``corpus``, or of a part of it.
+
+    Args:
+        record: the model's training record.
+        part: one of ``PARTS``; the corpus must be the one of the record, by its digest.
+        batching: "stream" or "records"; records for a vocabulary with <bos> if left out.
+        batch_size, length: 1 and 512 for a whole corpus if left out, as in training for a part.
+
+    Raises:
+        ConfigError: the corpus is not the one that was trained on, or a setting is not known.
+    """
+    trained_on = record.get("corpus") or {}
+    if part is not None:
+        return _part(corpus, tokenizer, record, part, batching, batch_size, length)
+    if corpus.name == BUILTIN and trained_on.get("sha256") not in (None, corpus.digest):
+        raise ConfigError(f"name a corpus: the model was trained on {trained_on.get('name')}, not on the built-in one")
+    batching = batching or ("records" if tokenizer.bos_id is not None else "stream")
+    if batching not in BATCHINGS:
+        raise ConfigError(f"batching: got {batching!r}, choose one of {', '.join(BATCHINGS)}")
+    if batching == "stream":
+        return make_batches(corpus.text, tokenizer, batch_size or 1, length or 512)
+    if tokenizer.bos_id is None:
+        raise ConfigError("batching: the model was trained on a stream and has no <bos>, which records need")
+    longest = max((len(item) for item in corpus.records), default=0) + 1
+    return make_batches(corpus.records, tokenizer, batch_size or 1, length or longest)
+
+
+def _part(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    record: dict[str, Any],
+    part: str,
+    batching: str | None,
+    batch_size: int | None,
+    length: int | None,
+) -> Batches:
+    if part not in PARTS:
+        raise ConfigError(f"part: got {part!r}, choose one of {', '.join(PARTS)}")
+    trained_on = record.get("corpus") or {}
+    if trained_on.get("sha256") != corpus.digest:
+        raise ConfigError(
+            f"part: {corpus.name} is not the corpus that the model was trained on ({trained_on.get('name')}); "
+            "name that one, read as it was then"
+        )
+    config = DataConfig.from_dict(record.get("data") or {})
+    if batching not in (None, config.batching):
+        raise ConfigError(f"batching: the model was trained with {config.batching!r}, and so its parts are")
+    config = replace(config, batch_size=batch_size or config.batch_size, length=length or config.length)
+    batches = getattr(prepare(corpus, config, tokenizer), part)
+    if batches is None:
+        raise ConfigError(f"part: the training had no {part} part (split {', '.join(map(str, config.split))})")
+    return batches

@@ -1,0 +1,332 @@
+"""The command as its users see it: exit codes, standard output, standard error, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unrolled.cli.console import print_json
+
+TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 60
+SMALL = ("--hidden", "16", "--embed", "8", "--batch", "4", "--length", "16", "--no-samples")
+
+
+def run(*arguments: str, stdin: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command in a new process; fails unless it exits with ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "unrolled.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def run_json(*arguments: str, **settings: Any) -> Any:
+    return json.loads(run(*arguments, "--json", **settings).stdout)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "fox.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with an ONNX and a TorchScript file in it."""
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    folder = tmp_path_factory.mktemp("runs") / "fox"
+    run("train", str(corpus), "--engine", "numpy", "--cell", "gru", "--steps", "60", *SMALL, "-o", str(folder))
+    run("export", str(folder))
+    run("export", str(folder), "--format", "torchscript")
+    return folder
+
+
+def test_train_writes_a_run_and_reports_it(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = run("train", str(corpus), "--engine", "numpy", "--steps", "30", *SMALL, "-o", str(folder), "--json")
+    figures = json.loads(done.stdout)
+    assert (figures["steps"], figures["engine"], figures["interrupted"]) == (30, "numpy", False)
+    assert figures["best"]["loss"] < 3.3
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.safetensors",
+        "curve.png",
+        "last.safetensors",
+        "metrics.jsonl",
+    ]
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "validation loss" in done.stderr
+    assert "perplexity" in done.stderr
+
+
+@pytest.mark.parametrize("batching", ["stream", "records"])
+def test_train_reads_columns_fields_and_standard_input(tmp_path: Path, batching: str) -> None:
+    lines = TEXT.splitlines()[:60]
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(f'{i},"{line}"\n' for i, line in enumerate(lines)))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": line}) + "\n" for line in lines))
+    common = ("--engine", "numpy", "--steps", "3", "--batching", batching, *SMALL)
+    losses = []
+    for number, (source, stdin) in enumerate(
+        (
+            ((str(tmp_path / "a.csv"), "--column", "text"), None),
+            ((str(tmp_path / "a.jsonl"), "--field", "body"), None),
+            (("-",), "\n".join(lines)),
+        )
+    ):
+        figures = run_json("train", *source, *common, "-o", str(tmp_path / f"run{number}"), stdin=stdin)
+        losses.append(figures["best"]["loss"])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_the_same_seed_gives_the_same_losses_on_every_engine(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    losses = {}
+    for engine in ("numpy", "numba", "torch"):
+        output = str(tmp_path / engine)
+        settings = ("--steps", "10", "--layers", "2", "--dropout", "0.2", "--seed", "3")
+        losses[engine] = run_json("train", str(corpus), "--engine", engine, *settings, *SMALL, "-o", output)
+    for figures in losses.values():
+        assert figures["best"]["loss"] == pytest.approx(losses["numpy"]["best"]["loss"], abs=1e-4)
+
+
+def test_figures_of_train_info_and_eval_agree(corpus: Path, trained: Path) -> None:
+    described = {name: run_json("info", str(trained / name)) for name in ("", "model.onnx", "model.pt")}
+    kinds = [values["kind"] for values in described.values()]
+    assert kinds == ["checkpoint", "onnxruntime", "torchscript"]
+    assert len({values["val_loss"] for values in described.values()}) == 1
+    assert described[""]["model"]["cell"] == "gru"
+    assert described[""]["trained"]["steps"] == 60
+    part = run_json("eval", str(trained), str(corpus), "--part", "validation")
+    assert part["loss"] == pytest.approx(described[""]["val_loss"], abs=1e-5)
+    scores = [
+        run_json("eval", str(trained / name), str(corpus), *engine)
+        for name, engine in (
+            ("", ()),
+            ("", ("--engine", "numpy")),
+            ("", ("--engine", "numba")),
+            ("", ("--engine", "torch")),
+            ("best.safetensors", ("--batch", "1", "--length", "77")),
+            ("model.onnx", ()),
+            ("model.pt", ()),
+        )
+    ]
+    for score in scores:
+        assert score["tokens"] == len(TEXT) - 1
+        assert score["loss"] == pytest.approx(scores[0]["loss"], abs=1e-5)
+        assert score["accuracy"] == pytest.approx(scores[0]["accuracy"], abs=1e-3)
+        assert score["bits_per_token"] == pytest.approx(score["loss"] / 0.6931471805599453)
+
+
+def test_generate_is_the_same_from_every_file_and_engine(trained: Path) -> None:
+    settings = ("-p", "the ", "-p", "fox", "-n", "2", "--seed", "5", "--max-new-tokens", "50", "--top-k", "8")
+    texts = [
+        [row["text"] for row in run_json("generate", str(model), *settings, *engine)["texts"]]
+        for model, engine in (
+            (trained, ()),
+            (trained, ("--engine", "numpy")),
+            (trained / "model.onnx", ()),
+            (trained / "model.pt", ()),
+        )
+    ]
+    assert len(texts[0]) == 4
+    assert len(set(texts[0])) == 4
+    assert all(other == texts[0] for other in texts)
+
+
+def test_names_with_markup_dollars_and_other_scripts_are_names(tmp_path: Path) -> None:
+    source = tmp_path / "m$_$[red]日本.txt"
+    source.write_text(TEXT, encoding="utf-8")
+    output = tmp_path / "run[bold]$x$"
+    shown = run("train", str(source), "--engine", "numpy", "--steps", "3", *SMALL, "-o", str(output)).stdout
+    assert source.name in shown
+    assert str(output) in shown
+    exported = run("export", str(output)).stdout
+    assert str(output / "model.onnx") in exported
+
+
+def test_a_diverged_run_leaves_the_earlier_one(corpus: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "run")
+    wild = ("--optimizer", "sgd", "--lr", "1e38", "--clip", "0", "--steps", "60")
+    done = run("train", str(corpus), "--engine", "numpy", *wild, *SMALL, "-o", output, code=2)
+    assert "try a lower learning rate" in done.stderr
+    assert not (tmp_path / "run").exists()
+    run("train", str(corpus), "--engine", "numpy", "--steps", "3", *SMALL, "-o", output)
+    run("export", output)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    run("train", str(corpus), "--engine", "numpy", *wild, *SMALL, "-o", output, "--overwrite", code=2)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    run("train", str(corpus), "--engine", "numpy", "--steps", "4", *SMALL, "-o", output, "--overwrite")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "best.safetensors",
+        "curve.png",
+        "last.safetensors",
+        "metrics.jsonl",
+    ]
+
+
+def test_output_that_cannot_show_a_character_shows_another(trained: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "unrolled.cli", "generate", str(trained), "-p", "日本"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "has no character" in done.stderr
+
+
+def test_generate_prints_prompt_and_text(trained: Path) -> None:
+    shown = run("generate", str(trained), "-p", "the ", "--greedy", "--max-new-tokens", "20").stdout
+    row = run_json("generate", str(trained), "-p", "the ", "--greedy", "--max-new-tokens", "20")["texts"][0]
+    assert shown == "the " + row["text"] + "\n"
+    stopped = run_json("generate", str(trained), "-p", "the ", "--greedy", "--stop", row["text"][3:6])["texts"][0]
+    assert (stopped["finish_reason"], stopped["text"]) == ("stop", row["text"][: row["text"].index(row["text"][3:6])])
+
+
+@pytest.mark.parametrize("name", ["", "model.onnx", "model.pt"])
+def test_verify_of_good_files(trained: Path, name: str) -> None:
+    report = run_json("verify", str(trained / name))
+    assert report["ok"] is True
+    assert len(report["checks"]) >= 4
+
+
+def test_verify_of_a_damaged_file_exits_with_1(trained: Path, tmp_path: Path) -> None:
+    data = bytearray((trained / "model.onnx").read_bytes())
+    weights = data.index(b"output.weight")
+    data[weights - 200] ^= 0x40  # in the weights, whichever they are
+    (tmp_path / "model.onnx").write_bytes(data)
+    done = run("verify", str(tmp_path / "model.onnx"), code=1)
+    assert "FAILED" in done.stdout
+
+
+def test_compare_holds_every_engine_and_file_against_numpy(trained: Path) -> None:
+    report = run_json("compare", str(trained), "--tokens", "60", "-p", "the ", "-p", "lazy")
+    names = [row["engine"] for row in report["agreement"]]
+    assert names == ["numpy", "numba", "torch", "torchscript", "onnxruntime", "onnxruntime", "torchscript"]
+    for row in report["agreement"]:
+        assert row["max_logit_error"] < 1e-4
+        assert (row["greedy_match"], row["sampled_match"]) == (1.0, 1.0)
+        assert row["tokens_per_s_1"] > 0
+
+
+def test_info_of_the_system() -> None:
+    values = run_json("info", "--system")["system"]
+    assert values["cores"] >= 1
+    assert values["versions"]["numpy"]
+    assert values["numba"]["threading_layer"] in ("omp", "tbb", "workqueue")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nothing.txt"), "nothing.txt: no such file"),
+        (("train", "{corpus}", "--cell", "lstmm"), "'lstmm' is not known; choose one of rnn"),
+        (("train", "{corpus}", "--engine", "jax"), "engine: got 'jax', choose one of numba"),
+        (("train", "{corpus}", "--column", "a"), "--column goes with .csv"),
+        (("train", "{corpus}", "--dropout", "0.5"), "there is one layer"),
+        (("train", "{corpus}", "--split", "0.9"), "split: got 0.9"),
+        (("train", "{corpus}", "--split", "a,b,c"), "split: got 'a,b,c'"),
+        (("train", "{corpus}", "--optimizer", "lion"), "optimizer: got 'lion'"),
+        (("train", "{corpus}", "--lr", "-1"), "--lr: got -1"),
+        (("train", "{corpus}", "--steps", "0"), "steps: got 0"),
+        (("train", "{corpus}", "--batching", "lines"), "batching: got 'lines'"),
+        (("train", "{corpus}", "--level", "byte"), "level: got 'byte'"),
+        (("generate", "nothing"), "nothing: no such file or folder"),
+        (("generate", "{run}", "-p", "ÄÖ"), "the vocabulary has no character 'Ä'"),
+        (("generate", "{run}", "-p", ""), "has no token to start from"),
+        (("generate", "{run}", "--temperature", "0"), "temperature: got 0.0"),
+        (("generate", "{run}", "--top-p", "2"), "--top-p: got 2.0"),
+        (("generate", "{run}", "--engine", "jax"), "engine: got 'jax'"),
+        (("export", "{run}", "--format", "tflite"), "format: got 'tflite', choose one of onnx, torchscript"),
+        (("export", "{run}", "-o", "model.txt"), "needs the ending .onnx"),
+        (
+            (
+                "export",
+                "{run}/model.onnx",
+            ),
+            "export starts from a run folder",
+        ),
+        (("eval", "{run}", "{other}"), "the vocabulary has no character 'Ω'"),
+        (("verify", "{corpus}"), "ending '.txt' is of no model file"),
+        (("train", "{corpus}", "--steps", "many"), "Invalid value for '--steps'"),
+        (("train", "{corpus}", "--hidden", "0"), "--hidden: got 0"),
+        (("train", "{corpus}", "--seed", "-1"), "seed: got -1"),
+        (("train", "{corpus}", "--split", "nan,nan,nan"), "split: got nan"),
+        (("train", "{corpus}", "--encoding", "undefined"), "'undefined' is not an encoding"),
+        (("frobnicate",), "No such command 'frobnicate'"),
+        (("eval", "{run}"), "name a corpus: the model was trained on fox.txt"),
+        (("eval", "{run}", "--part", "validation"), "is not the corpus that the model was trained on (fox.txt)"),
+        (("eval", "{run}", "{corpus}", "--part", "all"), "part: got 'all'"),
+        (("eval", "{run}", "{corpus}", "--batching", "lines"), "batching: got 'lines'"),
+        (("eval", "{run}", "{corpus}", "--batching", "records"), "has no <bos>"),
+        (("export", "{run}", "-o", "{folder}"), "needs the ending .onnx"),
+        (("export", "{run}", "-o", "{corpus}/x.onnx"), "the folder cannot be made"),
+        (("compare", "{run}/model.onnx"), "compare needs a run folder or a checkpoint"),
+        (("info",), "name a model file or a run folder"),
+        (("demo", "--seconds", "0"), "seconds: got 0.0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], message: str, corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("Ω" * 10, encoding="utf-8")
+    names = {"corpus": str(corpus), "run": str(trained), "other": str(other), "folder": str(tmp_path)}
+    output = ("-o", str(tmp_path / "run")) if arguments[0] == "train" else ()
+    done = run(*(argument.format(**names) for argument in arguments), *output, code=2)
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    assert "Traceback" in run("--debug", "generate", "nothing", code=1).stderr
+
+
+def test_help_of_every_verb_and_version() -> None:
+    shown = run("--help").stdout
+    for verb in ("demo", "train", "eval", "generate", "export", "verify", "compare", "info"):
+        assert verb in shown
+        assert "Usage" in run(verb, "--help").stdout
+    assert run("--version").stdout.startswith("unrolled ")
+
+
+def test_json_has_no_numbers_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": float("inf"), "b": [1.5, float("nan")], "c": "ü"})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": "ü"}
+
+
+def test_demo_writes_its_summary(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    done = run("demo", "--seconds", "6", "--output", str(tmp_path / "demo"))
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary) == {"corpus", "engines", "artifacts", "agreement", "samples"}
+    assert set(summary["engines"]) == {"numpy", "numba", "torch"}
+    for figures in summary["engines"].values():
+        assert 1 < figures["val_loss"] < 5
+        assert figures["val_perplexity"] == pytest.approx(2.718281828 ** figures["val_loss"], rel=1e-6)
+        assert figures["tokens_per_s"] > 0
+    assert all(Path(path).exists() for path in summary["artifacts"].values())
+    assert {row["engine"] for row in summary["agreement"]} == {"numpy", "numba", "torch", "onnxruntime", "torchscript"}
+    for row in summary["agreement"]:
+        assert row["max_logit_error"] < 1e-4
+        assert row["greedy_match"] == 1.0
+        assert row["sampled_match"] == 1.0
+    assert all(sample["text"] for sample in summary["samples"])
+    assert "validation loss" in done.stdout
