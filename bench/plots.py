@@ -17,13 +17,12 @@ from unrolled.engine.run_folder import read_metrics
 COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
 
 
-def _smoothed(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal groups of steps, so that a long run stays a readable line."""
-    groups = min(len(losses), 200)
-    return (
-        np.array([part.mean() for part in np.array_split(steps, groups)]),
-        np.array([part.mean() for part in np.array_split(losses, groups)]),
-    )
+POINTS = 200  # of the longest line
+
+
+def _smoothed(values: np.ndarray, group: int) -> np.ndarray:
+    """Means of ``group`` neighbours; the last group may be smaller."""
+    return np.array([part.mean() for part in np.split(values, range(group, len(values), group))])
 
 
 def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") -> None:
@@ -44,9 +43,14 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
     figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    steps = {label: list(read_metrics(folder, "step")) for label, folder in runs.items()}
+    # one group size for all, so that equal losses are equal lines
+    group = max(1, -(-max(map(len, steps.values()), default=0) // POINTS))
     widths = np.linspace(3.6, 1.2, len(runs)) if len(runs) > 1 else [1.6]
     for (label, folder), color, width in zip(runs.items(), COLORS * len(runs), widths, strict=False):
-        _draw_run(axes, label, folder, color, float(width), single=len(runs) == 1)
+        x, y = (_smoothed(np.array([line[key] for line in steps[label]], float), group) for key in ("step", "loss"))
+        axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if len(runs) == 1 else label)
+        _draw_validation(axes, label, folder, color, len(runs) == 1)
     axes.set_xlabel("training step")
     axes.set_ylabel("cross-entropy, nats a token")
     axes.set_title(title, parse_math=False)
@@ -62,13 +66,9 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
     write_atomically(output, buffer.getvalue())
 
 
-def _draw_run(axes: Any, label: str, folder: Path, color: str, width: float, single: bool) -> None:
-    steps = list(read_metrics(folder, "step"))
-    if steps:
-        x, y = _smoothed(np.array([s["step"] for s in steps], float), np.array([s["loss"] for s in steps], float))
-        axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if single else label)
-    validation = list(read_metrics(folder, "validation"))
-    if validation:
-        x, y = np.array([v["step"] for v in validation]), np.array([v["loss"] for v in validation], float)
+def _draw_validation(axes: Any, label: str, folder: Path, color: str, single: bool) -> None:
+    lines = list(read_metrics(folder, "validation"))
+    if lines:
+        x, y = (np.array([line[key] for line in lines], float) for key in ("step", "loss"))
         color = "#111827" if single else color
         axes.plot(x, y, "o", color=color, markersize=4, label="validation" if single else f"{label}, validation")

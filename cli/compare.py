@@ -47,7 +47,7 @@ def run_compare(
 
 def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
     shown = table(
-        "Agreement with the NumPy engine; speed in tokens/s, 1 and 64 texts at once",
+        "Agreement with NumPy; speed in tokens/s, 1 and 64 texts at once",
         "engine",
         "logit error",
         "greedy",

@@ -98,7 +98,7 @@ def _samples(model: Path) -> list[dict[str, str]]:
 def _curves(runs: dict[str, Path], artifacts: dict[str, Path]) -> None:
     picture = runs["numba"].parent / "curves.png"
     try:
-        draw_loss_curves(runs, picture, "One network, one seed, three engines: the curves lie on each other")
+        draw_loss_curves(runs, picture, "One network, one seed, three engines")
         artifacts["curves"] = picture
     except MissingDependencyError as error:
         warn(out, f"no picture of the curves: {error}")
