@@ -46,6 +46,20 @@ def linear_backward_weight(dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDA
     dbias += rows.sum(axis=0)
 
 
+def embedded_linear_forward(embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
+    """Input product of the first layer, (T, B, G·H), from tokens (T, B): ``linear_forward`` of their embeddings."""
+    return linear_forward(embedding_forward(embedding, tokens), weight, bias)
+
+
+def embedded_linear_backward(
+    dy: NDArray, embedding: NDArray, tokens: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray]
+) -> None:
+    """Add the gradients of embedding (V, E), weight and bias to the arrays of ``grads``, in this order."""
+    dembedding, dweight, dbias = grads
+    linear_backward_weight(dy, embedding_forward(embedding, tokens), dweight, dbias)
+    embedding_backward(linear_backward_input(dy, weight), tokens, dembedding)
+
+
 def softmax_cross_entropy(
     logits: NDArray, targets: NDArray, mask: NDArray, gradient: bool
 ) -> tuple[LossResult, NDArray | None]:

@@ -30,7 +30,7 @@ from unrolled.engine.params import (
 class LayerTape(NamedTuple):
     """What a layer's backward needs of its forward."""
 
-    x: NDArray  # (T, B, E or H)
+    x: NDArray | None  # (T, B, H); None for the first layer, whose input product comes from outside
     states: NDArray  # (T + 1, S, B, H)
     gates: NDArray
 
@@ -63,11 +63,11 @@ def layers_forward(
     backend: Backend,
     config: ModelConfig,
     params: Params,
-    x: NDArray,
+    xg: NDArray,
     state: NDArray,
     masks: Sequence[NDArray] | None = None,
 ) -> tuple[NDArray, NDArray, list[LayerTape]]:
-    """Run all recurrent layers over ``x`` (T, B, E) from ``state`` (S, L, B, H).
+    """Run all recurrent layers from ``state`` (S, L, B, H); ``xg`` (T, B, G·H) is the first layer's input product.
 
     Returns:
         The last layer's outputs (T, B, H), the state (S, L, B, H) after the last step, and a tape a layer.
@@ -75,15 +75,17 @@ def layers_forward(
     cell = backend.cells[config.cell]
     final = np.empty_like(state)
     tapes = []
+    x = None
     for layer in range(config.num_layers):
-        if layer > 0 and masks is not None:
-            x = x * masks[layer - 1]
         w_ih, w_hh, b_ih, b_hh = layer_params(params, layer)
-        xg = backend.layers.linear_forward(x, w_ih, b_ih)  # (T, B, G·H)
+        if x is not None:
+            x = x if masks is None else x * masks[layer - 1]
+            xg = backend.layers.linear_forward(x, w_ih, b_ih)
         states, gates = cell.forward(xg, np.ascontiguousarray(state[:, layer]), w_hh, b_hh)
         tapes.append(LayerTape(x, states, gates))
         final[:, layer] = states[-1]
         x = np.ascontiguousarray(states[1:, 0])
+    assert x is not None  # there is at least one layer
     return x, final, tapes
 
 
@@ -97,16 +99,16 @@ def layers_backward(
     grads: Params,
     masks: Sequence[NDArray] | None = None,
 ) -> tuple[NDArray, NDArray]:
-    """Gradients of all recurrent layers; adds the parameters' to ``grads``.
+    """Gradients of all recurrent layers; adds the parameters' to ``grads``, but for those of the first input product.
 
     Args:
         dh: (T, B, H), gradient of the last layer's outputs.
         dstate: (S, L, B, H), gradient of the state after the last step.
 
     Returns:
-        Gradients of the input (T, B, E) and of the initial state (S, L, B, H).
+        Gradients of the first layer's input product (T, B, G·H) and of the initial state (S, L, B, H).
     """
-    cell = backend.cells[config.cell]
+    cell, ops = backend.cells[config.cell], backend.layers
     dstate_0 = np.empty_like(dstate)
     for layer in reversed(range(config.num_layers)):
         names = layer_names(layer)
@@ -115,12 +117,12 @@ def layers_backward(
         dxg, dhg, ds0 = cell.backward(dh, np.ascontiguousarray(dstate[:, layer]), states, gates, w_hh, b_hh)
         dstate_0[:, layer] = ds0
         h_prev = np.ascontiguousarray(states[:-1, 0])
-        backend.layers.linear_backward_weight(dhg, h_prev, grads[names.w_hh], grads[names.b_hh])
-        backend.layers.linear_backward_weight(dxg, x, grads[names.w_ih], grads[names.b_ih])
-        dh = backend.layers.linear_backward_input(dxg, w_ih)
-        if layer > 0 and masks is not None:
-            dh = dh * masks[layer - 1]
-    return dh, dstate_0
+        ops.linear_backward_weight(dhg, h_prev, grads[names.w_hh], grads[names.b_hh])
+        if x is not None:
+            ops.linear_backward_weight(dxg, x, grads[names.w_ih], grads[names.b_ih])
+            dh = ops.linear_backward_input(dxg, w_ih)
+            dh = dh if masks is None else dh * masks[layer - 1]
+    return dxg, dstate_0
 
 
 class LanguageModel:
@@ -150,8 +152,9 @@ class LanguageModel:
         self, tokens: NDArray, state: NDArray, masks: Sequence[NDArray] | None = None
     ) -> tuple[NDArray, NDArray, NDArray, list[LayerTape]]:
         ops = self.backend.layers
-        x = ops.embedding_forward(self.params["embedding.weight"], tokens)  # (T, B, E)
-        h, final, tapes = layers_forward(self.backend, self.config, self.params, x, state, masks)
+        first = layer_params(self.params, 0)
+        xg = ops.embedded_linear_forward(self.params["embedding.weight"], tokens, first.w_ih, first.b_ih)
+        h, final, tapes = layers_forward(self.backend, self.config, self.params, xg, state, masks)
         logits = ops.linear_forward(h, self.params[output_weight_name(self.config)], self.params["output.bias"])
         return logits, h, final, tapes
 
@@ -181,8 +184,10 @@ class LanguageModel:
         output = output_weight_name(self.config)
         ops.linear_backward_weight(dlogits, h, grads[output], grads["output.bias"])
         dh = ops.linear_backward_input(dlogits, params[output])  # (T, B, H)
-        dx, dstate = layers_backward(self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks)
-        ops.embedding_backward(dx, batch.inputs, grads["embedding.weight"])
+        dxg, dstate = layers_backward(self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks)
+        first = layer_names(0)
+        into = grads["embedding.weight"], grads[first.w_ih], grads[first.b_ih]
+        ops.embedded_linear_backward(dxg, params["embedding.weight"], batch.inputs, params[first.w_ih], into)
         return Gradients(loss, grads, final, dstate)
 
     def _check(self, batch: Batch, state: NDArray) -> None:

@@ -67,6 +67,41 @@ def test_cross_entropy_equals_the_reference(V: int, dtype: type) -> None:
     assert_close(dgot, dexpected, "engine", dtype, "gradient")
 
 
+@pytest.mark.parametrize("V", [5, 40])
+def test_the_first_product_equals_the_reference_for_small_and_large_vocabularies(V: int) -> None:
+    """With fewer tokens than positions the compiled engine multiplies each token of the vocabulary once."""
+    rng = np.random.default_rng(V)
+    tokens = rng.integers(0, V, (4, 3))
+    embedding, weight, bias = rng.standard_normal((V, 6)), rng.standard_normal((7, 6)), rng.standard_normal(7)
+    dy = rng.standard_normal((4, 3, 7))
+    results = []
+    for name in ("numpy", "numba"):
+        layers = get_backend(name).layers
+        grads = tuple(np.ones_like(value) for value in (embedding, weight, bias))
+        y = layers.embedded_linear_forward(embedding, tokens, weight, bias)
+        layers.embedded_linear_backward(dy, embedding, tokens, weight, grads)
+        results.append((y, *grads))
+    for expected, got in zip(*results, strict=True):
+        assert_close(got, expected, "engine")
+
+
+def test_recycled_memory_is_never_that_of_a_living_array() -> None:
+    from unrolled.engine.kernels.pool import empty
+
+    held = [empty((200, 300), np.float32) for _ in range(5)]
+    for number, array in enumerate(held):
+        array[:] = number
+    view = held[3][7:9]
+    address = held[1].ctypes.data
+    del held[3], held[1]
+    new = [empty((200, 300), np.float32) for _ in range(3)]
+    for array in new:
+        array[:] = -1
+    assert [float(array.mean()) for array in held] == [0.0, 2.0, 4.0]
+    assert (view == 3).all()
+    assert address in [array.ctypes.data for array in new]
+
+
 def test_cross_entropy_of_known_probabilities() -> None:
     p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
     for layers in (get_backend("numpy").layers, get_backend("numba").layers):

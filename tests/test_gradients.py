@@ -13,7 +13,7 @@ from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.model import LanguageModel, dropout_masks, layers_backward, layers_forward
 from unrolled.engine.optim import OptimizerConfig
-from unrolled.engine.params import Params, zeros_like
+from unrolled.engine.params import Params, layer_names, zeros_like
 
 STEP = 1e-6
 
@@ -76,13 +76,20 @@ def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: st
     state = models.state(config)
     dh, dstate = rng.standard_normal((models.T, models.B, models.H)), rng.standard_normal(state.shape)
 
+    first = layer_names(0)
+
+    def product() -> NDArray:
+        return backend.layers.linear_forward(x, params[first.w_ih], params[first.b_ih])
+
     def projected() -> float:
-        h, final, _ = layers_forward(backend, config, params, x, state)
+        h, final, _ = layers_forward(backend, config, params, product(), state)
         return float((h * dh).sum() + (final * dstate).sum())
 
-    _, _, tapes = layers_forward(backend, config, params, x, state)
+    _, _, tapes = layers_forward(backend, config, params, product(), state)
     grads = zeros_like(params)
-    dx, dstate_0 = layers_backward(backend, config, params, dh, dstate, tapes, grads)
+    dxg, dstate_0 = layers_backward(backend, config, params, dh, dstate, tapes, grads)
+    backend.layers.linear_backward_weight(dxg, x, grads[first.w_ih], grads[first.b_ih])
+    dx = backend.layers.linear_backward_input(dxg, params[first.w_ih])
     assert_close(dx, differences(projected, x), "difference", what="input")
     assert_close(dstate_0, differences(projected, state), "difference", what="initial state")
     for name in params:

@@ -7,39 +7,60 @@ panels (P, K, W). The reference of every function is the NumPy product in its fi
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import PANEL_BYTES, TILE_ROWS, tile_1, tile_2, tile_4, tile_8
 
 DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes stay in the L1 cache
 
 
 @compiled
-def pack(b: NDArray) -> NDArray:
-    """Panels of ``b`` (K, N)."""
+def _pack(b: NDArray, panels: NDArray) -> None:
     K, N = b.shape
-    W = PANEL_BYTES // b.itemsize
-    panels = np.zeros(((N + W - 1) // W, K, W), b.dtype)
-    for p in range(panels.shape[0]):
+    P, _, W = panels.shape
+    for p in range(P):
         n = min(W, N - p * W)
         for k in range(K):
+            row, source = panels[p, k], b[k]
             for j in range(n):
-                panels[p, k, j] = b[k, p * W + j]
-    return panels
+                row[j] = source[p * W + j]
+            for j in range(n, W):
+                row[j] = 0
 
 
 @compiled
-def pack_transposed(b: NDArray) -> NDArray:
-    """Panels of ``b.T`` for ``b`` (N, K)."""
+def _pack_transposed(b: NDArray, panels: NDArray) -> None:
     N, K = b.shape
-    W = PANEL_BYTES // b.itemsize
-    panels = np.zeros(((N + W - 1) // W, K, W), b.dtype)
-    for p in range(panels.shape[0]):
-        for j in range(min(W, N - p * W)):
+    P, _, W = panels.shape
+    for p in range(P):
+        n = min(W, N - p * W)
+        for j in range(n):
             for k in range(K):
                 panels[p, k, j] = b[p * W + j, k]
+        for k in range(K):
+            for j in range(n, W):
+                panels[p, k, j] = 0
+
+
+def _panels(K: int, N: int, dtype: np.dtype) -> NDArray:
+    W = PANEL_BYTES // dtype.itemsize
+    return empty((-(-N // W), K, W), dtype)
+
+
+def pack(b: NDArray) -> NDArray:
+    """Panels of ``b`` (K, N)."""
+    panels = _panels(*b.shape, b.dtype)
+    _pack(b, panels)
+    return panels
+
+
+def pack_transposed(b: NDArray) -> NDArray:
+    """Panels of ``b.T`` for ``b`` (N, K)."""
+    panels = _panels(*b.shape[::-1], b.dtype)
+    _pack_transposed(b, panels)
     return panels
 
 
@@ -140,24 +161,32 @@ def add_product(
 
 
 @compiled_parallel
-def product(a: NDArray, panels: NDArray, bias: NDArray, parts: int) -> NDArray:
-    """a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); rows shared out to ``parts`` threads."""
+def _product(a: NDArray, panels: NDArray, bias: NDArray, c: NDArray, parts: int) -> None:
     M, K, N = a.shape[0], a.shape[1], bias.shape[0]
-    c = np.empty((M, N), a.dtype)
     flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     for part in prange(parts):
         first, last = part * M // parts, (part + 1) * M // parts
         for m in range(first, last):
             c[m] = bias
         add_product(flat_a, first * K, K, 1, panels, flat_c, first * N, N, last - first, N)
+
+
+def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
+    """a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); rows shared out to the threads."""
+    c = empty((len(a), len(bias)), a.dtype)
+    _product(a, panels, bias, c, get_num_threads())
     return c
 
 
 @compiled_parallel
-def add_transposed_product(a: NDArray, panels: NDArray, c: NDArray, parts: int) -> None:
-    """c += a.T @ b for ``a`` (K, M), the panels of ``b`` (K, N) and ``c`` (M, N); rows of c shared out to ``parts`` threads."""
+def _add_transposed_product(a: NDArray, panels: NDArray, c: NDArray, parts: int) -> None:
     M, N = c.shape
     flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     for part in prange(parts):
         first, last = part * M // parts, (part + 1) * M // parts
         add_product(flat_a, first, 1, M, panels, flat_c, first * N, N, last - first, N)
+
+
+def add_transposed_product(a: NDArray, panels: NDArray, c: NDArray) -> None:
+    """c += a.T @ b for ``a`` (K, M), the panels of ``b`` (K, N) and ``c`` (M, N); rows of c shared out to the threads."""
+    _add_transposed_product(a, panels, c, get_num_threads())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.activations import sigmoid, tanh
 from unrolled.engine.kernels.gemm import add_product, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.pool import empty
 
 
 @compiled
@@ -26,13 +27,9 @@ def _activate(gates: NDArray, xg: NDArray, h_prev: NDArray, h: NDArray) -> None:
 
 
 @compiled_parallel
-def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, parts: int) -> tuple[NDArray, NDArray]:
+def _forward(xg: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int) -> None:
     T, B, G = xg.shape
-    H = s0.shape[2]
-    panels = pack_transposed(w_hh)
-    states = np.empty((T + 1, 1, B, H), xg.dtype)
-    gates = np.empty((T, B, 4 * H), xg.dtype)
-    states[0] = s0
+    H = states.shape[3]
     flat_states = states.reshape(-1)
     for part in prange(parts):
         first, last = part * B // parts, (part + 1) * B // parts
@@ -50,7 +47,6 @@ def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, parts: int)
                 for j in range(H):
                     out[3 * H + j] = row[2 * H + j]
                 _activate(out, xg[t, b], states[t, 0, b], states[t + 1, 0, b])
-    return states, gates
 
 
 @compiled
@@ -78,13 +74,11 @@ def _backward_row(gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray
 
 @compiled_parallel
 def _backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, parts: int
-) -> tuple[NDArray, NDArray, NDArray]:
+    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, dxg: NDArray, dhg: NDArray, parts: int
+) -> None:
+    """``ds`` is the gradient of the state, walking backwards."""
     T, B, H = dh.shape
     G = 3 * H
-    panels = pack(w_hh)
-    dxg, dhg = np.empty((T, B, G), dh.dtype), np.empty((T, B, G), dh.dtype)
-    ds = ds_T.copy()  # gradient of the state, walking backwards
     flat_dhg, flat_ds = dhg.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
         first, last = part * B // parts, (part + 1) * B // parts
@@ -93,14 +87,20 @@ def _backward(
             for b in range(first, last):
                 _backward_row(gates[t, b], states[t, 0, b], dh[t, b], ds[0, b], dxg[t, b], dhg[t, b])
             add_product(flat_dhg, (t * B + first) * G, G, 1, panels, flat_ds, first * H, H, last - first, H)
-    return dxg, dhg, ds
 
 
 def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    return _forward(xg, s0, w_hh, b_hh, get_num_threads())
+    T, B, _ = xg.shape
+    states, gates = empty((T + 1, *s0.shape), xg.dtype), empty((T, B, 4 * s0.shape[2]), xg.dtype)
+    states[0] = s0
+    _forward(xg, pack_transposed(w_hh), b_hh, states, gates, get_num_threads())
+    return states, gates
 
 
 def backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    return _backward(dh, ds_T, states, gates, w_hh, get_num_threads())
+    T, B, H = dh.shape
+    dxg, dhg, ds = empty((T, B, 3 * H), dh.dtype), empty((T, B, 3 * H), dh.dtype), ds_T.copy()
+    _backward(dh, ds, states, gates, pack(w_hh), dxg, dhg, get_num_threads())
+    return dxg, dhg, ds

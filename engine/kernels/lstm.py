@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.activations import sigmoid, tanh
 from unrolled.engine.kernels.gemm import add_product, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.pool import empty
 
 
 @compiled
@@ -34,13 +35,9 @@ def _activate(gates: NDArray, c_prev: NDArray, c: NDArray, h: NDArray) -> None:
 
 
 @compiled_parallel
-def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, parts: int) -> tuple[NDArray, NDArray]:
+def _forward(xg: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int) -> None:
     T, B, G = xg.shape
-    H = s0.shape[2]
-    panels = pack_transposed(w_hh)
-    states = np.empty((T + 1, 2, B, H), xg.dtype)
-    gates = np.empty((T, B, G), xg.dtype)
-    states[0] = s0
+    H = states.shape[3]
     flat_states, flat_gates = states.reshape(-1), gates.reshape(-1)
     for part in prange(parts):
         first, last = part * B // parts, (part + 1) * B // parts
@@ -52,7 +49,6 @@ def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, parts: int)
             add_product(flat_states, h_prev, H, 1, panels, flat_gates, (t * B + first) * G, G, last - first, G)
             for b in range(first, last):
                 _activate(gates[t, b], states[t, 1, b], states[t + 1, 1, b], states[t + 1, 0, b])
-    return states, gates
 
 
 @compiled
@@ -90,13 +86,11 @@ def _backward_row(
 
 @compiled_parallel
 def _backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, parts: int
-) -> tuple[NDArray, NDArray, NDArray]:
+    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, da: NDArray, parts: int
+) -> None:
+    """``ds`` is the gradient of the state, walking backwards."""
     T, B, H = dh.shape
     G = 4 * H
-    panels = pack(w_hh)
-    da = np.empty((T, B, G), dh.dtype)
-    ds = ds_T.copy()  # gradient of the state, walking backwards
     flat_da, flat_ds = da.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
         first, last = part * B // parts, (part + 1) * B // parts
@@ -116,14 +110,19 @@ def _backward(
                 )
                 ds[0, b] = 0
             add_product(flat_da, (t * B + first) * G, G, 1, panels, flat_ds, first * H, H, last - first, H)
-    return da, da, ds
 
 
 def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    return _forward(xg, s0, w_hh, b_hh, get_num_threads())
+    T, B, G = xg.shape
+    states, gates = empty((T + 1, *s0.shape), xg.dtype), empty((T, B, G), xg.dtype)
+    states[0] = s0
+    _forward(xg, pack_transposed(w_hh), b_hh, states, gates, get_num_threads())
+    return states, gates
 
 
 def backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    return _backward(dh, ds_T, states, gates, w_hh, get_num_threads())
+    da, ds = empty(gates.shape, dh.dtype), ds_T.copy()
+    _backward(dh, ds, states, gates, pack(w_hh), da, get_num_threads())
+    return da, da, ds

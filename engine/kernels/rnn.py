@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import tanh
 from unrolled.engine.kernels.gemm import add_product, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.pool import empty
 
 
 @compiled
@@ -22,11 +22,8 @@ def _activate(a: NDArray, relu: bool) -> None:
 
 
 @compiled_parallel
-def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool, parts: int) -> NDArray:
+def _run(xg: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, relu: bool, parts: int) -> None:
     T, B, H = xg.shape
-    panels = pack_transposed(w_hh)
-    states = np.empty((T + 1, 1, B, H), xg.dtype)
-    states[0] = s0
     flat = states.reshape(-1)
     for part in prange(parts):
         first, last = part * B // parts, (part + 1) * B // parts
@@ -38,7 +35,6 @@ def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool,
             add_product(flat, h_prev, H, 1, panels, flat, h, H, last - first, H)
             for b in range(first, last):
                 _activate(states[t + 1, 0, b], relu)
-    return states
 
 
 @compiled
@@ -55,13 +51,9 @@ def _backward_row(h: NDArray, dh: NDArray, dh_next: NDArray, da: NDArray, relu: 
 
 
 @compiled_parallel
-def _backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool, parts: int
-) -> tuple[NDArray, NDArray]:
+def _run_back(dh: NDArray, ds: NDArray, states: NDArray, panels: NDArray, da: NDArray, relu: bool, parts: int) -> None:
+    """``ds`` is the gradient of the state, walking backwards."""
     T, B, H = dh.shape
-    panels = pack(w_hh)
-    da = np.empty((T, B, H), dh.dtype)
-    ds = ds_T.copy()  # gradient of the state, walking backwards
     flat_da, flat_ds = da.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
         first, last = part * B // parts, (part + 1) * B // parts
@@ -71,28 +63,38 @@ def _backward(
                 _backward_row(states[t + 1, 0, b], dh[t, b], ds[0, b], da[t, b], relu)
                 ds[0, b] = 0
             add_product(flat_da, (t * B + first) * H, H, 1, panels, flat_ds, first * H, H, last - first, H)
-    return da, ds
+
+
+def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool) -> tuple[NDArray, NDArray]:
+    states = empty((len(xg) + 1, *s0.shape), xg.dtype)
+    states[0] = s0
+    _run(xg, pack_transposed(w_hh), b_hh, states, relu, get_num_threads())
+    return states, states[1:, 0]
+
+
+def _backward(
+    dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool
+) -> tuple[NDArray, NDArray, NDArray]:
+    da, ds = empty(dh.shape, dh.dtype), ds_T.copy()
+    _run_back(dh, ds, states, pack(w_hh), da, relu, get_num_threads())
+    return da, da, ds
 
 
 def forward_tanh(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    states = _forward(xg, s0, w_hh, b_hh, False, get_num_threads())
-    return states, states[1:, 0]
+    return _forward(xg, s0, w_hh, b_hh, False)
 
 
 def backward_tanh(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    da, ds = _backward(dh, ds_T, states, w_hh, False, get_num_threads())
-    return da, da, ds
+    return _backward(dh, ds_T, states, w_hh, False)
 
 
 def forward_relu(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    states = _forward(xg, s0, w_hh, b_hh, True, get_num_threads())
-    return states, states[1:, 0]
+    return _forward(xg, s0, w_hh, b_hh, True)
 
 
 def backward_relu(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    da, ds = _backward(dh, ds_T, states, w_hh, True, get_num_threads())
-    return da, da, ds
+    return _backward(dh, ds_T, states, w_hh, True)
