@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.bench.measure import Job, job_json
-from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_checkpoint
+from unrolled.bench.measure import Job
+from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.text import Tokenizer
+from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime import ENGINES
+from unrolled.runtime.session import OPENERS
 
 REFERENCE = "numpy"
 
@@ -52,13 +53,12 @@ class Agreement:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def contestants(model: str | Path, extra: Sequence[str | Path] = ()) -> list[Contestant]:
-    """Every engine on the checkpoint of ``model``, then exported files: those beside it and ``extra``."""
-    checkpoint = resolve_checkpoint(model)
+def contestants(model: str | Path) -> list[Contestant]:
+    """Every engine on the checkpoint of ``model``, then the exported files beside it."""
+    checkpoint = resolve_model_file(model)
     if checkpoint.suffix != SUFFIX:
         raise ConfigError(f"{model}: compare needs a run folder or a checkpoint, which every engine can run")
-    beside = sorted(path for path in checkpoint.parent.iterdir() if path.suffix in (".onnx", ".pt"))
-    files = list(dict.fromkeys([*beside, *map(Path, extra)]))
+    files = sorted(path for path in checkpoint.parent.iterdir() if path.suffix in OPENERS)
     names = [REFERENCE, *(name for name in ENGINES if name != REFERENCE)]
     return [Contestant(name, str(checkpoint), name) for name in names] + [
         Contestant(path.name, str(path), None) for path in files
@@ -68,21 +68,14 @@ def contestants(model: str | Path, extra: Sequence[str | Path] = ()) -> list[Con
 def default_prompts(tokenizer: Tokenizer, count: int = 8) -> list[str]:
     """Texts of different lengths that the tokeniser can read, the same at every call."""
     rng = np.random.default_rng(0)
-    plain = [
-        i
-        for i in range(len(tokenizer.vocabulary))
-        if tokenizer.decode([i]) and not tokenizer.decode([i]).startswith("<")
-    ]
-    prompts = []
-    for length in range(3, 3 + 4 * count, 4):
-        prompts.append(tokenizer.decode(rng.choice(plain, length).tolist()))
-    return prompts
+    plain = [i for i, token in enumerate(tokenizer.vocabulary) if token not in SPECIALS]
+    return [tokenizer.decode(rng.choice(plain, length).tolist()) for length in range(3, 3 + 4 * count, 4)]
 
 
 def _run(contestant: Contestant, job: Job) -> tuple[dict[str, Any], dict[str, NDArray]]:
     process = subprocess.run(
         [sys.executable, "-m", "unrolled.bench.measure"],
-        input=job_json(job),
+        input=json.dumps(asdict(job)),
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
@@ -106,9 +99,15 @@ def measure_agreement(got: dict[str, NDArray], reference: dict[str, NDArray]) ->
     difference = np.abs(got["logits"].astype(np.float64) - reference["logits"])
     return {
         "max_logit_error": float(np.where(np.isnan(difference), np.inf, difference).max()),
-        "greedy_match": float((got["greedy"] == reference["greedy"]).mean()),
-        "sampled_match": float((got["sampled"] == reference["sampled"]).mean()),
+        "greedy_match": _share_equal(got["greedy"], reference["greedy"]),
+        "sampled_match": _share_equal(got["sampled"], reference["sampled"]),
     }
+
+
+def _share_equal(got: NDArray, expected: NDArray) -> float:
+    """Share of equal tokens, where at least one of the two has one: -1 stands behind the end of a text."""
+    counted = (got >= 0) | (expected >= 0)
+    return float((got == expected)[counted].mean()) if counted.any() else 1.0
 
 
 def compare(
@@ -148,7 +147,11 @@ def compare(
                 continue
             reference = reference or arrays
             name = contestant.engine or result["engine"]
-            figures: dict[str, Any] = {**measure_agreement(arrays, reference), **result}
+            try:
+                figures: dict[str, Any] = {**measure_agreement(arrays, reference), **result}
+            except ModelFileError as error:
+                yield Agreement(contestant.name, source, error=str(error))
+                continue
             del figures["engine"]
             if figures.pop("digest") != digest:
                 figures["remark"] = "made of another checkpoint than the one it is compared with; export again"

@@ -26,7 +26,7 @@ def compare(
 
     Shown are the largest difference of a logit, the shares of equal tokens, and the speed of sampled generation.
     """
-    agreements = run_compare(contestants(run), prompt, tokens, seed, err)
+    agreements = run_compare(contestants(run), [options.unescape(text) for text in prompt or []], tokens, seed, err)
     if json:
         print_json({"reference": "numpy", "tokens": tokens, "agreement": [a.to_dict() for a in agreements]})
     else:
@@ -34,7 +34,7 @@ def compare(
 
 
 def run_compare(
-    runners: Sequence[Contestant], prompts: Sequence[str] | None, tokens: int, seed: int, console: Console
+    runners: Sequence[Contestant], prompts: Sequence[str], tokens: int, seed: int, console: Console
 ) -> list[Agreement]:
     """All agreements, with a line that says who is running where the console is a terminal."""
     with console.status("comparing") as status:

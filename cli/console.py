@@ -13,10 +13,15 @@ from unrolled.engine.jsontext import to_json
 
 WIDTH = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
 
-# Lines are left to the terminal to wrap, so that what is piped into a file can be searched; names of files and texts are
-# never read as markup.
-out = Console(width=WIDTH, highlight=False, soft_wrap=True, markup=False)
-err = Console(width=WIDTH, highlight=False, soft_wrap=True, markup=False, stderr=True)
+
+def _console(stderr: bool) -> Console:
+    """Wraps at words in a terminal and nowhere else, so that a file can be searched; never reads names as markup."""
+    console = Console(width=WIDTH, highlight=False, markup=False, stderr=stderr)
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
+out, err = _console(stderr=False), _console(stderr=True)
 
 
 def print_json(values: Any) -> None:
@@ -24,11 +29,11 @@ def print_json(values: Any) -> None:
     print(to_json(values, indent=2))
 
 
-def table(title: str, *columns: str, numbers_from: int = 1) -> Table:
-    """An empty table whose columns from ``numbers_from`` on are set to the right."""
+def table(title: str, *columns: str) -> Table:
+    """An empty table whose columns but the first are set to the right."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for place, column in enumerate(columns):
-        made.add_column(column, justify="right" if place >= numbers_from else "left")
+        made.add_column(column, justify="right" if place > 0 else "left")
     return made
 
 

@@ -28,13 +28,11 @@ from unrolled.runtime import generate, load
 
 SETTINGS = shlex.split("--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --seed 1")
 PROMPTS = ("The ", "A class ", ">>> ")
-# The share of the time each engine trains for; the same steps give the same losses, so the faster gets further.
-SHARES = {"numba": 0.5, "torch": 0.25, "numpy": 0.25}
 
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("unrolled-demo"),
-    seconds: Annotated[float, typer.Option(help="Training time of all engines together.")] = 150.0,
+    seconds: Annotated[float, typer.Option(help="Training time of all engines together, shared out equally.")] = 150.0,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in the folder.")] = True,
 ) -> None:
     """Train one network with three engines on real text, export it twice, generate with all, and compare.
@@ -48,18 +46,18 @@ def demo(
     engines = [name for name in TRAINABLES if name != "torch" or package_version("torch")]
     if "torch" not in engines:
         warn(out, 'torch is not installed, so its twin is left out: pip install "unrolled[torch]"')
-    total = sum(SHARES[name] for name in engines)
     runs = {name: output / name for name in engines}
     for name, folder in runs.items():
-        _train(name, folder, seconds * SHARES[name] / total, overwrite)
+        _train(name, folder, seconds / len(engines), overwrite)
     best = load_checkpoint(runs["numba"])
     artifacts = {f"run_{name}": folder for name, folder in runs.items()}
     for name, kind in FORMATS.items():
         if name != "torchscript" or "torch" in engines:
             artifacts[name] = export_model(best, runs["numba"] / f"model{kind.suffix}", name)
     _heading("The trained network on every engine and in every file")
-    agreements = run_compare(_runners(runs["numba"], artifacts), PROMPTS, 200, 1, out)
-    samples = _samples(artifacts["onnx"])
+    runners = _runners(runs["numba"], artifacts)
+    agreements = run_compare(runners, PROMPTS, 200, 1, out)
+    samples = _samples(runners)
     _curves(runs, artifacts)
     summary = _summary(engines, runs, artifacts, agreements, samples)
     artifacts["summary"] = output / "summary.json"
@@ -90,9 +88,14 @@ def _runners(run: Path, artifacts: dict[str, Path]) -> list[Contestant]:
     return [c for c in wanted if c.engine != "torch" or package_version("torch")]
 
 
-def _samples(model: Path) -> list[dict[str, str]]:
-    texts = generate(load(model), PROMPTS, max_new_tokens=400, temperature=0.6, seed=1)
-    return [{"prompt": text.prompt, "text": text.text} for text in texts]
+def _samples(runners: Sequence[Contestant]) -> list[dict[str, str]]:
+    """A text behind each prompt from every engine and file, at the same draws."""
+    samples = []
+    for runner in runners:
+        model = load(runner.model, runner.engine)
+        for text in generate(model, PROMPTS, max_new_tokens=400, temperature=0.6, seed=1):
+            samples.append({"engine": model.engine, "prompt": text.prompt, "text": text.text})
+    return samples
 
 
 def _curves(runs: dict[str, Path], artifacts: dict[str, Path]) -> None:
@@ -145,11 +148,21 @@ def _show(summary: dict[str, Any], agreements: Sequence[Agreement], artifacts: d
         )
     out.print(trained, soft_wrap=False)
     show_agreements(out, agreements)
-    for sample in summary["samples"]:
-        text = Text.assemble((sample["prompt"], "bold"), sample["text"])
-        out.print(Panel(text, title="written by onnxruntime from model.onnx", title_align="left"), soft_wrap=False)
+    _show_samples(summary["samples"])
     _heading("Written")
     for path in artifacts.values():
         out.print(f"  {path}")
     onnx = artifacts["onnx"]
     out.print(f'\nNext: unrolled generate {onnx} --prompt "def " --temperature 0.7')
+
+
+def _show_samples(samples: Sequence[dict[str, str]]) -> None:
+    """Each text once, under the names of all engines that wrote it."""
+    for prompt in PROMPTS:
+        writers: dict[str, list[str]] = {}
+        for sample in samples:
+            if sample["prompt"] == prompt:
+                writers.setdefault(sample["text"], []).append(sample["engine"])
+        for text, names in writers.items():
+            title = f"written by {', '.join(names)}"
+            out.print(Panel(Text.assemble((prompt, "bold"), text), title=title, title_align="left"), soft_wrap=False)

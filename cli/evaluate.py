@@ -14,7 +14,6 @@ from unrolled.engine.evaluation import count_unknown, step_evaluator
 from unrolled.engine.evaluation import evaluate as score
 from unrolled.engine.rescore import PARTS, batches_to_score
 from unrolled.runtime import load
-from unrolled.runtime.describe import training_record
 
 
 def evaluate(
@@ -56,7 +55,7 @@ def evaluate(
     """
     opened = load(model, engine)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
-    batches = batches_to_score(text, opened.tokenizer, training_record(model), part, batching, batch, length)
+    batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
     metrics = score(step_evaluator(opened), opened.config, batches)
     unknown = count_unknown(batches, opened.tokenizer.unk_id)
     if json:

@@ -9,7 +9,7 @@ import typer
 
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, warn
-from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_checkpoint
+from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.errors import ConfigError
 from unrolled.export.formats import FORMATS, export_model
 
@@ -26,7 +26,7 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Write a model as one file for other runtimes; config, tokenizer and golden cases are inside."""
-    source = resolve_checkpoint(run)
+    source = resolve_model_file(run)
     if source.suffix != SUFFIX:
         raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
     if kind not in FORMATS:

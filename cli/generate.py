@@ -30,10 +30,11 @@ def generate_text(
 ) -> None:
     r"""Write text behind one or several prompts.
 
-    In a prompt and in --stop, \n is a line end and \t a tab. Without a prompt a line end (or <bos>) begins the text.
+    In a prompt and in --stop, \n is a line end, \t a tab and \\ a backslash.
+    Without a prompt a line end (or <bos>) begins the text.
     """
     opened = load(model, engine)
-    prompts = [_unescape(text) for text in prompt or []] or [start_prompt(opened.tokenizer)]
+    prompts = [options.unescape(text) for text in prompt or []] or [start_prompt(opened.tokenizer)]
     config = GenerationConfig(
         do_sample=not greedy,
         temperature=temperature,
@@ -41,7 +42,7 @@ def generate_text(
         top_p=top_p,
         seed=seed,
         max_new_tokens=max_new_tokens,
-        stop=tuple(_unescape(text) for text in stop or []),
+        stop=tuple(options.unescape(text) for text in stop or []),
         num_return_sequences=number,
     )
     started = time.perf_counter()
@@ -57,7 +58,3 @@ def generate_text(
         if place > 0:
             print("-" * 40)
         print(text.prompt + (join if text.prompt and text.text else "") + text.text)
-
-
-def _unescape(text: str) -> str:
-    return text.replace("\\n", "\n").replace("\\t", "\t")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -57,3 +58,8 @@ Unknown = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Fixes everything random.")]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to write behind; may be repeated.")]
+
+
+def unescape(text: str) -> str:
+    r"""A prompt as typed: \n is a line end, \t a tab, \\ a backslash."""
+    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t", "\\": "\\"}[match[1]], text)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unrolled.cli import options
 from unrolled.cli.console import out, print_json
-from unrolled.engine.checkpoint import load_checkpoint, resolve_checkpoint
+from unrolled.engine.checkpoint import load_checkpoint, resolve_model_file
 from unrolled.export.verify import verify as checks_of
 from unrolled.runtime import load
 
@@ -26,7 +26,7 @@ def verify(
     json: options.Json = False,
 ) -> None:
     """Check a model file: names, axes, shapes, values and greedy tokens. Exit code 1 where it is not what it says."""
-    path = resolve_checkpoint(file)
+    path = resolve_model_file(file)
     checks = []
     for check in checks_of(path, load, load_checkpoint(against) if against else None):
         checks.append(check)

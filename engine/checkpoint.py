@@ -29,6 +29,8 @@ from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 KEY = "unrolled"
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
+_UMASK = os.umask(0)  # can only be read by setting it, which is no thing to do while other threads run
+os.umask(_UMASK)
 BEST, LAST = "best" + SUFFIX, "last" + SUFFIX
 
 
@@ -46,6 +48,10 @@ class Checkpoint:
             raise ModelFileError(
                 f"the tokeniser has {len(self.tokenizer.vocabulary)} tokens, the model {self.config.vocab_size}"
             )
+
+    def float32(self) -> Params:
+        """The parameters in float32, as every runtime and file has them."""
+        return {name: value.astype(np.float32, copy=False) for name, value in self.params.items()}
 
     @property
     def digest(self) -> str:
@@ -82,7 +88,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are the owner's alone
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's files are the owner's alone
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -90,14 +96,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; an earlier one of the same name is replaced only when the new one is whole on the disk."""
+    """Write a checkpoint; an earlier one of the same name is replaced only when the new one is whole on the disk.
+
+    Raises:
+        ModelFileError: the parameters do not fit the config, or are NaN or infinite.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    check_params(checkpoint.config, checkpoint.params, str(path))
     described = {
         "format_version": FORMAT_VERSION,
         "config": checkpoint.config.to_dict(),
@@ -109,8 +115,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     write_atomically(Path(path), save(tensors, {KEY: to_json(described)}))
 
 
-def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that ``path`` means: itself, or a run folder's best one.
+def resolve_model_file(path: str | os.PathLike[str]) -> Path:
+    """The model file that ``path`` means: itself, or a run folder's best checkpoint.
 
     Raises:
         ModelFileError: there is none.
@@ -133,7 +139,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ModelFileError: missing, truncated, not a checkpoint, of another version, or with parameters that are missing,
             misshapen, NaN or infinite.
     """
-    path = resolve_checkpoint(path)
+    path = resolve_model_file(path)
     try:
         # the header is checked against the file's size before anything is allocated
         with safe_open(path, framework="numpy") as file:

@@ -7,7 +7,7 @@ T = 1 generates, T = n reads a prompt. The state goes in and comes out; a model 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,15 @@ class StepModel(Stepper, Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer: ...
+    @property
+    def training(self) -> dict[str, Any]:
+        """How it was trained, as far as its file says."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """``model_digest`` of the checkpoint that it was made of."""
+        ...
 
 
 def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -29,17 +30,17 @@ class Corpus:
     name: str
     content: str | tuple[str, ...]
 
-    @property
+    @cached_property
     def text(self) -> str:
         return self.content if isinstance(self.content, str) else "\n".join(self.content)
 
-    @property
+    @cached_property
     def records(self) -> tuple[str, ...]:
         if isinstance(self.content, str):
             return tuple(line for line in self.content.split("\n") if line.strip())
         return self.content
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the text in UTF-8, to tell corpora apart."""
         return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -73,6 +74,8 @@ def _read_plain(stream: IO[str], name: str, options: ReadOptions) -> str:
 
 
 def _read_delimited(stream: IO[str], name: str, options: ReadOptions, delimiter: str) -> tuple[str, ...]:
+    if options.field:
+        raise CorpusError(f"{name}: --field goes with .jsonl files; a column is named with --column")
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts
     reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
     try:
@@ -99,6 +102,8 @@ def _read_tsv(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ..
 
 
 def _read_jsonl(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ...]:
+    if options.column:
+        raise CorpusError(f"{name}: --column goes with .csv and .tsv files; a field is named with --field")
     field = options.field or "text"
     records = []
     for number, line in enumerate(stream, 1):
@@ -190,11 +195,14 @@ def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None 
         CorpusError: a file is missing, empty or undecodable, a column or field is missing, or texts and records are mixed.
     """
     names = [str(source) for source in sources]
+    options = options or ReadOptions()
     if not names:
+        if options.column or options.field:
+            raise CorpusError("--column and --field go with a file; none is named")
         return builtin_corpus()
     if names.count(STDIN) > 1:
         raise CorpusError("standard input (-) can be read only once")
-    contents = list(_contents(names, options or ReadOptions()))
+    contents = list(_contents(names, options))
     name = ", ".join(Path(source).name if source != STDIN else "standard input" for source in names)
     if all(isinstance(content, str) for content in contents):
         return Corpus(name, "\n".join(contents) if len(contents) > 1 else contents[0])  # type: ignore[arg-type]

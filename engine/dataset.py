@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from unrolled.engine.batches import DEFAULT_SPLIT, Batches, check_fractions, make_batches, split_corpus
+from unrolled.engine.batches import BATCHINGS, DEFAULT_SPLIT, Batches, check_fractions, make_batches, split_corpus
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
 from unrolled.engine.text import BOS, EOS, LEVELS, CharTokenizer, Tokenizer, WordTokenizer
@@ -46,6 +46,14 @@ class DataConfig:
         if self.level == "char" and (self.vocab_size is not None or self.punctuation):
             raise ConfigError("vocab_size and punctuation go with level 'word'; characters are all kept")
         check_fractions(self.split)
+        whole = {"batch_size": self.batch_size, "length": self.length, "vocab_size": self.vocab_size or 1}
+        for name, value in whole.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least 1")
+        if self.batching not in BATCHINGS:
+            raise ConfigError(f"batching: got {self.batching!r}, choose one of {', '.join(BATCHINGS)}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise ConfigError(f"seed: got {self.seed!r}, needs a whole number from 0 to 2⁶⁴ - 1")
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "split": list(self.split)}
@@ -62,7 +70,10 @@ class DataConfig:
             raise ConfigError(
                 f"data settings: got {', '.join(sorted(values)) or 'none'}; needs {', '.join(sorted(known))}"
             )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"data settings: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,9 @@ def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig
     """A vocabulary: every character of the corpus, or the words of its training part."""
     specials = (BOS, EOS) if config.batching == "records" else ()
     if config.level == "char":
+        # records are never joined, so a line end between them is no character of theirs
         return CharTokenizer.fit(
-            corpus.text,
+            corpus.text if config.batching == "stream" else "".join(corpus.records),
             specials=specials,
             unknown=config.unknown or "error",
             lowercase=bool(config.lowercase),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """A library's error in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 class UnrolledError(ValueError):
     """Bad input: the message names what came, what was needed and what to do next."""
 

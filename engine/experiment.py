@@ -27,7 +27,7 @@ class ModelSettings:
 
     cell: str = "lstm"
     embedding_size: int = 128
-    hidden_size: int = 128
+    hidden_size: int = 256
     num_layers: int = 1
     dropout: float = 0.0
     tie_weights: bool = False
@@ -45,7 +45,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or 0 for none")
+            raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or None for no clipping")
 
     def record(self, corpus: Corpus) -> dict[str, Any]:
         """What a checkpoint says about how it came about."""

@@ -31,3 +31,9 @@ def parse_json(text: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFileError(f"{what} is a JSON {type(value).__name__}, needs an object")
     return value
+
+
+def object_in(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object inside an object; a training record is free-form, so what is not there or not an object is empty."""
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}

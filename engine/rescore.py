@@ -9,6 +9,7 @@ from unrolled.engine.batches import BATCHINGS, Batches, make_batches
 from unrolled.engine.corpus import BUILTIN, Corpus
 from unrolled.engine.dataset import DataConfig, prepare
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.jsontext import object_in
 from unrolled.engine.text import Tokenizer
 
 PARTS = ("train", "validation", "test")
@@ -34,7 +35,7 @@ def batches_to_score(
     Raises:
         ConfigError: the corpus is not the one that was trained on, or a setting is not known.
     """
-    trained_on = record.get("corpus") or {}
+    trained_on = object_in(record, "corpus")
     if part is not None:
         return _part(corpus, tokenizer, record, part, batching, batch_size, length)
     if corpus.name == BUILTIN and trained_on.get("sha256") not in (None, corpus.digest):
@@ -61,13 +62,13 @@ def _part(
 ) -> Batches:
     if part not in PARTS:
         raise ConfigError(f"part: got {part!r}, choose one of {', '.join(PARTS)}")
-    trained_on = record.get("corpus") or {}
+    trained_on = object_in(record, "corpus")
     if trained_on.get("sha256") != corpus.digest:
         raise ConfigError(
             f"part: {corpus.name} is not the corpus that the model was trained on ({trained_on.get('name')}); "
             "name that one, read as it was then"
         )
-    config = DataConfig.from_dict(record.get("data") or {})
+    config = DataConfig.from_dict(object_in(record, "data"))
     if batching not in (None, config.batching):
         raise ConfigError(f"batching: the model was trained with {config.batching!r}, and so its parts are")
     config = replace(config, batch_size=batch_size or config.batch_size, length=length or config.length)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +10,19 @@ from typing import IO, Any
 
 from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.jsontext import to_json
+from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent
 
 METRICS = "metrics.jsonl"
 PICTURE = "curve.png"
-EXPORTS = (".onnx", ".pt")
+EXPORTS = ("model.onnx", "model.pt")  # where export writes unless told otherwise
+
+
+def holds_run(path: Path) -> list[str]:
+    """The files of a run that are in a folder."""
+    return [name for name in (BEST, LAST, METRICS) if (path / name).exists()]
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -29,7 +33,7 @@ def check_free(path: Path, overwrite: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: is a file, a folder was expected")
-    earlier = [name for name in (BEST, LAST, METRICS) if (path / name).exists()]
+    earlier = holds_run(path)
     if earlier and not overwrite:
         raise ConfigError(
             f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say --overwrite"
@@ -58,7 +62,7 @@ class RunFolder(Observer):
         self.path = Path(path)
         self.tokenizer, self.record = tokenizer, record
         check_free(self.path, overwrite)
-        self._made = not self.path.exists()
+        self._made, self._earlier = not self.path.exists(), holds_run(self.path)
         self._saved = False  # until the first checkpoint an earlier run stays as it is
         self._draft = self.path / f".{METRICS}.new"
         try:
@@ -84,6 +88,9 @@ class RunFolder(Observer):
         if event.best:
             self._save(BEST, trainable, result)
 
+    def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
+        self._save(LAST, trainable, result)
+
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
         if result.steps == 0:
             return  # interrupted before anything was learned
@@ -104,23 +111,31 @@ class RunFolder(Observer):
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
 
-    def _replace_earlier(self) -> None:
-        """Take the place of an earlier run: its checkpoints, and what was made of them, would pass for this run's."""
-        for file in self.path.iterdir():
-            if file.name in (BEST, LAST, METRICS, PICTURE) or file.suffix in EXPORTS:
-                file.unlink()
-        assert self._metrics is not None
-        self._metrics.close()
-        self._draft.rename(self.path / METRICS)
-        self._metrics = open(self.path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+    def _save(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
+        training = {**self.record, "result": result.to_dict()}
+        checkpoint = Checkpoint(trainable.config, trainable.export_params(), self.tokenizer, training)
+        if self._saved:
+            save_checkpoint(self.path / name, checkpoint)
+            return
+        draft = self.path / f".{name}.new"
+        try:
+            save_checkpoint(draft, checkpoint)
+            self._replace_earlier()
+            draft.replace(self.path / name)
+        finally:
+            draft.unlink(missing_ok=True)
         self._saved = True
 
-    def _save(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
-        if not self._saved:
-            self._replace_earlier()
-        training = {**self.record, "result": result.to_dict()}
-        params = trainable.export_params()
-        save_checkpoint(self.path / name, Checkpoint(trainable.config, params, self.tokenizer, training))
+    def _replace_earlier(self) -> None:
+        """Take the place of an earlier run: its checkpoints, and what was made of them, would pass for this run's."""
+        if self._earlier:
+            for name in (BEST, LAST, METRICS, PICTURE, *EXPORTS):
+                (self.path / name).unlink(missing_ok=True)
+        assert self._metrics is not None
+        self._metrics.close()
+        if self._draft.exists():
+            self._draft.replace(self.path / METRICS)
+        self._metrics = open(self.path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
 
 
 def read_metrics(path: str | Path, event: str) -> Iterator[dict[str, Any]]:
@@ -131,6 +146,6 @@ def read_metrics(path: str | Path, event: str) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise ModelFileError(f"{file}: cannot be read ({error.strerror})") from error
     for line in lines:
-        values = json.loads(line)
+        values = parse_json(line, f"{file}: a line")
         if values.get("event") == event:
             yield values

@@ -118,8 +118,8 @@ class _Vocabulary:
         known = " ".join(repr(t)[1:-1] for t in self.vocabulary[:60])
         more = " …" if len(self.vocabulary) > 60 else ""
         return UnknownTokenError(
-            f"the vocabulary has no {what} {token!r} ({where}); leave it out, or use a model or a policy "
-            f"(unknown = replace or skip) that takes it. Known: {known}{more}"
+            f"the vocabulary has no {what} {token!r} ({where}); leave it out, or use a model that was "
+            f"trained with --unknown replace or skip. Known: {known}{more}"
         )
 
 
@@ -259,7 +259,7 @@ class WordTokenizer(_Vocabulary):
     def _word_pieces(self, text: str) -> Iterator[list[str]]:
         pattern = self._WORDS_AND_MARKS if self.punctuation else self._WORDS
         for piece in split_pieces(text, self._SPACE):
-            yield pattern.findall(piece.lower() if self.lowercase else piece)
+            yield pattern.findall(_lower(piece) if self.lowercase else piece)
 
     def encode_pieces(self, text: str) -> Iterator[NDArray]:
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,8 +29,8 @@ class TrainingConfig:
         epochs, steps, seconds: limits; at least one. Seconds are of the wall clock from the first step on, validation
             included, compilation not.
         schedule: a key of ``SCHEDULES``, over the share of the nearest limit that is used up.
-        validate_every: steps between validations; None: once an epoch, or every 250 steps where an epoch is longer.
-        seed: of dropout and of the records' order.
+        validate_every: steps between validations, and between saves; None: once an epoch, at most 250.
+        seed: of the initial weights, of dropout and of the records' order.
     """
 
     epochs: int | None = None
@@ -102,6 +104,7 @@ class TrainingResult:
     train_loss: float = math.nan
     best_step: int = 0
     best: Metrics | None = None
+    last_step: int = 0  # of the last validation
     last: Metrics | None = None
     interrupted: bool = False
     losses: list[float] = field(default_factory=list, repr=False)  # a step
@@ -123,6 +126,9 @@ class Observer:
     def on_step(self, event: StepEvent) -> None: ...
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None: ...
+
+    def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
+        """Every ``validate_every`` steps, behind the validation if there is one: the time to save."""
 
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None: ...
 
@@ -150,13 +156,38 @@ def train(
             checkpoints written so far stay.
     """
     loop = _Loop(trainable, data, validation, config, observers, clock)
-    try:
-        loop.run()
-    except KeyboardInterrupt:
-        loop.result.interrupted = True
+    with _CtrlC() as ctrl_c:
+        try:
+            loop.run(ctrl_c)
+        except KeyboardInterrupt:
+            loop.result.interrupted = True
     for observer in observers:
         observer.on_end(trainable, loop.result)
     return loop.result
+
+
+class _CtrlC:
+    """Ctrl-C as a request that the loop looks at between two steps, so that no update or file is left half done.
+
+    A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes.
+    """
+
+    pressed = False
+
+    def __enter__(self) -> _CtrlC:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def _press(self, number: int, frame: object) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def __exit__(self, *error: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
 
 
 class _Loop:
@@ -175,7 +206,7 @@ class _Loop:
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
         self.busy = 0.0  # seconds spent in steps
 
-    def run(self) -> None:
+    def run(self, ctrl_c: _CtrlC) -> None:
         config, trainable = self.config, self.trainable
         model, dtype = trainable.config, trainable.dtype
         self._warm_up()
@@ -184,6 +215,8 @@ class _Loop:
         begin = self.clock()
         state, done, step = None, 0.0, 0
         while done < 1:
+            if ctrl_c.pressed:
+                raise KeyboardInterrupt
             started = self.clock()
             batch = next(batches)
             T, B = batch.inputs.shape
@@ -195,10 +228,10 @@ class _Loop:
             self.busy += self.clock() - started
             seconds = self.clock() - begin
             done = config.done(step, self.data.batches_per_epoch, seconds)
-            loss = outcome.loss.loss / outcome.loss.tokens
+            loss = outcome.loss.loss / max(outcome.loss.tokens, 1)
             self._record(step, seconds, min(done, 1.0), loss, outcome.grad_norm, rate, outcome.loss.tokens)
-            if self.validation is not None and (step % self.validate_every == 0 or done >= 1):
-                self._validate(step, self.clock() - begin)
+            if step % self.validate_every == 0 or done >= 1:
+                self._interval(step, self.clock() - begin)
                 done = max(done, config.done(step, self.data.batches_per_epoch, self.clock() - begin))
             self.result.seconds = self.clock() - begin
 
@@ -226,12 +259,19 @@ class _Loop:
         for observer in self.observers:
             observer.on_step(event)
 
-    def _validate(self, step: int, seconds: float) -> None:
-        assert self.validation is not None
+    def _interval(self, step: int, seconds: float) -> None:
+        if self.validation is not None:
+            self._validate(self.validation, step, seconds)
+        for observer in self.observers:
+            observer.on_interval(self.trainable, self.result)
+
+    def _validate(self, validation: Batches, step: int, seconds: float) -> None:
         trainable, result = self.trainable, self.result
-        metrics = evaluate(trainable.evaluate, trainable.config, self.validation, trainable.dtype)
+        metrics = evaluate(trainable.evaluate, trainable.config, validation, trainable.dtype)
+        if not math.isfinite(metrics.loss):
+            raise DivergedError(f"step {step}: validation loss {metrics.loss}; try a lower learning rate")
         best = result.best is None or metrics.loss < result.best.loss
-        result.last = metrics
+        result.last, result.last_step = metrics, step
         if best:
             result.best, result.best_step = metrics, step
         event = ValidationEvent(step, result.epochs, seconds, metrics, best)

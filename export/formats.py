@@ -29,7 +29,7 @@ def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
 def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     try:
         from unrolled.export.torchscript import write_torchscript
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise MissingDependencyError('TorchScript export needs torch: pip install "unrolled[torch]"') from error
 
     write_torchscript(checkpoint, path)

@@ -6,6 +6,7 @@ ONNX keeps them as ``metadata_props``, TorchScript as the JSON object in the ext
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata as package_metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ KEYS = (
 STEP_INPUTS = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
 STEP_OUTPUTS = {"logits": ("time", "batch", None), "next_state": (None, None, "batch", None)}
 
-GOLDEN_PROMPTS, GOLDEN_GREEDY, GOLDEN_LOGITS = 3, 32, 64
-GOLDEN_MARGIN = 1e-3  # a greedy token is recorded while the best logit leads by more than engines may differ
+GOLDEN_LENGTHS, GOLDEN_GREEDY, GOLDEN_LOGITS = (1, 5, 17), 32, 64
+MARGIN = 1e-3  # a greedy token counts while the best logit leads by more than engines may differ
 
 
 class FileInfo(NamedTuple):
@@ -65,12 +66,11 @@ def greedy_tokens(model: Stepper, prompt: list[int], count: int, margin: float =
 
 def golden_cases(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Prompts with the reference's logits after them (a spread of at most 64, and their log-sum-exp) and greedy tokens."""
-    params = {name: value.astype(np.float32) for name, value in checkpoint.params.items()}
-    model = LanguageModel(checkpoint.config, params)
+    model = LanguageModel(checkpoint.config, checkpoint.float32())
     V = checkpoint.config.vocab_size
     rng = np.random.default_rng(0)
     cases = []
-    for length in (1, 5, 17)[:GOLDEN_PROMPTS]:
+    for length in GOLDEN_LENGTHS:
         prompt = rng.integers(0, V, length).tolist()
         logits, _ = model.step(np.array(prompt, np.int64)[:, None], zero_state(checkpoint.config, 1))
         last = logits[-1, 0].astype(np.float64)
@@ -81,13 +81,18 @@ def golden_cases(checkpoint: Checkpoint) -> list[dict[str, Any]]:
                 "logit_indices": indices.tolist(),
                 "logits": [float(np.float32(value)) for value in last[indices]],
                 "logsumexp": float(last.max() + np.log(np.exp(last - last.max()).sum())),
-                "greedy": greedy_tokens(model, prompt, GOLDEN_GREEDY, GOLDEN_MARGIN),
+                "greedy": greedy_tokens(model, prompt, GOLDEN_GREEDY, MARGIN),
             }
         )
     return cases
 
 
-def file_metadata(checkpoint: Checkpoint, producer: str, golden: bool = True) -> dict[str, str]:
+def producer() -> str:
+    """Name and version of what writes the file."""
+    return f"unrolled {package_metadata.version('unrolled')}"
+
+
+def file_metadata(checkpoint: Checkpoint, golden: bool = True) -> dict[str, str]:
     """All keys, prefixed, each a text or JSON; ``golden=False`` leaves the cases out, for models that stay in memory."""
     config = checkpoint.config
     state = {
@@ -100,7 +105,7 @@ def file_metadata(checkpoint: Checkpoint, producer: str, golden: bool = True) ->
     }
     values = {
         "format_version": FORMAT_VERSION,
-        "producer": producer,
+        "producer": producer(),
         "config": to_json(config.to_dict()),
         "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
         "state": to_json(state),

@@ -7,7 +7,6 @@ are dynamic. Standard operators of opset 17 and IR version 8, which every runtim
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import metadata as package_metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from unrolled.engine.checkpoint import Checkpoint, write_atomically
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.params import LayerParams, Params, layer_params, output_weight_name, parameter_shapes
-from unrolled.export.metadata import STEP_INPUTS, STEP_OUTPUTS, file_metadata
+from unrolled.export.metadata import STEP_INPUTS, STEP_OUTPUTS, file_metadata, producer
 
 OPSET, IR_VERSION = 17, 8
 
@@ -167,7 +166,7 @@ def _values(names: dict[str, tuple[str | None, ...]], config: ModelConfig) -> li
 def build_step(checkpoint: Checkpoint, golden: bool = True) -> onnx.ModelProto:
     """The step form of a checkpoint as an ONNX model, metadata included."""
     config = checkpoint.config
-    params = {name: value.astype(np.float32) for name, value in checkpoint.params.items()}
+    params = checkpoint.float32()
     graph = Graph()
     axis_0 = graph.constant("axis_0", np.array([0], np.int64))
     axis_1 = graph.constant("axis_1", np.array([1], np.int64))
@@ -194,14 +193,10 @@ def build_step(checkpoint: Checkpoint, golden: bool = True) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="unrolled",
-        producer_version=package_metadata.version("unrolled"),
+        producer_version=producer().removeprefix("unrolled "),
     )
-    helper.set_model_props(model, file_metadata(checkpoint, producer(), golden))
+    helper.set_model_props(model, file_metadata(checkpoint, golden))
     return model
-
-
-def producer() -> str:
-    return f"unrolled {package_metadata.version('unrolled')}"
 
 
 def write_onnx(checkpoint: Checkpoint, path: Path) -> None:

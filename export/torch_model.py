@@ -1,7 +1,8 @@
 """The twin in PyTorch: ``nn.Embedding``, ``nn.RNN``/``nn.GRU``/``nn.LSTM``, ``nn.Linear``; same names, same state array."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ class TorchLM(nn.Module):
         super().__init__()
         self.vocab_size = config.vocab_size
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.rnn: nn.RNNBase = TORCH_CELLS[config.cell](config)
+        sizes = config.embedding_size, config.hidden_size, config.num_layers
+        self.rnn: nn.RNNBase = TORCH_CELLS[config.cell].module(*sizes)
         self.output = nn.Linear(config.hidden_size, config.vocab_size)
         if config.tie_weights:
             self.output.weight = self.embedding.weight
@@ -131,23 +133,18 @@ class TorchLSTM(TorchLM):
         return y, torch.stack([h, c])
 
 
-def _rnn(config: ModelConfig, nonlinearity: str) -> nn.RNN:
-    return nn.RNN(config.embedding_size, config.hidden_size, config.num_layers, nonlinearity=nonlinearity)
+class TorchCell(NamedTuple):
+    """A cell in PyTorch: its module, and one layer of it as a function, for given dropout masks between layers."""
+
+    module: Callable[..., nn.RNNBase]
+    layer: Callable[..., Any]
 
 
-TORCH_CELLS: dict[str, Callable[[ModelConfig], nn.RNNBase]] = {
-    "rnn": lambda config: _rnn(config, "tanh"),
-    "rnn_relu": lambda config: _rnn(config, "relu"),
-    "gru": lambda config: nn.GRU(config.embedding_size, config.hidden_size, config.num_layers),
-    "lstm": lambda config: nn.LSTM(config.embedding_size, config.hidden_size, config.num_layers),
-}
-
-# One layer as a function, for the path that applies given dropout masks between layers.
-_LAYER_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "rnn": torch.rnn_tanh,
-    "rnn_relu": torch.rnn_relu,
-    "gru": torch.gru,
-    "lstm": torch.lstm,
+TORCH_CELLS: dict[str, TorchCell] = {
+    "rnn": TorchCell(partial(nn.RNN, nonlinearity="tanh"), torch.rnn_tanh),
+    "rnn_relu": TorchCell(partial(nn.RNN, nonlinearity="relu"), torch.rnn_relu),
+    "gru": TorchCell(nn.GRU, torch.gru),
+    "lstm": TorchCell(nn.LSTM, torch.lstm),
 }
 
 
@@ -174,7 +171,7 @@ def run_masked_layers(
     model: TorchLM, config: ModelConfig, x: Tensor, state: Tensor, masks: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """As ``model.run_layers``, with the outputs of all layers but the last multiplied by ``masks``."""
-    run, finals = _LAYER_FUNCTIONS[config.cell], []
+    run, finals = TORCH_CELLS[config.cell].layer, []
     for layer in range(config.num_layers):
         if layer > 0:
             x = x * masks[layer - 1]
@@ -226,7 +223,8 @@ class TorchTrainable:
             counted = torch.from_numpy(batch.mask)
             logits, targets = logits[counted], torch.from_numpy(batch.targets)[counted]
         count = len(targets)
-        mean = F.cross_entropy(logits, targets)
+        # the mean over no token at all is 0, with zero gradients, as in the other engines
+        mean = F.cross_entropy(logits, targets, reduction="sum") / max(count, 1)
         correct = int((logits.detach().argmax(-1) == targets).sum())
         return mean, LossResult(float(mean.detach()) * count, correct, count), final.detach().numpy()
 

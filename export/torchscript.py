@@ -5,26 +5,26 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from unrolled.engine.checkpoint import Checkpoint, write_atomically
-from unrolled.engine.errors import ModelFileError
+from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.export.metadata import FileInfo, file_metadata, parse_metadata
-from unrolled.export.onnx_graph import producer
 from unrolled.export.torch_model import make_torch_model
 
 EXTRA_FILE = "unrolled.json"
+# what reading a damaged zip archive raises
+DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, UnicodeDecodeError, NotImplementedError, RuntimeError)
 
 
 def script(checkpoint: Checkpoint) -> Any:
     """The checkpoint's model, scripted, in float32 and evaluation mode."""
-    params = {name: value.astype(np.float32) for name, value in checkpoint.params.items()}
-    model = make_torch_model(checkpoint.config, params).eval()
+    model = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
     with warnings.catch_warnings():
         # torch says so at every call; the command line says it once, in words for its user
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -33,7 +33,7 @@ def script(checkpoint: Checkpoint) -> Any:
 
 def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     """Write the scripted model and its metadata to one file."""
-    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, producer()))}
+    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint))}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -53,8 +53,7 @@ def read_torchscript(path: Path) -> tuple[Any, FileInfo]:
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location="cpu"), info
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"{path}: a damaged TorchScript file ({reason})") from error
+        raise ModelFileError(f"{path}: a damaged TorchScript file ({first_line(error)})") from error
 
 
 def _read_extra(path: Path) -> dict[str, str]:
@@ -64,14 +63,7 @@ def _read_extra(path: Path) -> dict[str, str]:
             if not names:
                 raise ModelFileError(f"{path}: not one of unrolled's TorchScript files; it has no {EXTRA_FILE} inside")
             text = archive.read(names[0]).decode("utf-8")
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        UnicodeDecodeError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except DAMAGE as error:
         raise ModelFileError(f"{path}: not a TorchScript file, or a damaged one ({error})") from error
     values = parse_json(text, f"{path}: {EXTRA_FILE}")
     return {key: value for key, value in values.items() if isinstance(value, str)}

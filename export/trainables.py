@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.experiment import TrainableMaker
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params
 from unrolled.engine.trainable import EngineTrainable, Trainable
 
-Maker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
 
-
-def _from_scratch(backend: str) -> Maker:
+def _from_scratch(backend: str) -> TrainableMaker:
     return lambda config, params, optimizer, clip: EngineTrainable(config, params, optimizer, clip, backend)
 
 
 def _torch(config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
     try:
         from unrolled.export.torch_model import TorchTrainable
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise MissingDependencyError('the torch engine needs torch: pip install "unrolled[torch]"') from error
     return TorchTrainable(config, params, optimizer, clip)
 
 
-TRAINABLES: dict[str, Maker] = {
+TRAINABLES: dict[str, TrainableMaker] = {
     "numba": _from_scratch("numba"),
     "numpy": _from_scratch("numpy"),
     "torch": _torch,

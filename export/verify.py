@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint, model_digest
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import StepModel, zero_state
-from unrolled.engine.errors import ModelFileError
+from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.params import parameter_shapes
 from unrolled.export.metadata import (
+    MARGIN,
     STEP_INPUTS,
     STEP_OUTPUTS,
     FileInfo,
@@ -29,9 +30,8 @@ from unrolled.export.metadata import (
     parse_metadata,
 )
 
-TOLERANCE = 1e-4  # of a logit, absolute and relative: engines differ by about 1e-6, a wrong weight by far more
+TOLERANCE = 1e-4  # of a logit, absolute and relative: engines differ by 1e-6 to 1e-5, a wrong weight by far more
 GREEDY_TOKENS = 200
-MARGIN = 1e-3  # a greedy token counts while the best logit leads by this much
 SHAPES = ((1, 1), (1, 3), (7, 1), (13, 5))  # (T, B) that were never traced
 
 
@@ -72,7 +72,7 @@ def _file_info(path: Path) -> FileInfo | None:
         try:
             model = onnx.load(path, load_external_data=False)
         except Exception as error:  # protobuf's exceptions have no common public base
-            raise ModelFileError(f"{path}: not an ONNX file ({str(error).splitlines()[0][:120]})") from error
+            raise ModelFileError(f"{path}: not an ONNX file ({first_line(error)})") from error
         return parse_metadata({prop.key: prop.value for prop in model.metadata_props}, str(path))
     if path.suffix == ".pt":
         from unrolled.export.torchscript import read_torchscript
@@ -88,7 +88,7 @@ def _check_onnx_names(path: Path) -> str:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _Failed(f"not a valid ONNX model: {str(error).splitlines()[0][:200]}") from error
+        raise _Failed(f"not a valid ONNX model: {first_line(error)}") from error
     external = [tensor.name for tensor in model.graph.initializer if tensor.data_location != tensor.DEFAULT]
     _need(not external, f"weights outside the file: {', '.join(external)}")
     for kind, values, expected in (
@@ -241,8 +241,7 @@ def _check_against_tokens(model: StepModel, checkpoint: Checkpoint) -> str:
 
 
 def _reference(checkpoint: Checkpoint) -> LanguageModel:
-    params = {name: value.astype(np.float32) for name, value in checkpoint.params.items()}
-    return LanguageModel(checkpoint.config, params)
+    return LanguageModel(checkpoint.config, checkpoint.float32())
 
 
 def find_checkpoint(path: Path, digest: str) -> tuple[Checkpoint, Path] | None:
@@ -305,4 +304,4 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
     except _Failed as error:
         yield Check(name, False, str(error))
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
-        yield Check(name, False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        yield Check(name, False, f"{type(error).__name__}: {first_line(error)}")

@@ -11,18 +11,28 @@ from numpy.typing import NDArray
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import StepModel, Stepper, check_step
-from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.text import Tokenizer
-from unrolled.export.metadata import FileInfo
 
 
 class TokenizedModel:
-    """A model of one of the engines together with its tokeniser; ``info`` is what its file says, if it has one."""
+    """A model of one of the engines with its tokeniser, training record and digest."""
 
-    def __init__(self, engine: str, model: Stepper, tokenizer: Tokenizer, info: FileInfo | None = None) -> None:
-        self.engine, self.tokenizer, self.info = engine, tokenizer, info
+    def __init__(
+        self,
+        engine: str,
+        model: Stepper,
+        tokenizer: Tokenizer,
+        training: dict[str, Any] | None = None,
+        digest: str = "",
+    ) -> None:
+        self.engine, self.tokenizer, self.training, self.digest = engine, tokenizer, training or {}, digest
         self.config: ModelConfig = model.config
         self.step = model.step
+
+
+def _of_checkpoint(engine: str, model: Stepper, checkpoint: Checkpoint) -> StepModel:
+    return TokenizedModel(engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
 
 
 class TorchModule:
@@ -35,19 +45,18 @@ class TorchModule:
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         check_step(self.config, tokens, state)
-        return self._run(self.module, tokens, state)
-
-
-def _float32(checkpoint: Checkpoint) -> dict[str, NDArray]:
-    return {name: value.astype(np.float32) for name, value in checkpoint.params.items()}
+        try:
+            return self._run(self.module, tokens, state)
+        except RuntimeError as error:
+            raise ModelFileError(f"the model's graph does not run ({first_line(error)})") from error
 
 
 def _from_scratch(backend: str) -> Callable[[Checkpoint], StepModel]:
     def make(checkpoint: Checkpoint) -> StepModel:
         from unrolled.engine.model import LanguageModel
 
-        model = LanguageModel(checkpoint.config, _float32(checkpoint), backend)
-        return TokenizedModel(backend, model, checkpoint.tokenizer)
+        model = LanguageModel(checkpoint.config, checkpoint.float32(), backend)
+        return _of_checkpoint(backend, model, checkpoint)
 
     return make
 
@@ -55,19 +64,19 @@ def _from_scratch(backend: str) -> Callable[[Checkpoint], StepModel]:
 def _torch(checkpoint: Checkpoint) -> StepModel:
     try:
         from unrolled.export.torch_model import make_torch_model
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise needs_torch("the torch engine") from error
-    module = make_torch_model(checkpoint.config, _float32(checkpoint)).eval()
-    return TokenizedModel("torch", TorchModule(checkpoint.config, module), checkpoint.tokenizer)
+    module = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
+    return _of_checkpoint("torch", TorchModule(checkpoint.config, module), checkpoint)
 
 
 def _torchscript(checkpoint: Checkpoint) -> StepModel:
     try:
         from unrolled.export.torchscript import script
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise needs_torch("the torchscript engine") from error
     module = TorchModule(checkpoint.config, script(checkpoint))
-    return TokenizedModel("torchscript", module, checkpoint.tokenizer)
+    return _of_checkpoint("torchscript", module, checkpoint)
 
 
 def _onnxruntime(checkpoint: Checkpoint) -> StepModel:

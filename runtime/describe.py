@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_checkpoint
+from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.engine.jsontext import object_in
 from unrolled.engine.params import parameter_count
 from unrolled.runtime.session import load
 
@@ -17,20 +18,16 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ModelFileError: it cannot be read, or is not one of ours.
     """
-    path = resolve_checkpoint(path)
+    path = resolve_model_file(path)
     if path.suffix == SUFFIX:
         checkpoint = load_checkpoint(path)
-        kind, config, tokenizer, training = (
-            "checkpoint",
-            checkpoint.config,
-            checkpoint.tokenizer,
-            checkpoint.training,
-        )
+        kind, config, tokenizer, training = "checkpoint", checkpoint.config, checkpoint.tokenizer, checkpoint.training
     else:
-        model: Any = load(path)
-        kind, config, tokenizer, training = model.engine, model.config, model.tokenizer, model.info.training
-    result, data, optimizer = (_part(training, name) for name in ("result", "data", "optimizer"))
-    scored = _part(result, "last")  # the last validation before the file was written: of these weights
+        model = load(path)
+        kind, config, tokenizer, training = model.engine, model.config, model.tokenizer, model.training
+    result, data, optimizer = (object_in(training, name) for name in ("result", "data", "optimizer"))
+    # the last validation is of these weights, unless the training went on behind it and was interrupted
+    scored = object_in(result, "last") if result.get("last_step") == result.get("steps") else {}
     return {
         "file": str(path),
         "kind": kind,
@@ -46,26 +43,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             "first": " ".join(repr(token)[1:-1] for token in tokenizer.vocabulary[:12]),
         },
         "trained": {
-            "corpus": _part(training, "corpus").get("name"),
+            "corpus": object_in(training, "corpus").get("name"),
             **{key: result.get(key) for key in ("engine", "steps", "epochs", "tokens", "seconds", "tokens_per_s")},
             **{key: data.get(key) for key in ("batching", "batch_size", "length")},
             "optimizer": optimizer.get("name"),
             "learning_rate": optimizer.get("learning_rate"),
-            **{key: _part(training, "training").get(key) for key in ("schedule", "seed")},
+            **{key: object_in(training, "training").get(key) for key in ("schedule", "seed")},
         },
     }
-
-
-def _part(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object inside an object; the training record is free-form, so what is not there or not one is empty."""
-    part = values.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def training_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """How the model of a file was trained, as far as the file says."""
-    path = resolve_checkpoint(path)
-    if path.suffix == SUFFIX:
-        return load_checkpoint(path).training
-    model: Any = load(path)
-    return model.info.training

@@ -111,12 +111,13 @@ class _Row:
         self.tokenizer, self.config = tokenizer, config
         self.tokens: list[int] = []
         self.reason: str | None = None
-        self._window = max(map(len, config.stop), default=0)  # tokens that a stop text can reach over
+        # how many tokens a stop text can reach over: each but <bos> adds a character, and words a space before them
+        self._window = max(map(len, config.stop), default=-1) + 1
         self._tail: deque[int] = deque(maxlen=self._window)
 
     def add(self, token: int) -> None:
         self.tokens.append(token)
-        if token != self.tokenizer.bos_id:  # every other token adds at least one character
+        if token != self.tokenizer.bos_id:
             self._tail.append(token)
         if token == self.tokenizer.eos_id:
             self.reason = "eos"

@@ -3,7 +3,7 @@
 Everything is in float64. Scores are the logits over the temperature. Filters then take tokens out, in the order of
 ``FILTERS``; ties are broken in favour of the lower index. A draw walks the tokens that are left in the order of their
 index and takes the first whose cumulative probability exceeds u (the inverse of the distribution function). Greedy is the
-lowest index among the largest logits. Names and meanings are those of Hugging Face's ``generate``.
+lowest index among the largest logits. Names follow Hugging Face's ``generate``; its top-k keeps ties, this one does not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, ModelFileError
 
 MIN_TEMPERATURE = 1e-6  # greedy in all but name; far below, logits over temperature overflow
 
@@ -130,12 +130,12 @@ def choose(logits: NDArray, config: SamplingConfig, u: NDArray[np.float64] | Non
     """Tokens (B,) from logits (B, V); ``u`` (B,) uniforms in [0, 1), not needed for greedy.
 
     Raises:
-        ConfigError: a row of logits holds NaN, or no token is left to choose from.
+        ModelFileError: a row of logits holds NaN, or is infinite.
     """
     largest = logits.max(axis=-1)
     if not np.isfinite(largest).all():
         row = int((~np.isfinite(largest)).argmax())
-        raise ConfigError(f"row {row}: the model's logits are not finite ({largest[row]}); its weights are damaged")
+        raise ModelFileError(f"row {row}: the model's logits are not finite ({largest[row]}); its weights are damaged")
     if not config.do_sample:
         return logits.argmax(axis=-1)
     assert u is not None

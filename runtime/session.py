@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_checkpoint
+from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.runtime.adapters import TokenizedModel, TorchModule, make_model, needs_torch
@@ -25,10 +25,12 @@ def _open_onnx(path: Path) -> StepModel:
 def _open_torchscript(path: Path) -> StepModel:
     try:
         from unrolled.export.torchscript import read_torchscript
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise needs_torch(f"{path}: a TorchScript file") from error
     module, info = read_torchscript(path)
-    return TokenizedModel("torchscript", TorchModule(info.config, module), info.tokenizer, info)
+    return TokenizedModel(
+        "torchscript", TorchModule(info.config, module), info.tokenizer, info.training, info.checkpoint_digest
+    )
 
 
 OPENERS: dict[str, Callable[[Path], StepModel]] = {".onnx": _open_onnx, ".pt": _open_torchscript}
@@ -46,7 +48,7 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> StepModel:
         ConfigError: the engine is not known, or not the one an exported file has.
         MissingDependencyError: the engine's library is not installed.
     """
-    path = resolve_checkpoint(path)
+    path = resolve_model_file(path)
     if path.suffix == SUFFIX:
         return make_model(load_checkpoint(path), engine or "onnxruntime")
     if path.suffix not in OPENERS:

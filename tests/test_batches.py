@@ -464,9 +464,9 @@ def test_prepare_character_options_reach_the_vocabulary() -> None:
 
 def test_prepare_records_get_bos_and_eos() -> None:
     data = prepare(Corpus("r", ("ab", "b")), DataConfig(batching="records", split=(1, 0, 0), batch_size=1))
-    assert data.tokenizer.vocabulary == (BOS, EOS, "\n", "a", "b")
+    assert data.tokenizer.vocabulary == (BOS, EOS, "a", "b")
     assert isinstance(data.train, RecordBatches)
-    assert sorted(rows(data.train, None)) == [(0, 3, 4, 1), (0, 4, 1)]
+    assert sorted(rows(data.train, None)) == [(0, 2, 3, 1), (0, 3, 1)]
     assert (data.validation, data.test) == (None, None)
 
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from unrolled.engine import checkpoint as module
-from unrolled.engine.checkpoint import load_checkpoint, resolve_checkpoint, save_checkpoint
+from unrolled.engine.checkpoint import load_checkpoint, resolve_model_file, save_checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.params import parameter_count, parameter_shapes
@@ -39,7 +39,7 @@ def test_round_trip_bit_for_bit(tmp_path: Path, cell: str, tied: bool) -> None:
 
 def test_a_run_folder_means_its_best_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last.safetensors", models.checkpoint("gru"))
-    assert resolve_checkpoint(tmp_path).name == "last.safetensors"
+    assert resolve_model_file(tmp_path).name == "last.safetensors"
     save_checkpoint(tmp_path / "best.safetensors", models.checkpoint("rnn"))
     assert load_checkpoint(tmp_path).config.cell == "rnn"
 

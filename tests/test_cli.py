@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,25 @@ def test_a_diverged_run_leaves_the_earlier_one(corpus: Path, tmp_path: Path) -> 
         "last.safetensors",
         "metrics.jsonl",
     ]
+
+
+def test_ctrl_c_keeps_the_run_and_exits_with_130(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    arguments = ("train", str(corpus), "--engine", "numpy", "--seconds", "60", "--validate-every", "20", *SMALL)
+    command = [sys.executable, "-m", "unrolled.cli", *arguments, "-o", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (output / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    shown, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130, complaints
+    assert "interrupted after" in shown
+    assert "Traceback" not in complaints
+    steps = run_json("info", str(output / "last.safetensors"))["trained"]["steps"]
+    assert steps == len(
+        [line for line in (output / "metrics.jsonl").read_text().splitlines() if '"step", "step"' in line]
+    )
 
 
 def test_output_that_cannot_show_a_character_shows_another(trained: Path) -> None:

@@ -324,6 +324,28 @@ def test_foreign_and_mislabelled_files_are_named_errors(tmp_path: Path) -> None:
         load(tmp_path / "model.bin")
 
 
+def test_a_graph_of_another_size_than_its_config_is_a_named_error(tmp_path: Path) -> None:
+    path = exported(models.checkpoint("gru"), tmp_path)
+    model = onnx.load(path)
+    for prop in model.metadata_props:
+        if prop.key == "unrolled.config":
+            prop.value = json.dumps({**json.loads(prop.value), "hidden_size": models.H + 1})
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match=r"state has shape .* the config asks for"):
+        load(path)
+
+
+def test_a_graph_that_fails_as_it_runs_is_a_named_error(tmp_path: Path) -> None:
+    path = exported(models.checkpoint("gru"), tmp_path)
+    model = onnx.load(path)
+    _initializer(model, "embedding.weight", _array(model, "embedding.weight")[:-1])
+    onnx.save(model, path)
+    broken = load(path)
+    with pytest.raises(ModelFileError, match="the graph does not run"):
+        broken.step(np.full((1, 1), models.V - 1), zero_state(broken.config, 1))
+    assert not list(verify(path, load))[-1].ok
+
+
 def test_an_engine_goes_with_a_checkpoint_only(tmp_path: Path) -> None:
     path = exported(models.checkpoint(), tmp_path)
     with pytest.raises(ConfigError, match="runs on onnxruntime"):

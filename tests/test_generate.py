@@ -20,7 +20,7 @@ from tolerances import assert_close
 from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import StepModel, zero_state
-from unrolled.engine.errors import ConfigError, ShapeError, UnknownTokenError
+from unrolled.engine.errors import ConfigError, ModelFileError, ShapeError, UnknownTokenError
 from unrolled.engine.params import initial_params
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
 from unrolled.export.formats import export_model
@@ -458,6 +458,15 @@ def test_a_setting_out_of_range_is_refused_before_anything_runs() -> None:
     assert model.shapes == []
 
 
+def test_a_stop_text_of_white_space_is_found_between_words() -> None:
+    tokenizer = WordTokenizer(["<unk>", "one", "two", "three"])
+    config = ModelConfig("gru", 4, 3, 5)
+    model = make_model(Checkpoint(config, initial_params(config, 0), tokenizer), "numpy")
+    (row,) = generate(model, ["one"], stop=[" "], max_new_tokens=50, seed=3)
+    assert (row.finish_reason, len(row.tokens)) == ("stop", 2)
+    assert row.text == tokenizer.decode(row.tokens[:1])
+
+
 def test_damaged_weights_are_told_of() -> None:
     class Damaged(Recorder):
         def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
@@ -465,7 +474,7 @@ def test_damaged_weights_are_told_of() -> None:
             logits[:, 1] = np.nan
             return logits, state
 
-    with pytest.raises(ConfigError, match=r"row 1: .*not finite"):
+    with pytest.raises(ModelFileError, match=r"row 1: .*not finite"):
         generate(Damaged(make()), ["a", "b"])
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.params import initial_params
 from unrolled.runtime.generate import GenerationConfig
 from unrolled.runtime.philox import uniforms
@@ -346,7 +346,7 @@ def test_a_vocabulary_of_one() -> None:
 )
 def test_logits_without_a_finite_maximum_are_named_by_row(bad: list[float], name: str, do_sample: bool) -> None:
     logits = np.array([[0.0, 1.0, 2.0], [3.0, 1.0, 2.0], bad], np.float32)
-    with pytest.raises(ConfigError, match=rf"row 2: .*not finite \({name}\)"):
+    with pytest.raises(ModelFileError, match=rf"row 2: .*not finite \({name}\)"):
         choose(logits, SamplingConfig(do_sample=do_sample), np.full(3, 0.5))
 
 

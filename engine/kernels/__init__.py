@@ -4,7 +4,9 @@ Kernels compile at their first call for a dtype and are cached on disk; a later 
 """
 
 from unrolled.engine.kernels import gru, layers, lstm, rnn
-from unrolled.engine.kernels.kernel import Kernel
+from unrolled.engine.kernels.kernel import Kernel, drop_stale_cache
+
+drop_stale_cache()  # before anything is called, and so before anything is loaded
 
 KERNELS: dict[str, Kernel] = {
     "rnn": Kernel(rnn.forward_tanh, rnn.backward_tanh),

@@ -48,7 +48,7 @@ def _exp_float32(x: Any) -> Any:
 
 
 # tanh x ≈ x·P(x²)/Q(x²). Source of the coefficients: G. Guennebaud et al., Eigen library, generic_fast_tanh_float.
-_TANH_LIMIT = np.float32(7.90531110763549805)  # beyond it tanh is ±1 in float32
+_TANH_LIMIT = np.float32(7.90531110763549805)  # beyond it the value stays, 4 units in the last place from ±1
 _P0, _P1, _P2 = (
     np.float32(4.89352455891786e-03),
     np.float32(6.37261928875436e-04),
@@ -90,20 +90,23 @@ def _sigmoid_float64(x: Any) -> Any:
     return (1.0 if x >= 0.0 else e) / (1.0 + e)
 
 
-# The public names have no annotations, because an overload must have the signature to the letter.
+# Names for compiled code to call; the implementation goes by the dtype. Without annotations, because an overload must
+# have the signature to the letter.
 
 
 def exp_negative(x):  # type: ignore[no-untyped-def]
     """e^x for x ≤ 0."""
-    return math.exp(x)
+    raise NotImplementedError("for compiled code only")
 
 
 def tanh(x):  # type: ignore[no-untyped-def]
-    return math.tanh(x)
+    """tanh x."""
+    raise NotImplementedError("for compiled code only")
 
 
 def sigmoid(x):  # type: ignore[no-untyped-def]
-    return 1 / (1 + math.exp(-x))
+    """1 / (1 + e^-x)."""
+    raise NotImplementedError("for compiled code only")
 
 
 @overload(exp_negative, inline="always")

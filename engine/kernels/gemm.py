@@ -14,7 +14,7 @@ from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import PANEL_BYTES, TILE_ROWS, tile_1, tile_2, tile_4, tile_8
 
-DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes stay in the L1 cache
+DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes, which the L1 cache holds
 
 
 @compiled

@@ -90,6 +90,7 @@ def _backward(
 
 
 def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+    """As ``cells.gru.forward``."""
     T, B, _ = xg.shape
     states, gates = empty((T + 1, *s0.shape), xg.dtype), empty((T, B, 4 * s0.shape[2]), xg.dtype)
     states[0] = s0

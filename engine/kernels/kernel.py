@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
@@ -15,6 +18,25 @@ _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {
 
 compiled: Callable[..., Any] = njit(**_OPTIONS)
 compiled_parallel: Callable[..., Any] = njit(parallel=True, **_OPTIONS)
+
+
+def drop_stale_cache(folder: Path = Path(__file__).parent) -> None:
+    """Remove cached kernels when any kernel's source has changed.
+
+    Numba looks at the file of the cached function only, and would go on with the old code of what that one calls. Where
+    the folder cannot be written, the cache lies elsewhere, and sources change only with an installation.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(folder.glob("*.py")):
+        digest.update(source.read_bytes())
+    cache = folder / "__pycache__"
+    mark = cache / "kernels.sha256"
+    with contextlib.suppress(OSError):
+        if not mark.exists() or mark.read_text() != digest.hexdigest():
+            for file in (*cache.glob("*.nbi"), *cache.glob("*.nbc")):
+                file.unlink(missing_ok=True)
+            cache.mkdir(exist_ok=True)
+            mark.write_text(digest.hexdigest())
 
 
 class Kernel(NamedTuple):

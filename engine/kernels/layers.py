@@ -33,14 +33,20 @@ def _rows(x: NDArray) -> NDArray:
     return x.reshape(-1, x.shape[-1])
 
 
-@compiled
+@compiled_parallel
+def _add_rows_at(rows: NDArray, places: NDArray, total: NDArray, parts: int) -> None:
+    """total[places[m]] += rows[m]; the columns are shared out to the threads, so no two write to one place."""
+    N = total.shape[1]
+    for part in prange(parts):
+        first, last = part * N // parts, (part + 1) * N // parts
+        for m in range(rows.shape[0]):
+            row, into = rows[m], total[places[m]]
+            for j in range(first, last):
+                into[j] += row[j]
+
+
 def embedding_backward(dx: NDArray, tokens: NDArray, dweight: NDArray) -> None:
-    T, B, E = dx.shape
-    for t in range(T):
-        for b in range(B):
-            row, add = dweight[tokens[t, b]], dx[t, b]
-            for e in range(E):
-                row[e] += add[e]
+    _add_rows_at(_rows(dx), tokens.reshape(-1), dweight, get_num_threads())
 
 
 def linear_forward(x: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
@@ -65,18 +71,6 @@ def linear_backward_weight(dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDA
     _add_rows(_rows(dy), dbias)
 
 
-@compiled_parallel
-def _add_rows_at(rows: NDArray, places: NDArray, total: NDArray, parts: int) -> None:
-    """total[places[m]] += rows[m]; the columns are shared out to the threads, so no two write to one place."""
-    N = total.shape[1]
-    for part in prange(parts):
-        first, last = part * N // parts, (part + 1) * N // parts
-        for m in range(rows.shape[0]):
-            row, into = rows[m], total[places[m]]
-            for j in range(first, last):
-                into[j] += row[j]
-
-
 def embedded_linear_forward(embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
     # with fewer tokens in the vocabulary than in the batch it pays to multiply each of them once
     if len(embedding) > tokens.size:
@@ -93,14 +87,14 @@ def embedded_linear_backward(
         embedding_backward(linear_backward_input(dy, weight), tokens, dembedding)
         return
     dtable = np.zeros((len(embedding), dy.shape[-1]), dy.dtype)  # of each token's product
-    _add_rows_at(_rows(dy), tokens.reshape(-1), dtable, get_num_threads())
+    embedding_backward(dy, tokens, dtable)
     linear_backward_weight(dtable, embedding, dweight, dbias)
     dembedding += linear_backward_input(dtable, weight)
 
 
 @compiled
-def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, bool]:
-    """p (V,) becomes e^(x - max); returns the row's loss and whether the target is the first of the largest."""
+def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, bool]:
+    """p (V,) becomes e^(x - max); returns the row's loss, the sum of p, and whether the target is the first largest."""
     best = 0
     for v in range(x.shape[0]):
         if x[v] > x[best]:
@@ -108,7 +102,10 @@ def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, bool]:
     largest = x[best]
     for v in range(x.shape[0]):
         p[v] = exp_negative(x[v] - largest)
-    return math.log(p.sum()) - (x[target] - largest), best == target
+    total = 0.0
+    for v in range(x.shape[0]):
+        total += p[v]
+    return math.log(total) - (x[target] - largest), total, best == target
 
 
 @compiled_parallel
@@ -124,9 +121,9 @@ def _softmax_cross_entropy(
         for n in range(part * N // parts, (part + 1) * N // parts):
             losses[n], hits[n] = 0, False
             if mask[n]:
-                losses[n], hits[n] = _softmax_row(logits[n], targets[n], p)
+                losses[n], total, hits[n] = _softmax_row(logits[n], targets[n], p)
                 if dlogits.shape[0] > 0:
-                    factor = one / (p.sum() * logits.dtype.type(count))
+                    factor = logits.dtype.type(1.0 / (total * count))
                     row = dlogits[n]
                     for v in range(V):
                         row[v] = p[v] * factor

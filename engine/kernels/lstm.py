@@ -113,6 +113,7 @@ def _backward(
 
 
 def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+    """As ``cells.lstm.forward``."""
     T, B, G = xg.shape
     states, gates = empty((T + 1, *s0.shape), xg.dtype), empty((T, B, G), xg.dtype)
     states[0] = s0

@@ -8,6 +8,7 @@ count tells.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 SMALLEST = 1 << 16  # bytes; smaller arrays come from np.empty, which keeps them at hand itself
-MOST_KEPT = 64  # buffers; beyond it the free ones are dropped
+MOST_BUFFERS, MOST_BYTES = 64, 1 << 29  # beyond either the free buffers are dropped
 
 _buffers: list[NDArray[np.uint8]] = []
 _lock = threading.Lock()
@@ -39,7 +40,7 @@ _FREE = _count_when_free()
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     """An array of undefined content, C-contiguous."""
     kind = np.dtype(dtype)
-    size = int(np.prod(shape)) * kind.itemsize
+    size = math.prod(shape) * kind.itemsize
     if size < SMALLEST:
         return np.empty(shape, kind)
     with _lock:
@@ -47,7 +48,7 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
             # up to an eighth larger, so that batches of varying length share buffers
             if size <= len(_buffers[place]) <= size + size // 8 and _references(place) == _FREE:
                 return _buffers[place][:size].view(kind).reshape(shape)
-        if len(_buffers) >= MOST_KEPT:
+        if len(_buffers) >= MOST_BUFFERS or sum(map(len, _buffers)) + size > MOST_BYTES:
             _buffers[:] = [_buffers[place] for place in range(len(_buffers)) if _references(place) > _FREE]
         buffer = np.empty(size, np.uint8)
         _buffers.append(buffer)
