@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -304,9 +305,14 @@ def test_every_truncation_is_a_named_error(tmp_path: Path, name: str) -> None:
             load(path)
 
 
-def test_foreign_and_mislabelled_files_are_named_errors(tmp_path: Path) -> None:
-    import pickle
+def test_a_pickle_named_pt_is_a_named_error_and_never_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ModelFileError, match="not a TorchScript file"):
+        load(tmp_path / "pickle.pt")
 
+
+def test_foreign_and_mislabelled_files_are_named_errors(tmp_path: Path) -> None:
     identity = onnx.helper.make_node("Identity", ["x"], ["y"])
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
     graph = onnx.helper.make_graph([identity], "foreign", values[:1], values[1:])
@@ -316,9 +322,6 @@ def test_foreign_and_mislabelled_files_are_named_errors(tmp_path: Path) -> None:
         load(tmp_path / "foreign.onnx")
     with pytest.raises(ModelFileError, match="not one of unrolled's exported files"):
         list(verify(tmp_path / "foreign.onnx", load))
-    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ModelFileError, match="not a TorchScript file"):
-        load(tmp_path / "pickle.pt")
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(ModelFileError, match=r"ending '\.bin' is of no model file"):
         load(tmp_path / "model.bin")

@@ -52,14 +52,16 @@ def _panels(K: int, N: int, dtype: np.dtype) -> NDArray:
 
 def pack(b: NDArray) -> NDArray:
     """Panels of ``b`` (K, N)."""
-    panels = _panels(*b.shape, b.dtype)
+    K, N = b.shape
+    panels = _panels(K, N, b.dtype)
     _pack(b, panels)
     return panels
 
 
 def pack_transposed(b: NDArray) -> NDArray:
     """Panels of ``b.T`` for ``b`` (N, K)."""
-    panels = _panels(*b.shape[::-1], b.dtype)
+    N, K = b.shape
+    panels = _panels(K, N, b.dtype)
     _pack_transposed(b, panels)
     return panels
 
