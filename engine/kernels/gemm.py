@@ -68,67 +68,25 @@ def pack_transposed(b: NDArray) -> NDArray:
 
 @compiled
 def _tiles(
-    a: NDArray, a_offset: int, a_row: int, a_depth: int, panels: NDArray, panel_offset: int, c: NDArray, c_offset: int,
-    c_row: int, rows: int, depth: int,
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, c: NDArray, c_at: int, c_row: int,
+    rows: int, depth: int,
 ) -> None:  # fmt: skip
-    """All rows of one panel, in tiles of 8, 4, 2 and 1."""
-    r = 0
-    if TILE_ROWS == 8:
-        while r + 8 <= rows:
-            tile_8(
-                a,
-                a_offset + r * a_row,
-                a_row,
-                a_depth,
-                panels,
-                panel_offset,
-                c,
-                c_offset + r * c_row,
-                c_row,
-                depth,
-            )
-            r += 8
-    while r + 4 <= rows:
-        tile_4(
-            a,
-            a_offset + r * a_row,
-            a_row,
-            a_depth,
-            panels,
-            panel_offset,
-            c,
-            c_offset + r * c_row,
-            c_row,
-            depth,
-        )
-        r += 4
-    if r + 2 <= rows:
-        tile_2(
-            a,
-            a_offset + r * a_row,
-            a_row,
-            a_depth,
-            panels,
-            panel_offset,
-            c,
-            c_offset + r * c_row,
-            c_row,
-            depth,
-        )
-        r += 2
-    if r < rows:
-        tile_1(
-            a,
-            a_offset + r * a_row,
-            a_row,
-            a_depth,
-            panels,
-            panel_offset,
-            c,
-            c_offset + r * c_row,
-            c_row,
-            depth,
-        )
+    """All rows of one panel, in tiles of 8, 4, 2 and 1; arguments as of the micro-kernel."""
+    left = rows
+    while left > 0:
+        if TILE_ROWS == 8 and left >= 8:
+            n = 8
+            tile_8(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+        elif left >= 4:
+            n = 4
+            tile_4(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+        elif left >= 2:
+            n = 2
+            tile_2(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+        else:
+            n = 1
+            tile_1(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+        a_at, c_at, left = a_at + n * a_row, c_at + n * c_row, left - n
 
 
 @compiled
