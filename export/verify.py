@@ -275,7 +275,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
         found = find_checkpoint(path, info.checkpoint_digest)
         against, source = (found[0], f" ({found[1].name})") if found else (None, "")
     elif info is None and path.suffix == SUFFIX:
-        against = load_checkpoint(path)
+        against = against or load_checkpoint(path)
 
     def steps() -> Iterator[tuple[str, Callable[[], str]]]:
         for name, check in STRUCTURE.get(path.suffix, []):

@@ -172,6 +172,15 @@ def test_verify_does_not_take_another_model_beside_for_its_own(tmp_path: Path) -
     assert [check.name for check in verify(path, load, other) if not check.ok] == ["values"]
 
 
+def test_verify_holds_a_checkpoint_against_another(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", models.checkpoint("gru"))
+    assert all(check.ok for check in verify(tmp_path / "best.safetensors", load))
+    other = models.checkpoint("gru")
+    other.params["output.bias"][0] += 1
+    failed = [check.name for check in verify(tmp_path / "best.safetensors", load, other) if not check.ok]
+    assert failed == ["values"]
+
+
 def _initializer(model: onnx.ModelProto, name: str, value: np.ndarray) -> None:
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     tensor.CopyFrom(numpy_helper.from_array(value, name))
