@@ -46,6 +46,8 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer: got {self.name!r}, choose one of {', '.join(OPTIMIZERS)}")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate: got {self.learning_rate}, needs a number above 0")
+        if self.momentum and self.name != "sgd":
+            raise ConfigError(f"momentum: got {self.momentum}, which goes with sgd; {self.name} takes none")
         for field in ("momentum", "beta1", "beta2", "alpha"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"{field}: got {getattr(self, field)}, needs a number from 0 up to, not including, 1")

@@ -120,16 +120,19 @@ class RunFolder(Observer):
         draft = self.path / f".{name}.new"
         try:
             save_checkpoint(draft, checkpoint)
-            self._replace_earlier()
             draft.replace(self.path / name)
+            self._replace_earlier(name)
         finally:
             draft.unlink(missing_ok=True)
         self._saved = True
 
-    def _replace_earlier(self) -> None:
-        """Take the place of an earlier run: its checkpoints, and what was made of them, would pass for this run's."""
+    def _replace_earlier(self, first: str) -> None:
+        """Take the place of an earlier run once this one's ``first`` checkpoint is there.
+
+        The earlier run's other files, and what was made of them, would pass for this run's.
+        """
         if self._earlier:
-            for name in (BEST, LAST, METRICS, PICTURE, *EXPORTS):
+            for name in {BEST, LAST, METRICS, PICTURE, *EXPORTS} - {first}:
                 (self.path / name).unlink(missing_ok=True)
         assert self._metrics is not None
         self._metrics.close()

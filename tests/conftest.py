@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-# Before numba or torch are imported: two workers of two threads each would fight for two cores.
+# Before numba or torch are imported; two workers of two threads each share two cores.
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait by spinning would take the other worker's core
 
 import pytest
 

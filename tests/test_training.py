@@ -102,7 +102,7 @@ def test_optimizers_equal_torch_over_ten_steps(optimizer: str) -> None:
     from unrolled.export.torch_model import TORCH_OPTIMIZERS
 
     rng = np.random.default_rng(0)
-    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, momentum=0.8)
+    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, momentum=0.8 if optimizer == "sgd" else 0.0)
     params = {"a": rng.standard_normal((3, 4)), "b": rng.standard_normal(5)}
     twins = [torch.nn.Parameter(torch.from_numpy(value.copy())) for value in params.values()]
     ours, theirs = Optimizer(config, params), TORCH_OPTIMIZERS[optimizer](config, twins)
@@ -279,6 +279,7 @@ def test_bad_training_settings_are_named(settings: dict[str, object], message: s
         ({"name": "adagrad"}, "optimizer: got 'adagrad'"),
         ({"learning_rate": 0.0}, "learning_rate: got 0.0"),
         ({"beta1": 1.0}, "beta1: got 1.0"),
+        ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd"),
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
         ({"eps": 0.0}, "eps: got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate: got nan"),
