@@ -15,8 +15,6 @@ from unrolled.engine.errors import MissingDependencyError
 from unrolled.engine.run_folder import read_metrics
 
 COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
-
-
 POINTS = 200  # of the longest line
 
 

@@ -13,13 +13,12 @@ import typer
 from rich.panel import Panel
 from rich.text import Text
 
-from unrolled.bench.agreement import Agreement, Contestant, contestants
+from unrolled.bench.agreement import REFERENCE, Agreement, Contestant, contestants
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.bench.system import package_version
 from unrolled.cli.compare import run_compare, show_agreements
 from unrolled.cli.console import out, rate, table, warn
 from unrolled.engine.checkpoint import load_checkpoint, write_atomically
-from unrolled.engine.corpus import builtin_corpus
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.jsontext import to_json
 from unrolled.export.formats import FORMATS, export_model
@@ -55,7 +54,9 @@ def demo(
         if name != "torchscript" or "torch" in engines:
             artifacts[name] = export_model(best, runs["numba"] / f"model{kind.suffix}", name)
     _heading("The trained network on every engine and in every file")
-    runners = _runners(runs["numba"], artifacts)
+    # each engine once: those that train on the checkpoint, the runtimes on the files they were exported for
+    files = [str(artifacts[name]) for name in FORMATS if name in artifacts]
+    runners = [c for c in contestants(runs["numba"]) if c.engine in engines or c.model in files]
     agreements = run_compare(runners, PROMPTS, 200, 1, out)
     samples = _samples(runners)
     _curves(runs, artifacts)
@@ -78,14 +79,6 @@ def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
     process = subprocess.run(command, check=False)
     if process.returncode != 0:
         raise typer.Exit(process.returncode)
-
-
-def _runners(run: Path, artifacts: dict[str, Path]) -> list[Contestant]:
-    """Each engine once: those from scratch and torch on the checkpoint, the runtimes on their exported files."""
-    own_file = {"onnxruntime", "torchscript"}
-    files = {str(path) for name, path in artifacts.items() if name in FORMATS}
-    wanted = [c for c in contestants(run) if c.model in files or (c.engine and c.engine not in own_file)]
-    return [c for c in wanted if c.engine != "torch" or package_version("torch")]
 
 
 def _samples(runners: Sequence[Contestant]) -> list[dict[str, str]]:
@@ -114,7 +107,6 @@ def _summary(
     agreements: Sequence[Agreement],
     samples: list[dict[str, str]],
 ) -> dict[str, Any]:
-    corpus = builtin_corpus()
     figures = {}
     for name in engines:
         result = load_checkpoint(runs[name] / "last.safetensors").training["result"]
@@ -127,7 +119,7 @@ def _summary(
             "first_call_s": result["first_call_s"],
         }
     return {
-        "corpus": {"name": corpus.name, "characters": len(corpus.text), "sha256": corpus.digest},
+        "corpus": load_checkpoint(runs[REFERENCE]).training["corpus"],
         "engines": figures,
         "artifacts": {name: str(path) for name, path in artifacts.items()},
         "agreement": [agreement.to_dict() for agreement in agreements],

@@ -10,6 +10,7 @@ import typer
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, warn
 from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.export.formats import FORMATS, export_model
 
@@ -29,8 +30,7 @@ def export(
     source = resolve_model_file(run)
     if source.suffix != SUFFIX:
         raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
-    if kind not in FORMATS:
-        raise ConfigError(f"format: got {kind!r}, choose one of {', '.join(FORMATS)}")
+    check_choice("format", kind, FORMATS)
     wanted = FORMATS[kind]
     path = export_model(load_checkpoint(source), output or source.parent / f"model{wanted.suffix}", kind)
     size = path.stat().st_size

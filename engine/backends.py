@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from unrolled.engine import layers
 from unrolled.engine.cells import CELLS
-from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.checks import check_choice
+from unrolled.engine.errors import MissingDependencyError
 
 
 class Backend(NamedTuple):
@@ -36,6 +37,5 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "numba": _numba}
 
 def get_backend(name: str) -> Backend:
     """The backend called ``name``, imported now if it was not yet."""
-    if name not in BACKENDS:
-        raise ConfigError(f"backend: got {name!r}, choose one of {', '.join(BACKENDS)}")
+    check_choice("backend", name, BACKENDS)
     return BACKENDS[name]()

@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
 from unrolled.engine.text import Tokenizer, smallest_unsigned
@@ -189,8 +190,7 @@ def split_corpus(corpus: Corpus, batching: str, fractions: Sequence[float] = DEF
     A stream is cut in order (validation and test are its last parts, so neither overlaps what was trained on). Records are
     shuffled by ``seed`` first, because lists are often sorted.
     """
-    if batching not in BATCHINGS:
-        raise ConfigError(f"batching: got {batching!r}, choose one of {', '.join(BATCHINGS)}")
+    check_choice("batching", batching, BATCHINGS)
     train, validation, _ = check_fractions(fractions)
     content: str | tuple[str, ...] = corpus.text if batching == "stream" else corpus.records
     if isinstance(content, tuple):

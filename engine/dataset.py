@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from unrolled.engine.batches import BATCHINGS, DEFAULT_SPLIT, Batches, check_fractions, make_batches, split_corpus
+from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
 from unrolled.engine.text import BOS, EOS, LEVELS, CharTokenizer, Tokenizer, WordTokenizer
@@ -41,8 +42,7 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise ConfigError(f"level: got {self.level!r}, choose one of {', '.join(LEVELS)}")
+        check_choice("level", self.level, LEVELS)
         if self.level == "char" and (self.vocab_size is not None or self.punctuation):
             raise ConfigError("vocab_size and punctuation go with level 'word'; characters are all kept")
         check_fractions(self.split)
@@ -50,10 +50,8 @@ class DataConfig:
         for name, value in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least 1")
-        if self.batching not in BATCHINGS:
-            raise ConfigError(f"batching: got {self.batching!r}, choose one of {', '.join(BATCHINGS)}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed: got {self.seed!r}, needs a whole number from 0 to 2⁶⁴ - 1")
+        check_choice("batching", self.batching, BATCHINGS)
+        check_seed(self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "split": list(self.split)}

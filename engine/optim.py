@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.params import Params
 
@@ -42,8 +43,7 @@ class OptimizerConfig:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise ConfigError(f"optimizer: got {self.name!r}, choose one of {', '.join(OPTIMIZERS)}")
+        check_choice("optimizer", self.name, OPTIMIZERS)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate: got {self.learning_rate}, needs a number above 0")
         if self.momentum and self.name != "sgd":

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from unrolled.engine.batches import BATCHINGS, Batches, make_batches
+from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import BUILTIN, Corpus
 from unrolled.engine.dataset import DataConfig, prepare
 from unrolled.engine.errors import ConfigError
@@ -35,14 +36,13 @@ def batches_to_score(
     Raises:
         ConfigError: the corpus is not the one that was trained on, or a setting is not known.
     """
-    trained_on = object_in(record, "corpus")
     if part is not None:
         return _part(corpus, tokenizer, record, part, batching, batch_size, length)
+    trained_on = object_in(record, "corpus")
     if corpus.name == BUILTIN and trained_on.get("sha256") not in (None, corpus.digest):
         raise ConfigError(f"name a corpus: the model was trained on {trained_on.get('name')}, not on the built-in one")
     batching = batching or ("records" if tokenizer.bos_id is not None else "stream")
-    if batching not in BATCHINGS:
-        raise ConfigError(f"batching: got {batching!r}, choose one of {', '.join(BATCHINGS)}")
+    check_choice("batching", batching, BATCHINGS)
     if batching == "stream":
         return make_batches(corpus.text, tokenizer, batch_size or 1, length or 512)
     if tokenizer.bos_id is None:
@@ -60,8 +60,7 @@ def _part(
     batch_size: int | None,
     length: int | None,
 ) -> Batches:
-    if part not in PARTS:
-        raise ConfigError(f"part: got {part!r}, choose one of {', '.join(PARTS)}")
+    check_choice("part", part, PARTS)
     trained_on = object_in(record, "corpus")
     if trained_on.get("sha256") != corpus.digest:
         raise ConfigError(

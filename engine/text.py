@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
 
 UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
@@ -69,8 +70,7 @@ class _Vocabulary:
     def __init__(self, vocabulary: Sequence[str], unknown: str = "error") -> None:
         self.vocabulary = tuple(vocabulary)
         self.unknown = unknown
-        if unknown not in UNKNOWN_POLICIES:
-            raise ConfigError(f"unknown: got {unknown!r}, choose one of {', '.join(UNKNOWN_POLICIES)}")
+        check_choice("unknown", unknown, UNKNOWN_POLICIES)
         if not self.vocabulary or not all(isinstance(token, str) and token for token in self.vocabulary):
             raise ConfigError("vocabulary: needs at least one token, and every token a text that is not empty")
         self._ids = {token: index for index, token in enumerate(self.vocabulary)}

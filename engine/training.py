@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.batches import Batch, Batches
+from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.contract import zero_state
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate
@@ -47,10 +48,8 @@ class TrainingConfig:
         for name, value in {**limits, "validate_every": self.validate_every}.items():
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name}: got {value}, needs a number above 0")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
-            raise ConfigError(f"seed: got {self.seed}, needs a whole number from 0 to 2⁶⁴ - 1")
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"schedule: got {self.schedule!r}, choose one of {', '.join(SCHEDULES)}")
+        check_seed(self.seed)
+        check_choice("schedule", self.schedule, SCHEDULES)
 
     def done(self, step: int, steps_per_epoch: int, seconds: float) -> float:
         """Share of the nearest limit that is used up; 1 and more: stop."""

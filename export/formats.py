@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 
 
@@ -53,8 +54,7 @@ def export_model(checkpoint: Checkpoint, path: Path, format_name: str) -> Path:
     Raises:
         ConfigError: the format is not known, or the ending is another format's.
     """
-    if format_name not in FORMATS:
-        raise ConfigError(f"format: got {format_name!r}, choose one of {', '.join(FORMATS)}")
+    check_choice("format", format_name, FORMATS)
     wanted = FORMATS[format_name]
     if path.suffix != wanted.suffix:
         raise ConfigError(f"{path}: a {format_name} file needs the ending {wanted.suffix}, by which it is opened again")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.errors import MissingDependencyError
 from unrolled.engine.experiment import TrainableMaker
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params
@@ -42,6 +43,5 @@ def make_trainable(
         ConfigError: the engine is not known.
         MissingDependencyError: its library is not installed.
     """
-    if engine not in TRAINABLES:
-        raise ConfigError(f"engine: got {engine!r}, choose one of {', '.join(TRAINABLES)}")
+    check_choice("engine", engine, TRAINABLES)
     return TRAINABLES[engine](config, params, optimizer, clip_norm)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
-from unrolled.engine.params import parameter_shapes
+from unrolled.engine.params import Params, parameter_shapes
 from unrolled.export.metadata import (
     MARGIN,
     STEP_INPUTS,
@@ -64,27 +65,48 @@ def _close(got: NDArray, expected: NDArray, what: str) -> float:
     return worst
 
 
-def _file_info(path: Path) -> FileInfo | None:
-    """Metadata of an exported file; None for a checkpoint, which is checked whole as it is read."""
-    if path.suffix == ".onnx":
+class _ModelFile:
+    """A file that is checked, read once for all checks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def onnx(self) -> Any:
         import onnx
 
         try:
-            model = onnx.load(path, load_external_data=False)
+            return onnx.load(self.path, load_external_data=False)
         except Exception as error:  # protobuf's exceptions have no common public base
-            raise ModelFileError(f"{path}: not an ONNX file ({first_line(error)})") from error
-        return parse_metadata({prop.key: prop.value for prop in model.metadata_props}, str(path))
-    if path.suffix == ".pt":
+            raise ModelFileError(f"{self.path}: not an ONNX file ({first_line(error)})") from error
+
+    @cached_property
+    def torchscript(self) -> tuple[Any, FileInfo]:
         from unrolled.export.torchscript import read_torchscript
 
-        return read_torchscript(path)[1]
-    return None
+        return read_torchscript(self.path)
+
+    @cached_property
+    def info(self) -> FileInfo | None:
+        """Metadata of an exported file; None for a checkpoint, which is checked whole as it is read."""
+        if self.path.suffix == ".onnx":
+            return parse_metadata({prop.key: prop.value for prop in self.onnx.metadata_props}, str(self.path))
+        return self.torchscript[1] if self.path.suffix == ".pt" else None
+
+    def params(self, config: ModelConfig) -> Params:
+        """The parameters that an exported file holds."""
+        if self.path.suffix == ".onnx":
+            from unrolled.export.onnx_graph import read_params
+
+            return read_params(self.onnx, config)
+        stored = {name: value.detach().numpy() for name, value in self.torchscript[0].state_dict().items()}
+        return {name: stored[name] for name in parameter_shapes(config)}
 
 
-def _check_onnx_names(path: Path) -> str:
+def _check_onnx_names(file: _ModelFile) -> str:
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    model = file.onnx
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -100,10 +122,8 @@ def _check_onnx_names(path: Path) -> str:
     return f"{', '.join(STEP_INPUTS)} -> {', '.join(STEP_OUTPUTS)}; opset {model.opset_import[0].version}"
 
 
-def _check_onnx_axes(path: Path) -> str:
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
+def _check_onnx_axes(file: _ModelFile) -> str:
+    model = file.onnx
     for value in (*model.graph.input, *model.graph.output):
         axes = {**STEP_INPUTS, **STEP_OUTPUTS}[value.name]
         dims = value.type.tensor_type.shape.dim
@@ -117,38 +137,24 @@ def _check_onnx_axes(path: Path) -> str:
     return "time and batch are free"
 
 
-def _check_torchscript_names(path: Path) -> str:
-    from unrolled.export.torchscript import read_torchscript
-
-    module, _ = read_torchscript(path)
+def _check_torchscript_names(file: _ModelFile) -> str:
+    module, _ = file.torchscript
     missing = [name for name in ("forward", "step", "generate") if not hasattr(module, name)]
     _need(not missing, f"the module has no {', '.join(missing)}")
     return "forward, step, generate"
 
 
-def _check_digest(path: Path, info: FileInfo) -> str:
+def _check_digest(file: _ModelFile, info: FileInfo) -> str:
     """The weights, config and tokeniser in the file are those it was written with, to the bit."""
-    if path.suffix == ".onnx":
-        import onnx
-
-        from unrolled.export.onnx_graph import read_params
-
-        params = read_params(onnx.load(path, load_external_data=False), info.config)
-    else:
-        from unrolled.export.torchscript import read_torchscript
-
-        module, _ = read_torchscript(path)
-        stored = {name: value.detach().numpy() for name, value in module.state_dict().items()}
-        params = {name: stored[name] for name in parameter_shapes(info.config)}
     _need(
-        model_digest(info.config, info.tokenizer, params) == info.checkpoint_digest,
+        model_digest(info.config, info.tokenizer, file.params(info.config)) == info.checkpoint_digest,
         "weights, config or tokenizer are not those the file was written with",
     )
     return "weights, config and tokenizer as written, to the bit"
 
 
 # Checks that need the file itself and not only a model of it.
-STRUCTURE: dict[str, list[tuple[str, Callable[[Path], str]]]] = {
+STRUCTURE: dict[str, list[tuple[str, Callable[[_ModelFile], str]]]] = {
     ".onnx": [("names", _check_onnx_names), ("axes", _check_onnx_axes)],
     ".pt": [("names", _check_torchscript_names)],
 }
@@ -269,7 +275,8 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
     Raises:
         ModelFileError: the file cannot be read, or is not one of ours.
     """
-    info = _file_info(path)
+    file = _ModelFile(path)
+    info = file.info
     source = ""
     if info is not None and against is None:
         found = find_checkpoint(path, info.checkpoint_digest)
@@ -279,7 +286,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
 
     def steps() -> Iterator[tuple[str, Callable[[], str]]]:
         for name, check in STRUCTURE.get(path.suffix, []):
-            yield name, lambda check=check: check(path)  # type: ignore[misc]
+            yield name, lambda check=check: check(file)  # type: ignore[misc]
         model = open_model(path)
         config = model.config
         yield "shapes", lambda: _check_shapes(model)
@@ -288,7 +295,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
             golden = info.golden
             yield "values", lambda: _check_golden_values(model, golden)
             yield "tokens", lambda: _check_golden_tokens(model, golden)
-            yield "digest", lambda: _check_digest(path, info)
+            yield "digest", lambda: _check_digest(file, info)
         if against is not None:
             checkpoint = against
             yield f"sizes{source}", lambda: _check_sizes(config, checkpoint.config)

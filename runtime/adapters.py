@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import StepModel, Stepper, check_step
-from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
+from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.text import Tokenizer
 
 
@@ -101,6 +102,5 @@ ENGINES: dict[str, Callable[[Checkpoint], StepModel]] = {
 
 def make_model(checkpoint: Checkpoint, engine: str) -> StepModel:
     """A checkpoint as a StepModel on one of ``ENGINES``."""
-    if engine not in ENGINES:
-        raise ConfigError(f"engine: got {engine!r}, choose one of {', '.join(ENGINES)}")
+    check_choice("engine", engine, ENGINES)
     return ENGINES[engine](checkpoint)
