@@ -6,22 +6,23 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from unrolled.engine import layers
+from unrolled.engine import layers, optim
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import MissingDependencyError
 
 
 class Backend(NamedTuple):
-    """``cells``: name to an object with forward and backward; ``layers``: the functions of ``unrolled.engine.layers``."""
+    """``cells``: name to an object with forward and backward; the others: functions of the modules of that name."""
 
     name: str
     cells: Mapping[str, Any]
     layers: Any
+    optim: Any
 
 
 def _numpy() -> Backend:
-    return Backend("numpy", CELLS, layers)
+    return Backend("numpy", CELLS, layers, optim)
 
 
 def _numba() -> Backend:
@@ -29,7 +30,7 @@ def _numba() -> Backend:
         kernels = importlib.import_module("unrolled.engine.kernels")
     except ImportError as error:
         raise MissingDependencyError(f"the numba engine needs numba, which cannot be imported ({error})") from error
-    return Backend("numba", kernels.KERNELS, kernels.layers)
+    return Backend("numba", kernels.KERNELS, kernels.layers, kernels.optim)
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "numba": _numba}

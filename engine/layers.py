@@ -19,6 +19,11 @@ class LossResult(NamedTuple):
     tokens: int  # positions counted
 
 
+def zeros(size: int, dtype: np.dtype) -> NDArray:
+    """A flat array of zeros for a step's gradients."""
+    return np.zeros(size, dtype)
+
+
 def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
     """Rows (T, B, E) of ``weight`` (V, E) for ``tokens`` (T, B)."""
     return weight[tokens]
@@ -94,3 +99,20 @@ def softmax_cross_entropy(
     np.put_along_axis(dlogits, safe_targets, np.take_along_axis(dlogits, safe_targets, -1) - 1, -1)
     dlogits *= mask[..., None] / dlogits.dtype.type(max(count, 1))
     return result, dlogits
+
+
+def output_loss(
+    h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray, mask: NDArray, grads: tuple[NDArray, NDArray] | None
+) -> tuple[LossResult, NDArray | None]:
+    """Loss of the output layer on ``h`` (T, B, H), and its gradient (T, B, H) where gradients are asked for.
+
+    Args:
+        weight, bias: (V, H) and (V,).
+        targets, mask: as of ``softmax_cross_entropy``.
+        grads: arrays to which the gradients of weight and bias are added; None: only the loss.
+    """
+    loss, dlogits = softmax_cross_entropy(linear_forward(h, weight, bias), targets, mask, grads is not None)
+    if grads is None or dlogits is None:
+        return loss, None
+    linear_backward_weight(dlogits, h, *grads)
+    return loss, linear_backward_input(dlogits, weight)

@@ -5,6 +5,7 @@ Input, layers and head are separate pairs of functions; ``LanguageModel`` string
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ from unrolled.engine.params import (
     layer_names,
     layer_params,
     output_weight_name,
-    zeros_like,
+    parameter_shapes,
+    views,
 )
 
 
@@ -40,6 +42,7 @@ class Gradients(NamedTuple):
 
     loss: LossResult
     params: Params
+    flat: NDArray  # the same memory as one array, in the parameters' order
     state: NDArray  # (S, L, B, H) after the last step
     dstate: NDArray  # (S, L, B, H), gradient of the initial state
 
@@ -148,27 +151,36 @@ class LanguageModel:
     def dtype(self) -> np.dtype:
         return self.params["output.bias"].dtype
 
-    def _forward(
+    def _layers(
         self, tokens: NDArray, state: NDArray, masks: Sequence[NDArray] | None = None
-    ) -> tuple[NDArray, NDArray, NDArray, list[LayerTape]]:
-        ops = self.backend.layers
+    ) -> tuple[NDArray, NDArray, list[LayerTape]]:
         first = layer_params(self.params, 0)
-        xg = ops.embedded_linear_forward(self.params["embedding.weight"], tokens, first.w_ih, first.b_ih)
-        h, final, tapes = layers_forward(self.backend, self.config, self.params, xg, state, masks)
-        logits = ops.linear_forward(h, self.params[output_weight_name(self.config)], self.params["output.bias"])
-        return logits, h, final, tapes
+        xg = self.backend.layers.embedded_linear_forward(
+            self.params["embedding.weight"], tokens, first.w_ih, first.b_ih
+        )  # fmt: skip
+        return layers_forward(self.backend, self.config, self.params, xg, state, masks)
+
+    def _output_loss(
+        self, h: NDArray, batch: Batch, grads: Params | None
+    ) -> tuple[LossResult, NDArray | None]:  # fmt: skip
+        weight = output_weight_name(self.config)
+        into = None if grads is None else (grads[weight], grads["output.bias"])
+        return self.backend.layers.output_loss(
+            h, self.params[weight], self.params["output.bias"], batch.targets, batch.mask, into
+        )  # fmt: skip
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         """Logits (T, B, V) and next state of ``tokens`` (T, B) from ``state`` (S, L, B, H)."""
         check_step(self.config, tokens, state, self.dtype)
-        logits, _, final, _ = self._forward(np.ascontiguousarray(tokens), state)
-        return logits, final
+        h, final, _ = self._layers(np.ascontiguousarray(tokens), state)
+        weight = self.params[output_weight_name(self.config)]
+        return self.backend.layers.linear_forward(h, weight, self.params["output.bias"]), final
 
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
         """Loss sums of a batch without gradients, and the state after it."""
         self._check(batch, state)
-        logits, _, final, _ = self._forward(batch.inputs, state)
-        loss, _ = self.backend.layers.softmax_cross_entropy(logits, batch.targets, batch.mask, False)
+        h, final, _ = self._layers(batch.inputs, state)
+        loss, _ = self._output_loss(h, batch, None)
         return loss, final
 
     def gradients(self, batch: Batch, state: NDArray, masks: Sequence[NDArray] | None = None) -> Gradients:
@@ -177,18 +189,19 @@ class LanguageModel:
         Back-propagation through time stops at the batch's first step: the state that came in is a constant.
         """
         self._check(batch, state)
-        ops, params = self.backend.layers, self.params
-        logits, h, final, tapes = self._forward(batch.inputs, state, masks)
-        loss, dlogits = ops.softmax_cross_entropy(logits, batch.targets, batch.mask, True)
-        grads = zeros_like(params)
-        output = output_weight_name(self.config)
-        ops.linear_backward_weight(dlogits, h, grads[output], grads["output.bias"])
-        dh = ops.linear_backward_input(dlogits, params[output])  # (T, B, H)
+        params, shapes = self.params, parameter_shapes(self.config)
+        h, final, tapes = self._layers(batch.inputs, state, masks)
+        flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
+        grads = views(flat, shapes)
+        loss, dh = self._output_loss(h, batch, grads)
+        assert dh is not None  # asked for
         dxg, dstate = layers_backward(self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks)
         first = layer_names(0)
         into = grads["embedding.weight"], grads[first.w_ih], grads[first.b_ih]
-        ops.embedded_linear_backward(dxg, params["embedding.weight"], batch.inputs, params[first.w_ih], into)
-        return Gradients(loss, grads, final, dstate)
+        self.backend.layers.embedded_linear_backward(
+            dxg, params["embedding.weight"], batch.inputs, params[first.w_ih], into
+        )  # fmt: skip
+        return Gradients(loss, grads, flat, final, dstate)
 
     def _check(self, batch: Batch, state: NDArray) -> None:
         check_step(self.config, batch.inputs, state, self.dtype)

@@ -8,15 +8,15 @@ AdamW, I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization" (201
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.params import Params
 
 
 @dataclass(frozen=True)
@@ -66,99 +66,117 @@ class OptimizerConfig:
         return OPTIMIZERS[self.name].usual_decay if self.weight_decay is None else self.weight_decay
 
 
-@dataclass
-class Moments:
-    """Running moments of one parameter; those that a rule does not use stay zero."""
+class Moments(NamedTuple):
+    """Running moments of all parameters, each one flat array; those that a rule does not use stay zero."""
 
     first: NDArray
     second: NDArray
 
 
-Update = Callable[[OptimizerConfig, NDArray, NDArray, Moments, float, int], None]
+class Progress(NamedTuple):
+    """Numbers of one update."""
+
+    learning_rate: float
+    step: int  # counted from 1
+    grad_scale: float  # the gradients count times this: clipping
 
 
-def _decayed(config: OptimizerConfig, param: NDArray, grad: NDArray) -> NDArray:
+# Updates of all parameters, flat and in place; the compiled ones in ``unrolled.engine.kernels.optim`` have this signature.
+Update = Callable[[OptimizerConfig, NDArray, NDArray, Moments, Progress], None]
+
+
+def _decayed(config: OptimizerConfig, param: NDArray, grad: NDArray, progress: Progress) -> NDArray:
+    grad = grad * grad.dtype.type(progress.grad_scale)
     return grad + config.decay * param if config.decay else grad
 
 
-def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, lr: float, step: int) -> None:
+def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
     """m ← μ·m + g;  w ← w - η·m"""
-    grad = _decayed(config, param, grad)
+    grad = _decayed(config, param, grad, progress)
     if config.momentum:
-        moments.first *= config.momentum
-        moments.first += grad
+        moments.first[:] = config.momentum * moments.first + grad
         grad = moments.first
-    param -= lr * grad
+    param -= progress.learning_rate * grad
 
 
-def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, lr: float, step: int) -> None:
+def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
     """v ← α·v + (1-α)·g²;  w ← w - η·g / (√v + ε)"""
-    grad = _decayed(config, param, grad)
-    moments.second *= config.alpha
-    moments.second += (1 - config.alpha) * grad * grad
-    param -= lr * grad / (np.sqrt(moments.second) + config.eps)
+    grad, second = _decayed(config, param, grad, progress), moments.second
+    second *= config.alpha
+    second += (1 - config.alpha) * grad * grad
+    param -= progress.learning_rate * grad / (np.sqrt(second) + config.eps)
 
 
-def _adam_step(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, lr: float, step: int) -> None:
+def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
     """m ← β₁·m + (1-β₁)·g;  v ← β₂·v + (1-β₂)·g²;  w ← w - η·m̂ / (√v̂ + ε)"""
-    moments.first += (1 - config.beta1) * (grad - moments.first)
-    moments.second *= config.beta2
-    moments.second += (1 - config.beta2) * grad * grad
-    root = np.sqrt(moments.second) / math.sqrt(1 - config.beta2**step) + config.eps
-    param -= (lr / (1 - config.beta1**step)) * moments.first / root
+    (first, second), step = moments, progress.step
+    grad = _decayed(config, param, grad, progress)
+    first += (1 - config.beta1) * (grad - first)
+    second *= config.beta2
+    second += (1 - config.beta2) * grad * grad
+    root = np.sqrt(second) / math.sqrt(1 - config.beta2**step) + config.eps
+    param -= (progress.learning_rate / (1 - config.beta1**step)) * first / root
 
 
-def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, lr: float, step: int) -> None:
-    _adam_step(config, param, _decayed(config, param, grad), moments, lr, step)
+def _adamw(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
+    param *= 1 - progress.learning_rate * config.decay
+    _adam(replace(config, weight_decay=0.0), param, grad, moments, progress)
 
 
-def _adamw(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, lr: float, step: int) -> None:
-    param *= 1 - lr * config.decay
-    _adam_step(config, param, grad, moments, lr, step)
+UPDATES: dict[str, Update] = {"sgd": _sgd, "rmsprop": _rmsprop, "adam": _adam, "adamw": _adamw}
+
+
+def grad_norm(grads: NDArray) -> float:
+    """Euclidean norm of all gradients, flat; the sum in float64."""
+    # no BLAS: after a threaded call its workers spin for some 20 ms and take a core from the Numba kernels
+    return math.sqrt(float(np.square(grads, dtype=np.float64).sum()))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """An update in place of one parameter, and the learning rate and weight decay that are usual for it."""
+    """The learning rate and weight decay that are usual for an update."""
 
-    update: Update
     usual_rate: float
     usual_decay: float = 0.0
 
 
 OPTIMIZERS: dict[str, Rule] = {
-    "sgd": Rule(_sgd, 1.0),
-    "rmsprop": Rule(_rmsprop, 2e-3),
-    "adam": Rule(_adam, 2e-3),
-    "adamw": Rule(_adamw, 2e-3, 0.01),
+    "sgd": Rule(1.0),
+    "rmsprop": Rule(2e-3),
+    "adam": Rule(2e-3),
+    "adamw": Rule(2e-3, 0.01),
 }
 
 
 class Optimizer:
-    """Moments of all parameters, and their update in place."""
+    """Moments of all parameters, and their update in place.
 
-    def __init__(self, config: OptimizerConfig, params: Params) -> None:
-        self.config = config
+    Args:
+        config: rule and constants.
+        params: all parameters as one flat array.
+        updates: the rules' implementation, ``UPDATES`` or that of a backend.
+    """
+
+    def __init__(
+        self, config: OptimizerConfig, params: NDArray, updates: Mapping[str, Update] | None = None
+    ) -> None:
+        self.config, self.params = config, params
         self.step = 0
-        self.moments = {name: Moments(np.zeros_like(p), np.zeros_like(p)) for name, p in params.items()}
+        self.moments = Moments(np.zeros_like(params), np.zeros_like(params))
+        self._update = (updates or UPDATES)[config.name]
 
-    def update(self, params: Params, grads: Params, learning_rate: float) -> None:
-        """One step of every parameter, in place."""
+    def update(self, grads: NDArray, learning_rate: float, grad_scale: float = 1.0) -> None:
+        """One step of every parameter, in place, from flat gradients times ``grad_scale``."""
         self.step += 1
-        rule = OPTIMIZERS[self.config.name].update
-        for name, param in params.items():
-            rule(self.config, param, grads[name], self.moments[name], learning_rate, self.step)
+        self._update(self.config, self.params, grads, self.moments, Progress(learning_rate, self.step, grad_scale))
 
 
-def clip_by_norm(grads: Params, max_norm: float | None) -> float:
-    """Scale all gradients in place so that their joint Euclidean norm is at most ``max_norm``; return the norm before."""
-    # no BLAS here: after a threaded call its workers spin for some 20 ms and take a core from the Numba kernels
-    norm = math.sqrt(sum(float(np.square(g).sum(dtype=np.float64)) for g in grads.values()))
+def clip_scale(norm: float, max_norm: float | None) -> float:
+    """What gradients of this joint Euclidean norm are multiplied by, so that it is at most ``max_norm``."""
     # 1e-6 as in torch.nn.utils.clip_grad_norm_; not applied to a norm that is NaN or infinite, which the loop reports
     if max_norm is not None and math.isfinite(norm) and norm > max_norm - 1e-6:
-        for grad in grads.values():
-            grad *= max_norm / (norm + 1e-6)
-    return norm
+        return max_norm / (norm + 1e-6)
+    return 1.0
 
 
 # Factor of the learning rate as a function of the share of the training that is done, in [0, 1].

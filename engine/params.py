@@ -6,6 +6,7 @@ biases kept, so a checkpoint of any engine loads in every other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -85,8 +86,19 @@ def initial_params(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32
     return params
 
 
-def zeros_like(params: Mapping[str, NDArray]) -> Params:
-    return {name: np.zeros_like(value) for name, value in params.items()}
+def views(flat: NDArray, shapes: Mapping[str, tuple[int, ...]]) -> Params:
+    """Parts of a flat array by name, one behind the other."""
+    parts, begin = {}, 0
+    for name, shape in shapes.items():
+        end = begin + math.prod(shape)
+        parts[name] = flat[begin:end].reshape(shape)
+        begin = end
+    return parts
+
+
+def flattened(params: Mapping[str, NDArray]) -> NDArray:
+    """A copy of all parameters as one flat array, in their order."""
+    return np.concatenate([value.reshape(-1) for value in params.values()])
 
 
 def check_params(config: ModelConfig, params: Mapping[str, NDArray], where: str = "parameters") -> None:

@@ -13,8 +13,8 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper
 from unrolled.engine.layers import LossResult
 from unrolled.engine.model import LanguageModel
-from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_by_norm
-from unrolled.engine.params import Params
+from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_scale
+from unrolled.engine.params import Params, check_params, flattened, parameter_shapes, views
 
 
 class StepResult(NamedTuple):
@@ -64,18 +64,21 @@ class EngineTrainable(LanguageModel):
         clip_norm: float | None = None,
         backend: str = "numpy",
     ) -> None:
-        super().__init__(config, {name: value.copy() for name, value in params.items()}, backend)
+        check_params(config, params)
+        shapes = parameter_shapes(config)
+        flat = flattened({name: params[name] for name in shapes})
+        super().__init__(config, views(flat, shapes), backend)
         self.clip_norm = clip_norm
-        self.optimizer = Optimizer(optimizer, self.params)
+        self.optimizer = Optimizer(optimizer, flat, self.backend.optim.UPDATES)
         self.learning_rate = optimizer.base_rate
 
     def train_step(
         self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None = None
     ) -> StepResult:
         result = self.gradients(batch, state, masks)
-        norm = clip_by_norm(result.params, self.clip_norm)
+        norm = self.backend.optim.grad_norm(result.flat)
         if np.isfinite(norm) and np.isfinite(result.loss.loss):
-            self.optimizer.update(self.params, result.params, learning_rate)
+            self.optimizer.update(result.flat, learning_rate, clip_scale(norm, self.clip_norm))
         return StepResult(result.loss, norm, result.state)
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:

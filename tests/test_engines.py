@@ -79,6 +79,8 @@ def test_the_first_product_equals_the_reference_for_small_and_large_vocabularies
         layers = get_backend(name).layers
         grads = tuple(np.ones_like(value) for value in (embedding, weight, bias))
         y = layers.embedded_linear_forward(embedding, tokens, weight, bias)
+        if name == "numba":  # a table and the rows of it
+            y = y.table[y.rows]
         layers.embedded_linear_backward(dy, embedding, tokens, weight, grads)
         results.append((y, *grads))
     for expected, got in zip(*results, strict=True):

@@ -13,7 +13,7 @@ from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.model import LanguageModel, dropout_masks, layers_backward, layers_forward
 from unrolled.engine.optim import OptimizerConfig
-from unrolled.engine.params import Params, layer_names, zeros_like
+from unrolled.engine.params import Params, layer_names
 
 STEP = 1e-6
 
@@ -86,7 +86,7 @@ def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: st
         return float((h * dh).sum() + (final * dstate).sum())
 
     _, _, tapes = layers_forward(backend, config, params, product(), state)
-    grads = zeros_like(params)
+    grads = {name: np.zeros_like(value) for name, value in params.items()}
     dxg, dstate_0 = layers_backward(backend, config, params, dh, dstate, tapes, grads)
     backend.layers.linear_backward_weight(dxg, x, grads[first.w_ih], grads[first.b_ih])
     dx = backend.layers.linear_backward_input(dxg, params[first.w_ih])

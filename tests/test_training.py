@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
+from unrolled.engine.backends import BACKENDS, get_backend
 from unrolled.engine.batches import Batch, StreamBatches
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.config import ModelConfig
@@ -23,7 +24,7 @@ from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import evaluate, step_evaluator
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.layers import LossResult
-from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, Optimizer, OptimizerConfig, clip_by_norm
+from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, UPDATES, Optimizer, OptimizerConfig, clip_scale, grad_norm
 from unrolled.engine.run_folder import RunFolder, read_metrics
 from unrolled.engine.text import CharTokenizer
 from unrolled.engine.trainable import EngineTrainable, StepResult, Trainable
@@ -96,36 +97,46 @@ def test_training_learns_and_is_repeatable(name: str) -> None:
     assert np.mean(runs[0].losses[-10:]) < 0.6 * np.mean(runs[0].losses[:10])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizers_equal_torch_over_ten_steps(optimizer: str) -> None:
+def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str) -> None:
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     from unrolled.export.torch_model import TORCH_OPTIMIZERS
 
     rng = np.random.default_rng(0)
     config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, momentum=0.8 if optimizer == "sgd" else 0.0)
-    params = {"a": rng.standard_normal((3, 4)), "b": rng.standard_normal(5)}
-    twins = [torch.nn.Parameter(torch.from_numpy(value.copy())) for value in params.values()]
-    ours, theirs = Optimizer(config, params), TORCH_OPTIMIZERS[optimizer](config, twins)
+    params = rng.standard_normal(37)
+    twin = torch.nn.Parameter(torch.from_numpy(params.copy()))
+    ours = Optimizer(config, params, get_backend(backend).optim.UPDATES)
+    theirs = TORCH_OPTIMIZERS[optimizer](config, [twin])
     for step in range(10):
-        grads = {name: rng.standard_normal(value.shape) for name, value in params.items()}
-        rate = 0.03 / (1 + step)
-        for twin, grad in zip(twins, grads.values(), strict=True):
-            twin.grad = torch.from_numpy(grad.copy())
+        grads, rate, scale = rng.standard_normal(37), 0.03 / (1 + step), 1 / (1 + step)
+        twin.grad = torch.from_numpy(grads * scale)
         theirs.param_groups[0]["lr"] = rate
         theirs.step()
-        ours.update(params, grads, rate)
-    for value, twin in zip(params.values(), twins, strict=True):
-        assert_close(value, twin.detach().numpy(), "engine", what=optimizer)
+        ours.update(grads, rate, scale)
+    assert_close(params, twin.detach().numpy(), "engine", what=optimizer)
+
+
+def test_every_backend_has_every_optimizer() -> None:
+    for name in BACKENDS:
+        assert set(get_backend(name).optim.UPDATES) == set(OPTIMIZERS) == set(UPDATES)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_norm_of_all_gradients(backend: str) -> None:
+    grads = np.random.default_rng(0).standard_normal(50_001).astype(np.float32)
+    norm = get_backend(backend).optim.grad_norm(grads)
+    assert norm == pytest.approx(float(np.linalg.norm(grads.astype(np.float64))), rel=1e-12)
+    assert not np.isfinite(get_backend(backend).optim.grad_norm(np.array([1.0, np.nan])))
 
 
 def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:
-    grads = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
-    assert clip_by_norm(grads, 10.0) == 5.0
-    np.testing.assert_array_equal(grads["a"], [3.0, 0.0])
-    assert clip_by_norm(grads, 1.0) == 5.0
-    np.testing.assert_allclose(grads["a"], [0.6, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(grads["b"], [[0.8]], rtol=1e-6)
-    assert clip_by_norm(grads, None) == pytest.approx(1.0)
+    grads = np.array([3.0, 0.0, 4.0])
+    assert grad_norm(grads) == 5.0
+    assert clip_scale(5.0, 10.0) == 1.0
+    np.testing.assert_allclose(grads * clip_scale(5.0, 1.0), [0.6, 0.0, 0.8], rtol=1e-6)
+    assert clip_scale(5.0, None) == clip_scale(np.inf, 1.0) == 1.0
 
 
 def test_schedules_start_at_one_and_fall() -> None:

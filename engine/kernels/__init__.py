@@ -3,7 +3,7 @@
 Kernels compile at their first call for a dtype and are cached on disk; a later process loads them in a moment.
 """
 
-from unrolled.engine.kernels import gru, layers, lstm, rnn
+from unrolled.engine.kernels import gru, layers, lstm, optim, rnn
 from unrolled.engine.kernels.kernel import Kernel, drop_stale_cache
 
 drop_stale_cache()  # before anything is called, and so before anything is loaded
@@ -15,4 +15,4 @@ KERNELS: dict[str, Kernel] = {
     "lstm": Kernel(lstm.forward, lstm.backward),
 }
 
-__all__ = ["KERNELS", "layers"]
+__all__ = ["KERNELS", "layers", "optim"]

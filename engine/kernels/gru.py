@@ -1,107 +1,147 @@
-"""The GRU compiled: contract and formulas in ``unrolled.engine.cells.gru``; threads and loops as in the LSTM's kernel."""
+"""The GRU compiled: contract and formulas in ``unrolled.engine.cells.gru``; sharing out and loops as in the LSTM's kernel."""
 
 from __future__ import annotations
 
-import numpy as np
-from numba import get_num_threads, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import sigmoid, tanh
-from unrolled.engine.kernels.gemm import add_product, pack, pack_transposed
+from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
+from unrolled.engine.kernels.split import (
+    Gathered,
+    add_gates,
+    as_gathered,
+    by_state,
+    new_states,
+    share,
+    split,
+    start_gates,
+)
+from unrolled.engine.kernels.team import meet, wait
 
 
 @compiled
-def _activate(gates: NDArray, xg: NDArray, h_prev: NDArray, h: NDArray) -> None:
-    """One row: gates (4·H,) holds a_r, a_z, nothing, hn; it becomes r, z, n, hn."""
-    H = h.shape[0]
-    r, z, n, hn = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
-    x_n = xg[2 * H :]
-    for j in range(2 * H):
-        gates[j] = sigmoid(gates[j] + xg[j])
-    for j in range(H):
+def _start_candidate(hn: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> None:
+    """The third product, before the reset gate is applied, starts from its own bias alone."""
+    a, b = hn[u0:u1], bias[2 * H + u0 : 2 * H + u1]
+    for j in range(u1 - u0):
+        a[j] = b[j]
+
+
+@compiled
+def _activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
+    """Units u0 … u1 of one row: gates (4·H,) holds a_r, a_z, nothing, hn; it becomes r, z, n, hn."""
+    H, m = h.shape[0], u1 - u0
+    r, z = gates[u0:u1], gates[H + u0 : H + u1]
+    n, hn = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
+    x_n, h_prev, h = x_n[u0:u1], h_prev[u0:u1], h[u0:u1]
+    for j in range(m):
+        r[j] = sigmoid(r[j])
+    for j in range(m):
+        z[j] = sigmoid(z[j])
+    for j in range(m):
         n[j] = tanh(x_n[j] + r[j] * hn[j])
-    for j in range(H):
+    for j in range(m):
         h[j] = (1 - z[j]) * n[j] + z[j] * h_prev[j]
 
 
 @compiled_parallel
-def _forward(xg: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int) -> None:
-    T, B, G = xg.shape
+def _forward(
+    table: NDArray, rows: NDArray, panels_rz: NDArray, panels_n: NDArray, b_hh: NDArray, states: NDArray,
+    gates: NDArray, parts: int, by_units: bool, team: NDArray,
+) -> None:  # fmt: skip
+    """``states`` (1, T + 1, B, H)."""
+    T, B, width = gates.shape
     H = states.shape[3]
-    flat_states = states.reshape(-1)
+    flat_h, flat_gates = states[0].reshape(-1), gates.reshape(-1)
     for part in prange(parts):
-        first, last = part * B // parts, (part + 1) * B // parts
-        hg = np.empty((last - first, G), xg.dtype)  # h_prev·W_hhᵀ + b_hh
-        flat_hg = hg.reshape(-1)
-        for t in range(T):
-            for b in range(last - first):
-                for j in range(G):
-                    hg[b, j] = b_hh[j]
-            add_product(flat_states, (t * B + first) * H, H, 1, panels, flat_hg, 0, G, last - first, G)
-            for b in range(first, last):
-                row, out = hg[b - first], gates[t, b]
-                for j in range(2 * H):
-                    out[j] = row[j]
-                for j in range(H):
-                    out[3 * H + j] = row[2 * H + j]
-                _activate(out, xg[t, b], states[t, 0, b], states[t + 1, 0, b])
+        active = meet(team, parts) if by_units else parts
+        if active > 0:
+            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels_n.shape[2])
+            for t in range(T):
+                for b in range(first, last):
+                    start_gates(gates[t, b], table[rows[t, b]], b_hh, 2, H, u0, u1)
+                    _start_candidate(gates[t, b, 3 * H :], b_hh, H, u0, u1)
+                at, n = t * B + first, last - first
+                add_gates(flat_h, at * H, panels_rz, flat_gates, at * width, width, n, H, 2, u0, u1)
+                add_gates(flat_h, at * H, panels_n, flat_gates, at * width + 3 * H, width, n, H, 1, u0, u1)
+                for b in range(first, last):
+                    x_n = table[rows[t, b], 2 * H :]
+                    _activate(gates[t, b], x_n, states[0, t, b], states[0, t + 1, b], u0, u1)
+                if by_units:
+                    wait(team, active, t + 1)
 
 
 @compiled
-def _backward_row(gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray, dxg: NDArray, dhg: NDArray) -> None:
-    """One row of one step; dh_next becomes the part of the gradient that goes past the gates, dh·z."""
-    H = h_prev.shape[0]
-    r, z, n, hn = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
-    dr, dz, dn = dxg[:H], dxg[H : 2 * H], dxg[2 * H :]
-    dhg_n = dhg[2 * H :]
-    for j in range(H):
+def _backward_row(
+    gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray, dxg: NDArray, dhg: NDArray, u0: int, u1: int
+) -> None:  # fmt: skip
+    """Units u0 … u1 of one row of one step; dh_next becomes the gradient that goes past the gates, dh·z."""
+    H, m = h_prev.shape[0], u1 - u0
+    r, z = gates[u0:u1], gates[H + u0 : H + u1]
+    n, hn = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
+    dr, dz, dn = dxg[u0:u1], dxg[H + u0 : H + u1], dxg[2 * H + u0 : 2 * H + u1]
+    dhg_r, dhg_z, dhg_n = dhg[u0:u1], dhg[H + u0 : H + u1], dhg[2 * H + u0 : 2 * H + u1]
+    h_prev, dh, dh_next = h_prev[u0:u1], dh[u0:u1], dh_next[u0:u1]
+    for j in range(m):
         dh_next[j] += dh[j]
-    for j in range(H):
+    for j in range(m):
         dn[j] = dh_next[j] * (1 - z[j]) * (1 - n[j] * n[j])
-    for j in range(H):
+    for j in range(m):
         dz[j] = dh_next[j] * (h_prev[j] - n[j]) * z[j] * (1 - z[j])
-    for j in range(H):
+    for j in range(m):
+        dhg_z[j] = dz[j]
+    for j in range(m):
         dr[j] = dn[j] * hn[j] * r[j] * (1 - r[j])
-    for j in range(H):
+    for j in range(m):
+        dhg_r[j] = dr[j]
+    for j in range(m):
         dhg_n[j] = dn[j] * r[j]
-    for j in range(2 * H):
-        dhg[j] = dxg[j]
-    for j in range(H):
+    for j in range(m):
         dh_next[j] *= z[j]
 
 
 @compiled_parallel
 def _backward(
-    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, dxg: NDArray, dhg: NDArray, parts: int
-) -> None:
-    """``ds`` is the gradient of the state, walking backwards."""
+    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, dxg: NDArray, dhg: NDArray, parts: int,
+    by_units: bool, team: NDArray,
+) -> None:  # fmt: skip
+    """``ds`` (1, B, H) is the gradient of the state, walking backwards."""
     T, B, H = dh.shape
     G = 3 * H
     flat_dhg, flat_ds = dhg.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
-        first, last = part * B // parts, (part + 1) * B // parts
-        for step in range(T):
-            t = T - 1 - step
-            for b in range(first, last):
-                _backward_row(gates[t, b], states[t, 0, b], dh[t, b], ds[0, b], dxg[t, b], dhg[t, b])
-            add_product(flat_dhg, (t * B + first) * G, G, 1, panels, flat_ds, first * H, H, last - first, H)
+        active = meet(team, parts) if by_units else parts
+        if active > 0:
+            W = panels.shape[2]
+            first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+            for step in range(T):
+                t = T - 1 - step
+                for b in range(first, last):
+                    _backward_row(gates[t, b], states[0, t, b], dh[t, b], ds[0, b], dxg[t, b], dhg[t, b], u0, u1)
+                if by_units:
+                    wait(team, active, step + 1)
+                at, c_at = (t * B + first) * G, first * H + u0
+                add_product_part(flat_dhg, at, G, 1, panels, u0 // W, flat_ds, c_at, H, last - first, u1 - u0)
 
 
-def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+def forward(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
     """As ``cells.gru.forward``."""
-    T, B, _ = xg.shape
-    states, gates = empty((T + 1, *s0.shape), xg.dtype), empty((T, B, 4 * s0.shape[2]), xg.dtype)
-    states[0] = s0
-    _forward(xg, pack_transposed(w_hh), b_hh, states, gates, get_num_threads())
+    table, rows = as_gathered(xg)
+    (T, B), H = rows.shape, w_hh.shape[1]
+    states, gates = new_states(s0, T), empty((T, B, 4 * H), table.dtype)
+    panels_rz, panels_n = pack_transposed(w_hh[: 2 * H]), pack_transposed(w_hh[2 * H :])
+    _forward(table, rows, panels_rz, panels_n, b_hh, by_state(states), gates, *split(B, H, table.dtype))
     return states, gates
 
 
 def backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
+    """As ``cells.gru.backward``."""
     T, B, H = dh.shape
     dxg, dhg, ds = empty((T, B, 3 * H), dh.dtype), empty((T, B, 3 * H), dh.dtype), ds_T.copy()
-    _backward(dh, ds, states, gates, pack(w_hh), dxg, dhg, get_num_threads())
+    _backward(dh, ds, by_state(states), gates, pack(w_hh), dxg, dhg, *split(B, H, dh.dtype))
     return dxg, dhg, ds

@@ -9,9 +9,18 @@ from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import exp_negative
-from unrolled.engine.kernels.gemm import add_transposed_product, pack, pack_transposed, product
+from unrolled.engine.kernels.gemm import (
+    add_product,
+    add_transposed_product,
+    pack,
+    pack_transposed,
+    panel_width,
+    product,
+)
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
+from unrolled.engine.kernels.split import Gathered
+from unrolled.engine.kernels.tile import VECTORS
 from unrolled.engine.layers import LossResult
 
 
@@ -21,6 +30,12 @@ def _gather(weight: NDArray, tokens: NDArray, rows: NDArray, parts: int) -> None
     for part in prange(parts):
         for n in range(part * N // parts, (part + 1) * N // parts):
             rows[n] = weight[tokens[n]]
+
+
+def zeros(size: int, dtype: np.dtype) -> NDArray:
+    array = empty((size,), dtype)
+    array.fill(0)
+    return array
 
 
 def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
@@ -58,38 +73,41 @@ def linear_backward_input(dy: NDArray, weight: NDArray) -> NDArray:
     return product(_rows(dy), pack(weight), no_bias).reshape(*dy.shape[:-1], weight.shape[1])
 
 
-@compiled
-def _add_rows(rows: NDArray, total: NDArray) -> None:
-    for m in range(rows.shape[0]):
-        row = rows[m]
-        for j in range(total.shape[0]):
-            total[j] += row[j]
-
-
 def linear_backward_weight(dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray) -> None:
-    add_transposed_product(_rows(dy), pack(_rows(x)), dweight)
-    _add_rows(_rows(dy), dbias)
+    add_transposed_product(_rows(dy), _rows(x), dweight, dbias)
 
 
-def embedded_linear_forward(embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
-    # with fewer tokens in the vocabulary than in the batch it pays to multiply each of them once
-    if len(embedding) > tokens.size:
-        return linear_forward(embedding_forward(embedding, tokens), weight, bias)
-    return embedding_forward(linear_forward(embedding, weight, bias), tokens)
+def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
+    """The rows of the embedding that take part in a product, and each token's place among them.
+
+    All of them where the vocabulary is smaller than the batch, else those that occur.
+    """
+    if len(embedding) <= tokens.size:
+        return np.arange(len(embedding)), tokens
+    used, places = np.unique(tokens, return_inverse=True)
+    return used, places.reshape(tokens.shape)
+
+
+def embedded_linear_forward(embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray) -> Gathered:
+    """As the reference, as a table of the products of each token, from which the layer gathers its rows."""
+    used, places = _used_rows(embedding, tokens)
+    rows = embedding if len(used) == len(embedding) else embedding_forward(embedding, used)
+    return Gathered(linear_forward(rows, weight, bias), places)
 
 
 def embedded_linear_backward(
     dy: NDArray, embedding: NDArray, tokens: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray]
 ) -> None:
     dembedding, dweight, dbias = grads
-    if len(embedding) > tokens.size:
-        linear_backward_weight(dy, embedding_forward(embedding, tokens), dweight, dbias)
-        embedding_backward(linear_backward_input(dy, weight), tokens, dembedding)
-        return
-    dtable = np.zeros((len(embedding), dy.shape[-1]), dy.dtype)  # of each token's product
-    embedding_backward(dy, tokens, dtable)
-    linear_backward_weight(dtable, embedding, dweight, dbias)
-    dembedding += linear_backward_input(dtable, weight)
+    used, places = _used_rows(embedding, tokens)
+    dtable = np.zeros((len(used), dy.shape[-1]), dy.dtype)
+    embedding_backward(dy, places, dtable)
+    if len(used) == len(embedding):
+        linear_backward_weight(dtable, embedding, dweight, dbias)
+        dembedding += linear_backward_input(dtable, weight)
+    else:
+        linear_backward_weight(dtable, embedding_forward(embedding, used), dweight, dbias)
+        dembedding[used] += linear_backward_input(dtable, weight)
 
 
 @compiled
@@ -142,3 +160,70 @@ def softmax_cross_entropy(
     _softmax_cross_entropy(rows, flat_targets, flat_mask, losses, hits, dlogits, max(count, 1), get_num_threads())
     result = LossResult(float(losses.sum()), int(hits.sum()), count)
     return result, dlogits.reshape(logits.shape) if gradient else None
+
+
+OUTPUT_ROWS = 64  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
+LOGITS_BYTES = 1 << 23  # of the positions whose logits are in memory at one time
+
+
+@compiled_parallel
+def _output_rows(
+    h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray, losses: NDArray,
+    hits: NDArray, dlogits: NDArray, dh: NDArray, count: int, parts: int,
+) -> None:  # fmt: skip
+    """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H)."""
+    (N, H), V, width = h.shape, bias.shape[0], dlogits.shape[1]
+    flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
+    one = h.dtype.type(1)
+    for part in prange(parts):
+        first, last = part * N // parts, (part + 1) * N // parts
+        p = np.empty(V, h.dtype)
+        for n0 in range(first, last, OUTPUT_ROWS):
+            n1 = min(n0 + OUTPUT_ROWS, last)
+            for n in range(n0, n1):
+                row = dlogits[n]
+                for v in range(V):
+                    row[v] = bias[v]
+            add_product(flat_h, n0 * H, H, 1, panels, flat_logits, n0 * width, width, n1 - n0, width)
+            for n in range(n0, n1):
+                losses[n], hits[n] = 0, False
+                row = dlogits[n, :V]
+                if mask[n]:
+                    losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
+                    factor = h.dtype.type(1.0 / (total * count))
+                    for v in range(V):
+                        row[v] = p[v] * factor
+                    row[targets[n]] -= one / h.dtype.type(count)
+                else:
+                    row[:] = 0
+            if dh.shape[0] > 0:
+                dh[n0:n1] = 0
+                add_product(flat_logits, n0 * width, width, 1, back, flat_dh, n0 * H, H, n1 - n0, H)
+
+
+
+def output_loss(
+    h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray, mask: NDArray, grads: tuple[NDArray, NDArray] | None
+) -> tuple[LossResult, NDArray | None]:
+    """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
+    rows, dtype, (V, H) = _rows(h), h.dtype, weight.shape
+    N, count = len(rows), int(mask.sum())
+    lanes = panel_width(dtype) // VECTORS
+    width = -(-V // lanes) * lanes  # whole registers, so that no tile is wider than its row
+    losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
+    flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
+    dh = empty((N if grads else 0, H), dtype)
+    panels, back = pack_transposed(weight), pack(weight if grads else weight[:0])
+    chunk = max(OUTPUT_ROWS * get_num_threads(), LOGITS_BYTES // (width * dtype.itemsize))
+    dlogits = empty((min(chunk, N), width), dtype)
+    for n in range(0, N, chunk):
+        part = slice(n, min(n + chunk, N))
+        some = dlogits[: part.stop - n]
+        _output_rows(
+            rows[part], panels, bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part], some, dh[part],
+            max(count, 1), get_num_threads(),
+        )  # fmt: skip
+        if grads:
+            add_transposed_product(some, rows[part], *grads)
+    result = LossResult(float(losses.sum()), int(hits.sum()), count)
+    return result, dh.reshape(h.shape) if grads else None

@@ -1,129 +1,147 @@
-"""The LSTM compiled: contract and formulas in ``unrolled.engine.cells.lstm``.
+"""The LSTM compiled: contract and formulas in ``unrolled.engine.cells.lstm``, sharing out in ``split``.
 
-The batch is shared out to the threads, each of which runs all T steps alone: no barrier, and the packed weights stay in
-its cache. The element-wise work is in short loops over few rows, because LLVM leaves a loop over eight or more arrays
-scalar.
+The element-wise work is in short loops over few rows while they are in cache, because LLVM leaves a loop over eight or
+more arrays scalar.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import sigmoid, tanh
-from unrolled.engine.kernels.gemm import add_product, pack, pack_transposed
+from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
+from unrolled.engine.kernels.split import (
+    Gathered,
+    add_gates,
+    as_gathered,
+    by_state,
+    new_states,
+    share,
+    split,
+    start_gates,
+)
+from unrolled.engine.kernels.team import meet, wait
 
 
 @compiled
-def _activate(gates: NDArray, c_prev: NDArray, c: NDArray, h: NDArray) -> None:
-    """One row: gates (4·H,) from arguments to i, f, g, o; c and h (H,)."""
-    H = h.shape[0]
-    i, f, g, o = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
-    for j in range(2 * H):
-        gates[j] = sigmoid(gates[j])
-    for j in range(H):
+def _activate(gates: NDArray, c_prev: NDArray, c: NDArray, h: NDArray, u0: int, u1: int) -> None:
+    """Units u0 … u1 of one row: gates (4·H,) from arguments to i, f, g, o; c and h (H,)."""
+    H, n = h.shape[0], u1 - u0
+    i, f = gates[u0:u1], gates[H + u0 : H + u1]
+    g, o = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
+    c_prev, c, h = c_prev[u0:u1], c[u0:u1], h[u0:u1]
+    for j in range(n):
+        i[j] = sigmoid(i[j])
+    for j in range(n):
+        f[j] = sigmoid(f[j])
+    for j in range(n):
         g[j] = tanh(g[j])
-    for j in range(H):
-        o[j] = sigmoid(o[j])
-    for j in range(H):
+    for j in range(n):
         c[j] = f[j] * c_prev[j] + i[j] * g[j]
-    for j in range(H):
+    for j in range(n):
+        o[j] = sigmoid(o[j])
         h[j] = o[j] * tanh(c[j])
 
 
 @compiled_parallel
-def _forward(xg: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int) -> None:
-    T, B, G = xg.shape
+def _forward(
+    table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int,
+    by_units: bool, team: NDArray,
+) -> None:  # fmt: skip
+    """``states`` (2, T + 1, B, H)."""
+    T, B, G = gates.shape
     H = states.shape[3]
-    flat_states, flat_gates = states.reshape(-1), gates.reshape(-1)
+    flat_h, flat_gates = states[0].reshape(-1), gates.reshape(-1)
     for part in prange(parts):
-        first, last = part * B // parts, (part + 1) * B // parts
-        for t in range(T):
-            for b in range(first, last):
-                for j in range(G):
-                    gates[t, b, j] = xg[t, b, j] + b_hh[j]
-            h_prev = (t * 2 * B + first) * H
-            add_product(flat_states, h_prev, H, 1, panels, flat_gates, (t * B + first) * G, G, last - first, G)
-            for b in range(first, last):
-                _activate(gates[t, b], states[t, 1, b], states[t + 1, 1, b], states[t + 1, 0, b])
+        active = meet(team, parts) if by_units else parts
+        if active > 0:
+            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+            for t in range(T):
+                for b in range(first, last):
+                    start_gates(gates[t, b], table[rows[t, b]], b_hh, 4, H, u0, u1)
+                at = t * B + first
+                add_gates(flat_h, at * H, panels, flat_gates, at * G, G, last - first, H, 4, u0, u1)
+                for b in range(first, last):
+                    _activate(gates[t, b], states[1, t, b], states[1, t + 1, b], states[0, t + 1, b], u0, u1)
+                if by_units:
+                    wait(team, active, t + 1)
 
 
 @compiled
 def _backward_row(
-    gates: NDArray,
-    c_prev: NDArray,
-    c: NDArray,
-    dh: NDArray,
-    dh_next: NDArray,
-    dc: NDArray,
-    da: NDArray,
+    gates: NDArray, c_prev: NDArray, c: NDArray, dh: NDArray, dh_next: NDArray, dc: NDArray, u0: int, u1: int,
     tanh_c: NDArray,
-) -> None:
-    """One row of one step: da (4·H,) from dh and dh_next; dc becomes the one of the step before."""
-    H = c.shape[0]
-    i, f, g, o = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
-    da_i, da_f, da_g, da_o = da[:H], da[H : 2 * H], da[2 * H : 3 * H], da[3 * H :]
-    for j in range(H):
+) -> None:  # fmt: skip
+    """Units u0 … u1 of one row of one step: gates become their arguments' gradients, dc the one of the step before."""
+    H, n = c.shape[0], u1 - u0
+    i, f = gates[u0:u1], gates[H + u0 : H + u1]
+    g, o = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
+    c_prev, c, dh, dh_next, dc = c_prev[u0:u1], c[u0:u1], dh[u0:u1], dh_next[u0:u1], dc[u0:u1]
+    for j in range(n):
         tanh_c[j] = tanh(c[j])
-    for j in range(H):
+    for j in range(n):
         dh_next[j] += dh[j]
-    for j in range(H):
+    for j in range(n):
         dc[j] += dh_next[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])
-    for j in range(H):
-        da_o[j] = dh_next[j] * tanh_c[j] * o[j] * (1 - o[j])
-    for j in range(H):
-        da_i[j] = dc[j] * g[j] * i[j] * (1 - i[j])
-    for j in range(H):
-        da_f[j] = dc[j] * c_prev[j] * f[j] * (1 - f[j])
-    for j in range(H):
-        da_g[j] = dc[j] * i[j] * (1 - g[j] * g[j])
-    for j in range(H):
+    for j in range(n):
+        o[j] = dh_next[j] * tanh_c[j] * o[j] * (1 - o[j])
+        dh_next[j] = 0
+    for j in range(n):
+        di = dc[j] * g[j] * i[j] * (1 - i[j])
+        g[j] = dc[j] * i[j] * (1 - g[j] * g[j])
+        i[j] = di
+    for j in range(n):
+        df = dc[j] * c_prev[j] * f[j] * (1 - f[j])
         dc[j] *= f[j]
+        f[j] = df
 
 
 @compiled_parallel
 def _backward(
-    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, da: NDArray, parts: int
-) -> None:
-    """``ds`` is the gradient of the state, walking backwards."""
+    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, parts: int, by_units: bool,
+    team: NDArray,
+) -> None:  # fmt: skip
+    """``ds`` (2, B, H) is the gradient of the state, walking backwards; gates become dxg."""
     T, B, H = dh.shape
     G = 4 * H
-    flat_da, flat_ds = da.reshape(-1), ds.reshape(-1)
+    flat_gates, flat_ds = gates.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
-        first, last = part * B // parts, (part + 1) * B // parts
-        tanh_c = np.empty(H, dh.dtype)
-        for step in range(T):
-            t = T - 1 - step
-            for b in range(first, last):
-                _backward_row(
-                    gates[t, b],
-                    states[t, 1, b],
-                    states[t + 1, 1, b],
-                    dh[t, b],
-                    ds[0, b],
-                    ds[1, b],
-                    da[t, b],
-                    tanh_c,
-                )
-                ds[0, b] = 0
-            add_product(flat_da, (t * B + first) * G, G, 1, panels, flat_ds, first * H, H, last - first, H)
+        active = meet(team, parts) if by_units else parts
+        if active > 0:
+            W = panels.shape[2]
+            first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+            tanh_c = np.empty(H, dh.dtype)
+            for step in range(T):
+                t = T - 1 - step
+                for b in range(first, last):
+                    c_prev, c = states[1, t, b], states[1, t + 1, b]
+                    _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1, tanh_c)
+                if by_units:
+                    wait(team, active, step + 1)
+                add_product_part(
+                    flat_gates, (t * B + first) * G, G, 1, panels, u0 // W, flat_ds, first * H + u0, H, last - first,
+                    u1 - u0,
+                )  # fmt: skip
 
 
-def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+def forward(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
     """As ``cells.lstm.forward``."""
-    T, B, G = xg.shape
-    states, gates = empty((T + 1, *s0.shape), xg.dtype), empty((T, B, G), xg.dtype)
-    states[0] = s0
-    _forward(xg, pack_transposed(w_hh), b_hh, states, gates, get_num_threads())
+    table, rows = as_gathered(xg)
+    (T, B), (G, H) = rows.shape, w_hh.shape
+    states, gates = new_states(s0, T), empty((T, B, G), table.dtype)
+    _forward(table, rows, pack_transposed(w_hh), b_hh, by_state(states), gates, *split(B, H, table.dtype))
     return states, gates
 
 
 def backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    da, ds = empty(gates.shape, dh.dtype), ds_T.copy()
-    _backward(dh, ds, states, gates, pack(w_hh), da, get_num_threads())
-    return da, da, ds
+    """As ``cells.lstm.backward``, but ``gates`` is used up: dxg takes its memory."""
+    ds = ds_T.copy()
+    _, B, H = dh.shape
+    _backward(dh, ds, by_state(states), gates, pack(w_hh), *split(B, H, dh.dtype))
+    return gates, gates, ds

@@ -1,14 +1,25 @@
-"""The Elman network compiled: contract and formulas in ``unrolled.engine.cells.rnn``; threads as in the LSTM's kernel."""
+"""The Elman network compiled: contract and formulas in ``unrolled.engine.cells.rnn``; sharing out as in the LSTM's kernel."""
 
 from __future__ import annotations
 
-from numba import get_num_threads, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import tanh
-from unrolled.engine.kernels.gemm import add_product, pack, pack_transposed
+from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
+from unrolled.engine.kernels.split import (
+    Gathered,
+    add_gates,
+    as_gathered,
+    by_state,
+    new_states,
+    share,
+    split,
+    start_gates,
+)
+from unrolled.engine.kernels.team import meet, wait
 
 
 @compiled
@@ -22,53 +33,75 @@ def _activate(a: NDArray, relu: bool) -> None:
 
 
 @compiled_parallel
-def _run(xg: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, relu: bool, parts: int) -> None:
-    T, B, H = xg.shape
-    flat = states.reshape(-1)
+def _run(
+    table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, relu: bool, parts: int,
+    by_units: bool, team: NDArray,
+) -> None:  # fmt: skip
+    """``states`` (1, T + 1, B, H)."""
+    _, steps, B, H = states.shape
+    h = states[0]
+    flat = h.reshape(-1)
     for part in prange(parts):
-        first, last = part * B // parts, (part + 1) * B // parts
-        for t in range(T):
-            for b in range(first, last):
-                for j in range(H):
-                    states[t + 1, 0, b, j] = xg[t, b, j] + b_hh[j]
-            h_prev, h = (t * B + first) * H, ((t + 1) * B + first) * H
-            add_product(flat, h_prev, H, 1, panels, flat, h, H, last - first, H)
-            for b in range(first, last):
-                _activate(states[t + 1, 0, b], relu)
+        active = meet(team, parts) if by_units else parts
+        if active > 0:
+            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+            for t in range(steps - 1):
+                for b in range(first, last):
+                    start_gates(h[t + 1, b], table[rows[t, b]], b_hh, 1, H, u0, u1)
+                at, to = (t * B + first) * H, ((t + 1) * B + first) * H
+                add_gates(flat, at, panels, flat, to, H, last - first, H, 1, u0, u1)
+                for b in range(first, last):
+                    _activate(h[t + 1, b, u0:u1], relu)
+                if by_units:
+                    wait(team, active, t + 1)
 
 
 @compiled
 def _backward_row(h: NDArray, dh: NDArray, dh_next: NDArray, da: NDArray, relu: bool) -> None:
-    H = h.shape[0]
-    for j in range(H):
+    for j in range(h.shape[0]):
         da[j] = dh[j] + dh_next[j]
     if relu:
-        for j in range(H):
+        for j in range(h.shape[0]):
             da[j] = da[j] if h[j] > 0 else h.dtype.type(0)
     else:
-        for j in range(H):
+        for j in range(h.shape[0]):
             da[j] *= 1 - h[j] * h[j]
+    for j in range(h.shape[0]):
+        dh_next[j] = 0
 
 
 @compiled_parallel
-def _run_back(dh: NDArray, ds: NDArray, states: NDArray, panels: NDArray, da: NDArray, relu: bool, parts: int) -> None:
-    """``ds`` is the gradient of the state, walking backwards."""
+def _run_back(
+    dh: NDArray, ds: NDArray, states: NDArray, panels: NDArray, da: NDArray, relu: bool, parts: int, by_units: bool,
+    team: NDArray,
+) -> None:  # fmt: skip
+    """``ds`` (1, B, H) is the gradient of the state, walking backwards."""
     T, B, H = dh.shape
     flat_da, flat_ds = da.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
-        first, last = part * B // parts, (part + 1) * B // parts
-        for step in range(T):
-            t = T - 1 - step
-            for b in range(first, last):
-                _backward_row(states[t + 1, 0, b], dh[t, b], ds[0, b], da[t, b], relu)
-                ds[0, b] = 0
-            add_product(flat_da, (t * B + first) * H, H, 1, panels, flat_ds, first * H, H, last - first, H)
+        active = meet(team, parts) if by_units else parts
+        if active > 0:
+            W = panels.shape[2]
+            first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+            for step in range(T):
+                t = T - 1 - step
+                for b in range(first, last):
+                    _backward_row(
+                        states[0, t + 1, b, u0:u1], dh[t, b, u0:u1], ds[0, b, u0:u1], da[t, b, u0:u1], relu
+                    )  # fmt: skip
+                if by_units:
+                    wait(team, active, step + 1)
+                at, c_at = (t * B + first) * H, first * H + u0
+                add_product_part(flat_da, at, H, 1, panels, u0 // W, flat_ds, c_at, H, last - first, u1 - u0)
 
 
-def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool) -> tuple[NDArray, NDArray]:
-    states = empty((len(xg) + 1, *s0.shape), xg.dtype)
-    states[0] = s0
-    _run(xg, pack_transposed(w_hh), b_hh, states, relu, get_num_threads())
+def _forward(
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool
+) -> tuple[NDArray, NDArray]:  # fmt: skip
+    table, rows = as_gathered(xg)
+    (T, B), H = rows.shape, w_hh.shape[1]
+    states = new_states(s0, T)
+    _run(table, rows, pack_transposed(w_hh), b_hh, by_state(states), relu, *split(B, H, table.dtype))
     return states, states[1:, 0]
 
 
@@ -76,11 +109,12 @@ def _backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool
 ) -> tuple[NDArray, NDArray, NDArray]:
     da, ds = empty(dh.shape, dh.dtype), ds_T.copy()
-    _run_back(dh, ds, states, pack(w_hh), da, relu, get_num_threads())
+    _, B, H = dh.shape
+    _run_back(dh, ds, by_state(states), pack(w_hh), da, relu, *split(B, H, dh.dtype))
     return da, da, ds
 
 
-def forward_tanh(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+def forward_tanh(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
     return _forward(xg, s0, w_hh, b_hh, False)
 
 
@@ -90,7 +124,7 @@ def backward_tanh(
     return _backward(dh, ds_T, states, w_hh, False)
 
 
-def forward_relu(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+def forward_relu(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
     return _forward(xg, s0, w_hh, b_hh, True)
 
 

@@ -1,6 +1,7 @@
 """The micro-kernel of all matrix products, written as vector IR: a tile of C stays in registers over the whole depth.
 
-C[rows, width] += A[rows, depth] · panel[depth, width], with width = VECTORS registers. LLVM does not find this form from
+C[rows, width] += A[rows, depth] · panel[depth, width], with width = VECTORS registers, or one where less is left of C
+than one register holds. LLVM does not find this form from
 loops; written out it runs near the FMA peak. The sum over the depth runs in one order whatever ``rows`` is, so a row's
 result does not depend on which rows it is computed with.
 """
@@ -29,8 +30,11 @@ TILE_ROWS = 8 if VECTOR_BYTES == 64 else 4
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # width of a panel
 
 
-def _make_tile(rows: int) -> Any:
-    """An intrinsic for a tile of ``rows`` rows; arrays come with an offset and strides in elements."""
+def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
+    """An intrinsic for a tile of ``rows`` rows and ``vectors`` registers a row.
+
+    Arrays come with an offset and strides in elements; a row of the panel is always VECTORS registers wide.
+    """
 
     @intrinsic
     def tile(  # type: ignore[no-untyped-def]
@@ -48,7 +52,7 @@ def _make_tile(rows: int) -> Any:
                 name: context.make_array(signature.args[n])(context, builder, args[n]).data
                 for name, n in (("a", 0), ("panel", 4), ("c", 6))
             }
-            _emit(builder, context.get_value_type(dtype), lanes, rows, array, args)
+            _emit(builder, context.get_value_type(dtype), lanes, rows, vectors, array, args)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -56,7 +60,9 @@ def _make_tile(rows: int) -> Any:
     return tile
 
 
-def _emit(builder: Any, scalar: Any, lanes: int, rows: int, array: dict[str, Any], args: Any) -> None:
+def _emit(
+    builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array: dict[str, Any], args: Any
+) -> None:
     """The loop over the depth: one load a vector of the panel, one broadcast a row of A, one FMA a pair."""
     _, a_offset, a_row, a_depth, _, panel_offset, _, c_offset, c_row, depth = args
     vector = ir.VectorType(scalar, lanes)
@@ -85,27 +91,27 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, array: dict[str, Any
     a_start = [builder.gep(array["a"], [builder.add(a_offset, builder.mul(a_row, number(r)))]) for r in range(rows)]
     c_start = [builder.gep(array["c"], [builder.add(c_offset, builder.mul(c_row, number(r)))]) for r in range(rows)]
     panel_start = builder.gep(array["panel"], [panel_offset])
-    sums = [[load(c_start[r], number(v * lanes)) for v in range(VECTORS)] for r in range(rows)]
+    sums = [[load(c_start[r], number(v * lanes)) for v in range(vectors)] for r in range(rows)]
 
     entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
     builder.branch(loop)  # the depth is at least 1
     builder.position_at_end(loop)
     k = builder.phi(i64)
     k.add_incoming(number(0), entry)
-    running = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
+    running = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
     row = builder.mul(k, number(VECTORS * lanes))
-    b = [load(panel_start, builder.add(row, number(v * lanes))) for v in range(VECTORS)]
+    b = [load(panel_start, builder.add(row, number(v * lanes))) for v in range(vectors)]
     position = builder.mul(k, a_depth)
     following = []
     for r in range(rows):
         value = broadcast(builder.load(builder.gep(a_start[r], [position])))
-        following.append([builder.call(fma, [value, b[v], running[r][v]]) for v in range(VECTORS)])
+        following.append([builder.call(fma, [value, b[v], running[r][v]]) for v in range(vectors)])
     k_next = builder.add(k, number(1))
     k.add_incoming(k_next, loop)
     builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
     builder.position_at_end(done)
     for r in range(rows):
-        for v in range(VECTORS):
+        for v in range(vectors):
             running[r][v].add_incoming(sums[r][v], entry)
             running[r][v].add_incoming(following[r][v], loop)
             store = builder.store(following[r][v], at(c_start[r], number(v * lanes)))
@@ -113,3 +119,36 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, array: dict[str, Any
 
 
 tile_8, tile_4, tile_2, tile_1 = (_make_tile(rows) for rows in (8, 4, 2, 1))
+thin_8, thin_4, thin_2, thin_1 = (_make_tile(rows, 1) for rows in (8, 4, 2, 1))
+
+
+def _make_copy(size: Any) -> Any:
+    """An intrinsic that copies ``size(item_bytes)`` items between flat arrays: LLVM's own short loop checks for overlap."""
+
+    @intrinsic
+    def copy(typing_context, source, source_at, target, target_at):  # type: ignore[no-untyped-def]
+        if source.dtype != target.dtype:
+            return None
+        i = types.intp
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            item_bytes = target.dtype.bitwidth // 8
+            vector = ir.VectorType(context.get_value_type(target.dtype), size(item_bytes)).as_pointer()
+
+            def place(n: int, at: int) -> Any:
+                data = context.make_array(signature.args[n])(context, builder, args[n]).data
+                return builder.bitcast(builder.gep(data, [args[at]]), vector)
+
+            value = builder.load(place(0, 1))
+            value.align = item_bytes
+            builder.store(value, place(2, 3)).align = item_bytes
+            return context.get_dummy_value()
+
+        return types.void(source, i, target, i), codegen
+
+    return copy
+
+
+STRIP = 8  # columns of a transposed first factor that lie together once packed, one tile high
+copy_strip = _make_copy(lambda item_bytes: STRIP)
+copy_panel_row = _make_copy(lambda item_bytes: PANEL_BYTES // item_bytes)

@@ -1,0 +1,95 @@
+"""How one recurrent layer is shared out to threads: by rows of the batch, or by hidden units where rows are few."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import get_num_threads
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.gemm import add_product, add_product_part, panel_width
+from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.kernels.pool import empty
+from unrolled.engine.kernels.team import new_team
+from unrolled.engine.kernels.tile import TILE_ROWS
+
+
+class Split(NamedTuple):
+    """Of one call: in how many parts, along what, and the memory through which the parts meet."""
+
+    parts: int
+    by_units: bool
+    team: NDArray[np.int64]
+
+
+def split(B: int, H: int, dtype: np.dtype) -> Split:
+    """By rows, each thread running all steps alone; by units where a thread would have less than a tile of rows.
+
+    Units go in whole panels, so that no column of a product is made twice. Results do not depend on it: every number is
+    summed in one order either way.
+    """
+    threads, W = get_num_threads(), panel_width(dtype)
+    by_units = threads > 1 and B < 2 * threads and H % W == 0 and H // W >= threads
+    return Split(threads if by_units else min(threads, B), by_units, new_team())
+
+
+@compiled
+def share(part: int, parts: int, by_units: bool, B: int, H: int, W: int) -> tuple[int, int, int, int]:
+    """The rows first … last and units u0 … u1 of one part."""
+    if by_units:
+        P = H // W
+        return 0, B, part * P // parts * W, (part + 1) * P // parts * W
+    return part * B // parts, (part + 1) * B // parts, 0, H
+
+
+@compiled
+def add_gates(
+    h: NDArray, h_offset: int, panels: NDArray, gates: NDArray, offset: int, width: int, rows: int, H: int, G: int,
+    u0: int, u1: int,
+) -> None:  # fmt: skip
+    """gates[r, g·H + u0 … g·H + u1] += h[r] · w_hhᵀ for G gates; flat, rows of h H long, those of gates ``width``."""
+    if u1 - u0 == H:
+        add_product(h, h_offset, H, 1, panels, gates, offset, width, rows, G * H)
+        return
+    W = panels.shape[2]
+    for g in range(G):
+        at = g * H + u0
+        add_product_part(h, h_offset, H, 1, panels, at // W, gates, offset + at, width, rows, u1 - u0)
+
+
+@compiled
+def start_gates(gates: NDArray, x: NDArray, bias: NDArray, G: int, H: int, u0: int, u1: int) -> None:
+    """Units u0 … u1 of the first G gates of one row: input product and bias."""
+    for g in range(G):
+        a, b, c = gates[g * H + u0 : g * H + u1], x[g * H + u0 : g * H + u1], bias[g * H + u0 : g * H + u1]
+        for j in range(u1 - u0):
+            a[j] = b[j] + c[j]
+
+
+def new_states(s0: NDArray, T: int) -> NDArray:
+    """States (T + 1, S, B, H) whose first is ``s0``; each of the S lies in one piece over time, ready for products."""
+    S, B, H = s0.shape
+    states = empty((S, T + 1, B, H), s0.dtype)
+    states[:, 0] = s0
+    return states.transpose(1, 0, 2, 3)
+
+
+def by_state(states: NDArray) -> NDArray:
+    """The array (S, T + 1, B, H) behind ``new_states``."""
+    return np.ascontiguousarray(states.transpose(1, 0, 2, 3))
+
+
+class Gathered(NamedTuple):
+    """An input product whose row of step t and row b is ``table[rows[t, b]]``: a layer that reads a small vocabulary."""
+
+    table: NDArray  # (R, G·H)
+    rows: NDArray[np.int64]  # (T, B)
+
+
+def as_gathered(xg: NDArray | Gathered) -> Gathered:
+    """Any input product as rows of a table; a dense one (T, B, G·H) is its own table."""
+    if isinstance(xg, Gathered):
+        return xg
+    T, B, G = xg.shape
+    return Gathered(xg.reshape(T * B, G), np.arange(T * B).reshape(T, B))
