@@ -232,15 +232,15 @@ def _pack_strips(a: NDArray, k0: int, depth: int, m0: int, m1: int, strips: NDAr
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
     for k in range(depth):
-        row, row_at = a[k0 + k], (k0 + k) * width
-        for m in range(m0, m1):
-            sums[m] += row[m]
+        row_at, row, some = (k0 + k) * width, a[k0 + k, m0:m1], sums[m0:m1]
+        for m in range(m1 - m0):  # from 0: a start that might be negative keeps the loop scalar
+            some[m] += row[m]
         at = k * STRIP
         for m in range(m0, whole, STRIP):
             copy_strip(flat, row_at + m, strips, at)
             at += DEPTH_BLOCK * STRIP
         for m in range(whole, m1):
-            strips[at + m - whole] = row[m]
+            strips[at + m - whole] = row[m - m0]
 
 
 @compiled

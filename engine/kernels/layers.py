@@ -55,8 +55,8 @@ def _add_rows_at(rows: NDArray, places: NDArray, total: NDArray, parts: int) -> 
     for part in prange(parts):
         first, last = part * N // parts, (part + 1) * N // parts
         for m in range(rows.shape[0]):
-            row, into = rows[m], total[places[m]]
-            for j in range(first, last):
+            row, into = rows[m, first:last], total[places[m], first:last]
+            for j in range(last - first):  # from 0: a start that might be negative keeps the loop scalar
                 into[j] += row[j]
 
 
