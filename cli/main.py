@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from unrolled.cli.bench import bench
 from unrolled.cli.compare import compare
 from unrolled.cli.console import err
 from unrolled.cli.demo import demo
@@ -40,6 +41,7 @@ app.command()(export)
 app.command()(verify)
 app.command()(compare)
 app.command()(info)
+app.add_typer(bench, name="bench")
 
 # What the library calls a setting, and its option: a message of the library is read by somebody who typed options.
 OPTION_NAMES = {

@@ -157,9 +157,7 @@ class Optimizer:
         updates: the rules' implementation, ``UPDATES`` or that of a backend.
     """
 
-    def __init__(
-        self, config: OptimizerConfig, params: NDArray, updates: Mapping[str, Update] | None = None
-    ) -> None:
+    def __init__(self, config: OptimizerConfig, params: NDArray, updates: Mapping[str, Update] | None = None) -> None:
         self.config, self.params = config, params
         self.step = 0
         self.moments = Moments(np.zeros_like(params), np.zeros_like(params))

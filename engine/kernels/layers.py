@@ -201,7 +201,6 @@ def _output_rows(
                 add_product(flat_logits, n0 * width, width, 1, back, flat_dh, n0 * H, H, n1 - n0, H)
 
 
-
 def output_loss(
     h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray, mask: NDArray, grads: tuple[NDArray, NDArray] | None
 ) -> tuple[LossResult, NDArray | None]:

@@ -12,7 +12,6 @@ from unrolled.engine.kernels.gemm import add_product, add_product_part, panel_wi
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.team import new_team
-from unrolled.engine.kernels.tile import TILE_ROWS
 
 
 class Split(NamedTuple):
@@ -30,7 +29,7 @@ def split(B: int, H: int, dtype: np.dtype) -> Split:
     summed in one order either way.
     """
     threads, W = get_num_threads(), panel_width(dtype)
-    by_units = threads > 1 and B < 2 * threads and H % W == 0 and H // W >= threads
+    by_units = threads > 1 and 2 * threads > B and H % W == 0 and threads <= H // W
     return Split(threads if by_units else min(threads, B), by_units, new_team())
 
 

@@ -60,9 +60,7 @@ def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
     return tile
 
 
-def _emit(
-    builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array: dict[str, Any], args: Any
-) -> None:
+def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array: dict[str, Any], args: Any) -> None:
     """The loop over the depth: one load a vector of the panel, one broadcast a row of A, one FMA a pair."""
     _, a_offset, a_row, a_depth, _, panel_offset, _, c_offset, c_row, depth = args
     vector = ir.VectorType(scalar, lanes)

@@ -1,0 +1,109 @@
+"""The machine's own limits, against which every measurement is held: FMA peak, and bandwidth of caches and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import prange, set_num_threads
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.gemm import STRIP, panel_width
+from unrolled.engine.kernels.kernel import compiled_parallel, compiled_sum
+from unrolled.engine.kernels.tile import TILE_ROWS, tile_4, tile_8
+
+DEPTH = 64  # of the product whose factors stay in the L1 cache
+SECONDS = 0.05  # of one measurement
+REPEATS = 7
+DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+
+
+@compiled_parallel
+def _run_tiles(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int, parts: int) -> None:
+    for part in prange(parts):
+        own_a, own_panel, own_c = a[part], panel[part], c[part]
+        for _ in range(rounds):
+            if TILE_ROWS == 8:
+                tile_8(own_a, 0, DEPTH, 1, own_panel, 0, own_c, 0, W, DEPTH)
+            else:
+                tile_4(own_a, 0, DEPTH, 1, own_panel, 0, own_c, 0, W, DEPTH)
+
+
+@compiled_sum
+def _total(values: NDArray) -> float:
+    total = np.float32(0)
+    for i in range(values.shape[0]):
+        total += values[i]
+    return total
+
+
+@compiled_parallel
+def _read(values: NDArray, sums: NDArray, rounds: int, parts: int) -> None:
+    """Every part reads its own row of ``values`` again and again."""
+    for part in prange(parts):
+        for _ in range(rounds):
+            sums[part, 0] += _total(values[part])
+
+
+def _best(run: Callable[[int], None]) -> float:
+    """Seconds of one round at the machine's best: the shortest of some measurements."""
+    run(1)
+    rounds, elapsed = 1, 0.0
+    while elapsed < SECONDS / 4:
+        rounds *= 4
+        elapsed = _seconds(run, rounds)
+    rounds = max(1, int(rounds * SECONDS / elapsed))
+    return min(_seconds(run, rounds) for _ in range(REPEATS)) / rounds
+
+
+def _seconds(run: Callable[[int], None], rounds: int) -> float:
+    started = time.perf_counter()
+    run(rounds)
+    return time.perf_counter() - started
+
+
+def fma_peak(threads: int) -> float:
+    """GFLOP/s in float32 of the micro-kernel on factors that stay in the L1 cache."""
+    W = panel_width(np.dtype(np.float32))
+    a = np.zeros((threads, STRIP * DEPTH), np.float32)
+    panel, c = np.zeros((threads, DEPTH * W), np.float32), np.zeros((threads, STRIP * W), np.float32)
+    seconds = _best(lambda rounds: _run_tiles(a, panel, c, W, rounds, threads))
+    return threads * 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
+
+
+def read_bandwidth(size: int, threads: int) -> float:
+    """GB/s of reading ``size`` bytes, each thread its own, again and again."""
+    values, sums = np.zeros((threads, size // 4), np.float32), np.zeros((threads, 16), np.float32)
+    return threads * size / _best(lambda rounds: _read(values, sums, rounds, threads)) / 1e9
+
+
+def cache_sizes() -> dict[str, int]:
+    """Bytes of each level as one core sees them, where the system tells."""
+    sizes = dict(DEFAULT_CACHES)
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            level, kind = (index / "level").read_text().strip(), (index / "type").read_text().strip()
+            text = (index / "size").read_text().strip()
+            if kind != "Instruction":
+                sizes[f"L{level}"] = int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]]
+        except (OSError, ValueError, KeyError):
+            continue
+    return sizes
+
+
+def measure_limits(threads: int) -> dict[str, Any]:
+    """FMA peaks (GFLOP/s) and bandwidths (GB/s), by number of threads; caches in bytes."""
+    caches = cache_sizes()
+    counts = sorted({1, threads})
+    limits: dict[str, Any] = {"caches": caches, "fma_gflops": {}, "read_gb_per_s": {}}
+    for count in counts:
+        set_num_threads(count)
+        limits["fma_gflops"][str(count)] = fma_peak(count)
+        # half of a private cache, so that it all stays there; a quarter of the shared one for each thread
+        levels = {name: size // (4 if name == "L3" else 2) for name, size in caches.items()}
+        levels["memory"] = 4 * max(caches.values())
+        limits["read_gb_per_s"][str(count)] = {name: read_bandwidth(size, count) for name, size in levels.items()}
+    return limits

@@ -1,0 +1,245 @@
+"""From lines of measurements to tables, pictures and a comparison of two files."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unrolled.bench.workloads import SUITES
+from unrolled.engine.checkpoint import write_atomically
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError
+
+Line = dict[str, Any]
+SIZES = ("cell", "layers", "hidden", "batch", "length", "vocab")
+COLUMNS = ("workload", "peer", "ms", "±", "tokens/s", "GFLOP/s", "peak", "first s", "MB", "× torch")
+SUBJECT = "numba"  # whose ratio to torch is summed up
+
+
+def read_lines(paths: Iterable[Path]) -> list[Line]:
+    """All measurements of some files.
+
+    Raises:
+        ModelFileError: a line is not what ``unrolled bench`` writes; says which.
+    """
+    lines = []
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelFileError(f"{path}: cannot be read ({error})") from error
+        for number, row in enumerate(text.splitlines(), 1):
+            if not row.strip():
+                continue
+            try:
+                line = json.loads(row)
+            except ValueError as error:
+                raise ModelFileError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(line, dict) or line.get("suite") not in (*SUITES, "machine"):
+                raise ModelFileError(
+                    f"{path}, line {number}: not a line of unrolled bench; suite is missing or unknown"
+                )
+            if line["suite"] in SUITES and (missing := [key for key in (*SIZES, "peer", "parity") if key not in line]):
+                raise ModelFileError(f"{path}, line {number}: {', '.join(missing)} missing")
+            lines.append(line)
+    if not any(line["suite"] in SUITES for line in lines):
+        raise ModelFileError("no measurement in " + ", ".join(map(str, paths)))
+    return lines
+
+
+def measured(lines: Iterable[Line], suite: str) -> list[Line]:
+    return [line for line in lines if line["suite"] == suite]
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def ratios(lines: Iterable[Line], peer: str = SUBJECT) -> list[float]:
+    """How many times faster than torch a peer is, workload by workload."""
+    return [line["ratio_to_torch"] for line in lines if line["peer"] == peer and "ratio_to_torch" in line]
+
+
+def _number(value: float | None, form: str, factor: float = 1.0) -> str:
+    return "–" if value is None else format(value * factor, form)
+
+
+def workload_name(line: Line) -> str:
+    """What was measured, as short as it can be said: cell, layers × hidden size, batch."""
+    usual = {"length": 64, "vocab": 65 if line["suite"] == "train" else 100}
+    rest = "".join(f", {key[0].upper()} {line[key]}" for key in usual if line[key] != usual[key])
+    return f"{line['cell']} {line['layers']}×{line['hidden']}, B {line['batch']}{rest}"
+
+
+def cells(line: Line) -> list[str]:
+    """A line as the texts of ``COLUMNS``; one that failed says so. ± is half the distance of the quartiles."""
+    name = workload_name(line)
+    if line["parity"] != "ok":
+        return [name, line["peer"], str(line["parity"]), *[""] * 7]
+    ratio = line.get("ratio_to_torch")
+    lost = " (slower)" if ratio is not None and ratio < 1 and line["peer"] == SUBJECT else ""
+    return [
+        name,
+        line["peer"],
+        _number(line.get("median_s"), ".3g", 1e3),
+        _number(line.get("spread_s"), ".2g", 0.5e3),
+        _number(line.get("tokens_per_s"), ",.0f"),
+        _number(line.get("gflops"), ".1f"),
+        _number(line.get("peak_fraction"), ".0%"),
+        _number(line.get("first_call_s"), ".2f"),
+        _number(line.get("peak_rss_mb"), ".0f"),
+        _number(ratio, ".2f") + lost,
+    ]
+
+
+def summary(lines: Sequence[Line], suite: str) -> str:
+    """One sentence over all workloads of a suite."""
+    found = ratios(measured(lines, suite))
+    if not found:
+        return ""
+    won = sum(ratio >= 1 for ratio in found)
+    return (
+        f"{SUBJECT} against torch at its best setting: geometric mean {geometric_mean(found):.2f}, "
+        f"from {min(found):.2f} to {max(found):.2f}; ahead in {won} of {len(found)} workloads."
+    )
+
+
+def machine_text(line: Line) -> str:
+    """A machine in one paragraph: what it is and what it can."""
+    limits = line["limits"]
+    peaks = ", ".join(f"{value:.0f} with {n} thread{'s' * (n != '1')}" for n, value in limits["fma_gflops"].items())
+    reading = ", ".join(f"{level} {value:.0f}" for level, value in limits["read_gb_per_s"]["1"].items())
+    versions = ", ".join(
+        f"{name} {version}"
+        for name, version in line.get("versions", {}).items()
+        if version and name in ("unrolled", "numpy", "numba", "torch", "onnxruntime")
+    )
+    return (
+        f"{line['processor']}, {line['cores']} cores, {line['threads']} threads. Measured limits: float32 FMA {peaks} "
+        f"GFLOP/s; one core reads, in GB/s: {reading}. Python {line['python']}, {versions}. {line['date']}."
+    )
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """All suites as Markdown tables."""
+    parts = [machine_text(line) for line in measured(lines, "machine")]
+    for suite in SUITES:
+        rows = measured(lines, suite)
+        if not rows:
+            continue
+        head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+        parts.append(head + "".join(f"\n| {' | '.join(cells(row))} |" for row in rows))
+        if text := summary(lines, suite):
+            parts.append(text)
+    return "\n\n".join(parts) + "\n"
+
+
+class Change(NamedTuple):
+    """One workload and peer in two files."""
+
+    name: str
+    old_s: float
+    new_s: float
+    slower: bool  # beyond the spread of both, and 5%
+
+    @property
+    def ratio(self) -> float:
+        """New time over old."""
+        return self.new_s / self.old_s
+
+
+NOTICED = 0.05  # changes below this are noise on most machines
+
+
+def compare(old: Sequence[Line], new: Sequence[Line]) -> list[Change]:
+    """What both files measured, the largest slowdown first.
+
+    Raises:
+        ConfigError: the files have no measurement in common.
+    """
+
+    def by_name(lines: Sequence[Line]) -> dict[str, Line]:
+        rows = [line for line in lines if line["suite"] in SUITES and line["parity"] == "ok"]
+        return {
+            f"{line['suite']}, {workload_name(line)}, {line.get('threads')} threads: {line['peer']}": line
+            for line in rows
+        }
+
+    before, after = by_name(old), by_name(new)
+    changes = []
+    for name in before.keys() & after.keys():
+        one, two = before[name], after[name]
+        margin = max(NOTICED * one["median_s"], one.get("spread_s", 0.0) + two.get("spread_s", 0.0))
+        changes.append(
+            Change(name, one["median_s"], two["median_s"], two["median_s"] > one["median_s"] + margin)
+        )  # fmt: skip
+    if not changes:
+        raise ConfigError("the two files have no workload, peer and number of threads in common")
+    return sorted(changes, key=lambda change: -change.ratio)
+
+
+COLORS = {
+    "numba": "#2563eb",
+    "torch": "#d97706",
+    "numpy": "#6b7280",
+    "onnxruntime": "#059669",
+    "torch-compile": "#dc2626",
+    "torchscript": "#7c3aed",
+}
+
+
+def draw(lines: Sequence[Line], output: Path) -> None:
+    """GFLOP/s of every peer, workload by workload, under the machine's peak; a panel a suite.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError('the picture needs matplotlib: pip install "unrolled[plot]"') from error
+    suites = [suite for suite in SUITES if measured(lines, suite)]
+    groups = {suite: _groups(measured(lines, suite)) for suite in suites}
+    heights = [0.9 + 0.24 * len(groups[suite]) for suite in suites]
+    figure = Figure(figsize=(8, sum(heights)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(suites), 1, squeeze=False, height_ratios=heights)[:, 0]
+    peak = max(
+        (line["limits"]["fma_gflops"][str(line["threads"])] for line in measured(lines, "machine")), default=None
+    )
+    for axes, suite in zip(panels, suites, strict=True):
+        names = list(groups[suite])
+        for peer, color in COLORS.items():
+            points = [
+                (groups[suite][name][peer], place) for place, name in enumerate(names) if peer in groups[suite][name]
+            ]
+            if points:
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, "o", color=color, markersize=6, label=peer)
+        if peak:
+            axes.axvline(peak, color="#111827", linewidth=1, linestyle="--", label="FMA peak")
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.set_xlabel("GFLOP/s of useful work")
+        axes.set_title("training step" if suite == "train" else "generation", loc="left", fontsize=11)
+        axes.grid(True, color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=output.suffix.lstrip("."))
+    write_atomically(output, buffer.getvalue())
+
+
+def _groups(rows: Sequence[Line]) -> dict[str, dict[str, float]]:
+    """Workload to peer to GFLOP/s, in the order of the lines."""
+    groups: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["parity"] == "ok":
+            groups.setdefault(workload_name(row), {})[row["peer"]] = row["gflops"]
+    return groups

@@ -1,0 +1,73 @@
+"""One contestant in a process of its own: ``python -m unrolled.bench.worker``, a JSON line in, a JSON line out.
+
+The first line is the job; the answer says how long the first call took. Then each line asks for one round of timing, and
+the answer is the seconds of a step; between them the process waits without using the processor.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from unrolled.bench.peers import PEERS
+from unrolled.bench.workloads import Workload
+
+
+def memory_mb() -> float | None:
+    """The most memory this process has had, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def answers(job: dict[str, Any], asked: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """What is said to the job, and to every line after it."""
+    if job["peer"] == "limits":
+        from unrolled.bench.limits import measure_limits
+
+        yield measure_limits(job["threads"])
+        return
+    peer, work = PEERS[job["peer"]], Workload(**job["workload"])
+    make = peer.maker(work.suite)
+    assert make is not None  # the runner asks for what there is
+    __import__(peer.needs)
+    before = memory_mb()
+    started = time.perf_counter()
+    contestant = make(work, job["setting"], job["threads"])
+    contestant.run()
+    first_call = time.perf_counter() - started
+    np.savez(job["output"], **make(work, job["setting"], job["threads"]).parity())
+    yield {"first_call_s": first_call}
+    started = time.perf_counter()
+    contestant.run()
+    repeats = max(1, int(job["seconds"] / (time.perf_counter() - started)))
+    for _ in asked:
+        started = time.perf_counter()
+        for _ in range(repeats):
+            contestant.run()
+        seconds = (time.perf_counter() - started) / repeats
+        peak = memory_mb()
+        grown = None if peak is None or before is None else peak - before
+        yield {"seconds": seconds, "peak_rss_mb": peak, "step_rss_mb": grown}
+
+
+def main() -> None:
+    """Answer until the input ends; an error that a peer raises is an answer too."""
+    job = json.loads(sys.stdin.readline())
+    try:
+        for answer in answers(job, sys.stdin):
+            print(json.dumps(answer), flush=True)
+    except Exception as error:  # whatever a peer raises is its result
+        print(json.dumps({"error": f"{type(error).__name__}: {(str(error) or '-').splitlines()[0]}"}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

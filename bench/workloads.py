@@ -1,0 +1,113 @@
+"""What is measured: the sizes of a training step or of generation, the work each needs, and named sets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from unrolled.engine.checks import check_choice
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.optim import OPTIMIZERS
+
+SUITES = ("train", "generate")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One size.
+
+    Args:
+        suite: "train": forward, back-propagation, clipping and update of one batch; "generate": sampled tokens.
+        batch: rows of a training batch, or streams written side by side.
+        length: steps of a training batch, or tokens written in each stream.
+        optimizer: of a training step.
+    """
+
+    suite: str
+    cell: str
+    layers: int = 1
+    hidden: int = 128
+    batch: int = 32
+    length: int = 64
+    vocab: int = 65
+    embedding: int = 128
+    optimizer: str = "adam"
+
+    def __post_init__(self) -> None:
+        check_choice("suite", self.suite, SUITES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        for name in ("batch", "length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, needs a whole number of at least 1")
+        self.config  # noqa: B018 - checks the model's sizes
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(self.cell, self.vocab, self.embedding, self.hidden, self.layers)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step of training, or of one run of generation."""
+        return self.batch * self.length
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations that are really needed, the same for every peer.
+
+        A product of (M, K) by (K, N) is 2·M·K·N. Training makes each product three times: forward, gradient of the
+        weights, gradient of the input. The first layer's input product is made once for each token of the vocabulary or
+        of the batch, whichever are fewer; in generation it is a table.
+        """
+        H, gates, N = self.hidden, self.config.spec.gates, self.tokens
+        recurrent = 2.0 * N * H * gates * H * (2 * self.layers - 1)  # hidden products, and input products above
+        output = 2.0 * N * H * self.vocab
+        if self.suite == "generate":
+            return recurrent + output
+        table = 2.0 * min(self.vocab, N) * self.embedding * gates * H
+        return 3 * (recurrent + output + table)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the float32 weights that one step of generation reads."""
+        H, gates = self.hidden, self.config.spec.gates
+        return 4 * (H * gates * H * (2 * self.layers - 1) + H * self.vocab)
+
+    @property
+    def title(self) -> str:
+        rest = f"T = {self.length}, V = {self.vocab}, E = {self.embedding}"
+        return f"{self.cell} {self.layers} × {self.hidden}, B = {self.batch}, {rest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def grid(
+    suite: str,
+    cells: Iterable[str],
+    layers: Iterable[int],
+    hidden: Iterable[int],
+    batch: Iterable[int],
+    **sizes: Any,
+) -> list[Workload]:
+    """Every combination, the batch running fastest."""
+    return [Workload(suite, cell, count, H, B, **sizes) for cell, count, H, B in product(cells, layers, hidden, batch)]
+
+
+CELLS, HIDDEN = ("lstm", "gru", "rnn"), (128, 256, 512)
+_GENERATE = {"vocab": 100, "length": 64}
+
+WORKLOADS: dict[str, Sequence[Workload]] = {
+    # character models of the sizes that people train on a laptop
+    "train": [
+        *grid("train", CELLS, (1,), HIDDEN, (1, 8, 32, 64)),
+        *grid("train", ("lstm",), (2,), HIDDEN, (32, 64)),
+    ],
+    "train-quick": grid("train", CELLS, (1,), (128,), (1, 32)),
+    # W. Zaremba et al., "Recurrent Neural Network Regularization" (2014), the small model
+    "word": [Workload("train", "lstm", 2, 200, 20, 20, 10_000, 200, "sgd")],
+    "generate": grid("generate", CELLS, (1,), HIDDEN, (1, 64, 256), **_GENERATE),
+    "generate-quick": grid("generate", ("lstm",), (1,), (128,), (1, 64), **_GENERATE),
+}

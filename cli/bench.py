@@ -1,0 +1,223 @@
+"""``unrolled bench``: measure, report, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unrolled.bench import report as reports
+from unrolled.bench.peers import PEERS
+from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
+from unrolled.bench.system import usable_cores
+from unrolled.bench.workloads import WORKLOADS, Workload, grid
+from unrolled.cli.console import err, out, table, warn
+from unrolled.cli.options import one_of
+from unrolled.engine.checks import check_choice
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.jsontext import to_json
+
+bench = typer.Typer(
+    help="Measure every engine side by side, each in a process of its own, and report against the machine's limits.",
+    no_args_is_help=True,
+)
+
+Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
+Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
+Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
+Batch = Annotated[str | None, typer.Option(help="Batch sizes, or streams side by side.")]
+Peers = Annotated[str | None, typer.Option(help=f"Who takes part; left out: all. {one_of(PEERS)}")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Append every measurement to this file as it is made.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Few sizes and short rounds: a minute or two.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every peer. [default: the cores there are]")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, of which the median counts.")]
+Named = Annotated[str | None, typer.Option("--workload", help=f"A named set. {one_of(WORKLOADS)}")]
+
+
+def _numbers(text: str | None, option: str, usual: Sequence[int]) -> list[int]:
+    if text is None:
+        return list(usual)
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option}: got {text!r}, needs whole numbers with commas between them") from error
+
+
+def _names(text: str | None, usual: Sequence[str]) -> list[str]:
+    return list(usual) if text is None else [part.strip() for part in text.split(",")]
+
+
+def _run(
+    works: Sequence[Workload],
+    peers: str | None,
+    file: Path | None,
+    quick: bool,
+    threads: int | None,
+    rounds: int | None,
+) -> None:
+    """Measure, write lines as they come, and show the tables."""
+    names = _names(peers, [name for name in PEERS if name != "torch-compile" or not quick])
+    check_peers(names)
+    count = threads or usable_cores()
+    effort = QUICK if quick else Effort()
+    if rounds is not None:
+        effort = effort._replace(rounds=rounds)
+    lines: list[dict[str, Any]] = []
+
+    def keep(line: dict[str, Any]) -> None:
+        lines.append(line)
+        if file is not None:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(to_json(line) + "\n")
+
+    with err.status("measuring the machine's limits") as status:
+        machine = machine_line(count)
+        keep(machine)
+        for place, work in enumerate(works, 1):
+
+            def say(text: str, place: int = place) -> None:
+                status.update(f"{place} of {len(works)}: {text}")
+
+            for line in measure(work, names, machine["limits"], count, effort, say):
+                keep(line)
+    _show(lines)
+
+
+@bench.command("train")
+def train(
+    cells: Cells = None,
+    layers: Layers = None,
+    hidden: Hidden = None,
+    batch: Batch = None,
+    length: Annotated[int, typer.Option(help="Steps of a batch.")] = 64,
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 65,
+    peers: Peers = None,
+    workload: Named = None,
+    json: JsonFile = None,
+    quick: Quick = False,
+    threads: Threads = None,
+    rounds: Rounds = None,
+) -> None:
+    """Whole training steps: forward, back-propagation through time, clipping, Adam.
+
+    A peer whose loss, gradient norm or parameters after two steps are not those of the NumPy reference is not timed.
+    """
+    if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 65):
+        workload = "train-quick" if quick else "train"
+    works = _named(workload, "train") if workload else None
+    works = works or grid(
+        "train",
+        _names(cells, ("lstm", "gru", "rnn")),
+        _numbers(layers, "--layers", (1,)),
+        _numbers(hidden, "--hidden", (128,) if quick else (128, 256, 512)),
+        _numbers(batch, "--batch", (1, 32)),
+        length=length,
+        vocab=vocab,
+    )
+    _run(works, peers, json, quick, threads, rounds)
+
+
+@bench.command("generate")
+def generate(
+    cells: Cells = None,
+    layers: Layers = None,
+    hidden: Hidden = None,
+    batch: Batch = None,
+    length: Annotated[int, typer.Option(help="Tokens written in each stream.")] = 64,
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 100,
+    peers: Peers = None,
+    workload: Named = None,
+    json: JsonFile = None,
+    quick: Quick = False,
+    threads: Threads = None,
+    rounds: Rounds = None,
+) -> None:
+    """Sampled text, one stream or many side by side, from prompt to tokens.
+
+    A peer whose logits or greedy tokens are not those of the NumPy reference is not timed.
+    """
+    if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 100):
+        workload = "generate-quick" if quick else "generate"
+    works = _named(workload, "generate") if workload else None
+    works = works or grid(
+        "generate",
+        _names(cells, ("lstm", "gru", "rnn")),
+        _numbers(layers, "--layers", (1,)),
+        _numbers(hidden, "--hidden", (128,) if quick else (128, 256, 512)),
+        _numbers(batch, "--batch", (1, 64)),
+        length=length,
+        vocab=vocab,
+    )
+    _run(works, peers, json, quick, threads, rounds)
+
+
+def _named(name: str, suite: str) -> list[Workload]:
+    check_choice("workload", name, WORKLOADS)
+    works = list(WORKLOADS[name])
+    if works[0].suite != suite:
+        raise ConfigError(f"workload: {name} is measured by unrolled bench {works[0].suite}")
+    return works
+
+
+def _show(lines: Sequence[reports.Line]) -> None:
+    for line in reports.measured(lines, "machine"):
+        out.print(reports.machine_text(line))
+    for suite in reports.SUITES:
+        rows = reports.measured(lines, suite)
+        if not rows:
+            continue
+        title = "Training step" if suite == "train" else "Generation"
+        shown = table(
+            f"{title}; peak: share of the FMA peak; first s: set-up, compilation and first call", *reports.COLUMNS
+        )
+        for line in rows:
+            if line["parity"] == "ok":
+                shown.add_row(*reports.cells(line))
+        out.print(shown, soft_wrap=False)
+        for line in rows:
+            if line["parity"] != "ok":
+                warn(out, f"{line['peer']}, {reports.workload_name(line)}: {line['parity']}")
+        if text := reports.summary(lines, suite):
+            out.print(text)
+
+
+@bench.command("report")
+def report(
+    files: Annotated[list[Path], typer.Argument(help="Written by --json of train and generate.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture: .png, .svg or .pdf.")] = None,
+) -> None:
+    """Tables and a picture from files of measurements."""
+    lines = reports.read_lines(files)
+    if plot is not None:
+        reports.draw(lines, plot)
+        err.print(f"drawn: {plot}")
+    if markdown:
+        print(reports.markdown(lines), end="")
+    else:
+        _show(lines)
+
+
+@bench.command("compare")
+def compare(
+    old: Annotated[Path, typer.Argument(help="Measurements before.")],
+    new: Annotated[Path, typer.Argument(help="Measurements after.")],
+    fail_above: Annotated[
+        float | None, typer.Option(help="Exit with code 1 if anything got slower by more than this many percent.")
+    ] = None,
+) -> None:
+    """What got slower: every workload and peer that both files have, the largest slowdown first."""
+    changes = reports.compare(reports.read_lines([old]), reports.read_lines([new]))
+    shown = table("Time of a step or text, new over old", "workload", "old ms", "new ms", "ratio", "")
+    for change in changes:
+        mark = "slower" if change.slower else ""
+        shown.add_row(
+            change.name, f"{change.old_s * 1e3:.3g}", f"{change.new_s * 1e3:.3g}", f"{change.ratio:.2f}", mark
+        )
+    out.print(shown, soft_wrap=False)
+    slower = [change for change in changes if change.slower]
+    out.print(f"{len(slower)} of {len(changes)} slower by more than 5% and the spread of both measurements")
+    if fail_above is not None and any(change.ratio > 1 + fail_above / 100 for change in slower):
+        raise typer.Exit(1)

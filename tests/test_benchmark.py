@@ -1,0 +1,218 @@
+"""The benchmark: the work it counts, its parity gate, its files and reports, and one small run of each suite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from unrolled.bench import report
+from unrolled.bench.peers import PEERS
+from unrolled.bench.runner import PARITY, Effort, Worker, WorkerError, compare_arrays, measure
+from unrolled.bench.workloads import WORKLOADS, Workload, grid
+from unrolled.cli.main import app
+from unrolled.engine.errors import ConfigError, ModelFileError
+
+LIMITS = {
+    "fma_gflops": {"1": 100.0, "2": 200.0},
+    "read_gb_per_s": {"1": {"L1": 100.0, "L2": 50.0, "memory": 10.0}},
+    "caches": {"L1": 32 << 10, "L2": 1 << 20},
+}
+MACHINE = {
+    "suite": "machine",
+    "date": "2026-01-01",
+    "threads": 2,
+    "processor": "a processor",
+    "cores": 2,
+    "python": "3.11",
+    "versions": {"numpy": "2.0", "torch": None},
+    "limits": LIMITS,
+}
+
+
+def line(peer: str, median: float, **values: Any) -> dict[str, Any]:
+    work = Workload("train", "lstm", 1, 128, 32).to_dict()
+    measured = {"median_s": median, "spread_s": 0.0001, "gflops": 1 / median, "threads": 2, "parity": "ok"}
+    return {**work, "peer": peer, **measured, **values}
+
+
+def write(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    return path
+
+
+def test_work_counted_by_hand() -> None:
+    # 3 steps of 2 rows, V = 5, E = 7, H = 4, an LSTM of two layers
+    work = Workload("train", "lstm", 2, 4, 2, 3, 5, 7)
+    recurrent = 2 * 6 * 4 * 16 * 3  # two hidden products and one input product of (6, 4) by (4, 16)
+    output, table = 2 * 6 * 4 * 5, 2 * 5 * 7 * 16
+    assert work.flops == 3 * (recurrent + output + table)
+    # with more tokens in the vocabulary than in the batch only those of the batch are multiplied
+    assert Workload("train", "rnn", 1, 4, 2, 3, 50, 7).flops == 3 * (2 * 6 * 4 * 4 + 2 * 6 * 4 * 50 + 2 * 6 * 7 * 4)
+    generated = Workload("generate", "gru", 1, 4, 2, 3, 5, 7)
+    assert generated.flops == 2 * 6 * 4 * 12 + 2 * 6 * 4 * 5
+    assert generated.weight_bytes == 4 * (4 * 12 + 4 * 5)
+    assert generated.tokens == 6
+
+
+def test_named_workloads_are_of_one_suite_and_all_different() -> None:
+    for name, works in WORKLOADS.items():
+        assert len({work.suite for work in works}) == 1, name
+        assert len(set(works)) == len(works), name
+    assert len(WORKLOADS["train"]) == 3 * 3 * 4 + 3 * 2
+
+
+def test_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch"):
+        Workload("train", "lstm", batch=0)
+    with pytest.raises(ConfigError, match="cell"):
+        grid("train", ["lsmt"], [1], [8], [1])
+
+
+REFERENCE = {"loss 1": np.array(2.0), "rnn.weight_hh_l0 1": np.linspace(-1, 1, 12).reshape(3, 4)}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_parity_alarm(name: str) -> None:
+    assert compare_arrays({key: value * (1 + 1e-7) for key, value in REFERENCE.items()}, REFERENCE) == "ok"
+    wrong = dict(REFERENCE)
+    wrong[name] = REFERENCE[name] + 3 * PARITY["parameters"]
+    assert compare_arrays(wrong, REFERENCE).startswith(f"{name} differs by")
+    wrong[name] = REFERENCE[name] * np.nan
+    assert compare_arrays(wrong, REFERENCE).startswith(f"{name} differs by nan")
+    wrong[name] = np.zeros(5)
+    assert "shape" in compare_arrays(wrong, REFERENCE)
+    assert compare_arrays({}, REFERENCE) == "loss 1, rnn.weight_hh_l0 1 missing"
+
+
+def test_greedy_tokens_must_be_the_same_to_the_last() -> None:
+    tokens = np.array([[1, 2, 3]])
+    assert compare_arrays({"greedy": tokens}, {"greedy": tokens}) == "ok"
+    assert compare_arrays({"greedy": tokens + [[0, 0, 1]]}, {"greedy": tokens}) != "ok"
+
+
+SHORT = Effort(rounds=2, seconds=0.01, patience=120)
+
+
+@pytest.mark.parametrize("suite", ["train", "generate"])
+def test_a_small_run(suite: str) -> None:
+    work = Workload(suite, "gru", 1, 16, 3, 5, 11, 8)
+    lines = {entry["peer"]: entry for entry in measure(work, ["numpy", "numba"], LIMITS, 2, SHORT)}
+    assert set(lines) == {"numpy", "numba"}
+    for entry in lines.values():
+        assert entry["parity"] == "ok"
+        assert entry["gflops"] == pytest.approx(work.flops / entry["median_s"] / 1e9)
+        assert entry["peak_fraction"] == pytest.approx(entry["gflops"] / 200)
+        assert entry["tokens_per_s"] == pytest.approx(15 / entry["median_s"])
+        assert entry["rounds"] == 2
+        assert entry["first_call_s"] > 0
+        assert "ratio_to_torch" not in entry
+
+
+def test_a_peer_whose_results_differ_is_reported_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Workload("train", "rnn", 1, 8, 2, 3, 5, 4)
+    monkeypatch.setattr("unrolled.bench.runner.compare_arrays", lambda got, reference: "loss 1 differs by 1")
+    (entry,) = measure(work, ["numpy"], LIMITS, 1, SHORT)
+    assert entry["parity"] == "failed: loss 1 differs by 1"
+    assert "median_s" not in entry
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.01, "output": "/nowhere/at/all.npz"}
+    work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
+    with Worker({**job, "workload": work}, 120) as worker, pytest.raises(WorkerError, match="FileNotFoundError"):
+        worker.answer()
+    with Worker({**job, "peer": "nobody", "workload": {}}, 120) as worker, pytest.raises(WorkerError, match="nobody"):
+        worker.answer()
+
+
+def test_every_peer_takes_part_in_a_suite() -> None:
+    for name, peer in PEERS.items():
+        assert peer.train or peer.generate, name
+        for suite in ("train", "generate"):
+            assert peer.settings_of(suite)
+
+
+def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
+    rows = [
+        MACHINE,
+        line("numba", 0.002, ratio_to_torch=2.0),
+        line("torch", 0.004, ratio_to_torch=1.0),
+        line("numba", 0.008, hidden=256, ratio_to_torch=0.5),
+        line("numpy", 0.1, parity="failed: loss 1 differs by 1"),
+    ]
+    text = report.markdown(report.read_lines([write(tmp_path / "a.jsonl", *rows)]))
+    assert "| lstm 1×128, B 32 | numba | 2 |" in text
+    assert "| 0.50 (slower) |" in text
+    assert "failed: loss 1 differs by 1" in text
+    assert "geometric mean 1.00, from 0.50 to 2.00; ahead in 1 of 2 workloads" in text
+    assert "float32 FMA 100 with 1 thread, 200 with 2 threads GFLOP/s" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "line 1: not JSON"),
+        ('{"a": 1}', "line 1: not a line of unrolled bench"),
+        ('{"suite": "train", "peer": "numba"}', "line 1: cell, layers"),
+        ("", "no measurement"),
+    ],
+)
+def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(ModelFileError, match=message):
+        report.read_lines([path])
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        report.read_lines([tmp_path / "missing.jsonl"])
+
+
+def test_compare_finds_what_got_slower() -> None:
+    old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.020, hidden=256)]
+    new = [line("numba", 0.012), line("torch", 0.0104), line("numba", 0.015, hidden=256)]
+    changes = report.compare(old, new)
+    assert [(round(change.ratio, 2), change.slower) for change in changes] == [
+        (1.2, True),
+        (1.04, False),
+        (0.75, False),
+    ]
+    noisy = [line("numba", 0.012, spread_s=0.003)]
+    assert not report.compare(old, noisy)[0].slower
+    with pytest.raises(ConfigError, match="in common"):
+        report.compare(old, [line("numba", 0.01, vocab=7)])
+
+
+def test_the_command_reports_compares_and_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    old = write(tmp_path / "old.jsonl", MACHINE, line("numba", 0.010, ratio_to_torch=1.5))
+    new = write(tmp_path / "new.jsonl", MACHINE, line("numba", 0.013, ratio_to_torch=1.2))
+    run = CliRunner().invoke
+    picture = tmp_path / "picture.png"
+    result = run(app, ["bench", "report", str(old), "--markdown", "--plot", str(picture)])
+    assert result.exit_code == 0, result.output
+    assert "geometric mean 1.50" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(app, ["bench", "compare", str(old), str(new)]).exit_code == 0
+    assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "20"]).exit_code == 1
+    assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "50"]).exit_code == 0
+
+
+def test_the_command_measures_and_writes_lines(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    arguments = "--cells rnn --hidden 8 --batch 2 --length 4 --vocab 7 --peers numba --quick --rounds 1"
+    result = CliRunner().invoke(app, ["bench", "train", *arguments.split(), "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    machine, measured = report.read_lines([file])
+    assert machine["limits"]["fma_gflops"]["1"] > 0
+    assert machine["limits"]["read_gb_per_s"]["1"]["L1"] > 0
+    assert (measured["peer"], measured["hidden"], measured["vocab"], measured["parity"]) == ("numba", 8, 7, "ok")
+
+
+def test_unknown_peers_and_sets_are_refused() -> None:
+    for arguments in (["--peers", "jax"], ["--workload", "nothing"], ["--hidden", "a"], ["--workload", "generate"]):
+        result = CliRunner().invoke(app, ["bench", "train", *arguments])
+        assert isinstance(result.exception, ConfigError), arguments
