@@ -7,7 +7,7 @@ T = 1 generates, T = n reads a prompt. The state goes in and comes out; a model 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,31 @@ class StepModel(Stepper, Protocol):
     @property
     def digest(self) -> str:
         """``model_digest`` of the checkpoint that it was made of."""
+        ...
+
+
+class Draws(NamedTuple):
+    """Which tokens an engine that samples by itself is to draw; the rules are those of ``unrolled.runtime.sampling``."""
+
+    count: int  # steps N
+    first_step: int  # which draw of its sequence the first one is
+    sequences: NDArray[np.int64]  # (B,), the index of each row
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+
+class DecodingModel(StepModel, Protocol):
+    """A StepModel with a generation path of its own."""
+
+    def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
+        """Tokens (N, B) drawn from logits (B, V) on, and logits and state after the last of them.
+
+        Raises:
+            ModelFileError: a row of logits is not finite.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import StepModel, Stepper, check_step
+from unrolled.engine.contract import Draws, StepModel, Stepper, check_step
 from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
+from unrolled.engine.model import LanguageModel
 from unrolled.engine.text import Tokenizer
 
 
@@ -30,6 +32,23 @@ class TokenizedModel:
         self.engine, self.tokenizer, self.training, self.digest = engine, tokenizer, training or {}, digest
         self.config: ModelConfig = model.config
         self.step = model.step
+
+
+class NumbaModel(TokenizedModel):
+    """The compiled engine, which also generates by itself; its weights are packed with the first text."""
+
+    def __init__(self, model: LanguageModel, checkpoint: Checkpoint) -> None:
+        super().__init__("numba", model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
+        self._model = model
+
+    @cached_property
+    def _decoder(self) -> Any:
+        from unrolled.engine.kernels.decode import Decoder
+
+        return Decoder(self.config, self._model.params)
+
+    def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
+        return self._decoder.decode(logits, state, draws)
 
 
 def _of_checkpoint(engine: str, model: Stepper, checkpoint: Checkpoint) -> StepModel:
@@ -52,14 +71,12 @@ class TorchModule:
             raise ModelFileError(f"the model's graph does not run ({first_line(error)})") from error
 
 
-def _from_scratch(backend: str) -> Callable[[Checkpoint], StepModel]:
-    def make(checkpoint: Checkpoint) -> StepModel:
-        from unrolled.engine.model import LanguageModel
+def _numpy(checkpoint: Checkpoint) -> StepModel:
+    return _of_checkpoint("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
 
-        model = LanguageModel(checkpoint.config, checkpoint.float32(), backend)
-        return _of_checkpoint(backend, model, checkpoint)
 
-    return make
+def _numba(checkpoint: Checkpoint) -> StepModel:
+    return NumbaModel(LanguageModel(checkpoint.config, checkpoint.float32(), "numba"), checkpoint)
 
 
 def _torch(checkpoint: Checkpoint) -> StepModel:
@@ -92,8 +109,8 @@ def needs_torch(what: str) -> MissingDependencyError:
 
 
 ENGINES: dict[str, Callable[[Checkpoint], StepModel]] = {
-    "numpy": _from_scratch("numpy"),
-    "numba": _from_scratch("numba"),
+    "numpy": _numpy,
+    "numba": _numba,
     "torch": _torch,
     "torchscript": _torchscript,
     "onnxruntime": _onnxruntime,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.contract import DecodingModel, Draws, StepModel, zero_state
 from unrolled.engine.errors import ConfigError, UnknownTokenError
 from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime.philox import uniforms
@@ -115,7 +115,21 @@ class _Row:
         self._window = max(map(len, config.stop), default=-1) + 1
         self._tail: deque[int] = deque(maxlen=self._window)
 
-    def add(self, token: int) -> None:
+    def extend(self, tokens: list[int]) -> None:
+        """Add tokens up to the one that ends the text."""
+        if self._window == 0:  # nothing to look for but <eos>: no walk over the tokens
+            left = self.config.max_new_tokens - len(self.tokens)
+            eos = self.tokenizer.eos_id
+            end = tokens.index(eos) + 1 if eos in tokens else len(tokens) + 1
+            self.tokens += tokens[: min(end, left)]
+            self.reason = "eos" if end <= left and end <= len(tokens) else "length" if left <= len(tokens) else None
+            return
+        for token in tokens:
+            self._add(token)
+            if self.reason is not None:
+                return
+
+    def _add(self, token: int) -> None:
         self.tokens.append(token)
         if token != self.tokenizer.bos_id:
             self._tail.append(token)
@@ -132,6 +146,49 @@ class _Row:
         return text[: min(cuts)] if cuts else text
 
 
+CHUNK = 128  # tokens that a model with a path of its own draws before the texts are looked at
+
+
+class _StepWriter:
+    """Draws tokens here, and steps the model; one token a row at a time."""
+
+    def __init__(self, model: StepModel, config: GenerationConfig, logits: NDArray, state: NDArray) -> None:
+        self.model, self.config, self.logits, self.state = model, config, logits, state
+        self.tokens = np.empty(0, np.int64)
+
+    def draw(self, indices: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        """Tokens (n, B), n ≥ 1, of the rows with these indices; ``step`` is which of their tokens the first one is."""
+        u = uniforms(self.config.seed, indices, step) if self.config.do_sample else None
+        self.tokens = choose(self.logits, self.config, u)
+        return self.tokens[None]
+
+    def go_on(self, going: NDArray[np.bool_]) -> None:
+        """Prepare the next draw; rows that are over leave the batch."""
+        tokens, state = self.tokens, self.state
+        if not going.all():
+            tokens, state = tokens[going], np.ascontiguousarray(state[:, :, going])
+        stepped, self.state = self.model.step(tokens[None], state)
+        self.logits = stepped[0]
+
+
+class _DecodeWriter:
+    """Leaves drawing and stepping to the model, many tokens at a time."""
+
+    def __init__(self, model: DecodingModel, config: GenerationConfig, logits: NDArray, state: NDArray) -> None:
+        self.model, self.config, self.logits, self.state = model, config, logits, state
+
+    def draw(self, indices: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        c = self.config
+        count = min(CHUNK, c.max_new_tokens - step)
+        draws = Draws(count, step, indices, c.do_sample, c.temperature, c.top_k, c.top_p, c.seed)
+        tokens, self.logits, self.state = self.model.decode(self.logits, self.state, draws)
+        return tokens
+
+    def go_on(self, going: NDArray[np.bool_]) -> None:
+        if not going.all():
+            self.logits, self.state = self.logits[going], np.ascontiguousarray(self.state[:, :, going])
+
+
 def _generate_rows(
     model: StepModel,
     prompts: Sequence[NDArray[np.int64]],
@@ -140,21 +197,18 @@ def _generate_rows(
 ) -> list[_Row]:
     """Write behind ``prompts``, all at once; a row that is over leaves the batch."""
     rows = [_Row(model.tokenizer, config) for _ in prompts]
-    logits, state = read_prompts(model, prompts)
-    active = np.arange(len(rows))
-    for step in range(config.max_new_tokens):
-        u = uniforms(config.seed, indices[active], step) if config.do_sample else None
-        tokens = choose(logits, config, u)
-        for row, token in zip(active, tokens, strict=True):
-            rows[row].add(int(token))
+    make: Any = _DecodeWriter if hasattr(model, "decode") else _StepWriter
+    writer = make(model, config, *read_prompts(model, prompts))
+    active, step = np.arange(len(rows)), 0
+    while True:
+        tokens = writer.draw(indices[active], step)
+        for row, written in zip(active, tokens.T.tolist(), strict=True):
+            rows[row].extend(written)
         going = np.array([rows[row].reason is None for row in active])
         if not going.any():
-            break
-        if not going.all():
-            active, tokens, state = active[going], tokens[going], np.ascontiguousarray(state[:, :, going])
-        stepped, state = model.step(tokens[None], state)
-        logits = stepped[0]
-    return rows
+            return rows
+        writer.go_on(going)
+        active, step = active[going], step + len(tokens)
 
 
 def generate(

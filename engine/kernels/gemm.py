@@ -27,6 +27,7 @@ from unrolled.engine.kernels.tile import (
     tile_2,
     tile_4,
     tile_8,
+    wide_1,
 )
 
 DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes, which the L1 cache holds
@@ -180,7 +181,12 @@ def add_product_part(
     for k0 in range(0, K, DEPTH_BLOCK):
         depth = min(DEPTH_BLOCK, K - k0)
         a_at = a_offset + k0 * a_depth
-        for p in range(first, last + 1):
+        start = first
+        if rows == 1:
+            while start + 1 < last:
+                wide_1(a, a_at, 0, a_depth, flat, (start * K + k0) * W, c, c_offset + (start - first) * W, K * W, depth)
+                start += 2
+        for p in range(start, last + 1):
             panel_at, c_at = (p * K + k0) * W, c_offset + (p - first) * W
             if p < last or edge == W:
                 _tiles(a, a_at, a_row, a_depth, flat, panel_at, c, c_at, c_row, rows, depth)

@@ -23,7 +23,7 @@ from unrolled.engine.kernels.team import meet, wait
 
 
 @compiled
-def _start_candidate(hn: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> None:
+def start_candidate(hn: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> None:
     """The third product, before the reset gate is applied, starts from its own bias alone."""
     a, b = hn[u0:u1], bias[2 * H + u0 : 2 * H + u1]
     for j in range(u1 - u0):
@@ -31,7 +31,7 @@ def _start_candidate(hn: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> No
 
 
 @compiled
-def _activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
+def activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
     """Units u0 … u1 of one row: gates (4·H,) holds a_r, a_z, nothing, hn; it becomes r, z, n, hn."""
     H, m = h.shape[0], u1 - u0
     r, z = gates[u0:u1], gates[H + u0 : H + u1]
@@ -63,13 +63,13 @@ def _forward(
             for t in range(T):
                 for b in range(first, last):
                     start_gates(gates[t, b], table[rows[t, b]], b_hh, 2, H, u0, u1)
-                    _start_candidate(gates[t, b, 3 * H :], b_hh, H, u0, u1)
+                    start_candidate(gates[t, b, 3 * H :], b_hh, H, u0, u1)
                 at, n = t * B + first, last - first
                 add_gates(flat_h, at * H, panels_rz, flat_gates, at * width, width, n, H, 2, u0, u1)
                 add_gates(flat_h, at * H, panels_n, flat_gates, at * width + 3 * H, width, n, H, 1, u0, u1)
                 for b in range(first, last):
                     x_n = table[rows[t, b], 2 * H :]
-                    _activate(gates[t, b], x_n, states[0, t, b], states[0, t + 1, b], u0, u1)
+                    activate(gates[t, b], x_n, states[0, t, b], states[0, t + 1, b], u0, u1)
                 if by_units:
                     wait(team, active, t + 1)
 

@@ -20,6 +20,8 @@ compiled: Callable[..., Any] = njit(**_OPTIONS)
 compiled_parallel: Callable[..., Any] = njit(parallel=True, **_OPTIONS)
 # for sums whose order nothing else has to repeat: several run side by side, the same ones every time
 compiled_sum: Callable[..., Any] = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+# for the maximum of numbers among which no NaN is
+compiled_max: Callable[..., Any] = njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
 
 
 def drop_stale_cache(folder: Path = Path(__file__).parent) -> None:

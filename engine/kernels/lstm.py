@@ -28,7 +28,7 @@ from unrolled.engine.kernels.team import meet, wait
 
 
 @compiled
-def _activate(gates: NDArray, c_prev: NDArray, c: NDArray, h: NDArray, u0: int, u1: int) -> None:
+def activate(gates: NDArray, c_prev: NDArray, c: NDArray, h: NDArray, u0: int, u1: int) -> None:
     """Units u0 … u1 of one row: gates (4·H,) from arguments to i, f, g, o; c and h (H,)."""
     H, n = h.shape[0], u1 - u0
     i, f = gates[u0:u1], gates[H + u0 : H + u1]
@@ -66,7 +66,7 @@ def _forward(
                 at = t * B + first
                 add_gates(flat_h, at * H, panels, flat_gates, at * G, G, last - first, H, 4, u0, u1)
                 for b in range(first, last):
-                    _activate(gates[t, b], states[1, t, b], states[1, t + 1, b], states[0, t + 1, b], u0, u1)
+                    activate(gates[t, b], states[1, t, b], states[1, t + 1, b], states[0, t + 1, b], u0, u1)
                 if by_units:
                     wait(team, active, t + 1)
 

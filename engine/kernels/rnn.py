@@ -23,7 +23,7 @@ from unrolled.engine.kernels.team import meet, wait
 
 
 @compiled
-def _activate(a: NDArray, relu: bool) -> None:
+def activate(a: NDArray, relu: bool) -> None:
     if relu:
         for j in range(a.shape[0]):
             a[j] = max(a[j], a.dtype.type(0))
@@ -51,7 +51,7 @@ def _run(
                 at, to = (t * B + first) * H, ((t + 1) * B + first) * H
                 add_gates(flat, at, panels, flat, to, H, last - first, H, 1, u0, u1)
                 for b in range(first, last):
-                    _activate(h[t + 1, b, u0:u1], relu)
+                    activate(h[t + 1, b, u0:u1], relu)
                 if by_units:
                     wait(team, active, t + 1)
 

@@ -33,7 +33,8 @@ PANEL_BYTES = VECTORS * VECTOR_BYTES  # width of a panel
 def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
     """An intrinsic for a tile of ``rows`` rows and ``vectors`` registers a row.
 
-    Arrays come with an offset and strides in elements; a row of the panel is always VECTORS registers wide.
+    Arrays come with an offset and strides in elements; a row of the panel is always VECTORS registers wide. A single
+    row that is wider takes the panels behind the first; its ``c_row``, which one row has no use for, is their distance.
     """
 
     @intrinsic
@@ -98,7 +99,13 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array:
     k.add_incoming(number(0), entry)
     running = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
     row = builder.mul(k, number(VECTORS * lanes))
-    b = [load(panel_start, builder.add(row, number(v * lanes))) for v in range(vectors)]
+    b = [
+        load(
+            builder.gep(panel_start, [builder.mul(c_row, number(v // VECTORS))]) if v >= VECTORS else panel_start,
+            builder.add(row, number(v % VECTORS * lanes)),
+        )
+        for v in range(vectors)
+    ]
     position = builder.mul(k, a_depth)
     following = []
     for r in range(rows):
@@ -117,6 +124,8 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array:
 
 
 tile_8, tile_4, tile_2, tile_1 = (_make_tile(rows) for rows in (8, 4, 2, 1))
+# one row alone waits for its own sums: two panels at once keep twice as many going
+wide_1 = _make_tile(1, 2 * VECTORS)
 thin_8, thin_4, thin_2, thin_1 = (_make_tile(rows, 1) for rows in (8, 4, 2, 1))
 
 

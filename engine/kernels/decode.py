@@ -1,0 +1,177 @@
+"""Generation compiled: weights packed once, and all steps of a row, sampling included, in one call on one thread.
+
+The rows are shared out to the threads, so nothing waits for anything, and a row's tokens do not depend on the others.
+Names and formulas are those of ``unrolled.engine.cells``; here only the last state is kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import get_num_threads, prange
+from numpy.typing import NDArray
+
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.contract import Draws
+from unrolled.engine.errors import ModelFileError
+from unrolled.engine.kernels import gru, lstm, rnn
+from unrolled.engine.kernels.gemm import add_product, pack_transposed, panel_width, product
+from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.sampling import NOT_FINITE, choose, uniform
+from unrolled.engine.kernels.split import add_gates, start_gates
+from unrolled.engine.kernels.tile import VECTORS
+from unrolled.engine.params import Params, layer_params, output_weight_name
+
+ROWS = 64  # of a thread's rows, that go through all steps together: their gates stay in the L2 cache beside the weights
+_RNN, _RNN_RELU, _GRU, _LSTM = range(4)
+KINDS = {"rnn": _RNN, "rnn_relu": _RNN_RELU, "gru": _GRU, "lstm": _LSTM}
+
+
+@compiled
+def _step(
+    kind: int, xg: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray, panels: NDArray,
+    panels_n: NDArray, b_hh: NDArray,
+) -> None:  # fmt: skip
+    """One step of one layer: input products ``xg`` (R, G·H) and states (R, H) to states; ``gates`` is scratch."""
+    R, H = h.shape
+    flat_h, flat_gates, width = h_prev.reshape(-1), gates.reshape(-1), gates.shape[1]
+    if kind == _LSTM:
+        for r in range(R):
+            start_gates(gates[r], xg[r], b_hh, 4, H, 0, H)
+        add_gates(flat_h, 0, panels, flat_gates, 0, width, R, H, 4, 0, H)
+        for r in range(R):
+            lstm.activate(gates[r], c_prev[r], c[r], h[r], 0, H)
+    elif kind == _GRU:
+        for r in range(R):
+            start_gates(gates[r], xg[r], b_hh, 2, H, 0, H)
+            gru.start_candidate(gates[r, 3 * H :], b_hh, H, 0, H)
+        add_gates(flat_h, 0, panels, flat_gates, 0, width, R, H, 2, 0, H)
+        add_gates(flat_h, 0, panels_n, flat_gates, 3 * H, width, R, H, 1, 0, H)
+        for r in range(R):
+            gru.activate(gates[r], xg[r, 2 * H :], h_prev[r], h[r], 0, H)
+    else:
+        for r in range(R):
+            start_gates(h[r], xg[r], b_hh, 1, H, 0, H)
+        add_gates(flat_h, 0, panels, h.reshape(-1), 0, H, R, H, 1, 0, H)
+        for r in range(R):
+            rnn.activate(h[r], kind == _RNN_RELU)
+
+
+@compiled
+def _rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray) -> None:
+    """y (R, width) = x (R, K) · panels + bias (N,); the columns from N to width are padding."""
+    (R, K), (_, width), N = x.shape, y.shape, bias.shape[0]
+    for r in range(R):
+        row = y[r, :N]
+        for n in range(N):
+            row[n] = bias[n]
+    add_product(x.reshape(-1), 0, K, 1, panels, y.reshape(-1), 0, width, R, width)
+
+
+@compiled_parallel
+def _decode(
+    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, panels_n: NDArray, b_ih: NDArray,
+    b_hh: NDArray, panels_out: NDArray, b_out: NDArray, logits: NDArray, state: NDArray, do_sample: bool,
+    temperature: float, top_k: int, top_p: float, seed: int, sequences: NDArray, first_step: int, tokens: NDArray,
+    parts: int,
+) -> None:  # fmt: skip
+    """``logits`` (B, width) and ``state`` (S, L, B, H) move on by the N steps of ``tokens`` (N, B)."""
+    N, B = tokens.shape
+    S, L, _, H = state.shape
+    G, V = table.shape[1], b_out.shape[0]
+    width = gates_width(kind, H)
+    for part in prange(parts):
+        begin, end = part * B // parts, (part + 1) * B // parts
+        for b0 in range(begin, end, ROWS):
+            R = min(ROWS, end - b0)
+            # two of each: a step reads one and writes the other
+            hs, cs = np.empty((2, L, R, H), table.dtype), np.empty((2, L, R, H), table.dtype)
+            hs[0] = state[0, :, b0 : b0 + R]
+            cs[0] = state[S - 1, :, b0 : b0 + R]
+            xg, gates = np.empty((R, G), table.dtype), np.empty((R, width), table.dtype)
+            scores, weights = np.empty(V), np.empty(V)
+            some = logits[b0 : b0 + R]
+            now = 0
+            for n in range(N):
+                for r in range(R):
+                    u = 0.0
+                    if do_sample:
+                        u = uniform(seed, sequences[b0 + r], np.uint64(first_step + n))
+                    token = choose(some[r, :V], do_sample, temperature, top_k, top_p, u, scores, weights)
+                    tokens[n, b0 + r] = token
+                    xg[r] = table[max(token, 0)]
+                for layer in range(L):
+                    if layer > 0:
+                        _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg)
+                    _step(
+                        kind, xg, hs[now, layer], cs[now, layer], hs[1 - now, layer], cs[1 - now, layer], gates,
+                        panels_hh[layer], panels_n[layer], b_hh[layer],
+                    )  # fmt: skip
+                _rows(hs[1 - now, L - 1], panels_out, b_out, some)
+                now = 1 - now
+            if S > 1:
+                state[1, :, b0 : b0 + R] = cs[now]
+            state[0, :, b0 : b0 + R] = hs[now]
+
+
+@compiled
+def gates_width(kind: int, H: int) -> int:
+    """Columns of the scratch that a layer's gates need."""
+    return 4 * H if kind in (_LSTM, _GRU) else 1
+
+
+def _padded(columns: int, dtype: np.dtype) -> int:
+    """Columns rounded up to whole registers, so that no tile is wider than its row."""
+    lanes = panel_width(dtype) // VECTORS
+    return -(-columns // lanes) * lanes
+
+
+class Decoder:
+    """A model's weights, packed, and generation on them.
+
+    Args:
+        config: the model.
+        params: float32; copied into packed form, later changes are not seen.
+    """
+
+    def __init__(self, config: ModelConfig, params: Params) -> None:
+        self.config, H = config, config.hidden_size
+        layers = [layer_params(params, layer) for layer in range(config.num_layers)]
+        first, rest = layers[0], layers[1:]
+        table = product(params["embedding.weight"], pack_transposed(first.w_ih), first.b_ih)
+        plain = 2 * H if config.cell == "gru" else len(first.w_hh)  # gates whose products are made in one go
+        nothing = np.zeros((0, H), table.dtype)
+        self._weights = (
+            KINDS[config.cell],
+            table,
+            _stack([pack_transposed(layer.w_ih) for layer in rest] or [pack_transposed(nothing)]),
+            _stack([pack_transposed(layer.w_hh[:plain]) for layer in layers]),
+            _stack([pack_transposed(layer.w_hh[plain:]) for layer in layers]),
+            _stack([layer.b_ih for layer in rest] or [first.b_ih]),
+            _stack([layer.b_hh for layer in layers]),
+            pack_transposed(params[output_weight_name(config)]),
+            params["output.bias"],
+        )
+
+    def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
+        """Tokens (N, B) drawn one after the other from logits (B, V) on, and logits and state after the last.
+
+        Raises:
+            ModelFileError: a row of logits is not finite.
+        """
+        (B, V), N = logits.shape, draws.count
+        padded = np.zeros((B, _padded(V, logits.dtype)), logits.dtype)
+        padded[:, :V] = logits
+        moved, tokens = state.copy(), np.empty((N, B), np.int64)
+        _decode(
+            *self._weights, padded, moved, draws.do_sample, draws.temperature, draws.top_k, draws.top_p,
+            np.uint64(draws.seed), draws.sequences.astype(np.uint64), draws.first_step, tokens, min(get_num_threads(), B),
+        )  # fmt: skip
+        if (bad := (tokens == NOT_FINITE).any(axis=0)).any():
+            raise ModelFileError(
+                f"row {int(bad.argmax())}: the model's logits are not finite; its weights are damaged"
+            )  # fmt: skip
+        return tokens, padded[:, :V], moved
+
+
+def _stack(arrays: list[NDArray]) -> NDArray:
+    return np.ascontiguousarray(np.stack(arrays))
