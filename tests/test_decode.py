@@ -154,7 +154,7 @@ def test_damaged_weights_are_named() -> None:
     config = models.config("gru", 1)
     params = models.params(config, np.float32)
     params["output.bias"][3] = np.inf
-    with pytest.raises(ModelFileError, match="row 0: .*not finite"):
+    with pytest.raises(ModelFileError, match=r"row 0: .*not finite"):
         Decoder(config, params).decode(*start(config, 2), draws(4, 2))
 
 
