@@ -46,6 +46,7 @@ def evaluate(
         typer.Option(help="Tokens a call of a stream. " + options.default("512; with --part as in training")),
     ] = None,
     engine: options.Engine = None,
+    precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
     """Score a text: loss, perplexity, bits per token, accuracy and the number of tokens predicted.
@@ -53,7 +54,7 @@ def evaluate(
     A whole text is scored as one stream whose state is carried from the first token to the last, or record by record.
     With --part and the defaults the figures are those that the training showed.
     """
-    opened = load(model, engine)
+    opened = load(model, engine, precision)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
     batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
     metrics = score(step_evaluator(opened), opened.config, batches)

@@ -26,6 +26,7 @@ def generate_text(
     number: Annotated[int, typer.Option("-n", "--number", help="Texts for each prompt.")] = 1,
     seed: options.Seed = 0,
     engine: options.Engine = None,
+    precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
     r"""Write text behind one or several prompts.
@@ -33,7 +34,7 @@ def generate_text(
     In a prompt and in --stop, \n is a line end, \t a tab and \\ a backslash.
     Without a prompt a line end (or <bos>) begins the text.
     """
-    opened = load(model, engine)
+    opened = load(model, engine, precision)
     prompts = [options.unescape(text) for text in prompt or []] or [start_prompt(opened.tokenizer)]
     config = GenerationConfig(
         do_sample=not greedy,

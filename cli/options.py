@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from unrolled.engine.backends import PRECISIONS
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
@@ -36,6 +37,13 @@ Encoding = Annotated[str, typer.Option(help="Character encoding of the files.")]
 Engine = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"What a checkpoint runs on. {one_of(ENGINES)} {default('onnxruntime')}"),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"Of products; bf16: numba engine, processors with AVX512-BF16. {one_of(PRECISIONS)}",
+    ),
 ]
 Level = Annotated[str, typer.Option(metavar="NAME", help=f"What a token is. {one_of(LEVELS)}", rich_help_panel="Data")]
 Batching = Annotated[

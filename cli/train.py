@@ -43,6 +43,7 @@ def train(
         bool, typer.Option(help="Replace a run that is in the folder, its picture and exported files too.")
     ] = False,
     engine: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(TRAINABLES))] = "numba",
+    precision: options.Precision = "float32",
     cell: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(CELLS), rich_help_panel=MODEL)] = "lstm",
     layers: Annotated[int, typer.Option(rich_help_panel=MODEL)] = 1,
     hidden: Annotated[int, typer.Option(help="Units a layer.", rich_help_panel=MODEL)] = 256,
@@ -138,7 +139,7 @@ def train(
     )
     check_free(output, overwrite)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
-    run = prepare_run(text, experiment, lambda *args: make_trainable(engine, *args))
+    run = prepare_run(text, experiment, lambda *args: make_trainable(engine, *args, precision))
     console = err if json else out
     _announce(console, run, output)
     with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from unrolled.engine import layers, optim
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import MissingDependencyError
+from unrolled.engine.errors import ConfigError, MissingDependencyError
 
 
 class Backend(NamedTuple):
@@ -21,22 +21,44 @@ class Backend(NamedTuple):
     optim: Any
 
 
-def _numpy() -> Backend:
+FLOAT32, BF16 = "float32", "bf16"
+PRECISIONS = (FLOAT32, BF16)  # of the products of a float32 model
+
+
+def check_precision(engine: str, precision: str) -> None:
+    """Raises:
+    ConfigError: the precision is not known, or not the engine's.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    if precision != FLOAT32 and engine != "numba":
+        raise ConfigError(f"precision: {precision} is for the numba engine, got engine {engine!r}")
+
+
+def _numpy(precision: str) -> Backend:
     return Backend("numpy", CELLS, layers, optim)
 
 
-def _numba() -> Backend:
+def _numba(precision: str) -> Backend:
     try:
         kernels = importlib.import_module("unrolled.engine.kernels")
     except ImportError as error:
         raise MissingDependencyError(f"the numba engine needs numba, which cannot be imported ({error})") from error
-    return Backend("numba", kernels.KERNELS, kernels.layers, kernels.optim)
+    cells, layers = kernels.make_kernels(precision == BF16)
+    return Backend("numba", cells, layers, kernels.optim)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "numba": _numba}
+BACKENDS: dict[str, Callable[[str], Backend]] = {"numpy": _numpy, "numba": _numba}
 
 
-def get_backend(name: str) -> Backend:
-    """The backend called ``name``, imported now if it was not yet."""
+def get_backend(name: str, precision: str = FLOAT32) -> Backend:
+    """The backend called ``name``, imported now if it was not yet.
+
+    Args:
+        precision: "bf16" rounds the factors of all products to bfloat16 and sums them in float32.
+
+    Raises:
+        ConfigError: the precision is not the backend's, or this processor has no instruction for it.
+    """
     check_choice("backend", name, BACKENDS)
-    return BACKENDS[name]()
+    check_precision(name, precision)
+    return BACKENDS[name](precision)

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.backends import Backend, get_backend
+from unrolled.engine.backends import FLOAT32, Backend, get_backend
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import check_step
-from unrolled.engine.errors import ShapeError
+from unrolled.engine.errors import ConfigError, ShapeError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.params import (
     Params,
@@ -135,13 +135,22 @@ class LanguageModel:
         config: what it is.
         params: its parameters, float32 or float64; kept, not copied.
         backend: "numpy" (the reference) or "numba" (compiled, the same results).
+        precision: of the products: "float32", or "bf16" for float32 parameters on "numba", where everything else stays
+            in float32.
+
+    Raises:
+        ConfigError: backend, precision, parameters and processor do not go together.
     """
 
-    def __init__(self, config: ModelConfig, params: Params, backend: str = "numpy") -> None:
+    def __init__(
+        self, config: ModelConfig, params: Params, backend: str = "numpy", precision: str = FLOAT32
+    ) -> None:  # fmt: skip
         check_params(config, params)
         self.config = config
         self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
-        self.backend = get_backend(backend)
+        self.backend, self.precision = get_backend(backend, precision), precision
+        if precision != FLOAT32 and self.dtype != np.float32:
+            raise ConfigError(f"precision: {precision} is for float32 parameters, got {self.dtype}")
 
     @property
     def engine(self) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.backends import FLOAT32
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper
@@ -63,11 +64,12 @@ class EngineTrainable(LanguageModel):
         optimizer: OptimizerConfig,
         clip_norm: float | None = None,
         backend: str = "numpy",
+        precision: str = FLOAT32,
     ) -> None:
         check_params(config, params)
         shapes = parameter_shapes(config)
         flat = flattened({name: params[name] for name in shapes})
-        super().__init__(config, views(flat, shapes), backend)
+        super().__init__(config, views(flat, shapes), backend, precision)
         self.clip_norm = clip_norm
         self.optimizer = Optimizer(optimizer, flat, self.backend.optim.UPDATES)
         self.learning_rate = optimizer.base_rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unrolled.engine.backends import FLOAT32, check_precision
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import MissingDependencyError
@@ -36,12 +37,16 @@ def make_trainable(
     params: Params,
     optimizer: OptimizerConfig,
     clip_norm: float | None = None,
+    precision: str = FLOAT32,
 ) -> Trainable:
     """A model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
 
     Raises:
-        ConfigError: the engine is not known.
+        ConfigError: the engine is not known, or has not this precision.
         MissingDependencyError: its library is not installed.
     """
     check_choice("engine", engine, TRAINABLES)
+    check_precision(engine, precision)
+    if precision != FLOAT32:
+        return EngineTrainable(config, params, optimizer, clip_norm, engine, precision)
     return TRAINABLES[engine](config, params, optimizer, clip_norm)

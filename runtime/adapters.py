@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.backends import BF16, FLOAT32, check_precision
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
@@ -45,7 +46,7 @@ class NumbaModel(TokenizedModel):
     def _decoder(self) -> Any:
         from unrolled.engine.kernels.decode import Decoder
 
-        return Decoder(self.config, self._model.params)
+        return Decoder(self.config, self._model.params, self._model.precision == BF16)
 
     def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
         return self._decoder.decode(logits, state, draws)
@@ -75,8 +76,8 @@ def _numpy(checkpoint: Checkpoint) -> StepModel:
     return _of_checkpoint("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
 
 
-def _numba(checkpoint: Checkpoint) -> StepModel:
-    return NumbaModel(LanguageModel(checkpoint.config, checkpoint.float32(), "numba"), checkpoint)
+def _numba(checkpoint: Checkpoint, precision: str = FLOAT32) -> StepModel:
+    return NumbaModel(LanguageModel(checkpoint.config, checkpoint.float32(), "numba", precision), checkpoint)
 
 
 def _torch(checkpoint: Checkpoint) -> StepModel:
@@ -117,7 +118,10 @@ ENGINES: dict[str, Callable[[Checkpoint], StepModel]] = {
 }
 
 
-def make_model(checkpoint: Checkpoint, engine: str) -> StepModel:
-    """A checkpoint as a StepModel on one of ``ENGINES``."""
+def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) -> StepModel:
+    """A checkpoint as a StepModel on one of ``ENGINES``; "bf16" products are the numba engine's."""
     check_choice("engine", engine, ENGINES)
+    check_precision(engine, precision)
+    if precision != FLOAT32:
+        return _numba(checkpoint, precision)
     return ENGINES[engine](checkpoint)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from unrolled.engine.backends import FLOAT32
 from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, ModelFileError
@@ -36,24 +37,28 @@ def _open_torchscript(path: Path) -> StepModel:
 OPENERS: dict[str, Callable[[Path], StepModel]] = {".onnx": _open_onnx, ".pt": _open_torchscript}
 
 
-def load(path: str | os.PathLike[str], engine: str | None = None) -> StepModel:
+def load(path: str | os.PathLike[str], engine: str | None = None, precision: str = FLOAT32) -> StepModel:
     """Open a run folder, a checkpoint, an .onnx or a TorchScript file.
 
     Args:
         path: a run folder means its best checkpoint.
         engine: what a checkpoint runs on, a key of ``ENGINES``, onnxruntime if left out; an exported file has its own.
+        precision: of a checkpoint's products: "float32", or "bf16" on the numba engine, which it then means.
 
     Raises:
         ModelFileError: missing, damaged, of another version, or not a model file.
-        ConfigError: the engine is not known, or not the one an exported file has.
+        ConfigError: the engine or the precision is not known, or not one that the file or this processor has.
         MissingDependencyError: the engine's library is not installed.
     """
     path = resolve_model_file(path)
     if path.suffix == SUFFIX:
-        return make_model(load_checkpoint(path), engine or "onnxruntime")
+        usual = "onnxruntime" if precision == FLOAT32 else "numba"
+        return make_model(load_checkpoint(path), engine or usual, precision)
     if path.suffix not in OPENERS:
         known = ", ".join((SUFFIX, *OPENERS))
         raise ModelFileError(f"{path}: the ending {path.suffix!r} is of no model file; known are {known}")
+    if precision != FLOAT32:
+        raise ConfigError(f"{path}: has its precision; {precision!r} needs a checkpoint or a run folder")
     model = OPENERS[path.suffix](path)
     if engine not in (None, model.engine):
         raise ConfigError(f"{path}: runs on {model.engine}; engine {engine!r} needs a checkpoint or a run folder")

@@ -3,7 +3,11 @@
 Kernels compile at their first call for a dtype and are cached on disk; a later process loads them in a moment.
 """
 
-from unrolled.engine.kernels import gru, layers, lstm, optim, rnn
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from unrolled.engine.kernels import bf16, gru, layers, lstm, optim, rnn
 from unrolled.engine.kernels.kernel import Kernel, drop_stale_cache
 
 drop_stale_cache()  # before anything is called, and so before anything is loaded
@@ -15,4 +19,31 @@ KERNELS: dict[str, Kernel] = {
     "lstm": Kernel(lstm.forward, lstm.backward),
 }
 
-__all__ = ["KERNELS", "layers", "optim"]
+_PRODUCTS = (
+    "linear_forward",
+    "linear_backward_input",
+    "linear_backward_weight",
+    "embedded_linear_forward",
+    "embedded_linear_backward",
+    "output_loss",
+)
+
+
+def make_kernels(in_bf16: bool) -> tuple[dict[str, Kernel], Any]:
+    """Cells and layers whose products are in float32, or in bfloat16.
+
+    Raises:
+        ConfigError: this processor has no instruction for bfloat16.
+    """
+    if not in_bf16:
+        return KERNELS, layers
+    bf16.check_available()
+    cells = {
+        name: Kernel(partial(kernel.forward, bf16=True), partial(kernel.backward, bf16=True))
+        for name, kernel in KERNELS.items()
+    }
+    rounded = {name: partial(getattr(layers, name), bf16=True) for name in _PRODUCTS}
+    return cells, SimpleNamespace(**{**vars(layers), **rounded})
+
+
+__all__ = ["KERNELS", "layers", "make_kernels", "optim"]

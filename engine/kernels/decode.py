@@ -14,6 +14,7 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Draws
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels import gru, lstm, rnn
+from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.gemm import add_product, pack_transposed, panel_width, product
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.sampling import NOT_FINITE, choose, uniform
@@ -29,42 +30,44 @@ KINDS = {"rnn": _RNN, "rnn_relu": _RNN_RELU, "gru": _GRU, "lstm": _LSTM}
 @compiled
 def _step(
     kind: int, xg: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray, panels: NDArray,
-    panels_n: NDArray, b_hh: NDArray,
+    panels_n: NDArray, b_hh: NDArray, memory: NDArray,
 ) -> None:  # fmt: skip
     """One step of one layer: input products ``xg`` (R, G·H) and states (R, H) to states; ``gates`` is scratch."""
     R, H = h.shape
-    flat_h, flat_gates, width = h_prev.reshape(-1), gates.reshape(-1), gates.shape[1]
+    x, at, stride = operand(h_prev.reshape(-1), 0, H, R, H, panels, memory)
+    flat_gates, width = gates.reshape(-1), gates.shape[1]
     if kind == _LSTM:
         for r in range(R):
             start_gates(gates[r], xg[r], b_hh, 4, H, 0, H)
-        add_gates(flat_h, 0, panels, flat_gates, 0, width, R, H, 4, 0, H)
+        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 4, 0, H)
         for r in range(R):
             lstm.activate(gates[r], c_prev[r], c[r], h[r], 0, H)
     elif kind == _GRU:
         for r in range(R):
             start_gates(gates[r], xg[r], b_hh, 2, H, 0, H)
             gru.start_candidate(gates[r, 3 * H :], b_hh, H, 0, H)
-        add_gates(flat_h, 0, panels, flat_gates, 0, width, R, H, 2, 0, H)
-        add_gates(flat_h, 0, panels_n, flat_gates, 3 * H, width, R, H, 1, 0, H)
+        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 2, 0, H)
+        add_gates(x, at, stride, panels_n, flat_gates, 3 * H, width, R, H, 1, 0, H)
         for r in range(R):
             gru.activate(gates[r], xg[r, 2 * H :], h_prev[r], h[r], 0, H)
     else:
         for r in range(R):
             start_gates(h[r], xg[r], b_hh, 1, H, 0, H)
-        add_gates(flat_h, 0, panels, h.reshape(-1), 0, H, R, H, 1, 0, H)
+        add_gates(x, at, stride, panels, h.reshape(-1), 0, H, R, H, 1, 0, H)
         for r in range(R):
             rnn.activate(h[r], kind == _RNN_RELU)
 
 
 @compiled
-def _rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray) -> None:
+def _rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory: NDArray) -> None:
     """y (R, width) = x (R, K) · panels + bias (N,); the columns from N to width are padding."""
     (R, K), (_, width), N = x.shape, y.shape, bias.shape[0]
     for r in range(R):
         row = y[r, :N]
         for n in range(N):
             row[n] = bias[n]
-    add_product(x.reshape(-1), 0, K, 1, panels, y.reshape(-1), 0, width, R, width)
+    factor, at, stride = operand(x.reshape(-1), 0, K, R, K, panels, memory)
+    add_product(factor, at, stride, 1, panels, y.reshape(-1), 0, width, R, width)
 
 
 @compiled_parallel
@@ -88,6 +91,7 @@ def _decode(
             hs[0] = state[0, :, b0 : b0 + R]
             cs[0] = state[S - 1, :, b0 : b0 + R]
             xg, gates = np.empty((R, G), table.dtype), np.empty((R, width), table.dtype)
+            memory = new_operand(panels_out, R)
             scores, weights = np.empty(V), np.empty(V)
             some = logits[b0 : b0 + R]
             now = 0
@@ -101,12 +105,12 @@ def _decode(
                     xg[r] = table[max(token, 0)]
                 for layer in range(L):
                     if layer > 0:
-                        _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg)
+                        _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
                     _step(
                         kind, xg, hs[now, layer], cs[now, layer], hs[1 - now, layer], cs[1 - now, layer], gates,
-                        panels_hh[layer], panels_n[layer], b_hh[layer],
+                        panels_hh[layer], panels_n[layer], b_hh[layer], memory,
                     )  # fmt: skip
-                _rows(hs[1 - now, L - 1], panels_out, b_out, some)
+                _rows(hs[1 - now, L - 1], panels_out, b_out, some, memory)
                 now = 1 - now
             if S > 1:
                 state[1, :, b0 : b0 + R] = cs[now]
@@ -131,24 +135,25 @@ class Decoder:
     Args:
         config: the model.
         params: float32; copied into packed form, later changes are not seen.
+        bf16: products in bfloat16.
     """
 
-    def __init__(self, config: ModelConfig, params: Params) -> None:
+    def __init__(self, config: ModelConfig, params: Params, bf16: bool = False) -> None:
         self.config, H = config, config.hidden_size
         layers = [layer_params(params, layer) for layer in range(config.num_layers)]
         first, rest = layers[0], layers[1:]
-        table = product(params["embedding.weight"], pack_transposed(first.w_ih), first.b_ih)
+        table = product(params["embedding.weight"], pack_transposed(first.w_ih, bf16), first.b_ih)
         plain = 2 * H if config.cell == "gru" else len(first.w_hh)  # gates whose products are made in one go
         nothing = np.zeros((0, H), table.dtype)
         self._weights = (
             KINDS[config.cell],
             table,
-            _stack([pack_transposed(layer.w_ih) for layer in rest] or [pack_transposed(nothing)]),
-            _stack([pack_transposed(layer.w_hh[:plain]) for layer in layers]),
-            _stack([pack_transposed(layer.w_hh[plain:]) for layer in layers]),
+            _stack([pack_transposed(layer.w_ih, bf16) for layer in rest] or [pack_transposed(nothing, bf16)]),
+            _stack([pack_transposed(layer.w_hh[:plain], bf16) for layer in layers]),
+            _stack([pack_transposed(layer.w_hh[plain:], bf16) for layer in layers]),
             _stack([layer.b_ih for layer in rest] or [first.b_ih]),
             _stack([layer.b_hh for layer in layers]),
-            pack_transposed(params[output_weight_name(config)]),
+            pack_transposed(params[output_weight_name(config)], bf16),
             params["output.bias"],
         )
 

@@ -2,14 +2,18 @@
 
 A panel holds PANEL_BYTES of columns for every row of the second factor, padded with zeros, one after the other:
 panels (P, K, W). The reference of every function is the NumPy product in its first line.
+
+Panels of words hold pairs of bfloat16 (``bf16``), (P, ⌈K/2⌉, W); the functions that only run tiles do not tell them apart.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numba import get_num_threads, prange
+from numba.extending import overload
 from numpy.typing import NDArray
 
+from unrolled.engine.kernels.bf16 import WORD, WORD_DTYPE, make_pairing, new_operand, operand, word
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import (
@@ -33,6 +37,8 @@ from unrolled.engine.kernels.tile import (
 DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes, which the L1 cache holds
 ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
 STRIPS = 16  # strips packed at a time: they share the reading of a panel
+
+_pair_strip, _pair_panel_row = make_pairing(STRIP), make_pairing(PANEL_BYTES // WORD_DTYPE.itemsize)
 
 
 def panel_width(dtype: np.dtype) -> int:
@@ -69,34 +75,86 @@ def _pack_panel_transposed(b: NDArray, p: int, panels: NDArray) -> None:
                 panels[p, k, j] = 0
 
 
+@compiled
+def _pack_panel_words(b: NDArray, p: int, panels: NDArray) -> None:
+    K, N = b.shape
+    W = panels.shape[2]
+    n = min(W, N - p * W)
+    for k in range(panels.shape[1]):
+        row, low, high = panels[p, k], b[2 * k, p * W : p * W + n], b[min(2 * k + 1, K - 1), p * W : p * W + n]
+        some = row[:n]
+        if 2 * k + 1 < K:
+            for j in range(n):
+                some[j] = word(low[j], high[j])
+        else:
+            for j in range(n):
+                some[j] = word(low[j], np.float32(0))
+        row[n:] = 0
+
+
+@compiled
+def _pack_panel_words_transposed(b: NDArray, p: int, panels: NDArray) -> None:
+    N, K = b.shape
+    W = panels.shape[2]
+    n = min(W, N - p * W)
+    for first in range(0, K // 2, 64):
+        last = min(first + 64, K // 2)
+        for j in range(n):
+            source = b[p * W + j]
+            for k in range(first, last):
+                panels[p, k, j] = word(source[2 * k], source[2 * k + 1])
+    for j in range(n):
+        if K % 2:
+            panels[p, K // 2, j] = word(b[p * W + j, K - 1], np.float32(0))
+    panels[p, :, n:] = 0
+
+
+def _fill_panel(b, p, panels, transposed):  # type: ignore[no-untyped-def]
+    """Panel ``p`` of ``b`` or of ``b.T``; the implementation goes by the panels' dtype."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(_fill_panel)
+def _fill_panel_for(b, p, panels, transposed):  # type: ignore[no-untyped-def]
+    words = panels.dtype == WORD
+    plain, turned = (
+        (_pack_panel_words, _pack_panel_words_transposed) if words else (_pack_panel, _pack_panel_transposed)
+    )
+
+    def fill(b, p, panels, transposed):  # type: ignore[no-untyped-def]
+        if transposed:
+            turned(b, p, panels)
+        else:
+            plain(b, p, panels)
+
+    return fill
+
+
 @compiled_parallel
 def _pack(b: NDArray, panels: NDArray, transposed: bool, parts: int) -> None:
     P = panels.shape[0]
     for part in prange(parts):
         for p in range(part * P // parts, (part + 1) * P // parts):
-            if transposed:
-                _pack_panel_transposed(b, p, panels)
-            else:
-                _pack_panel(b, p, panels)
+            _fill_panel(b, p, panels, transposed)
 
 
-def _panels(K: int, N: int, dtype: np.dtype) -> NDArray:
+def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
+    N, K = b.shape if transposed else b.shape[::-1]
+    dtype = WORD_DTYPE if bf16 else b.dtype
     W = panel_width(dtype)
-    return empty((-(-N // W), K, W), dtype)
-
-
-def pack(b: NDArray) -> NDArray:
-    """Panels of ``b`` (K, N)."""
-    panels = _panels(*b.shape, b.dtype)
-    _pack(b, panels, False, get_num_threads())
+    panels = empty((-(-N // W), -(-K // 2) if bf16 else K, W), dtype)
+    _pack(b, panels, transposed, get_num_threads())
     return panels
 
 
-def pack_transposed(b: NDArray) -> NDArray:
-    """Panels of ``b.T`` for ``b`` (N, K)."""
-    panels = _panels(b.shape[1], b.shape[0], b.dtype)
-    _pack(b, panels, True, get_num_threads())
-    return panels
+def pack(b: NDArray, bf16: bool = False) -> NDArray:
+    """Panels of ``b`` (K, N), of its dtype or of words."""
+    return _packed(b, False, bf16)
+
+
+def pack_transposed(b: NDArray, bf16: bool = False) -> NDArray:
+    """Panels of ``b.T`` for ``b`` (N, K), of its dtype or of words."""
+    return _packed(b, True, bf16)
 
 
 @compiled
@@ -217,11 +275,13 @@ def _product(a: NDArray, panels: NDArray, bias: NDArray, c: NDArray, parts: int)
     flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     for part in prange(parts):
         first, last = part * M // parts, (part + 1) * M // parts
+        memory = new_operand(panels, ROW_BLOCK)
         for m in range(first, last, ROW_BLOCK):
             some = min(ROW_BLOCK, last - m)
             for r in range(m, m + some):
                 c[r] = bias
-            add_product(flat_a, m * K, K, 1, panels, flat_c, m * N, N, some, N)
+            factor, at, stride = operand(flat_a, m * K, K, some, K, panels, memory)
+            add_product(factor, at, stride, 1, panels, flat_c, m * N, N, some, N)
 
 
 def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
@@ -232,8 +292,9 @@ def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
 
 
 @compiled
-def _pack_strips(a: NDArray, k0: int, depth: int, m0: int, m1: int, strips: NDArray, sums: NDArray) -> None:
-    """Columns m0 … m1 of rows k0 … k0 + depth of ``a``, strip by strip; adds each column's sum to ``sums``."""
+def _pack_strips_as_they_are(
+    a: NDArray, k0: int, depth: int, m0: int, m1: int, strips: NDArray, sums: NDArray
+) -> None:  # fmt: skip
     width = a.shape[1]
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
@@ -250,8 +311,43 @@ def _pack_strips(a: NDArray, k0: int, depth: int, m0: int, m1: int, strips: NDAr
 
 
 @compiled
-def _pack_rows(b: NDArray, k0: int, depth: int, panels: NDArray, W: int) -> None:
-    """Rows k0 … k0 + depth of ``b`` as flat panels of that depth, padded with zeros."""
+def _pack_strips_words(a: NDArray, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray) -> None:
+    width = a.shape[1]
+    flat = a.reshape(-1)
+    whole = m0 + (m1 - m0) // STRIP * STRIP
+    zero = np.float32(0)
+    for k in range(0, rows, 2):
+        two = k + 1 < rows
+        low_at, high_at, some = (k0 + k) * width, (k0 + k + 1) * width, sums[m0:m1]
+        low = a[k0 + k, m0:m1]
+        high = a[k0 + k + 1, m0:m1] if two else np.zeros(m1 - m0, a.dtype)
+        for m in range(m1 - m0):
+            some[m] += low[m] + high[m]
+        at = k // 2 * STRIP
+        for m in range(m0, whole, STRIP):
+            if two:
+                _pair_strip(flat, low_at + m, high_at + m, strips, at)
+            else:
+                for j in range(STRIP):
+                    strips[at + j] = word(flat[low_at + m + j], zero)
+            at += DEPTH_BLOCK * STRIP
+        for m in range(whole, m1):
+            strips[at + m - whole] = word(low[m - m0], high[m - m0])
+
+
+def _pack_strips(a, k0, rows, m0, m1, strips, sums):  # type: ignore[no-untyped-def]
+    """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, strip by strip; adds each column's sum to ``sums``."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(_pack_strips)
+def _pack_strips_for(a, k0, rows, m0, m1, strips, sums):  # type: ignore[no-untyped-def]
+    pack = _pack_strips_words if strips.dtype == WORD else _pack_strips_as_they_are
+    return lambda a, k0, rows, m0, m1, strips, sums: pack(a, k0, rows, m0, m1, strips, sums)
+
+
+@compiled
+def _pack_rows_as_they_are(b: NDArray, k0: int, depth: int, panels: NDArray, W: int) -> None:
     N = b.shape[1]
     flat = b.reshape(-1)
     for k in range(depth):
@@ -265,10 +361,43 @@ def _pack_rows(b: NDArray, k0: int, depth: int, panels: NDArray, W: int) -> None
                 panels[at + j] = flat[row_at + N - rest + j] if j < rest else 0
 
 
+@compiled
+def _pack_rows_words(b: NDArray, k0: int, rows: int, panels: NDArray, W: int) -> None:
+    N = b.shape[1]
+    flat = b.reshape(-1)
+    depth = (rows + 1) // 2
+    zero = np.float32(0)
+    for k in range(depth):
+        two = 2 * k + 1 < rows
+        low_at, high_at, at = (k0 + 2 * k) * N, (k0 + 2 * k + 1) * N, k * W
+        for n in range(0, N, W):
+            if two and n + W <= N:
+                _pair_panel_row(flat, low_at + n, high_at + n, panels, at)
+            else:
+                for j in range(W):
+                    some = n + j < N
+                    low = flat[low_at + n + j] if some else zero
+                    high = flat[high_at + n + j] if some and two else zero
+                    panels[at + j] = word(low, high)
+            at += depth * W
+
+
+def _pack_rows(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+    """``rows`` rows of ``b`` from k0 on as flat panels of that depth, padded with zeros."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(_pack_rows)
+def _pack_rows_for(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+    pack = _pack_rows_words if panels.dtype == WORD else _pack_rows_as_they_are
+    return lambda b, k0, rows, panels, W: pack(b, k0, rows, panels, W)
+
+
 @compiled_parallel
 def _add_transposed_product(
-    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, strips: NDArray, panels: NDArray, W: int, parts: int
-) -> None:
+    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, strips: NDArray, panels: NDArray, W: int, paired: int, parts: int
+) -> None:  # fmt: skip
+    """``paired`` rows of the factors make one of the packed ones."""
     (K, N), M = b.shape, c.shape[0]
     flat_c = c.reshape(-1)
     for part in prange(parts):
@@ -276,34 +405,36 @@ def _add_transposed_product(
         if part == parts - 1:
             last = M
         own, own_panels = strips[part], panels[part]
-        for k0 in range(0, K, DEPTH_BLOCK):
-            depth = min(DEPTH_BLOCK, K - k0)
-            _pack_rows(b, k0, depth, own_panels, W)
+        for k0 in range(0, K, DEPTH_BLOCK * paired):
+            rows = min(DEPTH_BLOCK * paired, K - k0)
+            depth = (rows + paired - 1) // paired
+            _pack_rows(b, k0, rows, own_panels, W)
             for m0 in range(first, last, STRIPS * STRIP):
                 m1 = min(m0 + STRIPS * STRIP, last)
-                _pack_strips(a, k0, depth, m0, m1, own, sums)
+                _pack_strips(a, k0, rows, m0, m1, own, sums)
                 for n0 in range(0, N, W):
                     panel_at = n0 // W * depth * W
                     for m in range(m0, m1, STRIP):
-                        at, rows = (m - m0) * DEPTH_BLOCK, min(STRIP, m1 - m)
+                        at, high = (m - m0) * DEPTH_BLOCK, min(STRIP, m1 - m)
                         if n0 + W <= N:
-                            _tiles(own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, rows, depth)
+                            _tiles(own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, high, depth)
                         else:
                             _edge(
-                                own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, rows, depth, N - n0, W
+                                own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, high, depth, N - n0, W
                             )  # fmt: skip
 
 
-def add_transposed_product(a: NDArray, b: NDArray, c: NDArray, sums: NDArray) -> None:
+def add_transposed_product(a: NDArray, b: NDArray, c: NDArray, sums: NDArray, bf16: bool = False) -> None:
     """c += a.T @ b and sums += a.sum(0) for ``a`` (K, M), ``b`` (K, N), ``c`` (M, N), ``sums`` (M,); M is shared out.
 
-    ``a`` may have more columns than the M of ``c``; they are not read.
+    With ``bf16`` the factors of the product are rounded, the sums are not. ``a`` may have more columns than the M of ``c``; they are not read.
 
     Both factors are packed a block of rows at a time, so that a tile reads neither across a page for every row: 112 to
     176 GFLOP/s on two cores at K = 2048, M = 1024, N = 256.
     """
-    parts, W = get_num_threads(), panel_width(a.dtype)
-    depth = min(DEPTH_BLOCK, len(a))
-    strips = empty((parts, STRIPS * STRIP * DEPTH_BLOCK), a.dtype)
-    panels = empty((parts, depth * -(-b.shape[1] // W) * W), a.dtype)
-    _add_transposed_product(a, b, c, sums, strips, panels, W, parts)
+    dtype, paired = (WORD_DTYPE, 2) if bf16 else (a.dtype, 1)
+    parts, W = get_num_threads(), panel_width(dtype)
+    depth = min(DEPTH_BLOCK, -(-len(a) // paired))
+    strips = empty((parts, STRIPS * STRIP * DEPTH_BLOCK), dtype)
+    panels = empty((parts, depth * -(-b.shape[1] // W) * W), dtype)
+    _add_transposed_product(a, b, c, sums, strips, panels, W, paired, parts)

@@ -6,6 +6,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import sigmoid, tanh
+from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
@@ -60,13 +61,15 @@ def _forward(
         active = meet(team, parts) if by_units else parts
         if active > 0:
             first, last, u0, u1 = share(part % active, active, by_units, B, H, panels_n.shape[2])
+            memory = new_operand(panels_n, last - first)
             for t in range(T):
                 for b in range(first, last):
                     start_gates(gates[t, b], table[rows[t, b]], b_hh, 2, H, u0, u1)
                     start_candidate(gates[t, b, 3 * H :], b_hh, H, u0, u1)
                 at, n = t * B + first, last - first
-                add_gates(flat_h, at * H, panels_rz, flat_gates, at * width, width, n, H, 2, u0, u1)
-                add_gates(flat_h, at * H, panels_n, flat_gates, at * width + 3 * H, width, n, H, 1, u0, u1)
+                h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels_n, memory)
+                add_gates(h, h_at, h_row, panels_rz, flat_gates, at * width, width, n, H, 2, u0, u1)
+                add_gates(h, h_at, h_row, panels_n, flat_gates, at * width + 3 * H, width, n, H, 1, u0, u1)
                 for b in range(first, last):
                     x_n = table[rows[t, b], 2 * H :]
                     activate(gates[t, b], x_n, states[0, t, b], states[0, t + 1, b], u0, u1)
@@ -117,31 +120,35 @@ def _backward(
         if active > 0:
             W = panels.shape[2]
             first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+            memory = new_operand(panels, last - first)
             for step in range(T):
                 t = T - 1 - step
                 for b in range(first, last):
                     _backward_row(gates[t, b], states[0, t, b], dh[t, b], ds[0, b], dxg[t, b], dhg[t, b], u0, u1)
                 if by_units:
                     wait(team, active, step + 1)
-                at, c_at = (t * B + first) * G, first * H + u0
-                add_product_part(flat_dhg, at, G, 1, panels, u0 // W, flat_ds, c_at, H, last - first, u1 - u0)
+                m, c_at = last - first, first * H + u0
+                d, at, d_row = operand(flat_dhg, (t * B + first) * G, G, m, G, panels, memory)
+                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, m, u1 - u0)
 
 
-def forward(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+def forward(
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+) -> tuple[NDArray, NDArray]:
     """As ``cells.gru.forward``."""
     table, rows = as_gathered(xg)
     (T, B), H = rows.shape, w_hh.shape[1]
     states, gates = new_states(s0, T), empty((T, B, 4 * H), table.dtype)
-    panels_rz, panels_n = pack_transposed(w_hh[: 2 * H]), pack_transposed(w_hh[2 * H :])
+    panels_rz, panels_n = pack_transposed(w_hh[: 2 * H], bf16), pack_transposed(w_hh[2 * H :], bf16)
     _forward(table, rows, panels_rz, panels_n, b_hh, by_state(states), gates, *split(B, H, table.dtype))
     return states, gates
 
 
 def backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
+    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
 ) -> tuple[NDArray, NDArray, NDArray]:
     """As ``cells.gru.backward``."""
     T, B, H = dh.shape
     dxg, dhg, ds = empty((T, B, 3 * H), dh.dtype), empty((T, B, 3 * H), dh.dtype), ds_T.copy()
-    _backward(dh, ds, by_state(states), gates, pack(w_hh), dxg, dhg, *split(B, H, dh.dtype))
+    _backward(dh, ds, by_state(states), gates, pack(w_hh, bf16), dxg, dhg, *split(B, H, dh.dtype))
     return dxg, dhg, ds

@@ -9,6 +9,7 @@ from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import exp_negative
+from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.gemm import (
     add_product,
     add_transposed_product,
@@ -64,17 +65,19 @@ def embedding_backward(dx: NDArray, tokens: NDArray, dweight: NDArray) -> None:
     _add_rows_at(_rows(dx), tokens.reshape(-1), dweight, get_num_threads())
 
 
-def linear_forward(x: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
-    return product(_rows(x), pack_transposed(weight), bias).reshape(*x.shape[:-1], len(bias))
+def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, bf16: bool = False) -> NDArray:
+    return product(_rows(x), pack_transposed(weight, bf16), bias).reshape(*x.shape[:-1], len(bias))
 
 
-def linear_backward_input(dy: NDArray, weight: NDArray) -> NDArray:
+def linear_backward_input(dy: NDArray, weight: NDArray, bf16: bool = False) -> NDArray:
     no_bias = np.zeros(weight.shape[1], weight.dtype)
-    return product(_rows(dy), pack(weight), no_bias).reshape(*dy.shape[:-1], weight.shape[1])
+    return product(_rows(dy), pack(weight, bf16), no_bias).reshape(*dy.shape[:-1], weight.shape[1])
 
 
-def linear_backward_weight(dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray) -> None:
-    add_transposed_product(_rows(dy), _rows(x), dweight, dbias)
+def linear_backward_weight(
+    dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray, bf16: bool = False
+) -> None:  # fmt: skip
+    add_transposed_product(_rows(dy), _rows(x), dweight, dbias, bf16)
 
 
 def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
@@ -88,26 +91,29 @@ def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
     return used, places.reshape(tokens.shape)
 
 
-def embedded_linear_forward(embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray) -> Gathered:
+def embedded_linear_forward(
+    embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray, bf16: bool = False
+) -> Gathered:
     """As the reference, as a table of the products of each token, from which the layer gathers its rows."""
     used, places = _used_rows(embedding, tokens)
     rows = embedding if len(used) == len(embedding) else embedding_forward(embedding, used)
-    return Gathered(linear_forward(rows, weight, bias), places)
+    return Gathered(linear_forward(rows, weight, bias, bf16), places)
 
 
 def embedded_linear_backward(
-    dy: NDArray, embedding: NDArray, tokens: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray]
-) -> None:
+    dy: NDArray, embedding: NDArray, tokens: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray],
+    bf16: bool = False,
+) -> None:  # fmt: skip
     dembedding, dweight, dbias = grads
     used, places = _used_rows(embedding, tokens)
     dtable = np.zeros((len(used), dy.shape[-1]), dy.dtype)
     embedding_backward(dy, places, dtable)
     if len(used) == len(embedding):
-        linear_backward_weight(dtable, embedding, dweight, dbias)
-        dembedding += linear_backward_input(dtable, weight)
+        linear_backward_weight(dtable, embedding, dweight, dbias, bf16)
+        dembedding += linear_backward_input(dtable, weight, bf16)
     else:
-        linear_backward_weight(dtable, embedding_forward(embedding, used), dweight, dbias)
-        dembedding[used] += linear_backward_input(dtable, weight)
+        linear_backward_weight(dtable, embedding_forward(embedding, used), dweight, dbias, bf16)
+        dembedding[used] += linear_backward_input(dtable, weight, bf16)
 
 
 @compiled
@@ -178,31 +184,40 @@ def _output_rows(
     for part in prange(parts):
         first, last = part * N // parts, (part + 1) * N // parts
         p = np.empty(V, h.dtype)
+        h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
         for n0 in range(first, last, OUTPUT_ROWS):
             n1 = min(n0 + OUTPUT_ROWS, last)
             for n in range(n0, n1):
                 row = dlogits[n]
                 for v in range(V):
                     row[v] = bias[v]
-            add_product(flat_h, n0 * H, H, 1, panels, flat_logits, n0 * width, width, n1 - n0, width)
+            x, at, stride = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
+            add_product(x, at, stride, 1, panels, flat_logits, n0 * width, width, n1 - n0, width)
             for n in range(n0, n1):
                 losses[n], hits[n] = 0, False
                 row = dlogits[n, :V]
                 if mask[n]:
                     losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
-                    factor = h.dtype.type(1.0 / (total * count))
+                    scale = h.dtype.type(1.0 / (total * count))
                     for v in range(V):
-                        row[v] = p[v] * factor
+                        row[v] = p[v] * scale
                     row[targets[n]] -= one / h.dtype.type(count)
                 else:
                     row[:] = 0
             if dh.shape[0] > 0:
                 dh[n0:n1] = 0
-                add_product(flat_logits, n0 * width, width, 1, back, flat_dh, n0 * H, H, n1 - n0, H)
+                d, at, stride = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
+                add_product(d, at, stride, 1, back, flat_dh, n0 * H, H, n1 - n0, H)
 
 
 def output_loss(
-    h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray, mask: NDArray, grads: tuple[NDArray, NDArray] | None
+    h: NDArray,
+    weight: NDArray,
+    bias: NDArray,
+    targets: NDArray,
+    mask: NDArray,
+    grads: tuple[NDArray, NDArray] | None,
+    bf16: bool = False,
 ) -> tuple[LossResult, NDArray | None]:
     """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
     rows, dtype, (V, H) = _rows(h), h.dtype, weight.shape
@@ -212,7 +227,7 @@ def output_loss(
     losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
     dh = empty((N if grads else 0, H), dtype)
-    panels, back = pack_transposed(weight), pack(weight if grads else weight[:0])
+    panels, back = pack_transposed(weight, bf16), pack(weight if grads else weight[:0], bf16)
     chunk = max(OUTPUT_ROWS * get_num_threads(), LOGITS_BYTES // (width * dtype.itemsize))
     dlogits = empty((min(chunk, N), width), dtype)
     for n in range(0, N, chunk):
@@ -223,6 +238,6 @@ def output_loss(
             max(count, 1), get_num_threads(),
         )  # fmt: skip
         if grads:
-            add_transposed_product(some, rows[part], *grads)
+            add_transposed_product(some, rows[part], *grads, bf16)
     result = LossResult(float(losses.sum()), int(hits.sum()), count)
     return result, dh.reshape(h.shape) if grads else None

@@ -11,6 +11,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import sigmoid, tanh
+from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
@@ -60,11 +61,13 @@ def _forward(
         active = meet(team, parts) if by_units else parts
         if active > 0:
             first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+            memory = new_operand(panels, last - first)
             for t in range(T):
                 for b in range(first, last):
                     start_gates(gates[t, b], table[rows[t, b]], b_hh, 4, H, u0, u1)
-                at = t * B + first
-                add_gates(flat_h, at * H, panels, flat_gates, at * G, G, last - first, H, 4, u0, u1)
+                at, n = t * B + first, last - first
+                h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
+                add_gates(h, h_at, h_row, panels, flat_gates, at * G, G, n, H, 4, u0, u1)
                 for b in range(first, last):
                     activate(gates[t, b], states[1, t, b], states[1, t + 1, b], states[0, t + 1, b], u0, u1)
                 if by_units:
@@ -114,7 +117,7 @@ def _backward(
         if active > 0:
             W = panels.shape[2]
             first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
-            tanh_c = np.empty(H, dh.dtype)
+            tanh_c, memory = np.empty(H, dh.dtype), new_operand(panels, last - first)
             for step in range(T):
                 t = T - 1 - step
                 for b in range(first, last):
@@ -122,26 +125,27 @@ def _backward(
                     _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1, tanh_c)
                 if by_units:
                     wait(team, active, step + 1)
-                add_product_part(
-                    flat_gates, (t * B + first) * G, G, 1, panels, u0 // W, flat_ds, first * H + u0, H, last - first,
-                    u1 - u0,
-                )  # fmt: skip
+                n, c_at = last - first, first * H + u0
+                d, at, d_row = operand(flat_gates, (t * B + first) * G, G, n, G, panels, memory)
+                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0)
 
 
-def forward(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+def forward(
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+) -> tuple[NDArray, NDArray]:
     """As ``cells.lstm.forward``."""
     table, rows = as_gathered(xg)
     (T, B), (G, H) = rows.shape, w_hh.shape
     states, gates = new_states(s0, T), empty((T, B, G), table.dtype)
-    _forward(table, rows, pack_transposed(w_hh), b_hh, by_state(states), gates, *split(B, H, table.dtype))
+    _forward(table, rows, pack_transposed(w_hh, bf16), b_hh, by_state(states), gates, *split(B, H, table.dtype))
     return states, gates
 
 
 def backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
+    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
 ) -> tuple[NDArray, NDArray, NDArray]:
     """As ``cells.lstm.backward``, but ``gates`` is used up: dxg takes its memory."""
     ds = ds_T.copy()
     _, B, H = dh.shape
-    _backward(dh, ds, by_state(states), gates, pack(w_hh), *split(B, H, dh.dtype))
+    _backward(dh, ds, by_state(states), gates, pack(w_hh, bf16), *split(B, H, dh.dtype))
     return gates, gates, ds

@@ -6,6 +6,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import tanh
+from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
@@ -45,11 +46,13 @@ def _run(
         active = meet(team, parts) if by_units else parts
         if active > 0:
             first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+            memory = new_operand(panels, last - first)
             for t in range(steps - 1):
                 for b in range(first, last):
                     start_gates(h[t + 1, b], table[rows[t, b]], b_hh, 1, H, u0, u1)
-                at, to = (t * B + first) * H, ((t + 1) * B + first) * H
-                add_gates(flat, at, panels, flat, to, H, last - first, H, 1, u0, u1)
+                n, to = last - first, ((t + 1) * B + first) * H
+                before, at, row = operand(flat, (t * B + first) * H, H, n, H, panels, memory)
+                add_gates(before, at, row, panels, flat, to, H, n, H, 1, u0, u1)
                 for b in range(first, last):
                     activate(h[t + 1, b, u0:u1], relu)
                 if by_units:
@@ -83,6 +86,7 @@ def _run_back(
         if active > 0:
             W = panels.shape[2]
             first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+            memory = new_operand(panels, last - first)
             for step in range(T):
                 t = T - 1 - step
                 for b in range(first, last):
@@ -91,44 +95,49 @@ def _run_back(
                     )  # fmt: skip
                 if by_units:
                     wait(team, active, step + 1)
-                at, c_at = (t * B + first) * H, first * H + u0
-                add_product_part(flat_da, at, H, 1, panels, u0 // W, flat_ds, c_at, H, last - first, u1 - u0)
+                n, c_at = last - first, first * H + u0
+                d, at, d_row = operand(flat_da, (t * B + first) * H, H, n, H, panels, memory)
+                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0)
 
 
 def _forward(
-    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool, bf16: bool
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     table, rows = as_gathered(xg)
     (T, B), H = rows.shape, w_hh.shape[1]
     states = new_states(s0, T)
-    _run(table, rows, pack_transposed(w_hh), b_hh, by_state(states), relu, *split(B, H, table.dtype))
+    _run(table, rows, pack_transposed(w_hh, bf16), b_hh, by_state(states), relu, *split(B, H, table.dtype))
     return states, states[1:, 0]
 
 
 def _backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool
+    dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool, bf16: bool
 ) -> tuple[NDArray, NDArray, NDArray]:
     da, ds = empty(dh.shape, dh.dtype), ds_T.copy()
     _, B, H = dh.shape
-    _run_back(dh, ds, by_state(states), pack(w_hh), da, relu, *split(B, H, dh.dtype))
+    _run_back(dh, ds, by_state(states), pack(w_hh, bf16), da, relu, *split(B, H, dh.dtype))
     return da, da, ds
 
 
-def forward_tanh(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    return _forward(xg, s0, w_hh, b_hh, False)
+def forward_tanh(
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+) -> tuple[NDArray, NDArray]:
+    return _forward(xg, s0, w_hh, b_hh, False, bf16)
 
 
 def backward_tanh(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
+    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
 ) -> tuple[NDArray, NDArray, NDArray]:
-    return _backward(dh, ds_T, states, w_hh, False)
+    return _backward(dh, ds_T, states, w_hh, False, bf16)
 
 
-def forward_relu(xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    return _forward(xg, s0, w_hh, b_hh, True)
+def forward_relu(
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+) -> tuple[NDArray, NDArray]:
+    return _forward(xg, s0, w_hh, b_hh, True, bf16)
 
 
 def backward_relu(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
+    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
 ) -> tuple[NDArray, NDArray, NDArray]:
-    return _backward(dh, ds_T, states, w_hh, True)
+    return _backward(dh, ds_T, states, w_hh, True, bf16)

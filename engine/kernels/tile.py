@@ -15,6 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from unrolled.engine.kernels import bf16
+
 VECTORS = 2  # registers a row of the tile
 
 
@@ -42,7 +44,8 @@ def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
         typing_context, a, a_offset, a_row, a_depth, panel, panel_offset, c, c_offset, c_row, depth
     ):
         dtype = c.dtype
-        if not (a.dtype == panel.dtype == dtype and dtype in (types.float32, types.float64)):
+        in_pairs = a.dtype == panel.dtype == bf16.WORD and dtype == types.float32
+        if not in_pairs and not (a.dtype == panel.dtype == dtype and dtype in (types.float32, types.float64)):
             return None
         lanes = VECTOR_BYTES // (dtype.bitwidth // 8)
         i = types.intp
@@ -53,7 +56,8 @@ def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
                 name: context.make_array(signature.args[n])(context, builder, args[n]).data
                 for name, n in (("a", 0), ("panel", 4), ("c", 6))
             }
-            _emit(builder, context.get_value_type(dtype), lanes, rows, vectors, array, args)
+            item = context.get_value_type(a.dtype)
+            _emit(builder, item, context.get_value_type(dtype), lanes, rows, vectors, array, args)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -61,28 +65,36 @@ def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
     return tile
 
 
-def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array: dict[str, Any], args: Any) -> None:
-    """The loop over the depth: one load a vector of the panel, one broadcast a row of A, one FMA a pair."""
+def _emit(
+    builder: Any, item: Any, scalar: Any, lanes: int, rows: int, vectors: int, array: dict[str, Any], args: Any
+) -> None:  # fmt: skip
+    """The loop over the depth: one load a vector of the panel, one broadcast a row of A, one FMA for the two.
+
+    ``item`` is the type of the factors, ``scalar`` that of C.
+    """
     _, a_offset, a_row, a_depth, _, panel_offset, _, c_offset, c_row, depth = args
-    vector = ir.VectorType(scalar, lanes)
+    vector, items = ir.VectorType(scalar, lanes), ir.VectorType(item, lanes)
     i64, i32 = ir.IntType(64), ir.IntType(32)
     item_bytes = 4 if isinstance(scalar, ir.FloatType) else 8
     fma = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{item_bytes * 8}"
     )
 
+    def add_product(x: Any, y: Any, total: Any) -> Any:
+        return bf16.add_product(builder, x, y, total) if item != scalar else builder.call(fma, [x, y, total])
+
     def number(value: int) -> Any:
         return ir.Constant(i64, value)
 
-    def at(pointer: Any, offset: Any) -> Any:
-        return builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
+    def at(pointer: Any, offset: Any, kind: Any) -> Any:
+        return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
 
-    def load(pointer: Any, offset: Any) -> Any:
-        value = builder.load(at(pointer, offset))
+    def load(pointer: Any, offset: Any, kind: Any) -> Any:
+        value = builder.load(at(pointer, offset, kind))
         value.align = item_bytes  # arrays are aligned to their items only
         return value
 
-    undefined, zeros = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
+    undefined, zeros = ir.Constant(items, ir.Undefined), ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
 
     def broadcast(value: Any) -> Any:
         return builder.shuffle_vector(builder.insert_element(undefined, value, ir.Constant(i32, 0)), undefined, zeros)
@@ -90,7 +102,7 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array:
     a_start = [builder.gep(array["a"], [builder.add(a_offset, builder.mul(a_row, number(r)))]) for r in range(rows)]
     c_start = [builder.gep(array["c"], [builder.add(c_offset, builder.mul(c_row, number(r)))]) for r in range(rows)]
     panel_start = builder.gep(array["panel"], [panel_offset])
-    sums = [[load(c_start[r], number(v * lanes)) for v in range(vectors)] for r in range(rows)]
+    sums = [[load(c_start[r], number(v * lanes), vector) for v in range(vectors)] for r in range(rows)]
 
     entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
     builder.branch(loop)  # the depth is at least 1
@@ -103,6 +115,7 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array:
         load(
             builder.gep(panel_start, [builder.mul(c_row, number(v // VECTORS))]) if v >= VECTORS else panel_start,
             builder.add(row, number(v % VECTORS * lanes)),
+            items,
         )
         for v in range(vectors)
     ]
@@ -110,7 +123,7 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array:
     following = []
     for r in range(rows):
         value = broadcast(builder.load(builder.gep(a_start[r], [position])))
-        following.append([builder.call(fma, [value, b[v], running[r][v]]) for v in range(vectors)])
+        following.append([add_product(value, b[v], running[r][v]) for v in range(vectors)])
     k_next = builder.add(k, number(1))
     k.add_incoming(k_next, loop)
     builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
@@ -119,7 +132,7 @@ def _emit(builder: Any, scalar: Any, lanes: int, rows: int, vectors: int, array:
         for v in range(vectors):
             running[r][v].add_incoming(sums[r][v], entry)
             running[r][v].add_incoming(following[r][v], loop)
-            store = builder.store(following[r][v], at(c_start[r], number(v * lanes)))
+            store = builder.store(following[r][v], at(c_start[r], number(v * lanes), vector))
             store.align = item_bytes
 
 

@@ -1,0 +1,164 @@
+"""Products of numbers in bfloat16 with sums in float32: twice the work an instruction, half the bytes of the weights.
+
+bfloat16 is the upper half of a float32: its range, 8 bits of its precision. The instruction (vdpbf16ps) takes pairs that
+follow each other along the depth of a product, x₀·y₀ + x₁·y₁ a lane, so both factors lie in memory as 32-bit words of
+two numbers, the earlier one in the lower half. To all else a product of words is one of half the depth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.kernels.kernel import compiled
+
+WORD = types.int32
+WORD_DTYPE = np.dtype(np.int32)
+_LANES = 16
+_FIRST_LLVM = 16  # before it the instruction's operands had another type
+
+
+class _BFloat(ir.types._BaseFloatType):  # llvmlite knows the type's name only when told
+    null, intrinsic_name = "0.0", "bf16"
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def format_constant(self, value: float) -> str:
+        return str(value)
+
+
+_BFloat._create_instance()
+
+
+def available() -> bool:
+    """Whether this processor has the instruction."""
+    return bool(binding.get_host_cpu_features().get("avx512bf16")) and binding.llvm_version_info[0] >= _FIRST_LLVM
+
+
+def check_available() -> None:
+    """Raises:
+    ConfigError: it has not.
+    """
+    if not available():
+        raise ConfigError(
+            "precision: bf16 needs a processor with AVX512-BF16 (AMD since Zen 4, Intel Xeon since Cooper Lake), "
+            "which this one is not; leave it out for float32"
+        )
+
+
+def add_product(builder: Any, x: Any, y: Any, total: Any) -> Any:
+    """``total`` (16 float32) plus the products of the pairs in ``x`` and ``y`` (16 words)."""
+    sums, pairs = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_BFloat(), 2 * _LANES)
+    dot = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(sums, [sums, pairs, pairs]), "llvm.x86.avx512bf16.dpbf16ps.512"
+    )
+    return builder.call(dot, [total, builder.bitcast(x, pairs), builder.bitcast(y, pairs)])
+
+
+def _emit_words(builder: Any, low: Any, high: Any, kind: Any) -> Any:
+    """Words of float32 ``low`` and ``high``, given as bits of the integer type ``kind``; rounded to nearest, ties to even."""
+
+    def number(value: int) -> Any:
+        lanes = getattr(kind, "count", 0)
+        return ir.Constant(kind, [value] * lanes if lanes else value)
+
+    def rounded(bits: Any) -> Any:  # what is below the middle does not carry into the upper half
+        odd = builder.and_(builder.lshr(bits, number(16)), number(1))
+        return builder.add(bits, builder.add(odd, number(0x7FFF)))
+
+    upper = builder.and_(rounded(high), number(-0x10000))
+    return builder.or_(upper, builder.lshr(rounded(low), number(16)))
+
+
+@intrinsic
+def _word_intrinsic(typing_context, low, high):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        i32 = ir.IntType(32)
+        return _emit_words(builder, builder.bitcast(args[0], i32), builder.bitcast(args[1], i32), i32)
+
+    return WORD(types.float32, types.float32), codegen
+
+
+word: Any = _word_intrinsic
+
+
+def make_pairing(count: int) -> Any:
+    """An intrinsic that writes the words of ``count`` neighbours of two rows, for flat arrays."""
+
+    @intrinsic
+    def pair(typing_context, source, low_at, high_at, target, target_at):  # type: ignore[no-untyped-def]
+        i = types.intp
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            kind = ir.VectorType(ir.IntType(32), count)
+
+            def place(n: int, at: int) -> Any:
+                data = context.make_array(signature.args[n])(context, builder, args[n]).data
+                return builder.bitcast(builder.gep(data, [args[at]]), kind.as_pointer())
+
+            low, high = builder.load(place(0, 1)), builder.load(place(0, 2))
+            low.align = high.align = 4
+            builder.store(_emit_words(builder, low, high, kind), place(3, 4)).align = 4
+            return context.get_dummy_value()
+
+        return types.void(source, i, i, target, i), codegen
+
+    return pair
+
+
+@compiled
+def _round_rows(x: NDArray, at: int, stride: int, rows: int, K: int, words: NDArray) -> None:
+    """Words of ``rows`` rows of K float32 from ``at`` on in the flat ``x``; a row of an odd K ends with a zero."""
+    pairs = K // 2
+    width = (K + 1) // 2
+    for r in range(rows):
+        row, into = x[at + r * stride : at + r * stride + K], words[r * width : (r + 1) * width]
+        for j in range(pairs):
+            into[j] = word(row[2 * j], row[2 * j + 1])
+        if K % 2:
+            into[pairs] = word(row[K - 1], np.float32(0))
+
+
+# Names for compiled code to call, the same for both kinds of product; the implementation goes by the panels' dtype.
+# Without annotations, because an overload must have the signature to the letter.
+
+
+def new_operand(panels, rows):  # type: ignore[no-untyped-def]
+    """Memory for ``operand``."""
+    raise NotImplementedError("for compiled code only")
+
+
+def operand(x, at, stride, rows, K, panels, memory):  # type: ignore[no-untyped-def]
+    """Rows of K numbers, ``stride`` apart from ``at`` on in the flat ``x``, as a first factor for ``panels``.
+
+    Returns the array, the offset and the stride to give to a product: those of ``x`` itself where the panels are of its
+    dtype; where they are of words, the rows are rounded into ``memory``.
+    """
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(new_operand, inline="always")
+def _new_operand_for(panels, rows):  # type: ignore[no-untyped-def]
+    if panels.dtype == WORD:
+        return lambda panels, rows: np.empty(rows * panels.shape[1], np.int32)
+    return lambda panels, rows: np.empty(0, panels.dtype)
+
+
+@overload(operand, inline="always")
+def _operand_for(x, at, stride, rows, K, panels, memory):  # type: ignore[no-untyped-def]
+    if panels.dtype == WORD:
+
+        def rounded(x, at, stride, rows, K, panels, memory):  # type: ignore[no-untyped-def]
+            _round_rows(x, at, stride, rows, K, memory)
+            return memory, 0, panels.shape[1]
+
+        return rounded
+    return lambda x, at, stride, rows, K, panels, memory: (x, at, stride)

@@ -1,0 +1,183 @@
+"""Products in bfloat16: against float64 products of rounded factors, whole models against float32, rows alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import models
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tolerances import assert_close
+
+from unrolled.engine.backends import get_backend
+from unrolled.engine.contract import Draws, zero_state
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.kernels import bf16
+from unrolled.engine.kernels.decode import Decoder
+from unrolled.engine.kernels.gemm import add_transposed_product, pack, pack_transposed, product
+from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.model import LanguageModel
+from unrolled.engine.optim import OptimizerConfig
+from unrolled.export.trainables import make_trainable
+from unrolled.runtime.adapters import make_model
+from unrolled.runtime.session import load
+
+needs_bf16 = pytest.mark.skipif(not bf16.available(), reason="this processor has no AVX512-BF16")
+
+
+def rounded(x: NDArray) -> NDArray:
+    """The nearest bfloat16, ties to the even one, as float32."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def test_a_word_holds_two_numbers_rounded_to_nearest_even() -> None:
+    @compiled
+    def words(low: NDArray, high: NDArray, into: NDArray) -> None:
+        for i in range(len(low)):
+            into[i] = bf16.word(low[i], high[i])
+
+    ulp = 2.0**-7  # of a bfloat16 in [1, 2)
+    halves = np.array([1 + ulp / 2, 1 + 3 * ulp / 2, 1 + ulp / 2 + 2**-23, -1 - ulp / 2], np.float32)
+    low = np.concatenate([halves, np.random.default_rng(0).standard_normal(1000).astype(np.float32)])
+    low = np.concatenate([low, np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 3.4e38, 1e-45], np.float32)])
+    into = np.empty(len(low), np.int32)
+    words(low, low[::-1].copy(), into)
+    pairs = into.view(np.uint16).astype(np.uint32).reshape(-1, 2) << 16
+    got = pairs.view(np.float32)
+    np.testing.assert_array_equal(got[:4, 0], np.array([1, 1 + 2 * ulp, 1 + ulp, -1], np.float32))
+    np.testing.assert_array_equal(got[:, 0], rounded(low))
+    np.testing.assert_array_equal(got[:, 1], rounded(low[::-1].copy()))
+    np.testing.assert_array_equal(np.signbit(got[-4:-2, 0]), [False, True])
+
+
+@needs_bf16
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (33, 255, 100), (70, 65, 37), (1, 512, 200), (9, 2, 32)])
+def test_products_are_those_of_rounded_factors(size: tuple[int, int, int]) -> None:
+    M, K, N = size
+    rng = np.random.default_rng(M * K * N)
+    a, b, d = (rng.standard_normal(shape).astype(np.float32) for shape in ((M, K), (K, N), (M, N)))
+    bias = rng.standard_normal(N).astype(np.float32)
+    exact = [rounded(x).astype(np.float64) for x in (a, b, d)]
+    scale = np.sqrt(K)
+    for panels in (pack(b, True), pack_transposed(np.ascontiguousarray(b.T), True)):
+        got = product(a, panels, bias) / scale
+        assert_close(got, (exact[0] @ exact[1] + bias) / scale, "bf16 product", np.float32, "product")
+    c, sums = np.ones((K, N), np.float32), np.ones(K, np.float32)
+    add_transposed_product(a, d, c, sums, True)
+    scale = np.sqrt(M)
+    assert_close(c / scale, (1 + exact[0].T @ exact[2]) / scale, "bf16 product", np.float32, "transposed product")
+    assert_close(sums / scale, (1 + a.sum(0, np.float64)) / scale, "bf16 product", np.float32, "sums are not rounded")
+
+
+@needs_bf16
+def test_the_comparison_of_products_can_fail() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((8, 64)).astype(np.float32), rng.standard_normal((64, 40)).astype(np.float32)
+    got = product(a, pack(b, True), np.zeros(40, np.float32))
+    with pytest.raises(AssertionError):
+        assert_close(got / 8, a @ b / 8, "bf16 product", np.float32, "factors that were not rounded")
+
+
+def norm_error(got: NDArray, expected: NDArray) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+@needs_bf16
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_gradients_are_near_those_of_float32(cell: str) -> None:
+    config = models.config(cell, hidden_size=37, vocab_size=70, embedding_size=19)
+    params = models.params(config, np.float32)
+    batch, state = models.batch(config, 9, 7), models.state(config, 7, np.float32)
+    exact = LanguageModel(config, params, "numpy").gradients(batch, state)
+    got = LanguageModel(config, params, "numba", "bf16").gradients(batch, state)
+    assert_close(got.loss.loss / exact.loss.loss, 1.0, "bf16 model", np.float32, "loss")
+    assert_close(got.state, exact.state, "bf16 model", np.float32, "state")
+    errors = {name: norm_error(got.params[name], value) for name, value in exact.params.items()}
+    for name, error in errors.items():
+        assert_close(np.float32(error), np.float32(0), "bf16 model", np.float32, name)
+    assert max(errors.values()) > 1e-4  # it did round
+
+
+@needs_bf16
+@pytest.mark.parametrize("H", [37, 64])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_a_row_is_the_same_bits_alone_and_in_any_batch(cell: str, H: int) -> None:
+    config = models.config(cell, hidden_size=H)
+    model = LanguageModel(config, models.params(config, np.float32), "numba", "bf16")
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (6, 17))
+    state = models.state(config, 17, np.float32)
+    logits, final = model.step(tokens, state)
+    threads = numba.get_num_threads()
+    try:
+        for count in {1, threads}:
+            numba.set_num_threads(count)
+            for rows in ([0], [16], [3, 5], list(range(1, 10))):
+                some, moved = model.step(tokens[:, rows], np.ascontiguousarray(state[:, :, rows]))
+                np.testing.assert_array_equal(some, logits[:, rows])
+                np.testing.assert_array_equal(moved, final[:, :, rows])
+    finally:
+        numba.set_num_threads(threads)
+
+
+@needs_bf16
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_the_decoder_makes_the_logits_of_the_step_path(cell: str) -> None:
+    config = models.config(cell, hidden_size=40)
+    params = models.params(config, np.float32)
+    model = LanguageModel(config, params, "numba", "bf16")
+    first = np.random.default_rng(9).standard_normal((3, config.vocab_size)).astype(np.float32)
+    state = models.state(config, 3, np.float32)
+    draws = Draws(8, 0, np.arange(3), True, 0.9, 0, 1.0, 5)
+    tokens, logits, moved = Decoder(config, params, True).decode(first, state, draws)
+    expected, final = model.step(tokens, state)
+    np.testing.assert_array_equal(logits, expected[-1])
+    np.testing.assert_array_equal(moved, final)
+
+
+@needs_bf16
+def test_training_in_bf16_follows_float32_and_keeps_float32_weights() -> None:
+    config = models.config("lstm", hidden_size=32)
+    batch, state = models.batch(config, 8, 8), zero_state(config, 8)
+    losses: dict[str, list[float]] = {}
+    for precision in ("float32", "bf16"):
+        params = models.params(config, np.float32)
+        model = make_trainable("numba", config, params, OptimizerConfig("adam", 1e-2), 1.0, precision)
+        losses[precision] = [
+            (result := model.train_step(batch, state, 1e-2, None)).loss.loss / result.loss.tokens for _ in range(40)
+        ]
+        assert all(value.dtype == np.float32 for value in model.export_params().values())
+    assert_close(losses["bf16"], losses["float32"], "bf16 model", np.float32, "losses")
+    assert losses["bf16"][-1] < 0.6 * losses["bf16"][0]
+
+
+def refused(what: str) -> Any:
+    return pytest.raises(ConfigError, match=what)
+
+
+def test_bf16_is_refused_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    config = models.config("lstm")
+    params = models.params(config, np.float32)
+    with refused("numba engine"):
+        LanguageModel(config, params, "numpy", "bf16")
+    with refused("numba engine"):
+        make_trainable("torch", config, params, OptimizerConfig("adam"), None, "bf16")
+    with refused("numba engine"):
+        make_model(models.checkpoint(), "onnxruntime", "bf16")
+    with refused(r"precision: .*float16"):
+        get_backend("numba", "float16")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with refused("needs a checkpoint"):
+        load(tmp_path / "model.onnx", precision="bf16")
+    monkeypatch.setattr(bf16, "available", lambda: False)
+    with refused("AVX512-BF16"):
+        get_backend("numba", "bf16")
+
+
+@needs_bf16
+def test_bf16_is_refused_for_float64() -> None:
+    config = models.config("lstm")
+    with refused("float32 parameters"):
+        LanguageModel(config, models.params(config), "numba", "bf16")
