@@ -21,7 +21,7 @@ TOLERANCES: dict[tuple[str, str], tuple[float, float]] = {
     # products of factors rounded to bfloat16, divided by the root of their depth, against the same in float64
     ("bf16 product", "float32"): (2e-6, 2e-6),
     # a model with such products against one in float32: bfloat16 has 8 bits; gradients as relative errors of arrays
-    ("bf16 model", "float32"): (0.03, 0.03),
+    ("bf16 model", "float32"): (0.05, 0.05),
     # loss curves of different engines
     ("curve", "float64"): (0.0, 1e-5),
     ("curve", "float32"): (0.0, 2e-4),

@@ -427,7 +427,8 @@ def _add_transposed_product(
 def add_transposed_product(a: NDArray, b: NDArray, c: NDArray, sums: NDArray, bf16: bool = False) -> None:
     """c += a.T @ b and sums += a.sum(0) for ``a`` (K, M), ``b`` (K, N), ``c`` (M, N), ``sums`` (M,); M is shared out.
 
-    With ``bf16`` the factors of the product are rounded, the sums are not. ``a`` may have more columns than the M of ``c``; they are not read.
+    ``a`` may have more columns than the M of ``c``; they are not read. With ``bf16`` the factors of the product are
+    rounded, the sums are not.
 
     Both factors are packed a block of rows at a time, so that a tile reads neither across a page for every row: 112 to
     176 GFLOP/s on two cores at K = 2048, M = 1024, N = 256.
