@@ -23,6 +23,7 @@ from unrolled.engine.kernels.tile import (
     VECTORS,
     copy_panel_row,
     copy_strip,
+    prefetch,
     thin_1,
     thin_2,
     thin_4,
@@ -32,11 +33,16 @@ from unrolled.engine.kernels.tile import (
     tile_4,
     tile_8,
     wide_1,
+    wide_2,
+    wide_4,
 )
 
 DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes, which the L1 cache holds
 ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
 STRIPS = 16  # strips packed at a time: they share the reading of a panel
+# Items from strip to strip. One line of the cache more than it takes, or all strips would be written to one set of lines.
+AHEAD = 8  # rows: each is a piece of a line of its own page, which the processor does not foresee
+STRIP_ITEMS = DEPTH_BLOCK * STRIP + 16
 
 _pair_strip, _pair_panel_row = make_pairing(STRIP), make_pairing(PANEL_BYTES // WORD_DTYPE.itemsize)
 
@@ -167,16 +173,16 @@ def _tiles(
     while left > 0:
         if TILE_ROWS == 8 and left >= 8:
             n = 8
-            tile_8(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            tile_8(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         elif left >= 4:
             n = 4
-            tile_4(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            tile_4(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         elif left >= 2:
             n = 2
-            tile_2(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            tile_2(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         else:
             n = 1
-            tile_1(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            tile_1(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         a_at, c_at, left = a_at + n * a_row, c_at + n * c_row, left - n
 
 
@@ -190,16 +196,16 @@ def _thin_tiles(
     while left > 0:
         if TILE_ROWS == 8 and left >= 8:
             n = 8
-            thin_8(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            thin_8(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         elif left >= 4:
             n = 4
-            thin_4(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            thin_4(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         elif left >= 2:
             n = 2
-            thin_2(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            thin_2(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         else:
             n = 1
-            thin_1(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, depth)
+            thin_1(a, a_at, a_row, a_depth, panels, panel_at, 0, c, c_at, c_row, depth)
         a_at, c_at, left = a_at + n * a_row, c_at + n * c_row, left - n
 
 
@@ -240,9 +246,15 @@ def add_product_part(
         depth = min(DEPTH_BLOCK, K - k0)
         a_at = a_offset + k0 * a_depth
         start = first
-        if rows == 1:
+        if rows <= 4 and rows != 3:
             while start + 1 < last:
-                wide_1(a, a_at, 0, a_depth, flat, (start * K + k0) * W, c, c_offset + (start - first) * W, K * W, depth)
+                panel_at, c_at = (start * K + k0) * W, c_offset + (start - first) * W
+                if rows == 4:
+                    wide_4(a, a_at, a_row, a_depth, flat, panel_at, K * W, c, c_at, c_row, depth)
+                elif rows == 2:
+                    wide_2(a, a_at, a_row, a_depth, flat, panel_at, K * W, c, c_at, c_row, depth)
+                else:
+                    wide_1(a, a_at, a_row, a_depth, flat, panel_at, K * W, c, c_at, c_row, depth)
                 start += 2
         for p in range(start, last + 1):
             panel_at, c_at = (p * K + k0) * W, c_offset + (p - first) * W
@@ -304,8 +316,9 @@ def _pack_strips_as_they_are(
             some[m] += row[m]
         at = k * STRIP
         for m in range(m0, whole, STRIP):
+            prefetch(flat, row_at + m + AHEAD * width)
             copy_strip(flat, row_at + m, strips, at)
-            at += DEPTH_BLOCK * STRIP
+            at += STRIP_ITEMS
         for m in range(whole, m1):
             strips[at + m - whole] = row[m - m0]
 
@@ -325,12 +338,14 @@ def _pack_strips_words(a: NDArray, k0: int, rows: int, m0: int, m1: int, strips:
             some[m] += low[m] + high[m]
         at = k // 2 * STRIP
         for m in range(m0, whole, STRIP):
+            prefetch(flat, high_at + m + (AHEAD - 1) * width)
+            prefetch(flat, high_at + m + AHEAD * width)
             if two:
                 _pair_strip(flat, low_at + m, high_at + m, strips, at)
             else:
                 for j in range(STRIP):
                     strips[at + j] = word(flat[low_at + m + j], zero)
-            at += DEPTH_BLOCK * STRIP
+            at += STRIP_ITEMS
         for m in range(whole, m1):
             strips[at + m - whole] = word(low[m - m0], high[m - m0])
 
@@ -415,7 +430,7 @@ def _add_transposed_product(
                 for n0 in range(0, N, W):
                     panel_at = n0 // W * depth * W
                     for m in range(m0, m1, STRIP):
-                        at, high = (m - m0) * DEPTH_BLOCK, min(STRIP, m1 - m)
+                        at, high = (m - m0) // STRIP * STRIP_ITEMS, min(STRIP, m1 - m)
                         if n0 + W <= N:
                             _tiles(own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, high, depth)
                         else:
@@ -436,6 +451,6 @@ def add_transposed_product(a: NDArray, b: NDArray, c: NDArray, sums: NDArray, bf
     dtype, paired = (WORD_DTYPE, 2) if bf16 else (a.dtype, 1)
     parts, W = get_num_threads(), panel_width(dtype)
     depth = min(DEPTH_BLOCK, -(-len(a) // paired))
-    strips = empty((parts, STRIPS * STRIP * DEPTH_BLOCK), dtype)
+    strips = empty((parts, STRIPS * STRIP_ITEMS), dtype)
     panels = empty((parts, depth * -(-b.shape[1] // W) * W), dtype)
     _add_transposed_product(a, b, c, sums, strips, panels, W, paired, parts)

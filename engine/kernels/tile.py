@@ -35,13 +35,13 @@ PANEL_BYTES = VECTORS * VECTOR_BYTES  # width of a panel
 def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
     """An intrinsic for a tile of ``rows`` rows and ``vectors`` registers a row.
 
-    Arrays come with an offset and strides in elements; a row of the panel is always VECTORS registers wide. A single
-    row that is wider takes the panels behind the first; its ``c_row``, which one row has no use for, is their distance.
+    Arrays come with an offset and strides in elements; a row of the panel is always VECTORS registers wide. A tile that
+    is wider goes on in the panels behind the first, ``panel_far`` apart.
     """
 
     @intrinsic
     def tile(  # type: ignore[no-untyped-def]
-        typing_context, a, a_offset, a_row, a_depth, panel, panel_offset, c, c_offset, c_row, depth
+        typing_context, a, a_offset, a_row, a_depth, panel, panel_offset, panel_far, c, c_offset, c_row, depth
     ):
         dtype = c.dtype
         in_pairs = a.dtype == panel.dtype == bf16.WORD and dtype == types.float32
@@ -49,12 +49,12 @@ def _make_tile(rows: int, vectors: int = VECTORS) -> Any:
             return None
         lanes = VECTOR_BYTES // (dtype.bitwidth // 8)
         i = types.intp
-        signature = types.void(a, i, i, i, panel, i, c, i, i, i)
+        signature = types.void(a, i, i, i, panel, i, i, c, i, i, i)
 
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             array = {
                 name: context.make_array(signature.args[n])(context, builder, args[n]).data
-                for name, n in (("a", 0), ("panel", 4), ("c", 6))
+                for name, n in (("a", 0), ("panel", 4), ("c", 7))
             }
             item = context.get_value_type(a.dtype)
             _emit(builder, item, context.get_value_type(dtype), lanes, rows, vectors, array, args)
@@ -72,7 +72,7 @@ def _emit(
 
     ``item`` is the type of the factors, ``scalar`` that of C.
     """
-    _, a_offset, a_row, a_depth, _, panel_offset, _, c_offset, c_row, depth = args
+    _, a_offset, a_row, a_depth, _, panel_offset, panel_far, _, c_offset, c_row, depth = args
     vector, items = ir.VectorType(scalar, lanes), ir.VectorType(item, lanes)
     i64, i32 = ir.IntType(64), ir.IntType(32)
     item_bytes = 4 if isinstance(scalar, ir.FloatType) else 8
@@ -113,7 +113,7 @@ def _emit(
     row = builder.mul(k, number(VECTORS * lanes))
     b = [
         load(
-            builder.gep(panel_start, [builder.mul(c_row, number(v // VECTORS))]) if v >= VECTORS else panel_start,
+            builder.gep(panel_start, [builder.mul(panel_far, number(v // VECTORS))]) if v >= VECTORS else panel_start,
             builder.add(row, number(v % VECTORS * lanes)),
             items,
         )
@@ -137,8 +137,8 @@ def _emit(
 
 
 tile_8, tile_4, tile_2, tile_1 = (_make_tile(rows) for rows in (8, 4, 2, 1))
-# one row alone waits for its own sums: two panels at once keep twice as many going
-wide_1 = _make_tile(1, 2 * VECTORS)
+# few rows wait for their own sums and for what they load: two panels at once keep twice as many going
+wide_4, wide_2, wide_1 = (_make_tile(rows, 2 * VECTORS) for rows in (4, 2, 1))
 thin_8, thin_4, thin_2, thin_1 = (_make_tile(rows, 1) for rows in (8, 4, 2, 1))
 
 
@@ -172,3 +172,19 @@ def _make_copy(size: Any) -> Any:
 STRIP = 8  # columns of a transposed first factor that lie together once packed, one tile high
 copy_strip = _make_copy(lambda item_bytes: STRIP)
 copy_panel_row = _make_copy(lambda item_bytes: PANEL_BYTES // item_bytes)
+
+
+@intrinsic
+def prefetch(typing_context, source, at):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of an item of a flat array; places outside it do no harm."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        place = builder.bitcast(builder.gep(data, [args[1]]), pointer)
+        builder.call(ask, [place, *(ir.Constant(i32, value) for value in (0, 3, 1))])  # to read, to all caches, data
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp), codegen
