@@ -65,6 +65,26 @@ def embedded_linear_backward(
     embedding_backward(linear_backward_input(dy, weight), tokens, dembedding)
 
 
+def first_layer_backward(
+    dxg: NDArray,
+    dhg: NDArray,
+    h_prev: NDArray,
+    embedding: NDArray,
+    tokens: NDArray,
+    w_ih: NDArray,
+    grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray],
+) -> None:
+    """Add the gradients of embedding (V, E), w_ih, b_ih, w_hh and b_hh to the arrays of ``grads``, in this order.
+
+    Args:
+        dxg, dhg: (T, B, G·H), gradients of the layer's input and hidden products.
+        h_prev: (T, B, H), the states that the hidden products were made of.
+    """
+    dembedding, dw_ih, db_ih, dw_hh, db_hh = grads
+    linear_backward_weight(dhg, h_prev, dw_hh, db_hh)
+    embedded_linear_backward(dxg, embedding, tokens, w_ih, (dembedding, dw_ih, db_ih))
+
+
 def softmax_cross_entropy(
     logits: NDArray, targets: NDArray, mask: NDArray, gradient: bool
 ) -> tuple[LossResult, NDArray | None]:

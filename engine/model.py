@@ -37,6 +37,14 @@ class LayerTape(NamedTuple):
     gates: NDArray
 
 
+class FirstLayer(NamedTuple):
+    """What the gradients of the first layer's parameters are made of."""
+
+    dxg: NDArray  # (T, B, G·H), gradient of its input product
+    dhg: NDArray  # (T, B, G·H), of its hidden product
+    h_prev: NDArray  # (T, B, H), what the hidden product read
+
+
 class Gradients(NamedTuple):
     """Sums of a batch's loss, gradients of its mean, and the state after it."""
 
@@ -101,15 +109,15 @@ def layers_backward(
     tapes: Sequence[LayerTape],
     grads: Params,
     masks: Sequence[NDArray] | None = None,
-) -> tuple[NDArray, NDArray]:
-    """Gradients of all recurrent layers; adds the parameters' to ``grads``, but for those of the first input product.
+) -> tuple[FirstLayer, NDArray]:
+    """Gradients of all recurrent layers; adds the parameters' to ``grads``, but for those of the first layer.
 
     Args:
         dh: (T, B, H), gradient of the last layer's outputs.
         dstate: (S, L, B, H), gradient of the state after the last step.
 
     Returns:
-        Gradients of the first layer's input product (T, B, G·H) and of the initial state (S, L, B, H).
+        What the first layer's are made of, and the gradient of the initial state (S, L, B, H).
     """
     cell, ops = backend.cells[config.cell], backend.layers
     dstate_0 = np.empty_like(dstate)
@@ -120,12 +128,12 @@ def layers_backward(
         dxg, dhg, ds0 = cell.backward(dh, np.ascontiguousarray(dstate[:, layer]), states, gates, w_hh, b_hh)
         dstate_0[:, layer] = ds0
         h_prev = np.ascontiguousarray(states[:-1, 0])
-        ops.linear_backward_weight(dhg, h_prev, grads[names.w_hh], grads[names.b_hh])
         if x is not None:
+            ops.linear_backward_weight(dhg, h_prev, grads[names.w_hh], grads[names.b_hh])
             ops.linear_backward_weight(dxg, x, grads[names.w_ih], grads[names.b_ih])
             dh = ops.linear_backward_input(dxg, w_ih)
             dh = dh if masks is None else dh * masks[layer - 1]
-    return dxg, dstate_0
+    return FirstLayer(dxg, dhg, h_prev), dstate_0
 
 
 class LanguageModel:
@@ -204,11 +212,12 @@ class LanguageModel:
         grads = views(flat, shapes)
         loss, dh = self._output_loss(h, batch, grads)
         assert dh is not None  # asked for
-        dxg, dstate = layers_backward(self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks)
+        ends, dstate = layers_backward(self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks)
         first = layer_names(0)
-        into = grads["embedding.weight"], grads[first.w_ih], grads[first.b_ih]
-        self.backend.layers.embedded_linear_backward(
-            dxg, params["embedding.weight"], batch.inputs, params[first.w_ih], into
+        names = "embedding.weight", first.w_ih, first.b_ih, first.w_hh, first.b_hh
+        into = tuple(grads[name] for name in names)
+        self.backend.layers.first_layer_backward(
+            *ends, params["embedding.weight"], batch.inputs, params[first.w_ih], into
         )  # fmt: skip
         return Gradients(loss, grads, flat, final, dstate)
 

@@ -87,6 +87,24 @@ def test_the_first_product_equals_the_reference_for_small_and_large_vocabularies
         assert_close(got, expected, "engine")
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("V", [5, 40])
+def test_gradients_of_the_first_layer_equal_the_reference(V: int, shared: bool) -> None:
+    """Where input and hidden product have one gradient, the compiled engine reads it once for both."""
+    rng = np.random.default_rng(V)
+    tokens, dxg = rng.integers(0, V, (9, 3)), rng.standard_normal((9, 3, 21))
+    dhg = dxg if shared else rng.standard_normal((9, 3, 21))
+    h_prev, embedding, w_ih = (rng.standard_normal(shape) for shape in ((9, 3, 7), (V, 6), (21, 6)))
+    shapes = ((V, 6), (21, 6), (21,), (21, 7), (21,))
+    results = []
+    for name in ("numpy", "numba"):
+        grads = tuple(np.ones(shape) for shape in shapes)
+        get_backend(name).layers.first_layer_backward(dxg, dhg, h_prev, embedding, tokens, w_ih, grads)
+        results.append(grads)
+    for expected, got in zip(*results, strict=True):
+        assert_close(got, expected, "engine")
+
+
 def test_recycled_memory_is_never_that_of_a_living_array() -> None:
     from unrolled.engine.kernels.pool import empty
 

@@ -87,9 +87,10 @@ def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: st
 
     _, _, tapes = layers_forward(backend, config, params, product(), state)
     grads = {name: np.zeros_like(value) for name, value in params.items()}
-    dxg, dstate_0 = layers_backward(backend, config, params, dh, dstate, tapes, grads)
-    backend.layers.linear_backward_weight(dxg, x, grads[first.w_ih], grads[first.b_ih])
-    dx = backend.layers.linear_backward_input(dxg, params[first.w_ih])
+    ends, dstate_0 = layers_backward(backend, config, params, dh, dstate, tapes, grads)
+    backend.layers.linear_backward_weight(ends.dxg, x, grads[first.w_ih], grads[first.b_ih])
+    backend.layers.linear_backward_weight(ends.dhg, ends.h_prev, grads[first.w_hh], grads[first.b_hh])
+    dx = backend.layers.linear_backward_input(ends.dxg, params[first.w_ih])
     assert_close(dx, differences(projected, x), "difference", what="input")
     assert_close(dstate_0, differences(projected, state), "difference", what="initial state")
     for name in params:

@@ -25,6 +25,7 @@ _PRODUCTS = (
     "linear_backward_weight",
     "embedded_linear_forward",
     "embedded_linear_backward",
+    "first_layer_backward",
     "output_loss",
 )
 

@@ -305,13 +305,13 @@ def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
 
 @compiled
 def _pack_strips_as_they_are(
-    a: NDArray, k0: int, depth: int, m0: int, m1: int, strips: NDArray, sums: NDArray
+    a: NDArray, k0: int, depth: int, m0: int, m1: int, strips: NDArray, sums: NDArray, places: NDArray
 ) -> None:  # fmt: skip
     width = a.shape[1]
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
     for k in range(depth):
-        row_at, row, some = (k0 + k) * width, a[k0 + k, m0:m1], sums[m0:m1]
+        row_at, row, some = (k0 + k) * width, a[k0 + k, m0:m1], sums[places[k0 + k], m0:m1]
         for m in range(m1 - m0):  # from 0: a start that might be negative keeps the loop scalar
             some[m] += row[m]
         at = k * STRIP
@@ -324,18 +324,22 @@ def _pack_strips_as_they_are(
 
 
 @compiled
-def _pack_strips_words(a: NDArray, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray) -> None:
+def _pack_strips_words(
+    a: NDArray, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray, places: NDArray
+) -> None:  # fmt: skip
     width = a.shape[1]
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
     zero = np.float32(0)
     for k in range(0, rows, 2):
         two = k + 1 < rows
-        low_at, high_at, some = (k0 + k) * width, (k0 + k + 1) * width, sums[m0:m1]
+        low_at, high_at = (k0 + k) * width, (k0 + k + 1) * width
         low = a[k0 + k, m0:m1]
         high = a[k0 + k + 1, m0:m1] if two else np.zeros(m1 - m0, a.dtype)
-        for m in range(m1 - m0):
-            some[m] += low[m] + high[m]
+        for row in range(k0 + k, min(k0 + k + 2, k0 + rows)):
+            one, some = a[row, m0:m1], sums[places[row], m0:m1]
+            for m in range(m1 - m0):
+                some[m] += one[m]
         at = k // 2 * STRIP
         for m in range(m0, whole, STRIP):
             prefetch(flat, high_at + m + (AHEAD - 1) * width)
@@ -350,15 +354,15 @@ def _pack_strips_words(a: NDArray, k0: int, rows: int, m0: int, m1: int, strips:
             strips[at + m - whole] = word(low[m - m0], high[m - m0])
 
 
-def _pack_strips(a, k0, rows, m0, m1, strips, sums):  # type: ignore[no-untyped-def]
-    """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, strip by strip; adds each column's sum to ``sums``."""
+def _pack_strips(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
+    """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, strip by strip; adds row k of them to sums[places[k]]."""
     raise NotImplementedError("for compiled code only")
 
 
 @overload(_pack_strips)
-def _pack_strips_for(a, k0, rows, m0, m1, strips, sums):  # type: ignore[no-untyped-def]
+def _pack_strips_for(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
     pack = _pack_strips_words if strips.dtype == WORD else _pack_strips_as_they_are
-    return lambda a, k0, rows, m0, m1, strips, sums: pack(a, k0, rows, m0, m1, strips, sums)
+    return lambda a, k0, rows, m0, m1, strips, sums, places: pack(a, k0, rows, m0, m1, strips, sums, places)
 
 
 @compiled
@@ -410,7 +414,8 @@ def _pack_rows_for(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
 
 @compiled_parallel
 def _add_transposed_product(
-    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, strips: NDArray, panels: NDArray, W: int, paired: int, parts: int
+    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, W: int,
+    paired: int, parts: int,
 ) -> None:  # fmt: skip
     """``paired`` rows of the factors make one of the packed ones."""
     (K, N), M = b.shape, c.shape[0]
@@ -426,7 +431,7 @@ def _add_transposed_product(
             _pack_rows(b, k0, rows, own_panels, W)
             for m0 in range(first, last, STRIPS * STRIP):
                 m1 = min(m0 + STRIPS * STRIP, last)
-                _pack_strips(a, k0, rows, m0, m1, own, sums)
+                _pack_strips(a, k0, rows, m0, m1, own, sums, places)
                 for n0 in range(0, N, W):
                     panel_at = n0 // W * depth * W
                     for m in range(m0, m1, STRIP):
@@ -439,8 +444,13 @@ def _add_transposed_product(
                             )  # fmt: skip
 
 
-def add_transposed_product(a: NDArray, b: NDArray, c: NDArray, sums: NDArray, bf16: bool = False) -> None:
-    """c += a.T @ b and sums += a.sum(0) for ``a`` (K, M), ``b`` (K, N), ``c`` (M, N), ``sums`` (M,); M is shared out.
+def add_transposed_product(
+    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, bf16: bool = False
+) -> None:  # fmt: skip
+    """c += a.T @ b and np.add.at(sums, places, a) for ``a`` (K, M), ``b`` (K, N), ``c`` (M, N); M is shared out.
+
+    ``sums`` (R, M) has rows for what is added up together, ``places`` (K,) says which: for one sum R is 1, for a table of
+    tokens its rows. Both need every number of ``a``, which is read once.
 
     ``a`` may have more columns than the M of ``c``; they are not read. With ``bf16`` the factors of the product are
     rounded, the sums are not.
@@ -453,4 +463,4 @@ def add_transposed_product(a: NDArray, b: NDArray, c: NDArray, sums: NDArray, bf
     depth = min(DEPTH_BLOCK, -(-len(a) // paired))
     strips = empty((parts, STRIPS * STRIP_ITEMS), dtype)
     panels = empty((parts, depth * -(-b.shape[1] // W) * W), dtype)
-    _add_transposed_product(a, b, c, sums, strips, panels, W, paired, parts)
+    _add_transposed_product(a, b, c, sums, places, strips, panels, W, paired, parts)

@@ -77,7 +77,12 @@ def linear_backward_input(dy: NDArray, weight: NDArray, bf16: bool = False) -> N
 def linear_backward_weight(
     dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray, bf16: bool = False
 ) -> None:  # fmt: skip
-    add_transposed_product(_rows(dy), _rows(x), dweight, dbias, bf16)
+    add_transposed_product(_rows(dy), _rows(x), dweight, *_one_sum(dbias, dy), bf16)
+
+
+def _one_sum(dbias: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
+    """All rows of ``dy`` added to one: the table and the places that a product of its takes."""
+    return dbias.reshape(1, -1), np.zeros(dy.size // dy.shape[-1], np.int64)
 
 
 def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
@@ -104,10 +109,36 @@ def embedded_linear_backward(
     dy: NDArray, embedding: NDArray, tokens: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray],
     bf16: bool = False,
 ) -> None:  # fmt: skip
-    dembedding, dweight, dbias = grads
     used, places = _used_rows(embedding, tokens)
     dtable = np.zeros((len(used), dy.shape[-1]), dy.dtype)
     embedding_backward(dy, places, dtable)
+    _table_backward(dtable, used, embedding, weight, grads, bf16)
+
+
+def first_layer_backward(
+    dxg: NDArray, dhg: NDArray, h_prev: NDArray, embedding: NDArray, tokens: NDArray, w_ih: NDArray,
+    grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], bf16: bool = False,
+) -> None:  # fmt: skip
+    """As the reference; where both products have one gradient, it is read once for the weights and the table of tokens."""
+    dembedding, dw_ih, db_ih, dw_hh, db_hh = grads
+    if dxg is not dhg:
+        linear_backward_weight(dhg, h_prev, dw_hh, db_hh, bf16)
+        embedded_linear_backward(dxg, embedding, tokens, w_ih, (dembedding, dw_ih, db_ih), bf16)
+        return
+    used, places = _used_rows(embedding, tokens)
+    dtable, dbias = np.zeros((len(used), dxg.shape[-1]), dxg.dtype), np.zeros_like(db_ih)
+    add_transposed_product(_rows(dxg), _rows(h_prev), dw_hh, dtable, places.reshape(-1), bf16)
+    _table_backward(dtable, used, embedding, w_ih, (dembedding, dw_ih, dbias), bf16)
+    db_ih += dbias
+    db_hh += dbias
+
+
+def _table_backward(
+    dtable: NDArray, used: NDArray, embedding: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray],
+    bf16: bool,
+) -> None:  # fmt: skip
+    """Gradients of embedding, weight and bias from those of the table's rows (R, G·H), which are of the tokens ``used``."""
+    dembedding, dweight, dbias = grads
     if len(used) == len(embedding):
         linear_backward_weight(dtable, embedding, dweight, dbias, bf16)
         dembedding += linear_backward_input(dtable, weight, bf16)
@@ -238,6 +269,6 @@ def output_loss(
             max(count, 1), get_num_threads(),
         )  # fmt: skip
         if grads:
-            add_transposed_product(some, rows[part], *grads, bf16)
+            add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16)
     result = LossResult(float(losses.sum()), int(hits.sum()), count)
     return result, dh.reshape(h.shape) if grads else None
