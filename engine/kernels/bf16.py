@@ -63,7 +63,7 @@ def add_product(builder: Any, x: Any, y: Any, total: Any) -> Any:
     return builder.call(dot, [total, builder.bitcast(x, pairs), builder.bitcast(y, pairs)])
 
 
-def _emit_words(builder: Any, low: Any, high: Any, kind: Any) -> Any:
+def emit_words(builder: Any, low: Any, high: Any, kind: Any) -> Any:
     """Words of float32 ``low`` and ``high``, given as bits of the integer type ``kind``; rounded to nearest, ties to even."""
 
     def number(value: int) -> Any:
@@ -82,7 +82,7 @@ def _emit_words(builder: Any, low: Any, high: Any, kind: Any) -> Any:
 def _word_intrinsic(typing_context, low, high):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         i32 = ir.IntType(32)
-        return _emit_words(builder, builder.bitcast(args[0], i32), builder.bitcast(args[1], i32), i32)
+        return emit_words(builder, builder.bitcast(args[0], i32), builder.bitcast(args[1], i32), i32)
 
     return WORD(types.float32, types.float32), codegen
 
@@ -106,7 +106,7 @@ def make_pairing(count: int) -> Any:
 
             low, high = builder.load(place(0, 1)), builder.load(place(0, 2))
             low.align = high.align = 4
-            builder.store(_emit_words(builder, low, high, kind), place(3, 4)).align = 4
+            builder.store(emit_words(builder, low, high, kind), place(3, 4)).align = 4
             return context.get_dummy_value()
 
         return types.void(source, i, i, target, i), codegen

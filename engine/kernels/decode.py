@@ -30,7 +30,7 @@ KINDS = {"rnn": _RNN, "rnn_relu": _RNN_RELU, "gru": _GRU, "lstm": _LSTM}
 @compiled
 def _step(
     kind: int, xg: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray, panels: NDArray,
-    panels_n: NDArray, b_hh: NDArray, memory: NDArray,
+    panels_n: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
     """One step of one layer: input products ``xg`` (R, G·H) and states (R, H) to states; ``gates`` is scratch."""
     R, H = h.shape
@@ -39,21 +39,20 @@ def _step(
     if kind == _LSTM:
         for r in range(R):
             start_gates(gates[r], xg[r], b_hh, 4, H, 0, H)
-        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 4, 0, H)
+        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 4, 0, H, back)
         for r in range(R):
             lstm.activate(gates[r], c_prev[r], c[r], h[r], 0, H)
     elif kind == _GRU:
         for r in range(R):
             start_gates(gates[r], xg[r], b_hh, 2, H, 0, H)
             gru.start_candidate(gates[r, 3 * H :], b_hh, H, 0, H)
-        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 2, 0, H)
-        add_gates(x, at, stride, panels_n, flat_gates, 3 * H, width, R, H, 1, 0, H)
+        gru.add_all_gates(x, at, stride, panels, panels_n, flat_gates, 0, width, R, H, 0, H, back)
         for r in range(R):
             gru.activate(gates[r], xg[r, 2 * H :], h_prev[r], h[r], 0, H)
     else:
         for r in range(R):
             start_gates(h[r], xg[r], b_hh, 1, H, 0, H)
-        add_gates(x, at, stride, panels, h.reshape(-1), 0, H, R, H, 1, 0, H)
+        add_gates(x, at, stride, panels, h.reshape(-1), 0, H, R, H, 1, 0, H, back)
         for r in range(R):
             rnn.activate(h[r], kind == _RNN_RELU)
 
@@ -108,7 +107,7 @@ def _decode(
                         _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
                     _step(
                         kind, xg, hs[now, layer], cs[now, layer], hs[1 - now, layer], cs[1 - now, layer], gates,
-                        panels_hh[layer], panels_n[layer], b_hh[layer], memory,
+                        panels_hh[layer], panels_n[layer], b_hh[layer], memory, n % 2 == 1,
                     )  # fmt: skip
                 _rows(hs[1 - now, L - 1], panels_out, b_out, some, memory)
                 now = 1 - now

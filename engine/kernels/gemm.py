@@ -23,6 +23,7 @@ from unrolled.engine.kernels.tile import (
     VECTORS,
     copy_panel_row,
     copy_strip,
+    copy_transposed,
     prefetch,
     thin_1,
     thin_2,
@@ -39,6 +40,7 @@ from unrolled.engine.kernels.tile import (
 
 DEPTH_BLOCK = 256  # rows of a panel read at a time: 256 × 128 bytes, which the L1 cache holds
 ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
+PACK_ROWS = 16  # rows of a second factor packed at a time: as many lanes as a register has at the most, or a multiple
 STRIPS = 16  # strips packed at a time: they share the reading of a panel
 # Items from strip to strip. One line of the cache more than it takes, or all strips would be written to one set of lines.
 AHEAD = 8  # rows: each is a piece of a line of its own page, which the processor does not foresee
@@ -53,95 +55,101 @@ def panel_width(dtype: np.dtype) -> int:
 
 
 @compiled
-def _pack_panel(b: NDArray, p: int, panels: NDArray) -> None:
-    K, N = b.shape
+def _put(b: NDArray, k: int, n: int, transposed: bool, panels: NDArray) -> None:
+    """One number of ``b`` or ``b.T`` to its place in panels of its dtype."""
     W = panels.shape[2]
-    n = min(W, N - p * W)
-    for k in range(K):
-        row, source = panels[p, k], b[k]
-        for j in range(n):
-            row[j] = source[p * W + j]
-        for j in range(n, W):
-            row[j] = 0
+    panels[n // W, k, n % W] = b[n, k] if transposed else b[k, n]
 
 
 @compiled
-def _pack_panel_transposed(b: NDArray, p: int, panels: NDArray) -> None:
-    N, K = b.shape
-    W = panels.shape[2]
-    n = min(W, N - p * W)
-    for first in range(0, K, 64):  # a block of the panel stays in the L1 cache while its columns arrive one by one
-        last = min(first + 64, K)
-        for j in range(n):
-            source = b[p * W + j]
-            for k in range(first, last):
-                panels[p, k, j] = source[k]
-        for k in range(first, last):
-            for j in range(n, W):
-                panels[p, k, j] = 0
+def _put_word(b: NDArray, k: int, n: int, transposed: bool, panels: NDArray) -> None:
+    """One number of ``b`` or ``b.T``, with the one behind it along the depth, to its place in panels of words."""
+    W, K = panels.shape[2], b.shape[1] if transposed else b.shape[0]
+    if k % 2:
+        return
+    low = b[n, k] if transposed else b[k, n]
+    high = np.float32(0)
+    if k + 1 < K:
+        high = b[n, k + 1] if transposed else b[k + 1, n]
+    panels[n // W, k // 2, n % W] = word(low, high)
 
 
 @compiled
-def _pack_panel_words(b: NDArray, p: int, panels: NDArray) -> None:
-    K, N = b.shape
-    W = panels.shape[2]
-    n = min(W, N - p * W)
-    for k in range(panels.shape[1]):
-        row, low, high = panels[p, k], b[2 * k, p * W : p * W + n], b[min(2 * k + 1, K - 1), p * W : p * W + n]
-        some = row[:n]
-        if 2 * k + 1 < K:
-            for j in range(n):
-                some[j] = word(low[j], high[j])
-        else:
-            for j in range(n):
-                some[j] = word(low[j], np.float32(0))
-        row[n:] = 0
+def _copy_rows(b: NDArray, k: int, p: int, panels: NDArray) -> None:
+    """A block's rows of a panel, of its dtype."""
+    (_, K, W), N = panels.shape, b.shape[1]
+    source, target = b.reshape(-1), panels.reshape(-1)
+    for row in range(k, k + PACK_ROWS):
+        copy_panel_row(source, row * N + p * W, target, (p * K + row) * W)
 
 
 @compiled
-def _pack_panel_words_transposed(b: NDArray, p: int, panels: NDArray) -> None:
-    N, K = b.shape
-    W = panels.shape[2]
-    n = min(W, N - p * W)
-    for first in range(0, K // 2, 64):
-        last = min(first + 64, K // 2)
-        for j in range(n):
-            source = b[p * W + j]
-            for k in range(first, last):
-                panels[p, k, j] = word(source[2 * k], source[2 * k + 1])
-    for j in range(n):
-        if K % 2:
-            panels[p, K // 2, j] = word(b[p * W + j, K - 1], np.float32(0))
-    panels[p, :, n:] = 0
+def _copy_rows_words(b: NDArray, k: int, p: int, panels: NDArray) -> None:
+    (_, K, W), N = panels.shape, b.shape[1]
+    source, target = b.reshape(-1), panels.reshape(-1)
+    for row in range(k, k + PACK_ROWS, 2):
+        at = row * N + p * W
+        _pair_panel_row(source, at, at + N, target, (p * K + row // 2) * W)
 
 
-def _fill_panel(b, p, panels, transposed):  # type: ignore[no-untyped-def]
-    """Panel ``p`` of ``b`` or of ``b.T``; the implementation goes by the panels' dtype."""
+def _put_for(b, k, n, transposed, panels):  # type: ignore[no-untyped-def]
+    """``_put`` or ``_put_word``; goes by the panels' dtype, as the next."""
     raise NotImplementedError("for compiled code only")
 
 
-@overload(_fill_panel)
-def _fill_panel_for(b, p, panels, transposed):  # type: ignore[no-untyped-def]
-    words = panels.dtype == WORD
-    plain, turned = (
-        (_pack_panel_words, _pack_panel_words_transposed) if words else (_pack_panel, _pack_panel_transposed)
-    )
+def _copy_rows_for(b, k, p, panels):  # type: ignore[no-untyped-def]
+    raise NotImplementedError("for compiled code only")
 
-    def fill(b, p, panels, transposed):  # type: ignore[no-untyped-def]
-        if transposed:
-            turned(b, p, panels)
-        else:
-            plain(b, p, panels)
 
-    return fill
+@overload(_put_for)
+def _put_overload(b, k, n, transposed, panels):  # type: ignore[no-untyped-def]
+    put = _put_word if panels.dtype == WORD else _put
+    return lambda b, k, n, transposed, panels: put(b, k, n, transposed, panels)
+
+
+@overload(_copy_rows_for)
+def _copy_rows_overload(b, k, p, panels):  # type: ignore[no-untyped-def]
+    copy = _copy_rows_words if panels.dtype == WORD else _copy_rows
+    return lambda b, k, p, panels: copy(b, k, p, panels)
 
 
 @compiled_parallel
-def _pack(b: NDArray, panels: NDArray, transposed: bool, parts: int) -> None:
-    P = panels.shape[0]
+def _pack(b: NDArray, panels: NDArray, transposed: bool, paired: int, parts: int) -> None:
+    """``paired`` rows make one of the packed ones. The depth is shared out in whole blocks of rows."""
+    P, depth, W = panels.shape
+    N, K = b.shape
+    if not transposed:
+        K, N = N, K
+    lanes = W // VECTORS
+    source, target = b.reshape(-1), panels.reshape(-1)
+    blocks = K // PACK_ROWS
     for part in prange(parts):
-        for p in range(part * P // parts, (part + 1) * P // parts):
-            _fill_panel(b, p, panels, transposed)
+        first, last = part * blocks // parts * PACK_ROWS, (part + 1) * blocks // parts * PACK_ROWS
+        whole = N // W
+        if transposed:
+            # a register's lanes of rows at a time, the depth in pieces: both sides stay in the cache
+            for k0 in range(first, last, 8 * PACK_ROWS):
+                for n in range(0, N - lanes + 1, lanes):
+                    at = (n // W * depth) * W + n % W
+                    for k in range(k0, min(k0 + 8 * PACK_ROWS, last), lanes):
+                        copy_transposed(source, n * K + k, K, target, at + k // paired * W, W)
+            whole = N // lanes * lanes
+        else:
+            for k in range(first, last, PACK_ROWS):
+                for p in range(whole):
+                    _copy_rows_for(b, k, p, panels)
+            whole *= W
+        end = K if part == parts - 1 else last
+        for k in range(first, last):  # columns that fill no register or panel
+            for n in range(whole, N):
+                _put_for(b, k, n, transposed, panels)
+        for k in range(last, end):  # rows that fill no block
+            for n in range(N):
+                _put_for(b, k, n, transposed, panels)
+        packed_end = depth if part == parts - 1 else last // paired
+        for k in range(first // paired, packed_end):
+            for j in range(N - (P - 1) * W, W):
+                panels[P - 1, k, j] = 0
 
 
 def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
@@ -149,7 +157,7 @@ def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
     dtype = WORD_DTYPE if bf16 else b.dtype
     W = panel_width(dtype)
     panels = empty((-(-N // W), -(-K // 2) if bf16 else K, W), dtype)
-    _pack(b, panels, transposed, get_num_threads())
+    _pack(b, panels, transposed, 2 if bf16 else 1, get_num_threads())
     return panels
 
 
@@ -233,30 +241,50 @@ def _edge(
 
 
 @compiled
+def _few_rows(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, K: int, first: int, c: NDArray, c_offset: int,
+    c_row: int, rows: int, N: int, W: int, back: bool,
+) -> None:  # fmt: skip
+    """``add_product_part`` for one tile of rows: a panel is read once, so over its whole depth; ``back``: the last first."""
+    count = (N + W - 1) // W
+    edge = N - (count - 1) * W  # columns of the last panel
+    whole = count if edge == W else count - 1
+    pairs = 0 if rows == 3 or rows > 4 else whole // 2
+    groups = count - pairs
+    for i in range(groups):
+        group = groups - 1 - i if back else i
+        p = 2 * group if group < pairs else group + pairs
+        panel_at, c_at = (first + p) * K * W, c_offset + p * W
+        if group < pairs:
+            if rows == 4:
+                wide_4(a, a_at, a_row, a_depth, panels, panel_at, K * W, c, c_at, c_row, K)
+            elif rows == 2:
+                wide_2(a, a_at, a_row, a_depth, panels, panel_at, K * W, c, c_at, c_row, K)
+            else:
+                wide_1(a, a_at, a_row, a_depth, panels, panel_at, K * W, c, c_at, c_row, K)
+        elif p < whole:
+            _tiles(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, rows, K)
+        else:
+            _edge(a, a_at, a_row, a_depth, panels, panel_at, c, c_at, c_row, rows, K, edge, W)
+
+
+@compiled
 def add_product_part(
     a: NDArray, a_offset: int, a_row: int, a_depth: int, panels: NDArray, first: int, c: NDArray, c_offset: int,
-    c_row: int, rows: int, N: int,
+    c_row: int, rows: int, N: int, back: bool = False,
 ) -> None:  # fmt: skip
     """``add_product`` for the N columns from the start of panel ``first``; ``c_offset`` is that of its first column."""
     K, W = panels.shape[1], panels.shape[2]
     flat = panels.reshape(-1)
+    if rows <= TILE_ROWS:
+        _few_rows(a, a_offset, a_row, a_depth, flat, K, first, c, c_offset, c_row, rows, N, W, back)
+        return
     last = first + (N - 1) // W
     edge = N - (last - first) * W  # columns of the last panel
     for k0 in range(0, K, DEPTH_BLOCK):
         depth = min(DEPTH_BLOCK, K - k0)
         a_at = a_offset + k0 * a_depth
-        start = first
-        if rows <= 4 and rows != 3:
-            while start + 1 < last:
-                panel_at, c_at = (start * K + k0) * W, c_offset + (start - first) * W
-                if rows == 4:
-                    wide_4(a, a_at, a_row, a_depth, flat, panel_at, K * W, c, c_at, c_row, depth)
-                elif rows == 2:
-                    wide_2(a, a_at, a_row, a_depth, flat, panel_at, K * W, c, c_at, c_row, depth)
-                else:
-                    wide_1(a, a_at, a_row, a_depth, flat, panel_at, K * W, c, c_at, c_row, depth)
-                start += 2
-        for p in range(start, last + 1):
+        for p in range(first, last + 1):
             panel_at, c_at = (p * K + k0) * W, c_offset + (p - first) * W
             if p < last or edge == W:
                 _tiles(a, a_at, a_row, a_depth, flat, panel_at, c, c_at, c_row, rows, depth)
@@ -267,17 +295,18 @@ def add_product_part(
 @compiled
 def add_product(
     a: NDArray, a_offset: int, a_row: int, a_depth: int, panels: NDArray, c: NDArray, c_offset: int, c_row: int,
-    rows: int, N: int,
+    rows: int, N: int, back: bool = False,
 ) -> None:  # fmt: skip
     """C += A @ B for ``rows`` rows, on one thread.
 
     ``a`` and ``c`` are flat, C-contiguous arrays with an offset and strides in items; element (r, k) of A lies at
-    a_offset + r·a_row + k·a_depth, row r of C, N items long, at c_offset + r·c_row.
+    a_offset + r·a_row + k·a_depth, row r of C, N items long, at c_offset + r·c_row. A caller that comes again and again
+    with few rows turns ``back`` every other time: what it read last is still in the cache.
     """
     for r in range(0, rows, ROW_BLOCK):
         some = min(ROW_BLOCK, rows - r)
         add_product_part(
-            a, a_offset + r * a_row, a_row, a_depth, panels, 0, c, c_offset + r * c_row, c_row, some, N
+            a, a_offset + r * a_row, a_row, a_depth, panels, 0, c, c_offset + r * c_row, c_row, some, N, back
         )  # fmt: skip
 
 

@@ -32,6 +32,19 @@ def start_candidate(hn: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> Non
 
 
 @compiled
+def add_all_gates(
+    h: NDArray, h_offset: int, h_row: int, panels_rz: NDArray, panels_n: NDArray, gates: NDArray, offset: int,
+    width: int, rows: int, H: int, u0: int, u1: int, back: bool,
+) -> None:  # fmt: skip
+    """``add_gates`` for r and z, which lie first in the gates, and for h's part of n, which lies last."""
+    for i in range(2):
+        if (i == 1) == back:
+            add_gates(h, h_offset, h_row, panels_rz, gates, offset, width, rows, H, 2, u0, u1, back)
+        else:
+            add_gates(h, h_offset, h_row, panels_n, gates, offset + 3 * H, width, rows, H, 1, u0, u1, back)
+
+
+@compiled
 def activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
     """Units u0 … u1 of one row: gates (4·H,) holds a_r, a_z, nothing, hn; it becomes r, z, n, hn."""
     H, m = h.shape[0], u1 - u0
@@ -68,8 +81,9 @@ def _forward(
                     start_candidate(gates[t, b, 3 * H :], b_hh, H, u0, u1)
                 at, n = t * B + first, last - first
                 h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels_n, memory)
-                add_gates(h, h_at, h_row, panels_rz, flat_gates, at * width, width, n, H, 2, u0, u1)
-                add_gates(h, h_at, h_row, panels_n, flat_gates, at * width + 3 * H, width, n, H, 1, u0, u1)
+                add_all_gates(
+                    h, h_at, h_row, panels_rz, panels_n, flat_gates, at * width, width, n, H, u0, u1, t % 2 == 1
+                )
                 for b in range(first, last):
                     x_n = table[rows[t, b], 2 * H :]
                     activate(gates[t, b], x_n, states[0, t, b], states[0, t + 1, b], u0, u1)
@@ -129,7 +143,7 @@ def _backward(
                     wait(team, active, step + 1)
                 m, c_at = last - first, first * H + u0
                 d, at, d_row = operand(flat_dhg, (t * B + first) * G, G, m, G, panels, memory)
-                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, m, u1 - u0)
+                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, m, u1 - u0, t % 2 == 1)
 
 
 def forward(

@@ -67,7 +67,7 @@ def _forward(
                     start_gates(gates[t, b], table[rows[t, b]], b_hh, 4, H, u0, u1)
                 at, n = t * B + first, last - first
                 h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
-                add_gates(h, h_at, h_row, panels, flat_gates, at * G, G, n, H, 4, u0, u1)
+                add_gates(h, h_at, h_row, panels, flat_gates, at * G, G, n, H, 4, u0, u1, t % 2 == 1)
                 for b in range(first, last):
                     activate(gates[t, b], states[1, t, b], states[1, t + 1, b], states[0, t + 1, b], u0, u1)
                 if by_units:
@@ -127,7 +127,7 @@ def _backward(
                     wait(team, active, step + 1)
                 n, c_at = last - first, first * H + u0
                 d, at, d_row = operand(flat_gates, (t * B + first) * G, G, n, G, panels, memory)
-                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0)
+                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
 
 
 def forward(

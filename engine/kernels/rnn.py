@@ -52,7 +52,7 @@ def _run(
                     start_gates(h[t + 1, b], table[rows[t, b]], b_hh, 1, H, u0, u1)
                 n, to = last - first, ((t + 1) * B + first) * H
                 before, at, row = operand(flat, (t * B + first) * H, H, n, H, panels, memory)
-                add_gates(before, at, row, panels, flat, to, H, n, H, 1, u0, u1)
+                add_gates(before, at, row, panels, flat, to, H, n, H, 1, u0, u1, t % 2 == 1)
                 for b in range(first, last):
                     activate(h[t + 1, b, u0:u1], relu)
                 if by_units:
@@ -97,7 +97,7 @@ def _run_back(
                     wait(team, active, step + 1)
                 n, c_at = last - first, first * H + u0
                 d, at, d_row = operand(flat_da, (t * B + first) * H, H, n, H, panels, memory)
-                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0)
+                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
 
 
 def _forward(

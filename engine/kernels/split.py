@@ -45,16 +45,16 @@ def share(part: int, parts: int, by_units: bool, B: int, H: int, W: int) -> tupl
 @compiled
 def add_gates(
     h: NDArray, h_offset: int, h_row: int, panels: NDArray, gates: NDArray, offset: int, width: int, rows: int, H: int, G: int,
-    u0: int, u1: int,
+    u0: int, u1: int, back: bool,
 ) -> None:  # fmt: skip
     """gates[r, g·H + u0 … g·H + u1] += h[r] · w_hhᵀ for G gates; flat, rows ``h_row`` and ``width`` apart."""
     if u1 - u0 == H:
-        add_product(h, h_offset, h_row, 1, panels, gates, offset, width, rows, G * H)
+        add_product(h, h_offset, h_row, 1, panels, gates, offset, width, rows, G * H, back)
         return
     W = panels.shape[2]
-    for g in range(G):
-        at = g * H + u0
-        add_product_part(h, h_offset, h_row, 1, panels, at // W, gates, offset + at, width, rows, u1 - u0)
+    for i in range(G):
+        at = (G - 1 - i if back else i) * H + u0
+        add_product_part(h, h_offset, h_row, 1, panels, at // W, gates, offset + at, width, rows, u1 - u0, back)
 
 
 @compiled

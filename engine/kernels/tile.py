@@ -169,6 +169,50 @@ def _make_copy(size: Any) -> Any:
     return copy
 
 
+@intrinsic
+def copy_transposed(typing_context, source, source_at, source_row, target, target_at, target_row):  # type: ignore[no-untyped-def]
+    """A square of as many rows and columns as a register has lanes, between flat arrays, its rows so far apart.
+
+    A target of words takes the words of two rows each. Interleaving the first half of the rows with the second as many
+    times as it takes to halve them to one transposes a square.
+    """
+    words = target.dtype == bf16.WORD and source.dtype == types.float32
+    if not words and source.dtype != target.dtype:
+        return None
+    i = types.intp
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        item_bytes = source.dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // item_bytes
+        kind = ir.VectorType(context.get_value_type(source.dtype), lanes)
+        numbers = ir.VectorType(ir.IntType(32), lanes)
+        kinds = {0: kind, 3: numbers if words else kind}
+
+        def place(n: int, r: int) -> Any:
+            data = context.make_array(signature.args[n])(context, builder, args[n]).data
+            at = builder.add(args[n + 1], builder.mul(args[n + 2], ir.Constant(ir.IntType(64), r)))
+            return builder.bitcast(builder.gep(data, [at]), kinds[n].as_pointer())
+
+        rows = [builder.load(place(0, r)) for r in range(lanes)]
+        for row in rows:
+            row.align = item_bytes
+        half = lanes // 2
+        low = ir.Constant(numbers, [n // 2 + n % 2 * lanes for n in range(lanes)])
+        high = ir.Constant(numbers, [half + n // 2 + n % 2 * lanes for n in range(lanes)])
+        for _ in range(half.bit_length()):
+            rows = [
+                builder.shuffle_vector(rows[n // 2], rows[n // 2 + half], high if n % 2 else low) for n in range(lanes)
+            ]
+        if words:
+            bits = [builder.bitcast(row, numbers) for row in rows]
+            rows = [bf16.emit_words(builder, bits[n], bits[n + 1], numbers) for n in range(0, lanes, 2)]
+        for r, row in enumerate(rows):
+            builder.store(row, place(3, r)).align = item_bytes
+        return context.get_dummy_value()
+
+    return types.void(source, i, i, target, i, i), codegen
+
+
 STRIP = 8  # columns of a transposed first factor that lie together once packed, one tile high
 copy_strip = _make_copy(lambda item_bytes: STRIP)
 copy_panel_row = _make_copy(lambda item_bytes: PANEL_BYTES // item_bytes)
