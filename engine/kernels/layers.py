@@ -18,7 +18,7 @@ from unrolled.engine.kernels.gemm import (
     panel_width,
     product,
 )
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled, compiled_max, compiled_parallel, compiled_sum
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Gathered
 from unrolled.engine.kernels.tile import VECTORS
@@ -33,9 +33,16 @@ def _gather(weight: NDArray, tokens: NDArray, rows: NDArray, parts: int) -> None
             rows[n] = weight[tokens[n]]
 
 
+@compiled_parallel
+def _clear(array: NDArray, parts: int) -> None:
+    N = array.shape[0]
+    for part in prange(parts):
+        array[part * N // parts : (part + 1) * N // parts] = 0
+
+
 def zeros(size: int, dtype: np.dtype) -> NDArray:
     array = empty((size,), dtype)
-    array.fill(0)
+    _clear(array, get_num_threads())
     return array
 
 
@@ -147,20 +154,34 @@ def _table_backward(
         dembedding[used] += linear_backward_input(dtable, weight, bf16)
 
 
+@compiled_max
+def _largest(x: NDArray) -> float:
+    largest = x[0]
+    for v in range(x.shape[0]):
+        largest = max(largest, x[v])
+    return largest
+
+
+@compiled_sum
+def _total(p: NDArray) -> float:
+    total = 0.0
+    for v in range(p.shape[0]):
+        total += p[v]
+    return total
+
+
 @compiled
 def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, bool]:
     """p (V,) becomes e^(x - max); returns the row's loss, the sum of p, and whether the target is the first largest."""
-    best = 0
-    for v in range(x.shape[0]):
-        if x[v] > x[best]:
-            best = v
-    largest = x[best]
+    largest = _largest(x)  # a NaN may be passed over here; p and the loss have it
     for v in range(x.shape[0]):
         p[v] = exp_negative(x[v] - largest)
-    total = 0.0
-    for v in range(x.shape[0]):
-        total += p[v]
-    return math.log(total) - (x[target] - largest), total, best == target
+    total = _total(p)
+    first = x[target] == largest
+    if first:
+        for v in range(target):
+            first &= x[v] != largest
+    return math.log(total) - (x[target] - largest), total, first
 
 
 @compiled_parallel
@@ -200,7 +221,7 @@ def softmax_cross_entropy(
 
 
 OUTPUT_ROWS = 64  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
-LOGITS_BYTES = 1 << 23  # of the positions whose logits are in memory at one time
+LOGITS_BYTES = 1 << 24  # of the positions whose logits are in memory at one time
 
 
 @compiled_parallel
