@@ -12,7 +12,7 @@ from numba import prange, set_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import STRIP, panel_width
-from unrolled.engine.kernels.kernel import compiled_parallel, compiled_sum
+from unrolled.engine.kernels.kernel import compiled_parallel, compiled_sum, drop_stale_cache
 from unrolled.engine.kernels.tile import TILE_ROWS, tile_4, tile_8
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
@@ -30,6 +30,9 @@ def _run_tiles(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int, part
                 tile_8(own_a, 0, DEPTH, 1, own_panel, 0, 0, own_c, 0, W, DEPTH)
             else:
                 tile_4(own_a, 0, DEPTH, 1, own_panel, 0, 0, own_c, 0, W, DEPTH)
+
+
+drop_stale_cache(cache=Path(_run_tiles.dispatcher.stats.cache_path))  # of this folder, when the tiles changed
 
 
 @compiled_sum

@@ -36,5 +36,9 @@ class DivergedError(UnrolledError):
     """The loss or the gradient became NaN or infinite while training."""
 
 
+class ForkError(UnrolledError, RuntimeError):
+    """The compiled engine was called in a process that cannot run its threads."""
+
+
 class MissingDependencyError(UnrolledError, ImportError):
     """An optional dependency is needed for what was asked, and is not installed."""

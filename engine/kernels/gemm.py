@@ -38,7 +38,9 @@ from unrolled.engine.kernels.tile import (
     wide_4,
 )
 
-DEPTH_BLOCK = 512  # rows of a panel read at a time; more rows: sums are read and written less, but panels leave the L2 cache
+DEPTH_BLOCK = (
+    512  # rows of a panel read at a time; more rows: sums are read and written less, but panels leave the L2 cache
+)
 ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
 PACK_ROWS = 16  # rows of a second factor packed at a time: as many lanes as a register has at the most, or a multiple
 STRIPS = 16  # strips packed at a time: they share the reading of a panel

@@ -9,6 +9,7 @@ count tells.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 
@@ -20,6 +21,16 @@ MOST_BUFFERS, MOST_BYTES = 64, 1 << 29  # beyond either the free buffers are dro
 
 _buffers: list[NDArray[np.uint8]] = []
 _lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    """In a forked process, where whoever held it is not."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 def _references(place: int) -> int:

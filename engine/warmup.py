@@ -1,0 +1,51 @@
+"""Have the compiled engine ready before it is needed."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from unrolled.engine.backends import BF16, FLOAT32
+from unrolled.engine.batches import Batch
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.contract import Draws, zero_state
+from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.params import initial_params
+from unrolled.engine.trainable import EngineTrainable
+
+
+def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32) -> float:
+    """Compile what training and generation with a cell need, or load it where it was compiled before.
+
+    For the build of a container, or a service that must answer its first request at once. Kernels do not depend on a
+    model's sizes.
+
+    Args:
+        cell: a key of ``CELLS``.
+        optimizer: a key of ``OPTIMIZERS``.
+        precision: "float32" or "bf16".
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        ConfigError: cell, optimizer or precision is not known, or not this processor's.
+        MissingDependencyError: numba cannot be imported.
+    """
+    started = time.perf_counter()
+    for V in (3, 60):  # a vocabulary smaller than the batch takes another way than a larger one
+        config = ModelConfig(cell, V, embedding_size=8, hidden_size=8, num_layers=2)
+        params = initial_params(config, 0)
+        model = EngineTrainable(config, params, OptimizerConfig(optimizer), 1.0, "numba", precision)
+        tokens, state = np.zeros((4, 2), np.int64), zero_state(config, 2)
+        batch = Batch(tokens, tokens, np.ones(tokens.shape, np.bool_), carry=True)
+        model.train_step(batch, state, 1e-3)
+        model.evaluate(batch, state)
+        logits, state = model.step(tokens, state)
+    from unrolled.engine.kernels.decode import Decoder  # numba is there now
+
+    Decoder(config, params, precision == BF16).decode(
+        logits[-1], state, Draws(1, 0, np.arange(2), True, 1.0, 0, 1.0, 0)
+    )
+    return time.perf_counter() - started
