@@ -1,7 +1,8 @@
 """exp, tanh and sigmoid without a branch, so that LLVM vectorises the loops that use them.
 
-The C library's functions are called one number at a time (2 to 9 ns each). In float32 these are polynomials and a
-rational function; in float64, which is there to check gradients, the library's functions are kept.
+The C library's functions are called one number at a time (2 to 9 ns each). In float32 all three stand on one polynomial,
+0.20 to 0.26 ns each, and are right to 4 units in the last place over the whole range, denormal numbers included; in
+float64, which is there to check gradients, the library's functions are kept.
 """
 
 from __future__ import annotations
@@ -18,70 +19,77 @@ from unrolled.engine.kernels.kernel import compiled
 
 
 @intrinsic
-def _bits_intrinsic(typing_context, bits):  # type: ignore[no-untyped-def]
+def _two_to_intrinsic(typing_context, t):  # type: ignore[no-untyped-def]
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], ir.FloatType())
+        bits = builder.bitcast(args[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(bits, ir.Constant(ir.IntType(32), 23)), ir.FloatType())
 
-    return types.float32(types.int32), codegen
+    return types.float32(types.float32), codegen
 
 
-_float32_from_bits: Any = _bits_intrinsic
+_two_to: Any = _two_to_intrinsic
 
-# e^r ≈ 1 + r + r²·P(r) on |r| ≤ ln 2 / 2. Source of the coefficients: S. L. Moshier, Cephes library, expf.
-_LOG2E = np.float32(1.44269504088896341)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_E0, _E1, _E2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-_E3, _E4, _E5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-_EXP_LOWEST = np.float32(-87.0)  # e^-87 is just above the smallest normal number
-_ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
+# All three functions split x = n·ln 2 + r. Adding 1.5·2²³ leaves no bits for a fraction, which rounds x·log2 e to n and
+# puts n into the lowest bits; the exponent's bias added as well, they are those of 2ⁿ once shifted to the exponent's place.
+# ``_two_to`` shifts. _UP and _DOWN make it 2ⁿ⁺⁶⁴ and 2ⁿ⁻⁶⁴, so that where the result is below the normal range, n is not.
+_BIAS = 1.5 * 2**23 + 127
+_EVEN, _UP, _DOWN = np.float32(_BIAS), np.float32(_BIAS + 64), np.float32(_BIAS - 64)
+_TINY = np.float32(2.0**-64)
+_LOG2E, _LN2 = np.float32(1.44269504088896341), np.float32(0.693147180559945309)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693145751953125), np.float32(1.42860682030941723e-6)  # n·_LN2_HIGH is exact
+# e^r - 1 ≈ r + r²·(E2 + E3·r + … + E6·r⁴) on |r| ≤ ln 2 / 2: fitted here by least squares with Lawson's weights (C. L.
+# Lawson, 1961) for the smallest maximum of the relative error: 1.4e-8, an eighth of a unit.
+_E2, _E3, _E4 = np.float32(0.49999997), np.float32(0.16666543), np.float32(0.0416672)
+_E5, _E6 = np.float32(0.0083665475), np.float32(0.0013882517)
+_EXP_LOWEST = np.float32(-104)  # from here on e^x rounds to 0
+_SIGMOID_HIGHEST = np.float32(40)  # far behind the last x that is not at 1
+_TANH_HIGHEST = np.float32(10)  # e^20 + 2 rounds to e^20
+_ONE, _TWO = np.float32(1), np.float32(2)
+
+
+@compiled
+def _slope(r: Any) -> Any:
+    """(e^r - 1) / r."""
+    return ((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _ONE
+
+
+# The limits are written so that NaN, which no comparison holds for, goes on.
 
 
 @compiled
 def _exp_float32(x: Any) -> Any:
-    """e^x for x ≤ 0: x = n·ln 2 + r, e^x = 2^n·e^r."""
-    x = max(x, _EXP_LOWEST)
-    n = np.floor(x * _LOG2E + _HALF)
+    """e^x for x ≤ 0: 2ⁿ·e^r, by way of 2ⁿ⁺⁶⁴."""
+    x = _EXP_LOWEST if x < _EXP_LOWEST else x
+    t = x * _LOG2E + _UP
+    n = t - _UP
     r = x - n * _LN2_HIGH - n * _LN2_LOW
-    p = ((((_E0 * r + _E1) * r + _E2) * r + _E3) * r + _E4) * r + _E5
-    scale = _float32_from_bits((np.int32(n) + np.int32(127)) << np.int32(23))
-    return (p * r * r + r + _ONE) * scale
-
-
-# tanh x ≈ x·P(x²)/Q(x²). Source of the coefficients: G. Guennebaud et al., Eigen library, generic_fast_tanh_float.
-_TANH_LIMIT = np.float32(7.90531110763549805)  # beyond it the value stays, 4 units in the last place from ±1
-_P0, _P1, _P2 = (
-    np.float32(4.89352455891786e-03),
-    np.float32(6.37261928875436e-04),
-    np.float32(1.48572235717979e-05),
-)
-_P3, _P4, _P5 = (
-    np.float32(5.12229709037114e-08),
-    np.float32(-8.60467152213735e-11),
-    np.float32(2.00018790482477e-13),
-)
-_P6 = np.float32(-2.76076847742355e-16)
-_Q0, _Q1, _Q2 = (
-    np.float32(4.89352518554385e-03),
-    np.float32(2.26843463243900e-03),
-    np.float32(1.18534705686654e-04),
-)
-_Q3 = np.float32(1.19825839466702e-06)
-
-
-@compiled
-def _tanh_float32(x: Any) -> Any:
-    x = min(max(x, -_TANH_LIMIT), _TANH_LIMIT)
-    y = x * x
-    p = (((((_P6 * y + _P5) * y + _P4) * y + _P3) * y + _P2) * y + _P1) * y + _P0
-    q = ((_Q3 * y + _Q2) * y + _Q1) * y + _Q0
-    return x * p / q
+    return (_slope(r) * r + _ONE) * _two_to(t) * _TINY
 
 
 @compiled
 def _sigmoid_float32(x: Any) -> Any:
-    """1 / (1 + e^-x), from e^-|x|, so that small values keep their relative accuracy."""
-    e = _exp_float32(-abs(x))
-    return (_ONE if x >= _ZERO else e) / (_ONE + e)
+    """1 / (1 + e^-x), enlarged by 2⁻⁶⁴: e^-x stays finite as far as the result is not 0."""
+    x = _SIGMOID_HIGHEST if x > _SIGMOID_HIGHEST else x
+    x = _EXP_LOWEST if x < _EXP_LOWEST else x
+    t = _DOWN - x * _LOG2E
+    n = t - _DOWN
+    r = -x - n * _LN2_HIGH - n * _LN2_LOW
+    return _TINY / ((_slope(r) * r + _ONE) * _two_to(t) + _TINY)
+
+
+@compiled
+def _tanh_float32(x: Any) -> Any:
+    """(e^2x - 1) / (e^2x + 1), from e^2x - 1 = 2ⁿ·(e^r - 1) - (1 - 2ⁿ), whose signs keep that of zero.
+
+    ln 2 is in one piece: where n is large, an error of r matters little.
+    """
+    x = _TANH_HIGHEST if x > _TANH_HIGHEST else x
+    x = -_TANH_HIGHEST if x < -_TANH_HIGHEST else x
+    t = x * (_TWO * _LOG2E) + _EVEN
+    r = (x + x) - (t - _EVEN) * _LN2
+    power = _two_to(t)
+    less_one = power * r * _slope(r) - (_ONE - power)
+    return less_one / (less_one + _TWO)
 
 
 @compiled
