@@ -60,12 +60,16 @@ def _numba_info() -> dict[str, Any]:
         import numba
 
         from unrolled.engine.kernels.kernel import threading_layer
-        from unrolled.engine.kernels.tile import VECTOR_BYTES
+        from unrolled.engine.kernels.target import TARGET
+        from unrolled.engine.kernels.tile import PANEL_BYTES, TILE_ROWS
     except ImportError as error:
         return {"error": str(error)}
     return {
         "threads": numba.get_num_threads(),
         "threading_layer": threading_layer(),
-        "vector": f"{VECTOR_BYTES * 8} bits, {VECTOR_BYTES // 4} float32",
+        "vector": f"{TARGET.vector_bytes * 8} bits, {TARGET.vector_bytes // 4} float32",
+        "tile": f"{TILE_ROWS} rows of {PANEL_BYTES // 4} float32",
+        "fma": TARGET.fma,
+        "avx512_bf16": TARGET.avx512_bf16,
         "target": getattr(numba.config, "CPU_NAME", None) or "this processor",
     }

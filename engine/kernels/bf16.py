@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.kernels.target import TARGET
 
 WORD = types.int32
 WORD_DTYPE = np.dtype(np.int32)
@@ -39,8 +40,8 @@ _BFloat._create_instance()
 
 
 def available() -> bool:
-    """Whether this processor has the instruction."""
-    return bool(binding.get_host_cpu_features().get("avx512bf16")) and binding.llvm_version_info[0] >= _FIRST_LLVM
+    """Whether this processor has the instruction, and Numba may use it."""
+    return TARGET.avx512_bf16 and binding.llvm_version_info[0] >= _FIRST_LLVM
 
 
 def check_available() -> None:

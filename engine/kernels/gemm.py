@@ -21,6 +21,7 @@ from unrolled.engine.kernels.tile import (
     STRIP,
     TILE_ROWS,
     VECTORS,
+    WIDE_ROWS,
     copy_panel_row,
     copy_strip,
     copy_transposed,
@@ -251,7 +252,7 @@ def _few_rows(
     count = (N + W - 1) // W
     edge = N - (count - 1) * W  # columns of the last panel
     whole = count if edge == W else count - 1
-    pairs = 0 if rows == 3 or rows > 4 else whole // 2
+    pairs = 0 if rows == 3 or rows > WIDE_ROWS else whole // 2
     groups = count - pairs
     for i in range(groups):
         group = groups - 1 - i if back else i

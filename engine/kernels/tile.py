@@ -10,25 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from unrolled.engine.kernels import bf16
+from unrolled.engine.kernels.target import TARGET
 
 VECTORS = 2  # registers a row of the tile
-
-
-def vector_bytes() -> int:
-    """Width of the widest vector register that this processor has for floats."""
-    features = binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
-
-
-VECTOR_BYTES = vector_bytes()
-# 8 rows × 2 vectors fill 16 of AVX-512's 32 registers and hide the FMA's latency; AVX2 has 16 in all. On others 4 fits.
-TILE_ROWS = 8 if VECTOR_BYTES == 64 else 4
+VECTOR_BYTES = TARGET.vector_bytes
+# 8 rows × 2 vectors fill 16 of 32 registers (AVX-512, NEON) and hide the FMA's latency; of 16 registers 4 × 2 leave some.
+TILE_ROWS = 8 if TARGET.registers == 32 else 4
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # width of a panel
 
 
@@ -76,12 +69,13 @@ def _emit(
     vector, items = ir.VectorType(scalar, lanes), ir.VectorType(item, lanes)
     i64, i32 = ir.IntType(64), ir.IntType(32)
     item_bytes = 4 if isinstance(scalar, ir.FloatType) else 8
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{item_bytes * 8}"
+    # one FMA, or a multiplication and an addition where there is none: llvm.fma would call the C library for each number
+    multiply_add = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f{item_bytes * 8}"
     )
 
     def add_product(x: Any, y: Any, total: Any) -> Any:
-        return bf16.add_product(builder, x, y, total) if item != scalar else builder.call(fma, [x, y, total])
+        return bf16.add_product(builder, x, y, total) if item != scalar else builder.call(multiply_add, [x, y, total])
 
     def number(value: int) -> Any:
         return ir.Constant(i64, value)
@@ -138,6 +132,7 @@ def _emit(
 
 tile_8, tile_4, tile_2, tile_1 = (_make_tile(rows) for rows in (8, 4, 2, 1))
 # few rows wait for their own sums and for what they load: two panels at once keep twice as many going
+WIDE_ROWS = TILE_ROWS // 2  # as many as the registers hold
 wide_4, wide_2, wide_1 = (_make_tile(rows, 2 * VECTORS) for rows in (4, 2, 1))
 thin_8, thin_4, thin_2, thin_1 = (_make_tile(rows, 1) for rows in (8, 4, 2, 1))
 

@@ -1,0 +1,43 @@
+"""What Numba compiles for: this processor, or what NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX make of it.
+
+A name brings features along, and the list of features adds to them or takes some away. So the compiler itself is asked:
+one small function shows which registers and instructions it uses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llvmlite import binding
+from numba.core.registry import cpu_target
+
+_PROBE = """
+declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
+define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
+  %y = call <16 x float> @llvm.fmuladd.v16f32(<16 x float> %a, <16 x float> %b, <16 x float> %c)
+  ret <16 x float> %y
+}
+"""
+
+
+class Target(NamedTuple):
+    """Of vector registers for floats: the bytes of one, and how many there are."""
+
+    vector_bytes: int
+    registers: int
+    fma: bool  # a product is added in one instruction
+    avx512_bf16: bool  # products of bfloat16; False where it is not certain
+
+
+def describe(triple: str, cpu: str, features: str) -> Target:
+    """The target of these three, in LLVM's words; its part of LLVM must be initialised."""
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features)
+    assembly = machine.emit_assembly(binding.parse_assembly(_PROBE))
+    vector_bytes = 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
+    many = vector_bytes == 64 or triple.startswith(("aarch64", "arm64"))
+    # vmulps, fmul, ... stand where a product is not added at once by vfmadd213ps, fmla, ...
+    fma = "mul" not in assembly
+    return Target(vector_bytes, 32 if many else 16, fma, vector_bytes == 64 and "+avx512bf16" in features.split(","))
+
+
+TARGET = describe(*cpu_target.target_context.codegen().magic_tuple())

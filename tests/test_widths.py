@@ -1,0 +1,104 @@
+"""Vectors as wide as what Numba compiles for, which its own settings can make narrower than the processor's."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llvmlite import binding
+from numba import njit
+
+from unrolled.engine.kernels import gemm, tile
+from unrolled.engine.kernels.target import TARGET, Target, describe
+
+REGISTERS = {64: "zmm", 32: "ymm", 16: "xmm"}
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
+SSE2 = {"NUMBA_CPU_NAME": "generic"}
+
+x86_only = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names registers of x86-64")
+
+
+def widest(assembly: str) -> int:
+    """Bytes of the widest register in it."""
+    return max((size for size, name in REGISTERS.items() if re.search(rf"%{name}\d", assembly)), default=0)
+
+
+def product_assembly() -> str:
+    """Of the product on one thread in float32; compiled anew, because Numba does not show what it has cached."""
+    add_product = njit(gemm.add_product.py_func)
+    a, c = np.ones(6, np.float32), np.zeros(10, np.float32)
+    add_product(a, 0, 3, 1, gemm.pack(np.ones((3, 5), np.float32)), c, 0, 5, 2, 5)
+    assert (c == 3).all()
+    return "".join(add_product.inspect_asm().values())
+
+
+@x86_only
+@pytest.mark.parametrize(
+    ("cpu", "features", "expected"),
+    [
+        ("generic", "", Target(16, 16, False, False)),
+        ("haswell", "", Target(32, 16, True, False)),
+        ("haswell", "-fma", Target(32, 16, False, False)),
+        ("x86-64-v3", "", Target(32, 16, True, False)),
+        ("skylake-avx512", "", Target(64, 32, True, False)),
+        ("skylake-avx512", "+avx512bf16", Target(64, 32, True, True)),
+        ("znver4", "-avx512f", Target(32, 16, True, False)),
+    ],
+)
+def test_the_compiler_says_what_a_target_has(cpu: str, features: str, expected: Target) -> None:
+    assert describe(binding.get_process_triple(), cpu, features) == expected
+
+
+def test_arm_has_32_narrow_registers() -> None:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    assert describe("aarch64-unknown-linux-gnu", "generic", "") == Target(16, 32, True, False)
+
+
+def test_the_tile_leaves_registers_for_its_factors() -> None:
+    assert TARGET.registers > (tile.TILE_ROWS + 1) * tile.VECTORS  # sums, a row of the panel, and one of A
+
+
+@x86_only
+def test_products_use_the_widest_registers_and_none_that_are_wider() -> None:
+    assembly = product_assembly()
+    assert widest(assembly) == TARGET.vector_bytes
+    assert ("vfmadd" in assembly) == TARGET.fma
+    assert "fmaf" not in assembly  # the C library's, for each number
+
+
+def test_alarm_wider_registers_are_seen() -> None:
+    assert [widest(f"vmovups (%rax), %{name}3") for name in ("zmm", "ymm", "xmm")] == [64, 32, 16]
+    assert widest("movq %rax, %rbx") == 0
+
+
+def run(settings: dict[str, str], cache: Path, *arguments: str) -> str:
+    environment = {**os.environ, **settings, "NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@x86_only
+@pytest.mark.parametrize(("settings", "width"), [(AVX2, 32), (SSE2, 16)], ids=["avx2", "sse2"])
+def test_narrower_targets_compute_the_same(settings: dict[str, str], width: int, tmp_path: Path) -> None:
+    """The tests of products, cells and activations once more, all compiled for the narrower target."""
+    if TARGET.vector_bytes < width:
+        pytest.skip("this processor has no AVX2")
+    told = run(
+        settings, tmp_path, "-c", "from unrolled.engine.kernels.target import TARGET; print(TARGET.vector_bytes)"
+    )
+    assert int(told) == width
+    here = Path(__file__).parent
+    cells = f"{here / 'test_engines.py'}::test_kernels_equal_the_reference_array_by_array"
+    files = [str(here / "test_activations.py"), f"{here / 'test_widths.py'}", cells]
+    out = run(settings, tmp_path, "-m", "pytest", "-n0", "-q", "-k", "not float64", *files)
+    assert re.search(r"\d+ passed", out)
+    assert "failed" not in out
