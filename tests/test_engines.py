@@ -172,19 +172,6 @@ def test_a_batch_equals_its_rows(engine: str, cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
-def test_a_row_of_the_numba_engine_is_bitwise_the_same_in_any_batch(cell: str) -> None:
-    config = models.config(cell, hidden_size=37, embedding_size=19)
-    model = LanguageModel(config, models.params(config, np.float32), "numba")
-    tokens = models.batch(config, steps=4, rows=13).inputs
-    state = models.state(config, rows=13, dtype=np.float32)
-    whole, end = model.step(tokens, state)
-    for rows in (slice(0, 1), slice(3, 8), slice(12, 13)):
-        logits, moved = model.step(np.ascontiguousarray(tokens[:, rows]), np.ascontiguousarray(state[:, :, rows]))
-        np.testing.assert_array_equal(logits, whole[:, rows])
-        np.testing.assert_array_equal(moved, end[:, :, rows])
-
-
-@pytest.mark.parametrize("cell", models.ALL_CELLS)
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_every_engine_gives_the_logits_of_numpy(engine: str, cell: str) -> None:
     model, reference = open_engine(engine, cell), open_engine("numpy", cell)
