@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.bench.workloads import Workload
+from unrolled.engine.backends import BF16, FLOAT32
 from unrolled.engine.batches import Batch
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.contract import zero_state
@@ -48,6 +49,7 @@ class Peer:
     needs: a module without which it is left out.
     train, generate: its makers; None where it does not take part.
     settings: by suite, named ways to run it; the fastest counts.
+    rounded: its products are in bfloat16, which the parity check allows for.
     """
 
     title: str
@@ -55,6 +57,7 @@ class Peer:
     train: Maker | None = None
     generate: Maker | None = None
     settings: dict[str, dict[str, Setting]] = field(default_factory=dict)
+    rounded: bool = False
 
     @property
     def available(self) -> bool:
@@ -93,11 +96,11 @@ def _train_result(loss: float, norm: float, params: Params, step: int) -> Arrays
 class TrainableContestant:
     """A Trainable of this package."""
 
-    def __init__(self, engine: str, work: Workload) -> None:
+    def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
         from unrolled.export.trainables import make_trainable
 
         optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE)
-        self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM)
+        self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM, precision)
         self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)
 
     def run(self) -> None:
@@ -112,8 +115,8 @@ class TrainableContestant:
         return values
 
 
-def _from_scratch(engine: str) -> Maker:
-    return lambda work, setting, threads: TrainableContestant(engine, work)
+def _from_scratch(engine: str, precision: str = FLOAT32) -> Maker:
+    return lambda work, setting, threads: TrainableContestant(engine, work, precision)
 
 
 class TorchTraining:
@@ -131,6 +134,7 @@ class TorchTraining:
         self.forward = torch.compile(self.model) if setting.get("compile") else self.model
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         self.optimizer = kinds[work.optimizer](self.model.parameters(), lr=LEARNING_RATE, **setting["optimizer"])
+        self.autocast = bool(setting.get("autocast"))
         batch = make_batch(work)
         self.tokens, self.targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets).flatten()
         self.state = torch.from_numpy(zero_state(work.config, work.batch))
@@ -139,8 +143,9 @@ class TorchTraining:
     def run(self) -> None:
         torch = self.torch
         self.optimizer.zero_grad(set_to_none=True)
-        logits, _ = self.forward(self.tokens, self.state)
-        self.loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), self.targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            logits, _ = self.forward(self.tokens, self.state)
+            self.loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), self.targets)
         self.loss.backward()
         self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM, foreach=True)
         self.optimizer.step()
@@ -160,11 +165,11 @@ PARITY_TOKENS = 32  # written greedily, and read for their logits
 class GenerateContestant:
     """``generate`` of this package on one of its engines."""
 
-    def __init__(self, engine: str, work: Workload) -> None:
+    def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
         from unrolled.runtime.adapters import make_model
         from unrolled.runtime.generate import GenerationConfig, generate
 
-        self.model, self.work = make_model(make_checkpoint(work), engine), work
+        self.model, self.work = make_model(make_checkpoint(work), engine, precision), work
         self._generate, self._config = generate, GenerationConfig
         self.seed = 0
 
@@ -186,8 +191,8 @@ def _generate_result(step: Callable[..., Any], work: Workload, greedy: NDArray) 
     return {"logits": np.asarray(logits), "greedy": greedy}
 
 
-def _package_engine(engine: str) -> Maker:
-    return lambda work, setting, threads: GenerateContestant(engine, work)
+def _package_engine(engine: str, precision: str = FLOAT32) -> Maker:
+    return lambda work, setting, threads: GenerateContestant(engine, work, precision)
 
 
 class TorchGeneration:
@@ -241,6 +246,13 @@ def _torch_settings(**extra: Any) -> dict[str, Setting]:
 PEERS: dict[str, Peer] = {
     "numpy": Peer("the reference from scratch", "numpy", _from_scratch("numpy"), _package_engine("numpy")),
     "numba": Peer("the compiled engine from scratch", "numba", _from_scratch("numba"), _package_engine("numba")),
+    "numba-bf16": Peer(
+        "the compiled engine, products in bfloat16",
+        "numba",
+        _from_scratch("numba", BF16),
+        _package_engine("numba", BF16),
+        rounded=True,
+    ),
     "torch": Peer(
         "PyTorch, eager",
         "torch",
@@ -253,6 +265,13 @@ PEERS: dict[str, Peer] = {
         "torch",
         TorchTraining,
         settings={"train": {"onednn, fused": {"onednn": True, "optimizer": {"fused": True}, "compile": True}}},
+    ),
+    "torch-bf16": Peer(
+        "PyTorch, autocast to bfloat16",
+        "torch",
+        TorchTraining,
+        settings={"train": _torch_settings(autocast=True)},
+        rounded=True,
     ),
     "torchscript": Peer("TorchScript, this package's sampler", "torch", None, _package_engine("torchscript")),
     "onnxruntime": Peer("ONNX file, this package's sampler", "onnxruntime", None, _package_engine("onnxruntime")),

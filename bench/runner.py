@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,9 @@ from unrolled.engine.errors import ConfigError, UnrolledError
 
 # Relative to the largest entry of the reference's array; float32 sums in another order differ by some 1e-6.
 PARITY = {"loss": 1e-5, "norm": 1e-4, "logits": 1e-4, "greedy": 0.0, "parameters": 2e-3}
+# The same where products are of bfloat16's 8 bits. Adam moves a parameter by the sign of its gradient at first, and texts
+# part at the first token whose rival is near, so these say little; the second step's loss says what the first one did.
+ROUNDED_PARITY = {"loss": 1e-2, "norm": 5e-2, "logits": 5e-2, "greedy": float("inf"), "parameters": 0.1}
 PAUSE = 0.05  # seconds between contestants: thread pools spin for a while after their last region
 VARIABLES = (
     "NUMBA_NUM_THREADS",
@@ -114,7 +117,9 @@ class Worker:
         return lines[-1] if lines else f"the process ended with code {code}"
 
 
-def compare_arrays(got: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> str:
+def compare_arrays(
+    got: dict[str, np.ndarray], reference: dict[str, np.ndarray], allowed: Mapping[str, float] = PARITY
+) -> str:
     """ "ok", or what differs from the reference and by how much."""
     if missing := sorted(set(reference) - set(got)):
         return f"{', '.join(missing)} missing"
@@ -123,7 +128,7 @@ def compare_arrays(got: dict[str, np.ndarray], reference: dict[str, np.ndarray])
         if value.shape != expected.shape:
             return f"{name} has shape {value.shape}, the reference's is {expected.shape}"
         error = np.abs(value.astype(np.float64) - expected).max()
-        limit = PARITY.get(kind, PARITY["parameters"]) * max(float(np.abs(expected).max()), 1e-30)
+        limit = allowed.get(kind, allowed["parameters"]) * max(float(np.abs(expected).max()), 1e-30)
         if not error <= limit:  # NaN fails
             return f"{name} differs by {error:.1e}, allowed is {limit:.1e}"
     return "ok"
@@ -194,7 +199,8 @@ def measure(
                     )
                     first_call = worker.answer()["first_call_s"]
                     with np.load(output) as arrays:
-                        verdict = compare_arrays({n: arrays[n] for n in arrays.files}, reference)
+                        allowed = ROUNDED_PARITY if peer.rounded else PARITY
+                        verdict = compare_arrays({n: arrays[n] for n in arrays.files}, reference, allowed)
                 except WorkerError as error:
                     verdict = str(error)
                 if verdict == "ok":

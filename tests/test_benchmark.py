@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from unrolled.bench import report
 from unrolled.bench.peers import PEERS
-from unrolled.bench.runner import PARITY, Effort, Worker, WorkerError, compare_arrays, measure
+from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
 from unrolled.cli.main import app
 from unrolled.engine.errors import ConfigError, ModelFileError
@@ -93,6 +93,9 @@ def test_greedy_tokens_must_be_the_same_to_the_last() -> None:
     tokens = np.array([[1, 2, 3]])
     assert compare_arrays({"greedy": tokens}, {"greedy": tokens}) == "ok"
     assert compare_arrays({"greedy": tokens + [[0, 0, 1]]}, {"greedy": tokens}) != "ok"
+    assert compare_arrays({"loss": np.array(4.02)}, {"loss": np.array(4.0)}) != "ok"
+    assert compare_arrays({"loss": np.array(4.02)}, {"loss": np.array(4.0)}, ROUNDED_PARITY) == "ok"
+    assert compare_arrays({"loss": np.array(4.05)}, {"loss": np.array(4.0)}, ROUNDED_PARITY) != "ok"
 
 
 SHORT = Effort(rounds=2, seconds=0.01, patience=120)
@@ -115,7 +118,7 @@ def test_a_small_run(suite: str) -> None:
 
 def test_a_peer_whose_results_differ_is_reported_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     work = Workload("train", "rnn", 1, 8, 2, 3, 5, 4)
-    monkeypatch.setattr("unrolled.bench.runner.compare_arrays", lambda got, reference: "loss 1 differs by 1")
+    monkeypatch.setattr("unrolled.bench.runner.compare_arrays", lambda *arrays: "loss 1 differs by 1")
     (entry,) = measure(work, ["numpy"], LIMITS, 1, SHORT)
     assert entry["parity"] == "failed: loss 1 differs by 1"
     assert "median_s" not in entry
