@@ -6,7 +6,7 @@ import models
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tolerances import assert_close
+from tolerances import GRADIENT_SLACK, assert_close, relative_error
 
 from unrolled.engine.backends import get_backend
 from unrolled.engine.batches import Batch
@@ -119,6 +119,36 @@ def test_every_parameter_matches_autograd_by_name(cell: str, variant: str, backe
     assert set(got) == set(expected)
     for name in expected:
         assert_close(got[name], expected[name], "autograd", dtype, name)
+
+
+def float32_errors(cell: str) -> tuple[float, float]:
+    """The largest error of float32 gradients against the reference in float64, over three seeds: Numba's and torch's."""
+    config = models.config(cell, hidden_size=64, embedding_size=20, vocab_size=60)
+    ours, theirs = [], []
+    for seed in range(3):
+        params, batch = models.params(config, np.float32, seed), models.batch(config, 40, 16, seed + 10)
+        state = models.state(config, 16, np.float32, seed + 20)
+        exact = LanguageModel(config, {name: value.astype(np.float64) for name, value in params.items()})
+        expected = exact.gradients(batch, state.astype(np.float64)).params
+        ours.append(relative_error(LanguageModel(config, params, "numba").gradients(batch, state).params, expected))
+        theirs.append(relative_error(torch_gradients(config, params, batch, state), expected))
+    return max(ours), max(theirs)
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_float32_gradients_are_as_close_to_float64_as_those_of_torch(cell: str) -> None:
+    ours, theirs = float32_errors(cell)
+    assert ours <= GRADIENT_SLACK * theirs
+
+
+def test_alarm_an_error_of_a_few_units_is_more_than_torch_makes() -> None:
+    _, theirs = float32_errors("lstm")
+    exact = {"one": np.random.default_rng(0).standard_normal(100)}
+    wrong = {"one": exact["one"] * (1 + 1e-5)}
+    assert relative_error(exact, exact) == 0
+    assert relative_error(wrong, exact) > GRADIENT_SLACK * theirs
+    wrong["one"][3] = np.nan
+    assert np.isnan(relative_error({**exact, **wrong}, exact))
 
 
 def _swapped(array: NDArray, first: int, second: int, gates: int) -> NDArray:

@@ -336,23 +336,57 @@ def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
 
 
 @compiled
+def _add_rows(
+    a: NDArray, first: int, last: int, m0: int, m1: int, sums: NDArray, places: NDArray, block: NDArray
+) -> None:  # fmt: skip
+    """Columns m0 … m1 of up to four rows of ``a`` to their places in ``sums``; where there is one place, to ``block``.
+
+    A long chain of additions gathers rounding errors, so four rows are added up first, and each block's sum is apart.
+    """
+    if sums.shape[0] > 1:
+        for k in range(first, last):
+            row, some = a[k, m0:m1], sums[places[k], m0:m1]
+            for m in range(m1 - m0):  # from 0: a start that might be negative keeps the loop scalar
+                some[m] += row[m]
+    elif last - first == 4:
+        one, two, three, four = a[first, m0:m1], a[first + 1, m0:m1], a[first + 2, m0:m1], a[first + 3, m0:m1]
+        for m in range(m1 - m0):
+            block[m] += (one[m] + two[m]) + (three[m] + four[m])
+    else:
+        for k in range(first, last):
+            row = a[k, m0:m1]
+            for m in range(m1 - m0):
+                block[m] += row[m]
+
+
+@compiled
+def _add_block(block: NDArray, sums: NDArray, m0: int, m1: int) -> None:
+    if sums.shape[0] == 1:
+        total = sums[0, m0:m1]
+        for m in range(m1 - m0):
+            total[m] += block[m]
+
+
+@compiled
 def _pack_strips_as_they_are(
     a: NDArray, k0: int, depth: int, m0: int, m1: int, strips: NDArray, sums: NDArray, places: NDArray
 ) -> None:  # fmt: skip
     width = a.shape[1]
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
-    for k in range(depth):
-        row_at, row, some = (k0 + k) * width, a[k0 + k, m0:m1], sums[places[k0 + k], m0:m1]
-        for m in range(m1 - m0):  # from 0: a start that might be negative keeps the loop scalar
-            some[m] += row[m]
-        at = k * STRIP
-        for m in range(m0, whole, STRIP):
-            prefetch(flat, row_at + m + AHEAD * width)
-            copy_strip(flat, row_at + m, strips, at)
-            at += STRIP_ITEMS
-        for m in range(whole, m1):
-            strips[at + m - whole] = row[m - m0]
+    block = np.zeros(m1 - m0, a.dtype)
+    for first in range(0, depth, 4):
+        last = min(first + 4, depth)
+        _add_rows(a, k0 + first, k0 + last, m0, m1, sums, places, block)
+        for k in range(first, last):
+            row_at, at = (k0 + k) * width, k * STRIP
+            for m in range(m0, whole, STRIP):
+                prefetch(flat, row_at + m + AHEAD * width)
+                copy_strip(flat, row_at + m, strips, at)
+                at += STRIP_ITEMS
+            for m in range(whole, m1):
+                strips[at + m - whole] = flat[row_at + m]
+    _add_block(block, sums, m0, m1)
 
 
 @compiled
@@ -362,16 +396,14 @@ def _pack_strips_words(
     width = a.shape[1]
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
-    zero = np.float32(0)
+    zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
     for k in range(0, rows, 2):
+        if k % 4 == 0:
+            _add_rows(a, k0 + k, k0 + min(k + 4, rows), m0, m1, sums, places, block)
         two = k + 1 < rows
         low_at, high_at = (k0 + k) * width, (k0 + k + 1) * width
         low = a[k0 + k, m0:m1]
         high = a[k0 + k + 1, m0:m1] if two else np.zeros(m1 - m0, a.dtype)
-        for row in range(k0 + k, min(k0 + k + 2, k0 + rows)):
-            one, some = a[row, m0:m1], sums[places[row], m0:m1]
-            for m in range(m1 - m0):
-                some[m] += one[m]
         at = k // 2 * STRIP
         for m in range(m0, whole, STRIP):
             prefetch(flat, high_at + m + (AHEAD - 1) * width)
@@ -384,6 +416,7 @@ def _pack_strips_words(
             at += STRIP_ITEMS
         for m in range(whole, m1):
             strips[at + m - whole] = word(low[m - m0], high[m - m0])
+    _add_block(block, sums, m0, m1)
 
 
 def _pack_strips(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
