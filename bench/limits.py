@@ -36,7 +36,7 @@ drop_stale_cache(cache=Path(_run_tiles.dispatcher.stats.cache_path))  # of this 
 
 
 @compiled_sum
-def _total(values: NDArray) -> float:
+def _total(values: NDArray) -> Any:
     total = np.float32(0)
     for i in range(values.shape[0]):
         total += values[i]

@@ -176,7 +176,7 @@ class GenerateContestant:
     def run(self) -> None:
         work = self.work
         self.seed += 1
-        sizes = {"max_new_tokens": work.length, "num_return_sequences": work.batch, "batch_size": work.batch}
+        sizes: Any = {"max_new_tokens": work.length, "num_return_sequences": work.batch, "batch_size": work.batch}
         self._generate(self.model, [chr(0xE000)], self._config(seed=self.seed, **sizes))
 
     def parity(self) -> Arrays:

@@ -44,7 +44,8 @@ def answers(job: dict[str, Any], asked: Iterator[str]) -> Iterator[dict[str, Any
     contestant = make(work, job["setting"], job["threads"])
     contestant.run()
     first_call = time.perf_counter() - started
-    np.savez(job["output"], **make(work, job["setting"], job["threads"]).parity())
+    arrays: Any = make(work, job["setting"], job["threads"]).parity()
+    np.savez(job["output"], **arrays)
     yield {"first_call_s": first_call}
     started = time.perf_counter()
     contestant.run()

@@ -139,7 +139,11 @@ def train(
     )
     check_free(output, overwrite)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
-    run = prepare_run(text, experiment, lambda *args: make_trainable(engine, *args, precision))
+    run = prepare_run(
+        text,
+        experiment,
+        lambda config, params, optimizer, clip: make_trainable(engine, config, params, optimizer, clip, precision),
+    )
     console = err if json else out
     _announce(console, run, output)
     with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:

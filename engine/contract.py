@@ -49,7 +49,7 @@ class StepModel(Stepper, Protocol):
 class Draws(NamedTuple):
     """Which tokens an engine that samples by itself is to draw; the rules are those of ``unrolled.runtime.sampling``."""
 
-    count: int  # steps N
+    steps: int  # N
     first_step: int  # which draw of its sequence the first one is
     sequences: NDArray[np.int64]  # (B,), the index of each row
     do_sample: bool

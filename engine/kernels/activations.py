@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
-from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.kernels.kernel import compiled, intrinsic
 
 
 @intrinsic

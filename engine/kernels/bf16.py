@@ -13,11 +13,11 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.kernels.kernel import compiled, intrinsic
 from unrolled.engine.kernels.target import TARGET
 
 WORD = types.int32

@@ -29,29 +29,29 @@ KINDS = {"rnn": _RNN, "rnn_relu": _RNN_RELU, "gru": _GRU, "lstm": _LSTM}
 
 @compiled
 def _step(
-    kind: int, xg: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray, panels: NDArray,
-    panels_n: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
+    kind: int, xg: NDArray, places: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray,
+    panels: NDArray, panels_n: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
-    """One step of one layer: input products ``xg`` (R, G·H) and states (R, H) to states; ``gates`` is scratch."""
+    """One step of one layer: states (R, H) to states; ``gates`` is scratch. Row r's input product is xg[places[r]]."""
     R, H = h.shape
     x, at, stride = operand(h_prev.reshape(-1), 0, H, R, H, panels, memory)
     flat_gates, width = gates.reshape(-1), gates.shape[1]
     if kind == _LSTM:
         for r in range(R):
-            start_gates(gates[r], xg[r], b_hh, 4, H, 0, H)
+            start_gates(gates[r], xg[places[r]], b_hh, 4, H, 0, H)
         add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 4, 0, H, back)
         for r in range(R):
             lstm.activate(gates[r], c_prev[r], c[r], h[r], 0, H)
     elif kind == _GRU:
         for r in range(R):
-            start_gates(gates[r], xg[r], b_hh, 2, H, 0, H)
+            start_gates(gates[r], xg[places[r]], b_hh, 2, H, 0, H)
             gru.start_candidate(gates[r, 3 * H :], b_hh, H, 0, H)
         gru.add_all_gates(x, at, stride, panels, panels_n, flat_gates, 0, width, R, H, 0, H, back)
         for r in range(R):
-            gru.activate(gates[r], xg[r, 2 * H :], h_prev[r], h[r], 0, H)
+            gru.activate(gates[r], xg[places[r], 2 * H :], h_prev[r], h[r], 0, H)
     else:
         for r in range(R):
-            start_gates(h[r], xg[r], b_hh, 1, H, 0, H)
+            start_gates(h[r], xg[places[r]], b_hh, 1, H, 0, H)
         add_gates(x, at, stride, panels, h.reshape(-1), 0, H, R, H, 1, 0, H, back)
         for r in range(R):
             rnn.activate(h[r], kind == _RNN_RELU)
@@ -89,6 +89,8 @@ def _decode(
             hs, cs = np.empty((2, L, R, H), table.dtype), np.empty((2, L, R, H), table.dtype)
             hs[0] = state[0, :, b0 : b0 + R]
             cs[0] = state[S - 1, :, b0 : b0 + R]
+            each = np.arange(R)
+            places = np.empty(R, np.int64)
             xg, gates = np.empty((R, G), table.dtype), np.empty((R, width), table.dtype)
             memory = new_operand(panels_out, R)
             scores, weights = np.empty(V), np.empty(V)
@@ -101,13 +103,14 @@ def _decode(
                         u = uniform(seed, sequences[b0 + r], np.uint64(first_step + n))
                     token = choose(some[r, :V], do_sample, temperature, top_k, top_p, u, scores, weights)
                     tokens[n, b0 + r] = token
-                    xg[r] = table[max(token, 0)]
+                    places[r] = max(token, 0)
                 for layer in range(L):
                     if layer > 0:
                         _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
                     _step(
-                        kind, xg, hs[now, layer], cs[now, layer], hs[1 - now, layer], cs[1 - now, layer], gates,
-                        panels_hh[layer], panels_n[layer], b_hh[layer], memory, n % 2 == 1,
+                        kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer], cs[now, layer],
+                        hs[1 - now, layer], cs[1 - now, layer], gates, panels_hh[layer], panels_n[layer], b_hh[layer],
+                        memory, n % 2 == 1,
                     )  # fmt: skip
                 _rows(hs[1 - now, L - 1], panels_out, b_out, some, memory)
                 now = 1 - now
@@ -162,7 +165,7 @@ class Decoder:
         Raises:
             ModelFileError: a row of logits is not finite.
         """
-        (B, V), N = logits.shape, draws.count
+        (B, V), N = logits.shape, draws.steps
         padded = np.zeros((B, _padded(V, logits.dtype)), logits.dtype)
         padded[:, :V] = logits
         moved, tokens = state.copy(), np.empty((N, B), np.int64)

@@ -45,6 +45,7 @@ DEPTH_BLOCK = (
 ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
 PACK_ROWS = 16  # rows of a second factor packed at a time: as many lanes as a register has at the most, or a multiple
 STRIPS = 16  # strips packed at a time: they share the reading of a panel
+SUM_ROWS = 64  # of a first factor, whose sum is added to that of all
 # Items from strip to strip. One line of the cache more than it takes, or all strips would be written to one set of lines.
 AHEAD = 8  # rows: each is a piece of a line of its own page, which the processor does not foresee
 STRIP_ITEMS = DEPTH_BLOCK * STRIP + 16
@@ -341,7 +342,7 @@ def _add_rows(
 ) -> None:  # fmt: skip
     """Columns m0 … m1 of up to four rows of ``a`` to their places in ``sums``; where there is one place, to ``block``.
 
-    A long chain of additions gathers rounding errors, so four rows are added up first, and each block's sum is apart.
+    A long chain of additions gathers rounding errors, so four rows are added up first, and SUM_ROWS are a sum apart.
     """
     if sums.shape[0] > 1:
         for k in range(first, last):
@@ -365,6 +366,7 @@ def _add_block(block: NDArray, sums: NDArray, m0: int, m1: int) -> None:
         total = sums[0, m0:m1]
         for m in range(m1 - m0):
             total[m] += block[m]
+            block[m] = 0
 
 
 @compiled
@@ -378,6 +380,8 @@ def _pack_strips_as_they_are(
     for first in range(0, depth, 4):
         last = min(first + 4, depth)
         _add_rows(a, k0 + first, k0 + last, m0, m1, sums, places, block)
+        if last % SUM_ROWS == 0 or last == depth:
+            _add_block(block, sums, m0, m1)
         for k in range(first, last):
             row_at, at = (k0 + k) * width, k * STRIP
             for m in range(m0, whole, STRIP):
@@ -386,7 +390,6 @@ def _pack_strips_as_they_are(
                 at += STRIP_ITEMS
             for m in range(whole, m1):
                 strips[at + m - whole] = flat[row_at + m]
-    _add_block(block, sums, m0, m1)
 
 
 @compiled
@@ -399,7 +402,10 @@ def _pack_strips_words(
     zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
     for k in range(0, rows, 2):
         if k % 4 == 0:
-            _add_rows(a, k0 + k, k0 + min(k + 4, rows), m0, m1, sums, places, block)
+            last = min(k + 4, rows)
+            _add_rows(a, k0 + k, k0 + last, m0, m1, sums, places, block)
+            if last % SUM_ROWS == 0 or last == rows:
+                _add_block(block, sums, m0, m1)
         two = k + 1 < rows
         low_at, high_at = (k0 + k) * width, (k0 + k + 1) * width
         low = a[k0 + k, m0:m1]
@@ -416,7 +422,6 @@ def _pack_strips_words(
             at += STRIP_ITEMS
         for m in range(whole, m1):
             strips[at + m - whole] = word(low[m - m0], high[m - m0])
-    _add_block(block, sums, m0, m1)
 
 
 def _pack_strips(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]

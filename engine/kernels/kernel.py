@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
+import numba.extending
 from numba import get_num_threads, njit, prange
 from numba.core import event
 
 from unrolled.engine.errors import ForkError
 
-if numba.config.DISABLE_JIT:
+if getattr(numba.config, "DISABLE_JIT", 0):
     raise ImportError("NUMBA_DISABLE_JIT is set, and the micro-kernel exists only compiled; the numpy engine is Python")
 
 # error_model: Python's check for division by zero is a branch that keeps a loop from being vectorised.
@@ -31,6 +32,9 @@ compiled: Callable[..., Any] = njit(**_OPTIONS)
 compiled_sum: Callable[..., Any] = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 # for the maximum of numbers among which no NaN is
 compiled_max: Callable[..., Any] = njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+
+
+intrinsic: Any = numba.extending.intrinsic  # whose type has callers pass the typing context too
 
 
 class _Threads:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.kernel import compiled, compiled_max
+from unrolled.engine.kernels.kernel import compiled, compiled_max, intrinsic
 
 NOT_FINITE = -1  # in the place of a token where the logits are NaN or infinite
 
@@ -128,8 +127,12 @@ def choose(
             best += 1
         return best
     shift = np.float64(largest) / temperature
-    for v in range(V):
-        scores[v] = np.float64(logits[v]) / temperature
+    if temperature == 1.0:
+        for v in range(V):
+            scores[v] = logits[v]
+    else:
+        for v in range(V):
+            scores[v] = np.float64(logits[v]) / temperature
     for v in range(V):
         weights[v] = exp_float64(scores[v] - shift)
     if 0 < top_k < V or top_p < 1.0:

@@ -18,10 +18,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.kernels.kernel import compiled, intrinsic
 
 # places in the shared array, a cache line apart
 _ARRIVED, _DECISION, _COUNT, _SIZE = 0, 16, 32, 48

@@ -13,9 +13,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from unrolled.engine.kernels import bf16
+from unrolled.engine.kernels.kernel import intrinsic
 from unrolled.engine.kernels.target import TARGET
 
 VECTORS = 2  # registers a row of the tile
