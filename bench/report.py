@@ -74,6 +74,13 @@ def workload_name(line: Line) -> str:
     return f"{line['cell']} {line['layers']}×{line['hidden']}, B {line['batch']}{rest}"
 
 
+def _share(line: Line) -> str:
+    """Of the limit that binds: the FMA peak, or the bandwidth where one stream reads all weights at every step."""
+    if "bandwidth_fraction" in line:
+        return f"{line['bandwidth_fraction']:.0%} bw"
+    return _number(line.get("peak_fraction"), ".0%")
+
+
 def cells(line: Line) -> list[str]:
     """A line as the texts of ``COLUMNS``; one that failed says so. ± is half the distance of the quartiles."""
     name = workload_name(line)
@@ -88,7 +95,7 @@ def cells(line: Line) -> list[str]:
         _number(line.get("spread_s"), ".2g", 0.5e3),
         _number(line.get("tokens_per_s"), ",.0f"),
         _number(line.get("gflops"), ".1f"),
-        _number(line.get("peak_fraction"), ".0%"),
+        _share(line),
         _number(line.get("first_call_s"), ".2f"),
         _number(line.get("peak_rss_mb"), ".0f"),
         _number(ratio, ".2f") + lost,

@@ -13,11 +13,13 @@ from unrolled.bench.peers import PEERS
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
 from unrolled.bench.system import usable_cores
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
-from unrolled.cli.console import err, out, table, warn
+from unrolled.cli.console import WIDTH, err, out, table, warn
 from unrolled.cli.options import one_of
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.jsontext import to_json
+
+FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
 
 bench = typer.Typer(
     help="Measure every engine side by side, each in a process of its own, and report against the machine's limits.",
@@ -169,13 +171,12 @@ def _show(lines: Sequence[reports.Line]) -> None:
         if not rows:
             continue
         title = "Training step" if suite == "train" else "Generation"
-        shown = table(
-            f"{title}; peak: share of the FMA peak; first s: set-up, compilation and first call", *reports.COLUMNS
-        )
+        legend = "peak: share of the FMA peak, or of the bandwidth (bw); first s: set-up, compilation and first call"
+        shown = table(f"{title}; {legend}", *reports.COLUMNS)
         for line in rows:
             if line["parity"] == "ok":
                 shown.add_row(*reports.cells(line))
-        out.print(shown, soft_wrap=False)
+        out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
         for line in rows:
             if line["parity"] != "ok":
                 warn(out, f"{line['peer']}, {reports.workload_name(line)}: {line['parity']}")
