@@ -162,7 +162,8 @@ class LanguageModel:
 
     @property
     def engine(self) -> str:
-        return self.backend.name
+        """The backend, with the precision where it is not the usual one."""
+        return self.backend.name if self.precision == FLOAT32 else f"{self.backend.name}-{self.precision}"
 
     @property
     def dtype(self) -> np.dtype:

@@ -39,7 +39,7 @@ class NumbaModel(TokenizedModel):
     """The compiled engine, which also generates by itself; its weights are packed with the first text."""
 
     def __init__(self, model: LanguageModel, checkpoint: Checkpoint) -> None:
-        super().__init__("numba", model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
+        super().__init__(model.engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
         self._model = model
 
     @cached_property

@@ -152,6 +152,7 @@ def test_training_in_bf16_follows_float32_and_keeps_float32_weights() -> None:
         assert all(value.dtype == np.float32 for value in model.export_params().values())
     assert_close(losses["bf16"], losses["float32"], "bf16 model", np.float32, "losses")
     assert losses["bf16"][-1] < 0.6 * losses["bf16"][0]
+    assert model.engine == make_model(models.checkpoint(), "numba", "bf16").engine == "numba-bf16"
 
 
 def refused(what: str) -> Any:
