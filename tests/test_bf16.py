@@ -24,7 +24,14 @@ from unrolled.export.trainables import make_trainable
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.session import load
 
-needs_bf16 = pytest.mark.skipif(not bf16.available(), reason="this processor has no AVX512-BF16")
+# the instructions in its place make kernels of their own to compile
+whole_model = pytest.mark.slow if not bf16.available() else pytest.mark.usefixtures()
+
+
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor has no such instruction, others take its place in products; users are refused it there."""
+    monkeypatch.setattr(bf16, "available", lambda: True)
 
 
 def rounded(x: NDArray) -> NDArray:
@@ -53,7 +60,7 @@ def test_a_word_holds_two_numbers_rounded_to_nearest_even() -> None:
     np.testing.assert_array_equal(np.signbit(got[-4:-2, 0]), [False, True])
 
 
-@needs_bf16
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (33, 255, 100), (70, 65, 37), (1, 512, 200), (9, 2, 32)])
 def test_products_are_those_of_rounded_factors(size: tuple[int, int, int]) -> None:
     M, K, N = size
@@ -73,7 +80,7 @@ def test_products_are_those_of_rounded_factors(size: tuple[int, int, int]) -> No
     assert_close(sums / scale, expected / scale, "bf16 product", np.float32, "sums are not rounded")
 
 
-@needs_bf16
+@pytest.mark.usefixtures("anywhere")
 def test_the_comparison_of_products_can_fail() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((8, 64)).astype(np.float32), rng.standard_normal((64, 40)).astype(np.float32)
@@ -86,7 +93,8 @@ def norm_error(got: NDArray, expected: NDArray) -> float:
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
-@needs_bf16
+@whole_model
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_gradients_are_near_those_of_float32(cell: str) -> None:
     config = models.config(cell, hidden_size=37, vocab_size=70, embedding_size=19)
@@ -102,7 +110,8 @@ def test_gradients_are_near_those_of_float32(cell: str) -> None:
     assert max(errors.values()) > 1e-4  # it did round
 
 
-@needs_bf16
+@whole_model
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("H", [37, 64])
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_a_row_is_the_same_bits_alone_and_in_any_batch(cell: str, H: int) -> None:
@@ -123,7 +132,8 @@ def test_a_row_is_the_same_bits_alone_and_in_any_batch(cell: str, H: int) -> Non
         numba.set_num_threads(threads)
 
 
-@needs_bf16
+@whole_model
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_the_decoder_makes_the_logits_of_the_step_path(cell: str) -> None:
     config = models.config(cell, hidden_size=40)
@@ -138,7 +148,8 @@ def test_the_decoder_makes_the_logits_of_the_step_path(cell: str) -> None:
     np.testing.assert_array_equal(moved, final)
 
 
-@needs_bf16
+@whole_model
+@pytest.mark.usefixtures("anywhere")
 def test_training_in_bf16_follows_float32_and_keeps_float32_weights() -> None:
     config = models.config("lstm", hidden_size=32)
     batch, state = models.batch(config, 8, 8), zero_state(config, 8)
@@ -178,7 +189,7 @@ def test_bf16_is_refused_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp
         get_backend("numba", "bf16")
 
 
-@needs_bf16
+@pytest.mark.usefixtures("anywhere")
 def test_bf16_is_refused_for_float64() -> None:
     config = models.config("lstm")
     with refused("float32 parameters"):

@@ -59,23 +59,23 @@ def panel_width(dtype: np.dtype) -> int:
 
 
 @compiled
-def _put(b: NDArray, k: int, n: int, transposed: bool, panels: NDArray) -> None:
-    """One number of ``b`` or ``b.T`` to its place in panels of its dtype."""
-    W = panels.shape[2]
-    panels[n // W, k, n % W] = b[n, k] if transposed else b[k, n]
+def _put(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
+    """One number of ``b`` or ``b.T`` to row k and column j of panel p, of its dtype."""
+    n = p * panels.shape[2] + j
+    panels[p, k, j] = b[n, k] if transposed else b[k, n]
 
 
 @compiled
-def _put_word(b: NDArray, k: int, n: int, transposed: bool, panels: NDArray) -> None:
-    """One number of ``b`` or ``b.T``, with the one behind it along the depth, to its place in panels of words."""
-    W, K = panels.shape[2], b.shape[1] if transposed else b.shape[0]
+def _put_word(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
+    """One number of ``b`` or ``b.T``, with the one behind it along the depth, to its place in a panel of words."""
+    n, K = p * panels.shape[2] + j, b.shape[1] if transposed else b.shape[0]
     if k % 2:
         return
     low = b[n, k] if transposed else b[k, n]
     high = np.float32(0)
     if k + 1 < K:
         high = b[n, k + 1] if transposed else b[k + 1, n]
-    panels[n // W, k // 2, n % W] = word(low, high)
+    panels[p, k // 2, j] = word(low, high)
 
 
 @compiled
@@ -96,7 +96,7 @@ def _copy_rows_words(b: NDArray, k: int, p: int, panels: NDArray) -> None:
         _pair_panel_row(source, at, at + N, target, (p * K + row // 2) * W)
 
 
-def _put_for(b, k, n, transposed, panels):  # type: ignore[no-untyped-def]
+def _put_for(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
     """``_put`` or ``_put_word``; goes by the panels' dtype, as the next."""
     raise NotImplementedError("for compiled code only")
 
@@ -106,9 +106,9 @@ def _copy_rows_for(b, k, p, panels):  # type: ignore[no-untyped-def]
 
 
 @overload(_put_for)
-def _put_overload(b, k, n, transposed, panels):  # type: ignore[no-untyped-def]
+def _put_overload(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
     put = _put_word if panels.dtype == WORD else _put
-    return lambda b, k, n, transposed, panels: put(b, k, n, transposed, panels)
+    return lambda b, k, p, j, transposed, panels: put(b, k, p, j, transposed, panels)
 
 
 @overload(_copy_rows_for)
@@ -144,12 +144,14 @@ def _pack(b: NDArray, panels: NDArray, transposed: bool, paired: int, parts: int
                     _copy_rows_for(b, k, p, panels)
             whole *= W
         end = K if part == parts - 1 else last
+        edge = (P - 1) * W
         for k in range(first, last):  # columns that fill no register or panel
-            for n in range(whole, N):
-                _put_for(b, k, n, transposed, panels)
+            for j in range(whole - edge, N - edge):
+                _put_for(b, k, P - 1, j, transposed, panels)
         for k in range(last, end):  # rows that fill no block
-            for n in range(N):
-                _put_for(b, k, n, transposed, panels)
+            for p in range(P):
+                for j in range(min(W, N - p * W)):
+                    _put_for(b, k, p, j, transposed, panels)
         packed_end = depth if part == parts - 1 else last // paired
         for k in range(first // paired, packed_end):
             for j in range(N - (P - 1) * W, W):

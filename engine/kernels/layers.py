@@ -21,7 +21,7 @@ from unrolled.engine.kernels.gemm import (
 from unrolled.engine.kernels.kernel import compiled, compiled_max, compiled_parallel, compiled_sum
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Gathered
-from unrolled.engine.kernels.tile import VECTORS
+from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
 from unrolled.engine.layers import LossResult
 
 
@@ -220,7 +220,7 @@ def softmax_cross_entropy(
     return result, dlogits.reshape(logits.shape) if gradient else None
 
 
-OUTPUT_ROWS = 64  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
+OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
 LOGITS_BYTES = 1 << 24  # of the positions whose logits are in memory at one time
 
 
@@ -237,8 +237,11 @@ def _output_rows(
         first, last = part * N // parts, (part + 1) * N // parts
         p = np.empty(V, h.dtype)
         h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
-        for n0 in range(first, last, OUTPUT_ROWS):
-            n1 = min(n0 + OUTPUT_ROWS, last)
+        # even pieces in whole tiles: a last piece of few rows would read all weights for them
+        pieces = max(1, (last - first + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
+        tiles = max(1, ((last - first + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS)
+        for n0 in range(first, last, tiles * TILE_ROWS):
+            n1 = min(n0 + tiles * TILE_ROWS, last)
             for n in range(n0, n1):
                 row = dlogits[n]
                 for v in range(V):
