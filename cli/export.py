@@ -13,11 +13,22 @@ from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_fi
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.export.formats import FORMATS, export_model
+from unrolled.export.metadata import FORMS
 
 
 def export(
     run: Annotated[str, typer.Argument(help="A run folder (its best checkpoint) or a .safetensors checkpoint.")],
     kind: Annotated[str, typer.Option("--format", metavar="NAME", help=options.one_of(FORMATS))] = "onnx",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="step: logits for tokens; generate: the whole sampling loop in the graph. "
+            + options.one_of(FORMS)
+            + " "
+            + options.default("step; TorchScript always has both"),
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -32,11 +43,25 @@ def export(
         raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
     check_choice("format", kind, FORMATS)
     wanted = FORMATS[kind]
-    path = export_model(load_checkpoint(source), output or source.parent / f"model{wanted.suffix}", kind)
+    form = form or wanted.forms[0]
+    path = export_model(load_checkpoint(source), output or source.parent / f"model{wanted.suffix}", kind, form)
     size = path.stat().st_size
     if wanted.remark:
         warn(err, wanted.remark)
     if json:
-        print_json({"format": kind, "path": str(path), "bytes": size, "checkpoint": str(source)})
+        print_json(
+            {
+                "format": kind,
+                "form": form,
+                "path": str(path),
+                "bytes": size,
+                "checkpoint": str(source),
+            }
+        )
     else:
-        emphasis(out, f"{source} -> ", (str(path), "bold"), f" ({wanted.title}, {size:,} bytes)")
+        emphasis(
+            out,
+            f"{source} -> ",
+            (str(path), "bold"),
+            f" ({wanted.title}, form {form}, {size:,} bytes)",
+        )

@@ -71,6 +71,19 @@ class DecodingModel(StepModel, Protocol):
         ...
 
 
+class WritingModel(StepModel, Protocol):
+    """A StepModel that reads prompts and writes behind them by itself."""
+
+    def write(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
+    ) -> tuple[NDArray[np.int64], NDArray]:
+        """Tokens (n, B) behind prompts (T, B) of which ``lengths`` (B,) steps are valid, and the state behind them.
+
+        n ≤ draws.steps: writing stops when every row has its <eos>. The last token written is not read yet.
+        """
+        ...
+
+
 def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:
     """The state (S, L, B, H) before the first token."""
     if batch_size < 1:

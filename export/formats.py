@@ -9,6 +9,7 @@ from pathlib import Path
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.export.metadata import FORMS
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,18 @@ class Format:
 
     suffix: str
     title: str
-    write: Callable[[Checkpoint, Path], None]
+    write: Callable[[Checkpoint, Path, str], None]
+    forms: tuple[str, ...]  # of ``metadata.FORMS``; the first is the usual one
     remark: str = ""
 
 
-def _write_onnx(checkpoint: Checkpoint, path: Path) -> None:
+def _write_onnx(checkpoint: Checkpoint, path: Path, form: str) -> None:
     from unrolled.export.onnx_graph import write_onnx
 
-    write_onnx(checkpoint, path)
+    write_onnx(checkpoint, path, form)
 
 
-def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
+def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str) -> None:
     try:
         from unrolled.export.torchscript import write_torchscript
     except ImportError as error:
@@ -37,26 +39,29 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
 
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", "ONNX, step form, opset 17", _write_onnx),
+    "onnx": Format(".onnx", "ONNX, opset 17", _write_onnx, tuple(FORMS)),
     "torchscript": Format(
         ".pt",
         "TorchScript, scripted",
         _write_torchscript,
+        ("both",),
         "TorchScript is deprecated upstream (not supported on Python 3.14); it loads with torch 2.13 and libtorch. "
         "For anything that should last, export ONNX.",
     ),
 }
 
 
-def export_model(checkpoint: Checkpoint, path: Path, format_name: str) -> Path:
-    """Write ``checkpoint`` to ``path`` in a format of ``FORMATS``; returns the path.
+def export_model(checkpoint: Checkpoint, path: Path, format_name: str, form: str | None = None) -> Path:
+    """Write ``checkpoint`` to ``path`` in a format of ``FORMATS`` and one of its forms; returns the path.
 
     Raises:
-        ConfigError: the format is not known, or the ending is another format's.
+        ConfigError: the format or form is not known, or the ending is another format's.
     """
     check_choice("format", format_name, FORMATS)
     wanted = FORMATS[format_name]
+    form = form or wanted.forms[0]
+    check_choice(f"form of {format_name}", form, wanted.forms)
     if path.suffix != wanted.suffix:
         raise ConfigError(f"{path}: a {format_name} file needs the ending {wanted.suffix}, by which it is opened again")
-    wanted.write(checkpoint, path)
+    wanted.write(checkpoint, path, form)
     return path

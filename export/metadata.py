@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from importlib import metadata as package_metadata
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import Stepper, zero_state
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
-from unrolled.engine.model import LanguageModel
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
+from unrolled.export.golden import check_golden, golden_cases
 
 FORMAT_VERSION = "1"
 PREFIX = "unrolled."
@@ -31,18 +29,40 @@ KEYS = (
     "checkpoint_digest",
     "golden",
 )
+DEFAULTS = {"form": "step", "sampling": "1"}  # of keys that came later
+SAMPLING_VERSION = "1"
 
-# The step form's names and axes; frozen: hosts rely on them.
-STEP_INPUTS = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
-STEP_OUTPUTS = {"logits": ("time", "batch", None), "next_state": (None, None, "batch", None)}
+Axes = tuple[str | None, ...]
 
-GOLDEN_LENGTHS, GOLDEN_GREEDY, GOLDEN_LOGITS = (1, 5, 17), 32, 64
-MARGIN = 1e-3  # a greedy token counts while the best logit leads by more than engines may differ
+
+class Form(NamedTuple):
+    """What a graph takes and gives: names, and of each axis the name where it is free."""
+
+    inputs: dict[str, Axes]
+    outputs: dict[str, Axes]
+
+
+# Frozen: hosts rely on them.
+STEP_INPUTS: dict[str, Axes] = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
+STEP_OUTPUTS: dict[str, Axes] = {"logits": ("time", "batch", None), "next_state": (None, None, "batch", None)}
+GENERATE_INPUTS: dict[str, Axes] = {
+    **STEP_INPUTS,
+    "lengths": ("batch",),
+    "uniforms": ("steps", "batch"),
+    **dict.fromkeys(("temperature", "top_k", "top_p", "end_token"), ()),
+}
+GENERATE_OUTPUTS: dict[str, Axes] = {"written": ("written", "batch"), "final_state": (None, None, "batch", None)}
+FORMS = {
+    "step": Form(STEP_INPUTS, STEP_OUTPUTS),
+    "generate": Form(GENERATE_INPUTS, GENERATE_OUTPUTS),
+    "both": Form(GENERATE_INPUTS, STEP_OUTPUTS | GENERATE_OUTPUTS),
+}
 
 
 class FileInfo(NamedTuple):
     """The parsed metadata of an exported file."""
 
+    form: str
     config: ModelConfig
     tokenizer: Tokenizer
     training: dict[str, Any]
@@ -50,49 +70,12 @@ class FileInfo(NamedTuple):
     golden: list[dict[str, Any]]
 
 
-def greedy_tokens(model: Stepper, prompt: list[int], count: int, margin: float = 0.0) -> list[int]:
-    """Up to ``count`` tokens, each the lowest index among the largest logits, while the largest leads by ``margin``."""
-    logits, state = model.step(np.array(prompt, np.int64)[:, None], zero_state(model.config, 1))
-    tokens: list[int] = []
-    for _ in range(count):
-        last = logits[-1, 0]
-        best, second = np.partition(last, -2)[[-1, -2]]
-        if best - second < margin:
-            break
-        tokens.append(int(last.argmax()))
-        logits, state = model.step(np.array([[tokens[-1]]], np.int64), state)
-    return tokens
-
-
-def golden_cases(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Prompts with the reference's logits after them (a spread of at most 64, and their log-sum-exp) and greedy tokens."""
-    model = LanguageModel(checkpoint.config, checkpoint.float32())
-    V = checkpoint.config.vocab_size
-    rng = np.random.default_rng(0)
-    cases = []
-    for length in GOLDEN_LENGTHS:
-        prompt = rng.integers(0, V, length).tolist()
-        logits, _ = model.step(np.array(prompt, np.int64)[:, None], zero_state(checkpoint.config, 1))
-        last = logits[-1, 0].astype(np.float64)
-        indices = np.unique(np.linspace(0, V - 1, min(V, GOLDEN_LOGITS)).astype(int))
-        cases.append(
-            {
-                "prompt": prompt,
-                "logit_indices": indices.tolist(),
-                "logits": [float(np.float32(value)) for value in last[indices]],
-                "logsumexp": float(last.max() + np.log(np.exp(last - last.max()).sum())),
-                "greedy": greedy_tokens(model, prompt, GOLDEN_GREEDY, MARGIN),
-            }
-        )
-    return cases
-
-
 def producer() -> str:
     """Name and version of what writes the file."""
     return f"unrolled {package_metadata.version('unrolled')}"
 
 
-def file_metadata(checkpoint: Checkpoint, golden: bool = True) -> dict[str, str]:
+def file_metadata(checkpoint: Checkpoint, form: str = "step", golden: bool = True) -> dict[str, str]:
     """All keys, prefixed, each a text or JSON; ``golden=False`` leaves the cases out, for models that stay in memory."""
     config = checkpoint.config
     state = {
@@ -105,6 +88,8 @@ def file_metadata(checkpoint: Checkpoint, golden: bool = True) -> dict[str, str]
     }
     values = {
         "format_version": FORMAT_VERSION,
+        "form": form,
+        "sampling": SAMPLING_VERSION,
         "producer": producer(),
         "config": to_json(config.to_dict()),
         "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
@@ -113,7 +98,7 @@ def file_metadata(checkpoint: Checkpoint, golden: bool = True) -> dict[str, str]
         "checkpoint_digest": checkpoint.digest,
         "golden": to_json(golden_cases(checkpoint) if golden else []),
     }
-    return {PREFIX + key: values[key] for key in KEYS}
+    return {PREFIX + key: value for key, value in values.items()}
 
 
 def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
@@ -131,40 +116,20 @@ def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
         raise ModelFileError(f"{where}: export format {version!r}; this release reads {FORMAT_VERSION}")
     if missing := [PREFIX + key for key in KEYS if PREFIX + key not in metadata]:
         raise ModelFileError(f"{where}: its metadata has no {', '.join(missing)}")
+    form, sampling = (metadata.get(PREFIX + key, value) for key, value in DEFAULTS.items())
+    if sampling != SAMPLING_VERSION:
+        raise ModelFileError(f"{where}: sampling rules {sampling!r}; this release follows {SAMPLING_VERSION}")
     try:
+        check_choice("form", form, FORMS)
         config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
         tokenizer = tokenizer_from_dict(parse_json(metadata[PREFIX + "tokenizer"], "tokenizer"))
         training = parse_json(metadata[PREFIX + "training"], "training")
         golden = parse_json('{"cases": ' + metadata[PREFIX + "golden"] + "}", "golden")["cases"]
-        _check_golden(golden, config.vocab_size)
+        check_golden(golden, config.vocab_size)
     except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{where}: {error}") from error
     if len(tokenizer.vocabulary) != config.vocab_size:
         raise ModelFileError(
             f"{where}: the tokeniser has {len(tokenizer.vocabulary)} tokens, the model {config.vocab_size}"
         )
-    return FileInfo(config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)
-
-
-def _check_golden(cases: Any, vocab_size: int) -> None:
-    """Golden cases come from a file: lists of ids and numbers, nothing else, before anything is computed with them."""
-
-    def ids(value: Any) -> bool:
-        return isinstance(value, list) and all(type(i) is int and 0 <= i < vocab_size for i in value)
-
-    def numbers(value: Any) -> bool:
-        return isinstance(value, list) and all(type(x) in (int, float) for x in value)
-
-    good = isinstance(cases, list) and all(
-        isinstance(case, dict)
-        and ids(case.get("prompt"))
-        and case["prompt"]
-        and ids(case.get("greedy"))
-        and ids(case.get("logit_indices"))
-        and numbers(case.get("logits"))
-        and numbers([case.get("logsumexp")])
-        and len(case["logits"]) == len(case["logit_indices"])
-        for case in cases
-    )
-    if not good:
-        raise ModelFileError("golden: not a list of cases")
+    return FileInfo(form, config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)

@@ -33,7 +33,7 @@ def script(checkpoint: Checkpoint) -> Any:
 
 def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     """Write the scripted model and its metadata to one file."""
-    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint))}
+    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, "both"))}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,4 +1,4 @@
-"""Check an exported file against itself and against its checkpoint: names -> axes -> shapes -> values -> tokens.
+"""Check an exported file against itself and against its checkpoint: names -> axes -> shapes -> values -> tokens -> weights.
 
 The file says what it should be (config, tokeniser, golden cases); a checkpoint, where there is one, says it again from
 the weights. Checks run in order, and the first that fails says what is wrong; the ones behind it are left out, because
@@ -18,18 +18,12 @@ from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint, model_digest
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.contract import Draws, StepModel, WritingModel, zero_state
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.params import Params, parameter_shapes
-from unrolled.export.metadata import (
-    MARGIN,
-    STEP_INPUTS,
-    STEP_OUTPUTS,
-    FileInfo,
-    greedy_tokens,
-    parse_metadata,
-)
+from unrolled.export.golden import MARGIN, greedy_tokens, recorded_draws, sampled_tokens
+from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
 
 TOLERANCE = 1e-4  # of a logit, absolute and relative: engines differ by 1e-6 to 1e-5, a wrong weight by far more
 GREEDY_TOKENS = 200
@@ -103,7 +97,7 @@ class _ModelFile:
         return {name: stored[name] for name in parameter_shapes(config)}
 
 
-def _check_onnx_names(file: _ModelFile) -> str:
+def _check_onnx_names(file: _ModelFile, info: FileInfo) -> str:
     import onnx
 
     model = file.onnx
@@ -113,31 +107,34 @@ def _check_onnx_names(file: _ModelFile) -> str:
         raise _Failed(f"not a valid ONNX model: {first_line(error)}") from error
     external = [tensor.name for tensor in model.graph.initializer if tensor.data_location != tensor.DEFAULT]
     _need(not external, f"weights outside the file: {', '.join(external)}")
+    form = FORMS[info.form]
     for kind, values, expected in (
-        ("inputs", model.graph.input, STEP_INPUTS),
-        ("outputs", model.graph.output, STEP_OUTPUTS),
+        ("inputs", model.graph.input, form.inputs),
+        ("outputs", model.graph.output, form.outputs),
     ):
         names = [value.name for value in values]
-        _need(names == list(expected), f"{kind} are {', '.join(names)}; the step form has {', '.join(expected)}")
-    return f"{', '.join(STEP_INPUTS)} -> {', '.join(STEP_OUTPUTS)}; opset {model.opset_import[0].version}"
+        _need(names == list(expected), f"{kind} are {', '.join(names)}; form {info.form} has {', '.join(expected)}")
+    return f"{', '.join(form.inputs)} -> {', '.join(form.outputs)}; opset {model.opset_import[0].version}"
 
 
-def _check_onnx_axes(file: _ModelFile) -> str:
-    model = file.onnx
+def _check_onnx_axes(file: _ModelFile, info: FileInfo) -> str:
+    model, form = file.onnx, FORMS[info.form]
+    free = set()
     for value in (*model.graph.input, *model.graph.output):
-        axes = {**STEP_INPUTS, **STEP_OUTPUTS}[value.name]
+        axes = (form.inputs | form.outputs)[value.name]
         dims = value.type.tensor_type.shape.dim
         _need(len(dims) == len(axes), f"{value.name} has {len(dims)} axes, needs {len(axes)}")
         for place, (dim, axis) in enumerate(zip(dims, axes, strict=True)):
             if axis is not None:
+                free.add(axis)
                 _need(
                     dim.dim_param == axis and not dim.HasField("dim_value"),
                     f"{value.name}, axis {place}: {axis} is frozen at {dim.dim_value}",
                 )
-    return "time and batch are free"
+    return f"{', '.join(sorted(free))} are free"
 
 
-def _check_torchscript_names(file: _ModelFile) -> str:
+def _check_torchscript_names(file: _ModelFile, info: FileInfo) -> str:
     module, _ = file.torchscript
     missing = [name for name in ("forward", "step", "generate") if not hasattr(module, name)]
     _need(not missing, f"the module has no {', '.join(missing)}")
@@ -154,7 +151,7 @@ def _check_digest(file: _ModelFile, info: FileInfo) -> str:
 
 
 # Checks that need the file itself and not only a model of it.
-STRUCTURE: dict[str, list[tuple[str, Callable[[_ModelFile], str]]]] = {
+STRUCTURE: dict[str, list[tuple[str, Callable[[_ModelFile, FileInfo], str]]]] = {
     ".onnx": [("names", _check_onnx_names), ("axes", _check_onnx_axes)],
     ".pt": [("names", _check_torchscript_names)],
 }
@@ -207,12 +204,69 @@ def _check_golden_values(model: StepModel, golden: list[dict[str, Any]]) -> str:
 
 
 def _check_golden_tokens(model: StepModel, golden: list[dict[str, Any]]) -> str:
-    total = 0
+    greedy, drawn = 0, 0
     for number, case in enumerate(golden):
         got = greedy_tokens(model, case["prompt"], len(case["greedy"]))
         _need(got == case["greedy"], f"golden case {number + 1}: other greedy tokens than recorded")
-        total += len(got)
-    return f"{total} recorded greedy tokens"
+        greedy += len(got)
+        for settings, tokens in recorded_draws(case):
+            got = sampled_tokens(model, case["prompt"], len(tokens), settings)
+            _need(got == tokens, f"golden case {number + 1}: other draws than recorded at {settings}")
+            drawn += len(got)
+    return f"{greedy} recorded greedy tokens, {drawn} drawn ones"
+
+
+def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple[NDArray[np.int64], NDArray]:
+    """What the graph writes behind prompts of different lengths."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    tokens = np.zeros((lengths.max(), len(prompts)), np.int64)
+    for b, prompt in enumerate(prompts):
+        tokens[: len(prompt), b] = prompt
+    return model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)
+
+
+def _check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
+    """The golden tokens, all prompts side by side; every row has index 0, as they were recorded."""
+    prompts = [case["prompt"] for case in golden]
+    rows, total = np.zeros(len(prompts), np.int64), 0
+    kinds: list[tuple[str, Draws, list[list[int]]]] = []
+    texts = [case["greedy"] for case in golden]
+    kinds.append(("greedy tokens", Draws(0, 0, rows, False, 1.0, 0, 1.0, 0), texts))
+    for cases in zip(*(recorded_draws(case) for case in golden), strict=True):
+        s = cases[0][0]
+        draws = Draws(0, 0, rows, True, s.temperature, s.top_k, s.top_p, s.seed)
+        kinds.append((f"draws at {s}", draws, [tokens for _, tokens in cases]))
+    for what, draws, expected in kinds:
+        steps = max(map(len, expected))
+        if steps == 0:
+            continue
+        written, _ = _write(model, prompts, draws._replace(steps=steps))
+        for b, tokens in enumerate(expected):
+            got = written[: len(tokens), b].tolist()
+            # a row that wrote <eos> repeats it, and when all have, the rest is missing
+            end = tokens.index(eos) + 1 if (eos := model.tokenizer.eos_id) in tokens else len(tokens)
+            _need(got[:end] == tokens[:end], f"golden case {b + 1}: the graph writes other {what} than recorded")
+            total += end
+    return f"{total} recorded tokens written in the graph"
+
+
+def _check_goes_on(model: WritingModel) -> str:
+    """A text is its pieces, and a row does not see the others."""
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in (3, 1, 7)]
+    draws = Draws(12, 0, np.arange(3), True, 1.0, 0, 1.0, 5)
+    whole, end = _write(model, prompts, draws)
+    if len(whole) < draws.steps:
+        return "texts end too soon to be cut"
+    first, middle = _write(model, prompts, draws._replace(steps=5))
+    ones = np.ones(3, np.int64)
+    second, after = model.write(first[-1:], ones, middle, draws._replace(steps=7, first_step=5))
+    _need(bool((np.concatenate([first, second]) == whole).all()), "a text written in two pieces is another")
+    _close(after, end, "the state behind two pieces")
+    for b, prompt in enumerate(prompts):
+        alone, _ = _write(model, [prompt], draws._replace(sequences=np.array([b])))
+        _need(bool((alone[:, 0] == whole[: len(alone), b]).all()), f"row {b} writes another text alone")
+    return "a text is its pieces, and a row the same alone"
 
 
 def _check_sizes(config: ModelConfig, other: ModelConfig) -> str:
@@ -286,21 +340,29 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
 
     def steps() -> Iterator[tuple[str, Callable[[], str]]]:
         for name, check in STRUCTURE.get(path.suffix, []):
-            yield name, lambda check=check: check(file)  # type: ignore[misc]
-        model = open_model(path)
+            assert info is not None
+            yield name, lambda check=check: check(file, info)  # type: ignore[misc]
+        model: Any = open_model(path)
         config = model.config
-        yield "shapes", lambda: _check_shapes(model)
-        yield "chunks", lambda: _check_chunks(model)
-        if info is not None:
-            golden = info.golden
+        golden = info.golden if info is not None else []
+        stepping = info is None or info.form != "generate"
+        if stepping:
+            yield "shapes", lambda: _check_shapes(model)
+            yield "chunks", lambda: _check_chunks(model)
+        if info is not None and stepping:
             yield "values", lambda: _check_golden_values(model, golden)
             yield "tokens", lambda: _check_golden_tokens(model, golden)
+        if hasattr(model, "write"):
+            yield "written tokens", lambda: _check_written(model, golden)
+            yield "written pieces", lambda: _check_goes_on(model)
+        if info is not None:
             yield "digest", lambda: _check_digest(file, info)
         if against is not None:
             checkpoint = against
             yield f"sizes{source}", lambda: _check_sizes(config, checkpoint.config)
-            yield f"values{source}", lambda: _check_against_values(model, checkpoint)
-            yield f"tokens{source}", lambda: _check_against_tokens(model, checkpoint)
+            if stepping:
+                yield f"values{source}", lambda: _check_against_values(model, checkpoint)
+                yield f"tokens{source}", lambda: _check_against_tokens(model, checkpoint)
 
     if info is None and against is None:
         open_model(path)  # says what is wrong with an ending that is of no model file

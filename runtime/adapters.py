@@ -99,10 +99,10 @@ def _torchscript(checkpoint: Checkpoint) -> StepModel:
 
 
 def _onnxruntime(checkpoint: Checkpoint) -> StepModel:
-    from unrolled.export.onnx_graph import build_step
-    from unrolled.runtime.onnx_model import OnnxModel
+    from unrolled.export.onnx_graph import build
+    from unrolled.runtime.onnx_model import open_onnx
 
-    return OnnxModel(build_step(checkpoint, golden=False).SerializeToString(), "the graph of the checkpoint")
+    return open_onnx(build(checkpoint, golden=False).SerializeToString(), "the graph of the checkpoint")
 
 
 def needs_torch(what: str) -> MissingDependencyError:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.contract import DecodingModel, Draws, StepModel, zero_state
+from unrolled.engine.contract import DecodingModel, Draws, StepModel, WritingModel, zero_state
 from unrolled.engine.errors import ConfigError, UnknownTokenError
 from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime.philox import uniforms
@@ -178,15 +178,52 @@ class _DecodeWriter:
         self.model, self.config, self.logits, self.state = model, config, logits, state
 
     def draw(self, indices: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-        c = self.config
-        count = min(CHUNK, c.max_new_tokens - step)
-        draws = Draws(count, step, indices, c.do_sample, c.temperature, c.top_k, c.top_p, c.seed)
+        draws = _draws(self.config, indices, step)
         tokens, self.logits, self.state = self.model.decode(self.logits, self.state, draws)
         return tokens
 
     def go_on(self, going: NDArray[np.bool_]) -> None:
         if not going.all():
             self.logits, self.state = self.logits[going], np.ascontiguousarray(self.state[:, :, going])
+
+
+class _WholeWriter:
+    """Leaves reading prompts too to the model."""
+
+    def __init__(self, model: WritingModel, config: GenerationConfig, prompts: Sequence[NDArray[np.int64]]) -> None:
+        self.model, self.config = model, config
+        self.lengths = np.array([len(prompt) for prompt in prompts])
+        self.tokens = np.zeros((self.lengths.max(), len(prompts)), np.int64)
+        for b, prompt in enumerate(prompts):
+            self.tokens[: len(prompt), b] = prompt
+        self.state = zero_state(model.config, len(prompts))
+
+    def draw(self, indices: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        tokens, self.state = self.model.write(
+            self.tokens, self.lengths, self.state, _draws(self.config, indices, step)
+        )  # fmt: skip
+        self.tokens = tokens[-1:]  # written, but not read yet
+        return tokens
+
+    def go_on(self, going: NDArray[np.bool_]) -> None:
+        self.tokens, self.state = (
+            np.ascontiguousarray(self.tokens[:, going]),
+            np.ascontiguousarray(self.state[:, :, going]),
+        )
+        self.lengths = np.ones(self.tokens.shape[1], np.int64)
+
+
+def _draws(config: GenerationConfig, indices: NDArray[np.int64], step: int) -> Draws:
+    """The next CHUNK tokens, or as many as are left."""
+    count, c = min(CHUNK, config.max_new_tokens - step), config
+    return Draws(count, step, indices, c.do_sample, c.temperature, c.top_k, c.top_p, c.seed)
+
+
+def _make_writer(model: StepModel, config: GenerationConfig, prompts: Sequence[NDArray[np.int64]]) -> Any:
+    if hasattr(model, "write"):
+        return _WholeWriter(model, config, prompts)
+    make: Any = _DecodeWriter if hasattr(model, "decode") else _StepWriter
+    return make(model, config, *read_prompts(model, prompts))
 
 
 def _generate_rows(
@@ -197,8 +234,7 @@ def _generate_rows(
 ) -> list[_Row]:
     """Write behind ``prompts``, all at once; a row that is over leaves the batch."""
     rows = [_Row(model.tokenizer, config) for _ in prompts]
-    make: Any = _DecodeWriter if hasattr(model, "decode") else _StepWriter
-    writer = make(model, config, *read_prompts(model, prompts))
+    writer = _make_writer(model, config, prompts)
     active, step = np.arange(len(rows)), 0
     while True:
         tokens = writer.draw(indices[active], step)

@@ -19,7 +19,8 @@ from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.export.formats import FORMATS, export_model
-from unrolled.export.metadata import KEYS, PREFIX, golden_cases, greedy_tokens, parse_metadata
+from unrolled.export.golden import golden_cases, greedy_tokens
+from unrolled.export.metadata import DEFAULTS, KEYS, PREFIX, parse_metadata
 from unrolled.export.onnx_graph import read_params, reorder_gates
 from unrolled.export.verify import verify
 from unrolled.runtime import generate, load
@@ -29,10 +30,14 @@ SUFFIXES = {name: kind.suffix for name, kind in FORMATS.items()}
 PROMPTS = ["a", "bcd", "fghijk", "ka"]
 
 
-def exported(checkpoint: Checkpoint, folder: Path, name: str = "onnx") -> Path:
+KINDS = [*FORMATS, "onnx generate", "onnx both"]  # formats, or a format and one of its forms
+
+
+def exported(checkpoint: Checkpoint, folder: Path, kind: str = "onnx") -> Path:
+    name, _, form = kind.partition(" ")
     if name == "torchscript":
         pytest.importorskip("torch", reason="the torch extra is not installed")
-    return export_model(checkpoint, folder / f"model{SUFFIXES[name]}", name)
+    return export_model(checkpoint, folder / f"model{SUFFIXES[name]}", name, form or None)
 
 
 @pytest.mark.parametrize("variant", [(1, {}), (3, {}), (2, {"tie_weights": True}), (2, {"dropout": 0.5})])
@@ -53,12 +58,12 @@ def test_logits_and_states_at_sizes_never_traced(tmp_path: Path, name: str, cell
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
-@pytest.mark.parametrize("runner", [*FORMATS, "numba", "torch"])
+@pytest.mark.parametrize("runner", [*KINDS, "numba", "torch"])
 def test_500_tokens_are_those_of_numpy(tmp_path: Path, runner: str, cell: str, layers: int) -> None:
     checkpoint = models.checkpoint(cell, layers, hidden_size=24)
     if runner == "torch":
         pytest.importorskip("torch", reason="the torch extra is not installed")
-    model = load(exported(checkpoint, tmp_path, runner)) if runner in FORMATS else make_model(checkpoint, runner)
+    model = load(exported(checkpoint, tmp_path, runner)) if runner in KINDS else make_model(checkpoint, runner)
     reference = make_model(checkpoint, "numpy")
     for settings in ({"do_sample": False}, {"seed": 5}, {"seed": 6, "temperature": 0.8, "top_k": 6, "top_p": 0.9}):
         got = generate(model, PROMPTS, max_new_tokens=500, **settings)
@@ -126,7 +131,7 @@ def test_graph_uses_standard_operators_and_stores_weights_once(tmp_path: Path) -
 def test_metadata_describes_the_model(tmp_path: Path) -> None:
     checkpoint = models.checkpoint("gru")
     values = {p.key: p.value for p in onnx.load(exported(checkpoint, tmp_path)).metadata_props}
-    assert set(values) == {PREFIX + key for key in KEYS}
+    assert set(values) == {PREFIX + key for key in (*KEYS, *DEFAULTS)}
     assert json.loads(values["unrolled.config"]) == checkpoint.config.to_dict()
     assert json.loads(values["unrolled.tokenizer"]) == checkpoint.tokenizer.to_dict()
     assert json.loads(values["unrolled.state"])["shape"] == [1, 2, None, models.H]
@@ -147,17 +152,20 @@ def test_a_wrong_ending_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
-@pytest.mark.parametrize("name", FORMATS)
-def test_verify_passes_what_we_export(tmp_path: Path, name: str, cell: str, beside: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_passes_what_we_export(tmp_path: Path, kind: str, cell: str, beside: bool) -> None:
     checkpoint = models.checkpoint(cell)
-    path = exported(checkpoint, tmp_path, name)
+    path = exported(checkpoint, tmp_path, kind)
     if beside:
         save_checkpoint(tmp_path / "best.safetensors", checkpoint)
     checks = list(verify(path, load))
     assert [check.detail for check in checks if not check.ok] == []
-    names = [check.name for check in checks]
-    assert {"names", "shapes", "chunks", "values", "tokens"} <= set(names)
-    assert ("values (best.safetensors)" in names) is beside
+    names = {check.name for check in checks}
+    steps, writes = {"shapes", "chunks", "values", "tokens"}, {"written tokens", "written pieces"}
+    assert {"names", "digest"} <= names
+    assert (steps <= names) is (kind != "onnx generate")
+    assert (writes <= names) is (kind in ("onnx generate", "onnx both"))
+    assert ("sizes (best.safetensors)" in names) is beside
 
 
 def test_verify_does_not_take_another_model_beside_for_its_own(tmp_path: Path) -> None:
