@@ -17,7 +17,7 @@ from unrolled.bench.workloads import Workload
 from unrolled.engine.backends import BF16, FLOAT32
 from unrolled.engine.batches import Batch
 from unrolled.engine.checkpoint import Checkpoint
-from unrolled.engine.contract import zero_state
+from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params, initial_params
 from unrolled.engine.text import CharTokenizer
@@ -163,13 +163,12 @@ PARITY_TOKENS = 32  # written greedily, and read for their logits
 
 
 class GenerateContestant:
-    """``generate`` of this package on one of its engines."""
+    """``generate`` of this package on one of its models."""
 
-    def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
-        from unrolled.runtime.adapters import make_model
+    def __init__(self, model: StepModel, work: Workload) -> None:
         from unrolled.runtime.generate import GenerationConfig, generate
 
-        self.model, self.work = make_model(make_checkpoint(work), engine, precision), work
+        self.model, self.work = model, work
         self._generate, self._config = generate, GenerationConfig
         self.seed = 0
 
@@ -192,7 +191,21 @@ def _generate_result(step: Callable[..., Any], work: Workload, greedy: NDArray) 
 
 
 def _package_engine(engine: str, precision: str = FLOAT32) -> Maker:
-    return lambda work, setting, threads: GenerateContestant(engine, work, precision)
+    def make(work: Workload, setting: Setting, threads: int) -> GenerateContestant:
+        from unrolled.runtime.adapters import make_model
+
+        return GenerateContestant(make_model(make_checkpoint(work), engine, precision), work)
+
+    return make
+
+
+def _graph(work: Workload, setting: Setting, threads: int) -> GenerateContestant:
+    """The loop inside the file; of form both, whose logits the parity check looks at."""
+    from unrolled.export.onnx_graph import build
+    from unrolled.runtime.onnx_model import open_onnx
+
+    model = build(make_checkpoint(work), "both", golden=False)
+    return GenerateContestant(open_onnx(model.SerializeToString(), "the graph"), work)
 
 
 class TorchGeneration:
@@ -275,5 +288,6 @@ PEERS: dict[str, Peer] = {
     ),
     "torchscript": Peer("TorchScript, this package's sampler", "torch", None, _package_engine("torchscript")),
     "onnxruntime": Peer("ONNX file, this package's sampler", "onnxruntime", None, _package_engine("onnxruntime")),
+    "onnxruntime-graph": Peer("ONNX file, the sampling loop inside", "onnxruntime", None, _graph),
 }
 REFERENCE = "numpy"

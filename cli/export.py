@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, warn
 from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.checks import check_choice
+from unrolled.engine.corpus import Corpus, ReadOptions, read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.export.formats import FORMATS, export_model
 from unrolled.export.metadata import FORMS
+from unrolled.export.storage import FLOAT32, INT8, STORAGES, Weights
+
+QUANTIZE = ("int8",)
 
 
 def export(
@@ -28,6 +33,25 @@ def export(
             + " "
             + options.default("step; TorchScript always has both"),
         ),
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How the weights are stored; they are float32 again when loaded. " + options.one_of(STORAGES),
+        ),
+    ] = "float32",
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Multiply in int8, which only onnxruntime can, and only for the LSTM and the output. "
+            + options.one_of(QUANTIZE),
+        ),
+    ] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(help="A text by which perplexity and speed are compared before and after."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -44,24 +68,66 @@ def export(
     check_choice("format", kind, FORMATS)
     wanted = FORMATS[kind]
     form = form or wanted.forms[0]
-    path = export_model(load_checkpoint(source), output or source.parent / f"model{wanted.suffix}", kind, form)
+    stored = _weights(weights, quantize)
+    text = read_corpus((measure,), ReadOptions()) if measure else None
+    checkpoint = load_checkpoint(source)
+    path = export_model(checkpoint, output or source.parent / f"model{wanted.suffix}", kind, form, stored)
     size = path.stat().st_size
-    if wanted.remark:
-        warn(err, wanted.remark)
+    remarks = [remark for remark in (wanted.remark, _remark(checkpoint.config.cell, stored)) if remark]
+    for remark in remarks:
+        warn(err, remark)
+    figures = _measure(checkpoint, path, form, stored, text) if text else {}
     if json:
-        print_json(
-            {
-                "format": kind,
-                "form": form,
-                "path": str(path),
-                "bytes": size,
-                "checkpoint": str(source),
-            }
-        )
+        written = {
+            "format": kind,
+            "form": form,
+            "weights": weights,
+            "quantize": quantize,
+            "path": str(path),
+            "bytes": size,
+        }
+        print_json({**written, "checkpoint": str(source), "remarks": remarks, **figures})
     else:
-        emphasis(
-            out,
-            f"{source} -> ",
-            (str(path), "bold"),
-            f" ({wanted.title}, form {form}, {size:,} bytes)",
-        )
+        emphasis(out, f"{source} -> ", (str(path), "bold"), f" ({wanted.title}, form {form}, {size:,} bytes)")
+        if figures:
+            _print_figures(figures)
+
+
+def _weights(storage: str, quantize: str | None) -> Weights:
+    check_choice("weights", storage, STORAGES)
+    if quantize is None:
+        return FLOAT32._replace(storage=storage)
+    check_choice("quantize", quantize, QUANTIZE)
+    if storage not in (FLOAT32.storage, INT8.storage):
+        raise ConfigError(f"weights: with --quantize int8 they are int8, not {storage}")
+    return INT8
+
+
+def _remark(cell: str, weights: Weights) -> str:
+    """What a quantized file is, in words for who gets it."""
+    from unrolled.export.onnx_graph import ONNX_CELLS
+
+    if not weights.quantized:
+        return ""
+    if ONNX_CELLS[cell].quantized:
+        return "With products in int8 the file runs in onnxruntime only, and rounding depends on what is run together."
+    return (
+        f"onnxruntime has no int8 operator for {cell}: its recurrent weights are stored in int8 and multiplied in float32, at "
+        "the usual speed; only the output layer is multiplied in int8. The file runs in onnxruntime only."
+    )
+
+
+def _measure(checkpoint: Any, path: Path, form: str, weights: Weights, text: Corpus) -> dict[str, Any]:
+    from unrolled.bench.exports import measure
+
+    return measure(checkpoint, path, form, weights, text)
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "float32", "this file", ""):
+        table.add_column(title, justify="left" if not title else "right")
+    for name, unit in (("bytes", "{:,.0f}"), ("perplexity", "{:.4f}"), ("tokens_per_s", "{:,.0f}")):
+        before, after = (figures[when][name] for when in ("before", "after"))
+        table.add_row(name, unit.format(before), unit.format(after), f"× {after / before:.3f}")
+    out.print(table)

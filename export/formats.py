@@ -10,6 +10,7 @@ from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.export.metadata import FORMS
+from unrolled.export.storage import FLOAT32, STORAGES, Weights
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,20 @@ class Format:
 
     suffix: str
     title: str
-    write: Callable[[Checkpoint, Path, str], None]
+    write: Callable[[Checkpoint, Path, str, Weights], None]
     forms: tuple[str, ...]  # of ``metadata.FORMS``; the first is the usual one
     remark: str = ""
 
 
-def _write_onnx(checkpoint: Checkpoint, path: Path, form: str) -> None:
+def _write_onnx(checkpoint: Checkpoint, path: Path, form: str, weights: Weights) -> None:
     from unrolled.export.onnx_graph import write_onnx
 
-    write_onnx(checkpoint, path, form)
+    write_onnx(checkpoint, path, form, weights)
 
 
-def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str) -> None:
+def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str, weights: Weights) -> None:
+    if weights != FLOAT32:
+        raise ConfigError("weights: a TorchScript file has them in float32; for smaller files export ONNX")
     try:
         from unrolled.export.torchscript import write_torchscript
     except ImportError as error:
@@ -51,8 +54,13 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def export_model(checkpoint: Checkpoint, path: Path, format_name: str, form: str | None = None) -> Path:
+def export_model(
+    checkpoint: Checkpoint, path: Path, format_name: str, form: str | None = None, weights: Weights = FLOAT32
+) -> Path:  # fmt: skip
     """Write ``checkpoint`` to ``path`` in a format of ``FORMATS`` and one of its forms; returns the path.
+
+    Args:
+        weights: how they are stored, and whether products are in int8.
 
     Raises:
         ConfigError: the format or form is not known, or the ending is another format's.
@@ -61,7 +69,8 @@ def export_model(checkpoint: Checkpoint, path: Path, format_name: str, form: str
     wanted = FORMATS[format_name]
     form = form or wanted.forms[0]
     check_choice(f"form of {format_name}", form, wanted.forms)
+    check_choice("weights", weights.storage, STORAGES)
     if path.suffix != wanted.suffix:
         raise ConfigError(f"{path}: a {format_name} file needs the ending {wanted.suffix}, by which it is opened again")
-    wanted.write(checkpoint, path, form)
+    wanted.write(checkpoint, path, form, weights)
     return path

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.contract import Stepper, zero_state
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.model import LanguageModel
 
 LENGTHS, TOKENS, LOGITS = (1, 5, 17), 32, 64
 MARGIN = 1e-3  # a greedy token counts while the best logit leads by more than engines may differ
@@ -79,30 +77,34 @@ def sampled_tokens(
     return _write(model, prompt, count, choose)
 
 
-def golden_cases(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Prompts with the reference's logits after them (a spread of at most 64, and their log-sum-exp) and tokens."""
-    model = LanguageModel(checkpoint.config, checkpoint.float32())
-    V = checkpoint.config.vocab_size
+def golden_cases(model: Stepper, margin: float = MARGIN, drawn: bool = True) -> list[dict[str, Any]]:
+    """Prompts with the model's logits after them (a spread of at most 64, and their log-sum-exp) and tokens.
+
+    Args:
+        margin: by which the largest logit leads for a greedy token to be recorded.
+        drawn: record draws too.
+    """
+    V = model.config.vocab_size
     rng = np.random.default_rng(0)
     cases = []
     for length in LENGTHS:
         prompt = rng.integers(0, V, length).tolist()
-        logits, _ = model.step(np.array(prompt, np.int64)[:, None], zero_state(checkpoint.config, 1))
+        logits, _ = model.step(np.array(prompt, np.int64)[:, None], zero_state(model.config, 1))
         last = logits[-1, 0].astype(np.float64)
         indices = np.unique(np.linspace(0, V - 1, min(V, LOGITS)).astype(int))
-        cases.append(
-            {
-                "prompt": prompt,
-                "logit_indices": indices.tolist(),
-                "logits": [float(np.float32(value)) for value in last[indices]],
-                "logsumexp": float(last.max() + np.log(np.exp(last - last.max()).sum())),
-                "greedy": greedy_tokens(model, prompt, TOKENS, MARGIN),
-                "sampled": [
-                    {**settings._asdict(), "tokens": sampled_tokens(model, prompt, TOKENS, settings, DRAW_MARGIN)}
-                    for settings in SAMPLED
-                ],
-            }
-        )
+        case: dict[str, Any] = {
+            "prompt": prompt,
+            "logit_indices": indices.tolist(),
+            "logits": [float(np.float32(value)) for value in last[indices]],
+            "logsumexp": float(last.max() + np.log(np.exp(last - last.max()).sum())),
+            "greedy": greedy_tokens(model, prompt, TOKENS, margin),
+        }
+        if drawn:
+            case["sampled"] = [
+                {**settings._asdict(), "tokens": sampled_tokens(model, prompt, TOKENS, settings, DRAW_MARGIN)}
+                for settings in SAMPLED
+            ]
+        cases.append(case)
     return cases
 
 

@@ -15,7 +15,8 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
-from unrolled.export.golden import check_golden, golden_cases
+from unrolled.export.golden import check_golden
+from unrolled.export.storage import STORAGES, Weights
 
 FORMAT_VERSION = "1"
 PREFIX = "unrolled."
@@ -29,7 +30,7 @@ KEYS = (
     "checkpoint_digest",
     "golden",
 )
-DEFAULTS = {"form": "step", "sampling": "1"}  # of keys that came later
+DEFAULTS = {"form": "step", "sampling": "1", "weights": "{}"}  # of keys that came later
 SAMPLING_VERSION = "1"
 
 Axes = tuple[str | None, ...]
@@ -63,6 +64,7 @@ class FileInfo(NamedTuple):
     """The parsed metadata of an exported file."""
 
     form: str
+    weights: Weights
     config: ModelConfig
     tokenizer: Tokenizer
     training: dict[str, Any]
@@ -75,8 +77,10 @@ def producer() -> str:
     return f"unrolled {package_metadata.version('unrolled')}"
 
 
-def file_metadata(checkpoint: Checkpoint, form: str = "step", golden: bool = True) -> dict[str, str]:
-    """All keys, prefixed, each a text or JSON; ``golden=False`` leaves the cases out, for models that stay in memory."""
+def file_metadata(
+    checkpoint: Checkpoint, form: str, weights: Weights, golden: list[dict[str, Any]]
+) -> dict[str, str]:  # fmt: skip
+    """All keys, prefixed, each a text or JSON."""
     config = checkpoint.config
     state = {
         "input": "state",
@@ -90,15 +94,30 @@ def file_metadata(checkpoint: Checkpoint, form: str = "step", golden: bool = Tru
         "format_version": FORMAT_VERSION,
         "form": form,
         "sampling": SAMPLING_VERSION,
+        "weights": to_json(weights._asdict()),
         "producer": producer(),
         "config": to_json(config.to_dict()),
         "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
         "state": to_json(state),
         "training": to_json(checkpoint.training),
         "checkpoint_digest": checkpoint.digest,
-        "golden": to_json(golden_cases(checkpoint) if golden else []),
+        "golden": to_json(golden),
     }
     return {PREFIX + key: value for key, value in values.items()}
+
+
+def _parse_weights(values: dict[str, Any], checkpoint_digest: str) -> Weights:
+    """Weights of a file; the fields that are missing are those of files that hold them as they are."""
+    values = {"digest": checkpoint_digest, **values}
+    wanted = {"storage": str, "quantized": bool, "digest": str, "tolerance": float}
+    for name, value in values.items():
+        if type(value) is not wanted.get(name):
+            raise ModelFileError(f"weights: {name} is {value!r}")
+    weights = Weights(**values)
+    check_choice("weights", weights.storage, STORAGES)
+    if not 0 < weights.tolerance <= 1:
+        raise ModelFileError(f"weights: tolerance is {weights.tolerance}")
+    return weights
 
 
 def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
@@ -116,11 +135,12 @@ def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
         raise ModelFileError(f"{where}: export format {version!r}; this release reads {FORMAT_VERSION}")
     if missing := [PREFIX + key for key in KEYS if PREFIX + key not in metadata]:
         raise ModelFileError(f"{where}: its metadata has no {', '.join(missing)}")
-    form, sampling = (metadata.get(PREFIX + key, value) for key, value in DEFAULTS.items())
+    form, sampling, stored = (metadata.get(PREFIX + key, value) for key, value in DEFAULTS.items())
     if sampling != SAMPLING_VERSION:
         raise ModelFileError(f"{where}: sampling rules {sampling!r}; this release follows {SAMPLING_VERSION}")
     try:
         check_choice("form", form, FORMS)
+        weights = _parse_weights(parse_json(stored, "weights"), metadata[PREFIX + "checkpoint_digest"])
         config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
         tokenizer = tokenizer_from_dict(parse_json(metadata[PREFIX + "tokenizer"], "tokenizer"))
         training = parse_json(metadata[PREFIX + "training"], "training")
@@ -132,4 +152,4 @@ def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
         raise ModelFileError(
             f"{where}: the tokeniser has {len(tokenizer.vocabulary)} tokens, the model {config.vocab_size}"
         )
-    return FileInfo(form, config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)
+    return FileInfo(form, weights, config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)

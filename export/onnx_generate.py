@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from unrolled.engine.config import ModelConfig
-from unrolled.export.onnx_graph import Graph, Weights, add_layer, add_stacked_state
+from unrolled.export.onnx_graph import Graph, GraphWeights, add_layer, add_logits, add_stacked_state
 
 # With top_p alone, so many of the most probable tokens are sorted first; all of them only where these do not suffice.
 PARTLY = 256
@@ -25,7 +25,9 @@ def _typed(name: str, kind: int, shape: tuple[int | str, ...] | None = None) -> 
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def add_generation(graph: Graph, config: ModelConfig, weights: Weights, finals: list[list[str]], axis_0: str) -> None:
+def add_generation(
+    graph: Graph, config: ModelConfig, weights: GraphWeights, finals: list[list[str]], axis_0: str
+) -> None:
     """``written`` and ``final_state`` from the states behind the prompt; a step that is read is drawn one turn before."""
     settings = _Settings(graph, config.vocab_size)
     body = graph.inner("loop_")
@@ -97,11 +99,11 @@ class _Settings:
 
 
 def _add_turn(
-    body: Graph, config: ModelConfig, weights: Weights, states: list[list[str]], settings: _Settings, axis_0: str
+    body: Graph, config: ModelConfig, weights: GraphWeights, states: list[list[str]], settings: _Settings, axis_0: str
 ) -> list[list[str]]:
     """Draw a token and read it; returns the states behind it."""
     h = body.node("Squeeze", [states[-1][0], axis_0], "h")  # (B, H)
-    logits = body.node("Gemm", [h, weights.output, weights.bias], "logits", transB=1)
+    logits = add_logits(body, weights, h, "logits")
     u = body.node("Gather", ["uniforms", "loop_turn"], "u", axis=0)
     drawn = _add_draw(body, logits, u, settings)
     token = body.node("Where", ["loop_ended", "end_token", drawn], "token")

@@ -14,7 +14,10 @@ import torch
 from unrolled.engine.checkpoint import Checkpoint, write_atomically
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.model import LanguageModel
+from unrolled.export.golden import golden_cases
 from unrolled.export.metadata import FileInfo, file_metadata, parse_metadata
+from unrolled.export.storage import FLOAT32
 from unrolled.export.torch_model import make_torch_model
 
 EXTRA_FILE = "unrolled.json"
@@ -33,7 +36,9 @@ def script(checkpoint: Checkpoint) -> Any:
 
 def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     """Write the scripted model and its metadata to one file."""
-    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, "both"))}
+    weights = FLOAT32._replace(digest=checkpoint.digest)
+    golden = golden_cases(LanguageModel(checkpoint.config, checkpoint.float32()))
+    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, "both", weights, golden))}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -221,7 +221,8 @@ def _draws(config: GenerationConfig, indices: NDArray[np.int64], step: int) -> D
 
 def _make_writer(model: StepModel, config: GenerationConfig, prompts: Sequence[NDArray[np.int64]]) -> Any:
     if hasattr(model, "write"):
-        return _WholeWriter(model, config, prompts)
+        whole: Any = model
+        return _WholeWriter(whole, config, prompts)
     make: Any = _DecodeWriter if hasattr(model, "decode") else _StepWriter
     return make(model, config, *read_prompts(model, prompts))
 

@@ -158,6 +158,30 @@ def test_names_with_markup_dollars_and_other_scripts_are_names(tmp_path: Path) -
     assert str(output / "model.onnx") in exported
 
 
+def test_smaller_exports_say_what_they_cost(corpus: Path, tmp_path: Path) -> None:
+    folder, text = str(tmp_path / "run"), str(corpus)
+    run("train", text, "--engine", "numpy", "--steps", "3", *SMALL, "-o", folder)
+    usual = json.loads(run("export", folder, "--json").stdout)
+    assert (usual["form"], usual["weights"], usual["remarks"]) == ("step", "float32", [])
+    for options, words in (
+        (("--weights", "int8", "--form", "generate"), ""),
+        (("--quantize", "int8", "--form", "both"), "in onnxruntime only"),
+    ):
+        done = run("export", folder, *options, "--measure", text, "--json")
+        values = json.loads(done.stdout)
+        assert values["form"] == options[-1]
+        assert words in done.stderr
+        assert values["after"]["bytes"] == values["bytes"]
+        assert abs(values["after"]["perplexity"] / values["before"]["perplexity"] - 1) < 0.05
+        assert values["after"]["tokens_per_s"] > 0
+        run("verify", values["path"])
+        written = run("generate", values["path"], "--max-new-tokens", "20", "--greedy").stdout
+        assert len(written.strip()) > 0
+    shown = run("export", folder, "--weights", "fp16", "--measure", text).stdout
+    assert "perplexity" in shown
+    assert "this file" in shown
+
+
 def test_a_diverged_run_leaves_the_earlier_one(corpus: Path, tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     wild = ("--optimizer", "sgd", "--lr", "1e38", "--clip", "0", "--steps", "60")
@@ -275,6 +299,9 @@ def test_info_of_the_system() -> None:
         (("generate", "{run}", "--engine", "jax"), "engine: got 'jax'"),
         (("export", "{run}", "--format", "tflite"), "format: got 'tflite', choose one of onnx, torchscript"),
         (("export", "{run}", "-o", "model.txt"), "needs the ending .onnx"),
+        (("export", "{run}", "--form", "loop"), "form of onnx: got 'loop', choose one of step, generate, both"),
+        (("export", "{run}", "--format", "torchscript", "--weights", "int8"), "TorchScript file has them in float32"),
+        (("export", "{run}", "--weights", "fp16", "--quantize", "int8"), "with --quantize int8 they are int8"),
         (
             (
                 "export",

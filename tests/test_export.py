@@ -22,6 +22,7 @@ from unrolled.export.formats import FORMATS, export_model
 from unrolled.export.golden import golden_cases, greedy_tokens
 from unrolled.export.metadata import DEFAULTS, KEYS, PREFIX, parse_metadata
 from unrolled.export.onnx_graph import read_params, reorder_gates
+from unrolled.export.storage import FLOAT32, INT8, STORAGES, as_restored, restore
 from unrolled.export.verify import verify
 from unrolled.runtime import generate, load
 from unrolled.runtime.adapters import make_model
@@ -135,7 +136,7 @@ def test_metadata_describes_the_model(tmp_path: Path) -> None:
     assert json.loads(values["unrolled.config"]) == checkpoint.config.to_dict()
     assert json.loads(values["unrolled.tokenizer"]) == checkpoint.tokenizer.to_dict()
     assert json.loads(values["unrolled.state"])["shape"] == [1, 2, None, models.H]
-    assert parse_metadata(values, "file").golden == golden_cases(checkpoint)
+    assert parse_metadata(values, "file").golden == golden_cases(make_model(checkpoint, "numpy"))
 
 
 def test_gate_orders() -> None:
@@ -240,6 +241,127 @@ MUTATIONS = {
     "state dropped": (_drop_state, "chunks"),
     "output renamed": (_rename_output, "names"),
 }
+
+
+STORED = {name: FLOAT32._replace(storage=name) for name in STORAGES} | {"quantized": INT8}
+
+
+@pytest.mark.parametrize(
+    ("cell", "tied", "form"),
+    [*((cell, False, "both") for cell in models.ALL_CELLS), ("lstm", True, "both"), ("gru", False, "step")],
+)
+@pytest.mark.parametrize("stored", STORED)
+def test_smaller_files_compute_with_the_weights_that_come_back(
+    tmp_path: Path, stored: str, cell: str, tied: bool, form: str
+) -> None:
+    checkpoint = models.checkpoint(cell, 2, tie_weights=tied, hidden_size=24)
+    weights = STORED[stored]
+    path = export_model(checkpoint, tmp_path / "model.onnx", "onnx", form, weights)
+    assert [check for check in verify(path, load) if not check.ok] == []
+    restored = as_restored(checkpoint, weights.storage)
+    assert sum(int((restored.params[name] != value).sum()) for name, value in checkpoint.params.items()) > 0 or (
+        stored == "float32"
+    )
+    got = read_params(onnx.load(path), checkpoint.config)
+    for name, value in restored.params.items():
+        np.testing.assert_array_equal(got[name], value, name)
+    if stored == "quantized":
+        return
+    tokens, state = models.batch(checkpoint.config, 7, 3).inputs, models.state(checkpoint.config, 3, np.float32)
+    expected, moved = make_model(restored, "numpy").step(tokens, state)
+    logits, after = load(path).step(tokens, state)
+    assert_close(logits, expected, "export", what="logits")
+    assert_close(after, moved, "export", what="state")
+
+
+def test_int8_rows_keep_their_largest_number_and_stay_within_half_a_step() -> None:
+    value = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
+    value[2] = 0
+    stored, scale = STORAGES["int8"].store(value)
+    assert scale is not None
+    np.testing.assert_array_equal(np.abs(stored).max(axis=1), [127, 127, 0, 127, 127])
+    assert (np.abs(restore(stored, scale) - value) <= scale * 0.5001).all()
+
+
+def test_too_large_numbers_are_refused_in_fp16(tmp_path: Path) -> None:
+    checkpoint = models.checkpoint()
+    checkpoint.params["output.weight"][0, 0] = 1e6
+    with pytest.raises(ConfigError, match="too large for fp16"):
+        export_model(checkpoint, tmp_path / "model.onnx", "onnx", None, STORED["fp16"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_alarm_verify_catches_a_changed_scale(tmp_path: Path) -> None:
+    path = export_model(models.checkpoint(), tmp_path / "model.onnx", "onnx", "step", STORED["int8"])
+    model = onnx.load(path)
+    scale = _array(model, "rnn.weight_hh_l1:scale")
+    scale[0, 3] *= 1.1
+    _initializer(model, "rnn.weight_hh_l1:scale", scale)
+    onnx.save(model, path)
+    assert not list(verify(path, load))[-1].ok
+
+
+def _body(model: onnx.ModelProto) -> onnx.GraphProto:
+    return next(n for n in model.graph.node if n.op_type == "Loop").attribute[0].g
+
+
+def _swap_gates_inside(model: onnx.ModelProto) -> None:
+    """The loop reads other weights than the prompt: those of the input, gates exchanged."""
+    value = reorder_gates(_array(model, "rnn.weight_hh_l0")[0], (1, 0, 2))[None]
+    model.graph.initializer.append(numpy_helper.from_array(value, "swapped"))
+    for node in _body(model).node:
+        node.input[:] = ["swapped" if name == "rnn.weight_hh_l0" else name for name in node.input]
+
+
+def _drop_state_inside(model: onnx.ModelProto) -> None:
+    for node in _body(model).node:
+        if node.op_type == "GRU":
+            node.input[5] = ""
+
+
+def _flip_reset_inside(model: onnx.ModelProto) -> None:
+    for node in _body(model).node:
+        for attribute in node.attribute:
+            if attribute.name == "linear_before_reset":
+                attribute.i = 0
+
+
+def _no_top_k(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if list(node.output) == ["wanted_k"]:
+            node.input[2] = "partly"
+
+
+def _other_temperature(model: onnx.ModelProto) -> None:
+    for node in _body(model).node:
+        node.input[:] = ["one" if name == "temperature" else name for name in node.input]
+
+
+def _forget_lengths(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.input[:] = ["" if name == "sequence_lengths" else name for name in node.input]
+
+
+WRITING_MUTATIONS = {
+    "gates exchanged": _swap_gates_inside,
+    "state dropped": _drop_state_inside,
+    "reset before the product": _flip_reset_inside,
+    "top-k left out": _no_top_k,
+    "temperature left out": _other_temperature,
+    "padding read": _forget_lengths,
+}
+
+
+@pytest.mark.parametrize("form", ["generate", "both"])
+@pytest.mark.parametrize("mutation", WRITING_MUTATIONS)
+def test_alarm_verify_catches_a_changed_loop(tmp_path: Path, mutation: str, form: str) -> None:
+    path = exported(models.checkpoint("gru"), tmp_path, f"onnx {form}")
+    model = onnx.load(path)
+    WRITING_MUTATIONS[mutation](model)
+    onnx.save(model, path)
+    checks = list(verify(path, load))
+    assert not checks[-1].ok
+    assert all(check.ok for check in checks[:-1])
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
@@ -394,6 +516,6 @@ def test_alarm_verify_catches_states_that_wander_between_rows(tmp_path: Path) ->
 def test_golden_tokens_are_the_references_own() -> None:
     checkpoint = models.checkpoint("gru")
     model = make_model(checkpoint, "numpy")
-    for case in golden_cases(checkpoint):
+    for case in golden_cases(model):
         assert greedy_tokens(model, case["prompt"], len(case["greedy"])) == case["greedy"]
         assert len(case["greedy"]) > 0
