@@ -1,0 +1,123 @@
+// What an exported file says of itself. JavaScript runtimes do not show an ONNX file's metadata, so it is read from the
+// bytes: a ModelProto is a list of fields, and field 14 (metadata_props) holds one key and one value.
+
+import { HostError, shown } from './errors.mjs';
+
+const FORMAT_VERSION = '1';
+const SAMPLING_VERSION = '1';
+const METADATA_PROPS = 14;
+const MAX_VARINT = 10; // bytes
+
+// Inputs and outputs of each form, frozen in the format.
+const STEP = { inputs: ['tokens', 'state'], outputs: ['logits', 'next_state'] };
+const GENERATE = {
+  inputs: [...STEP.inputs, 'lengths', 'uniforms', 'temperature', 'top_k', 'top_p', 'end_token'],
+  outputs: ['written', 'final_state'],
+};
+export const FORMS = {
+  step: STEP,
+  generate: GENERATE,
+  both: { inputs: GENERATE.inputs, outputs: [...STEP.outputs, ...GENERATE.outputs] },
+};
+
+/** The fields of one protobuf message: [number, bytes] of those with bytes, the others are passed over. */
+function* fields(bytes) {
+  let at = 0;
+  const varint = () => {
+    let value = 0;
+    for (let i = 0; i < MAX_VARINT; i++) {
+      if (at >= bytes.length) break;
+      const byte = bytes[at++];
+      value += (byte & 0x7f) * 2 ** (7 * i); // no shift: a length may be over 32 bits
+      if (byte < 0x80) return value;
+    }
+    throw new HostError('damaged');
+  };
+  while (at < bytes.length) {
+    const tag = varint();
+    const number = Math.floor(tag / 8);
+    const kind = tag % 8; // 0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes
+    if (kind === 0) {
+      varint();
+      continue;
+    }
+    const length = kind === 2 ? varint() : { 1: 8, 5: 4 }[kind];
+    if (number === 0 || length === undefined || at + length > bytes.length) throw new HostError('damaged');
+    if (kind === 2) yield [number, bytes.subarray(at, at + length)];
+    at += length;
+  }
+}
+
+/** Keys and values of an ONNX file's metadata, a Map of texts. */
+export function readMetadata(bytes, where = 'model') {
+  const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  const found = new Map();
+  try {
+    for (const [number, entry] of fields(bytes)) {
+      if (number !== METADATA_PROPS) continue;
+      const { 1: key, 2: value } = Object.fromEntries(fields(entry));
+      found.set(key ? text.decode(key) : '', value ? text.decode(value) : '');
+    }
+  } catch {
+    throw new HostError(`${where}: not an ONNX file, or a damaged one`);
+  }
+  return found;
+}
+
+/**
+ * The metadata of one of our files, parsed and checked:
+ * `{form, config, tokenizer, stateShape: [S, L, H], training, digest, golden}`.
+ */
+export function parseMetadata(metadata, where = 'model') {
+  const get = (key, otherwise) => {
+    const value = metadata.get(`unrolled.${key}`) ?? otherwise;
+    if (value === undefined) throw new HostError(`${where}: its metadata has no unrolled.${key}`);
+    return value;
+  };
+  const object = (key) => {
+    try {
+      const value = JSON.parse(get(key));
+      if (typeof value === 'object' && value !== null) return value;
+    } catch (error) {
+      if (error instanceof HostError) throw error;
+    }
+    throw new HostError(`${where}: its unrolled.${key} is damaged`);
+  };
+  if (!metadata.has('unrolled.format_version')) {
+    throw new HostError(
+      `${where}: not one of unrolled's exported files; its metadata has no unrolled.format_version`,
+    );
+  }
+  const version = get('format_version');
+  if (version !== FORMAT_VERSION) {
+    throw new HostError(`${where}: export format ${shown(version)}; this host reads ${FORMAT_VERSION}`);
+  }
+  const sampling = get('sampling', '1');
+  if (sampling !== SAMPLING_VERSION) {
+    throw new HostError(`${where}: sampling rules ${shown(sampling)}; this host follows ${SAMPLING_VERSION}`);
+  }
+  const form = get('form', 'step');
+  if (!Object.hasOwn(FORMS, form)) {
+    throw new HostError(`${where}: form ${shown(form)}; known are ${Object.keys(FORMS).join(', ')}`);
+  }
+  const config = object('config');
+  const tokenizer = object('tokenizer');
+  if (tokenizer.vocabulary?.length !== config.vocab_size) {
+    const size = tokenizer.vocabulary?.length;
+    throw new HostError(`${where}: the tokenizer has ${size} tokens, the model ${config.vocab_size}`);
+  }
+  const shape = object('state').shape;
+  const sizes = Array.isArray(shape) && shape.length === 4 ? [shape[0], shape[1], shape[3]] : [];
+  if (!sizes.length || !sizes.every((size) => Number.isInteger(size) && size > 0)) {
+    throw new HostError(`${where}: its unrolled.state is damaged`);
+  }
+  return {
+    form,
+    config,
+    tokenizer,
+    stateShape: sizes,
+    training: object('training'),
+    digest: get('checkpoint_digest'),
+    golden: object('golden'),
+  };
+}
