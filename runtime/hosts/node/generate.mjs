@@ -40,13 +40,13 @@ const OPTIONS = {
 const unescape = (text) => text.replace(/\\([nt\\])/g, (_, letter) => ({ n: '\n', t: '\t', '\\': '\\' })[letter]);
 
 function number(name, text) {
-  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) throw new HostError(`--${name}: got ${shown(text)}, needs a number`);
-  return Number(text);
+  if (/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) return Number(text);
+  throw new HostError(`--${name}: got ${shown(text)}, needs a number`);
 }
 
 function whole(name, text) {
-  if (!/^\d+$/.test(text)) throw new HostError(`--${name}: got ${shown(text)}, needs a whole number, not negative`);
-  return BigInt(text);
+  if (/^\d+$/.test(text)) return BigInt(text);
+  throw new HostError(`--${name}: got ${shown(text)}, needs a whole number, not negative`);
 }
 
 /** Settings for `Model.generate` from the options given. */
@@ -83,7 +83,8 @@ async function open(path) {
   try {
     ort = await import('onnxruntime-node');
   } catch (error) {
-    throw new HostError(`onnxruntime-node does not load; run npm install in the folder of this program (${error.message.split('\n')[0]})`);
+    const reason = error.message.split('\n')[0];
+    throw new HostError(`onnxruntime-node does not load; run npm install beside this program (${reason})`);
   }
   return Model.open(ort, bytes, { where: path });
 }
@@ -92,7 +93,12 @@ async function open(path) {
 class Printer {
   constructor(prompts, tokenizer) {
     const join = tokenizer.level === 'word' ? ' ' : '';
-    this.rows = prompts.map((prompt, b) => ({ waiting: (b > 0 ? `${'-'.repeat(40)}\n` : '') + prompt, join: prompt && join, done: false }));
+    const line = `${'-'.repeat(40)}\n`;
+    this.rows = prompts.map((prompt, b) => ({
+      waiting: (b > 0 ? line : '') + prompt,
+      join: prompt ? join : '', // between the prompt and what is written
+      done: false,
+    }));
     this.current = 0;
   }
 
@@ -104,10 +110,10 @@ class Printer {
     }
     row.done = done;
     while (this.current < this.rows.length) {
-      const shownRow = this.rows[this.current];
-      process.stdout.write(shownRow.waiting + (shownRow.done ? '\n' : ''));
-      shownRow.waiting = '';
-      if (!shownRow.done) return;
+      const turn = this.rows[this.current];
+      process.stdout.write(turn.waiting + (turn.done ? '\n' : ''));
+      turn.waiting = '';
+      if (!turn.done) return;
       this.current++;
     }
   }
@@ -135,8 +141,8 @@ async function main(argv) {
   const seconds = (performance.now() - started) / 1000;
   if (values.json) {
     const tokens = texts.reduce((sum, { tokens: written }) => sum + written.length, 0);
-    const report = { engine: 'onnxruntime-node', form: model.form, tokens, seconds, tokens_per_s: tokens / seconds, texts };
-    process.stdout.write(`${JSON.stringify(report)}\n`);
+    const speed = { tokens, seconds, tokens_per_s: tokens / seconds };
+    process.stdout.write(`${JSON.stringify({ engine: 'onnxruntime-node', form: model.form, ...speed, texts })}\n`);
   }
   await model.close();
 }

@@ -1,0 +1,153 @@
+// Write text with a model file of unrolled, in C++: generate model.pt --prompt "Once upon" [--seed 7] …
+// The scripted model reads the prompt, steps and draws; this program gives it tokens and uniforms, and prints.
+
+#include <torch/script.h>
+
+#include <charconv>
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <sstream>
+
+#include "philox.h"
+#include "tokenizer.h"
+
+constexpr const char* HELP =
+    "Usage: generate model.pt [--prompt TEXT] [--tokens N] [--greedy] [--temperature T] [--top-k K] [--top-p P]\n"
+    "                [--seed S] [--ids]\n"
+    "Writes text behind a prompt, with a model that unrolled exported as TorchScript.\n";
+constexpr std::int64_t CHUNK = 32;  // tokens written at a time, so that text is shown as it grows
+constexpr auto MOST = std::numeric_limits<std::int64_t>::max();
+
+struct Options {
+    std::string path, prompt;
+    std::int64_t tokens = 200, top_k = 0;
+    double temperature = 1, top_p = 1;
+    std::uint64_t seed = 0;
+    bool greedy = false, ids = false, help = false;
+};
+
+// A number from `least` to `most`; anything else, a fraction where a whole number is wanted too, is an error.
+template <typename Number>
+Number parse_number(const std::string& name, const std::string& text, Number least, Number most) {
+    Number value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool parsed = error == std::errc() && end == text.data() + text.size();
+    if (parsed && value >= least && value <= most) return value;
+    std::ostringstream needs;
+    needs << (std::is_integral_v<Number> ? "a whole number" : "a number") << " from " << least << " to " << most;
+    throw HostError(name + ": got \"" + text + "\", needs " + needs.str());
+}
+
+Options parse_options(int argc, char** argv) {
+    Options options;
+    for (int i = 1; i < argc; i++) {
+        const std::string name = argv[i];
+        const auto value = [&]() -> std::string {
+            if (i + 1 == argc) throw HostError(name + ": needs a value");
+            return argv[++i];
+        };
+        if (name == "--help") options.help = true;
+        else if (name == "--greedy") options.greedy = true;
+        else if (name == "--ids") options.ids = true;
+        else if (name == "--prompt") options.prompt = value();
+        else if (name == "--tokens") options.tokens = parse_number<std::int64_t>(name, value(), 1, MOST);
+        else if (name == "--top-k") options.top_k = parse_number<std::int64_t>(name, value(), 0, MOST);
+        else if (name == "--top-p") options.top_p = parse_number<double>(name, value(), 0, 1);
+        else if (name == "--temperature") options.temperature = parse_number<double>(name, value(), 1e-6, 1e300);
+        else if (name == "--seed") options.seed = parse_number<std::uint64_t>(name, value(), 0, ~std::uint64_t{0});
+        else if (name.starts_with("--")) throw HostError(name + ": no such option (--help says what there is)");
+        else if (options.path.empty()) options.path = name;
+        else throw HostError("needs one model file, got also " + name);
+    }
+    if (options.path.empty() && !options.help) throw HostError("needs a model file (--help says more)");
+    return options;
+}
+
+struct Model {
+    torch::jit::Module module;
+    Tokenizer tokenizer;
+    std::vector<std::int64_t> state_shape;  // (S, L, B, H), of one row
+};
+
+Model open_model(const std::string& path) {
+    if (!std::ifstream(path).good()) throw HostError(path + ": there is no such file");
+    torch::jit::ExtraFilesMap extra{{"unrolled.json", ""}};
+    torch::jit::Module module;
+    try {
+        module = torch::jit::load(path, torch::kCPU, extra);
+    } catch (const std::exception&) {
+        throw HostError(path + ": not a TorchScript file, or a damaged one");
+    }
+    if (extra["unrolled.json"].empty()) throw HostError(path + ": not one of unrolled's TorchScript files");
+    const Json metadata = JsonReader::read(extra["unrolled.json"]);
+    const auto text = [&](const char* key) { return metadata.get(key, Json::text).string; };
+    const std::string version = text("unrolled.format_version");
+    if (version != "1") throw HostError(path + ": export format " + version + "; this program reads 1");
+    if (metadata.has("unrolled.sampling") && text("unrolled.sampling") != "1") {
+        throw HostError(path + ": sampling rules " + text("unrolled.sampling") + "; this program follows 1");
+    }
+    std::vector<std::int64_t> shape;
+    const Json state = JsonReader::read(text("unrolled.state"));
+    for (const Json& size : state.get("shape", Json::list).items) {
+        shape.push_back(size.kind == Json::number ? static_cast<std::int64_t>(size.value) : 1);
+    }
+    Tokenizer tokenizer(JsonReader::read(text("unrolled.tokenizer")));
+    const double V = JsonReader::read(text("unrolled.config")).get("vocab_size", Json::number).value;
+    if (static_cast<double>(tokenizer.size()) != V) throw HostError(path + ": its vocabulary is not of the model's size");
+    return {module, tokenizer, shape};
+}
+
+// Write behind the prompt; `show` gets each token as it comes.
+template <typename Show>
+void generate(Model& model, const std::vector<std::int64_t>& prompt, const Options& options, Show show) {
+    const c10::InferenceMode no_gradients;
+    const std::int64_t end = model.tokenizer.id("<eos>");
+    auto tokens = torch::tensor(prompt, torch::kInt64).unsqueeze(1);  // (T, B = 1)
+    auto state = torch::zeros(model.state_shape);
+    for (std::int64_t step = 0; step < options.tokens; step += CHUNK) {
+        const std::int64_t N = std::min(CHUNK, options.tokens - step);
+        auto uniforms = torch::empty({N, 1}, torch::kFloat64);
+        for (std::int64_t n = 0; n < N; n++) uniforms[n][0] = uniform(options.seed, 0, step + n);
+        const auto lengths = torch::full({1}, tokens.size(0), torch::kInt64);
+        const auto result = model.module.get_method("generate")(
+            {tokens, lengths, state, uniforms, options.greedy ? 1.0 : options.temperature,
+             options.greedy ? std::int64_t{1} : options.top_k, options.greedy ? 1.0 : options.top_p, end});
+        const auto written = result.toTupleRef().elements()[0].toTensor();
+        state = result.toTupleRef().elements()[1].toTensor();
+        if (!torch::isfinite(state).all().item<bool>()) throw HostError("the model's state is not finite; it is damaged");
+        for (std::int64_t n = 0; n < written.size(0); n++) {
+            const auto token = written[n][0].item<std::int64_t>();
+            show(token);
+            if (token == end) return;
+        }
+        tokens = written.slice(0, -1);  // written, but not read yet
+    }
+}
+
+int run(int argc, char** argv) {
+    const Options options = parse_options(argc, argv);
+    if (options.help) return std::cout << HELP, 0;
+    Model model = open_model(options.path);
+    const auto prompt = model.tokenizer.encode_prompt(options.prompt);
+    if (options.ids) {  // for programs and tests: ids of the prompt, and of what is written
+        for (const auto id : prompt) std::cout << id << ' ';
+        std::cout << '\n';
+        generate(model, prompt, options, [](std::int64_t id) { std::cout << id << ' '; });
+        return std::cout << std::endl, 0;
+    }
+    std::cout << options.prompt << (model.tokenizer.word_level() && !options.prompt.empty() ? " " : "");
+    generate(model, prompt, options, [&](std::int64_t id) { std::cout << model.tokenizer.decode_next(id) << std::flush; });
+    return std::cout << std::endl, 0;
+}
+
+int main(int argc, char** argv) {
+    std::string reason;
+    try {
+        return run(argc, argv);
+    } catch (const std::exception& error) {
+        reason = error.what();
+    }
+    std::cerr << "error: " << reason.substr(0, reason.find('\n')) << std::endl;
+    return 2;
+}

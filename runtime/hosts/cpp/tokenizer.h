@@ -1,0 +1,129 @@
+// Text to ids and back, by Unicode code points or by words.
+
+#pragma once
+
+#include <clocale>
+#include <cstdint>
+#include <cwctype>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "json.h"
+#include "letters.h"
+
+// White space as \s means it in Python.
+inline bool is_space(char32_t c) {
+    static const std::u32string spaces = U"\u00a0\u1680\u2028\u2029\u202f\u205f\u3000";
+    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || (c >= 0x2000 && c <= 0x200a) ||
+           spaces.find(c) != std::u32string::npos;
+}
+
+// Lower case that does not depend on the neighbours. The C library knows how, code point by code point, if it has UTF-8;
+// İ alone becomes two of them.
+inline std::u32string to_lower(const std::u32string& text) {
+    static const bool has_unicode = std::setlocale(LC_CTYPE, "C.UTF-8") || std::setlocale(LC_CTYPE, "en_US.UTF-8");
+    std::u32string lower;
+    for (const char32_t c : text) {
+        if (c >= 0x80 && !has_unicode) throw HostError("this system has no UTF-8 locale to lower-case the prompt with");
+        if (c == U'İ') {
+            lower += U"i\u0307";
+        } else {
+            lower += static_cast<char32_t>(std::towlower(static_cast<std::wint_t>(c)));
+        }
+    }
+    return lower;
+}
+
+class Tokenizer {
+public:
+    // From the JSON under unrolled.tokenizer.
+    explicit Tokenizer(const Json& description)
+        : word_level_(level(description.get("level", Json::text).string)),
+          lowercase_(flag(description, "lowercase")),
+          punctuation_(flag(description, "punctuation")),
+          unknown_(description.get("unknown", Json::text).string) {
+        for (const Json& token : description.get("vocabulary", Json::list).items) {
+            if (token.kind != Json::text) throw HostError("the model's vocabulary holds what is no text");
+            ids_.emplace(token.string, vocabulary_.size());
+            vocabulary_.push_back(token.string);
+        }
+        if (unknown_ == "replace" && id("<unk>") < 0) throw HostError("the model's vocabulary has no <unk>");
+    }
+
+    bool word_level() const { return word_level_; }
+    std::size_t size() const { return vocabulary_.size(); }
+    std::int64_t id(const std::string& token) const {  // -1: none
+        const auto found = ids_.find(token);
+        return found == ids_.end() ? -1 : found->second;
+    }
+
+    // Ids of a prompt, at least one, behind <bos> where the vocabulary has it.
+    std::vector<std::int64_t> encode_prompt(const std::string& prompt) const {
+        std::vector<std::int64_t> ids;
+        if (id("<bos>") >= 0) ids.push_back(id("<bos>"));
+        const std::u32string text = from_utf8(prompt);
+        for (const std::string& token : split(lowercase_ ? to_lower(text) : text)) {
+            const std::int64_t found = id(token);
+            if (found < 0 && unknown_ == "error") {
+                const std::string what = word_level_ ? "word" : "character";
+                throw HostError("the vocabulary has no " + what + " \"" + token + "\"; leave it out");
+            }
+            if (found >= 0) {
+                ids.push_back(found);
+            } else if (unknown_ == "replace") {
+                ids.push_back(id("<unk>"));
+            }
+        }
+        if (ids.empty()) throw HostError("the prompt has no token to start from, and this model has no <bos>");
+        return ids;
+    }
+
+    // What the next id of a text adds to it.
+    std::string decode_next(std::int64_t id) {
+        const std::string& token = vocabulary_.at(id);
+        if (token == "<bos>" || token == "<eos>") return "";
+        const bool one = token.size() == 1;
+        const bool space = word_level_ && !glue_ && !(one && std::strchr(",.;:!?)]}", token[0]));
+        glue_ = one && std::strchr("([{", token[0]);
+        return (space ? " " : "") + token;
+    }
+
+private:
+    static bool level(const std::string& name) {
+        if (name != "char" && name != "word") throw HostError("tokens of level " + name + " are unknown to this program");
+        return name == "word";
+    }
+    static bool flag(const Json& description, const char* name) {
+        return description.has(name) && description.get(name, Json::truth).yes;
+    }
+
+    std::vector<std::string> split(const std::u32string& text) const {
+        std::vector<std::string> tokens;
+        if (!word_level_) {
+            for (const char32_t c : text) tokens.push_back(to_utf8(c));
+            return tokens;
+        }
+        const auto word_at = [&](std::size_t i) { return i < text.size() && is_word(text[i]); };
+        for (std::size_t i = 0; i < text.size();) {
+            std::string token;
+            if (!word_at(i)) {  // a mark or a space
+                if (punctuation_ && !is_space(text[i])) tokens.push_back(to_utf8(text[i]));
+                i++;
+                continue;
+            }
+            // letters, and apostrophes between two of them
+            while (word_at(i) || (i < text.size() && (text[i] == U'\'' || text[i] == U'’') && word_at(i + 1))) {
+                token += to_utf8(text[i++]);
+            }
+            tokens.push_back(token);
+        }
+        return tokens;
+    }
+
+    bool word_level_, lowercase_, punctuation_;
+    std::string unknown_;
+    std::vector<std::string> vocabulary_;
+    std::unordered_map<std::string, std::int64_t> ids_;
+    bool glue_ = true;  // whether the next word follows without a space
+};

@@ -1,0 +1,162 @@
+"""The C++ host, built on libtorch, against Python: same file, seed and prompt, same text."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import hosts
+import models
+import numpy as np
+import pytest
+
+from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.errors import UnknownTokenError
+from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
+from unrolled.export.formats import export_model
+from unrolled.runtime import generate, load
+from unrolled.runtime.generate import prompt_tokens
+
+FOLDER = hosts.HOSTS / "cpp"
+COMPILER = shutil.which("g++")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built once: half a minute."""
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    if COMPILER is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs g++ on Linux")
+    home = Path(torch.__file__).parent
+    built = tmp_path_factory.mktemp("cpp") / "generate"
+    include = [f"-I{home}/include", f"-I{home}/include/torch/csrc/api/include"]
+    link = [f"-L{home}/lib", f"-Wl,-rpath,{home}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
+    command = [COMPILER, "-std=c++20", "-O1", str(FOLDER / "generate.cpp"), "-o", str(built), *include, *link]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return built
+
+
+def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, check=False, timeout=120)
+    # as bytes until here: reading text would make every carriage return a line end
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def ids(program: Path, *arguments: object) -> tuple[list[int], list[int]] | None:
+    """Tokens of the prompt and tokens written; None where the program refused."""
+    done = run(program, *arguments, "--ids")
+    if done.returncode == 2:
+        return None
+    assert done.returncode == 0, done.stderr
+    prompt, written = done.stdout.splitlines()
+    return [int(n) for n in prompt.split()], [int(n) for n in written.split()]
+
+
+SETTINGS: tuple[tuple[list[str], dict[str, Any]], ...] = (
+    (["--greedy"], {"do_sample": False}),
+    (
+        ["--seed", str(2**63 + 5), "--temperature", "0.9", "--top-k", "40", "--top-p", "0.95"],
+        {"seed": 2**63 + 5, "temperature": 0.9, "top_k": 40, "top_p": 0.95},
+    ),
+    (["--seed", "3"], {"seed": 3}),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", hosts.TOKENIZERS)
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_texts_are_pythons(tmp_path: Path, program: Path, cell: str, level: str) -> None:
+    path = export_model(hosts.checkpoint(cell, level), tmp_path / "model.pt", "torchscript")
+    model = load(path)
+    join = " " if level == "word" else ""
+    for options, settings in SETTINGS:
+        for prompt in hosts.PROMPTS:
+            expected = generate(model, [prompt], max_new_tokens=70, **settings)[0]
+            arguments = (path, "--prompt", prompt, "--tokens", 70, *options)
+            assert ids(program, *arguments) == (prompt_tokens(model.tokenizer, prompt).tolist(), list(expected.tokens))
+    assert run(program, *arguments).stdout == prompt + join + expected.text + "\n"
+
+
+def _checkpoint(tokenizer: Tokenizer) -> Checkpoint:
+    config = models.config("rnn", 1, vocab_size=len(tokenizer.vocabulary))
+    return Checkpoint(config, models.params(config, np.float32), tokenizer, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lowercase", [False, True])
+@pytest.mark.parametrize("unknown", ["error", "replace", "skip"])
+def test_tokenizers_are_pythons(tmp_path: Path, program: Path, unknown: str, lowercase: bool) -> None:
+    known = "".join(sorted(set(hosts.TRICKY))[::2])  # every other character
+    words = hosts.word_tokenizer(unknown, lowercase, punctuation=True)
+    few = [UNK, BOS, EOS, *words.vocabulary[3::2]]
+    texts = [hosts.TRICKY, hosts.TRICKY + " ".join(hosts.random_texts(300))]
+    for tokenizer in (
+        CharTokenizer.fit(known, specials=(UNK,), unknown=unknown, lowercase=lowercase),
+        words if unknown == "error" else WordTokenizer(few, unknown, lowercase, True),
+        WordTokenizer(few, unknown, lowercase, False),
+    ):
+        path = export_model(_checkpoint(tokenizer), tmp_path / "model.pt", "torchscript")
+        for text in texts if unknown == "error" else texts[1:]:
+            try:
+                expected = prompt_tokens(tokenizer, text).tolist()
+            except UnknownTokenError:
+                expected = None
+            got = ids(program, path, "--prompt", text, "--tokens", 1)
+            assert (got and got[0]) == expected, (tokenizer.to_dict(), text)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_one_line(tmp_path: Path, program: Path) -> None:
+    path = export_model(models.checkpoint(), tmp_path / "model.pt", "torchscript")
+    (tmp_path / "text.pt").write_text("hello, this is no model")
+    (tmp_path / "short.pt").write_bytes(path.read_bytes()[:-700])
+    torch = pytest.importorskip("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "foreign.pt")
+    for arguments, message in (
+        ([], "needs a model file"),
+        ([tmp_path / "none.pt"], "there is no such file"),
+        ([tmp_path / "text.pt"], "not a TorchScript file"),
+        ([tmp_path / "short.pt"], "not a TorchScript file"),
+        ([tmp_path / "foreign.pt"], "not one of unrolled's"),
+        ([tmp_path], "not a TorchScript file"),
+        ([path], "the prompt has no token to start from"),
+        ([path, "--prompt", "ab😀"], 'no character "😀"'),
+        ([path, "--prompt", "ab\udcff"], "not valid UTF-8"),
+        ([path, "--prompt"], "--prompt: needs a value"),
+        ([path, "--tempo", "1"], "--tempo: no such option"),
+        ([path, "--temperature", "0"], '--temperature: got "0"'),
+        ([path, "--top-p", "nan"], '--top-p: got "nan"'),
+        ([path, "--top-k", "-1"], '--top-k: got "-1"'),
+        ([path, "--tokens", "1.5"], '--tokens: got "1.5", needs a whole number'),
+        ([path, "--seed", str(2**64)], "--seed: got"),
+    ):
+        done = run(program, *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert done.stderr.startswith("error: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_table_of_letters_is_pythons() -> None:
+    source = (FOLDER / "letters.h").read_text(encoding="utf-8")
+    numbers = re.search(r"WORD_EDGES\[\] = \{([^}]*)\}", source)
+    assert numbers is not None
+    edges = list(accumulate(int(n) for n in numbers[1].split(",")))
+    inside = np.zeros(0x110000, bool)
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        inside[first:end] = True
+    expected = np.array([re.match(r"\w", chr(c)) is not None for c in range(0x110000)])
+    different = np.flatnonzero(inside != expected)
+    # what a newer Python's Unicode has gained since
+    assert not inside[different].any()
+    assert len(different) < 10_000
+    assert not different.size or different.min() > 0x2FF
