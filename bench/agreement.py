@@ -23,6 +23,7 @@ from unrolled.runtime import ENGINES
 from unrolled.runtime.session import OPENERS
 
 REFERENCE = "numpy"
+MATCHES = {"greedy_match": "greedy", "sampled_match": "sampled"}
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,14 @@ def _run(contestant: Contestant, job: Job) -> tuple[dict[str, Any], dict[str, ND
 
 
 def measure_agreement(got: dict[str, NDArray], reference: dict[str, NDArray]) -> dict[str, float]:
-    """Largest logit difference and shares of equal tokens; a NaN counts as an infinite error."""
+    """Largest logit difference, where there are logits, and shares of equal tokens; a NaN counts as an infinite error."""
+    shares = {name: _share_equal(got[kind], reference[kind]) for name, kind in MATCHES.items()}
+    if "logits" not in got:
+        return shares
     if got["logits"].shape != reference["logits"].shape:
         raise ModelFileError(f"logits {got['logits'].shape}, the reference's are {reference['logits'].shape}")
     difference = np.abs(got["logits"].astype(np.float64) - reference["logits"])
-    return {
-        "max_logit_error": float(np.where(np.isnan(difference), np.inf, difference).max()),
-        "greedy_match": _share_equal(got["greedy"], reference["greedy"]),
-        "sampled_match": _share_equal(got["sampled"], reference["sampled"]),
-    }
+    return {"max_logit_error": float(np.where(np.isnan(difference), np.inf, difference).max()), **shares}
 
 
 def _share_equal(got: NDArray, expected: NDArray) -> float:

@@ -60,7 +60,7 @@ def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
             continue
         shown.add_row(
             a.engine if a.source.endswith(SUFFIX) else a.source,
-            f"{a.max_logit_error:.1e}",
+            "-" if a.max_logit_error is None else f"{a.max_logit_error:.1e}",
             share(a.greedy_match),
             share(a.sampled_match),
             rate(a.tokens_per_s_1),
