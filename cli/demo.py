@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import subprocess
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,14 +18,18 @@ from rich.text import Text
 from unrolled.bench.agreement import REFERENCE, Agreement, Contestant, contestants
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.bench.system import package_version
+from unrolled.cli import options
 from unrolled.cli.compare import run_compare, show_agreements
 from unrolled.cli.console import out, rate, table, warn
-from unrolled.engine.checkpoint import load_checkpoint, write_atomically
+from unrolled.engine.checkpoint import load_checkpoint, resolve_model_file, write_atomically
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.jsontext import to_json
-from unrolled.export.formats import FORMATS, export_model
+from unrolled.engine.run_folder import holds_run
+from unrolled.export.formats import SINGLE_FILES, export_model, usual_name
 from unrolled.export.trainables import TRAINABLES
+from unrolled.export.web import find_onnxruntime_web
 from unrolled.runtime import generate, load
+from unrolled.runtime.web_server import WebServer
 
 SETTINGS = shlex.split("--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --seed 1")
 PROMPTS = ("The ", "A class ", ">>> ")
@@ -33,11 +39,39 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("unrolled-demo"),
     seconds: Annotated[float, typer.Option(help="Training time of all engines together, shared out equally.")] = 150.0,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in the folder.")] = True,
+    web: Annotated[
+        bool, typer.Option("--web", help="Open the trained network in a browser; trains first only if there is none.")
+    ] = False,
+    onnxruntime_web: options.OnnxruntimeWeb = None,
 ) -> None:
     """Train one network with three engines on real text, export it twice, generate with all, and compare.
 
     Writes a run folder for each engine, model.onnx, model.pt, the curves and summary.json.
     """
+    if onnxruntime_web is not None and not web:
+        raise ConfigError("--onnxruntime-web: is for --web")
+    if web:
+        find_onnxruntime_web(onnxruntime_web)  # now, not when the training is over
+    if not (web and holds_run(output / "numba")):
+        _run_demo(output, seconds, overwrite)
+    if web:
+        _open_page(output / "numba", onnxruntime_web)
+
+
+def _open_page(run: Path, onnxruntime_web: Path | None) -> None:
+    """Export a run as a page, serve it on this computer and open it, until Ctrl-C."""
+    checkpoint = load_checkpoint(resolve_model_file(run))
+    folder = export_model(checkpoint, run / usual_name("web"), "web", onnxruntime_web=onnxruntime_web)
+    with WebServer(folder) as server:
+        out.print(f"{folder} is at {server.url} (Ctrl-C ends)")
+        opened = webbrowser.open(server.url)
+        if not opened:
+            out.print("No browser was found here; open the address in one.")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait()
+
+
+def _run_demo(output: Path, seconds: float, overwrite: bool) -> None:
     if not seconds > 0:
         raise ConfigError(f"seconds: got {seconds}, needs a number above 0")
     if output.exists() and not output.is_dir():
@@ -50,12 +84,12 @@ def demo(
         _train(name, folder, seconds / len(engines), overwrite)
     best = load_checkpoint(runs["numba"])
     artifacts = {f"run_{name}": folder for name, folder in runs.items()}
-    for name, kind in FORMATS.items():
+    for name in SINGLE_FILES:
         if name != "torchscript" or "torch" in engines:
-            artifacts[name] = export_model(best, runs["numba"] / f"model{kind.suffix}", name)
+            artifacts[name] = export_model(best, runs["numba"] / usual_name(name), name)
     _heading("The trained network on every engine and in every file")
     # each engine once: those that train on the checkpoint, the runtimes on the files they were exported for
-    files = [str(artifacts[name]) for name in FORMATS if name in artifacts]
+    files = [str(artifacts[name]) for name in SINGLE_FILES if name in artifacts]
     runners = [c for c in contestants(runs["numba"]) if c.engine in engines or c.model in files]
     agreements = run_compare(runners, PROMPTS, 200, 1, out)
     samples = _samples(runners)
@@ -146,6 +180,7 @@ def _show(summary: dict[str, Any], agreements: Sequence[Agreement], artifacts: d
         out.print(f"  {path}")
     onnx = artifacts["onnx"]
     out.print(f'\nNext: unrolled generate {onnx} --prompt "def " --temperature 0.7')
+    out.print(f"      unrolled demo --web -o {artifacts['run_numba'].parent}    # in a browser")
 
 
 def _show_samples(samples: Sequence[dict[str, str]]) -> None:

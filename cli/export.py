@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_fi
 from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import Corpus, ReadOptions, read_corpus
 from unrolled.engine.errors import ConfigError
-from unrolled.export.formats import FORMATS, export_model
+from unrolled.export.formats import FORMATS, export_model, usual_name
 from unrolled.export.metadata import FORMS
 from unrolled.export.storage import FLOAT32, INT8, STORAGES, Weights
 
@@ -56,12 +57,18 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File to write. " + options.default("model.onnx or model.pt in the folder")
+            "--output",
+            "-o",
+            help="File to write, for web a folder. " + options.default("model.onnx, model.pt or web in the run folder"),
         ),
     ] = None,
+    onnxruntime_web: options.OnnxruntimeWeb = None,
     json: options.Json = False,
 ) -> None:
-    """Write a model as one file for other runtimes; config, tokenizer and golden cases are inside."""
+    """Write a model as one file for other runtimes; config, tokenizer and golden cases are inside.
+
+    The format web writes a folder: a page that runs the model in the browser, with all that it needs.
+    """
     source = resolve_model_file(run)
     if source.suffix != SUFFIX:
         raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
@@ -71,12 +78,16 @@ def export(
     stored = _weights(weights, quantize)
     text = read_corpus((measure,), ReadOptions()) if measure else None
     checkpoint = load_checkpoint(source)
-    path = export_model(checkpoint, output or source.parent / f"model{wanted.suffix}", kind, form, stored)
-    size = path.stat().st_size
+    path = output or source.parent / usual_name(kind)
+    given = None if stored == FLOAT32 else stored
+    export_model(checkpoint, path, kind, form, weights=given, onnxruntime_web=onnxruntime_web)
+    size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
     remarks = [remark for remark in (wanted.remark, _remark(checkpoint.config.cell, stored)) if remark]
     for remark in remarks:
         warn(err, remark)
-    figures = _measure(checkpoint, path, form, stored, text) if text else {}
+    figures = (
+        _measure(checkpoint, path / "model.onnx" if wanted.is_folder else path, form, stored, text) if text else {}
+    )
     if json:
         written = {
             "format": kind,
@@ -89,6 +100,8 @@ def export(
         print_json({**written, "checkpoint": str(source), "remarks": remarks, **figures})
     else:
         emphasis(out, f"{source} -> ", (str(path), "bold"), f" ({wanted.title}, form {form}, {size:,} bytes)")
+        if wanted.is_folder:
+            out.print(f"Any static server will do: {sys.executable} -m http.server --bind 127.0.0.1 -d {path}")
         if figures:
             _print_figures(figures)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,6 +66,15 @@ Unknown = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Fixes everything random.")]
+OnnxruntimeWeb = Annotated[
+    Path | None,
+    typer.Option(
+        "--onnxruntime-web",
+        metavar="DIR",
+        help="Where the npm package onnxruntime-web is, which the web page needs. "
+        + default("node_modules in this folder, or beside the page's sources"),
+    ),
+]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to write behind; may be repeated.")]
 
 

@@ -17,7 +17,7 @@ from unrolled.engine.training import Observer, StepEvent, TrainingResult, Valida
 
 METRICS = "metrics.jsonl"
 PICTURE = "curve.png"
-EXPORTS = ("model.onnx", "model.pt")  # where export writes unless told otherwise
+EXPORTS = ("model.onnx", "model.pt", "web/model.onnx")  # where export writes unless told otherwise
 
 
 def holds_run(path: Path) -> list[str]:
@@ -133,7 +133,8 @@ class RunFolder(Observer):
         """
         if self._earlier:
             for name in {BEST, LAST, METRICS, PICTURE, *EXPORTS} - {first}:
-                (self.path / name).unlink(missing_ok=True)
+                with contextlib.suppress(NotADirectoryError):
+                    (self.path / name).unlink(missing_ok=True)
         assert self._metrics is not None
         self._metrics.close()
         if self._draft.exists():

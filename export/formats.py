@@ -5,34 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.export.metadata import FORMS
-from unrolled.export.storage import FLOAT32, STORAGES, Weights
+from unrolled.export.storage import FLOAT32, Weights
 
 
 @dataclass(frozen=True)
 class Format:
     """A kind of model file: its ending and how it is written (imported when used)."""
 
-    suffix: str
+    suffix: str  # none: a folder
     title: str
-    write: Callable[[Checkpoint, Path, str, Weights], None]
+    write: Callable[..., None]  # (checkpoint, path, form, **settings)
     forms: tuple[str, ...]  # of ``metadata.FORMS``; the first is the usual one
     remark: str = ""
+    settings: tuple[str, ...] = ()  # what else ``write`` takes, by name
+
+    @property
+    def is_folder(self) -> bool:
+        return not self.suffix
 
 
-def _write_onnx(checkpoint: Checkpoint, path: Path, form: str, weights: Weights) -> None:
+def _write_onnx(checkpoint: Checkpoint, path: Path, form: str, weights: Weights = FLOAT32) -> None:
     from unrolled.export.onnx_graph import write_onnx
 
     write_onnx(checkpoint, path, form, weights)
 
 
-def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str, weights: Weights) -> None:
-    if weights != FLOAT32:
-        raise ConfigError("weights: a TorchScript file has them in float32; for smaller files export ONNX")
+def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str) -> None:
     try:
         from unrolled.export.torchscript import write_torchscript
     except ImportError as error:
@@ -41,8 +45,16 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str, weights: W
     write_torchscript(checkpoint, path)
 
 
+def _write_web(
+    checkpoint: Checkpoint, path: Path, form: str, weights: Weights = FLOAT32, onnxruntime_web: Path | None = None
+) -> None:
+    from unrolled.export.web import write_web
+
+    write_web(checkpoint, path, form, weights, onnxruntime_web)
+
+
 FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", "ONNX, opset 17", _write_onnx, tuple(FORMS)),
+    "onnx": Format(".onnx", "ONNX, opset 17", _write_onnx, tuple(FORMS), settings=("weights",)),
     "torchscript": Format(
         ".pt",
         "TorchScript, scripted",
@@ -51,26 +63,42 @@ FORMATS: dict[str, Format] = {
         "TorchScript is deprecated upstream (not supported on Python 3.14); it loads with torch 2.13 and libtorch. "
         "For anything that should last, export ONNX.",
     ),
+    "web": Format("", "a page for browsers", _write_web, ("step", "both"), settings=("weights", "onnxruntime_web")),
 }
+SINGLE_FILES = {name: kind for name, kind in FORMATS.items() if not kind.is_folder}
+
+
+def usual_name(format_name: str) -> str:
+    """What an export is called in a run folder when nobody said."""
+    kind = FORMATS[format_name]
+    return format_name if kind.is_folder else f"model{kind.suffix}"
 
 
 def export_model(
-    checkpoint: Checkpoint, path: Path, format_name: str, form: str | None = None, weights: Weights = FLOAT32
-) -> Path:  # fmt: skip
+    checkpoint: Checkpoint, path: Path, format_name: str, form: str | None = None, **settings: Any
+) -> Path:
     """Write ``checkpoint`` to ``path`` in a format of ``FORMATS`` and one of its forms; returns the path.
 
     Args:
-        weights: how they are stored, and whether products are in int8.
+        checkpoint: what to write.
+        path: the file, or for a format that is a folder that.
+        format_name: a key of ``FORMATS``.
+        form: one of its forms; left out: the first.
+        settings: those of ``Format.settings``; None is as if it were left out: ``weights``, how they are stored and whether
+            products are in int8; ``onnxruntime_web``, the folder of that npm package.
 
     Raises:
-        ConfigError: the format or form is not known, or the ending is another format's.
+        ConfigError: the format, form or a setting is not known, or the ending is another format's.
     """
     check_choice("format", format_name, FORMATS)
     wanted = FORMATS[format_name]
     form = form or wanted.forms[0]
     check_choice(f"form of {format_name}", form, wanted.forms)
-    check_choice("weights", weights.storage, STORAGES)
-    if path.suffix != wanted.suffix:
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in given.keys() - set(wanted.settings):
+        owners = ", ".join(other for other, kind in FORMATS.items() if name in kind.settings) or "none"
+        raise ConfigError(f"{name}: is no setting of format {format_name}; it belongs to {owners}")
+    if not wanted.is_folder and path.suffix != wanted.suffix:
         raise ConfigError(f"{path}: a {format_name} file needs the ending {wanted.suffix}, by which it is opened again")
-    wanted.write(checkpoint, path, form, weights)
+    wanted.write(checkpoint, path, form, **given)
     return path

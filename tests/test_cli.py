@@ -300,7 +300,10 @@ def test_info_of_the_system() -> None:
         (("export", "{run}", "--format", "tflite"), "format: got 'tflite', choose one of onnx, torchscript"),
         (("export", "{run}", "-o", "model.txt"), "needs the ending .onnx"),
         (("export", "{run}", "--form", "loop"), "form of onnx: got 'loop', choose one of step, generate, both"),
-        (("export", "{run}", "--format", "torchscript", "--weights", "int8"), "TorchScript file has them in float32"),
+        (
+            ("export", "{run}", "--format", "torchscript", "--weights", "int8"),
+            "weights: is no setting of format torchscript; it belongs to onnx, web",
+        ),
         (("export", "{run}", "--weights", "fp16", "--quantize", "int8"), "with --quantize int8 they are int8"),
         (
             (

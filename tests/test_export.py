@@ -18,7 +18,8 @@ from tolerances import assert_close
 from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.export.formats import FORMATS, export_model
+from unrolled.export.formats import SINGLE_FILES as FORMATS
+from unrolled.export.formats import export_model
 from unrolled.export.golden import golden_cases, greedy_tokens
 from unrolled.export.metadata import DEFAULTS, KEYS, PREFIX, parse_metadata
 from unrolled.export.onnx_graph import read_params, reorder_gates
@@ -256,7 +257,7 @@ def test_smaller_files_compute_with_the_weights_that_come_back(
 ) -> None:
     checkpoint = models.checkpoint(cell, 2, tie_weights=tied, hidden_size=24)
     weights = STORED[stored]
-    path = export_model(checkpoint, tmp_path / "model.onnx", "onnx", form, weights)
+    path = export_model(checkpoint, tmp_path / "model.onnx", "onnx", form, weights=weights)
     assert [check for check in verify(path, load) if not check.ok] == []
     restored = as_restored(checkpoint, weights.storage)
     assert sum(int((restored.params[name] != value).sum()) for name, value in checkpoint.params.items()) > 0 or (
@@ -287,12 +288,12 @@ def test_too_large_numbers_are_refused_in_fp16(tmp_path: Path) -> None:
     checkpoint = models.checkpoint()
     checkpoint.params["output.weight"][0, 0] = 1e6
     with pytest.raises(ConfigError, match="too large for fp16"):
-        export_model(checkpoint, tmp_path / "model.onnx", "onnx", None, STORED["fp16"])
+        export_model(checkpoint, tmp_path / "model.onnx", "onnx", None, weights=STORED["fp16"])
     assert not list(tmp_path.iterdir())
 
 
 def test_alarm_verify_catches_a_changed_scale(tmp_path: Path) -> None:
-    path = export_model(models.checkpoint(), tmp_path / "model.onnx", "onnx", "step", STORED["int8"])
+    path = export_model(models.checkpoint(), tmp_path / "model.onnx", "onnx", "step", weights=STORED["int8"])
     model = onnx.load(path)
     scale = _array(model, "rnn.weight_hh_l1:scale")
     scale[0, 3] *= 1.1

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.text import CharTokenizer, WordTokenizer
-from unrolled.export.formats import FORMATS, export_model
+from unrolled.export.formats import SINGLE_FILES as FORMATS
+from unrolled.export.formats import export_model
 from unrolled.runtime import generate, load
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.generate import Generation, GenerationConfig
