@@ -49,8 +49,8 @@ def find_onnxruntime_web(folder: Path | None = None) -> Path:
                 return place / inside
     missing = f"{folder}: has no {' and '.join(RUNTIME)}; " if folder is not None else ""
     raise MissingDependencyError(
-        f"{missing}the page needs the npm package {PACKAGE}: run `npm install {PACKAGE}@1` in this folder, "
-        f"or name the folder of one that is installed with --onnxruntime-web"
+        f"{missing}the page needs the npm package {PACKAGE}: run `npm install --prefix . {PACKAGE}@1` "
+        f"in this folder, or name the folder of an installed one with --onnxruntime-web"
     )
 
 

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any
 
 from unrolled.engine.errors import ModelFileError
 
 LOOPBACK = "127.0.0.1"
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    """Right types whatever this computer's table of them says; nothing kept, as a new export has the same names."""
+# Said here, because a computer's own table of types may lack them or say something else.
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
+}
 
-    extensions_map: ClassVar[dict[str, str]] = {
-        **SimpleHTTPRequestHandler.extensions_map,
-        ".html": "text/html; charset=utf-8",
-        ".css": "text/css; charset=utf-8",
-        ".svg": "image/svg+xml",
-        ".mjs": "text/javascript; charset=utf-8",
-        ".wasm": "application/wasm",
-        ".onnx": "application/octet-stream",
-    }
+
+class _Handler(SimpleHTTPRequestHandler):
+    """Keeps nothing, as a new export has the same names."""
+
+    def guess_type(self, path: str | os.PathLike[str]) -> str:
+        return TYPES.get(Path(path).suffix) or super().guess_type(path)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-store")

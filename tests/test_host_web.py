@@ -91,7 +91,7 @@ def test_without_onnxruntime_web_the_error_is_what_to_type(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(web, "hosts_folder", lambda: tmp_path)
-    with pytest.raises(MissingDependencyError, match="`npm install onnxruntime-web@1`"):
+    with pytest.raises(MissingDependencyError, match=r"`npm install --prefix \. onnxruntime-web@1`"):
         export_model(checkpoint("char"), tmp_path / "page", "web")
     (runtime / web.RUNTIME[1]).unlink()
     with pytest.raises(MissingDependencyError, match="has no ort"):
