@@ -18,6 +18,7 @@ from unrolled.cli.demo import demo
 from unrolled.cli.evaluate import evaluate
 from unrolled.cli.export import export
 from unrolled.cli.generate import generate_text
+from unrolled.cli.import_ import import_model
 from unrolled.cli.info import info
 from unrolled.cli.train import train
 from unrolled.cli.verify import verify
@@ -37,6 +38,7 @@ app.command()(demo)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command("generate")(generate_text)
+app.command("import")(import_model)
 app.command()(export)
 app.command()(verify)
 app.command()(compare)

@@ -25,8 +25,8 @@ def holds_run(path: Path) -> list[str]:
     return [name for name in (BEST, LAST, METRICS) if (path / name).exists()]
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    """Check that a run may be written to ``path``.
+def check_free(path: Path, overwrite: bool, option: str = "--overwrite") -> None:
+    """Check that a run may be written to ``path``; ``option`` says how to allow it.
 
     Raises:
         ConfigError: it is a file, or holds a run that may not be replaced.
@@ -35,9 +35,14 @@ def check_free(path: Path, overwrite: bool) -> None:
         raise ConfigError(f"{path}: is a file, a folder was expected")
     earlier = holds_run(path)
     if earlier and not overwrite:
-        raise ConfigError(
-            f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say --overwrite"
-        )
+        raise ConfigError(f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say {option}")
+
+
+def drop_earlier(path: Path, keep: str) -> None:
+    """Remove what an earlier run left beside the new one's ``keep``: it would pass for this run's, or be made of it."""
+    for name in {BEST, LAST, METRICS, PICTURE, *EXPORTS} - {keep}:
+        with contextlib.suppress(NotADirectoryError):  # where a file has the name of the page's folder
+            (path / name).unlink(missing_ok=True)
 
 
 class RunFolder(Observer):
@@ -127,14 +132,9 @@ class RunFolder(Observer):
         self._saved = True
 
     def _replace_earlier(self, first: str) -> None:
-        """Take the place of an earlier run once this one's ``first`` checkpoint is there.
-
-        The earlier run's other files, and what was made of them, would pass for this run's.
-        """
+        """Take the place of an earlier run once this one's ``first`` checkpoint is there."""
         if self._earlier:
-            for name in {BEST, LAST, METRICS, PICTURE, *EXPORTS} - {first}:
-                with contextlib.suppress(NotADirectoryError):
-                    (self.path / name).unlink(missing_ok=True)
+            drop_earlier(self.path, first)
         assert self._metrics is not None
         self._metrics.close()
         if self._draft.exists():

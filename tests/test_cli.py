@@ -353,7 +353,7 @@ def test_debug_shows_where_an_error_came_from() -> None:
 
 def test_help_of_every_verb_and_version() -> None:
     shown = run("--help").stdout
-    for verb in ("demo", "train", "eval", "generate", "export", "verify", "compare", "info"):
+    for verb in ("demo", "train", "eval", "generate", "import", "export", "verify", "compare", "info"):
         assert verb in shown
         assert "Usage" in run(verb, "--help").stdout
     assert run("--version").stdout.startswith("unrolled ")
