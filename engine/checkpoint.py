@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
-from unrolled.engine.params import Params, check_params
+from unrolled.engine.params import Params, check_params, check_room
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 
 KEY = "unrolled"
@@ -145,10 +145,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             described = _described(path, file.metadata() or {})
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, TypeError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two of dtypes that NumPy has not
         raise ModelFileError(f"{path}: not a readable {SUFFIX} file ({error})") from error
     try:
         config = ModelConfig.from_dict(described["config"])
+        check_room(config, path.stat().st_size)
         tokenizer = tokenizer_from_dict(described["tokenizer"])
         check_params(config, params)
         checkpoint = Checkpoint(config, params, tokenizer, described["training"])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.errors import ShapeError
+from unrolled.engine.errors import ModelFileError, ShapeError
 from unrolled.engine.text import Tokenizer
 
 
@@ -82,6 +82,22 @@ class WritingModel(StepModel, Protocol):
         n ≤ draws.steps: writing stops when every row has its <eos>. The last token written is not read yet.
         """
         ...
+
+
+def check_moved(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -> None:
+    """Check what a model file's own graph gave for ``tokens`` (T, B): logits (T, B, V) and a state (S, L, B, H).
+
+    Raises:
+        ModelFileError: something else.
+    """
+    T, B = tokens.shape
+    for name, got, wanted in (
+        ("logits", logits, (T, B, config.vocab_size)),
+        ("next_state", state, config.state_shape(B)),
+    ):
+        if not isinstance(got, np.ndarray) or got.shape != wanted or got.dtype != np.float32:
+            what = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
+            raise ModelFileError(f"the graph gives {name} of {what}, needs float32 {wanted}")
 
 
 def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:

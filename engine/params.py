@@ -65,7 +65,22 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(config: ModelConfig) -> int:
-    return sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
+    """How many numbers ``parameter_shapes`` has room for, of any config in no time."""
+    H, V = config.hidden_size, config.vocab_size
+    rows = config.spec.gates * H
+    layers = [rows * (config.layer_input_size(layer) + H + 2) for layer in range(min(config.num_layers, 2))]
+    inner = layers[-1] * (config.num_layers - 1)
+    return V * config.embedding_size + layers[0] + inner + (0 if config.tie_weights else V * H) + V
+
+
+def check_room(config: ModelConfig, size: int, item_bytes: int = 4) -> None:
+    """Check that a file of ``size`` bytes can hold the parameters that its config asks for, before a config is believed.
+
+    Raises:
+        ModelFileError: it cannot.
+    """
+    if (needed := item_bytes * parameter_count(config)) > size:
+        raise ModelFileError(f"the config asks for {needed:,} bytes of weights, the file has {size:,}")
 
 
 def initial_params(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Params:

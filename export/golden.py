@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,18 +127,26 @@ def check_golden(cases: Any, vocab_size: int) -> None:
         return isinstance(value, list) and all(type(i) is int and 0 <= i < vocab_size for i in value)
 
     def number(value: Any) -> bool:
-        return type(value) in (int, float)
+        return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**53)
+
+    def settings(draws: dict[str, Any]) -> bool:
+        """In the ranges of ``unrolled.runtime.sampling``."""
+        top_k, seed = draws.get("top_k"), draws.get("seed")
+        return (
+            number(draws.get("temperature"))
+            and 0 < draws["temperature"] <= 1e6
+            and number(draws.get("top_p"))
+            and 0 < draws["top_p"] <= 1
+            and type(top_k) is int
+            and 0 <= top_k < 2**31
+            and type(seed) is int
+            and 0 <= seed < 2**64
+        )
 
     def drawn(value: Any) -> bool:
         """Missing in files of the first release."""
         return isinstance(value, list) and all(
-            isinstance(draws, dict)
-            and ids(draws.get("tokens"))
-            and number(draws.get("temperature"))
-            and number(draws.get("top_p"))
-            and type(draws.get("top_k")) is int
-            and type(draws.get("seed")) is int
-            for draws in value
+            isinstance(draws, dict) and ids(draws.get("tokens")) and settings(draws) for draws in value
         )
 
     good = isinstance(cases, list) and all(

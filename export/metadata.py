@@ -14,6 +14,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.params import check_room
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 from unrolled.export.golden import check_golden
 from unrolled.export.storage import STORAGES, Weights
@@ -77,12 +78,9 @@ def producer() -> str:
     return f"unrolled {package_metadata.version('unrolled')}"
 
 
-def file_metadata(
-    checkpoint: Checkpoint, form: str, weights: Weights, golden: list[dict[str, Any]]
-) -> dict[str, str]:  # fmt: skip
-    """All keys, prefixed, each a text or JSON."""
-    config = checkpoint.config
-    state = {
+def _state(config: ModelConfig) -> dict[str, Any]:
+    """What a host has to know about the state array."""
+    return {
         "input": "state",
         "output": "next_state",
         "axes": ["states", "layers", "batch", "hidden"],
@@ -90,6 +88,13 @@ def file_metadata(
         "initial": "zeros",
         "index_0": "h",
     }
+
+
+def file_metadata(
+    checkpoint: Checkpoint, form: str, weights: Weights, golden: list[dict[str, Any]]
+) -> dict[str, str]:  # fmt: skip
+    """All keys, prefixed, each a text or JSON."""
+    config = checkpoint.config
     values = {
         "format_version": FORMAT_VERSION,
         "form": form,
@@ -98,7 +103,7 @@ def file_metadata(
         "producer": producer(),
         "config": to_json(config.to_dict()),
         "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
-        "state": to_json(state),
+        "state": to_json(_state(config)),
         "training": to_json(checkpoint.training),
         "checkpoint_digest": checkpoint.digest,
         "golden": to_json(golden),
@@ -120,8 +125,8 @@ def _parse_weights(values: dict[str, Any], checkpoint_digest: str) -> Weights:
     return weights
 
 
-def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
-    """The inverse of ``file_metadata``.
+def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = None) -> FileInfo:
+    """The inverse of ``file_metadata``, for a file of ``size`` bytes.
 
     Raises:
         ModelFileError: not one of our files, of another version, or damaged.
@@ -142,6 +147,12 @@ def parse_metadata(metadata: Mapping[str, str], where: str) -> FileInfo:
         check_choice("form", form, FORMS)
         weights = _parse_weights(parse_json(stored, "weights"), metadata[PREFIX + "checkpoint_digest"])
         config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
+        if size is not None:
+            check_room(config, size, STORAGES[weights.storage].item_bytes)
+        stated = parse_json(metadata[PREFIX + "state"], "state")
+        for key, value in _state(config).items():
+            if stated.get(key) != value:
+                raise ModelFileError(f"state has {key} {stated.get(key)}, the config asks for {value}")
         tokenizer = tokenizer_from_dict(parse_json(metadata[PREFIX + "tokenizer"], "tokenizer"))
         training = parse_json(metadata[PREFIX + "training"], "training")
         golden = parse_json('{"cases": ' + metadata[PREFIX + "golden"] + "}", "golden")["cases"]

@@ -25,6 +25,7 @@ class Storage:
     """A kind of storage: what it does to a matrix, and what the matrix is afterwards."""
 
     title: str
+    item_bytes: int
     store: Callable[
         [NDArray], tuple[NDArray, NDArray | None]
     ]  # the stored numbers, and a scale a row where there is one
@@ -54,9 +55,9 @@ def _as_int8(value: NDArray) -> tuple[NDArray, NDArray]:
 
 
 STORAGES: dict[str, Storage] = {
-    "float32": Storage("float32", _as_it_is),
-    "fp16": Storage("float16, half the size", _as_half),
-    "int8": Storage("int8 with a scale for each row, a quarter of the size", _as_int8),
+    "float32": Storage("float32", 4, _as_it_is),
+    "fp16": Storage("float16, half the size", 2, _as_half),
+    "int8": Storage("int8 with a scale for each row, a quarter of the size", 1, _as_int8),
 }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from unrolled.engine.checkpoint import Checkpoint, write_atomically
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.model import LanguageModel
+from unrolled.engine.params import parameter_shapes
+from unrolled.export.archive import DAMAGE, check_archive
 from unrolled.export.golden import golden_cases
 from unrolled.export.metadata import FileInfo, file_metadata, parse_metadata
 from unrolled.export.storage import FLOAT32
 from unrolled.export.torch_model import make_torch_model
 
 EXTRA_FILE = "unrolled.json"
-# what reading a damaged zip archive raises
-DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, UnicodeDecodeError, NotImplementedError, RuntimeError)
 
 
 def script(checkpoint: Checkpoint) -> Any:
@@ -47,28 +47,43 @@ def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def read_torchscript(path: Path) -> tuple[Any, FileInfo]:
-    """The scripted module and its metadata; the metadata is read and checked before any code of the file is loaded.
+    """The scripted module and its metadata.
+
+    A TorchScript file is a program. Before torch sees it, the archive is whole, no entry is larger than it can be, and the
+    metadata is one of ours and fits; what the program computes is its writer's business.
 
     Raises:
         ModelFileError: not a TorchScript file, or not one of ours.
     """
-    info = parse_metadata(_read_extra(path), str(path))
+    info = parse_metadata(_read_extra(path), str(path), path.stat().st_size)
+    _check_records(path, info)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location="cpu"), info
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # torch's parser of programs raises what it likes
         raise ModelFileError(f"{path}: a damaged TorchScript file ({first_line(error)})") from error
 
 
+def _check_records(path: Path, info: FileInfo) -> None:
+    """The entries that hold weights have the sizes of the config's parameters; torch reads past the end of a shorter one."""
+    with zipfile.ZipFile(path) as archive:
+        held = sorted(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
+    wanted = sorted(4 * math.prod(shape) for shape in parameter_shapes(info.config).values())
+    if held != wanted:
+        raise ModelFileError(
+            f"{path}: a damaged TorchScript file; its weights are not of the sizes that its config asks for"
+        )
+
+
 def _read_extra(path: Path) -> dict[str, str]:
+    names = [name for name in check_archive(path, "a TorchScript file") if name.endswith(f"/extra/{EXTRA_FILE}")]
+    if len(names) != 1:
+        raise ModelFileError(f"{path}: not one of unrolled's TorchScript files; it has no {EXTRA_FILE} inside")
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(f"/extra/{EXTRA_FILE}")]
-            if not names:
-                raise ModelFileError(f"{path}: not one of unrolled's TorchScript files; it has no {EXTRA_FILE} inside")
             text = archive.read(names[0]).decode("utf-8")
     except DAMAGE as error:
-        raise ModelFileError(f"{path}: not a TorchScript file, or a damaged one ({error})") from error
+        raise ModelFileError(f"{path}: not a TorchScript file, or a damaged one ({first_line(error)})") from error
     values = parse_json(text, f"{path}: {EXTRA_FILE}")
     return {key: value for key, value in values.items() if isinstance(value, str)}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,11 @@ from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.params import Params, parameter_shapes
 from unrolled.export.golden import MARGIN, greedy_tokens, recorded_draws, sampled_tokens
-from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
+from unrolled.export.metadata import FORMS, FileInfo
 from unrolled.export.storage import FLOAT32, Weights
+
+if TYPE_CHECKING:
+    from unrolled.export.onnx_file import OnnxFile
 
 GREEDY_TOKENS = 200
 SHAPES = ((1, 1), (1, 3), (7, 1), (13, 5))  # (T, B) that were never traced
@@ -66,13 +69,10 @@ class _ModelFile:
         self.path = path
 
     @cached_property
-    def onnx(self) -> Any:
-        import onnx
+    def onnx(self) -> OnnxFile:
+        from unrolled.export.onnx_file import read_onnx
 
-        try:
-            return onnx.load(self.path, load_external_data=False)
-        except Exception as error:  # protobuf's exceptions have no common public base
-            raise ModelFileError(f"{self.path}: not an ONNX file ({first_line(error)})") from error
+        return read_onnx(self.path)
 
     @cached_property
     def torchscript(self) -> tuple[Any, FileInfo]:
@@ -84,7 +84,7 @@ class _ModelFile:
     def info(self) -> FileInfo | None:
         """Metadata of an exported file; None for a checkpoint, which is checked whole as it is read."""
         if self.path.suffix == ".onnx":
-            return parse_metadata({prop.key: prop.value for prop in self.onnx.metadata_props}, str(self.path))
+            return self.onnx.info
         return self.torchscript[1] if self.path.suffix == ".pt" else None
 
     def params(self, config: ModelConfig) -> Params:
@@ -92,7 +92,7 @@ class _ModelFile:
         if self.path.suffix == ".onnx":
             from unrolled.export.onnx_graph import read_params
 
-            return read_params(self.onnx, config)
+            return read_params(self.onnx.model, config)
         stored = {name: value.detach().numpy() for name, value in self.torchscript[0].state_dict().items()}
         return {name: stored[name] for name in parameter_shapes(config)}
 
@@ -100,13 +100,11 @@ class _ModelFile:
 def _check_onnx_names(file: _ModelFile, info: FileInfo) -> str:
     import onnx
 
-    model = file.onnx
+    model = file.onnx.model
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise _Failed(f"not a valid ONNX model: {first_line(error)}") from error
-    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location != tensor.DEFAULT]
-    _need(not external, f"weights outside the file: {', '.join(external)}")
     form = FORMS[info.form]
     for kind, values, expected in (
         ("inputs", model.graph.input, form.inputs),
@@ -118,7 +116,7 @@ def _check_onnx_names(file: _ModelFile, info: FileInfo) -> str:
 
 
 def _check_onnx_axes(file: _ModelFile, info: FileInfo) -> str:
-    model, form = file.onnx, FORMS[info.form]
+    model, form = file.onnx.model, FORMS[info.form]
     free = set()
     for value in (*model.graph.input, *model.graph.output):
         axes = (form.inputs | form.outputs)[value.name]

@@ -13,7 +13,7 @@ from unrolled.engine.backends import BF16, FLOAT32, check_precision
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import Draws, StepModel, Stepper, check_step
+from unrolled.engine.contract import Draws, StepModel, Stepper, check_moved, check_step
 from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.text import Tokenizer
@@ -67,9 +67,11 @@ class TorchModule:
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         check_step(self.config, tokens, state)
         try:
-            return self._run(self.module, tokens, state)
-        except RuntimeError as error:
+            logits, moved = self._run(self.module, tokens, state)
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # also of a module that gives no tensors
             raise ModelFileError(f"the model's graph does not run ({first_line(error)})") from error
+        check_moved(self.config, tokens, logits, moved)
+        return logits, moved
 
 
 def _numpy(checkpoint: Checkpoint) -> StepModel:
@@ -99,10 +101,14 @@ def _torchscript(checkpoint: Checkpoint) -> StepModel:
 
 
 def _onnxruntime(checkpoint: Checkpoint) -> StepModel:
+    from unrolled.export.metadata import parse_metadata
     from unrolled.export.onnx_graph import build
-    from unrolled.runtime.onnx_model import open_onnx
+    from unrolled.runtime.onnx_model import run_onnx
 
-    return open_onnx(build(checkpoint, golden=False).SerializeToString(), "the graph of the checkpoint")
+    where = "the graph of the checkpoint"
+    model = build(checkpoint, golden=False)
+    info = parse_metadata({prop.key: prop.value for prop in model.metadata_props}, where)
+    return run_onnx(model.SerializeToString(), info, where)
 
 
 def needs_torch(what: str) -> MissingDependencyError:

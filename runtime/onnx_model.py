@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.contract import Draws, StepModel, check_step
+from unrolled.engine.contract import Draws, StepModel, check_moved, check_step
 from unrolled.engine.errors import ModelFileError, first_line
-from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
+from unrolled.export.metadata import FORMS, FileInfo
 from unrolled.runtime.philox import uniforms
 
 
@@ -50,7 +50,11 @@ class OnnxModel:
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         check_step(self.config, tokens, state)
-        logits, moved = self._run(["logits", "next_state"], {"tokens": tokens, "state": state})
+        return self._step(tokens, {"tokens": tokens, "state": state})
+
+    def _step(self, tokens: NDArray[np.int64], inputs: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
+        logits, moved = self._run(["logits", "next_state"], inputs)
+        check_moved(self.config, tokens, logits, moved)
         return logits, moved
 
 
@@ -74,8 +78,7 @@ class OnnxWriter(OnnxModel):
         check_step(self.config, tokens, state)
         T, B = tokens.shape
         inputs = {"tokens": tokens, "state": state, "lengths": np.full(B, T), "uniforms": np.empty((0, B))}
-        logits, moved = self._run(["logits", "next_state"], inputs | _settings(1.0, 0, 1.0, None))
-        return logits, moved
+        return self._step(tokens, inputs | _settings(1.0, 0, 1.0, None))
 
     def write(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
@@ -91,25 +94,47 @@ class OnnxWriter(OnnxModel):
             inputs["uniforms"] = np.zeros((draws.steps, len(lengths)))
             inputs |= _settings(1.0, 1, 1.0, self.tokenizer.eos_id)
         written, moved = self._run(["written", "final_state"], inputs)
+        self._check_written(written, moved, draws.steps, len(lengths))
         if not np.isfinite(moved).all():
             raise ModelFileError(f"{self._where}: the model's state is not finite; its weights are damaged")
         return written, moved
 
+    def _check_written(self, written: Any, moved: Any, steps: int, B: int) -> None:
+        """A graph may write less than ``steps`` tokens a row, but not nothing, and none that is outside the vocabulary."""
+        V = self.config.vocab_size
+        good = isinstance(written, np.ndarray) and written.dtype == np.int64 and written.ndim == 2
+        good = good and written.shape[1] == B and min(steps, 1) <= len(written) <= steps
+        if not good or (written < 0).any() or (written >= V).any():
+            raise ModelFileError(f"{self._where}: the graph writes no tokens (1 … {steps}, {B}) from 0 to {V - 1}")
+        if not isinstance(moved, np.ndarray) or moved.shape != self.config.state_shape(B):
+            raise ModelFileError(f"{self._where}: the graph's final state has another shape than the config asks for")
 
-def open_onnx(source: Path | bytes, where: str) -> StepModel:
-    """An ONNX file, or one in memory.
+
+def run_onnx(data: bytes, info: FileInfo, where: str) -> StepModel:
+    """An ONNX model in memory, whose metadata says ``info``.
 
     Raises:
-        ModelFileError: onnxruntime cannot load it, or it is not one of ours.
+        ModelFileError: onnxruntime cannot load it, or its inputs and outputs are not those of its form and sizes.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what is wrong with a file is told by our error, not by the library's log
     try:
-        model = source if isinstance(source, bytes) else str(source)
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # without a fallback, which would be the same provider again, told on standard output
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's own exceptions have no public base class
         raise ModelFileError(f"{where}: not an ONNX file that onnxruntime can load ({first_line(error)})") from error
-    info = parse_metadata(session.get_modelmeta().custom_metadata_map, where)
     return (OnnxModel if info.form == "step" else OnnxWriter)(session, info, where)
+
+
+def open_onnx(path: Path) -> StepModel:
+    """An ONNX file, checked before onnxruntime sees it.
+
+    Raises:
+        ModelFileError: it is not one of ours, is damaged, or onnxruntime cannot load it.
+    """
+    from unrolled.export.onnx_file import read_onnx
+
+    data, _, info = read_onnx(path)
+    return run_onnx(data, info, str(path))

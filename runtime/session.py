@@ -20,7 +20,7 @@ from unrolled.runtime.adapters import TokenizedModel, TorchModule, make_model, n
 def _open_onnx(path: Path) -> StepModel:
     from unrolled.runtime.onnx_model import open_onnx
 
-    return open_onnx(path, str(path))
+    return open_onnx(path)
 
 
 def _open_torchscript(path: Path) -> StepModel:
