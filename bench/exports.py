@@ -15,7 +15,7 @@ from unrolled.engine.rescore import batches_to_score
 from unrolled.export.onnx_graph import build
 from unrolled.export.storage import FLOAT32, Weights
 from unrolled.runtime.generate import generate, start_prompt
-from unrolled.runtime.onnx_model import open_onnx
+from unrolled.runtime.onnx_model import open_checkpoint, open_onnx
 
 TOKENS, ROUNDS = 200, 5
 
@@ -25,11 +25,8 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: Weights, tex
 
     Speeds are medians of rounds that take turns. Logits come from the step form, whatever the form of the file.
     """
-    files = {
-        "before": build(checkpoint, form, FLOAT32).SerializeToString(),
-        "after": path.read_bytes(),
-    }
-    models = {when: open_onnx(data, when) for when, data in files.items()}
+    sizes = {"before": build(checkpoint, form).ByteSize(), "after": path.stat().st_size}
+    models = {"before": open_checkpoint(checkpoint, form), "after": open_onnx(path)}
     rates: dict[str, list[float]] = {when: [] for when in models}
     for model in models.values():
         _rate(model)
@@ -38,7 +35,7 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: Weights, tex
             rates[when].append(_rate(model))
     return {
         when: {
-            "bytes": len(files[when]),
+            "bytes": sizes[when],
             "perplexity": _perplexity(checkpoint, FLOAT32 if when == "before" else weights, text),
             "tokens_per_s": statistics.median(rates[when]),
         }
@@ -47,7 +44,7 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: Weights, tex
 
 
 def _perplexity(checkpoint: Checkpoint, weights: Weights, text: Corpus) -> float:
-    model = open_onnx(build(checkpoint, "step", weights, golden=False).SerializeToString(), "the graph")
+    model = open_checkpoint(checkpoint, "step", weights)
     batches = batches_to_score(text, model.tokenizer, model.training)
     return evaluate(step_evaluator(model), model.config, batches).perplexity
 

@@ -69,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
     first_call = time.perf_counter() - started
     greedy = _texts(model, job, do_sample=False)
     on = np.array(job.logits_on, np.int64) if job.logits_on else np.maximum(greedy, 0)
-    arrays = {"greedy": greedy, "sampled": _texts(model, job), "on": on}
+    arrays: dict[str, Any] = {"greedy": greedy, "sampled": _texts(model, job), "on": on}
     if getattr(model, "form", "step") != "generate":  # whose files show no logits
         arrays["logits"] = _teacher_forced(model, on)
     np.savez(job.output, **arrays)

@@ -201,11 +201,9 @@ def _package_engine(engine: str, precision: str = FLOAT32) -> Maker:
 
 def _graph(work: Workload, setting: Setting, threads: int) -> GenerateContestant:
     """The loop inside the file; of form both, whose logits the parity check looks at."""
-    from unrolled.export.onnx_graph import build
-    from unrolled.runtime.onnx_model import open_onnx
+    from unrolled.runtime.onnx_model import open_checkpoint
 
-    model = build(make_checkpoint(work), "both", golden=False)
-    return GenerateContestant(open_onnx(model.SerializeToString(), "the graph"), work)
+    return GenerateContestant(open_checkpoint(make_checkpoint(work), "both"), work)
 
 
 class TorchGeneration:

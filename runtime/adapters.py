@@ -101,14 +101,9 @@ def _torchscript(checkpoint: Checkpoint) -> StepModel:
 
 
 def _onnxruntime(checkpoint: Checkpoint) -> StepModel:
-    from unrolled.export.metadata import parse_metadata
-    from unrolled.export.onnx_graph import build
-    from unrolled.runtime.onnx_model import run_onnx
+    from unrolled.runtime.onnx_model import open_checkpoint
 
-    where = "the graph of the checkpoint"
-    model = build(checkpoint, golden=False)
-    info = parse_metadata({prop.key: prop.value for prop in model.metadata_props}, where)
-    return run_onnx(model.SerializeToString(), info, where)
+    return open_checkpoint(checkpoint)
 
 
 def needs_torch(what: str) -> MissingDependencyError:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.contract import Draws, StepModel, check_moved, check_step
 from unrolled.engine.errors import ModelFileError, first_line
-from unrolled.export.metadata import FORMS, FileInfo
+from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
+from unrolled.export.storage import FLOAT32, Weights
 from unrolled.runtime.philox import uniforms
 
 
@@ -138,3 +140,13 @@ def open_onnx(path: Path) -> StepModel:
 
     data, _, info = read_onnx(path)
     return run_onnx(data, info, str(path))
+
+
+def open_checkpoint(checkpoint: Checkpoint, form: str = "step", weights: Weights = FLOAT32) -> StepModel:
+    """The graph that an export of the checkpoint would hold, in memory and without golden cases."""
+    from unrolled.export.onnx_graph import build
+
+    where = "the graph of the checkpoint"
+    model = build(checkpoint, form, weights, golden=False)
+    info = parse_metadata({prop.key: prop.value for prop in model.metadata_props}, where)
+    return run_onnx(model.SerializeToString(), info, where)
