@@ -9,6 +9,7 @@ from typing import Any
 from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.jsontext import object_in
 from unrolled.engine.params import parameter_count
+from unrolled.export.storage import Weights
 from unrolled.runtime.session import load
 
 
@@ -19,12 +20,15 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         ModelFileError: it cannot be read, or is not one of ours.
     """
     path = resolve_model_file(path)
+    graph: dict[str, Any] = {}  # of an ONNX file
     if path.suffix == SUFFIX:
         checkpoint = load_checkpoint(path)
         kind, config, tokenizer, training = "checkpoint", checkpoint.config, checkpoint.tokenizer, checkpoint.training
     else:
-        model = load(path)
+        model: Any = load(path)
         kind, config, tokenizer, training = model.engine, model.config, model.tokenizer, model.training
+        if isinstance(weights := getattr(model, "weights", None), Weights):
+            graph = {"form": model.form, "weights": weights.storage, "int8_products": weights.quantized}
     result, data, optimizer = (object_in(training, name) for name in ("result", "data", "optimizer"))
     # the last validation is of these weights, unless the training went on behind it and was interrupted
     scored = object_in(result, "last") if result.get("last_step") == result.get("steps") else {}
@@ -32,6 +36,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "file": str(path),
         "kind": kind,
         "bytes": Path(path).stat().st_size,
+        **graph,
         "parameters": parameter_count(config),
         "val_loss": scored.get("loss"),
         "val_perplexity": scored.get("perplexity"),

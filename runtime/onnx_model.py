@@ -22,7 +22,8 @@ class OnnxModel:
     engine = "onnxruntime"
 
     def __init__(self, session: Any, info: FileInfo, where: str) -> None:
-        self._session, self._where, self.form = session, where, info.form
+        self._session, self._where = session, where
+        self.form, self.weights = info.form, info.weights
         self.config, self.tokenizer = info.config, info.tokenizer
         self.training, self.digest = info.training, info.checkpoint_digest
         self._check_sizes()
