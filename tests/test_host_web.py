@@ -357,7 +357,7 @@ def test_the_page_says_what_the_model_is_and_writes_at_once(
 
 def test_writing_stops_at_once_and_keeps_the_text(page: Page, folders: dict[str, Path], urls: dict[str, str]) -> None:
     page.open(urls["char"], prompt="The", length=10000, seed=5)
-    for stop in (lambda: page.find("#stop").click(), lambda: page.find("body").send_keys(ESCAPE)):
+    for stop in (lambda: page.find("#stop").click(), lambda: page.press(ESCAPE)):
         page.until(lambda: page.js(BUSY) and "stopped" not in page.content("report"), "nothing is written")
         page.until(lambda: len(page.content("text")) > 50, "nothing is written")
         stop()
@@ -463,17 +463,16 @@ def test_dark_follows_the_system_until_somebody_chooses(page: Page, urls: dict[s
     try:
         page.open(urls["char"], prompt="T", length=1)
         page.rest()
-        seen = []
-        for scheme in ("light", "dark"):
+        colors = {"light": "rgb(243, 244, 246)", "dark": "rgb(12, 13, 16)"}
+        for scheme, color in colors.items():
             features = [{"name": "prefers-color-scheme", "value": scheme}]
             page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-            seen.append(page.js(paper))
-        assert seen[0] != seen[1]
+            page.until(lambda color=color: page.js(paper) == color, f"the page is not {scheme}")
         page.find("#theme").click()
-        assert page.js(paper) == seen[0]
+        assert page.js(paper) == colors["light"]
         page.driver.refresh()
         page.rest()
-        assert page.js(paper) == seen[0]
+        assert page.js(paper) == colors["light"]
     finally:
         page.js("localStorage.clear()")
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -25,7 +25,7 @@ function element(name, className = '', text = '') {
 export class TextView {
   /** `place`: for the text; `panel`: {root, body, hint, close} for one token's alternatives. */
   constructor(place, panel) {
-    Object.assign(this, { place, panel, most: 1, tokens: [], spans: [], at: -1, refocus: false });
+    Object.assign(this, { place, panel, most: 1, tokens: [], spans: [], bits: 0, at: -1, refocus: false });
     place.addEventListener('pointerover', (event) => this.#pointed(event));
     place.addEventListener('click', (event) => this.#pointed(event, true));
     place.addEventListener('focusin', (event) => this.#pointed(event, true));
@@ -44,6 +44,7 @@ export class TextView {
     this.panel.root.classList.remove('open');
     this.tokens = [];
     this.spans = [];
+    this.bits = 0;
     this.at = -1;
     this.place.replaceChildren(element('span', 'given', prompt));
     this.panel.body.replaceChildren();
@@ -54,6 +55,7 @@ export class TextView {
   add(tokens) {
     const drawn = document.createDocumentFragment();
     for (const token of tokens) {
+      this.bits += token.bits;
       const word = token.text.replace(/^ (?=.)/s, ''); // the space between words belongs to none
       if (token.gap || word.length < token.text.length) drawn.append(' ');
       const level = Math.min(LEVELS - 1, Math.floor((token.bits / this.most) * LEVELS));
@@ -76,7 +78,7 @@ export class TextView {
 
   /** Mean surprise in bits; 0 for no text. */
   meanBits() {
-    return this.tokens.reduce((sum, token) => sum + token.bits, 0) / Math.max(this.tokens.length, 1);
+    return this.bits / Math.max(this.tokens.length, 1);
   }
 
   /** Leave the token that is looked at; the panel on a narrow screen goes. */
