@@ -29,6 +29,7 @@ from unrolled.engine.checkpoint import save_checkpoint
 from unrolled.engine.contract import Draws, zero_state
 from unrolled.engine.errors import ModelFileError
 from unrolled.export.formats import export_model
+from unrolled.export.metadata import DEFAULTS
 from unrolled.export.onnx_file import OPERATORS, read_onnx
 from unrolled.export.onnx_graph import build
 from unrolled.runtime import load
@@ -230,7 +231,7 @@ def metadata_cases(path: Path, folder: Path) -> Iterator[Case]:
 
 
 FREE = ("producer", "training")  # any text, any object
-LATER = ("form", "sampling")  # may be missing: they came later
+LATER = tuple(DEFAULTS)  # may be missing: they came later
 OPTIONAL = ("config no dropout", "config no tie_weights", "tokenizer no lowercase", "tokenizer no unknown")
 ABSENT = ("golden no sampled", "golden sampled []")  # as in files of the first release
 
