@@ -17,7 +17,7 @@ from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.params import check_room
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 from unrolled.export.golden import check_golden
-from unrolled.export.storage import STORAGES, Weights
+from unrolled.export.storage import FLOAT32, STORAGES, Weights
 
 FORMAT_VERSION = "1"
 PREFIX = "unrolled."
@@ -31,7 +31,7 @@ KEYS = (
     "checkpoint_digest",
     "golden",
 )
-DEFAULTS = {"form": "step", "sampling": "1", "weights": "{}"}  # of keys that came later
+DEFAULTS = {"form": "step", "sampling": "1"}  # of keys that came later, as did "weights"
 SAMPLING_VERSION = "1"
 
 Axes = tuple[str | None, ...]
@@ -111,15 +111,18 @@ def file_metadata(
     return {PREFIX + key: value for key, value in values.items()}
 
 
-def _parse_weights(values: dict[str, Any], checkpoint_digest: str) -> Weights:
-    """Weights of a file; the fields that are missing are those of files that hold them as they are."""
-    values = {"digest": checkpoint_digest, **values}
+def _parse_weights(text: str | None, checkpoint_digest: str) -> Weights:
+    """Weights of a file; one that says nothing holds the checkpoint's as they are."""
+    if text is None:
+        return FLOAT32._replace(digest=checkpoint_digest)
+    values = parse_json(text, "weights")
     wanted = {"storage": str, "quantized": bool, "digest": str, "tolerance": float}
-    for name, value in values.items():
-        if type(value) is not wanted.get(name):
-            raise ModelFileError(f"weights: {name} is {value!r}")
+    if {name: type(value) for name, value in values.items()} != wanted:
+        raise ModelFileError(f"weights: needs {', '.join(wanted)}, each of its kind")
     weights = Weights(**values)
     check_choice("weights", weights.storage, STORAGES)
+    if weights.storage == FLOAT32.storage and weights.digest != checkpoint_digest:
+        raise ModelFileError("checkpoint_digest: is not that of the weights")
     if not 0 < weights.tolerance <= 1:
         raise ModelFileError(f"weights: tolerance is {weights.tolerance}")
     return weights
@@ -140,12 +143,12 @@ def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = N
         raise ModelFileError(f"{where}: export format {version!r}; this release reads {FORMAT_VERSION}")
     if missing := [PREFIX + key for key in KEYS if PREFIX + key not in metadata]:
         raise ModelFileError(f"{where}: its metadata has no {', '.join(missing)}")
-    form, sampling, stored = (metadata.get(PREFIX + key, value) for key, value in DEFAULTS.items())
+    form, sampling = (metadata.get(PREFIX + key, value) for key, value in DEFAULTS.items())
     if sampling != SAMPLING_VERSION:
         raise ModelFileError(f"{where}: sampling rules {sampling!r}; this release follows {SAMPLING_VERSION}")
     try:
         check_choice("form", form, FORMS)
-        weights = _parse_weights(parse_json(stored, "weights"), metadata[PREFIX + "checkpoint_digest"])
+        weights = _parse_weights(metadata.get(PREFIX + "weights"), metadata[PREFIX + "checkpoint_digest"])
         config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
         if size is not None:
             check_room(config, size, STORAGES[weights.storage].item_bytes)

@@ -231,7 +231,7 @@ def metadata_cases(path: Path, folder: Path) -> Iterator[Case]:
 
 
 FREE = ("producer", "training")  # any text, any object
-LATER = tuple(DEFAULTS)  # may be missing: they came later
+LATER = (*DEFAULTS, "weights")  # may be missing: they came later
 OPTIONAL = ("config no dropout", "config no tie_weights", "tokenizer no lowercase", "tokenizer no unknown")
 ABSENT = ("golden no sampled", "golden sampled []")  # as in files of the first release
 

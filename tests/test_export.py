@@ -133,7 +133,7 @@ def test_graph_uses_standard_operators_and_stores_weights_once(tmp_path: Path) -
 def test_metadata_describes_the_model(tmp_path: Path) -> None:
     checkpoint = models.checkpoint("gru")
     values = {p.key: p.value for p in onnx.load(exported(checkpoint, tmp_path)).metadata_props}
-    assert set(values) == {PREFIX + key for key in (*KEYS, *DEFAULTS)}
+    assert set(values) == {PREFIX + key for key in (*KEYS, *DEFAULTS, "weights")}
     assert json.loads(values["unrolled.config"]) == checkpoint.config.to_dict()
     assert json.loads(values["unrolled.tokenizer"]) == checkpoint.tokenizer.to_dict()
     assert json.loads(values["unrolled.state"])["shape"] == [1, 2, None, models.H]
