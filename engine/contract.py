@@ -7,6 +7,7 @@ T = 1 generates, T = n reads a prompt. The state goes in and comes out; a model 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -98,6 +99,15 @@ def check_moved(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -
         if not isinstance(got, np.ndarray) or got.shape != wanted or got.dtype != np.float32:
             what = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
             raise ModelFileError(f"the graph gives {name} of {what}, needs float32 {wanted}")
+
+
+def pad_prompts(prompts: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Prompts of different lengths as tokens (T, B), zeros behind the shorter ones, and lengths (B,)."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    tokens = np.zeros((lengths.max(), len(prompts)), np.int64)
+    for b, prompt in enumerate(prompts):
+        tokens[: len(prompt), b] = prompt
+    return tokens, lengths
 
 
 def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint, model_digest
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import Draws, StepModel, WritingModel, zero_state
+from unrolled.engine.contract import Draws, StepModel, WritingModel, pad_prompts, zero_state
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.params import Params, parameter_shapes
@@ -218,10 +218,7 @@ def _check_golden_tokens(model: StepModel, golden: list[dict[str, Any]]) -> str:
 
 def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple[NDArray[np.int64], NDArray]:
     """What the graph writes behind prompts of different lengths."""
-    lengths = np.array([len(prompt) for prompt in prompts])
-    tokens = np.zeros((lengths.max(), len(prompts)), np.int64)
-    for b, prompt in enumerate(prompts):
-        tokens[: len(prompt), b] = prompt
+    tokens, lengths = pad_prompts(prompts)
     return model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)
 
 

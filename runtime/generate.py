@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.contract import DecodingModel, Draws, StepModel, WritingModel, zero_state
+from unrolled.engine.contract import DecodingModel, Draws, StepModel, WritingModel, pad_prompts, zero_state
 from unrolled.engine.errors import ConfigError, UnknownTokenError
 from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime.philox import uniforms
@@ -192,10 +192,7 @@ class _WholeWriter:
 
     def __init__(self, model: WritingModel, config: GenerationConfig, prompts: Sequence[NDArray[np.int64]]) -> None:
         self.model, self.config = model, config
-        self.lengths = np.array([len(prompt) for prompt in prompts])
-        self.tokens = np.zeros((self.lengths.max(), len(prompts)), np.int64)
-        for b, prompt in enumerate(prompts):
-            self.tokens[: len(prompt), b] = prompt
+        self.tokens, self.lengths = pad_prompts(prompts)
         self.state = zero_state(model.config, len(prompts))
 
     def draw(self, indices: NDArray[np.int64], step: int) -> NDArray[np.int64]:
