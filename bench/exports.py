@@ -14,8 +14,9 @@ from unrolled.engine.evaluation import evaluate, step_evaluator
 from unrolled.engine.rescore import batches_to_score
 from unrolled.export.onnx_graph import build
 from unrolled.export.storage import FLOAT32, Weights
-from unrolled.runtime.generate import generate, start_prompt
+from unrolled.runtime.generate import generate
 from unrolled.runtime.onnx_model import open_checkpoint, open_onnx
+from unrolled.runtime.prompts import start_prompt
 
 TOKENS, ROUNDS = 200, 5
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.runtime import generate, load
-from unrolled.runtime.generate import GenerationConfig, start_prompt
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.prompts import start_prompt
 
 STREAMS = 64  # rows in the batch whose speed is measured
 

@@ -166,7 +166,8 @@ class GenerateContestant:
     """``generate`` of this package on one of its models."""
 
     def __init__(self, model: StepModel, work: Workload) -> None:
-        from unrolled.runtime.generate import GenerationConfig, generate
+        from unrolled.runtime.config import GenerationConfig
+        from unrolled.runtime.generate import generate
 
         self.model, self.work = model, work
         self._generate, self._config = generate, GenerationConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,15 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.bench import report as reports
+from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.peers import PEERS
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
 from unrolled.bench.system import usable_cores
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
 from unrolled.cli.console import WIDTH, err, out, table, warn
 from unrolled.cli.options import one_of
+from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.jsontext import to_json
+from unrolled.runtime import ENGINES
 
 FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
 
@@ -153,6 +157,43 @@ def generate(
         vocab=vocab,
     )
     _run(works, peers, json, quick, threads, rounds)
+
+
+@bench.command("batch")
+def batch(
+    cell: Annotated[str, typer.Option(help=f"Cell. {one_of(CELLS)}")] = "lstm",
+    layers: Annotated[int, typer.Option(help="Number of layers.")] = 1,
+    hidden: Annotated[int, typer.Option(help="Hidden size.")] = 256,
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 100,
+    rows: Annotated[int, typer.Option(min=1, help="Prompts.")] = 2000,
+    lanes: Annotated[int, typer.Option(min=1, help="Texts written side by side.")] = 256,
+    engines: Annotated[str, typer.Option(help=f"Who takes part. {one_of(ENGINES)}")] = "numba,onnxruntime,torch",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 3,
+    threads: Threads = None,
+    json: JsonFile = None,
+) -> None:
+    """Prompts of 5 to 200 tokens, texts of 1 to 400: what is left of an engine's speed at full lanes."""
+    names = _names(engines, ())
+    for name in names:
+        check_choice("engines", name, ENGINES)
+    work = Workload("generate", cell, layers, hidden, lanes, vocab=vocab)
+    rates: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with err.status("measuring") as status:
+        for place in range(rounds):
+            for name in names:
+                status.update(f"round {place + 1} of {rounds}: {name}")
+                rates[name].append(measure_batch(BatchJob(work, name, rows, lanes, threads or usable_cores())))
+    title = f"{cell} {layers} × {hidden}, V = {vocab}: {rows} prompts in {lanes} lanes"
+    shown = table(title, "engine", *BATCH_COLUMNS)
+    for name, rounds_of in rates.items():
+        median = {key: statistics.median(rate[key] for rate in rounds_of) for key in rounds_of[0]}
+        shown.add_row(name, *batch_cells(median))
+        if json is not None:
+            with json.open("a", encoding="utf-8") as stream:
+                stream.write(
+                    to_json({"suite": "batch", "engine": name, "rows": rows, **work.to_dict(), **median}) + "\n"
+                )
+    out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
 
 
 def _named(name: str, suite: str) -> list[Workload]:

@@ -11,7 +11,7 @@ import typer
 from unrolled.cli import options
 from unrolled.cli.console import print_json
 from unrolled.runtime import GenerationConfig, generate, load
-from unrolled.runtime.generate import start_prompt
+from unrolled.runtime.prompts import start_prompt
 
 
 def generate_text(

@@ -29,7 +29,7 @@ from unrolled.engine.training import TrainingConfig, TrainingResult
 from unrolled.export.trainables import TRAINABLES, make_trainable
 from unrolled.runtime import generate
 from unrolled.runtime.adapters import TokenizedModel
-from unrolled.runtime.generate import start_prompt
+from unrolled.runtime.prompts import start_prompt
 
 DEFAULT_EPOCHS = 10
 

@@ -48,20 +48,27 @@ class StepModel(Stepper, Protocol):
 
 
 class Draws(NamedTuple):
-    """Which tokens an engine that samples by itself is to draw; the rules are those of ``unrolled.runtime.sampling``."""
+    """Which tokens an engine that samples by itself is to draw; the rules are those of ``unrolled.runtime.sampling``.
+
+    ``first_step`` is one value for all rows, or an array (B,); so are the last five for ``DecodingModel.decode``.
+    """
 
     steps: int  # N
-    first_step: int  # which draw of its sequence the first one is
+    first_step: Any  # int64: which draw of its sequence the first one is
     sequences: NDArray[np.int64]  # (B,), the index of each row
-    do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
+    do_sample: Any  # bool
+    temperature: Any  # float
+    top_k: Any  # int
+    top_p: Any  # float
+    seed: Any  # int, 0 … 2⁶⁴ - 1
 
 
 class DecodingModel(StepModel, Protocol):
     """A StepModel with a generation path of its own."""
+
+    def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Logits (B, V) behind the last of tokens (T, B), and the state there."""
+        ...
 
     def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
         """Tokens (N, B) drawn from logits (B, V) on, and logits and state after the last of them.

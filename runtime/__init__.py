@@ -9,7 +9,9 @@ Importing this loads numpy and, with a model, onnxruntime; torch and numba load 
 """
 
 from unrolled.runtime.adapters import ENGINES
-from unrolled.runtime.generate import Generation, GenerationConfig, generate
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.generate import generate
+from unrolled.runtime.rows import Generation
 from unrolled.runtime.session import load
 
 __all__ = ["ENGINES", "Generation", "GenerationConfig", "generate", "load"]

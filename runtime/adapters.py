@@ -51,6 +51,10 @@ class NumbaModel(TokenizedModel):
     def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
         return self._decoder.decode(logits, state, draws)
 
+    def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        check_step(self.config, tokens, state)
+        return self._decoder.read(tokens, state)
+
 
 def _of_checkpoint(engine: str, model: Stepper, checkpoint: Checkpoint) -> StepModel:
     return TokenizedModel(engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)

@@ -88,7 +88,7 @@ class OnnxWriter(OnnxModel):
     ) -> tuple[NDArray[np.int64], NDArray]:
         """As ``unrolled.engine.contract.WritingModel``."""
         check_step(self.config, tokens, state)
-        steps = np.arange(draws.first_step, draws.first_step + draws.steps)[:, None]
+        steps = draws.first_step + np.arange(draws.steps)[:, None]
         inputs = {"tokens": tokens, "lengths": lengths, "state": state}
         if draws.do_sample:
             inputs["uniforms"] = uniforms(draws.seed, draws.sequences, steps)

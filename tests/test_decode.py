@@ -18,7 +18,8 @@ from unrolled.engine.kernels.sampling import NOT_FINITE, exp_float64, uniform
 from unrolled.engine.kernels.sampling import choose as choose_compiled
 from unrolled.engine.model import LanguageModel
 from unrolled.runtime.adapters import make_model
-from unrolled.runtime.generate import GenerationConfig, generate
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.generate import generate
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.sampling import SamplingConfig, choose
 

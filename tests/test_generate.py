@@ -26,8 +26,9 @@ from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTo
 from unrolled.export.formats import export_model
 from unrolled.runtime import Generation, GenerationConfig, generate
 from unrolled.runtime.adapters import make_model
-from unrolled.runtime.generate import prompt_tokens, read_prompts, start_prompt
 from unrolled.runtime.philox import uniforms
+from unrolled.runtime.prompts import prompt_tokens, read_prompts, start_prompt
+from unrolled.runtime.rowwise import RowModel
 
 PROMPTS = ["a", "cafe", "bad", "hi", "deadbeef", "k", "face", "jig"]  # letters a … k; lengths 1 to 8, some twice
 CELLS_AND_LAYERS = [(cell, layers) for cell in models.ALL_CELLS for layers in (1, 2)]
@@ -181,7 +182,7 @@ def test_the_batch_size_changes_nothing(cell: str, layers: int, engine: str) -> 
 
 
 def test_no_batch_is_wider_than_the_batch_size() -> None:
-    model = Recorder(make())
+    model = Recorder(make(engine="onnxruntime"))
     generate(model, PROMPTS, batch_size=3, max_new_tokens=4)
     assert max(B for _, B in model.shapes) == 3
 
@@ -200,7 +201,7 @@ def test_all_engines_write_the_same(cell: str) -> None:
 def test_read_prompts_equals_single_tokens_and_a_single_call(cell: str, layers: int, engine: str) -> None:
     model = make(cell, layers, engine)
     prompts = [model.tokenizer.encode(prompt) for prompt in PROMPTS]
-    logits, state = read_prompts(model, prompts)
+    logits, state = read_prompts(RowModel(model), prompts)
     assert logits.shape == (len(PROMPTS), models.V)
     assert state.shape == model.config.state_shape(len(PROMPTS))
     assert logits.dtype == state.dtype == np.float32
@@ -217,17 +218,18 @@ def test_read_prompts_equals_single_tokens_and_a_single_call(cell: str, layers: 
 
 def test_alarm_a_padded_row_would_be_noticed() -> None:
     model = make("gru")
-    right = read_prompts(model, [model.tokenizer.encode("bad")])
-    padded = read_prompts(model, [model.tokenizer.encode("bada")])
+    right = read_prompts(RowModel(model), [model.tokenizer.encode("bad")])
+    padded = read_prompts(RowModel(model), [model.tokenizer.encode("bada")])
     for got, expected in zip(padded, right, strict=True):
         with pytest.raises(AssertionError, match="difference"):
             assert_close(got, expected, "invariant", np.float32)
 
 
-def test_read_prompts_reads_each_token_once_and_no_padding() -> None:
-    model = Recorder(make())
-    read_prompts(model, [model.tokenizer.encode(prompt) for prompt in PROMPTS])
-    assert sum(T * B for T, B in model.shapes) == sum(map(len, PROMPTS))
+def test_read_prompts_reads_what_prompts_share_once_and_no_padding() -> None:
+    model = Recorder(make(engine="onnxruntime"))
+    read_prompts(RowModel(model), [model.tokenizer.encode(prompt) for prompt in PROMPTS])
+    beginnings = {prompt[:n] for prompt in PROMPTS for n in range(1, len(prompt) + 1)}
+    assert sum(T * B for T, B in model.shapes) == len(beginnings)
     assert model.shapes == [(1, 8), (1, 6), (1, 5), (1, 3), (4, 1)]
 
 
@@ -307,7 +309,7 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on() -> None:
 def test_no_step_is_made_once_all_rows_are_over() -> None:
     model = Recorder(Script(LETTERS, {"a": ["b", EOS]}))
     generate(model, ["a", "a"], max_new_tokens=50)
-    assert model.shapes == [(1, 2), (1, 2)]
+    assert model.shapes == [(1, 1), (1, 2)]  # one prompt for both, read once
 
 
 def test_a_stop_text_across_tokens_is_trimmed() -> None:

@@ -21,7 +21,7 @@ from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
 from unrolled.export.formats import export_model
 from unrolled.runtime import generate, load
-from unrolled.runtime.generate import prompt_tokens
+from unrolled.runtime.prompts import prompt_tokens
 
 FOLDER = hosts.HOSTS / "cpp"
 COMPILER = shutil.which("g++")

@@ -23,7 +23,7 @@ from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTo
 from unrolled.export import web
 from unrolled.export.formats import export_model
 from unrolled.runtime import generate, load
-from unrolled.runtime.generate import prompt_tokens
+from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.web_server import WebServer
 
 TEXT = 'The quick brown fox (a "vixen") jumps: over the lazy dog, isn\'t it?\n\tPack my box, 12 × 😀 — naïve 𝔘!\n'

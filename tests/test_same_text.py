@@ -16,8 +16,9 @@ from unrolled.export.formats import SINGLE_FILES as FORMATS
 from unrolled.export.formats import export_model
 from unrolled.runtime import generate, load
 from unrolled.runtime.adapters import make_model
-from unrolled.runtime.generate import Generation, GenerationConfig
+from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.philox import uniforms
+from unrolled.runtime.rows import Generation
 
 TOKENS, PROMPTS = 500, 8
 BORDER = 1e-6  # a draw may differ where the uniform is this near to a border of the distribution

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.params import initial_params
-from unrolled.runtime.generate import GenerationConfig
+from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.sampling import FILTERS, SamplingConfig, choose, draw, keep_top_k, keep_top_p
 

@@ -69,14 +69,33 @@ def _rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory: NDArra
     add_product(factor, at, stride, 1, panels, y.reshape(-1), 0, width, R, width)
 
 
+@compiled
+def _move(
+    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, panels_n: NDArray, b_ih: NDArray, b_hh: NDArray,
+    places: NDArray, each: NDArray, hs: NDArray, cs: NDArray, now: int, xg: NDArray, gates: NDArray, memory: NDArray,
+    back: bool,
+) -> None:  # fmt: skip
+    """One step of all layers: states hs[now], cs[now] (L, R, H) to those of 1 - now; row r read the token places[r]."""
+    for layer in range(hs.shape[1]):
+        if layer > 0:
+            _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
+        _step(
+            kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer], cs[now, layer],
+            hs[1 - now, layer], cs[1 - now, layer], gates, panels_hh[layer], panels_n[layer], b_hh[layer], memory, back,
+        )  # fmt: skip
+
+
 @compiled_parallel
 def _decode(
     kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, panels_n: NDArray, b_ih: NDArray,
-    b_hh: NDArray, panels_out: NDArray, b_out: NDArray, logits: NDArray, state: NDArray, do_sample: bool,
-    temperature: float, top_k: int, top_p: float, seed: int, sequences: NDArray, first_step: int, tokens: NDArray,
-    parts: int,
+    b_hh: NDArray, panels_out: NDArray, b_out: NDArray, logits: NDArray, state: NDArray, first_step: NDArray,
+    sequences: NDArray, do_sample: NDArray, temperature: NDArray, top_k: NDArray, top_p: NDArray, seed: NDArray,
+    tokens: NDArray, reading: bool, parts: int,
 ) -> None:  # fmt: skip
-    """``logits`` (B, width) and ``state`` (S, L, B, H) move on by the N steps of ``tokens`` (N, B)."""
+    """``logits`` (B, width) and ``state`` (S, L, B, H) move on by the N steps of ``tokens`` (N, B).
+
+    They are drawn, by settings (B,) a row, or, where ``reading``, given; then only the last step's logits are made.
+    """
     N, B = tokens.shape
     S, L, _, H = state.shape
     G, V = table.shape[1], b_out.shape[0]
@@ -98,22 +117,22 @@ def _decode(
             now = 0
             for n in range(N):
                 for r in range(R):
-                    u = 0.0
-                    if do_sample:
-                        u = uniform(seed, sequences[b0 + r], np.uint64(first_step + n))
-                    token = choose(some[r, :V], do_sample, temperature, top_k, top_p, u, scores, weights)
-                    tokens[n, b0 + r] = token
-                    places[r] = max(token, 0)
-                for layer in range(L):
-                    if layer > 0:
-                        _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
-                    _step(
-                        kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer], cs[now, layer],
-                        hs[1 - now, layer], cs[1 - now, layer], gates, panels_hh[layer], panels_n[layer], b_hh[layer],
-                        memory, n % 2 == 1,
-                    )  # fmt: skip
-                _rows(hs[1 - now, L - 1], panels_out, b_out, some, memory)
+                    b = b0 + r
+                    if not reading:
+                        u = 0.0
+                        if do_sample[b]:
+                            u = uniform(seed[b], sequences[b], first_step[b] + np.uint64(n))
+                        tokens[n, b] = choose(
+                            some[r, :V], do_sample[b], temperature[b], top_k[b], top_p[b], u, scores, weights
+                        )  # fmt: skip
+                    places[r] = max(tokens[n, b], 0)
+                _move(
+                    kind, table, panels_ih, panels_hh, panels_n, b_ih, b_hh, places, each, hs, cs, now, xg, gates, memory,
+                    n % 2 == 1,
+                )  # fmt: skip
                 now = 1 - now
+                if not reading or n == N - 1:
+                    _rows(hs[now, L - 1], panels_out, b_out, some, memory)
             if S > 1:
                 state[1, :, b0 : b0 + R] = cs[now]
             state[0, :, b0 : b0 + R] = hs[now]
@@ -168,16 +187,37 @@ class Decoder:
         (B, V), N = logits.shape, draws.steps
         padded = np.zeros((B, _padded(V, logits.dtype)), logits.dtype)
         padded[:, :V] = logits
-        moved, tokens = state.copy(), np.empty((N, B), np.int64)
-        _decode(
-            *self._weights, padded, moved, draws.do_sample, draws.temperature, draws.top_k, draws.top_p,
-            np.uint64(draws.seed), draws.sequences.astype(np.uint64), draws.first_step, tokens, min(get_num_threads(), B),
-        )  # fmt: skip
+        tokens = np.empty((N, B), np.int64)
+        moved = self._run(padded, state, draws, tokens, reading=False)
         if (bad := (tokens == NOT_FINITE).any(axis=0)).any():
             raise ModelFileError(
                 f"row {int(bad.argmax())}: the model's logits are not finite; its weights are damaged"
             )  # fmt: skip
         return tokens, padded[:, :V], moved
+
+    def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Logits (B, V) behind the last of tokens (T, B), and the state there."""
+        V = self.config.vocab_size
+        padded = np.empty((tokens.shape[1], _padded(V, state.dtype)), state.dtype)
+        moved = self._run(padded, state, _NO_DRAWS, tokens, reading=True)
+        return padded[:, :V], moved
+
+    def _run(
+        self, padded: NDArray, state: NDArray, draws: Draws, tokens: NDArray[np.int64], reading: bool
+    ) -> NDArray:  # fmt: skip
+        """The state that ``state`` moves to; ``padded`` and, unless they are read, ``tokens`` are written."""
+        B, moved = len(padded), state.copy()
+        settings: list[NDArray] = [
+            np.array(np.broadcast_to(values, B), dtype)
+            for values, dtype in zip(draws[1:], _SETTINGS, strict=True)
+        ]  # fmt: skip
+        _decode(*self._weights, padded, moved, *settings, tokens, reading, min(get_num_threads(), B))
+        return moved
+
+
+# of what Draws holds from its second field on
+_SETTINGS = (np.uint64, np.uint64, np.bool_, np.float64, np.int64, np.float64, np.uint64)
+_NO_DRAWS = Draws(0, 0, np.zeros(1, np.int64), False, 1.0, 0, 1.0, 0)
 
 
 def _stack(arrays: list[NDArray]) -> NDArray:

@@ -1,0 +1,322 @@
+"""Many texts at once: rows of any lengths stand side by side in lanes, and where one is over the next takes its lane."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.contract import DecodingModel, Draws, StepModel, WritingModel, pad_prompts, zero_state
+from unrolled.runtime.philox import uniforms
+from unrolled.runtime.prompts import read_prompts
+from unrolled.runtime.rows import Generation, Request, Row
+from unrolled.runtime.rowwise import RowModel
+from unrolled.runtime.sampling import SamplingConfig, check_whole, choose
+
+CHUNK = 16  # tokens that a model draws by itself before its rows are looked at, while others wait for a lane
+LAST_CHUNK = 128  # when none waits: a row that is over costs nobody a lane then
+AHEAD = 16  # rows a lane that may be begun before the oldest one is over; they wait for it to be given back in order
+
+
+class Lanes(Protocol):
+    """Rows that are written side by side."""
+
+    rows: list[Row]
+
+    def advance(self, chunk: int) -> None:
+        """Write 1 … ``chunk`` tokens more in every row."""
+        ...
+
+    def replace(self, going: NDArray[np.bool_], rows: list[Row], read: Any) -> None:
+        """Keep the rows that go on, and put new ones beside them; ``read`` is what their prompts were read to."""
+        ...
+
+
+def _replace(kept: NDArray, going: NDArray[np.bool_], new: NDArray, axis: int) -> NDArray:
+    """The lanes of ``kept`` along ``axis`` that go on, with ``new`` ones; the same order as ``_replace_rows``."""
+    free, n = np.flatnonzero(~going), new.shape[axis]
+    front: tuple[Any, ...] = (slice(None),) * axis
+    if n == len(free):  # as many as were over: in their places, nothing else moves
+        kept[(*front, free)] = new
+        return kept
+    return np.ascontiguousarray(np.concatenate([kept[(*front, going)], new], axis=axis))
+
+
+def _replace_rows(kept: list[Row], going: NDArray[np.bool_], new: list[Row]) -> list[Row]:
+    if len(new) == len(kept) - int(going.sum()):
+        waiting = iter(new)
+        return [row if goes else next(waiting) for row, goes in zip(kept, going, strict=True)]
+    return [*itertools.compress(kept, going), *new]
+
+
+class _Rules:
+    """By which rules the tokens of rows are chosen, and which rows share them."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.each = [row.rules for row in rows]
+        self.first = self.each[0]
+        self.one = all(rules is self.first for rules in self.each)  # equal ones are one object
+
+    def groups(self) -> Iterator[tuple[SamplingConfig, NDArray[np.intp]]]:
+        """Each of the different rules with its rows."""
+        places: dict[int, list[int]] = {}
+        for place, rules in enumerate(self.each):
+            places.setdefault(id(rules), []).append(place)
+        for some in places.values():
+            yield self.each[some[0]], np.array(some)
+
+    def column(self, name: str) -> Any:
+        """One setting: a value where all rows share it, else an array (B,)."""
+        return getattr(self.first, name) if self.one else np.array([getattr(rules, name) for rules in self.each])
+
+
+def _indices(rows: list[Row]) -> NDArray[np.int64]:
+    return np.array([row.request.index for row in rows], np.int64)
+
+
+def _written(rows: list[Row]) -> NDArray[np.int64]:
+    """How many tokens each row has: which of its draws is the next."""
+    return np.array([len(row.tokens) for row in rows], np.int64)
+
+
+DRAWN = ("do_sample", "temperature", "top_k", "top_p", "seed")  # settings that go into Draws
+
+
+class StepLanes:
+    """Tokens are drawn here, one a row at a time, and the model makes a step."""
+
+    BLOCK = 16  # steps whose uniforms are made at once, and whose tokens are handed to the rows at once
+
+    def __init__(self, model: RowModel, eos: int | None) -> None:
+        self.model, self._eos = model, -1 if eos is None else eos
+        self.rows: list[Row] = []
+        config = model.config
+        self._logits = np.empty((0, config.vocab_size), np.float32)
+        self._state = np.empty(config.state_shape(0), np.float32)
+        self._u = np.empty((self.BLOCK, 0))
+        self._drawn = np.empty((self.BLOCK, 0), np.int64)
+        self._phase = 0  # steps of this block that are over
+        self._since = np.empty(0, np.int64)  # the step of the block from which on a row's tokens are not handed to it
+        self._left = np.empty(0, np.int64)  # the most tokens still to come
+        self._tokens: NDArray[np.int64] | None = None  # drawn, but not read yet
+
+    def replace(self, going: NDArray[np.bool_], rows: list[Row], read: Any) -> None:
+        if len(rows) < len(going) - int(going.sum()):  # those that are over do not see another step
+            self._replace(going, [], (self._logits[:0], self._state[:, :, :0]))
+            going = np.ones(len(self.rows), bool)
+        self._step()
+        if rows:
+            self._replace(going, rows, read)
+        if self.rows:
+            self._rules = _Rules(self.rows)
+            self._looking = np.array([row.looks for row in self.rows])
+
+    def _replace(self, going: NDArray[np.bool_], rows: list[Row], read: tuple[NDArray, NDArray]) -> None:
+        n, u = len(rows), np.zeros((self.BLOCK, len(rows)))
+        if rows:
+            u[self._phase :] = self._uniforms(rows, self.BLOCK - self._phase)
+        self._u = _replace(self._u, going, u, 1)
+        self._logits = _replace(self._logits, going, read[0], 0)
+        self._state = _replace(self._state, going, read[1], 2)
+        self._drawn = _replace(self._drawn, going, np.empty((self.BLOCK, n), np.int64), 1)
+        self._since = _replace(self._since, going, np.full(n, self._phase), 0)
+        self._left = _replace(self._left, going, np.array([row.left for row in rows], np.int64), 0)
+        if self._tokens is not None:
+            self._tokens = _replace(self._tokens, going, np.zeros(n, np.int64), 0)
+        self.rows = _replace_rows(self.rows, going, rows)
+
+    def _step(self) -> None:
+        """What was drawn last is read."""
+        if self._tokens is not None and self.rows:
+            self._logits, self._state = self.model.step(self._tokens, self._state)
+        self._tokens = None
+
+    def _uniforms(self, rows: list[Row], steps: int) -> NDArray[np.float64]:
+        """Of the next steps of these rows, (steps, n)."""
+        u = np.zeros((steps, len(rows)))
+        indices, written = _indices(rows), _written(rows)
+        for rules, some in _Rules(rows).groups():
+            if rules.do_sample:
+                u[:, some] = uniforms(rules.seed, indices[some], written[some] + np.arange(steps)[:, None])
+        return u
+
+    def _choose(self) -> NDArray[np.int64]:
+        u = self._u[self._phase]
+        if self._rules.one:
+            return choose(self._logits, self._rules.first, u)
+        tokens = np.empty(len(self.rows), np.int64)
+        for rules, some in self._rules.groups():
+            tokens[some] = choose(self._logits[some], rules, u[some])
+        return tokens
+
+    def advance(self, chunk: int) -> None:
+        self._step()
+        if self._phase == self.BLOCK:
+            self._u = self._uniforms(self.rows, self.BLOCK)
+            self._phase = 0
+            self._since[:] = 0
+        tokens = self._choose()
+        self._drawn[self._phase] = tokens
+        self._phase += 1
+        self._left -= 1
+        told = (tokens == self._eos) | (self._left == 0) | self._looking
+        told |= self._phase == self.BLOCK
+        for b in np.flatnonzero(told):
+            self.rows[b].extend(self._drawn[self._since[b] : self._phase, b].tolist())
+        self._since[told] = self._phase
+        self._tokens = tokens
+
+
+class DecodeLanes:
+    """The model draws and steps, many tokens at a time."""
+
+    def __init__(self, model: DecodingModel) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+        self._logits = np.empty((0, model.config.vocab_size), np.float32)
+        self._state = np.empty(model.config.state_shape(0), np.float32)
+
+    def replace(self, going: NDArray[np.bool_], rows: list[Row], read: Any) -> None:
+        logits, state = read if rows else (self._logits[:0], self._state[:, :, :0])
+        self.rows = _replace_rows(self.rows, going, rows)
+        self._logits = _replace(self._logits, going, logits, 0)
+        self._state = _replace(self._state, going, state, 2)
+        if self.rows:
+            rules = _Rules(self.rows)
+            self._columns = [rules.column(name) for name in DRAWN]
+            self._indices = _indices(self.rows)
+
+    def advance(self, chunk: int) -> None:
+        steps = min(chunk, max(row.left for row in self.rows))
+        draws = Draws(steps, _written(self.rows), self._indices, *self._columns)
+        tokens, self._logits, self._state = self.model.decode(self._logits, self._state, draws)
+        for row, written in zip(self.rows, tokens.T.tolist(), strict=True):
+            row.extend(written)
+
+
+class WholeLanes:
+    """The model reads prompts, draws and steps. What is read next stands in front of each row: its prompt, later a token."""
+
+    def __init__(self, model: WritingModel) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+        self._next: list[NDArray[np.int64]] = []
+        self._state = np.empty(model.config.state_shape(0), np.float32)
+
+    def replace(self, going: NDArray[np.bool_], rows: list[Row], read: Any) -> None:
+        n = len(rows)
+        state = zero_state(self.model.config, n) if n else self._state[:, :, :0]
+        nexts = dict(zip(map(id, self.rows), self._next, strict=True))
+        self.rows = _replace_rows(self.rows, going, rows)
+        self._next = [nexts.get(id(row), row.request.tokens) for row in self.rows]
+        self._state = _replace(self._state, going, state, 2)
+
+    def advance(self, chunk: int) -> None:
+        steps = min(chunk, max(row.left for row in self.rows))
+        for rules, some in _Rules(self.rows).groups():
+            # rows that read a prompt apart from those that go on: nothing is padded for those
+            reading = np.array([not self.rows[b].tokens for b in some])
+            for part in (some[reading], some[~reading]):
+                if len(part):
+                    self._write(part, rules, steps)
+
+    def _write(self, part: NDArray[np.intp], rules: SamplingConfig, steps: int) -> None:
+        rows = [self.rows[b] for b in part]
+        draws = Draws(steps, _written(rows), _indices(rows), *(getattr(rules, name) for name in DRAWN))
+        tokens, lengths = pad_prompts([self._next[b] for b in part])
+        written, moved = self.model.write(tokens, lengths, np.ascontiguousarray(self._state[:, :, part]), draws)
+        self._state[:, :, part] = moved
+        for b, row, column in zip(part, rows, written.T, strict=True):
+            self._next[b] = column[-1:]  # written, but not read yet
+            row.extend(column.tolist())
+
+
+class Writer:
+    """Rows asked for one after the other, written in lanes, given back in order.
+
+    Args:
+        model: any StepModel.
+        requests: read as lanes become free, a bounded number ahead of what is given back.
+        lanes: the most rows that are written side by side; does not change what they say.
+    """
+
+    def __init__(self, model: StepModel, requests: Iterable[Request], lanes: int) -> None:
+        check_whole("lanes", lanes, 1)
+        self._model, self._lanes_most = model, lanes
+        self._requests: Iterator[Request] | None = iter(requests)
+        self._rows_model = RowModel(model)
+        whole: Any = model
+        self._reads = not hasattr(model, "write")
+        if not self._reads:
+            self._lanes: Lanes = WholeLanes(whole)
+        elif hasattr(model, "decode"):
+            self._lanes = DecodeLanes(whole)
+        else:
+            self._lanes = StepLanes(self._rows_model, model.tokenizer.eos_id)
+        self._ready: list[Row] = []  # read, and waiting for a lane
+        self._read: Any = None  # their logits (n, V) and states (S, L, n, H)
+        self._begun: deque[Row] = deque()  # in order, until they are given back
+
+    def _ask(self) -> None:
+        """Read the prompts of as many rows as there are lanes."""
+        room = min(self._lanes_most, self._lanes_most * AHEAD - len(self._begun))
+        if self._requests is None or room <= 0:
+            return
+        asked = list(itertools.islice(self._requests, room))
+        if len(asked) < room:
+            self._requests = None
+        self._ready = [Row(self._model.tokenizer, request) for request in asked]
+        self._begun.extend(self._ready)
+        if self._reads and self._ready:
+            self._read = read_prompts(self._rows_model, [request.tokens for request in asked])
+
+    def advance(self) -> bool:
+        """Write some tokens more; False: all rows are over."""
+        going = np.array([row.reason is None for row in self._lanes.rows], bool)
+        free = self._lanes_most - int(going.sum())
+        if free and not self._ready:
+            self._ask()
+        new = self._ready[:free]
+        if new or not going.all():
+            n, read = len(new), None
+            if self._reads and new:
+                logits, state = self._read
+                read, self._read = (logits[:n], state[:, :, :n]), (logits[n:], state[:, :, n:])
+            self._ready = self._ready[n:]
+            self._lanes.replace(going, new, read)
+        if not self._lanes.rows:
+            return False
+        waiting = self._ready or self._requests is not None
+        self._lanes.advance(CHUNK if waiting else LAST_CHUNK)
+        return True
+
+    def results(self) -> Iterator[Generation]:
+        """What is over, in the order of the requests."""
+        while self._begun and self._begun[0].reason is not None:
+            yield self._begun.popleft().result()
+
+
+def write_rows(model: StepModel, requests: Iterable[Request], lanes: int = 256) -> Iterator[Generation]:
+    """Write texts, many at a time.
+
+    A row depends on its request alone: not on its neighbours, the number of lanes, or when its lane became free.
+
+    Args:
+        model: any StepModel.
+        requests: any number; read as lanes become free, and a bounded number of them held.
+        lanes: the most rows side by side.
+
+    Yields:
+        The generations in the order of the requests.
+
+    Raises:
+        ModelFileError: the model's logits are not finite.
+    """
+    writer = Writer(model, requests, lanes)
+    while writer.advance():
+        yield from writer.results()
+    yield from writer.results()

@@ -1,0 +1,89 @@
+"""Prompts: their tokens, and reading many of them at once, what they share only once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.contract import zero_state
+from unrolled.engine.errors import UnknownTokenError
+from unrolled.engine.text import SPECIALS, Tokenizer
+from unrolled.runtime.rowwise import RowModel
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
+    """Ids (n,) of a prompt, n ≥ 1, behind <bos> where the vocabulary has it.
+
+    Raises:
+        UnknownTokenError: the prompt holds what the vocabulary has not, or nothing.
+    """
+    ids = tokenizer.encode(prompt)
+    if tokenizer.bos_id is not None:
+        return np.concatenate([[tokenizer.bos_id], ids]).astype(np.int64)
+    if len(ids) == 0:
+        raise UnknownTokenError(
+            f"prompt: {prompt!r} has no token to start from, and this model has no <bos>; "
+            f"begin with some text, for instance {start_prompt(tokenizer)!r}"
+        )
+    return ids
+
+
+def start_prompt(tokenizer: Tokenizer) -> str:
+    """What begins a text when nobody said: nothing behind a <bos>, else a line end, else the most usual token."""
+    if tokenizer.bos_id is not None:
+        return ""
+    if "\n" in tokenizer.vocabulary:
+        return "\n"
+    return next((token for token in tokenizer.vocabulary if token not in SPECIALS), "")
+
+
+def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+    """How many tokens two prompts begin with in common."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
+
+
+def read_prompts(
+    model: RowModel, prompts: Sequence[NDArray[np.int64]], state: NDArray | None = None
+) -> tuple[NDArray, NDArray]:
+    """Read prompts of different lengths: logits (B, V) behind the last token of each, and states (S, L, B, H).
+
+    In the order of the alphabet, prompts that begin alike are neighbours. Between two places where one of them ends or
+    leaves its neighbour, one row is read for all that are alike so far; no row sees padding.
+
+    Args:
+        state: (S, L, B, H) where each prompt begins; then nothing is shared. Zeros if left out.
+    """
+    B = len(prompts)
+    order = sorted(range(B), key=lambda row: prompts[row].tolist())
+    lengths = np.array([len(prompts[row]) for row in order])
+    # what each has in common with the one before it; the first with none
+    common = np.zeros(B, np.int64)
+    if state is None:
+        common[1:] = [_shared(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]
+        states = zero_state(model.config, B)
+    else:
+        states = np.ascontiguousarray(state[:, :, order])
+    tokens = np.zeros((lengths.max(), B), np.int64)
+    for column, row in enumerate(order):
+        tokens[: lengths[column], column] = prompts[row]
+    logits = np.empty((B, model.config.vocab_size), np.float32)
+    begin = 0
+    for end in np.union1d(lengths, common[common > 0]):
+        going = np.flatnonzero(lengths >= end)
+        # a branch begins where less is in common with the row before, over those between that have ended, than is read
+        leads = np.minimum.reduceat(common[: going[-1] + 1], np.append(0, going[:-1] + 1)) < end
+        leads[0] = True
+        first = going[leads]
+        read, moved = model.read(
+            np.ascontiguousarray(tokens[begin:end, first]), np.ascontiguousarray(states[:, :, first])
+        )
+        branch = np.cumsum(leads) - 1
+        logits[going], states[:, :, going] = read[branch], moved[:, :, branch]
+        begin = end
+    back = np.argsort(order)
+    return logits[back], np.ascontiguousarray(states[:, :, back])

@@ -1,0 +1,114 @@
+"""A text as it is asked for, as it grows, and as it is given back."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.text import Tokenizer
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.sampling import SamplingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A text to write.
+
+    Args:
+        prompt: what it is written behind.
+        tokens: (n,) int64, the prompt encoded (``prompt_tokens``).
+        index: of the row, not negative: with ``config.seed`` it fixes the draws.
+        config: settings, of this row alone.
+    """
+
+    prompt: str
+    tokens: NDArray[np.int64]
+    index: int
+    config: GenerationConfig
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One text: what was written behind ``prompt``, and why it ended: "eos", "stop" or "length"."""
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]  # as drawn, <eos> and the tokens of a stop text included
+    finish_reason: str
+    index: int  # of the row: prompt index · num_return_sequences + which of them
+
+
+_RULES = tuple(field.name for field in fields(SamplingConfig))
+
+
+@lru_cache(maxsize=1024)
+def _one_object(values: tuple[Any, ...]) -> SamplingConfig:
+    return SamplingConfig(**dict(zip(_RULES, values, strict=True)))
+
+
+@lru_cache(maxsize=4096)
+def _rules(config: GenerationConfig) -> SamplingConfig:
+    """How tokens are chosen, without how many and until when; the same object for equal rules."""
+    return _one_object(tuple(getattr(config, name) for name in _RULES))
+
+
+class Row:
+    """A text as it grows, and whether it is over."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
+        self.tokenizer, self.request, self.config = tokenizer, request, request.config
+        self.rules = _rules(request.config)
+        self.tokens: list[int] = []
+        self.reason: str | None = None
+        # how many tokens a stop text can reach over: each but <bos> adds a character, and words a space before them
+        self._window = max(map(len, self.config.stop), default=-1) + 1
+        self._tail: deque[int] = deque(maxlen=self._window)
+
+    @property
+    def looks(self) -> bool:
+        """Whether every token must be looked at as it comes: only its text says whether the row is over."""
+        return self._window > 0
+
+    @property
+    def left(self) -> int:
+        """The most tokens still to come."""
+        return self.config.max_new_tokens - len(self.tokens)
+
+    def extend(self, tokens: list[int]) -> None:
+        """Add tokens up to the one that ends the text."""
+        if not self.looks:  # nothing to look for but <eos>: no walk over the tokens
+            left, eos = self.left, self.tokenizer.eos_id
+            end = tokens.index(eos) + 1 if eos in tokens else len(tokens) + 1
+            self.tokens += tokens[: min(end, left)]
+            self.reason = "eos" if end <= left and end <= len(tokens) else "length" if left <= len(tokens) else None
+            return
+        for token in tokens:
+            self._add(token)
+            if self.reason is not None:
+                return
+
+    def _add(self, token: int) -> None:
+        self.tokens.append(token)
+        if token != self.tokenizer.bos_id:
+            self._tail.append(token)
+        if token == self.tokenizer.eos_id:
+            self.reason = "eos"
+        elif any(stop in self.tokenizer.decode(self._tail) for stop in self.config.stop):
+            self.reason = "stop"
+        elif self.left == 0:
+            self.reason = "length"
+
+    def text(self) -> str:
+        text = self.tokenizer.decode(self.tokens)
+        cuts = [text.index(stop) for stop in self.config.stop if stop in text]
+        return text[: min(cuts)] if cuts else text
+
+    def result(self) -> Generation:
+        return Generation(
+            self.request.prompt, self.text(), tuple(self.tokens), self.reason or "length", self.request.index
+        )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Steps whose rows do not see each other: the same bits for a row whatever stands beside it, and however many.
+
+Products of different sizes take different ways through a library, which round differently; a text would then depend on
+its neighbours. What each engine needs against that was measured row by row, and tests hold it:
+
+- numba makes every row alike.
+- onnxruntime too, but for a product of one row, which its RNN operator makes another way.
+- torch makes rows alike in batches of a multiple of four, one step at a time; its sequences round differently, and so
+  do products of less than twelve columns, whose rows are made one by one. Its library promises none of it.
+- NumPy's BLAS makes rows alike among eight, and not among more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.contract import StepModel
+
+READ_VALUES = 1 << 22  # logits that one call may make where only the last are wanted: 16 MB
+
+OneStep = Callable[[NDArray[np.int64], NDArray], tuple[NDArray, NDArray]]
+Read = Callable[[NDArray[np.int64], NDArray], tuple[NDArray, NDArray]]
+
+
+def _padded(model: StepModel, multiple: int) -> OneStep:
+    """One step, the batch filled up to a multiple by rows that are thrown away."""
+
+    def step(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        B = len(tokens)
+        if not (more := -B % multiple):
+            logits, moved = model.step(tokens[None], state)
+            return logits[0], moved
+        filled = np.pad(state, ((0, 0), (0, 0), (0, more), (0, 0)))
+        logits, moved = model.step(np.pad(tokens, (0, more))[None], filled)
+        return logits[0, :B], np.ascontiguousarray(moved[:, :, :B])
+
+    return step
+
+
+def _blocks(model: StepModel, size: int) -> OneStep:
+    """One step, rows in blocks of one size, the last one filled up."""
+    one = _padded(model, size)
+
+    def step(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        logits = np.empty((len(tokens), model.config.vocab_size), np.float32)
+        moved = np.empty_like(state)
+        for b in range(0, len(tokens), size):
+            some = slice(b, b + size)
+            logits[some], moved[:, :, some] = one(tokens[some], np.ascontiguousarray(state[:, :, some]))
+        return logits, moved
+
+    return step
+
+
+def _one_by_one(step: OneStep) -> Read:
+    def read(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        logits = np.empty(0, np.float32)
+        for now in tokens:
+            logits, state = step(now, state)
+        return logits, state
+
+    return read
+
+
+def _sequences(model: StepModel, least: int) -> Read:
+    """Read many steps in a call, ``least`` rows at least, as many as ``READ_VALUES`` allows."""
+
+    def read(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        T, B = tokens.shape
+        if more := max(least - B, 0):
+            tokens = np.pad(tokens, ((0, 0), (0, more)))
+            state = np.pad(state, ((0, 0), (0, 0), (0, more), (0, 0)))
+        logits = np.empty(0, np.float32)
+        chunk = max(READ_VALUES // (tokens.shape[1] * model.config.vocab_size), 1)
+        for begin in range(0, T, chunk):
+            logits, state = model.step(np.ascontiguousarray(tokens[begin : begin + chunk]), state)
+        return logits[-1, :B], np.ascontiguousarray(state[:, :, :B])
+
+    return read
+
+
+def _whole(model: StepModel, least: int = 1) -> tuple[OneStep, Read]:
+    read = _sequences(model, least)
+    return lambda tokens, state: read(tokens[None], state), read
+
+
+def _onnxruntime(model: StepModel) -> tuple[OneStep, Read]:
+    return _whole(model, 2 if model.config.cell.startswith("rnn") else 1)
+
+
+def _torch(model: StepModel) -> tuple[OneStep, Read]:
+    step = _padded(model, 4) if min(model.config.vocab_size, model.config.hidden_size) >= 12 else _blocks(model, 1)
+    return step, _one_by_one(step)
+
+
+def _numpy(model: StepModel) -> tuple[OneStep, Read]:
+    step = _blocks(model, 8)
+    return step, _one_by_one(step)
+
+
+def _numba(model: Any) -> tuple[OneStep, Read]:
+    return lambda tokens, state: model.read(tokens[None], state), model.read
+
+
+_ENGINES: dict[str, Callable[[Any], tuple[OneStep, Read]]] = {
+    "numpy": _numpy,
+    "numba": _numba,
+    "numba-bf16": _numba,
+    "torch": _torch,
+    "torchscript": _torch,
+    "onnxruntime": _onnxruntime,
+}
+
+
+class RowModel:
+    """A model whose rows do not see each other, as far as its engine is known.
+
+    Attributes:
+        step: tokens (B,), state (S, L, B, H) -> logits (B, V), state.
+        read: tokens (T, B), state -> logits (B, V) behind the last of them, state.
+    """
+
+    def __init__(self, model: StepModel) -> None:
+        self.config = model.config
+        self.step, self.read = _ENGINES.get(model.engine, _whole)(model)
