@@ -24,6 +24,18 @@ class UnknownTokenError(UnrolledError):
     """Text holds a character or word that the vocabulary has not."""
 
 
+class NothingLeftError(UnrolledError):
+    """Settings ban every token that could come next in some ``rows``; the others can be chosen without these."""
+
+    def __init__(self, settings: tuple[str, ...], rows: tuple[int, ...]) -> None:
+        super().__init__(settings, rows)  # as arguments, so that the error survives a process border
+        self.settings, self.rows = settings, rows
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.rows[:8])) + (" …" if len(self.rows) > 8 else "")
+        return f"{', '.join(self.settings)}: no token is left to come next in row {shown}; allow more"
+
+
 class ShapeError(UnrolledError):
     """An array has the wrong shape or dtype at a public boundary."""
 

@@ -1,38 +1,57 @@
 """The sampling rules: from logits and a uniform to a token, one definition for every engine and host.
 
-Everything is in float64. Scores are the logits over the temperature. Filters then take tokens out, in the order of
-``FILTERS``; ties are broken in favour of the lower index. A draw walks the tokens that are left in the order of their
-index and takes the first whose cumulative probability exceeds u (the inverse of the distribution function). Greedy is the
-lowest index among the largest logits. Names follow Hugging Face's ``generate``; its top-k keeps ties, this one does not.
+Everything is in float64. Processors, and for a draw filters (``unrolled.runtime.filters``), change the scores or take tokens
+out. A draw walks the tokens that are left in the order of their index and takes the first whose cumulative probability
+exceeds u (the inverse of the distribution function). Greedy is the lowest index among the largest scores. Names follow
+Hugging Face's ``generate``; its top-k keeps ties, this one does not.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
+from unrolled.engine.text import Tokenizer, tokenizer_from_dict
+from unrolled.runtime.filters import FILTERS, PROCESSORS, History, Scores, weights
 
 MIN_TEMPERATURE = 1e-6  # greedy in all but name; far below, logits over temperature overflow
 
-Scores = NDArray[np.float64]  # (B, V); -inf: out
+Text = str | tuple[int, ...]  # a text, or its ids
+PLAIN = ("do_sample", "temperature", "top_k", "top_p", "seed")  # what every engine, file and host can do by itself
+NO_HISTORY = History((), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How a token is chosen.
 
+    Texts are texts, or the ids that ``resolved`` makes of them; a text that stands in the vocabulary as one token, such as
+    "<eos>", is that token.
+
     Args:
-        do_sample: draw; False: greedy, whatever the rest says.
+        do_sample: draw; False: greedy, whatever temperature, top_k, top_p, min_p and typical_p say.
         temperature: divides the logits; at least 1e-6. Below 1 favours the probable more, above 1 less.
         top_k: keep the k most probable tokens; 0: all.
         top_p: keep the fewest most probable tokens whose probabilities sum to at least this; 1: all.
         seed: 0 … 2⁶⁴ - 1; with a row's index and step it fixes the draw.
+        min_p: keep the tokens that have at least this share of the most probable one's probability; 0: all.
+        typical_p: keep the fewest tokens that sum to at least this, the least surprising or dull first; 1: all.
+        repetition_penalty: tokens that stand in the prompt or behind it become less probable above 1, more below; 1: off.
+        no_repeat_ngram_size: no sequence of so many tokens stands there twice; 0: off.
+        bad_words: texts that are not written.
+        suppress_tokens: tokens of the vocabulary that are not written.
+        sequence_bias: texts with what is added to the score of their last token behind the others; a mapping or pairs.
+        min_new_tokens: no <eos> before so many tokens; no effect on a vocabulary without it.
+        forced_prefix: what every text begins with; wins over everything that bans.
+        eos_token_id: of <eos>; ``resolved`` fills it in.
     """
 
     do_sample: bool = True
@@ -40,6 +59,16 @@ class SamplingConfig:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words: tuple[Text, ...] = ()
+    suppress_tokens: tuple[str | int, ...] = ()
+    sequence_bias: tuple[tuple[Text, float], ...] | Mapping[str, float] = ()
+    min_new_tokens: int = 0
+    forced_prefix: Text = ""
+    eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.do_sample, bool):
@@ -50,13 +79,101 @@ class SamplingConfig:
                 "for always the most probable token say greedy (do_sample false)"
             )
         check_whole("top_k", self.top_k, 0)
-        if not _is_number(self.top_p) or not 0 <= self.top_p <= 1:
-            raise ConfigError(f"top_p: got {self.top_p!r}, needs a number from 0 to 1, where 1 keeps all tokens")
+        check_share("top_p", self.top_p, "1 keeps all tokens")
         check_whole("seed", self.seed, 0, 2**64 - 1)
+        check_share("min_p", self.min_p, "0 keeps all tokens")
+        check_share("typical_p", self.typical_p, "1 keeps all tokens")
+        if not _is_number(self.repetition_penalty) or not 0 < self.repetition_penalty < math.inf:
+            raise ConfigError(f"repetition_penalty: got {self.repetition_penalty!r}, needs a number above 0; 1 is off")
+        check_whole("no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
+        check_whole("min_new_tokens", self.min_new_tokens, 0)
+        if self.eos_token_id is not None:
+            check_whole("eos_token_id", self.eos_token_id, 0)
+        self._take_texts()
+
+    def _take_texts(self) -> None:
+        """Check what is a text or made of texts, and keep it as tuples."""
+        bad_words = _items("bad_words", self.bad_words)
+        object.__setattr__(self, "bad_words", tuple(_text("bad_words", text) for text in bad_words))
+        for token in (suppressed := _items("suppress_tokens", self.suppress_tokens)):
+            if not isinstance(token, str) or not token:
+                check_whole("suppress_tokens", token, 0)
+        object.__setattr__(self, "suppress_tokens", suppressed)
+        pairs = self.sequence_bias
+        biases = []
+        for pair in pairs.items() if isinstance(pairs, Mapping) else _items("sequence_bias", pairs):
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not _is_finite(pair[1]):
+                raise ConfigError(f"sequence_bias: got {pair!r}, needs a text with a finite number")
+            biases.append((_text("sequence_bias", pair[0]), pair[1]))
+        object.__setattr__(self, "sequence_bias", tuple(biases))
+        if self.forced_prefix not in ("", (), []):
+            object.__setattr__(self, "forced_prefix", _text("forced_prefix", self.forced_prefix))
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        """The names of the settings in use that are beyond ``PLAIN``."""
+        names = {*PROCESSORS, *FILTERS} - set(PLAIN)
+        return tuple(f.name for f in fields(self) if f.name in names and getattr(self, f.name) not in (f.default, ()))
+
+    @property
+    def plain(self) -> bool:
+        """Whether only ``PLAIN`` is in use, so that paths inside compiled code and graphs can serve."""
+        return not self.extras
+
+    @cached_property
+    def needs_history(self) -> bool:
+        """Whether ``choose`` has to know the tokens so far."""
+        sequences = (*self.bad_words, *(text for text, _ in self._biases))
+        return any(isinstance(text, str) or len(text) > 1 for text in sequences) or bool(
+            {"repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "forced_prefix"} & set(self.extras)
+        )
+
+    @property
+    def _biases(self) -> tuple[tuple[Text, float], ...]:
+        assert not isinstance(self.sequence_bias, Mapping)  # a mapping became pairs
+        return self.sequence_bias
+
+    @cached_property
+    def _processors(self) -> tuple[str, ...]:
+        return tuple(name for name in PROCESSORS if name in self.extras)
+
+    @cached_property
+    def _holds_texts(self) -> bool:
+        texts = (*self.bad_words, *self.suppress_tokens, *(t for t, _ in self._biases), self.forced_prefix or ())
+        return any(isinstance(text, str) for text in texts)
+
+    def resolved(self, tokenizer: Tokenizer) -> Self:
+        """The same settings with ids for texts, which ``choose`` needs.
+
+        Raises:
+            UnknownTokenError: a text holds what the vocabulary has not, or an id is outside it.
+            ConfigError: nothing of a text is a token, every token is suppressed, or ``eos_token_id`` is not <eos>'s.
+        """
+        if self.eos_token_id not in (None, tokenizer.eos_id):
+            raise ConfigError(f"eos_token_id: got {self.eos_token_id}, this vocabulary's <eos> is {tokenizer.eos_id}")
+        if self.plain:
+            return self
+        strict = tokenizer
+        if self._holds_texts and tokenizer.unknown != "error":  # to ban what is unknown would ban something else
+            strict = tokenizer_from_dict({**tokenizer.to_dict(), "unknown": "error"})
+        ids: dict[str, Any] = {
+            "bad_words": tuple(_ids("bad_words", strict, text) for text in self.bad_words),
+            "suppress_tokens": tuple(_one_id(strict, token) for token in self.suppress_tokens),
+            "sequence_bias": tuple((_ids("sequence_bias", strict, t), bias) for t, bias in self._biases),
+            "forced_prefix": _ids("forced_prefix", strict, self.forced_prefix) if self.forced_prefix else (),
+        }
+        if len(set(ids["suppress_tokens"])) == len(tokenizer.vocabulary):
+            raise ConfigError("suppress_tokens: these are all tokens of the vocabulary, and one has to be left")
+        least = self.min_new_tokens if tokenizer.eos_id is not None else 0
+        return replace(self, **ids, min_new_tokens=least, eos_token_id=tokenizer.eos_id)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
 
 
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
@@ -67,79 +184,130 @@ def check_whole(name: str, value: object, least: int, most: int | None = None) -
         raise ConfigError(f"{name}: got {value!r}, needs a whole number {limits}")
 
 
-def _descending(scores: Scores) -> NDArray[np.intp]:
-    """Token indices by falling score, the lower index first among equals."""
-    return np.argsort(-scores, axis=-1, kind="stable")
+def check_share(name: str, value: Any, meaning: str) -> None:
+    """Check a number from 0 to 1; ConfigError names it."""
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ConfigError(f"{name}: got {value!r}, needs a number from 0 to 1, where {meaning}")
 
 
-def apply_temperature(scores: Scores, config: SamplingConfig) -> Scores:
-    return scores / config.temperature
+def _items(name: str, values: Any) -> tuple[Any, ...]:
+    """One text, or several texts or ids, as a tuple."""
+    if isinstance(values, str):
+        return (values,)
+    if not isinstance(values, tuple | list):
+        raise ConfigError(f"{name}: got {values!r}, needs a list")
+    return tuple(values)
 
 
-def keep_top_k(scores: Scores, config: SamplingConfig) -> Scores:
-    """All but the ``top_k`` largest become -inf. Source: A. Fan et al., "Hierarchical Neural Story Generation" (2018)."""
-    if not 0 < config.top_k < scores.shape[-1]:
-        return scores
-    scores = scores.copy()
-    np.put_along_axis(scores, _descending(scores)[:, config.top_k :], -np.inf, axis=-1)
-    return scores
+def _text(name: str, text: Any) -> Text:
+    """A text that is not empty, or its ids as a tuple."""
+    if not isinstance(text, str | tuple | list) or len(text) == 0:
+        raise ConfigError(f"{name}: got {text!r}, needs texts that are not empty")
+    if isinstance(text, str):
+        return text
+    for token in text:
+        check_whole(name, token, 0)
+    return tuple(text)
 
 
-def keep_top_p(scores: Scores, config: SamplingConfig) -> Scores:
-    """A token goes out where the more probable ones sum to ``top_p`` already; the first always stays.
-
-    Source: A. Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020), section 3.1.
-    """
-    if config.top_p >= 1:
-        return scores
-    order = _descending(scores)
-    p = _weights(np.take_along_axis(scores, order, axis=-1))
-    before = np.zeros_like(p)
-    np.cumsum(p[:, :-1], axis=-1, out=before[:, 1:])
-    out = before >= config.top_p * p.sum(axis=-1, keepdims=True)
-    out[:, 0] = False
-    drop = np.zeros_like(out)
-    np.put_along_axis(drop, order, out, axis=-1)
-    return np.where(drop, -np.inf, scores)
-
-
-Filter = Callable[[Scores, SamplingConfig], Scores]
-FILTERS: dict[str, Filter] = {
-    "temperature": apply_temperature,
-    "top_k": keep_top_k,
-    "top_p": keep_top_p,
-}
+def _ids(name: str, tokenizer: Tokenizer, text: Text) -> tuple[int, ...]:
+    """Ids of ``text``, which is checked where it is ids already."""
+    V = len(tokenizer.vocabulary)
+    if not isinstance(text, str):
+        if max(text) >= V:
+            raise UnknownTokenError(f"{name}: id {max(text)} is outside the vocabulary's 0 … {V - 1}")
+        return text
+    if text in tokenizer.vocabulary:
+        return (tokenizer.vocabulary.index(text),)
+    try:
+        ids = tuple(tokenizer.encode(text).tolist())
+    except UnknownTokenError as error:
+        raise UnknownTokenError(f"{name}: {text!r}: {error}") from error
+    if not ids:
+        raise ConfigError(f"{name}: nothing of {text!r} is a token")
+    return ids
 
 
-def _weights(scores: Scores) -> Scores:
-    """Probabilities up to a factor, the largest 1."""
-    return np.exp(scores - scores.max(axis=-1, keepdims=True))
+def _one_id(tokenizer: Tokenizer, token: str | int) -> int:
+    """The id of a token of the vocabulary, which is named as it stands there."""
+    if isinstance(token, str) and token not in tokenizer.vocabulary:
+        raise UnknownTokenError(f"suppress_tokens: the vocabulary has no token {token!r}; bad_words takes texts")
+    return _ids("suppress_tokens", tokenizer, token if isinstance(token, str) else (token,))[0]
 
 
 def draw(scores: Scores, u: NDArray[np.float64]) -> NDArray[np.int64]:
     """The token (B,) where the cumulative weight first exceeds u times the total: the inverse CDF at ``u`` (B,)."""
-    weights = _weights(scores)
-    cdf = np.cumsum(weights, axis=-1)
+    p = weights(scores)
+    cdf = np.cumsum(p, axis=-1)
     index = (cdf <= u[:, None] * cdf[:, -1:]).sum(axis=-1)
     # a uniform of 1, which rounding to float32 in another host can make, means the last token that is still in
-    last = weights.shape[-1] - 1 - (weights[:, ::-1] > 0).argmax(axis=-1)
+    last = p.shape[-1] - 1 - (p[:, ::-1] > 0).argmax(axis=-1)
     return np.minimum(index, last)
 
 
-def choose(logits: NDArray, config: SamplingConfig, u: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """Tokens (B,) from logits (B, V); ``u`` (B,) uniforms in [0, 1), not needed for greedy.
-
-    Raises:
-        ModelFileError: a row of logits holds NaN, or is infinite.
-    """
+def check_finite(logits: NDArray) -> None:
+    """ModelFileError if a row (V,) of logits (B, V) holds NaN, or its largest is infinite."""
     largest = logits.max(axis=-1)
     if not np.isfinite(largest).all():
         row = int((~np.isfinite(largest)).argmax())
         raise ModelFileError(f"row {row}: the model's logits are not finite ({largest[row]}); its weights are damaged")
-    if not config.do_sample:
+
+
+def process(scores: Scores, config: SamplingConfig, history: History | None) -> Scores:
+    """Scores (B, V) behind the processors that are in use.
+
+    Raises:
+        ConfigError: the processors need the history or ids, and there is none or there are texts.
+        NothingLeftError: a row has no token left.
+    """
+    if not config._processors:
+        return scores
+    if config._holds_texts:
+        raise ConfigError("config: its texts are not ids yet; give config.resolved(tokenizer)")
+    if config.needs_history and history is None:
+        raise ConfigError(f"history: got None, needs the tokens so far for {', '.join(config._processors)}")
+    for name in config._processors:
+        scores = PROCESSORS[name](scores, config, NO_HISTORY if history is None else history)
+    empty = np.flatnonzero(scores.max(axis=-1) == -np.inf)
+    if len(empty):
+        raise NothingLeftError(config._processors, tuple(empty.tolist()))
+    return scores
+
+
+def choose(
+    logits: NDArray, config: SamplingConfig, u: NDArray[np.float64] | None, history: History | None = None
+) -> NDArray[np.int64]:
+    """Tokens (B,) from logits (B, V).
+
+    Args:
+        config: ``resolved``, where it holds texts.
+        u: (B,) uniforms in [0, 1), not needed for greedy.
+        history: the tokens so far, for a config that ``needs_history``.
+
+    Raises:
+        ModelFileError: a row of logits holds NaN, or is infinite.
+        NothingLeftError: the settings ban every token that the model gives a row; the error holds the rows.
+        ConfigError: the config needs a history, or to be resolved.
+    """
+    check_finite(logits)
+    if not config.do_sample and not config._processors:
         return logits.argmax(axis=-1)
+    scores = process(logits.astype(np.float64), config, history)
+    if not config.do_sample:
+        return scores.argmax(axis=-1)
     assert u is not None
-    scores = logits.astype(np.float64)
     for keep in FILTERS.values():
         scores = keep(scores, config)
     return draw(scores, u)
+
+
+def log_softmax(logits: NDArray) -> Scores:
+    """Log-probabilities (…, V), float64, of the model's own logits (…, V), whatever the settings do to them."""
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+
+
+def token_logprobs(logits: NDArray, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``log_softmax`` of logits (…, V) at the tokens (…)."""
+    return np.take_along_axis(log_softmax(logits), tokens[..., None], axis=-1)[..., 0]

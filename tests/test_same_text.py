@@ -57,7 +57,7 @@ def border_distance(
 
     The two are neighbours among those left; where a filter decided, infinite: that is no explanation.
     """
-    from unrolled.runtime.sampling import FILTERS
+    from unrolled.runtime.filters import FILTERS
 
     ids = np.concatenate([reference.tokenizer.encode(row.prompt), row.tokens[:place]]).astype(np.int64)
     logits, _ = reference.step(ids[:, None], zero_state(reference.config, 1))

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.params import initial_params
-from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.filters import FILTERS, keep_top_k, keep_top_p
+from unrolled.runtime.generate import GenerationConfig
 from unrolled.runtime.philox import uniforms
-from unrolled.runtime.sampling import FILTERS, SamplingConfig, choose, draw, keep_top_k, keep_top_p
+from unrolled.runtime.sampling import SamplingConfig, choose, draw
 
 INF = math.inf
 JUST_BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -142,7 +143,7 @@ def chooser(request: pytest.FixtureRequest) -> Callable[[int], Chooser]:
 
 
 def test_the_filters_and_their_order() -> None:
-    assert list(FILTERS) == ["temperature", "top_k", "top_p"]
+    assert list(FILTERS) == ["temperature", "top_k", "top_p", "min_p", "typical_p"]
 
 
 @settings(derandomize=True, max_examples=80, deadline=None)

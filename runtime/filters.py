@@ -1,0 +1,238 @@
+"""What is done to the logits before a token is chosen: processors, which greedy writing has too, and filters of a draw.
+
+    scores (B, V) float64, -inf: out; every function gives new scores and leaves its argument as it was
+
+Processors look at the tokens so far; their order is that of ``PROCESSORS``. Filters look at the distribution alone, in the
+order of ``FILTERS``; ties are broken in favour of the lower index. Names, meanings and order follow Hugging Face's
+``generate``; runtime/README.md has the table of differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from unrolled.runtime.sampling import SamplingConfig
+
+Scores = NDArray[np.float64]  # (B, V); -inf: out
+
+
+class History(NamedTuple):
+    """What stands before the token that is to be chosen, for each of B rows."""
+
+    tokens: Sequence[Sequence[int]]  # of the prompt and behind it
+    written: NDArray[np.int64]  # (B,), how many of them are behind the prompt
+
+
+def add_sequence_bias(scores: Scores, config: SamplingConfig, history: History) -> Scores:
+    """A bias is added to the last token of a sequence where the tokens before it are what the row ends with."""
+    if not config.sequence_bias:
+        return scores
+    scores = scores.copy()
+    for row, token, bias in _endings(config.sequence_bias, scores, history):  # type: ignore[arg-type]
+        scores[row, token] += bias
+    return scores
+
+
+def penalise_repetition(scores: Scores, config: SamplingConfig, history: History) -> Scores:
+    """Scores of the tokens that a row holds are divided by the penalty where positive, else multiplied by it.
+
+    Source: N. Keskar et al., "CTRL" (2019), section 4.1; the multiplication, so that a penalty always lowers, is Hugging
+    Face's.
+    """
+    if config.repetition_penalty == 1:
+        return scores
+    scores = scores.copy()
+    for row, tokens in enumerate(history.tokens):
+        seen = np.asarray(tokens, np.int64)  # a token that stands there twice gets the same value twice
+        values = scores[row, seen]
+        scores[row, seen] = np.where(
+            values < 0, values * config.repetition_penalty, values / config.repetition_penalty
+        )  # fmt: skip
+    return scores
+
+
+def ban_repeated_ngrams(scores: Scores, config: SamplingConfig, history: History) -> Scores:
+    """Out goes what would make the row's last n tokens a sequence that it holds already.
+
+    Source: R. Paulus et al., "A Deep Reinforced Model for Abstractive Summarization" (2017), section 2.5.
+    """
+    n = config.no_repeat_ngram_size
+    if n == 0:
+        return scores
+    scores = scores.copy()
+    for row, tokens in enumerate(history.tokens):
+        if len(tokens) < n:
+            continue
+        ngrams = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens, np.int64), n)
+        again = (ngrams[:, :-1] == ngrams[-1, 1:]).all(axis=1)
+        scores[row, ngrams[again, -1]] = -np.inf
+    return scores
+
+
+def ban_bad_words(scores: Scores, config: SamplingConfig, history: History) -> Scores:
+    """Out goes what would complete one of the sequences of ``bad_words``."""
+    if not config.bad_words:
+        return scores
+    scores = scores.copy()
+    weighed = tuple((ids, -np.inf) for ids in config.bad_words)
+    for row, token, _ in _endings(weighed, scores, history):  # type: ignore[arg-type]
+        scores[row, token] = -np.inf
+    return scores
+
+
+def keep_going(scores: Scores, config: SamplingConfig, history: History) -> Scores:
+    """<eos> is out until ``min_new_tokens`` are written."""
+    if config.min_new_tokens == 0 or config.eos_token_id is None:
+        return scores
+    scores = scores.copy()
+    scores[history.written < config.min_new_tokens, config.eos_token_id] = -np.inf
+    return scores
+
+
+def suppress(scores: Scores, config: SamplingConfig, history: History) -> Scores:
+    """The tokens of ``suppress_tokens`` are out everywhere."""
+    if not config.suppress_tokens:
+        return scores
+    scores = scores.copy()
+    scores[:, np.array(config.suppress_tokens, np.int64)] = -np.inf
+    return scores
+
+
+def force_prefix(scores: Scores, config: SamplingConfig, history: History) -> Scores:
+    """A row that has not written the whole of ``forced_prefix`` gets its next token, whatever else says."""
+    if not config.forced_prefix:
+        return scores
+    prefix = np.array(config.forced_prefix, np.int64)
+    rows = np.flatnonzero(history.written < len(prefix))
+    scores = scores.copy()
+    scores[rows] = -np.inf
+    scores[rows, prefix[history.written[rows]]] = 0.0
+    return scores
+
+
+Processor = Callable[[Scores, "SamplingConfig", History], Scores]
+PROCESSORS: dict[str, Processor] = {
+    "sequence_bias": add_sequence_bias,
+    "repetition_penalty": penalise_repetition,
+    "no_repeat_ngram_size": ban_repeated_ngrams,
+    "bad_words": ban_bad_words,
+    "min_new_tokens": keep_going,
+    "suppress_tokens": suppress,
+    "forced_prefix": force_prefix,
+}
+
+Weighed = tuple[tuple[tuple[int, ...], float], ...]  # sequences of tokens with what they bring
+
+
+@lru_cache(maxsize=64)
+def _by_context(sequences: Weighed) -> tuple[Weighed, dict[int, Weighed]]:
+    """Sequences of one token, and those of several by the token before the last, so that few have to be looked at."""
+    single = tuple((ids, value) for ids, value in sequences if len(ids) == 1)
+    longer: dict[int, list[tuple[tuple[int, ...], float]]] = {}
+    for ids, value in sequences:
+        if len(ids) > 1:
+            longer.setdefault(ids[-2], []).append((ids, value))
+    return single, {token: tuple(found) for token, found in longer.items()}
+
+
+def _endings(sequences: Weighed, scores: Scores, history: History) -> list[tuple[slice | int, int, float]]:
+    """Where the next token would end a sequence: (row, or all rows, the token, the sequence's value)."""
+    single, longer = _by_context(sequences)
+    found: list[tuple[slice | int, int, float]] = [(slice(None), ids[0], value) for ids, value in single]
+    if not longer:
+        return found
+    for row, tokens in enumerate(history.tokens):
+        for ids, value in longer.get(int(tokens[-1]), ()) if len(tokens) else ():
+            n = len(ids) - 1
+            if len(tokens) >= n and tuple(tokens[-n:]) == ids[:-1]:
+                found.append((row, ids[-1], value))
+    return found
+
+
+def descending(scores: Scores) -> NDArray[np.intp]:
+    """Token indices by falling score, the lower index first among equals."""
+    return np.argsort(-scores, axis=-1, kind="stable")
+
+
+def weights(scores: Scores) -> Scores:
+    """Probabilities up to a factor, the largest 1."""
+    return np.exp(scores - scores.max(axis=-1, keepdims=True))
+
+
+def apply_temperature(scores: Scores, config: SamplingConfig) -> Scores:
+    return scores / config.temperature
+
+
+def keep_top_k(scores: Scores, config: SamplingConfig) -> Scores:
+    """All but the ``top_k`` largest become -inf. Source: A. Fan et al., "Hierarchical Neural Story Generation" (2018)."""
+    if not 0 < config.top_k < scores.shape[-1]:
+        return scores
+    scores = scores.copy()
+    np.put_along_axis(scores, descending(scores)[:, config.top_k :], -np.inf, axis=-1)
+    return scores
+
+
+def _keep_mass(scores: Scores, order: NDArray[np.intp], p: Scores, mass: float) -> Scores:
+    """A token goes out where those before it in ``order`` sum to ``mass`` of ``p`` already; the first always stays.
+
+    ``p`` (B, V) are probabilities up to a factor, in the given order.
+    """
+    before = np.zeros_like(p)
+    np.cumsum(p[:, :-1], axis=-1, out=before[:, 1:])
+    out = before >= mass * p.sum(axis=-1, keepdims=True)
+    out[:, 0] = False
+    drop = np.zeros_like(out)
+    np.put_along_axis(drop, order, out, axis=-1)
+    return np.where(drop, -np.inf, scores)
+
+
+def keep_top_p(scores: Scores, config: SamplingConfig) -> Scores:
+    """The fewest most probable tokens whose probabilities sum to at least ``top_p``.
+
+    Source: A. Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020), section 3.1.
+    """
+    if config.top_p >= 1:
+        return scores
+    order = descending(scores)
+    return _keep_mass(scores, order, weights(np.take_along_axis(scores, order, axis=-1)), config.top_p)
+
+
+def keep_min_p(scores: Scores, config: SamplingConfig) -> Scores:
+    """A token goes out whose probability is below ``min_p`` times the largest one.
+
+    Source: M. Nguyen et al., "Turning Up the Heat: Min-p Sampling" (2024), section 3.
+    """
+    if config.min_p == 0:
+        return scores
+    return np.where(weights(scores) < config.min_p, -np.inf, scores)
+
+
+def keep_typical_p(scores: Scores, config: SamplingConfig) -> Scores:
+    """The fewest tokens whose probabilities sum to at least ``typical_p``, those first whose -log p is nearest the entropy.
+
+    Source: C. Meister et al., "Locally Typical Sampling" (2022), section 4.
+    """
+    if config.typical_p >= 1:
+        return scores
+    p = weights(scores)
+    total = p.sum(axis=-1, keepdims=True)
+    surprise = np.log(total) - (scores - scores.max(axis=-1, keepdims=True))  # -log p
+    entropy = np.where(p > 0, p * np.where(p > 0, surprise, 0.0), 0.0).sum(axis=-1, keepdims=True) / total
+    order = np.argsort(np.abs(surprise - entropy), axis=-1, kind="stable")
+    return _keep_mass(scores, order, np.take_along_axis(p, order, axis=-1), config.typical_p)
+
+
+Filter = Callable[[Scores, "SamplingConfig"], Scores]
+FILTERS: dict[str, Filter] = {
+    "temperature": apply_temperature,
+    "top_k": keep_top_k,
+    "top_p": keep_top_p,
+    "min_p": keep_min_p,
+    "typical_p": keep_typical_p,
+}
