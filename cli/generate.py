@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unrolled.cli import options
+from unrolled.cli import decoding, options
 from unrolled.cli.console import print_json
 from unrolled.runtime import GenerationConfig, generate, load
 from unrolled.runtime.prompts import start_prompt
@@ -19,10 +19,20 @@ def generate_text(
     prompt: options.Prompts = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens written behind a prompt.")] = 200,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most probable token, no drawing.")] = False,
-    temperature: Annotated[float, typer.Option(help="Below 1: safer; above 1: more varied.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Draw from the k most probable tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens of this joint probability; 1: all.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="Text at which writing ends; may be repeated.")] = None,
+    temperature: decoding.Temperature = 1.0,
+    top_k: decoding.TopK = 0,
+    top_p: decoding.TopP = 1.0,
+    min_p: decoding.MinP = 0.0,
+    typical_p: decoding.TypicalP = 1.0,
+    repetition_penalty: decoding.RepetitionPenalty = 1.0,
+    no_repeat_ngram_size: decoding.NoRepeatNgramSize = 0,
+    bad_word: decoding.BadWords = None,
+    suppress_token: decoding.SuppressTokens = None,
+    bias: decoding.Bias = None,
+    min_new_tokens: decoding.MinNewTokens = 0,
+    forced_prefix: decoding.ForcedPrefix = "",
+    stop: decoding.Stop = None,
+    logprobs: decoding.Logprobs = False,
     number: Annotated[int, typer.Option("-n", "--number", help="Texts for each prompt.")] = 1,
     seed: options.Seed = 0,
     engine: options.Engine = None,
@@ -31,7 +41,7 @@ def generate_text(
 ) -> None:
     r"""Write text behind one or several prompts.
 
-    In a prompt and in --stop, \n is a line end, \t a tab and \\ a backslash.
+    In a prompt and in texts of options \n is a line end, \t a tab and \\ a backslash.
     Without a prompt a line end (or <bos>) begins the text.
     """
     opened = load(model, engine, precision)
@@ -42,9 +52,19 @@ def generate_text(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
+        min_p=min_p,
+        typical_p=typical_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        bad_words=options.unescape_all(bad_word),
+        suppress_tokens=options.unescape_all(suppress_token),
+        sequence_bias=decoding.biases(bias),
+        min_new_tokens=min_new_tokens,
+        forced_prefix=options.unescape(forced_prefix),
         max_new_tokens=max_new_tokens,
-        stop=tuple(options.unescape(text) for text in stop or []),
+        stop=options.unescape_all(stop),
         num_return_sequences=number,
+        logprobs=logprobs,
     )
     started = time.perf_counter()
     texts = generate(opened, prompts, config)

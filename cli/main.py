@@ -22,7 +22,7 @@ from unrolled.cli.import_ import import_model
 from unrolled.cli.info import info
 from unrolled.cli.train import train
 from unrolled.cli.verify import verify
-from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -61,6 +61,15 @@ OPTION_NAMES = {
     "vocab_size": "--vocab-size",
     "top_k": "--top-k",
     "top_p": "--top-p",
+    "min_p": "--min-p",
+    "typical_p": "--typical-p",
+    "repetition_penalty": "--repetition-penalty",
+    "no_repeat_ngram_size": "--no-repeat-ngram-size",
+    "bad_words": "--bad-word",
+    "suppress_tokens": "--suppress-token",
+    "sequence_bias": "--bias",
+    "min_new_tokens": "--min-new-tokens",
+    "forced_prefix": "--forced-prefix",
 }
 
 _settings = {"debug": False}
@@ -92,7 +101,7 @@ def _message(error: BaseException) -> str:
         text = f"not enough memory ({error}); make the model, the batch or the corpus smaller"
     else:
         text = str(error) or type(error).__name__
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | NothingLeftError | UnknownTokenError):
         text = re.sub(r"\b(" + "|".join(OPTION_NAMES) + r")\b", lambda match: OPTION_NAMES[match[1]], text)
     return " ".join(text.split("\n"))
 

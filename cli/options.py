@@ -81,3 +81,8 @@ Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text 
 def unescape(text: str) -> str:
     r"""A prompt as typed: \n is a line end, \t a tab, \\ a backslash."""
     return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t", "\\": "\\"}[match[1]], text)
+
+
+def unescape_all(texts: Iterable[str] | None) -> tuple[str, ...]:
+    """What an option that may be repeated holds, each as ``unescape``."""
+    return tuple(map(unescape, texts or ()))

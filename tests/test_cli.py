@@ -242,6 +242,17 @@ def test_generate_prints_prompt_and_text(trained: Path) -> None:
     assert (stopped["finish_reason"], stopped["text"]) == ("stop", row["text"][: row["text"].index(row["text"][3:6])])
 
 
+def test_generate_has_the_processors_and_log_probabilities(trained: Path) -> None:
+    rules = ("--bad-word", "o", "--suppress-token", "e", "--bias", "q=4", "--forced-prefix", "ja", "--min-p", "0.01")
+    rules += ("--repetition-penalty", "1.1", "--no-repeat-ngram-size", "9", "--typical-p", "0.99")
+    row = run_json("generate", str(trained), "-p", "the ", "--max-new-tokens", "40", "--logprobs", *rules)["texts"][0]
+    assert row["text"].startswith("ja")
+    assert not {"o", "e"} & set(row["text"])
+    assert row["text"].count("q") >= 2
+    assert len(row["logprobs"]) == 40
+    assert max(row["logprobs"]) < 0
+
+
 @pytest.mark.parametrize("name", ["", "model.onnx", "model.pt"])
 def test_verify_of_good_files(trained: Path, name: str) -> None:
     report = run_json("verify", str(trained / name))
@@ -297,6 +308,9 @@ def test_info_of_the_system() -> None:
         (("generate", "{run}", "--temperature", "0"), "temperature: got 0.0"),
         (("generate", "{run}", "--top-p", "2"), "--top-p: got 2.0"),
         (("generate", "{run}", "--engine", "jax"), "engine: got 'jax'"),
+        (("generate", "{run}", "--min-p", "2"), "--min-p: got 2.0"),
+        (("generate", "{run}", "--bias", "a"), "--bias: got 'a', needs TEXT=NUMBER"),
+        (("generate", "{run}", "--bad-word", "É"), "--bad-word: 'É': the vocabulary has no character"),
         (("export", "{run}", "--format", "tflite"), "format: got 'tflite', choose one of onnx, torchscript"),
         (("export", "{run}", "-o", "model.txt"), "needs the ending .onnx"),
         (("export", "{run}", "--form", "loop"), "form of onnx: got 'loop', choose one of step, generate, both"),
