@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.cli.options import unescape
+from unrolled.cli.options import one_of, unescape
+from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 
 PANEL = "Decoding"
+EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
 
 def _option(help: str, *names: str, metavar: str | None = None) -> Any:
@@ -38,7 +40,32 @@ Bias = Annotated[
 MinNewTokens = Annotated[int, _option("No <eos> before so many tokens.")]
 ForcedPrefix = Annotated[str, _option("What every text begins with.")]
 Stop = Annotated[list[str] | None, _option("Text at which writing ends; may be repeated.")]
+NumBeams = Annotated[int, _option("Search with so many beams instead of drawing; 1: no search.")]
+LengthPenalty = Annotated[float, _option("With beams: above 0 favours long texts, below 0 short ones.")]
+EarlyStopping = Annotated[
+    str,
+    _option(
+        "With beams: stop once as many texts ended (true), when no better one is likely (false) or possible (never). "
+        + one_of(EARLY_STOPPING),
+        metavar="NAME",
+    ),
+]
 Logprobs = Annotated[bool, _option("With --json: how probable the model found each token.", "--logprobs")]
+
+
+def beams(num_beams: int, length_penalty: float, early_stopping: str) -> dict[str, Any]:
+    """What ``BeamConfig`` has beyond ``GenerationConfig``; nothing where there is no search.
+
+    Raises:
+        ConfigError: ``early_stopping`` is not known, or settings of the search stand there without one.
+    """
+    check_choice("early_stopping", early_stopping, EARLY_STOPPING)
+    if num_beams == 1:
+        if length_penalty != 1 or early_stopping != "false":
+            raise ConfigError("length_penalty and early_stopping go with num_beams above 1")
+        return {}
+    stopping = EARLY_STOPPING[early_stopping]
+    return {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": stopping}
 
 
 def biases(pairs: Iterable[str] | None) -> tuple[tuple[str, float], ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unrolled.cli import decoding, options
 from unrolled.cli.console import print_json
-from unrolled.runtime import GenerationConfig, generate, load
-from unrolled.runtime.prompts import start_prompt
+from unrolled.engine.text import Tokenizer
+from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
+from unrolled.runtime.generate import start_prompt
 
 
 def generate_text(
@@ -33,6 +35,9 @@ def generate_text(
     forced_prefix: decoding.ForcedPrefix = "",
     stop: decoding.Stop = None,
     logprobs: decoding.Logprobs = False,
+    num_beams: decoding.NumBeams = 1,
+    length_penalty: decoding.LengthPenalty = 1.0,
+    early_stopping: decoding.EarlyStopping = "false",
     number: Annotated[int, typer.Option("-n", "--number", help="Texts for each prompt.")] = 1,
     seed: options.Seed = 0,
     engine: options.Engine = None,
@@ -46,35 +51,42 @@ def generate_text(
     """
     opened = load(model, engine, precision)
     prompts = [options.unescape(text) for text in prompt or []] or [start_prompt(opened.tokenizer)]
-    config = GenerationConfig(
-        do_sample=not greedy,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        min_p=min_p,
-        typical_p=typical_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        bad_words=options.unescape_all(bad_word),
-        suppress_tokens=options.unescape_all(suppress_token),
-        sequence_bias=decoding.biases(bias),
-        min_new_tokens=min_new_tokens,
-        forced_prefix=options.unescape(forced_prefix),
-        max_new_tokens=max_new_tokens,
-        stop=options.unescape_all(stop),
-        num_return_sequences=number,
-        logprobs=logprobs,
-    )
+    settings: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "bad_words": options.unescape_all(bad_word),
+        "suppress_tokens": options.unescape_all(suppress_token),
+        "sequence_bias": decoding.biases(bias),
+        "min_new_tokens": min_new_tokens,
+        "forced_prefix": options.unescape(forced_prefix),
+        "max_new_tokens": max_new_tokens,
+        "stop": options.unescape_all(stop),
+        "num_return_sequences": number,
+        "logprobs": logprobs,
+    }
+    beams = decoding.beams(num_beams, length_penalty, early_stopping)
     started = time.perf_counter()
-    texts = generate(opened, prompts, config)
+    if beams:
+        texts: Sequence[Generation] = beam_search(opened, prompts, BeamConfig(**settings, **beams))
+    else:
+        texts = generate(opened, prompts, GenerationConfig(do_sample=not greedy, **settings))
     seconds = time.perf_counter() - started
     if json:
         tokens = sum(len(text.tokens) for text in texts)
         speed = {"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds}
         print_json({"engine": opened.engine, **speed, "texts": [asdict(text) for text in texts]})
         return
-    join = " " if opened.tokenizer.level == "word" else ""
+    _print_texts(opened.tokenizer, texts)
+
+
+def _print_texts(tokenizer: Tokenizer, texts: Sequence[Generation]) -> None:
+    join = " " if tokenizer.level == "word" else ""
     for place, text in enumerate(texts):
         if place > 0:
             print("-" * 40)

@@ -70,6 +70,9 @@ OPTION_NAMES = {
     "sequence_bias": "--bias",
     "min_new_tokens": "--min-new-tokens",
     "forced_prefix": "--forced-prefix",
+    "num_beams": "--num-beams",
+    "length_penalty": "--length-penalty",
+    "early_stopping": "--early-stopping",
 }
 
 _settings = {"debug": False}

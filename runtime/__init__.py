@@ -9,9 +9,17 @@ Importing this loads numpy and, with a model, onnxruntime; torch and numba load 
 """
 
 from unrolled.runtime.adapters import ENGINES
-from unrolled.runtime.config import GenerationConfig
-from unrolled.runtime.generate import generate
-from unrolled.runtime.rows import Generation
+from unrolled.runtime.beam import BeamConfig, BeamGeneration, beam_search
+from unrolled.runtime.generate import Generation, GenerationConfig, generate
 from unrolled.runtime.session import load
 
-__all__ = ["ENGINES", "Generation", "GenerationConfig", "generate", "load"]
+__all__ = [
+    "ENGINES",
+    "BeamConfig",
+    "BeamGeneration",
+    "Generation",
+    "GenerationConfig",
+    "beam_search",
+    "generate",
+    "load",
+]

@@ -105,14 +105,16 @@ def suppress(scores: Scores, config: SamplingConfig, history: History) -> Scores
 
 
 def force_prefix(scores: Scores, config: SamplingConfig, history: History) -> Scores:
-    """A row that has not written the whole of ``forced_prefix`` gets its next token, whatever else says."""
+    """A row that has not written the whole of ``forced_prefix`` gets its next token, even where that is out."""
     if not config.forced_prefix:
         return scores
     prefix = np.array(config.forced_prefix, np.int64)
     rows = np.flatnonzero(history.written < len(prefix))
+    tokens = prefix[history.written[rows]]
+    values = scores[rows, tokens]
     scores = scores.copy()
     scores[rows] = -np.inf
-    scores[rows, prefix[history.written[rows]]] = 0.0
+    scores[rows, tokens] = np.where(values == -np.inf, 0.0, values)
     return scores
 
 

@@ -14,6 +14,17 @@ from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.rows import Generation, Request
 
 
+def check_prompts(prompts: Sequence[str]) -> None:
+    """ConfigError unless ``prompts`` are one or more texts."""
+    if isinstance(prompts, str):
+        raise ConfigError("prompts: got one text, needs a list of them: [prompt]")
+    if len(prompts) == 0:
+        raise ConfigError("prompts: got none, needs at least one")
+    for place, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ConfigError(f"prompts: got {prompt!r} at {place}, needs texts")
+
+
 def generate(
     model: StepModel, prompts: Sequence[str], config: GenerationConfig | None = None, **settings: Any
 ) -> list[Generation]:
@@ -41,13 +52,7 @@ def generate(
     config = config or GenerationConfig(**settings)
     if not isinstance(config, GenerationConfig):
         raise ConfigError(f"config: got a {type(config).__name__}, needs a GenerationConfig")
-    if isinstance(prompts, str):
-        raise ConfigError("prompts: got one text, needs a list of them: [prompt]")
-    if len(prompts) == 0:
-        raise ConfigError("prompts: got none, needs at least one")
-    for place, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise ConfigError(f"prompts: got {prompt!r} at {place}, needs texts")
+    check_prompts(prompts)
     repeats = config.num_return_sequences
     requests = (
         Request(prompt, tokens, place * repeats + copy, config)

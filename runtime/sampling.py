@@ -254,11 +254,10 @@ def check_finite(logits: NDArray) -> None:
 
 
 def process(scores: Scores, config: SamplingConfig, history: History | None) -> Scores:
-    """Scores (B, V) behind the processors that are in use.
+    """Scores (B, V) behind the processors that are in use; a row may have no token left.
 
     Raises:
         ConfigError: the processors need the history or ids, and there is none or there are texts.
-        NothingLeftError: a row has no token left.
     """
     if not config._processors:
         return scores
@@ -268,9 +267,6 @@ def process(scores: Scores, config: SamplingConfig, history: History | None) -> 
         raise ConfigError(f"history: got None, needs the tokens so far for {', '.join(config._processors)}")
     for name in config._processors:
         scores = PROCESSORS[name](scores, config, NO_HISTORY if history is None else history)
-    empty = np.flatnonzero(scores.max(axis=-1) == -np.inf)
-    if len(empty):
-        raise NothingLeftError(config._processors, tuple(empty.tolist()))
     return scores
 
 
@@ -293,6 +289,8 @@ def choose(
     if not config.do_sample and not config._processors:
         return logits.argmax(axis=-1)
     scores = process(logits.astype(np.float64), config, history)
+    if config._processors and len(empty := np.flatnonzero(scores.max(axis=-1) == -np.inf)):
+        raise NothingLeftError(config._processors, tuple(empty.tolist()))
     if not config.do_sample:
         return scores.argmax(axis=-1)
     assert u is not None

@@ -251,6 +251,11 @@ def test_generate_has_the_processors_and_log_probabilities(trained: Path) -> Non
     assert row["text"].count("q") >= 2
     assert len(row["logprobs"]) == 40
     assert max(row["logprobs"]) < 0
+    beams = ("--num-beams", "3", "-n", "2", "--length-penalty", "0.5", "--early-stopping", "never")
+    found = run_json("generate", str(trained), "-p", "the ", "--max-new-tokens", "9", "--logprobs", *beams)["texts"]
+    assert len(found) == 2
+    assert found[0]["score"] >= found[1]["score"]
+    assert found[0]["score"] == pytest.approx(sum(found[0]["logprobs"]) / 3)
 
 
 @pytest.mark.parametrize("name", ["", "model.onnx", "model.pt"])
@@ -309,6 +314,8 @@ def test_info_of_the_system() -> None:
         (("generate", "{run}", "--top-p", "2"), "--top-p: got 2.0"),
         (("generate", "{run}", "--engine", "jax"), "engine: got 'jax'"),
         (("generate", "{run}", "--min-p", "2"), "--min-p: got 2.0"),
+        (("generate", "{run}", "--num-beams", "2", "-n", "3"), "--number: got 3, needs at most --num-beams (2)"),
+        (("generate", "{run}", "--length-penalty", "2"), "--length-penalty and --early-stopping go with --num-beams"),
         (("generate", "{run}", "--bias", "a"), "--bias: got 'a', needs TEXT=NUMBER"),
         (("generate", "{run}", "--bad-word", "É"), "--bad-word: 'É': the vocabulary has no character"),
         (("export", "{run}", "--format", "tflite"), "format: got 'tflite', choose one of onnx, torchscript"),

@@ -177,7 +177,9 @@ def test_length_suppression_and_prefix_agree_with_the_slow_ones(
         length.append([-INF if i == eos and written < least else score for i, score in enumerate(row)])
         banned.append([-INF if i in out else score for i, score in enumerate(row)])
         now = prefix[written] if written < len(prefix) else None
-        forced.append(row if now is None else [0.0 if i == now else -INF for i in range(V)])
+        forced.append(
+            row if now is None else [(0.0 if row[i] == -INF else row[i]) if i == now else -INF for i in range(V)]
+        )
     assert applied("min_new_tokens", scores, history, min_new_tokens=least, eos_token_id=eos) == length
     assert applied("suppress_tokens", scores, history, suppress_tokens=tuple(out)) == banned
     assert applied("forced_prefix", scores, history, forced_prefix=tuple(prefix)) == forced
