@@ -20,6 +20,7 @@ from unrolled.cli.export import export
 from unrolled.cli.generate import generate_text
 from unrolled.cli.import_ import import_model
 from unrolled.cli.info import info
+from unrolled.cli.score import score
 from unrolled.cli.train import train
 from unrolled.cli.verify import verify
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
@@ -38,6 +39,7 @@ app.command()(demo)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command("generate")(generate_text)
+app.command()(score)
 app.command("import")(import_model)
 app.command()(export)
 app.command()(verify)

@@ -11,6 +11,7 @@ Importing this loads numpy and, with a model, onnxruntime; torch and numba load 
 from unrolled.runtime.adapters import ENGINES
 from unrolled.runtime.beam import BeamConfig, BeamGeneration, beam_search
 from unrolled.runtime.generate import Generation, GenerationConfig, generate
+from unrolled.runtime.scoring import TextScore, rank, score
 from unrolled.runtime.session import load
 
 __all__ = [
@@ -19,7 +20,10 @@ __all__ = [
     "BeamGeneration",
     "Generation",
     "GenerationConfig",
+    "TextScore",
     "beam_search",
     "generate",
     "load",
+    "rank",
+    "score",
 ]

@@ -258,6 +258,28 @@ def test_generate_has_the_processors_and_log_probabilities(trained: Path) -> Non
     assert found[0]["score"] == pytest.approx(sum(found[0]["logprobs"]) / 3)
 
 
+def test_score_of_texts_alternatives_and_files(trained: Path, corpus: Path) -> None:
+    one, other = run_json("score", str(trained), "-t", "the quick", "-t", "quick the", "--engine", "numpy")["texts"]
+    assert one["tokens"] == list("he quick")
+    assert one["logprob"] == pytest.approx(sum(one["logprobs"])) == pytest.approx(8 * one["mean"])
+    assert one["perplexity"] < other["perplexity"]
+    ranked = run_json("score", str(trained), "-p", "the ", "-a", "xq", "-a", "qu", "-a", "la")["texts"]
+    assert ranked[-1]["text"] == "xq"
+    assert ranked == sorted(ranked, key=lambda row: -row["logprob"])
+    assert sum(row["share"] for row in ranked) == pytest.approx(1)
+    shown = run("score", str(trained), "-p", "the ", "-a", "xq", "-a", "qu", "--tokens").stdout
+    assert "share" in shown
+    assert shown.count("token") >= 2
+    figures, evaluated = (
+        run_json("score", str(trained), str(corpus))["files"][0],
+        run_json("eval", str(trained), str(corpus)),
+    )
+    for name in ("perplexity", "tokens"):
+        assert figures[name] == evaluated[name]
+    assert figures["mean"] == -evaluated["loss"]
+    assert f"{figures['perplexity']:.3f}" in run("score", str(trained), str(corpus)).stdout
+
+
 @pytest.mark.parametrize("name", ["", "model.onnx", "model.pt"])
 def test_verify_of_good_files(trained: Path, name: str) -> None:
     report = run_json("verify", str(trained / name))
@@ -316,6 +338,10 @@ def test_info_of_the_system() -> None:
         (("generate", "{run}", "--min-p", "2"), "--min-p: got 2.0"),
         (("generate", "{run}", "--num-beams", "2", "-n", "3"), "--number: got 3, needs at most --num-beams (2)"),
         (("generate", "{run}", "--length-penalty", "2"), "--length-penalty and --early-stopping go with --num-beams"),
+        (("score", "{run}"), "needs one of --text, --alternative or files"),
+        (("score", "{run}", "-t", "É"), "the vocabulary has no character 'É'"),
+        (("score", "{run}", "-t", "ab", "--by", "length"), "by: got 'length', choose one of logprob, mean"),
+        (("score", "{run}", "{corpus}", "-p", "a"), "do not go with files"),
         (("generate", "{run}", "--bias", "a"), "--bias: got 'a', needs TEXT=NUMBER"),
         (("generate", "{run}", "--bad-word", "É"), "--bad-word: 'É': the vocabulary has no character"),
         (("export", "{run}", "--format", "tflite"), "format: got 'tflite', choose one of onnx, torchscript"),
@@ -374,7 +400,7 @@ def test_debug_shows_where_an_error_came_from() -> None:
 
 def test_help_of_every_verb_and_version() -> None:
     shown = run("--help").stdout
-    for verb in ("demo", "train", "eval", "generate", "import", "export", "verify", "compare", "info"):
+    for verb in ("demo", "train", "eval", "generate", "score", "import", "export", "verify", "compare", "info"):
         assert verb in shown
         assert "Usage" in run(verb, "--help").stdout
     assert run("--version").stdout.startswith("unrolled ")
