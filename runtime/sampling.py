@@ -106,8 +106,9 @@ class SamplingConfig:
                 raise ConfigError(f"sequence_bias: got {pair!r}, needs a text with a finite number")
             biases.append((_text("sequence_bias", pair[0]), pair[1]))
         object.__setattr__(self, "sequence_bias", tuple(biases))
-        if self.forced_prefix not in ("", (), []):
-            object.__setattr__(self, "forced_prefix", _text("forced_prefix", self.forced_prefix))
+        prefix: Any = self.forced_prefix
+        empty = isinstance(prefix, str | tuple | list) and len(prefix) == 0
+        object.__setattr__(self, "forced_prefix", "" if empty else _text("forced_prefix", prefix))
 
     @cached_property
     def extras(self) -> tuple[str, ...]:
@@ -160,7 +161,7 @@ class SamplingConfig:
             "bad_words": tuple(_ids("bad_words", strict, text) for text in self.bad_words),
             "suppress_tokens": tuple(_one_id(strict, token) for token in self.suppress_tokens),
             "sequence_bias": tuple((_ids("sequence_bias", strict, t), bias) for t, bias in self._biases),
-            "forced_prefix": _ids("forced_prefix", strict, self.forced_prefix) if self.forced_prefix else (),
+            "forced_prefix": _ids("forced_prefix", strict, self.forced_prefix) if self.forced_prefix else "",
         }
         if len(set(ids["suppress_tokens"])) == len(tokenizer.vocabulary):
             raise ConfigError("suppress_tokens: these are all tokens of the vocabulary, and one has to be left")

@@ -270,14 +270,13 @@ def test_score_of_texts_alternatives_and_files(trained: Path, corpus: Path) -> N
     shown = run("score", str(trained), "-p", "the ", "-a", "xq", "-a", "qu", "--tokens").stdout
     assert "share" in shown
     assert shown.count("token") >= 2
-    figures, evaluated = (
-        run_json("score", str(trained), str(corpus))["files"][0],
-        run_json("eval", str(trained), str(corpus)),
-    )
-    for name in ("perplexity", "tokens"):
-        assert figures[name] == evaluated[name]
-    assert figures["mean"] == -evaluated["loss"]
-    assert f"{figures['perplexity']:.3f}" in run("score", str(trained), str(corpus)).stdout
+    figures = run_json("score", str(trained), str(corpus))["files"][0]
+    evaluated = run_json("eval", str(trained), str(corpus))
+    assert [figures[name] for name in ("mean", "perplexity", "tokens")] == [
+        -evaluated["loss"],
+        evaluated["perplexity"],
+        evaluated["tokens"],
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "model.onnx", "model.pt"])

@@ -322,6 +322,19 @@ def test_rows_without_a_token_left_are_named_and_the_others_can_go_on(do_sample:
     assert choose(logits[:2], config, u[:2], others).tolist() == [1, 0]
 
 
+def test_generate_names_the_index_of_a_row_without_a_token_left() -> None:
+    checkpoint = models.checkpoint("gru", 1)
+    letters = "".join(checkpoint.tokenizer.vocabulary)
+    with pytest.raises(NothingLeftError, match=r"no_repeat_ngram_size: .* row 4, 5;"):
+        generate(
+            make_model(checkpoint, "numpy"),
+            ["a", "b", letters],
+            num_return_sequences=2,
+            no_repeat_ngram_size=1,
+            max_new_tokens=4,
+        )
+
+
 def test_the_forced_prefix_wins_over_bans() -> None:
     config = SamplingConfig(forced_prefix=(1, 1), suppress_tokens=(1,), no_repeat_ngram_size=1, bad_words=((1,),))
     history = History([[0, 1]], np.array([1]))
@@ -362,7 +375,9 @@ def test_texts_become_ids_once() -> None:
         forced_prefix="ba",
     )
     assert json.loads(json.dumps(asdict(config)))["sequence_bias"] == [["d", 1.5], ["ab", -2]]
-    assert GenerationConfig(**json.loads(json.dumps(asdict(config)))) == config
+    for one in (config, config.resolved(LETTERS), GenerationConfig(min_p=0.5).resolved(LETTERS)):
+        again = GenerationConfig(**json.loads(json.dumps(asdict(one))))
+        assert (again, again.extras, hash(again)) == (one, one.extras, hash(one))
     got = config.resolved(LETTERS)
     assert (got.bad_words, got.suppress_tokens) == (((2, 3, 4), (1,)), (0, 5))
     assert (got.sequence_bias, got.forced_prefix) == ((((5,), 1.5), ((2, 3), -2)), (3, 2))
