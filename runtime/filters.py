@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,6 +28,14 @@ class History(NamedTuple):
 
     tokens: Sequence[Sequence[int]]  # of the prompt and behind it
     written: NDArray[np.int64]  # (B,), how many of them are behind the prompt
+
+
+def _flat(history: History) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """All tokens (N,) one row after the other, with the row of each and where that begins."""
+    lengths = np.array([len(row) for row in history.tokens])
+    tokens = np.fromiter(chain.from_iterable(history.tokens), np.int64, int(lengths.sum()))
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    return rows, (np.cumsum(lengths) - lengths)[rows], tokens
 
 
 def add_sequence_bias(scores: Scores, config: SamplingConfig, history: History) -> Scores:
@@ -47,14 +56,11 @@ def penalise_repetition(scores: Scores, config: SamplingConfig, history: History
     """
     if config.repetition_penalty == 1:
         return scores
-    scores = scores.copy()
-    for row, tokens in enumerate(history.tokens):
-        seen = np.asarray(tokens, np.int64)  # a token that stands there twice gets the same value twice
-        values = scores[row, seen]
-        scores[row, seen] = np.where(
-            values < 0, values * config.repetition_penalty, values / config.repetition_penalty
-        )  # fmt: skip
-    return scores
+    rows, _, tokens = _flat(history)
+    seen = np.zeros(scores.shape, np.bool_)
+    seen[rows, tokens] = True
+    penalty = config.repetition_penalty
+    return np.where(seen, np.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def ban_repeated_ngrams(scores: Scores, config: SamplingConfig, history: History) -> Scores:
@@ -65,13 +71,15 @@ def ban_repeated_ngrams(scores: Scores, config: SamplingConfig, history: History
     n = config.no_repeat_ngram_size
     if n == 0:
         return scores
+    rows, begins, tokens = _flat(history)
+    ends = begins + np.array([len(row) for row in history.tokens])[rows]
+    last = np.flatnonzero(np.arange(len(tokens)) - begins >= n - 1)  # where a sequence of n ends
+    for back in range(1, n):  # and begins as the row's next n tokens will
+        if len(last) == 0:
+            return scores
+        last = last[tokens[last - back] == tokens[ends[last] - back]]
     scores = scores.copy()
-    for row, tokens in enumerate(history.tokens):
-        if len(tokens) < n:
-            continue
-        ngrams = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens, np.int64), n)
-        again = (ngrams[:, :-1] == ngrams[-1, 1:]).all(axis=1)
-        scores[row, ngrams[again, -1]] = -np.inf
+    scores[rows[last], tokens[last]] = -np.inf
     return scores
 
 

@@ -203,6 +203,11 @@ def test_min_p_and_typical_agree_with_the_slow_ones(seed: int, V: int, kind: str
     np.testing.assert_array_equal(scores, before)
 
 
+def test_an_ngram_longer_than_any_history_bans_nothing() -> None:
+    scores, history = np.zeros((2, 3)), History([[0, 0], [1]], np.zeros(2, np.int64))
+    assert applied("no_repeat_ngram_size", scores, history, no_repeat_ngram_size=10**12) == scores.tolist()
+
+
 def test_alarm_the_slow_rules_notice_wrong_settings() -> None:
     rng = np.random.default_rng(3)
     scores, history = random_scores(rng, 30, 6, "smooth"), random_history(rng, 30, 6)
