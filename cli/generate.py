@@ -13,7 +13,7 @@ from unrolled.cli import decoding, options
 from unrolled.cli.console import print_json
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
-from unrolled.runtime.generate import start_prompt
+from unrolled.runtime.prompts import start_prompt
 
 
 def generate_text(

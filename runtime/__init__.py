@@ -10,7 +10,9 @@ Importing this loads numpy and, with a model, onnxruntime; torch and numba load 
 
 from unrolled.runtime.adapters import ENGINES
 from unrolled.runtime.beam import BeamConfig, BeamGeneration, beam_search
-from unrolled.runtime.generate import Generation, GenerationConfig, generate
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.generate import generate
+from unrolled.runtime.rows import Generation
 from unrolled.runtime.scoring import TextScore, rank, score
 from unrolled.runtime.session import load
 

@@ -21,8 +21,12 @@ from numpy.typing import NDArray
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.text import Tokenizer
+from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.filters import FILTERS, History, Scores
-from unrolled.runtime.generate import Generation, GenerationConfig, check_prompts, prompt_tokens, read_prompts
+from unrolled.runtime.generate import check_prompts
+from unrolled.runtime.prompts import prompt_tokens, read_prompts
+from unrolled.runtime.rows import Generation
+from unrolled.runtime.rowwise import RowModel
 from unrolled.runtime.sampling import check_finite, check_whole, log_softmax, process
 
 
@@ -186,15 +190,15 @@ def _step(searches: Sequence[_Search], config: BeamConfig, logits: NDArray) -> l
 
 def _search(model: StepModel, config: BeamConfig, searches: Sequence[_Search]) -> None:
     """Run searches to their ends, side by side; one that is over leaves the batch."""
-    logits, state = read_prompts(model, [np.array(search.prompt, np.int64) for search in searches])
+    rows_model = RowModel(model)
+    logits, state = read_prompts(rows_model, [np.array(search.prompt, np.int64) for search in searches])
     while True:
         rows = _step(searches, config, logits)
         searches = [search for search in searches if not search.over]
         if not searches:
             return
-        tokens = np.array([[beam.tokens[-1] for search in searches for beam in search.beams]], np.int64)
-        stepped, state = model.step(tokens, np.ascontiguousarray(state[:, :, rows]))
-        logits = stepped[0]
+        tokens = np.array([beam.tokens[-1] for search in searches for beam in search.beams], np.int64)
+        logits, state = rows_model.step(tokens, np.ascontiguousarray(state[:, :, rows]))
 
 
 def beam_search(model: StepModel, prompts: Sequence[str], config: BeamConfig | None = None) -> list[BeamGeneration]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from unrolled.engine.errors import ConfigError
 from unrolled.runtime.sampling import SamplingConfig, check_whole
@@ -17,12 +18,14 @@ class GenerationConfig(SamplingConfig):
         stop: texts at which writing ends; the stop text itself is left out.
         num_return_sequences: texts for each prompt.
         batch_size: rows run side by side; does not change what they say.
+        logprobs: also tell how probable the model itself found each token.
     """
 
     max_new_tokens: int = 200
     stop: tuple[str, ...] = ()
     num_return_sequences: int = 1
     batch_size: int = 256
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,3 +35,25 @@ class GenerationConfig(SamplingConfig):
         if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
             raise ConfigError(f"stop: got {self.stop!r}, needs texts that are not empty")
         object.__setattr__(self, "stop", tuple(stop))
+        if not isinstance(self.logprobs, bool):
+            raise ConfigError(f"logprobs: got {self.logprobs!r}, needs true or false")
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        """What has to be written is no longer than what may be, and no stop text cuts it."""
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens: got {self.min_new_tokens}, needs at most max_new_tokens ({self.max_new_tokens})"
+            )
+        prefix = self.forced_prefix
+        if not isinstance(prefix, str):
+            if len(prefix) > self.max_new_tokens:
+                raise ConfigError(
+                    f"forced_prefix: has {len(prefix)} tokens, needs at most max_new_tokens ({self.max_new_tokens})"
+                )
+        elif cuts := [text for text in self.stop if text in prefix]:
+            raise ConfigError(f"forced_prefix: {prefix!r} holds the stop text {cuts[0]!r}; writing would end inside it")
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        return super().extras + (("logprobs",) if self.logprobs else ())

@@ -7,11 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 from unrolled.engine.contract import StepModel
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.prompts import prompt_tokens
-from unrolled.runtime.rows import Generation, Request
+from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -42,7 +42,8 @@ def generate(
 
     Raises:
         ConfigError: a setting is out of its range, or there is no prompt.
-        UnknownTokenError: a prompt holds what the vocabulary has not.
+        UnknownTokenError: a prompt or a setting holds what the vocabulary has not.
+        NothingLeftError: the settings leave no token for the rows of these indices.
     """
     if config is not None and settings:
         raise ConfigError("give a GenerationConfig or settings by name, not both")
@@ -53,10 +54,14 @@ def generate(
     if not isinstance(config, GenerationConfig):
         raise ConfigError(f"config: got a {type(config).__name__}, needs a GenerationConfig")
     check_prompts(prompts)
-    repeats = config.num_return_sequences
+    repeats, config = config.num_return_sequences, resolve(model, config)
+    encoded = [prompt_tokens(model.tokenizer, prompt) for prompt in prompts]
     requests = (
         Request(prompt, tokens, place * repeats + copy, config)
-        for place, (prompt, tokens) in enumerate([(p, prompt_tokens(model.tokenizer, p)) for p in prompts])
+        for place, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True))
         for copy in range(repeats)
     )
-    return list(write_rows(model, requests, config.batch_size))
+    texts = list(write_rows(model, requests, config.batch_size))
+    if stuck := tuple(text.index for text in texts if text.finish_reason == NOTHING_LEFT):
+        raise NothingLeftError(config.extras, stuck)
+    return texts

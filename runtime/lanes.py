@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.contract import DecodingModel, Draws, StepModel, WritingModel, pad_prompts, zero_state
+from unrolled.engine.errors import NothingLeftError
+from unrolled.runtime.filters import History
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.prompts import read_prompts
-from unrolled.runtime.rows import Generation, Request, Row
+from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, Row
 from unrolled.runtime.rowwise import RowModel
-from unrolled.runtime.sampling import SamplingConfig, check_whole, choose
+from unrolled.runtime.sampling import SamplingConfig, check_whole, choose, token_logprobs
 
 CHUNK = 16  # tokens that a model draws by itself before its rows are looked at, while others wait for a lane
 LAST_CHUNK = 128  # when none waits: a row that is over costs nobody a lane then
@@ -114,6 +116,7 @@ class StepLanes:
         if self.rows:
             self._rules = _Rules(self.rows)
             self._looking = np.array([row.looks for row in self.rows])
+            self._plain = all(row.config.plain for row in self.rows)
 
     def _replace(self, going: NDArray[np.bool_], rows: list[Row], read: tuple[NDArray, NDArray]) -> None:
         n, u = len(rows), np.zeros((self.BLOCK, len(rows)))
@@ -145,13 +148,33 @@ class StepLanes:
         return u
 
     def _choose(self) -> NDArray[np.int64]:
+        """The next token of each row; 0 where the settings leave none, and the row is over."""
         u = self._u[self._phase]
-        if self._rules.one:
+        if self._rules.one and self._plain:
             return choose(self._logits, self._rules.first, u)
-        tokens = np.empty(len(self.rows), np.int64)
+        tokens = np.zeros(len(self.rows), np.int64)
         for rules, some in self._rules.groups():
-            tokens[some] = choose(self._logits[some], rules, u[some])
+            self._choose_by(rules, some, u, tokens)
         return tokens
+
+    def _choose_by(self, rules: SamplingConfig, some: NDArray[np.intp], u: NDArray, tokens: NDArray[np.int64]) -> None:
+        rows = [self.rows[b] for b in some]
+        history = None
+        if rules.needs_history:
+            history = History([row.history or [] for row in rows], _written(rows))
+        try:
+            tokens[some] = choose(self._logits[some], rules, u[some], history)
+        except NothingLeftError as error:
+            for place in error.rows:
+                rows[place].reason = NOTHING_LEFT
+            if len(rest := np.delete(some, error.rows)):
+                self._choose_by(rules, rest, u, tokens)
+
+    def _keep_logprobs(self, tokens: NDArray[np.int64]) -> None:
+        asking = np.flatnonzero([row.config.logprobs for row in self.rows])
+        for b, value in zip(asking, token_logprobs(self._logits[asking], tokens[asking]).tolist(), strict=True):
+            if self.rows[b].reason is None:
+                self.rows[b].logprobs.append(value)
 
     def advance(self, chunk: int) -> None:
         self._step()
@@ -160,13 +183,16 @@ class StepLanes:
             self._phase = 0
             self._since[:] = 0
         tokens = self._choose()
+        if not self._plain:
+            self._keep_logprobs(tokens)
         self._drawn[self._phase] = tokens
         self._phase += 1
         self._left -= 1
         told = (tokens == self._eos) | (self._left == 0) | self._looking
         told |= self._phase == self.BLOCK
         for b in np.flatnonzero(told):
-            self.rows[b].extend(self._drawn[self._since[b] : self._phase, b].tolist())
+            if self.rows[b].reason is None:
+                self.rows[b].extend(self._drawn[self._since[b] : self._phase, b].tolist())
         self._since[told] = self._phase
         self._tokens = tokens
 
@@ -249,14 +275,8 @@ class Writer:
         self._model, self._lanes_most = model, lanes
         self._requests: Iterator[Request] | None = iter(requests)
         self._rows_model = RowModel(model)
-        whole: Any = model
         self._reads = not hasattr(model, "write")
-        if not self._reads:
-            self._lanes: Lanes = WholeLanes(whole)
-        elif hasattr(model, "decode"):
-            self._lanes = DecodeLanes(whole)
-        else:
-            self._lanes = StepLanes(self._rows_model, model.tokenizer.eos_id)
+        self._lanes: dict[bool, Lanes] = {}  # of plain rows, and of those with settings that only this package knows
         self._ready: list[Row] = []  # read, and waiting for a lane
         self._read: Any = None  # their logits (n, V) and states (S, L, n, H)
         self._begun: deque[Row] = deque()  # in order, until they are given back
@@ -271,28 +291,52 @@ class Writer:
             self._requests = None
         self._ready = [Row(self._model.tokenizer, request) for request in asked]
         self._begun.extend(self._ready)
-        if self._reads and self._ready:
+        # a model that writes by itself reads plain rows' prompts too
+        if self._ready and (self._reads or not all(row.config.plain for row in self._ready)):
             self._read = read_prompts(self._rows_model, [request.tokens for request in asked])
+        else:
+            self._read = None
+
+    def _lanes_of(self, plain: bool) -> Lanes:
+        model: Any = self._model
+        if plain and not self._reads:
+            return WholeLanes(model)
+        if plain and hasattr(model, "decode"):
+            return DecodeLanes(model)
+        return StepLanes(self._rows_model, self._model.tokenizer.eos_id)
+
+    def _next(self, free: int) -> list[Row]:
+        """Rows for lanes that are free, as many as there are."""
+        if free and not self._ready:
+            self._ask()
+        rows, self._ready = self._ready[:free], self._ready[free:]
+        return rows
+
+    def _fill(self) -> None:
+        going = {
+            kind: np.array([row.reason is None for row in lanes.rows], bool) for kind, lanes in self._lanes.items()
+        }
+        new = self._next(self._lanes_most - sum(int(mask.sum()) for mask in going.values()))
+        n, now = len(new), self._read if new else None
+        if now is not None:
+            self._read = now[0][n:], now[1][:, :, n:]
+        plain = np.array([row.config.plain for row in new], bool)
+        for kind in {*plain.tolist()} - set(self._lanes):
+            self._lanes[kind], going[kind] = self._lanes_of(kind), np.empty(0, bool)
+        for kind, lanes in self._lanes.items():
+            some = np.flatnonzero(plain == kind)
+            if len(some) or not going[kind].all():
+                read = None if now is None else (now[0][some], np.ascontiguousarray(now[1][:, :, some]))
+                lanes.replace(going[kind], [new[i] for i in some], read)
 
     def advance(self) -> bool:
         """Write some tokens more; False: all rows are over."""
-        going = np.array([row.reason is None for row in self._lanes.rows], bool)
-        free = self._lanes_most - int(going.sum())
-        if free and not self._ready:
-            self._ask()
-        new = self._ready[:free]
-        if new or not going.all():
-            n, read = len(new), None
-            if self._reads and new:
-                logits, state = self._read
-                read, self._read = (logits[:n], state[:, :, :n]), (logits[n:], state[:, :, n:])
-            self._ready = self._ready[n:]
-            self._lanes.replace(going, new, read)
-        if not self._lanes.rows:
-            return False
+        self._fill()
+        busy = [lanes for lanes in self._lanes.values() if lanes.rows]
         waiting = self._ready or self._requests is not None
-        self._lanes.advance(CHUNK if waiting else LAST_CHUNK)
-        return True
+        for lanes in busy:
+            lanes.advance(CHUNK if waiting else LAST_CHUNK)
+        return bool(busy)
 
     def results(self) -> Iterator[Generation]:
         """What is over, in the order of the requests."""

@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.contract import StepModel
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A text to write.
+    """A text to write; ``make_request`` makes it.
 
     Args:
         prompt: what it is written behind.
-        tokens: (n,) int64, the prompt encoded (``prompt_tokens``).
+        tokens: (n,) int64, the prompt encoded.
         index: of the row, not negative: with ``config.seed`` it fixes the draws.
-        config: settings, of this row alone.
+        config: settings, of this row alone, resolved.
     """
 
     prompt: str
@@ -32,17 +35,42 @@ class Request:
     config: GenerationConfig
 
 
+def make_request(model: StepModel, prompt: str, index: int, config: GenerationConfig) -> Request:
+    """A text to write, checked.
+
+    Raises:
+        UnknownTokenError: the prompt or a setting holds what the vocabulary has not.
+        ConfigError: settings that do not go with each other, the vocabulary or the model.
+    """
+    return Request(prompt, prompt_tokens(model.tokenizer, prompt), index, resolve(model, config))
+
+
+def resolve(model: StepModel, config: GenerationConfig) -> GenerationConfig:
+    """The same settings with ids for texts; ConfigError where the model cannot follow them."""
+    if not config.plain and getattr(model, "form", None) == "generate":
+        raise ConfigError(
+            f"{', '.join(config.extras)}: an ONNX file of form generate draws inside its graph, which has only "
+            "temperature, top_k and top_p; export --form both, or use the checkpoint"
+        )
+    return config.resolved(model.tokenizer)
+
+
 @dataclass(frozen=True)
 class Generation:
-    """One text: what was written behind ``prompt``, and why it ended: "eos", "stop" or "length"."""
+    """One text: what was written behind ``prompt``, and why it ended.
+
+    That is "eos", "stop", "length", or "nothing left" where the settings ban every token that could come next.
+    """
 
     prompt: str
     text: str
     tokens: tuple[int, ...]  # as drawn, <eos> and the tokens of a stop text included
     finish_reason: str
     index: int  # of the row: prompt index · num_return_sequences + which of them
+    logprobs: tuple[float, ...] | None = None  # log-softmax of the model's own logits at each token, where asked for
 
 
+NOTHING_LEFT = "nothing left"  # why a row ended: the settings ban every token that could come next
 _RULES = tuple(field.name for field in fields(SamplingConfig))
 
 
@@ -64,6 +92,10 @@ class Row:
         self.tokenizer, self.request, self.config = tokenizer, request, request.config
         self.rules = _rules(request.config)
         self.tokens: list[int] = []
+        self.history = (
+            request.tokens.tolist() if self.rules.needs_history else None
+        )  # the prompt, and what is behind it
+        self.logprobs: list[float] = []
         self.reason: str | None = None
         # how many tokens a stop text can reach over: each but <bos> adds a character, and words a space before them
         self._window = max(map(len, self.config.stop), default=-1) + 1
@@ -71,8 +103,8 @@ class Row:
 
     @property
     def looks(self) -> bool:
-        """Whether every token must be looked at as it comes: only its text says whether the row is over."""
-        return self._window > 0
+        """Whether every token must be looked at as it comes: for a stop text, or because the next one depends on it."""
+        return self._window > 0 or self.history is not None
 
     @property
     def left(self) -> int:
@@ -81,7 +113,9 @@ class Row:
 
     def extend(self, tokens: list[int]) -> None:
         """Add tokens up to the one that ends the text."""
-        if not self.looks:  # nothing to look for but <eos>: no walk over the tokens
+        if self.history is not None:
+            self.history += tokens
+        if self._window == 0:  # nothing to look for but <eos>: no walk over the tokens
             left, eos = self.left, self.tokenizer.eos_id
             end = tokens.index(eos) + 1 if eos in tokens else len(tokens) + 1
             self.tokens += tokens[: min(end, left)]
@@ -109,6 +143,7 @@ class Row:
         return text[: min(cuts)] if cuts else text
 
     def result(self) -> Generation:
+        logprobs = tuple(self.logprobs) if self.config.logprobs else None
         return Generation(
-            self.request.prompt, self.text(), tuple(self.tokens), self.reason or "length", self.request.index
+            self.request.prompt, self.text(), tuple(self.tokens), self.reason or "length", self.request.index, logprobs
         )  # fmt: skip

@@ -20,7 +20,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import Tokenizer
-from unrolled.runtime.generate import prompt_tokens
+from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.sampling import check_finite, check_whole, token_logprobs
 
 LOGIT_BYTES = 64 * 2**20  # of logits and what is made of them at a time

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.params import initial_params
+from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.filters import FILTERS, keep_top_k, keep_top_p
-from unrolled.runtime.generate import GenerationConfig
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.sampling import SamplingConfig, choose, draw
 
