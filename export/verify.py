@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint, model_digest
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Draws, StepModel, WritingModel, pad_prompts, zero_state
-from unrolled.engine.errors import ModelFileError, first_line
+from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.params import Params, parameter_shapes
 from unrolled.export.golden import MARGIN, greedy_tokens, recorded_draws, sampled_tokens
@@ -76,7 +76,11 @@ class _ModelFile:
 
     @cached_property
     def torchscript(self) -> tuple[Any, FileInfo]:
-        from unrolled.export.torchscript import read_torchscript
+        try:
+            from unrolled.export.torchscript import read_torchscript
+        except ImportError as error:
+            needed = f'{self.path}: a TorchScript file needs torch: pip install "unrolled[torch]"'
+            raise MissingDependencyError(needed) from error
 
         return read_torchscript(self.path)
 
@@ -325,6 +329,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
 
     Raises:
         ModelFileError: the file cannot be read, or is not one of ours.
+        MissingDependencyError: it is a TorchScript file, and torch is not installed.
     """
     file = _ModelFile(path)
     info = file.info
