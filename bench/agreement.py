@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.bench.divergence import Divergence, first_divergences
 from unrolled.bench.measure import Job
-from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.engine.checkpoint import SUFFIX, Checkpoint, load_checkpoint, resolve_model_file
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime import ENGINES
+from unrolled.runtime.adapters import make_model
+from unrolled.runtime.generate import prompt_tokens
+from unrolled.runtime.sampling import SamplingConfig, check_whole
 from unrolled.runtime.session import OPENERS
 
 REFERENCE = "numpy"
@@ -44,6 +48,8 @@ class Agreement:
     max_logit_error: float | None = None
     greedy_match: float | None = None
     sampled_match: float | None = None
+    equal_texts: float | None = None  # share of the sampled texts that are equal to their end
+    divergences: tuple[Divergence, ...] | None = None  # of the others
     first_call_s: float | None = None  # opening the model and its first step
     tokens_per_s_1: float | None = None  # sampled, one stream
     tokens_per_s_64: float | None = None  # sampled, 64 streams at once
@@ -94,8 +100,9 @@ def _run(contestant: Contestant, job: Job) -> tuple[dict[str, Any], dict[str, ND
 
 
 def measure_agreement(got: dict[str, NDArray], reference: dict[str, NDArray]) -> dict[str, float]:
-    """Largest logit difference, where there are logits, and shares of equal tokens; a NaN counts as an infinite error."""
+    """Largest logit difference, where there are logits, and shares of equal tokens and texts; NaN is an infinite error."""
     shares = {name: _share_equal(got[kind], reference[kind]) for name, kind in MATCHES.items()}
+    shares["equal_texts"] = float((got["sampled"] == reference["sampled"]).all(axis=1).mean())
     if "logits" not in got:
         return shares
     if got["logits"].shape != reference["logits"].shape:
@@ -110,10 +117,23 @@ def _share_equal(got: NDArray, expected: NDArray) -> float:
     return float((got == expected)[counted].mean()) if counted.any() else 1.0
 
 
+def _divergences(
+    checkpoint: Checkpoint, prompts: Sequence[str], seed: int, expected: NDArray, got: NDArray
+) -> tuple[Divergence, ...]:
+    """Where sampled texts (rows, N) of ``got`` first differ; as many rows for each prompt."""
+    if np.array_equal(expected, got):
+        return ()
+    reference = make_model(checkpoint, REFERENCE)
+    number = len(expected) // len(prompts)
+    ids = [ids for prompt in prompts for ids in [prompt_tokens(checkpoint.tokenizer, prompt)] * number]
+    return tuple(first_divergences(reference, ids, np.arange(len(ids)), expected, got, SamplingConfig(seed=seed)))
+
+
 def compare(
     runners: Sequence[Contestant],
     prompts: Sequence[str] | None = None,
     tokens: int = 200,
+    number: int = 1,
     seed: int = 0,
     on_start: Callable[[Contestant], None] = lambda contestant: None,
 ) -> Iterator[Agreement]:
@@ -123,11 +143,15 @@ def compare(
         runners: from ``contestants``; the first is the reference.
         prompts: texts to write behind; a spread of random ones if left out.
         tokens: written behind each prompt, greedily and sampled.
+        number: texts sampled behind each prompt.
         on_start: called before each.
 
     Raises:
         ModelFileError: the reference itself cannot run.
+        ConfigError: ``tokens`` or ``number`` is out of its range.
     """
+    check_whole("max_new_tokens", tokens, 1)
+    check_whole("num_return_sequences", number, 1)
     checkpoint = load_checkpoint(runners[0].model)
     digest = checkpoint.digest
     texts = list(prompts) if prompts else default_prompts(checkpoint.tokenizer)
@@ -137,7 +161,7 @@ def compare(
             on_start(contestant)
             on = reference["on"].tolist() if reference else []
             output = str(Path(folder) / "arrays.npz")
-            job = Job(contestant.model, contestant.engine, texts, tokens, seed, on, output)
+            job = Job(contestant.model, contestant.engine, texts, tokens, number, seed, on, output)
             result, arrays = _run(contestant, job)
             source = Path(contestant.model).name
             if "error" in result:
@@ -147,6 +171,7 @@ def compare(
                 continue
             reference = reference or arrays
             name = contestant.engine or result["engine"]
+            sampled = reference["sampled"], arrays["sampled"]
             try:
                 figures: dict[str, Any] = {**measure_agreement(arrays, reference), **result}
             except ModelFileError as error:
@@ -155,4 +180,4 @@ def compare(
             del figures["engine"]
             if figures.pop("digest") != digest:
                 figures["remark"] = "made of another checkpoint than the one it is compared with; export again"
-            yield Agreement(name, source, **figures)
+            yield Agreement(name, source, divergences=_divergences(checkpoint, texts, seed, *sampled), **figures)

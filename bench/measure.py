@@ -30,13 +30,14 @@ class Job:
     engine: str | None  # of a checkpoint; None for an exported file
     prompts: list[str]
     tokens: int  # written behind each prompt
+    number: int  # texts sampled behind each prompt
     seed: int
     logits_on: list[list[int]]  # (B, T): tokens on which to compute logits; empty: the model's own greedy ones
     output: str  # .npz for the arrays
 
 
 def _texts(model: StepModel, job: Job, **settings: Any) -> NDArray[np.int64]:
-    """Tokens (rows, N); a row that ended early is filled with -1."""
+    """Tokens (rows, N) behind every prompt; a row that ended early is filled with -1."""
     rows = generate(model, job.prompts, GenerationConfig(max_new_tokens=job.tokens, seed=job.seed, **settings))
     out = np.full((len(rows), job.tokens), -1, np.int64)
     for row, generation in zip(out, rows, strict=True):
@@ -70,7 +71,8 @@ def run(job: Job) -> dict[str, Any]:
     first_call = time.perf_counter() - started
     greedy = _texts(model, job, do_sample=False)
     on = np.array(job.logits_on, np.int64) if job.logits_on else np.maximum(greedy, 0)
-    arrays: dict[str, Any] = {"greedy": greedy, "sampled": _texts(model, job), "on": on}
+    sampled = _texts(model, job, num_return_sequences=job.number)
+    arrays: dict[str, Any] = {"greedy": greedy, "sampled": sampled, "on": on}
     if getattr(model, "form", "step") != "generate":  # whose files show no logits
         arrays["logits"] = _teacher_forced(model, on)
     np.savez(job.output, **arrays)

@@ -14,27 +14,33 @@ from unrolled.cli import options
 from unrolled.cli.console import err, out, print_json, rate, share, table, warn
 from unrolled.engine.checkpoint import SUFFIX
 
+SHOWN = 8  # divergences of each engine; --json says all
+
 
 def compare(
     run: Annotated[str, typer.Argument(help="A run folder or a checkpoint; exported files beside it take part.")],
     prompt: options.Prompts = None,
     tokens: Annotated[int, typer.Option(help="Written behind each prompt, greedily and sampled.")] = 200,
+    number: Annotated[int, typer.Option("-n", "--number", help="Texts sampled behind each prompt.")] = 1,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Run every engine and file of a model on the same prompts, each in its own process, and hold them against NumPy's.
 
-    Shown are the largest difference of a logit, the shares of equal tokens, and the speed of sampled generation.
+    Shown are the largest difference of a logit, the shares of equal tokens, and the speed of sampled generation; and where
+    sampled texts first differ, and how near to a border between two tokens that draw was.
     """
-    agreements = run_compare(contestants(run), [options.unescape(text) for text in prompt or []], tokens, seed, err)
+    prompts = [options.unescape(text) for text in prompt or []]
+    agreements = run_compare(contestants(run), prompts, tokens, number, seed, err)
     if json:
-        print_json({"reference": "numpy", "tokens": tokens, "agreement": [a.to_dict() for a in agreements]})
+        asked = {"reference": "numpy", "tokens": tokens, "number": number}
+        print_json({**asked, "agreement": [a.to_dict() for a in agreements]})
     else:
         show_agreements(out, agreements)
 
 
 def run_compare(
-    runners: Sequence[Contestant], prompts: Sequence[str], tokens: int, seed: int, console: Console
+    runners: Sequence[Contestant], prompts: Sequence[str], tokens: int, number: int, seed: int, console: Console
 ) -> list[Agreement]:
     """All agreements, with a line that says who is running where the console is a terminal."""
     with console.status("comparing") as status:
@@ -42,7 +48,7 @@ def run_compare(
         def say(contestant: Contestant) -> None:
             status.update(f"comparing: {contestant.name}")
 
-        return list(compare_all(runners, prompts, tokens, seed, say))
+        return list(compare_all(runners, prompts, tokens, number, seed, say))
 
 
 def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
@@ -72,3 +78,19 @@ def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
             warn(console, f"{a.engine} did not run: {a.error}")
         elif a.remark is not None:
             warn(console, f"{a.source}: {a.remark}")
+        if a.divergences:
+            show_divergences(console, a)
+
+
+def show_divergences(console: Console, agreement: Agreement) -> None:
+    """How many texts differ, and the first ones' draws with what explains them."""
+    found = agreement.divergences or ()
+    faults = sum(not one.explained for one in found)
+    name = agreement.engine if agreement.source.endswith(SUFFIX) else agreement.source
+    verdict = f"{faults} of them by more than rounding explains" if faults else "each by rounding"
+    warn(console, f"{name}: {share(agreement.equal_texts)} of the texts are equal, {len(found)} are not, {verdict}")
+    for one in sorted(found, key=lambda one: one.explained)[:SHOWN]:
+        margin = "which NumPy cannot draw there" if one.margin is None else f"{one.margin:.1e} from the border"
+        console.print(f"  text {one.index}, step {one.step}: token {one.got} for {one.expected}, {margin}")
+    if len(found) > SHOWN:
+        console.print("  …")

@@ -91,7 +91,7 @@ def _run_demo(output: Path, seconds: float, overwrite: bool) -> None:
     # each engine once: those that train on the checkpoint, the runtimes on the files they were exported for
     files = [str(artifacts[name]) for name in SINGLE_FILES if name in artifacts]
     runners = [c for c in contestants(runs["numba"]) if c.engine in engines or c.model in files]
-    agreements = run_compare(runners, PROMPTS, 200, 1, out)
+    agreements = run_compare(runners, PROMPTS, tokens=200, number=1, seed=1, console=out)
     samples = _samples(runners)
     _curves(runs, artifacts)
     summary = _summary(engines, runs, artifacts, agreements, samples)

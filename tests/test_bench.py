@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
 import pytest
 
 from unrolled.bench.agreement import Contestant, compare, contestants, default_prompts, measure_agreement
+from unrolled.bench.divergence import Divergence, border_margins, first_divergences
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.bench.system import system_info
 from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
@@ -19,6 +21,8 @@ from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.text import CharTokenizer
 from unrolled.engine.training import TrainingConfig
 from unrolled.export.formats import export_model
+from unrolled.runtime.philox import uniforms
+from unrolled.runtime.sampling import SamplingConfig
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -35,6 +39,7 @@ def test_agreement_of_equal_arrays_is_complete() -> None:
         "max_logit_error": 0.0,
         "greedy_match": 1.0,
         "sampled_match": 1.0,
+        "equal_texts": 1.0,
     }
 
 
@@ -42,6 +47,8 @@ def test_alarm_agreement_notices_every_difference() -> None:
     got = arrays()
     got["logits"][3, 1, 2] += 0.5
     got["greedy"][0, 9] += 1
+    got["sampled"][1, 9] += 1
+    assert measure_agreement(got, arrays())["equal_texts"] == 0.5
     got["sampled"][:] = -1
     result = measure_agreement(got, arrays())
     assert result["max_logit_error"] == pytest.approx(0.5, rel=1e-6)
@@ -62,13 +69,63 @@ def test_alarm_a_file_with_other_weights_disagrees(tmp_path: Path) -> None:
     other = Checkpoint(checkpoint.config, params, checkpoint.tokenizer)
     path = export_model(other, tmp_path / "other.onnx", "onnx")
     runners = [contestants(tmp_path)[0], Contestant("other", str(path), None), Contestant("gone", "gone.onnx", None)]
-    reference, changed, missing = compare(runners, ["ab", "c"], tokens=20)
+    reference, changed, missing = compare(runners, ["ab", "c"], tokens=20, number=3)
     assert (reference.max_logit_error, reference.greedy_match, reference.sampled_match) == (0.0, 1.0, 1.0)
     assert changed.max_logit_error == pytest.approx(models.V - 1, rel=1e-3)
     assert changed.sampled_match is not None
     assert changed.sampled_match < 0.9
+    assert (reference.equal_texts, reference.divergences) == (1.0, ())
+    assert changed.divergences is not None
+    assert changed.equal_texts == 1 - len(changed.divergences) / 6
+    assert not any(one.explained for one in changed.divergences)
     assert missing.error is not None
     assert "no such file" in missing.error
+
+
+class Fixed:
+    """A model whose logits are always the same."""
+
+    def __init__(self, logits: list[float]) -> None:
+        self.logits = np.array(logits, np.float32)
+        self.config = models.config("rnn", 1, vocab_size=len(logits))
+
+    def step(self, tokens: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.broadcast_to(self.logits, (*tokens.shape, len(self.logits))), state
+
+
+def test_divergences_are_the_first_ones_with_their_distance_from_the_border() -> None:
+    model: Any = Fixed(np.log([0.5, 0.25, 1e-9, 0.25]).tolist())
+    expected = np.array([[0, 1, 3, 3], [1, 1, 1, 1], [3, 3, 1, 0], [0, 3, -1, -1]])
+    got = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [3, 0, 0, 0], [0, 3, 1, -1]])
+    indices = np.array([4, 5, 6, 7])
+    prompts = [np.array([0])] * 4
+    found = first_divergences(model, prompts, indices, expected, got, SamplingConfig(seed=9))
+    u = [uniforms(9, np.array([index]), step)[0] for index, step in ((4, 2), (6, 1))]
+    borders = [(0.75, 0.75 + 1e-9), (0.5, 0.75 + 1e-9)]
+    margins = [max(abs(border - at) for border in pair) for pair, at in zip(borders, u, strict=True)]
+    assert [(one.index, one.step, one.expected, one.got) for one in found] == [
+        (4, 2, 3, 1),
+        (6, 1, 3, 0),
+        (7, 2, -1, 1),
+    ]
+    assert [one.margin for one in found[:2]] == pytest.approx(margins, abs=1e-7)
+    assert found[2].margin is None
+    assert not any(one.explained for one in found)
+
+
+def test_only_a_draw_on_the_border_of_tokens_that_are_left_is_explained() -> None:
+    logits = np.log([[0.5, 0.25, 1e-9, 0.25]])
+    for u, pair, top_k, explained in (
+        (0.5 + 5e-7, (0, 1), 0, True),
+        (0.5 - 2e-6, (1, 0), 0, False),
+        (0.75, (1, 3), 0, True),  # over a token that is hardly ever drawn
+        (0.75, (1, 2), 3, False),  # which top_k left out
+        (0.5, (0, 3), 0, False),
+        (0.5, (0, 4), 0, False),
+        (np.nan, (0, 1), 0, False),
+    ):
+        margin = border_margins(logits, np.array([pair]), np.array([u]), SamplingConfig(top_k=top_k))[0]
+        assert Divergence(0, 0, *pair, margin).explained is explained, (u, pair)
 
 
 def test_contestants_are_engines_then_files(tmp_path: Path) -> None:

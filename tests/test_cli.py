@@ -304,12 +304,14 @@ def test_verify_of_a_damaged_file_exits_with_1(trained: Path, tmp_path: Path) ->
 
 
 def test_compare_holds_every_engine_and_file_against_numpy(trained: Path) -> None:
-    report = run_json("compare", str(trained), "--tokens", "60", "-p", "the ", "-p", "lazy")
+    report = run_json("compare", str(trained), "--tokens", "60", "-n", "2", "-p", "the ", "-p", "lazy")
+    assert (report["tokens"], report["number"]) == (60, 2)
     names = [row["engine"] for row in report["agreement"]]
     assert names == ["numpy", "numba", "torch", "torchscript", "onnxruntime", "onnxruntime", "torchscript"]
     for row in report["agreement"]:
         assert row["max_logit_error"] < 1e-4
         assert (row["greedy_match"], row["sampled_match"]) == (1.0, 1.0)
+        assert (row["equal_texts"], row["divergences"]) == (1.0, [])
         assert row["tokens_per_s_1"] > 0
 
 
