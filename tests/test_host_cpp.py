@@ -15,6 +15,7 @@ import hosts
 import models
 import numpy as np
 import pytest
+import same_text
 
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.errors import UnknownTokenError
@@ -49,23 +50,26 @@ def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def ids(program: Path, *arguments: object) -> tuple[list[int], list[int]] | None:
-    """Tokens of the prompt and tokens written; None where the program refused."""
+def ids(program: Path, *arguments: object) -> list[list[int]] | None:
+    """Tokens of each prompt and tokens written behind it, one after the other; None where the program refused."""
     done = run(program, *arguments, "--ids")
     if done.returncode == 2:
         return None
     assert done.returncode == 0, done.stderr
-    prompt, written = done.stdout.splitlines()
-    return [int(n) for n in prompt.split()], [int(n) for n in written.split()]
+    return [[int(n) for n in line.split()] for line in done.stdout.splitlines()]
 
 
-SETTINGS: tuple[tuple[list[str], dict[str, Any]], ...] = (
-    (["--greedy"], {"do_sample": False}),
-    (
-        ["--seed", str(2**63 + 5), "--temperature", "0.9", "--top-k", "40", "--top-p", "0.95"],
-        {"seed": 2**63 + 5, "temperature": 0.9, "top_k": 40, "top_p": 0.95},
-    ),
-    (["--seed", "3"], {"seed": 3}),
+def options_of(settings: dict[str, Any]) -> list[str]:
+    """The options for settings of ``generate``."""
+    if not settings.get("do_sample", True):
+        return ["--greedy"]
+    return [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"do_sample": False},
+    {"seed": 2**63 + 5, "temperature": 0.9, "top_k": 40, "top_p": 0.95},
+    {"seed": 3},
 )
 
 
@@ -76,12 +80,27 @@ def test_texts_are_pythons(tmp_path: Path, program: Path, cell: str, level: str)
     path = export_model(hosts.checkpoint(cell, level), tmp_path / "model.pt", "torchscript")
     model = load(path)
     join = " " if level == "word" else ""
-    for options, settings in SETTINGS:
-        for prompt in hosts.PROMPTS:
-            expected = generate(model, [prompt], max_new_tokens=70, **settings)[0]
-            arguments = (path, "--prompt", prompt, "--tokens", 70, *options)
-            assert ids(program, *arguments) == (prompt_tokens(model.tokenizer, prompt).tolist(), list(expected.tokens))
-    assert run(program, *arguments).stdout == prompt + join + expected.text + "\n"
+    asked = [part for prompt in hosts.PROMPTS for part in ("--prompt", prompt)]
+    for settings in SETTINGS:
+        rows = generate(model, hosts.PROMPTS, max_new_tokens=70, **settings)
+        tokens = [(prompt_tokens(model.tokenizer, row.prompt).tolist(), list(row.tokens)) for row in rows]
+        arguments = (path, *asked, "--tokens", 70, *options_of(settings))
+        assert ids(program, *arguments) == [line for pair in tokens for line in pair]
+    texts = [row.prompt + join + row.text + "\n" for row in rows]
+    assert run(program, *arguments).stdout == ("-" * 40 + "\n").join(texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", same_text.LEVELS)
+@pytest.mark.parametrize("cell", same_text.CELLS)
+def test_long_texts_are_numpys(tmp_path: Path, program: Path, cell: str, level: str) -> None:
+    reference = same_text.reference(cell, level)
+    path = export_model(reference.checkpoint, tmp_path / "model.pt", "torchscript")
+    asked = [part for prompt in reference.prompts for part in ("--prompt", prompt)]
+    for settings in same_text.SETTINGS.values():
+        lines = ids(program, path, *asked, "--tokens", same_text.TOKENS, *options_of(settings))
+        assert lines is not None
+        assert reference.faults(lines[1::2], settings) == []
 
 
 def _checkpoint(tokenizer: Tokenizer) -> Checkpoint:
@@ -130,6 +149,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, program: Path) -> None:
         ([tmp_path], "not a TorchScript file"),
         ([path], "the prompt has no token to start from"),
         ([path, "--prompt", "ab😀"], 'no character "😀"'),
+        ([path, "--prompt", "ab", "--prompt", "ab😀"], 'no character "😀"'),
         ([path, "--prompt", "ab\udcff"], "not valid UTF-8"),
         ([path, "--prompt"], "--prompt: needs a value"),
         ([path, "--tempo", "1"], "--tempo: no such option"),

@@ -15,12 +15,13 @@
 constexpr const char* HELP =
     "Usage: generate model.pt [--prompt TEXT] [--tokens N] [--greedy] [--temperature T] [--top-k K] [--top-p P]\n"
     "                [--seed S] [--ids]\n"
-    "Writes text behind a prompt, with a model that unrolled exported as TorchScript.\n";
+    "Writes text behind each prompt, one after the other, with a model that unrolled exported as TorchScript.\n";
 constexpr std::int64_t CHUNK = 32;  // tokens written at a time, so that text is shown as it grows
 constexpr auto MOST = std::numeric_limits<std::int64_t>::max();
 
 struct Options {
-    std::string path, prompt;
+    std::string path;
+    std::vector<std::string> prompts;
     std::int64_t tokens = 200, top_k = 0;
     double temperature = 1, top_p = 1;
     std::uint64_t seed = 0;
@@ -50,7 +51,7 @@ Options parse_options(int argc, char** argv) {
         if (name == "--help") options.help = true;
         else if (name == "--greedy") options.greedy = true;
         else if (name == "--ids") options.ids = true;
-        else if (name == "--prompt") options.prompt = value();
+        else if (name == "--prompt") options.prompts.push_back(value());
         else if (name == "--tokens") options.tokens = parse_number<std::int64_t>(name, value(), 1, MOST);
         else if (name == "--top-k") options.top_k = parse_number<std::int64_t>(name, value(), 0, MOST);
         else if (name == "--top-p") options.top_p = parse_number<double>(name, value(), 0, 1);
@@ -98,9 +99,10 @@ Model open_model(const std::string& path) {
     return {module, tokenizer, shape};
 }
 
-// Write behind the prompt; `show` gets each token as it comes.
+// Write behind the prompt of index `row`; `show` gets each token as it comes.
 template <typename Show>
-void generate(Model& model, const std::vector<std::int64_t>& prompt, const Options& options, Show show) {
+void generate(Model& model, const std::vector<std::int64_t>& prompt, std::uint64_t row, const Options& options,
+              Show show) {
     const c10::InferenceMode no_gradients;
     const std::int64_t end = model.tokenizer.id("<eos>");
     auto tokens = torch::tensor(prompt, torch::kInt64).unsqueeze(1);  // (T, B = 1)
@@ -108,7 +110,7 @@ void generate(Model& model, const std::vector<std::int64_t>& prompt, const Optio
     for (std::int64_t step = 0; step < options.tokens; step += CHUNK) {
         const std::int64_t N = std::min(CHUNK, options.tokens - step);
         auto uniforms = torch::empty({N, 1}, torch::kFloat64);
-        for (std::int64_t n = 0; n < N; n++) uniforms[n][0] = uniform(options.seed, 0, step + n);
+        for (std::int64_t n = 0; n < N; n++) uniforms[n][0] = uniform(options.seed, row, step + n);
         const auto lengths = torch::full({1}, tokens.size(0), torch::kInt64);
         const auto result = model.module.get_method("generate")(
             {tokens, lengths, state, uniforms, options.greedy ? 1.0 : options.temperature,
@@ -125,20 +127,31 @@ void generate(Model& model, const std::vector<std::int64_t>& prompt, const Optio
     }
 }
 
-int run(int argc, char** argv) {
-    const Options options = parse_options(argc, argv);
-    if (options.help) return std::cout << HELP, 0;
-    Model model = open_model(options.path);
-    const auto prompt = model.tokenizer.encode_prompt(options.prompt);
-    if (options.ids) {  // for programs and tests: ids of the prompt, and of what is written
-        for (const auto id : prompt) std::cout << id << ' ';
+// Print prompt `row` and the text behind it, or for programs and tests their ids, in two lines.
+void write(Model& model, const std::vector<std::int64_t>& ids, std::size_t row, const Options& options) {
+    const std::string& prompt = options.prompts[row];
+    if (options.ids) {
+        for (const auto id : ids) std::cout << id << ' ';
         std::cout << '\n';
-        generate(model, prompt, options, [](std::int64_t id) { std::cout << id << ' '; });
-        return std::cout << std::endl, 0;
+        generate(model, ids, row, options, [](std::int64_t id) { std::cout << id << ' '; });
+    } else {
+        std::cout << (row > 0 ? std::string(40, '-') + "\n" : "") << prompt;
+        std::cout << (model.tokenizer.word_level() && !prompt.empty() ? " " : "");
+        model.tokenizer.restart();
+        generate(model, ids, row, options, [&](std::int64_t id) { std::cout << model.tokenizer.decode_next(id) << std::flush; });
     }
-    std::cout << options.prompt << (model.tokenizer.word_level() && !options.prompt.empty() ? " " : "");
-    generate(model, prompt, options, [&](std::int64_t id) { std::cout << model.tokenizer.decode_next(id) << std::flush; });
-    return std::cout << std::endl, 0;
+    std::cout << std::endl;
+}
+
+int run(int argc, char** argv) {
+    Options options = parse_options(argc, argv);
+    if (options.help) return std::cout << HELP, 0;
+    if (options.prompts.empty()) options.prompts.emplace_back();  // works behind a <bos>
+    Model model = open_model(options.path);
+    std::vector<std::vector<std::int64_t>> encoded;  // all of them, before anything is printed
+    for (const auto& prompt : options.prompts) encoded.push_back(model.tokenizer.encode_prompt(prompt));
+    for (std::size_t row = 0; row < encoded.size(); row++) write(model, encoded[row], row, options);
+    return 0;
 }
 
 int main(int argc, char** argv) {

@@ -79,6 +79,9 @@ public:
         return ids;
     }
 
+    // Before the first id of another text.
+    void restart() { glue_ = true; }
+
     // What the next id of a text adds to it.
     std::string decode_next(std::int64_t id) {
         const std::string& token = vocabulary_.at(id);
