@@ -42,33 +42,36 @@ function largest(values) {
 
 /** Whether each token stays: among the topK largest, and among them the fewest that make up topP. */
 function kept(scores, top, { topK, topP }) {
-  const stays = new Uint8Array(scores.length);
-  const order = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a] || a - b);
-  if (topK > 0) order.length = Math.min(order.length, topK);
-  const weights = order.map((i) => Math.exp(scores[i] - top));
-  const limit = topP < 1 ? topP * weights.reduce((sum, w) => sum + w, 0) : Infinity;
-  let before = 0;
-  for (const [place, i] of order.entries()) {
-    if (place > 0 && before >= limit) break;
-    stays[i] = 1;
-    before += weights[place];
+  // sorting numbers takes a fraction of sorting indices by them; equal scores weigh the same, whichever of them comes first
+  const falling = scores.slice().sort().reverse();
+  const largest = topK > 0 ? falling.subarray(0, topK) : falling;
+  let count = largest.length;
+  if (topP < 1) {
+    const weights = largest.map((score) => Math.exp(score - top));
+    const limit = topP * weights.reduce((sum, weight) => sum + weight, 0);
+    let before = weights[0];
+    for (count = 1; count < weights.length && before < limit; count++) before += weights[count];
   }
-  return stays;
+  const least = largest[count - 1];
+  let ties = count - largest.indexOf(least); // of the tokens of the least score those of the lowest indices
+  return scores.map((score) => (score > least || (score === least && ties-- > 0) ? 1 : 0));
 }
 
 /** The token for one row of logits (V) and a uniform `u` in [0, 1), which greedy does not need. */
 export function choose(logits, settings, u) {
+  const V = logits.length;
   const best = largest(logits);
   if (!Number.isFinite(logits[best]) || logits.some(Number.isNaN)) {
     throw new HostError("the model's logits are not finite; its weights are damaged");
   }
   if (!settings.doSample) return best;
-  const scores = Float64Array.from(logits, (logit) => logit / settings.temperature);
+  const scores = new Float64Array(logits);
+  for (let i = 0; i < V; i++) scores[i] /= settings.temperature;
   const stays = settings.topK > 0 || settings.topP < 1 ? kept(scores, scores[best], settings) : null;
-  const cdf = new Float64Array(scores.length);
+  const cdf = new Float64Array(V);
   let sum = 0;
   let last = best;
-  for (let i = 0; i < scores.length; i++) {
+  for (let i = 0; i < V; i++) {
     const weight = stays === null || stays[i] ? Math.exp(scores[i] - scores[best]) : 0;
     sum += weight;
     cdf[i] = sum;
