@@ -46,7 +46,7 @@ class Reference:
     """What the NumPy engine writes behind prompts, and how another's tokens differ from it."""
 
     def __init__(self, checkpoint: Checkpoint, prompts: Sequence[str]) -> None:
-        self.checkpoint, self.prompts = checkpoint, prompts
+        self.checkpoint, self.prompts = checkpoint, list(prompts)
         self.model = make_model(checkpoint, "numpy")
         self._written: dict[Any, list[Generation]] = {}
 

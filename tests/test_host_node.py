@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import models
 import numpy as np
 import onnx
 import pytest
+import same_text
 
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
@@ -83,6 +85,53 @@ def test_texts_are_pythons(tmp_path: Path, cell: str, form: str, level: str) -> 
             assert got == {**vars(row), "tokens": list(row.tokens)}
             ends.add(row.finish_reason)
     assert ends == {"eos", "length"}
+
+
+GENERATE = """
+import * as ort from 'onnxruntime-node';
+import { Model } from 'js:model.mjs';
+const model = await Model.open(ort, new Uint8Array(fs.readFileSync(given.path)));
+const written = [];
+for (const { seed = 0, do_sample: doSample = true, temperature = 1, top_k: topK = 0, top_p: topP = 1 } of given.settings) {
+  const rows = given.prompts.map(() => []);
+  const settings = { maxNewTokens: given.tokens, seed: BigInt(seed), doSample, temperature, topK, topP };
+  for await (const { row, token } of model.generate(given.prompts, settings)) rows[row].push(token);
+  written.push(rows);
+}
+say(written);
+"""
+
+
+def long_texts(
+    path: Path, prompts: list[str], tokens: int, settings: list[same_text.Settings]
+) -> Iterator[tuple[same_text.Settings, list[list[int]]]]:
+    """Each of the settings with what Node then writes behind every prompt, all in one process."""
+    given = {"path": str(path), "prompts": prompts, "tokens": tokens, "settings": settings}
+    yield from zip(settings, run_script(GENERATE, given), strict=True)
+
+
+@needs_runtime
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("level", same_text.LEVELS)
+@pytest.mark.parametrize("cell", same_text.CELLS)
+def test_long_texts_are_numpys(tmp_path: Path, cell: str, level: str, form: str) -> None:
+    reference = same_text.reference(cell, level)
+    path = export_model(reference.checkpoint, tmp_path / "model.onnx", "onnx", form)
+    for settings, rows in long_texts(path, reference.prompts, same_text.TOKENS, [*same_text.SETTINGS.values()]):
+        assert reference.faults(rows, settings) == []
+
+
+@needs_runtime
+@pytest.mark.slow
+def test_nearly_all_of_many_texts_are_numpys(tmp_path: Path) -> None:
+    reference = same_text.reference("lstm", "char")
+    path = export_model(reference.checkpoint, tmp_path / "model.onnx", "onnx", "generate")
+    prompts = [prompt for prompt in reference.prompts for _ in range(125)]
+    [(settings, rows)] = long_texts(path, prompts, 100, [same_text.SETTINGS["plain"]])
+    found = reference.divergences(rows, settings)
+    assert len(found) <= 0.001 * len(rows)
+    assert all(one.explained for one in found)
 
 
 @needs_runtime

@@ -14,6 +14,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import models
 import numpy as np
 import pytest
+import same_text
 
 from unrolled.cli import demo
 from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
@@ -219,6 +220,11 @@ class Page:
         self.driver.get_log("browser")
         self.driver.get(f"{url}#{urlencode(address, quote_via=quote_plus)}" if address else url)
 
+    def go(self, **address: object) -> None:
+        """Another prompt and other settings in the page that is open, which then writes."""
+        self.js("document.getElementById('status').textContent = ''")  # for ``rest`` to wait for
+        self.js("location.hash = arguments[0]", urlencode(address, quote_via=quote_plus))
+
     def js(self, script: str, *arguments: object) -> Any:
         return self.driver.execute_script(script, *arguments)
 
@@ -338,6 +344,32 @@ def test_the_page_writes_what_python_writes(
     page.open(urls[level], prompt=prompt, length=150, **address)
     text = written(page.rest(), prompt, level)
     assert text == expected(folders[level], prompt, max_new_tokens=150, **settings)
+    page.silent()
+
+
+ADDRESSES: dict[str, dict[str, object]] = {
+    "greedy": {"temperature": 0},
+    "plain": {"temperature": 1, "seed": 11},
+    "filtered": {"temperature": 0.8, "top_k": 30, "top_p": 0.9, "seed": 11},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", same_text.LEVELS)
+@pytest.mark.parametrize("cell", same_text.CELLS)
+def test_long_texts_are_numpys(page: Page, onnxruntime_web: Path, tmp_path: Path, cell: str, level: str) -> None:
+    reference = same_text.reference(cell, level)
+    tokenizer = reference.checkpoint.tokenizer
+    folder = export_model(reference.checkpoint, tmp_path / "page", "web", onnxruntime_web=onnxruntime_web)
+    with WebServer(folder) as server:
+        page.open(server.url, prompt=reference.prompts[0], length=1)
+        page.rest()
+        for name, settings in same_text.SETTINGS.items():
+            rows = []
+            for prompt in reference.prompts:
+                page.go(prompt=prompt, length=same_text.TOKENS, **ADDRESSES[name])
+                rows.append(tokenizer.encode(written(page.rest(), prompt, level)).tolist())
+            assert reference.faults(rows, settings, alone=True) == []
     page.silent()
 
 
