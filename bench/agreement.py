@@ -22,7 +22,7 @@ from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.text import SPECIALS, Tokenizer
 from unrolled.runtime import ENGINES
 from unrolled.runtime.adapters import make_model
-from unrolled.runtime.generate import prompt_tokens
+from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.sampling import SamplingConfig, check_whole
 from unrolled.runtime.session import OPENERS
 

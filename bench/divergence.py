@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.contract import StepModel
-from unrolled.runtime.generate import read_prompts
 from unrolled.runtime.philox import uniforms
+from unrolled.runtime.prompts import read_prompts
 from unrolled.runtime.sampling import FILTERS, SamplingConfig
 
 BORDER = 1e-6  # the farthest from a border that rounding explains

@@ -14,7 +14,9 @@ from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.text import CharTokenizer, WordTokenizer
 from unrolled.runtime import generate
 from unrolled.runtime.adapters import make_model
-from unrolled.runtime.generate import Generation, GenerationConfig, prompt_tokens
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.prompts import prompt_tokens
+from unrolled.runtime.rows import Generation
 
 TOKENS = 500
 CELLS, LEVELS = ("lstm", "gru", "rnn"), ("char", "word")
