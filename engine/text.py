@@ -42,7 +42,33 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> NDArray[np.int64]: ...
     def encode_pieces(self, text: str) -> Iterator[NDArray]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
+    def streamer(self) -> Streamer: ...
     def to_dict(self) -> dict[str, Any]: ...
+
+
+class Streamer:
+    """Text of ids that come one by one; all pieces and what ``flush`` gives, joined, are what ``decode`` gives.
+
+    A piece never holds a part of a character, and never changes what came before it.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def feed(self, token: int) -> str:
+        """What the next id adds to the text; nothing for <bos> and <eos>.
+
+        Raises:
+            UnknownTokenError: the vocabulary has no such id.
+        """
+        V = len(self._texts)
+        if not 0 <= token < V:
+            raise UnknownTokenError(f"decode: id {token} is outside the vocabulary's 0 … {V - 1}")
+        return self._texts[token]
+
+    def flush(self) -> str:
+        """What was held back, at the end of the text."""
+        return ""
 
 
 def smallest_unsigned(size: int) -> np.dtype:
@@ -79,6 +105,8 @@ class _Vocabulary:
             raise ConfigError(f"vocabulary: {twice[0]!r} stands there more than once")
         if unknown == "replace" and UNK not in self._ids:
             raise ConfigError(f"unknown: 'replace' needs {UNK} in the vocabulary")
+        # what each token says: the marks of a record's ends are no text
+        self._texts = ["" if token in (BOS, EOS) else token for token in self.vocabulary]
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -104,15 +132,14 @@ class _Vocabulary:
     def eos_id(self) -> int | None:
         return self._ids.get(EOS)
 
-    def _tokens(self, ids: Iterable[int]) -> Iterator[str]:
-        """Tokens of ``ids`` without <bos> and <eos>, which mark the ends of a record and are no text."""
-        V = len(self.vocabulary)
-        for index in ids:
-            if not 0 <= index < V:
-                raise UnknownTokenError(f"decode: id {index} is outside the vocabulary's 0 … {V - 1}")
-            token = self.vocabulary[index]
-            if token not in (BOS, EOS):
-                yield token
+    def streamer(self) -> Streamer:
+        """A fresh decoder of ids that come one by one."""
+        return Streamer(self._texts)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``; <bos> and <eos> are left out."""
+        streamer = self.streamer()
+        return "".join(map(streamer.feed, ids)) + streamer.flush()
 
     def _unknown_error(self, what: str, token: str, where: str) -> UnknownTokenError:
         known = " ".join(repr(t)[1:-1] for t in self.vocabulary[:60])
@@ -192,9 +219,21 @@ class CharTokenizer(_Vocabulary):
         """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
         return _join(self.encode_pieces(text))
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``; <bos> and <eos> are left out."""
-        return "".join(self._tokens(ids))
+
+class _WordStreamer(Streamer):
+    """Words joined by spaces, none before and behind certain marks."""
+
+    _NO_SPACE_BEFORE = frozenset(",.;:!?)]}")
+    _NO_SPACE_AFTER = frozenset("([{")
+    _glue = True  # whether the next word follows without a space
+
+    def feed(self, token: int) -> str:
+        word = super().feed(token)
+        if not word:
+            return ""
+        space = "" if self._glue or word in self._NO_SPACE_BEFORE else " "
+        self._glue = word in self._NO_SPACE_AFTER
+        return space + word
 
 
 class WordTokenizer(_Vocabulary):
@@ -214,8 +253,6 @@ class WordTokenizer(_Vocabulary):
     _WORDS = re.compile(r"\w+(?:['’]\w+)*")
     _WORDS_AND_MARKS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
     _SPACE = re.compile(r"\s")
-    _NO_SPACE_BEFORE = frozenset(",.;:!?)]}")
-    _NO_SPACE_AFTER = frozenset("([{")
 
     def __init__(
         self,
@@ -285,16 +322,9 @@ class WordTokenizer(_Vocabulary):
         """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
         return _join(self.encode_pieces(text))
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The words of ``ids`` joined by spaces; <bos> and <eos> are left out."""
-        parts: list[str] = []
-        glue = True  # whether the next word follows without a space
-        for token in self._tokens(ids):
-            if not glue and token not in self._NO_SPACE_BEFORE:
-                parts.append(" ")
-            parts.append(token)
-            glue = token in self._NO_SPACE_AFTER
-        return "".join(parts)
+    def streamer(self) -> Streamer:
+        """A fresh decoder of ids that come one by one: each word with the space before it, where there is one."""
+        return _WordStreamer(self._texts)
 
 
 def _join(pieces: Iterator[NDArray]) -> NDArray[np.int64]:
