@@ -15,7 +15,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.params import parameter_count
 from unrolled.engine.run_folder import check_free, drop_earlier, holds_run
 from unrolled.export.importing import Imported, import_weights
-from unrolled.export.weight_files import READERS, make_tokenizer, read_vocabulary, read_weights
+from unrolled.export.weight_files import READERS, make_tokenizer, read_merges, read_vocabulary, read_weights
 
 
 def import_model(
@@ -27,7 +27,7 @@ def import_model(
         Path | None,
         typer.Option(
             help="Tokens in the order of their ids: a .json list or object from token to id, or a text file with a "
-            "token a line."
+            "token a line; of byte pairs a .json object with vocabulary and merges."
         ),
     ] = None,
     level: options.Level = "char",
@@ -59,7 +59,8 @@ def import_model(
             "the tokens in the order of their ids (a .json list or object from token to id, or text with a token a line)"
         )
     tokens = read_vocabulary(vocabulary, level)
-    tokenizer = make_tokenizer(tokens, found.config.vocab_size, level, lowercase, punctuation, unknown)
+    merges = read_merges(vocabulary) if level == "bpe" else ()
+    tokenizer = make_tokenizer(tokens, found.config.vocab_size, level, lowercase, punctuation, unknown, merges)
     record = {"imported": {"file": weights.name, "notes": found.notes}}
     save_checkpoint(path, Checkpoint(found.config, found.params, tokenizer, record))
     if earlier:

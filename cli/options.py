@@ -46,7 +46,10 @@ Precision = Annotated[
         help=f"Of products; bf16: numba engine, processors with AVX512-BF16. {one_of(PRECISIONS)}",
     ),
 ]
-Level = Annotated[str, typer.Option(metavar="NAME", help=f"What a token is. {one_of(LEVELS)}", rich_help_panel="Data")]
+Level = Annotated[
+    str,
+    typer.Option(metavar="NAME", help=f"What a token is; bpe: byte pairs. {one_of(LEVELS)}", rich_help_panel="Data"),
+]
 Batching = Annotated[
     str,
     typer.Option(

@@ -66,14 +66,17 @@ def train(
     lowercase: Annotated[
         bool | None,
         typer.Option(
-            help="Lower-case the text. " + options.default("no for characters, yes for words"),
+            help="Lower-case the text. " + options.default("yes for words, else no"),
             rich_help_panel=DATA,
             show_default=False,
         ),
     ] = None,
     punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
     vocab_size: Annotated[
-        int | None, typer.Option(help="Most frequent words kept; all if left out.", rich_help_panel=DATA)
+        int | None,
+        typer.Option(
+            help="Most words or byte pairs. " + options.default("all words, 2048 byte pairs"), rich_help_panel=DATA
+        ),
     ] = None,
     unknown: options.Unknown = None,
     optimizer: Annotated[

@@ -10,7 +10,7 @@ from unrolled.engine.batches import BATCHINGS, DEFAULT_SPLIT, Batches, check_fra
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
-from unrolled.engine.text import BOS, EOS, LEVELS, CharTokenizer, Tokenizer, WordTokenizer
+from unrolled.engine.text import BOS, EOS, LEVELS, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class DataConfig:
     """How text becomes batches.
 
     Args:
-        level: "char" or "word".
+        level: "char", "word" or "bpe".
         batching: "stream" or "records".
         batch_size: B, lanes or records a batch.
         length: T, tokens a chunk of a stream; the longest record.
         split: fractions for training, validation and test.
-        lowercase: lower-case the text; None: no for characters, yes for words.
+        lowercase: lower-case the text; None: yes for words, else no.
         punctuation: keep punctuation marks at word level.
-        vocab_size: the most tokens in a word vocabulary, special ones included; None keeps all words.
+        vocab_size: the most tokens of words or byte pairs, special ones included; None: all words, 2,048 byte pairs.
         unknown: what happens to text outside the vocabulary; None: "error" for characters, "replace" for words.
         seed: shuffles records before they are split.
     """
@@ -43,8 +43,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choice("level", self.level, LEVELS)
-        if self.level == "char" and (self.vocab_size is not None or self.punctuation):
-            raise ConfigError("vocab_size and punctuation go with level 'word'; characters are all kept")
+        for name in self._chosen():
+            if name not in LEVELS[self.level].settings:
+                levels = " or ".join(repr(level) for level, made in LEVELS.items() if name in made.settings)
+                raise ConfigError(f"{name}: goes with level {levels}, and not with {self.level!r}")
         check_fractions(self.split)
         whole = {"batch_size": self.batch_size, "length": self.length, "vocab_size": self.vocab_size or 1}
         for name, value in whole.items():
@@ -52,6 +54,16 @@ class DataConfig:
                 raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least 1")
         check_choice("batching", self.batching, BATCHINGS)
         check_seed(self.seed)
+
+    def _chosen(self) -> dict[str, Any]:
+        """Settings of the vocabulary that somebody chose."""
+        asked = {name: getattr(self, name) for name in ("lowercase", "vocab_size", "unknown")}
+        chosen = {name: value for name, value in asked.items() if value is not None}
+        return {**chosen, "punctuation": True} if self.punctuation else chosen
+
+    def fit(self, text: str, specials: Sequence[str] = ()) -> Tokenizer:
+        """A vocabulary of ``text``, behind the special tokens."""
+        return LEVELS[self.level].fit(text, specials=specials, **self._chosen())
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "split": list(self.split)}
@@ -85,27 +97,17 @@ class Dataset:
 
 
 def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig) -> Tokenizer:
-    """A vocabulary: every character of the corpus, or the words of its training part."""
+    """A vocabulary: every character of the corpus, or the words or byte pairs of its training part."""
     specials = (BOS, EOS) if config.batching == "records" else ()
     if config.level == "char":
         # records are never joined, so a line end between them is no character of theirs
-        return CharTokenizer.fit(
-            corpus.text if config.batching == "stream" else "".join(corpus.records),
-            specials=specials,
-            unknown=config.unknown or "error",
-            lowercase=bool(config.lowercase),
-        )
+        return config.fit(corpus.text if config.batching == "stream" else "".join(corpus.records), specials)
     text = train if isinstance(train, str) else "\n".join(train)
-    if not any(character.isalnum() or (config.punctuation and not character.isspace()) for character in text):
+    if config.level == "word" and not any(
+        character.isalnum() or (config.punctuation and not character.isspace()) for character in text
+    ):
         raise CorpusError(f"{corpus.name}: too little text for the train part (no word); add text or change the split")
-    return WordTokenizer.fit(
-        text,
-        specials=specials,
-        unknown=config.unknown or "replace",
-        lowercase=config.lowercase is not False,
-        punctuation=config.punctuation,
-        vocab_size=config.vocab_size,
-    )
+    return config.fit(text, specials)
 
 
 def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:

@@ -47,7 +47,8 @@ def batches_to_score(
         return make_batches(corpus.text, tokenizer, batch_size or 1, length or 512)
     if tokenizer.bos_id is None:
         raise ConfigError("batching: the model was trained on a stream and has no <bos>, which records need")
-    longest = max((len(item) for item in corpus.records), default=0) + 1
+    # no token is less than a byte
+    longest = max((len(item.encode(errors="replace")) for item in corpus.records), default=0) + 1
     return make_batches(corpus.records, tokenizer, batch_size or 1, length or longest)
 
 

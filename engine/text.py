@@ -1,4 +1,4 @@
-"""Tokenisers: text to ids and back, by characters or by words.
+"""Tokenisers: text to ids and back, by characters, by words or by byte pairs.
 
 A tokeniser is an immutable vocabulary with a few rules; ``to_dict`` and ``tokenizer_from_dict`` are its JSON round-trip,
 and everything a host in another language needs to encode and decode.
@@ -9,153 +9,49 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
+from unrolled.engine.bpe import BpeTokenizer
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.vocabulary import (
+    BOS,
+    EOS,
+    SPECIALS,
+    UNK,
+    UNKNOWN_POLICIES,
+    Streamer,
+    Tokenizer,
+    Vocabulary,
+    join_ids,
+    lower,
+    smallest_unsigned,
+    split_pieces,
+)
 
-UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
-SPECIALS = (UNK, BOS, EOS)
-UNKNOWN_POLICIES = ("error", "replace", "skip")
-
-PIECE_CHARS = 1 << 22  # text is tokenised in pieces of about this size, so that a large corpus is never held as tokens
-
-
-class Tokenizer(Protocol):
-    """What the rest of the package uses of a tokeniser."""
-
-    level: ClassVar[str]
-    vocabulary: tuple[str, ...]
-    unknown: str
-
-    @property
-    def unk_id(self) -> int | None: ...
-    @property
-    def bos_id(self) -> int | None: ...
-    @property
-    def eos_id(self) -> int | None: ...
-    def encode(self, text: str) -> NDArray[np.int64]: ...
-    def encode_pieces(self, text: str) -> Iterator[NDArray]: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
-    def streamer(self) -> Streamer: ...
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-class Streamer:
-    """Text of ids that come one by one; all pieces and what ``flush`` gives, joined, are what ``decode`` gives.
-
-    A piece never holds a part of a character, and never changes what came before it.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-
-    def feed(self, token: int) -> str:
-        """What the next id adds to the text; nothing for <bos> and <eos>.
-
-        Raises:
-            UnknownTokenError: the vocabulary has no such id.
-        """
-        V = len(self._texts)
-        if not 0 <= token < V:
-            raise UnknownTokenError(f"decode: id {token} is outside the vocabulary's 0 … {V - 1}")
-        return self._texts[token]
-
-    def flush(self) -> str:
-        """What was held back, at the end of the text."""
-        return ""
+__all__ = [
+    "BOS",
+    "EOS",
+    "LEVELS",
+    "SPECIALS",
+    "UNK",
+    "UNKNOWN_POLICIES",
+    "BpeTokenizer",
+    "CharTokenizer",
+    "Streamer",
+    "Tokenizer",
+    "WordTokenizer",
+    "smallest_unsigned",
+    "split_pieces",
+    "tokenizer_from_dict",
+]
 
 
-def smallest_unsigned(size: int) -> np.dtype:
-    """The smallest unsigned dtype that holds the ids 0 … size - 1."""
-    return np.min_scalar_type(max(size - 1, 0))
-
-
-def split_pieces(text: str, is_boundary: re.Pattern[str] | None = None) -> Iterator[str]:
-    """Cut a long text into pieces, at a match of ``is_boundary`` where given, so that no word is cut in two."""
-    start = 0
-    while start < len(text):
-        end = start + PIECE_CHARS
-        if is_boundary is not None and end < len(text):
-            match = is_boundary.search(text, end)
-            end = match.start() if match else len(text)
-        yield text[start:end]
-        start = end
-
-
-class _Vocabulary:
-    """Ids of a vocabulary: shared by the tokenisers."""
-
-    level: ClassVar[str]
-
-    def __init__(self, vocabulary: Sequence[str], unknown: str = "error") -> None:
-        self.vocabulary = tuple(vocabulary)
-        self.unknown = unknown
-        check_choice("unknown", unknown, UNKNOWN_POLICIES)
-        if not self.vocabulary or not all(isinstance(token, str) and token for token in self.vocabulary):
-            raise ConfigError("vocabulary: needs at least one token, and every token a text that is not empty")
-        self._ids = {token: index for index, token in enumerate(self.vocabulary)}
-        if len(self._ids) != len(self.vocabulary):
-            twice = [token for token, count in Counter(self.vocabulary).items() if count > 1]
-            raise ConfigError(f"vocabulary: {twice[0]!r} stands there more than once")
-        if unknown == "replace" and UNK not in self._ids:
-            raise ConfigError(f"unknown: 'replace' needs {UNK} in the vocabulary")
-        # what each token says: the marks of a record's ends are no text
-        self._texts = ["" if token in (BOS, EOS) else token for token in self.vocabulary]
-
-    def __len__(self) -> int:
-        return len(self.vocabulary)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Vocabulary) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash((self.level, self.vocabulary, self.unknown))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"level": self.level, "vocabulary": list(self.vocabulary), "unknown": self.unknown}
-
-    @property
-    def unk_id(self) -> int | None:
-        return self._ids.get(UNK)
-
-    @property
-    def bos_id(self) -> int | None:
-        return self._ids.get(BOS)
-
-    @property
-    def eos_id(self) -> int | None:
-        return self._ids.get(EOS)
-
-    def streamer(self) -> Streamer:
-        """A fresh decoder of ids that come one by one."""
-        return Streamer(self._texts)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``; <bos> and <eos> are left out."""
-        streamer = self.streamer()
-        return "".join(map(streamer.feed, ids)) + streamer.flush()
-
-    def _unknown_error(self, what: str, token: str, where: str) -> UnknownTokenError:
-        known = " ".join(repr(t)[1:-1] for t in self.vocabulary[:60])
-        more = " …" if len(self.vocabulary) > 60 else ""
-        return UnknownTokenError(
-            f"the vocabulary has no {what} {token!r} ({where}); leave it out, or use a model that was "
-            f"trained with --unknown replace or skip. Known: {known}{more}"
-        )
-
-
-def _lower(text: str) -> str:
-    """Lower case that does not depend on the neighbours: str.lower writes Σ as ς at the end of a word."""
-    return text.replace("Σ", "σ").lower()
-
-
-class CharTokenizer(_Vocabulary):
+class CharTokenizer(Vocabulary):
     """One token per Unicode code point, case kept.
 
     Args:
@@ -165,6 +61,7 @@ class CharTokenizer(_Vocabulary):
     """
 
     level: ClassVar[str] = "char"
+    settings: ClassVar[tuple[str, ...]] = ("lowercase", "unknown")
 
     def __init__(self, vocabulary: Sequence[str], unknown: str = "error", lowercase: bool = False) -> None:
         super().__init__(vocabulary, unknown)
@@ -186,7 +83,7 @@ class CharTokenizer(_Vocabulary):
         """Every code point of ``text``, in code-point order, behind the special tokens."""
         characters: set[str] = set()
         for piece in split_pieces(text):
-            characters.update(_lower(piece) if lowercase else piece)
+            characters.update(lower(piece) if lowercase else piece)
         wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
         return cls([*wanted, *sorted(characters)], unknown, lowercase)
 
@@ -197,7 +94,7 @@ class CharTokenizer(_Vocabulary):
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         for piece in split_pieces(text):
-            piece = _lower(piece) if self.lowercase else piece
+            piece = lower(piece) if self.lowercase else piece
             # A lone surrogate is a code point too, though no valid UTF-32.
             points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
             ids = self._table[np.minimum(points, len(self._table) - 1)]
@@ -217,7 +114,7 @@ class CharTokenizer(_Vocabulary):
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
-        return _join(self.encode_pieces(text))
+        return join_ids(self.encode_pieces(text))
 
 
 class _WordStreamer(Streamer):
@@ -236,7 +133,7 @@ class _WordStreamer(Streamer):
         return space + word
 
 
-class WordTokenizer(_Vocabulary):
+class WordTokenizer(Vocabulary):
     """One token per word, lower-cased and without punctuation unless told otherwise.
 
     A word is a run of letters, digits and underscores, with apostrophes inside ("don't"); where punctuation is kept, each
@@ -250,6 +147,7 @@ class WordTokenizer(_Vocabulary):
     """
 
     level: ClassVar[str] = "word"
+    settings: ClassVar[tuple[str, ...]] = ("lowercase", "punctuation", "vocab_size", "unknown")
     _WORDS = re.compile(r"\w+(?:['’]\w+)*")
     _WORDS_AND_MARKS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
     _SPACE = re.compile(r"\s")
@@ -296,7 +194,7 @@ class WordTokenizer(_Vocabulary):
     def _word_pieces(self, text: str) -> Iterator[list[str]]:
         pattern = self._WORDS_AND_MARKS if self.punctuation else self._WORDS
         for piece in split_pieces(text, self._SPACE):
-            yield pattern.findall(_lower(piece) if self.lowercase else piece)
+            yield pattern.findall(lower(piece) if self.lowercase else piece)
 
     def encode_pieces(self, text: str) -> Iterator[NDArray]:
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
@@ -320,19 +218,16 @@ class WordTokenizer(_Vocabulary):
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
-        return _join(self.encode_pieces(text))
+        return join_ids(self.encode_pieces(text))
 
     def streamer(self) -> Streamer:
         """A fresh decoder of ids that come one by one: each word with the space before it, where there is one."""
         return _WordStreamer(self._texts)
 
 
-def _join(pieces: Iterator[NDArray]) -> NDArray[np.int64]:
-    collected = list(pieces)
-    return np.concatenate(collected).astype(np.int64) if collected else np.zeros(0, np.int64)
-
-
-LEVELS: dict[str, type[CharTokenizer] | type[WordTokenizer]] = {"char": CharTokenizer, "word": WordTokenizer}
+LEVELS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[BpeTokenizer]] = {
+    tokenizer.level: tokenizer for tokenizer in (CharTokenizer, WordTokenizer, BpeTokenizer)
+}
 
 
 def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
@@ -343,8 +238,9 @@ def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
     """
     try:
         settings = dict(values)
-        if not isinstance(settings.get("vocabulary"), list | tuple):
-            raise TypeError("vocabulary is no list")
+        for part in ("vocabulary", "merges"):
+            if not isinstance(settings.get(part, []), list | tuple):
+                raise TypeError(f"{part} is no list")
         for flag in ("lowercase", "punctuation"):
             if not isinstance(settings.get(flag, False), bool):
                 raise TypeError(f"{flag} is neither true nor false")

@@ -207,6 +207,26 @@ def _tokens_of(value: Any) -> list[str] | None:
     return sorted(value, key=lambda token: value[token])
 
 
+def read_merges(path: Path) -> list[list[int]]:
+    """Pairs of ids that join, of a .json file that holds a tokeniser of byte pairs as exported files do.
+
+    Raises:
+        ConfigError: missing, or another kind of file.
+    """
+    try:
+        value = parse_value(path.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"vocabulary: {path} cannot be read as JSON ({first_line(error)})") from error
+    merges = value.get("merges") if isinstance(value, dict) else None
+    pairs = isinstance(merges, list) and all(isinstance(pair, list) for pair in merges)
+    if not isinstance(merges, list) or not pairs:
+        raise ConfigError(
+            f"vocabulary: {path} has no merges; --level bpe needs a JSON object with vocabulary and merges (pairs of ids) as "
+            "export/README.md describes it; tokenisers of other libraries cut text into other words, and cannot be taken over"
+        )
+    return merges
+
+
 def make_tokenizer(
     tokens: list[str],
     V: int,
@@ -214,10 +234,12 @@ def make_tokenizer(
     lowercase: bool = False,
     punctuation: bool = False,
     unknown: str | None = None,
+    merges: Sequence[Sequence[int]] = (),
 ) -> Tokenizer:
     """A tokeniser of the tokens that a model of V tokens was trained with.
 
-    ``unknown`` left out: words become <unk> where the vocabulary has it; anything else is an error.
+    ``unknown`` left out: words become <unk> where the vocabulary has it; anything else is an error. ``merges`` are those of
+    byte pairs.
 
     Raises:
         ConfigError: another number of tokens, or tokens that are none of that level.
@@ -225,14 +247,13 @@ def make_tokenizer(
     check_choice("level", level, LEVELS)
     if len(tokens) != V:
         raise ConfigError(f"vocabulary: {len(tokens)} tokens, and the model has {V}")
-    if level == "char":
-        if punctuation:
-            raise ConfigError("--punctuation goes with --level word")
-        if long := [token for token in tokens if len(token) != 1 and token not in SPECIALS]:
-            raise ConfigError(
-                f"vocabulary: {long[0]!r} is not a single character; for words say --level word, and for a marker that no "
-                "text holds write a character of private use, such as U+E000"
-            )
+    if punctuation and level != "word":
+        raise ConfigError("--punctuation goes with --level word")
+    if level == "char" and (long := [token for token in tokens if len(token) != 1 and token not in SPECIALS]):
+        raise ConfigError(
+            f"vocabulary: {long[0]!r} is not a single character; for words say --level word, and for a marker that no "
+            "text holds write a character of private use, such as U+E000"
+        )
     policy = unknown or ("replace" if level == "word" and UNK in tokens else "error")
-    settings = {"punctuation": punctuation} if level == "word" else {}
-    return LEVELS[level](tokens, policy, lowercase, **settings)
+    own: dict[str, dict[str, Any]] = {"char": {}, "word": {"punctuation": punctuation}, "bpe": {"merges": merges}}
+    return LEVELS[level](vocabulary=tokens, unknown=policy, lowercase=lowercase, **own[level])

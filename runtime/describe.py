@@ -45,7 +45,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             "level": tokenizer.level,
             "tokens": len(tokenizer.vocabulary),
             "unknown": tokenizer.unknown,
-            "first": " ".join(repr(token)[1:-1] for token in tokenizer.vocabulary[:12]),
+            "first": " ".join(repr(token)[1:-1] for token in tokenizer.examples(12)),
         },
         "trained": {
             "corpus": object_in(training, "corpus").get("name"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.contract import zero_state
 from unrolled.engine.errors import UnknownTokenError
-from unrolled.engine.text import SPECIALS, Tokenizer
+from unrolled.engine.text import Tokenizer
 from unrolled.runtime.rowwise import RowModel
 
 
@@ -33,11 +33,7 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
 
 def start_prompt(tokenizer: Tokenizer) -> str:
     """What begins a text when nobody said: nothing behind a <bos>, else a line end, else the most usual token."""
-    if tokenizer.bos_id is not None:
-        return ""
-    if "\n" in tokenizer.vocabulary:
-        return "\n"
-    return next((token for token in tokenizer.vocabulary if token not in SPECIALS), "")
+    return tokenizer.start_prompt()
 
 
 def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

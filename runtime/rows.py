@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -97,14 +96,14 @@ class Row:
         )  # the prompt, and what is behind it
         self.logprobs: list[float] = []
         self.reason: str | None = None
-        # how many tokens a stop text can reach over: each but <bos> adds a character, and words a space before them
-        self._window = max(map(len, self.config.stop), default=-1) + 1
-        self._tail: deque[int] = deque(maxlen=self._window)
+        self._streamer = tokenizer.streamer()
+        self._longest = max(map(len, self.config.stop), default=0)
+        self._tail = ""  # of the text, as much as a stop text that is not whole yet can reach back
 
     @property
     def looks(self) -> bool:
         """Whether every token must be looked at as it comes: for a stop text, or because the next one depends on it."""
-        return self._window > 0 or self.history is not None
+        return self._longest > 0 or self.history is not None
 
     @property
     def left(self) -> int:
@@ -115,7 +114,7 @@ class Row:
         """Add tokens up to the one that ends the text."""
         if self.history is not None:
             self.history += tokens
-        if self._window == 0:  # nothing to look for but <eos>: no walk over the tokens
+        if not self.config.stop:  # nothing to look for but <eos>: no walk over the tokens
             left, eos = self.left, self.tokenizer.eos_id
             end = tokens.index(eos) + 1 if eos in tokens else len(tokens) + 1
             self.tokens += tokens[: min(end, left)]
@@ -128,11 +127,10 @@ class Row:
 
     def _add(self, token: int) -> None:
         self.tokens.append(token)
-        if token != self.tokenizer.bos_id:
-            self._tail.append(token)
+        self._tail = self._tail[-self._longest :] + self._streamer.feed(token)
         if token == self.tokenizer.eos_id:
             self.reason = "eos"
-        elif any(stop in self.tokenizer.decode(self._tail) for stop in self.config.stop):
+        elif any(stop in self._tail for stop in self.config.stop):
             self.reason = "stop"
         elif self.left == 0:
             self.reason = "length"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import models
 import numpy as np
 
+from unrolled.engine.bpe import BYTE_SIGNS, PATTERN, BpeTokenizer
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
 
@@ -31,6 +35,23 @@ def word_tokenizer(unknown: str = "replace", lowercase: bool = True, punctuation
     return WordTokenizer.fit(
         TRICKY, specials=(UNK, BOS, EOS), unknown=unknown, lowercase=lowercase, punctuation=punctuation
     )
+
+
+def bpe_tokenizer(lowercase: bool = False, merges: int = 250) -> BpeTokenizer:
+    """Byte pairs of ``TRICKY``, learned the slow way, so that no library is needed."""
+    words = [[BYTE_SIGNS[byte] for byte in word.encode()] for word in re.findall(PATTERN, TRICKY + TRICKY.lower())]
+    pairs = []
+    for _ in range(merges):
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        left, right = max(counts, key=lambda pair: (counts[pair], pair))
+        pairs.append((left, right))
+        for word in words:
+            for i in reversed(range(len(word) - 1)):
+                if word[i : i + 2] == [left, right]:
+                    word[i : i + 2] = [left + right]
+    vocabulary = list(dict.fromkeys([UNK, BOS, EOS, *BYTE_SIGNS, *map("".join, pairs)]))
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    return BpeTokenizer(vocabulary, [(ids[left], ids[right]) for left, right in pairs], lowercase)
 
 
 TOKENIZERS: dict[str, Tokenizer] = {"char": char_tokenizer(), "word": word_tokenizer()}

@@ -299,7 +299,7 @@ def test_ids_up_to_the_limit_stay_in_memory(small_memory: Path) -> None:
 def test_mapped_stream_equals_the_one_in_memory(
     tokenizer: CharTokenizer | WordTokenizer, piece: int, small_memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unrolled.engine.text.PIECE_CHARS", piece)
+    monkeypatch.setattr("unrolled.engine.vocabulary.PIECE_CHARS", piece)
     text = "".join(np.random.default_rng(0).choice(list("abc \n"), 400))
     ids = encode_stream(text, tokenizer)
     assert type(ids) is np.memmap
@@ -511,11 +511,16 @@ def test_prepare_names_the_part_that_is_too_short(
 
 
 def test_data_config_refuses_what_does_not_go_together() -> None:
-    with pytest.raises(ConfigError, match="level: got 'byte', choose one of char, word"):
+    with pytest.raises(ConfigError, match="level: got 'byte', choose one of char, word, bpe"):
         DataConfig("byte")
-    refused: list[dict[str, Any]] = [{"vocab_size": 10}, {"punctuation": True}]
-    for options in refused:
-        with pytest.raises(ConfigError, match="go with level 'word'"):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"vocab_size": 10}, "vocab_size: goes with level 'word' or 'bpe', and not with 'char'"),
+        ({"punctuation": True}, "punctuation: goes with level 'word', and not with 'char'"),
+        ({"level": "bpe", "punctuation": True}, "punctuation: goes with level 'word', and not with 'bpe'"),
+        ({"level": "bpe", "unknown": "skip"}, "unknown: goes with level 'char' or 'word', and not with 'bpe'"),
+    ]
+    for options, message in refused:
+        with pytest.raises(ConfigError, match=message):
             DataConfig(**options)
 
 

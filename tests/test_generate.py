@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from tolerances import assert_close
 
+from unrolled.engine.bpe import BYTE_SIGNS, BpeTokenizer
 from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import StepModel, zero_state
@@ -353,6 +354,22 @@ def test_stop_texts_of_word_models_are_looked_for_in_the_text_and_not_in_the_wor
     assert write(script, words, stop=" ").text == "the"
     assert write(script, words, stop=". the cat").text == "the cat sat"
     assert write(script, words, max_new_tokens=6).text == "the cat sat. the cat"
+
+
+def test_stop_texts_of_byte_pairs_are_looked_for_in_the_text_and_not_in_the_tokens() -> None:
+    joined = [*BYTE_SIGNS, "cd", "cde"]
+    pairs = BpeTokenizer(joined, [(BYTE_SIGNS.index("c"), BYTE_SIGNS.index("d")), (256, BYTE_SIGNS.index("e"))])
+    face = [BYTE_SIGNS[byte] for byte in "😀".encode()]
+    script = ["b", "cde", *face, "cde"]
+    assert write(script, pairs, stop="d") == Generation("a", "bc", (98, 257), "stop", 0)
+    assert write(script, pairs, stop="😀").text == "bcde"
+    assert write(script, pairs, stop="e😀c").text == "bcd"
+    assert len(write(script, pairs, stop="e😀c").tokens) == 7
+    assert write(script, pairs, stop="\ufffd", max_new_tokens=7).text == "bcde😀cde"
+    assert write(script, pairs, stop="zz", max_new_tokens=4) == Generation(
+        "a", "bcde\ufffd", (98, 257, 0xF0, 0x9F), "length", 0
+    )
+    assert start_prompt(pairs) == "\n"
 
 
 def test_bos_tokens_inside_a_stop_text_do_not_hide_it() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.engine import text as text_module
+from unrolled.engine import vocabulary as vocabulary_module
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
 from unrolled.engine.text import (
     BOS,
@@ -248,7 +248,7 @@ def test_word_unknown_policies() -> None:
 
 
 def test_word_unknown_error_counts_words_over_all_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "PIECE_CHARS", 2)
+    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 2)
     with pytest.raises(UnknownTokenError, match=r"no word 'bee' \(word 5 of the text\)"):
         WordTokenizer(["a"], unknown="error").encode("a a a a bee a")
 
@@ -345,19 +345,19 @@ def test_policies_hold_where_the_dtype_changes(size: int) -> None:
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer("abcdefgh "), WordTokenizer([UNK, "ab", "cd"])])
 def test_encode_pieces_really_cuts(tokenizer: CharTokenizer | WordTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "PIECE_CHARS", 3)
+    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 3)
     assert len(list(tokenizer.encode_pieces("ab cd ab cd ab"))) > 2
 
 
 def test_split_pieces_without_a_boundary_is_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "PIECE_CHARS", 3)
+    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 3)
     assert list(split_pieces("abcdefgh")) == ["abc", "def", "gh"]
     assert list(split_pieces("abc")) == ["abc"]
     assert list(split_pieces("")) == []
 
 
 def test_split_pieces_cuts_no_word_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "PIECE_CHARS", 3)
+    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 3)
     boundary = WordTokenizer._SPACE
     assert list(split_pieces("a word of letters", boundary)) == ["a word", " of", " letters"]
     assert list(split_pieces("unbroken", boundary)) == ["unbroken"]
@@ -369,7 +369,7 @@ def test_char_pieces_equal_the_whole(text: str, size: int) -> None:
     tokenizer = CharTokenizer.fit("ab" + text, unknown="skip")
     whole = tokenizer.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_module, "PIECE_CHARS", size)
+        patch.setattr(vocabulary_module, "PIECE_CHARS", size)
         np.testing.assert_array_equal(tokenizer.encode(text), whole, strict=True)
         assert CharTokenizer.fit("ab" + text, unknown="skip") == tokenizer
 
@@ -380,7 +380,7 @@ def test_word_pieces_equal_the_whole(text: str, size: int, lowercase: bool, punc
     tokenizer = WordTokenizer.fit(text, lowercase=lowercase, punctuation=punctuation, vocab_size=4)
     whole = tokenizer.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_module, "PIECE_CHARS", size)
+        patch.setattr(vocabulary_module, "PIECE_CHARS", size)
         np.testing.assert_array_equal(tokenizer.encode(text), whole, strict=True)
         refitted = WordTokenizer.fit(text, lowercase=lowercase, punctuation=punctuation, vocab_size=4)
         assert refitted == tokenizer
@@ -392,7 +392,7 @@ def test_lowercase_does_not_depend_on_where_a_piece_ends(monkeypatch: pytest.Mon
     tokenizer = CharTokenizer.fit(text, lowercase=True)
     whole = tokenizer.encode(text)
     for size in range(1, len(text)):
-        monkeypatch.setattr(text_module, "PIECE_CHARS", size)
+        monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", size)
         np.testing.assert_array_equal(tokenizer.encode(text), whole, strict=True)
 
 

@@ -26,7 +26,7 @@ from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.layers import LossResult
 from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, UPDATES, Optimizer, OptimizerConfig, clip_scale, grad_norm
 from unrolled.engine.run_folder import RunFolder, read_metrics
-from unrolled.engine.text import CharTokenizer
+from unrolled.engine.text import LEVELS, CharTokenizer
 from unrolled.engine.trainable import EngineTrainable, StepResult, Trainable
 from unrolled.engine.training import Observer, StepEvent, TrainingConfig, TrainingResult, ValidationEvent, train
 from unrolled.export.trainables import TRAINABLES, make_trainable
@@ -310,7 +310,7 @@ def experiment(batching: str = "stream", level: str = "char", **model: object) -
 
 
 @pytest.mark.parametrize("batching", ["stream", "records"])
-@pytest.mark.parametrize("level", ["char", "word"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_a_run_folder_holds_what_it_should(tmp_path: Path, batching: str, level: str) -> None:
     run = prepare_run(Corpus("fox", TEXT), experiment(batching, level))
     result = run.run(tmp_path / "run")
