@@ -17,7 +17,7 @@ from unrolled.export.storage import FLOAT32, Weights
 
 MODEL = "model.onnx"
 PAGE = ("index.html", "style.css", "icon.svg", "app.mjs", "controls.mjs", "text.mjs", "worker.mjs")
-MODULES = ("errors.mjs", "metadata.mjs", "model.mjs", "philox.mjs", "sampling.mjs", "tokenizer.mjs")
+MODULES = ("bpe.mjs", "errors.mjs", "metadata.mjs", "model.mjs", "philox.mjs", "sampling.mjs", "tokenizer.mjs")
 # The smallest set that runs: the WASM build with its loader in one module, and the WASM itself.
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 FILES = {MODEL, *PAGE, *(f"js/{name}" for name in MODULES), *(f"ort/{name}" for name in RUNTIME)}

@@ -54,14 +54,17 @@ def bpe_tokenizer(lowercase: bool = False, merges: int = 250) -> BpeTokenizer:
     return BpeTokenizer(vocabulary, [(ids[left], ids[right]) for left, right in pairs], lowercase)
 
 
-TOKENIZERS: dict[str, Tokenizer] = {"char": char_tokenizer(), "word": word_tokenizer()}
+TOKENIZERS: dict[str, Tokenizer] = {"char": char_tokenizer(), "word": word_tokenizer(), "bpe": bpe_tokenizer()}
 
 
 def checkpoint(cell: str, level: str) -> Checkpoint:
     """A random checkpoint of a difficult vocabulary, that draws <eos> now and then."""
     tokenizer = TOKENIZERS[level]
     config = models.config(cell, vocab_size=len(tokenizer.vocabulary))
-    return Checkpoint(config, models.params(config, np.float32), tokenizer, {})
+    params = models.params(config, np.float32)
+    if level == "bpe":
+        params["output.bias"][tokenizer.eos_id] += 1.5  # as likely as in the smaller vocabularies
+    return Checkpoint(config, params, tokenizer, {})
 
 
 def random_texts(count: int, seed: int = 1) -> list[str]:

@@ -132,6 +132,27 @@ def test_tokenizers_are_pythons(tmp_path: Path, program: Path, unknown: str, low
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_byte_pairs_are_pythons(tmp_path: Path, program: Path, lowercase: bool) -> None:
+    tokenizer = hosts.bpe_tokenizer(lowercase=lowercase)
+    path = export_model(_checkpoint(tokenizer), tmp_path / "model.pt", "torchscript")
+    for text in (
+        hosts.TRICKY,
+        *hosts.TRICKY.split("\n"),
+        "  a" + " " * 70 + "b" * 70,
+        " ".join(hosts.random_texts(300)),
+    ):
+        got = ids(program, path, "--prompt", text, "--tokens", 1)
+        assert got is not None
+        assert got[0] == prompt_tokens(tokenizer, text).tolist()
+    # random weights write bytes that are no UTF-8, and end within characters
+    for seed in range(12):
+        done = run(program, path, "--prompt", "the", "--tokens", 30 + seed, "--seed", seed)
+        expected = generate(load(path), ["the"], max_new_tokens=30 + seed, seed=seed)[0]
+        assert done.stdout == "the" + expected.text + "\n"
+
+
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(tmp_path: Path, program: Path) -> None:
     path = export_model(models.checkpoint(), tmp_path / "model.pt", "torchscript")
     (tmp_path / "text.pt").write_text("hello, this is no model")

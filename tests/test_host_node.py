@@ -136,7 +136,7 @@ def test_nearly_all_of_many_texts_are_numpys(tmp_path: Path) -> None:
 
 @needs_runtime
 def test_what_is_printed_is_what_the_command_prints(tmp_path: Path) -> None:
-    for level, join in (("word", " "), ("char", "")):
+    for level, join in (("word", " "), ("char", ""), ("bpe", "")):
         path = export_model(hosts.checkpoint("gru", level), tmp_path / "model.onnx", "onnx")
         done = write(path, "--prompt", r"(a\nb", "--prompt", "", "--count", 2, "--tokens", 60)
         rows = generate(load(path), ["(a\nb", ""], max_new_tokens=60, num_return_sequences=2)
@@ -167,7 +167,11 @@ const encode = (tokenizer, text) => {
 };
 say(given.map(({ description, texts, ids }) => {
   const tokenizer = new Tokenizer(description);
-  return { ids: texts.map((text) => encode(tokenizer, text)), texts: ids.map((list) => tokenizer.decode(list)) };
+  const pieces = ids.map((list) => {
+    const streamer = tokenizer.streamer();
+    return [...list.map(streamer.feed), streamer.flush()];
+  });
+  return { ids: texts.map((text) => encode(tokenizer, text)), texts: ids.map((list) => tokenizer.decode(list)), pieces };
 }));
 """
 
@@ -191,6 +195,8 @@ def test_tokenizers_are_pythons() -> None:
                 words = hosts.word_tokenizer(unknown, lowercase, punctuation)
                 few = [UNK, BOS, EOS, *words.vocabulary[3::2]]
                 tokenizers += [words, WordTokenizer(few, unknown, lowercase, punctuation)]
+    tokenizers += [hosts.bpe_tokenizer(lowercase=lowercase) for lowercase in (False, True)]
+    tokenizers.append(hosts.bpe_tokenizer(merges=0))
     rng = np.random.default_rng(3)
     ids = [[rng.integers(0, len(t.vocabulary), 200).tolist() for _ in range(3)] for t in tokenizers]
     given = [
@@ -201,8 +207,47 @@ def test_tokenizers_are_pythons() -> None:
         expected = [_encode(tokenizer, text) for text in texts]
         assert got["ids"] == expected, tokenizer.to_dict()
         assert got["texts"] == [tokenizer.decode(numbers) for numbers in lists]
+        streamers = [tokenizer.streamer() for _ in lists]
+        assert got["pieces"] == [
+            [*map(streamer.feed, numbers), streamer.flush()] for streamer, numbers in zip(streamers, lists, strict=True)
+        ]
         refused += expected.count(None)
     assert refused > 100
+
+
+def test_byte_pairs_show_tokens_and_damaged_ones_are_named_errors() -> None:
+    tokenizer = hosts.bpe_tokenizer()
+    description = tokenizer.to_dict()
+    broken = [
+        {"vocabulary": description["vocabulary"][:-1]},
+        {"vocabulary": [token for token in description["vocabulary"] if token != "q"]},
+        {"vocabulary": [*description["vocabulary"], "a b"]},
+        {"merges": [[0]]},
+        {"merges": [[9, 10]]},
+        {"merges": 5},
+        {"merges": None},
+    ]
+    script = (
+        "import { Tokenizer } from 'js:tokenizer.mjs';\n"
+        "import { HostError } from 'js:errors.mjs';\n"
+        "const [description, broken] = given;\n"
+        "const said = broken.map((changes) => {\n"
+        "  try { new Tokenizer({ ...description, ...changes }); return 'made'; }\n"
+        "  catch (error) { return error instanceof HostError ? error.message : String(error); }\n"
+        "});\n"
+        "const tokenizer = new Tokenizer(description);\n"
+        "const shown = description.vocabulary.map((_, id) => tokenizer.show(id));\n"
+        "say({ said, shown, start: tokenizer.startPrompt() });"
+    )
+    got = run_script(script, [description, broken])
+    assert set(got["said"]) == {"model: its unrolled.tokenizer is damaged"}
+    assert got["start"] == ""
+    assert got["shown"][:5] == [UNK, BOS, EOS, "\0", "\x01"]
+    assert got["shown"][3 + 0xE7] == r"\xe7"
+    decoded = [tokenizer.decode([i]) for i in range(3, len(tokenizer))]
+    assert [text for text in got["shown"][3:] if "\\x" not in text] == [
+        text for text in decoded if "\ufffd" not in text
+    ]
 
 
 def test_uniforms_are_pythons() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
+import hosts
 import models
 import numpy as np
 import pytest
@@ -39,6 +40,9 @@ def checkpoint(level: str) -> Checkpoint:
     if level == "char":
         tokenizer = CharTokenizer.fit(TEXT)
         config = models.config("lstm", vocab_size=len(tokenizer.vocabulary))
+    elif level == "bpe":
+        tokenizer = hosts.bpe_tokenizer()
+        config = models.config("gru", vocab_size=len(tokenizer.vocabulary))
     else:
         tokenizer = WordTokenizer.fit(TEXT, specials=(UNK, BOS, EOS), punctuation=True)
         config = models.config("gru", vocab_size=len(tokenizer.vocabulary))
@@ -307,14 +311,14 @@ def folders(onnxruntime_web: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     base = tmp_path_factory.mktemp("pages")
     return {
         level: export_model(checkpoint(level), base / level, "web", form, onnxruntime_web=onnxruntime_web)
-        for level, form in (("char", "step"), ("word", "both"))
+        for level, form in (("char", "step"), ("word", "both"), ("bpe", "step"))
     }
 
 
 @pytest.fixture(scope="module")
 def urls(folders: dict[str, Path]) -> Iterator[dict[str, str]]:
-    with WebServer(folders["char"]) as char, WebServer(folders["word"]) as word:
-        yield {"char": char.url, "word": word.url}
+    with WebServer(folders["char"]) as char, WebServer(folders["word"]) as word, WebServer(folders["bpe"]) as pairs:
+        yield {"char": char.url, "word": word.url, "bpe": pairs.url}
 
 
 def expected(folder: Path, prompt: str, **settings: Any) -> str:
@@ -336,7 +340,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: next(reversed(case[0])))
-@pytest.mark.parametrize(("level", "prompt"), [("char", "The naïve 😀\nbox"), ("word", "The lazy dog")])
+@pytest.mark.parametrize(
+    ("level", "prompt"), [("char", "The naïve 😀\nbox"), ("word", "The lazy dog"), ("bpe", "naïve 😀 don't")]
+)
 def test_the_page_writes_what_python_writes(
     page: Page, folders: dict[str, Path], urls: dict[str, str], level: str, prompt: str, case: tuple[dict, dict]
 ) -> None:
@@ -442,7 +448,7 @@ def test_a_slider_moves_its_setting_by_keys(page: Page, folders: dict[str, Path]
     page.silent()
 
 
-@pytest.mark.parametrize("level", ["char", "word"])
+@pytest.mark.parametrize("level", ["char", "word", "bpe"])
 def test_a_token_shows_its_surprise_and_the_alternatives(
     page: Page, folders: dict[str, Path], urls: dict[str, str], level: str
 ) -> None:

@@ -139,6 +139,7 @@ void write(Model& model, const std::vector<std::int64_t>& ids, std::size_t row, 
         std::cout << (model.tokenizer.word_level() && !prompt.empty() ? " " : "");
         model.tokenizer.restart();
         generate(model, ids, row, options, [&](std::int64_t id) { std::cout << model.tokenizer.decode_next(id) << std::flush; });
+        std::cout << model.tokenizer.decode_rest();
     }
     std::cout << std::endl;
 }

@@ -1,23 +1,18 @@
-// Text to ids and back, by Unicode code points or by words.
+// Text to ids and back, by Unicode code points, words or byte pairs.
 
 #pragma once
 
 #include <clocale>
 #include <cstdint>
 #include <cwctype>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "bpe.h"
 #include "json.h"
 #include "letters.h"
-
-// White space as \s means it in Python.
-inline bool is_space(char32_t c) {
-    static const std::u32string spaces = U"\u00a0\u1680\u2028\u2029\u202f\u205f\u3000";
-    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || (c >= 0x2000 && c <= 0x200a) ||
-           spaces.find(c) != std::u32string::npos;
-}
 
 // Lower case that does not depend on the neighbours. The C library knows how, code point by code point, if it has UTF-8;
 // İ alone becomes two of them.
@@ -39,7 +34,7 @@ class Tokenizer {
 public:
     // From the JSON under unrolled.tokenizer.
     explicit Tokenizer(const Json& description)
-        : word_level_(level(description.get("level", Json::text).string)),
+        : level_(level(description.get("level", Json::text).string)),
           lowercase_(flag(description, "lowercase")),
           punctuation_(flag(description, "punctuation")),
           unknown_(description.get("unknown", Json::text).string) {
@@ -48,10 +43,11 @@ public:
             ids_.emplace(token.string, vocabulary_.size());
             vocabulary_.push_back(token.string);
         }
+        if (level_ == "bpe") pairs_.emplace(vocabulary_, description.get("merges", Json::list));
         if (unknown_ == "replace" && id("<unk>") < 0) throw HostError("the model's vocabulary has no <unk>");
     }
 
-    bool word_level() const { return word_level_; }
+    bool word_level() const { return level_ == "word"; }
     std::size_t size() const { return vocabulary_.size(); }
     std::int64_t id(const std::string& token) const {  // -1: none
         const auto found = ids_.find(token);
@@ -62,19 +58,9 @@ public:
     std::vector<std::int64_t> encode_prompt(const std::string& prompt) const {
         std::vector<std::int64_t> ids;
         if (id("<bos>") >= 0) ids.push_back(id("<bos>"));
-        const std::u32string text = from_utf8(prompt);
-        for (const std::string& token : split(lowercase_ ? to_lower(text) : text)) {
-            const std::int64_t found = id(token);
-            if (found < 0 && unknown_ == "error") {
-                const std::string what = word_level_ ? "word" : "character";
-                throw HostError("the vocabulary has no " + what + " \"" + token + "\"; leave it out");
-            }
-            if (found >= 0) {
-                ids.push_back(found);
-            } else if (unknown_ == "replace") {
-                ids.push_back(id("<unk>"));
-            }
-        }
+        const std::u32string given = from_utf8(prompt);
+        const std::u32string text = lowercase_ ? to_lower(given) : given;
+        for (const std::int64_t token : pairs_ ? pairs_->encode(text) : look_up(split(text))) ids.push_back(token);
         if (ids.empty()) throw HostError("the prompt has no token to start from, and this model has no <bos>");
         return ids;
     }
@@ -82,20 +68,23 @@ public:
     // Before the first id of another text.
     void restart() { glue_ = true; }
 
-    // What the next id of a text adds to it.
+    // What the next id of a text adds to it, never a part of a character.
     std::string decode_next(std::int64_t id) {
+        if (pairs_) return characters_.feed(pairs_->bytes(id));
         const std::string& token = vocabulary_.at(id);
         if (token == "<bos>" || token == "<eos>") return "";
         const bool one = token.size() == 1;
-        const bool space = word_level_ && !glue_ && !(one && std::strchr(",.;:!?)]}", token[0]));
+        const bool space = word_level() && !glue_ && !(one && std::strchr(",.;:!?)]}", token[0]));
         glue_ = one && std::strchr("([{", token[0]);
         return (space ? " " : "") + token;
     }
+    // What was held back, at the end of a text.
+    std::string decode_rest() { return characters_.flush(); }
 
 private:
-    static bool level(const std::string& name) {
-        if (name != "char" && name != "word") throw HostError("tokens of level " + name + " are unknown to this program");
-        return name == "word";
+    static const std::string& level(const std::string& name) {
+        if (name == "char" || name == "word" || name == "bpe") return name;
+        throw HostError("tokens of level " + name + " are unknown to this program");
     }
     static bool flag(const Json& description, const char* name) {
         return description.has(name) && description.get(name, Json::truth).yes;
@@ -103,7 +92,7 @@ private:
 
     std::vector<std::string> split(const std::u32string& text) const {
         std::vector<std::string> tokens;
-        if (!word_level_) {
+        if (!word_level()) {
             for (const char32_t c : text) tokens.push_back(to_utf8(c));
             return tokens;
         }
@@ -124,9 +113,29 @@ private:
         return tokens;
     }
 
-    bool word_level_, lowercase_, punctuation_;
+    std::vector<std::int64_t> look_up(const std::vector<std::string>& tokens) const {
+        std::vector<std::int64_t> ids;
+        for (const std::string& token : tokens) {
+            const std::int64_t found = id(token);
+            if (found < 0 && unknown_ == "error") {
+                const std::string what = word_level() ? "word" : "character";
+                throw HostError("the vocabulary has no " + what + " \"" + token + "\"; leave it out");
+            }
+            if (found >= 0) {
+                ids.push_back(found);
+            } else if (unknown_ == "replace") {
+                ids.push_back(id("<unk>"));
+            }
+        }
+        return ids;
+    }
+
+    std::string level_;
+    bool lowercase_, punctuation_;
     std::string unknown_;
     std::vector<std::string> vocabulary_;
     std::unordered_map<std::string, std::int64_t> ids_;
     bool glue_ = true;  // whether the next word follows without a space
+    std::optional<BytePairs> pairs_;
+    Utf8Stream characters_;  // of byte pairs
 };

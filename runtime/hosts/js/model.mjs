@@ -95,7 +95,7 @@ export class Model {
   async *generate(prompts, settings) {
     const checked = checkSettings(settings);
     const encoded = prompts.map((prompt) => this.tokenizer.encodePrompt(prompt));
-    const rows = encoded.map(() => ({ decode: this.tokenizer.decoder(), reason: null }));
+    const rows = encoded.map(() => ({ streamer: this.tokenizer.streamer(), reason: null }));
     const draws = this.form === 'generate' ? this.#drawInside(encoded, checked) : this.#drawHere(encoded, checked);
     let step = 0;
     for await (const tokens of draws) {
@@ -105,7 +105,8 @@ export class Model {
         const token = tokens[b];
         if (token === this.tokenizer.eosId) row.reason = 'eos';
         else if (step === checked.maxNewTokens) row.reason = 'length';
-        yield { row: b, token, text: row.decode(token), reason: row.reason };
+        const text = row.streamer.feed(token) + (row.reason === null ? '' : row.streamer.flush());
+        yield { row: b, token, text, reason: row.reason };
       }
       if (rows.every((row) => row.reason !== null)) return;
     }

@@ -1,5 +1,6 @@
-// Text to ids and back, by Unicode code points or by words.
+// Text to ids and back, by Unicode code points, words or byte pairs.
 
+import { BytePairs, SPACE } from './bpe.mjs';
 import { HostError, shown } from './errors.mjs';
 
 const UNK = '<unk>';
@@ -8,9 +9,7 @@ const EOS = '<eos>';
 const SPECIALS = [UNK, BOS, EOS];
 const UNKNOWN = ['error', 'replace', 'skip'];
 
-// Python's \w and \s. JavaScript's \w is ASCII, and its \s has U+FEFF but not U+001C to U+001F and U+0085.
-const LETTER = '\\p{L}\\p{N}_';
-const SPACE = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
+const LETTER = '\\p{L}\\p{N}_'; // Python's \w; JavaScript's is ASCII
 const WORD = `[${LETTER}]+(?:['’][${LETTER}]+)*`;
 const WORDS = new RegExp(WORD, 'gu');
 const WORDS_AND_MARKS = new RegExp(`${WORD}|[^${LETTER}${SPACE}]`, 'gu');
@@ -23,12 +22,13 @@ const lower = (text) => text.replaceAll('Σ', 'σ').toLowerCase();
 const LEVELS = {
   char: { what: 'character', split: (text) => Array.from(text) }, // an array of code points, not of UTF-16 units
   word: { what: 'word', split: (text, { punctuation }) => text.match(punctuation ? WORDS_AND_MARKS : WORDS) ?? [] },
+  bpe: {}, // see BytePairs
 };
 
 export class Tokenizer {
   /** From the parsed `unrolled.tokenizer`. */
   constructor(description, where = 'model') {
-    const { level, vocabulary, unknown, lowercase = false, punctuation = false } = description;
+    const { level, vocabulary, unknown, lowercase = false, punctuation = false, merges = [] } = description;
     const good =
       Object.hasOwn(LEVELS, level) &&
       UNKNOWN.includes(unknown) &&
@@ -36,17 +36,25 @@ export class Tokenizer {
       vocabulary.every((token) => typeof token === 'string' && token !== '') &&
       new Set(vocabulary).size === vocabulary.length &&
       (unknown !== 'replace' || vocabulary.includes(UNK));
-    if (!good) throw new HostError(`${where}: its unrolled.tokenizer is damaged`);
+    const damaged = new HostError(`${where}: its unrolled.tokenizer is damaged`);
+    if (!good) throw damaged;
     Object.assign(this, { level, vocabulary, unknown, lowercase, punctuation });
     this.ids = new Map(vocabulary.map((token, id) => [token, id]));
     [this.unkId, this.bosId, this.eosId] = SPECIALS.map((token) => this.ids.get(token)); // undefined: has none
+    try {
+      this.pairs = level === 'bpe' ? new BytePairs(vocabulary, merges, [BOS, EOS]) : null;
+    } catch (error) {
+      throw error instanceof TypeError ? damaged : error;
+    }
   }
 
   /** Ids of a text. */
   encode(text) {
     const { what, split } = LEVELS[this.level];
+    const cleaned = this.lowercase ? lower(text) : text;
+    if (this.pairs) return this.pairs.encode(cleaned);
     const ids = [];
-    for (const token of split(this.lowercase ? lower(text) : text, this)) {
+    for (const token of split(cleaned, this)) {
       const id = this.ids.get(token) ?? (this.unknown === 'replace' ? this.unkId : undefined);
       if (id !== undefined) ids.push(id);
       else if (this.unknown === 'error') {
@@ -73,25 +81,45 @@ export class Tokenizer {
   /** What begins a text when nobody said: nothing behind a <bos>, else a line end, else the first token. */
   startPrompt() {
     if (this.bosId !== undefined) return '';
-    if (this.ids.has('\n')) return '\n';
+    if (this.pairs || this.ids.has('\n')) return '\n';
     return this.vocabulary.find((token) => !SPECIALS.includes(token)) ?? '';
   }
 
-  /** A function from the next id of a text to what it adds: the pieces, joined, are what `decode` gives. */
-  decoder() {
-    let glue = true; // whether the next word follows without a space
-    return (id) => {
-      const token = this.vocabulary[id];
-      if (token === undefined) throw new HostError(`decode: id ${id} is outside the vocabulary`);
-      if (token === BOS || token === EOS) return '';
-      const space = this.level === 'word' && !glue && !NO_SPACE_BEFORE.has(token) ? ' ' : '';
-      glue = NO_SPACE_AFTER.has(token);
-      return space + token;
+  /**
+   * Text of ids that come one by one: `feed(id)` is what the next one adds, never a part of a character, and `flush()` what
+   * was held back at the end. The pieces, joined, are what `decode` gives.
+   */
+  streamer() {
+    const { feed, flush } = this.pairs ? this.pairs.streamer() : { feed: this.#joiner(), flush: () => '' };
+    return {
+      feed: (id) => {
+        if (this.vocabulary[id] === undefined) throw new HostError(`decode: id ${id} is outside the vocabulary`);
+        return feed(id);
+      },
+      flush,
     };
   }
 
   /** The text of ids. */
   decode(ids) {
-    return Array.from(ids, this.decoder()).join('');
+    const { feed, flush } = this.streamer();
+    return Array.from(ids, feed).join('') + flush();
+  }
+
+  /** One token to look at. */
+  show(id) {
+    const token = this.vocabulary[id];
+    return this.pairs && !SPECIALS.includes(token) ? this.pairs.show(id) : token;
+  }
+
+  #joiner() {
+    let glue = true; // whether the next word follows without a space
+    return (id) => {
+      const token = this.vocabulary[id];
+      if (token === BOS || token === EOS) return '';
+      const space = this.level === 'word' && !glue && !NO_SPACE_BEFORE.has(token) ? ' ' : '';
+      glue = NO_SPACE_AFTER.has(token);
+      return space + token;
+    };
   }
 }

@@ -12,7 +12,7 @@ const ordinal = (n) => {
   const ending = n % 100 > 10 && n % 100 < 14 ? 'th' : (['th', 'st', 'nd', 'rd'][n % 10] ?? 'th');
   return `${n.toLocaleString('en')}${ending}`;
 };
-const visible = (token) => SIGNS[token] ?? token;
+const visible = (token) => token.replace(/[ \n\t\r\u00a0]/g, (space) => SIGNS[space]);
 const spoken = (token) => NAMES[token] ?? token;
 
 function element(name, className = '', text = '') {

@@ -111,7 +111,7 @@ function inspect(logits, token) {
     bits: (Math.log(sum) + largest - logits[token]) / Math.LN2,
     p: probability(token),
     place,
-    top: top.map((id) => ({ text: model.tokenizer.vocabulary[id], p: probability(id), chosen: id === token })),
+    top: top.map((id) => ({ text: model.tokenizer.show(id), p: probability(id), chosen: id === token })),
   };
 }
 
@@ -132,9 +132,9 @@ async function write({ id, prompt, settings }) {
   const checked = checkSettings(settings);
   const { tokenizer, V } = model;
   const ids = tokenizer.encodePrompt(prompt);
-  const decode = tokenizer.decoder();
-  const decodeBehind = tokenizer.decoder(); // as if the prompt had been written too
-  ids.forEach(decodeBehind);
+  const streamer = tokenizer.streamer();
+  const behind = tokenizer.streamer(); // as if the prompt had been written too
+  ids.forEach(behind.feed);
   const began = performance.now();
   const spent = () => (performance.now() - began) / 1000;
   let flushed = began;
@@ -153,12 +153,13 @@ async function write({ id, prompt, settings }) {
     const token = choose(last, checked, uniform(checked.seed, 0, count));
     count++;
     const eos = token === tokenizer.eosId;
-    const text = decode(token);
-    const gap = count === 1 && decodeBehind(token) !== text && !/\s$/.test(prompt);
-    tokens.push({ text, gap, token: tokenizer.vocabulary[token], eos, ...inspect(last, token) });
+    const text = streamer.feed(token);
+    const gap = count === 1 && behind.feed(token) !== text && !/\s$/.test(prompt);
     if (eos) reason = 'eos';
     else if (count === checked.maxNewTokens) reason = 'length';
-    else ({ logits, state } = await model.step([token], state));
+    const rest = reason === null ? '' : streamer.flush();
+    tokens.push({ text: text + rest, gap, token: tokenizer.show(token), eos, ...inspect(last, token) });
+    if (reason === null) ({ logits, state } = await model.step([token], state));
     if (reason === null && performance.now() - flushed > FLUSH_MS) {
       flush();
       await breathe();
