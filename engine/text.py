@@ -7,6 +7,7 @@ and everything a host in another language needs to encode and decode.
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,13 @@ __all__ = [
 ]
 
 
+def _code_points(text: str) -> NDArray:
+    """Code points (n,) of ``text``, of bytes where it is ASCII; a lone surrogate is one too, though no valid UTF-32."""
+    if text.isascii():
+        return np.frombuffer(text.encode(), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
 class CharTokenizer(Vocabulary):
     """One token per Unicode code point, case kept.
 
@@ -81,11 +89,11 @@ class CharTokenizer(Vocabulary):
         cls, text: str, *, specials: Sequence[str] = (), unknown: str = "error", lowercase: bool = False
     ) -> CharTokenizer:
         """Every code point of ``text``, in code-point order, behind the special tokens."""
-        characters: set[str] = set()
+        seen = np.zeros(sys.maxunicode + 1, np.bool_)
         for piece in split_pieces(text):
-            characters.update(lower(piece) if lowercase else piece)
+            seen[_code_points(lower(piece) if lowercase else piece)] = True
         wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
-        return cls([*wanted, *sorted(characters)], unknown, lowercase)
+        return cls([*wanted, *map(chr, np.flatnonzero(seen))], unknown, lowercase)
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "lowercase": self.lowercase}
@@ -95,9 +103,7 @@ class CharTokenizer(Vocabulary):
         dtype = smallest_unsigned(len(self.vocabulary))
         for piece in split_pieces(text):
             piece = lower(piece) if self.lowercase else piece
-            # A lone surrogate is a code point too, though no valid UTF-32.
-            points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
-            ids = self._table[np.minimum(points, len(self._table) - 1)]
+            ids = self._table.take(_code_points(piece), mode="clip")  # above the largest known: the last entry
             missing = ids == self._missing
             if missing.any():
                 ids = self._resolve(piece, ids, missing)
