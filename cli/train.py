@@ -22,7 +22,8 @@ from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from unrolled.engine.params import parameter_count
-from unrolled.engine.run_folder import METRICS, PICTURE, check_free
+from unrolled.engine.resume import RESUME
+from unrolled.engine.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import TrainingConfig, TrainingResult
@@ -41,6 +42,13 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/run"),
     overwrite: Annotated[
         bool, typer.Option(help="Replace a run that is in the folder, its picture and exported files too.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with the run in the folder, given the same command; bit for bit as if it had not stopped, "
+            "unless --seconds limits it. Begins where there is none."
+        ),
     ] = False,
     engine: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(TRAINABLES))] = "numba",
     precision: options.Precision = "float32",
@@ -140,7 +148,7 @@ def train(
         OptimizerConfig(optimizer, lr, weight_decay, momentum),
         clip or None,
     )
-    check_free(output, overwrite)
+    check_start(output, overwrite, resume)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
     run = prepare_run(
         text,
@@ -150,7 +158,7 @@ def train(
     console = err if json else out
     _announce(console, run, output)
     with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:
-        result = run.run(output, overwrite, [display])
+        result = run.run(output, overwrite, [display], resume)
     if result.steps == 0:
         console.print("interrupted before the first step; nothing is written")
     else:
@@ -207,6 +215,8 @@ def _picture(console: Console, output: Path, title: str) -> Path | None:
 
 
 def _summarise(console: Console, result: TrainingResult, output: Path, picture: Path | None) -> None:
+    if not result.losses:
+        console.print("the run is finished, nothing is left to do; raise its limit, or begin a new one")
     ended = "interrupted after" if result.interrupted else "trained for"
     best = result.best
     console.print(
@@ -223,5 +233,5 @@ def _summarise(console: Console, result: TrainingResult, output: Path, picture: 
         )
     else:
         console.print("no validation: best.safetensors is the last")
-    written = [BEST, LAST, METRICS, *([picture.name] if picture else [])]
+    written = [BEST, LAST, RESUME, METRICS, *([picture.name] if picture else [])]
     console.print(f"in {output}: {', '.join(written)}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unrolled.engine.batches import Batch, Batches
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper, zero_state
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.layers import LossResult, softmax_cross_entropy
 
 Evaluator = Callable[[Batch, NDArray], tuple[LossResult, NDArray]]
@@ -36,6 +37,14 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "perplexity": self.perplexity, "bits_per_token": self.bits_per_token}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Metrics:
+        """The inverse of ``to_dict``; ConfigError where a value is missing or no number."""
+        try:
+            return cls(float(values["loss"]), float(values["accuracy"]), int(values["tokens"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"metrics: got {values!r}, needs loss, accuracy and tokens") from error
 
 
 def step_evaluator(model: Stepper) -> Evaluator:

@@ -71,17 +71,19 @@ class PreparedRun:
     dataset: Dataset
     trainable: Trainable
 
-    def run(self, output: str | Path, overwrite: bool = False, observers: Sequence[Observer] = ()) -> TrainingResult:
-        """Train into the run folder ``output``; ``observers`` watch."""
-        record = self.experiment.record(self.corpus)
-        with RunFolder(output, self.dataset.tokenizer, record, overwrite) as folder:
-            return train(
-                self.trainable,
-                self.dataset.train,
-                self.dataset.validation,
-                self.experiment.training,
-                [folder, *observers],
-            )
+    def run(
+        self,
+        output: str | Path,
+        overwrite: bool = False,
+        observers: Sequence[Observer] = (),
+        resume: bool = False,
+    ) -> TrainingResult:
+        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch."""
+        record, training = self.experiment.record(self.corpus), self.experiment.training
+        with RunFolder(output, self.dataset.tokenizer, record, overwrite, resume) as folder:
+            start = folder.start(self.trainable, follows_limit=training.schedule != "constant")
+            data, validation = self.dataset.train, self.dataset.validation
+            return train(self.trainable, data, validation, training, [folder, *observers], start=start)
 
 
 def _from_scratch(

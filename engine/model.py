@@ -56,14 +56,14 @@ class Gradients(NamedTuple):
 
 
 def dropout_masks(
-    config: ModelConfig, T: int, B: int, rng: np.random.Generator, dtype: np.dtype | type = np.float32
+    config: ModelConfig, T: int, B: int, rng: np.random.Generator | None, dtype: np.dtype | type = np.float32
 ) -> list[NDArray] | None:
     """A mask (T, B, H) for each boundary between layers: 0 with probability p, else 1 / (1 - p); None where p = 0.
 
     Source: N. Srivastava et al., "Dropout" (2014), in the form that needs no rescaling later; placed between layers only,
     as W. Zaremba et al., "Recurrent Neural Network Regularization" (2014).
     """
-    if not config.dropout:
+    if not config.dropout or rng is None:
         return None
     keep = 1.0 - config.dropout
     shape = (T, B, config.hidden_size)

@@ -159,14 +159,15 @@ class Optimizer:
 
     def __init__(self, config: OptimizerConfig, params: NDArray, updates: Mapping[str, Update] | None = None) -> None:
         self.config, self.params = config, params
-        self.step = 0
+        self.updates = np.zeros(1, np.int64)  # how many there were
         self.moments = Moments(np.zeros_like(params), np.zeros_like(params))
         self._update = (updates or UPDATES)[config.name]
 
     def update(self, grads: NDArray, learning_rate: float, grad_scale: float = 1.0) -> None:
         """One step of every parameter, in place, from flat gradients times ``grad_scale``."""
-        self.step += 1
-        self._update(self.config, self.params, grads, self.moments, Progress(learning_rate, self.step, grad_scale))
+        self.updates += 1
+        progress = Progress(learning_rate, int(self.updates[0]), grad_scale)
+        self._update(self.config, self.params, grads, self.moments, progress)
 
 
 def clip_scale(norm: float, max_norm: float | None) -> float:

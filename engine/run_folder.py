@@ -1,8 +1,10 @@
-"""A run folder: best and last checkpoint, and metrics.jsonl, one JSON object a line."""
+"""A run folder: best and last checkpoint, what resuming needs, and metrics.jsonl, one JSON object a line."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +13,15 @@ from typing import IO, Any
 from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.lock import FolderLock
+from unrolled.engine.resume import (
+    RESUME,
+    ResumeState,
+    check_same,
+    load_resume_state,
+    save_resume_state,
+    settings_of,
+)
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent
@@ -22,7 +33,7 @@ EXPORTS = ("model.onnx", "model.pt", "web/model.onnx")  # where export writes un
 
 def holds_run(path: Path) -> list[str]:
     """The files of a run that are in a folder."""
-    return [name for name in (BEST, LAST, METRICS) if (path / name).exists()]
+    return [name for name in (BEST, LAST, METRICS, RESUME) if (path / name).exists()]
 
 
 def check_free(path: Path, overwrite: bool, option: str = "--overwrite") -> None:
@@ -38,47 +49,125 @@ def check_free(path: Path, overwrite: bool, option: str = "--overwrite") -> None
         raise ConfigError(f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say {option}")
 
 
+def check_start(path: Path, overwrite: bool, resume: bool) -> None:
+    """Check that a run may begin in ``path``, or go on there.
+
+    Raises:
+        ConfigError: it may not; says how it may.
+    """
+    if overwrite and resume:
+        raise ConfigError("--overwrite begins a new run and --resume goes on with one; give one of them")
+    if not resume:
+        return check_free(path, overwrite)
+    check_free(path, overwrite=True)
+    earlier = holds_run(path)
+    if earlier and RESUME not in earlier:
+        raise ConfigError(f"{path}: holds a run ({', '.join(earlier)}) without {RESUME}, so it cannot be resumed")
+    return None
+
+
 def drop_earlier(path: Path, keep: str) -> None:
     """Remove what an earlier run left beside the new one's ``keep``: it would pass for this run's, or be made of it."""
-    for name in {BEST, LAST, METRICS, PICTURE, *EXPORTS} - {keep}:
+    for name in {BEST, LAST, METRICS, RESUME, PICTURE, *EXPORTS} - {keep}:
         with contextlib.suppress(NotADirectoryError):  # where a file has the name of the page's folder
             (path / name).unlink(missing_ok=True)
 
 
 class RunFolder(Observer):
-    """Writes a run as it goes.
+    """Writes a run as it goes, and reads it where it is to go on.
 
     metrics.jsonl holds two kinds of lines: ``{"event": "step", step, epoch, seconds, loss, grad_norm, learning_rate,
     tokens, tokens_per_s}`` and ``{"event": "validation", step, epoch, seconds, loss, perplexity, bits_per_token,
     accuracy, tokens, best}``.
+
+    A save is done when ``resume.safetensors`` has its name; the checkpoints and metrics.jsonl follow from it, and
+    ``start`` puts them right where a kill came between.
 
     Args:
         path: the folder; made if it is not there.
         tokenizer: goes into the checkpoints.
         record: what the checkpoints' training record holds besides the result (corpus, settings).
         overwrite: whether an earlier run in the folder may be replaced, with its picture and exported files; that is
-            done when the first checkpoint of the new one is there.
+            done when the first save of the new one is there.
+        resume: whether to go on with the run in the folder; begins one where there is none.
 
     Raises:
-        ConfigError: the folder holds a run already, or cannot be written.
+        ConfigError: the folder holds a run already, or one that cannot be resumed, is in use by another process, or
+            cannot be written.
     """
 
-    def __init__(self, path: str | Path, tokenizer: Tokenizer, record: dict[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer: Tokenizer,
+        record: dict[str, Any],
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.tokenizer, self.record = tokenizer, record
-        check_free(self.path, overwrite)
-        self._made, self._earlier = not self.path.exists(), holds_run(self.path)
-        self._saved = False  # until the first checkpoint an earlier run stays as it is
-        self._draft = self.path / f".{METRICS}.new"
+        check_start(self.path, overwrite, resume)
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._metrics: IO[str] | None = open(self._draft, "w", encoding="utf-8")  # noqa: SIM115 - open for the run
+            self._lock = FolderLock(self.path)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self._earlier = holds_run(self.path)
+        self._resume = resume and RESUME in self._earlier
+        self._saved = False  # until the first save an earlier run stays as it is
+        self._run = secrets.token_hex(8)
+        self._metrics: IO[bytes] | None = None
+
+    @property
+    def _draft(self) -> Path:
+        """metrics.jsonl before the first save."""
+        return self.path / f".{METRICS}.{self._run}"
+
+    def start(self, trainable: Trainable, follows_limit: bool = False) -> TrainingResult | None:
+        """The result so far of the run that is to go on, ``trainable`` put back to where it was; None: a new run.
+
+        Args:
+            follows_limit: as of ``check_same``.
+
+        Raises:
+            ConfigError: corpus or settings are not those that the run began with.
+            ModelFileError: a file is damaged.
+        """
+        if not self._resume:
+            self._sweep()
+            self._metrics = self._open(self._draft)
+            return None
+        state = load_resume_state(self.path / RESUME)
+        check_same(state.settings, settings_of(self.record, trainable), follows_limit)
+        trainable.load_training_state(state.arrays)
+        self._run, self._saved = state.run, True
+        if self._draft.exists():  # killed in its first save
+            self._take_over()
+        self._sweep()
+        metrics = self.path / METRICS
+        if not metrics.exists() or metrics.stat().st_size < state.metrics_bytes:
+            raise ModelFileError(f"{metrics}: missing or shorter than the run left it; put it back to go on")
+        os.truncate(metrics, state.metrics_bytes)
+        self._metrics = self._open(metrics)
+        self._save_checkpoints(trainable, state.result)
+        return state.result
+
+    def _open(self, path: Path) -> IO[bytes]:
+        try:
+            return open(path, "ab")
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be written ({error.strerror})") from error
 
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written."""
+        for pattern in (*(f".{name}.*.tmp" for name in (BEST, LAST, RESUME)), f".{METRICS}.*"):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
     def _write(self, values: dict[str, Any]) -> None:
         assert self._metrics is not None
-        self._metrics.write(to_json(values) + "\n")
+        self._metrics.write((to_json(values) + "\n").encode())
 
     def on_step(self, event: StepEvent) -> None:
         values = asdict(event)
@@ -88,58 +177,64 @@ class RunFolder(Observer):
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
         position = {"step": event.step, "epoch": event.epoch, "seconds": event.seconds}
         self._write({"event": "validation", **position, **event.metrics.to_dict(), "best": event.best})
-        if self._metrics is not None:
-            self._metrics.flush()
-        if event.best:
-            self._save(BEST, trainable, result)
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
-        self._save(LAST, trainable, result)
+        self._save(trainable, result)
 
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
         if result.steps == 0:
             return  # interrupted before anything was learned
-        self._save(LAST, trainable, result)
-        if result.best is None:  # without validation the last is the best there is
-            self._save(BEST, trainable, result)
+        if result.whole:  # not stopped by force in the middle of a step, of which the last save knows nothing
+            self._save(trainable, result)
+        if result.best is None and self._saved:  # without validation the last is the best there is
+            self._save_checkpoint(BEST, trainable, result)
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # of a full disk, which was reported
+                self._metrics.close()
             self._metrics = None
         if not self._saved:
             self._draft.unlink(missing_ok=True)
-            if self._made:
-                with contextlib.suppress(OSError):
-                    self.path.rmdir()
+        self._lock.release()
+        if not self._saved and self._made:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
-    def _save(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
-        training = {**self.record, "result": result.to_dict()}
-        checkpoint = Checkpoint(trainable.config, trainable.export_params(), self.tokenizer, training)
-        if self._saved:
-            save_checkpoint(self.path / name, checkpoint)
-            return
-        draft = self.path / f".{name}.new"
-        try:
-            save_checkpoint(draft, checkpoint)
-            draft.replace(self.path / name)
-            self._replace_earlier(name)
-        finally:
-            draft.unlink(missing_ok=True)
-        self._saved = True
-
-    def _replace_earlier(self, first: str) -> None:
-        """Take the place of an earlier run once this one's ``first`` checkpoint is there."""
-        if self._earlier:
-            drop_earlier(self.path, first)
+    def _save(self, trainable: Trainable, result: TrainingResult) -> None:
         assert self._metrics is not None
-        self._metrics.close()
-        if self._draft.exists():
-            self._draft.replace(self.path / METRICS)
-        self._metrics = open(self.path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        settings, arrays = settings_of(self.record, trainable), trainable.training_state()
+        save_resume_state(
+            self.path / RESUME, ResumeState(self._run, settings, result, self._metrics.tell(), arrays)
+        )  # fmt: skip
+        if not self._saved:
+            self._saved = True
+            self._metrics.close()  # Windows renames no open file
+            self._take_over()
+            self._metrics = self._open(self.path / METRICS)
+        self._save_checkpoints(trainable, result)
+
+    def _take_over(self) -> None:
+        """Take the place of an earlier run, once this one's first save is there."""
+        if self._earlier:
+            drop_earlier(self.path, RESUME)
+        self._draft.replace(self.path / METRICS)
+
+    def _save_checkpoints(self, trainable: Trainable, result: TrainingResult) -> None:
+        if result.best is not None and result.best_step == result.steps:
+            self._save_checkpoint(BEST, trainable, result)
+        self._save_checkpoint(LAST, trainable, result)
+
+    def _save_checkpoint(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
+        training = {**self.record, "result": result.to_dict()}
+        save_checkpoint(
+            self.path / name, Checkpoint(trainable.config, trainable.export_params(), self.tokenizer, training)
+        )  # fmt: skip
 
 
 def read_metrics(path: str | Path, event: str) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from unrolled.engine.backends import FLOAT32
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper
+from unrolled.engine.errors import ModelFileError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_scale
@@ -53,6 +54,34 @@ class Trainable(Stepper, Protocol):
         """A copy of the parameters."""
         ...
 
+    def training_state(self) -> dict[str, NDArray]:
+        """Copies of all that the next update depends on: parameters, the optimiser's moments and its count of updates."""
+        ...
+
+    def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
+        """Go on from what ``training_state`` of such a trainable returned.
+
+        Raises:
+            ModelFileError: an array is missing, unexpected, or of another shape or dtype.
+        """
+        ...
+
+
+def check_state(arrays: Mapping[str, NDArray], expected: Mapping[str, NDArray]) -> None:
+    """Check names, shapes and dtypes of a training state against those of ``expected``.
+
+    Raises:
+        ModelFileError: they differ.
+    """
+    if different := sorted(set(arrays) ^ set(expected)):
+        raise ModelFileError(f"training state: {', '.join(different)} missing or not expected")
+    for name, value in expected.items():
+        got = arrays[name]
+        if (got.shape, got.dtype) != (value.shape, value.dtype):
+            raise ModelFileError(
+                f"training state: {name} is {got.dtype} of shape {got.shape}, needs {value.dtype} of {value.shape}"
+            )
+
 
 class EngineTrainable(LanguageModel):
     """The from-scratch network with its optimiser, on either backend."""
@@ -89,3 +118,21 @@ class EngineTrainable(LanguageModel):
 
     def export_params(self) -> Params:
         return {name: value.copy() for name, value in self.params.items()}
+
+    def training_state(self) -> dict[str, NDArray]:
+        return {name: value.copy() for name, value in self._state.items()}
+
+    def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
+        check_state(arrays, self._state)
+        for name, value in self._state.items():
+            value[...] = arrays[name]
+
+    @property
+    def _state(self) -> dict[str, NDArray]:
+        optimizer = self.optimizer
+        return {
+            "params": optimizer.params,
+            "first": optimizer.moments.first,
+            "second": optimizer.moments.second,
+            "updates": optimizer.updates,
+        }

@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unrolled.engine.batches import Batch, Batches
 from unrolled.engine.checks import check_choice, check_seed
@@ -19,7 +21,7 @@ from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate
 from unrolled.engine.model import dropout_masks
 from unrolled.engine.optim import SCHEDULES
-from unrolled.engine.trainable import Trainable
+from unrolled.engine.trainable import StepResult, Trainable
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class TrainingResult:
     epochs: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0  # of these, spent in steps
     tokens_per_s: float = 0.0
     first_call_s: float = 0.0  # compilation and first allocations, before the clock starts
     train_loss: float = math.nan
@@ -106,17 +109,37 @@ class TrainingResult:
     last_step: int = 0  # of the last validation
     last: Metrics | None = None
     interrupted: bool = False
-    losses: list[float] = field(default_factory=list, repr=False)  # a step
+    losses: list[float] = field(default_factory=list, repr=False)  # a step, of those that this call made
+    state: NDArray | None = field(default=None, repr=False)  # (S, L, B, H) after the last step
+    whole: bool = field(default=True, repr=False)  # false in the middle of a step or its validation
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: without the losses, which metrics.jsonl has."""
-        values = asdict(self)
-        del values["losses"]
+        """For JSON: all but the losses, which metrics.jsonl has, and what only the next step needs."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NOT_RECORDED}
         for key in ("best", "last"):
-            metrics = getattr(self, key)
-            values[key] = metrics.to_dict() if metrics else None
+            values[key] = values[key].to_dict() if values[key] else None
         values["train_loss"] = self.train_loss if math.isfinite(self.train_loss) else None
         return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingResult:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a value is missing, unknown or of the wrong kind.
+        """
+        if set(values) != {f.name for f in fields(cls)} - set(NOT_RECORDED):
+            raise ConfigError(f"training result: got {', '.join(sorted(values)) or 'nothing'}")
+        values = dict(values)
+        for key in ("best", "last"):
+            if values[key] is not None:
+                values[key] = Metrics.from_dict(values[key])
+        if values["train_loss"] is None:
+            values["train_loss"] = math.nan
+        return cls(**values)
+
+
+NOT_RECORDED = ("losses", "state", "whole")
 
 
 class Observer:
@@ -132,12 +155,15 @@ class Observer:
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None: ...
 
 
-def _endless(batches: Batches, seed: int) -> Iterator[Batch]:
-    """Epoch after epoch, each shuffled by its own generator, so that an epoch's order depends on seed and number alone."""
-    epoch = 0
+def batches_from(data: Batches, seed: int, step: int) -> Iterator[Batch]:
+    """Batches of the steps after ``step``, epoch after epoch.
+
+    Each epoch is shuffled by its own generator, so that its order depends on seed and number alone.
+    """
+    epoch, taken = divmod(step, data.batches_per_epoch)
     while True:
-        yield from batches.epoch(np.random.default_rng((seed, 1, epoch)))
-        epoch += 1
+        yield from islice(data.epoch(np.random.default_rng((seed, 1, epoch))), taken, None)
+        epoch, taken = epoch + 1, 0
 
 
 def train(
@@ -147,14 +173,21 @@ def train(
     config: TrainingConfig,
     observers: Sequence[Observer] = (),
     clock: Callable[[], float] = time.perf_counter,
+    start: TrainingResult | None = None,
 ) -> TrainingResult:
     """Train until a limit is reached or Ctrl-C is pressed; either way ``on_end`` is called with what there is.
+
+    Args:
+        start: the result so far of the training that is to go on; ``trainable`` is as it was then. What then follows
+            is what would have followed without the pause, to the bit where the limit is one of epochs or steps.
 
     Raises:
         DivergedError: loss or gradient became NaN or infinite; the parameters are those before that step, and the
             checkpoints written so far stay.
     """
     loop = _Loop(trainable, data, validation, config, observers, clock)
+    if start is not None:
+        loop.result = replace(start, losses=[], interrupted=False, whole=True)
     with _CtrlC() as ctrl_c:
         try:
             loop.run(ctrl_c)
@@ -203,36 +236,48 @@ class _Loop:
         self.config, self.observers, self.clock = config, observers, clock
         self.result = TrainingResult(trainable.engine)
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
-        self.busy = 0.0  # seconds spent in steps
 
     def run(self, ctrl_c: _CtrlC) -> None:
-        config, trainable = self.config, self.trainable
-        model, dtype = trainable.config, trainable.dtype
+        result = self.result
+        done = self._done(result.seconds)
+        if done >= 1:
+            return
         self._warm_up()
-        drop = np.random.default_rng((config.seed, 2))
-        batches = _endless(self.data, config.seed)
-        begin = self.clock()
-        state, done, step = None, 0.0, 0
+        batches = batches_from(self.data, self.config.seed, result.steps)
+        begin = self.clock() - result.seconds
         while done < 1:
             if ctrl_c.pressed:
                 raise KeyboardInterrupt
             started = self.clock()
             batch = next(batches)
-            T, B = batch.inputs.shape
-            if state is None or not batch.carry:
-                state = zero_state(model, B, dtype)
-            rate = trainable.learning_rate * SCHEDULES[config.schedule](done)
-            outcome = trainable.train_step(batch, state, rate, dropout_masks(model, T, B, drop, dtype))
-            state, step = outcome.state, step + 1
-            self.busy += self.clock() - started
-            seconds = self.clock() - begin
-            done = config.done(step, self.data.batches_per_epoch, seconds)
+            result.whole = False
+            rate = self.trainable.learning_rate * SCHEDULES[self.config.schedule](done)
+            outcome = self._step(batch, rate)
+            result.steps += 1
+            result.step_seconds += self.clock() - started
+            result.seconds = self.clock() - begin
+            done = self._done(result.seconds)
             loss = outcome.loss.loss / max(outcome.loss.tokens, 1)
-            self._record(step, seconds, min(done, 1.0), loss, outcome.grad_norm, rate, outcome.loss.tokens)
-            if step % self.validate_every == 0 or done >= 1:
-                self._interval(step, self.clock() - begin)
-                done = max(done, config.done(step, self.data.batches_per_epoch, self.clock() - begin))
-            self.result.seconds = self.clock() - begin
+            self._record(min(done, 1.0), loss, outcome.grad_norm, rate, outcome.loss.tokens)
+            if result.steps % self.validate_every == 0 or done >= 1:
+                self._interval(begin)
+                done = max(done, self._done(self.clock() - begin))
+            result.whole = True
+            result.seconds = self.clock() - begin
+
+    def _done(self, seconds: float) -> float:
+        return self.config.done(self.result.steps, self.data.batches_per_epoch, seconds)
+
+    def _step(self, batch: Batch, rate: float) -> StepResult:
+        model, dtype, state = self.trainable.config, self.trainable.dtype, self.result.state
+        T, B = batch.inputs.shape
+        if state is None or not batch.carry:
+            state = zero_state(model, B, dtype)
+        # a generator a step: what is dropped depends on seed and step alone
+        drop = np.random.default_rng((self.config.seed, 2, self.result.steps)) if model.dropout else None
+        outcome = self.trainable.train_step(batch, state, rate, dropout_masks(model, T, B, drop, dtype))
+        self.result.state = outcome.state
+        return outcome
 
     def _warm_up(self) -> None:
         started = self.clock()
@@ -240,39 +285,40 @@ class _Loop:
         self.trainable.warm_up(batch, zero_state(self.trainable.config, batch.inputs.shape[1], self.trainable.dtype))
         self.result.first_call_s = self.clock() - started
 
-    def _record(
-        self, step: int, seconds: float, done: float, loss: float, norm: float, rate: float, tokens: int
-    ) -> None:
+    def _record(self, done: float, loss: float, norm: float, rate: float, tokens: int) -> None:
+        result = self.result
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(
-                f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}; try a lower learning rate "
+                f"step {result.steps}: loss {loss:.4g}, gradient norm {norm:.4g}; try a lower learning rate "
                 f"(now {rate:.4g}) or stronger clipping"
             )
-        result = self.result
-        result.steps, result.epochs = step, step / self.data.batches_per_epoch
+        result.epochs = result.steps / self.data.batches_per_epoch
         result.tokens += tokens
-        result.tokens_per_s = result.tokens / max(self.busy, 1e-9)
-        result.train_loss, result.seconds = loss, seconds
+        result.tokens_per_s = result.tokens / max(result.step_seconds, 1e-9)
+        result.train_loss = loss
         result.losses.append(loss)
-        event = StepEvent(step, result.epochs, seconds, done, loss, norm, rate, tokens, result.tokens_per_s)
+        event = StepEvent(
+            result.steps, result.epochs, result.seconds, done, loss, norm, rate, tokens, result.tokens_per_s
+        )
         for observer in self.observers:
             observer.on_step(event)
 
-    def _interval(self, step: int, seconds: float) -> None:
+    def _interval(self, begin: float) -> None:
         if self.validation is not None:
-            self._validate(self.validation, step, seconds)
+            self._validate(self.validation, begin)
+        self.result.whole, self.result.seconds = True, self.clock() - begin
         for observer in self.observers:
             observer.on_interval(self.trainable, self.result)
 
-    def _validate(self, validation: Batches, step: int, seconds: float) -> None:
+    def _validate(self, validation: Batches, begin: float) -> None:
         trainable, result = self.trainable, self.result
         metrics = evaluate(trainable.evaluate, trainable.config, validation, trainable.dtype)
         if not math.isfinite(metrics.loss):
-            raise DivergedError(f"step {step}: validation loss {metrics.loss}; try a lower learning rate")
+            raise DivergedError(f"step {result.steps}: validation loss {metrics.loss}; try a lower learning rate")
         best = result.best is None or metrics.loss < result.best.loss
-        result.last, result.last_step = metrics, step
+        result.last, result.last_step = metrics, result.steps
         if best:
-            result.best, result.best_step = metrics, step
-        event = ValidationEvent(step, result.epochs, seconds, metrics, best)
+            result.best, result.best_step = metrics, result.steps
+        event = ValidationEvent(result.steps, result.epochs, self.clock() - begin, metrics, best)
         for observer in self.observers:
             observer.on_validation(event, trainable, result)

@@ -1,6 +1,6 @@
 """The twin in PyTorch: ``nn.Embedding``, ``nn.RNN``/``nn.GRU``/``nn.LSTM``, ``nn.Linear``; same names, same state array."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ from unrolled.engine.errors import ModelFileError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params, check_params, layer_names, parameter_shapes
-from unrolled.engine.trainable import StepResult
+from unrolled.engine.trainable import StepResult, check_state
 
 
 class TorchLM(nn.Module):
@@ -265,6 +265,36 @@ class TorchTrainable:
     def export_params(self) -> Params:
         own = dict(self.model.named_parameters())
         return {name: own[name].detach().numpy().copy() for name in parameter_shapes(self.config)}
+
+    def training_state(self) -> dict[str, NDArray]:
+        """Parameters by name, and what the optimiser keeps of each, as ``name/key``; nothing of the latter at the start."""
+        arrays = {}
+        for name, parameter in self.model.named_parameters():
+            arrays[name] = parameter.detach().numpy().copy()
+            for key, value in self.optimizer.state[parameter].items():
+                if isinstance(value, Tensor):
+                    arrays[f"{name}/{key}"] = value.numpy().copy()
+        return arrays
+
+    def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
+        if any("/" in name for name in arrays):
+            self._fill_optimizer()
+        check_state(arrays, self.training_state())
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(torch.from_numpy(arrays[name]))
+                for key, value in self.optimizer.state[parameter].items():
+                    if isinstance(value, Tensor):
+                        value.copy_(torch.from_numpy(arrays[f"{name}/{key}"]))
+
+    def _fill_optimizer(self) -> None:
+        """Have the optimiser make what it keeps of each parameter, by an update of nothing."""
+        before = self.export_params()
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        load_params(self.model, before)
 
 
 def as_tensor(array: NDArray) -> Tensor:

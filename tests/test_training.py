@@ -216,11 +216,10 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
     data, trainable = stream(config), engine("numpy", config)
     monkeypatch.setattr(trainable, "evaluate", lambda batch, state: (LossResult(math.nan, 0, batch.tokens), state))
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
-    with (
-        pytest.raises(DivergedError, match="step 4: validation loss nan"),
-        RunFolder(tmp_path / "run", tokenizer, {}) as folder,
-    ):
-        train(trainable, data, data, TrainingConfig(epochs=5, validate_every=4), [folder])
+    with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
+        folder.start(trainable)
+        with pytest.raises(DivergedError, match="step 4: validation loss nan"):
+            train(trainable, data, data, TrainingConfig(epochs=5, validate_every=4), [folder])
     assert not (tmp_path / "run").exists()
 
 
@@ -258,6 +257,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
     trainable = engine("numpy", config)
     with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
+        folder.start(trainable)
         result = train(
             trainable, _Interrupting(data.ids, 4, 7), data, TrainingConfig(epochs=5, validate_every=4), [folder]
         )
@@ -366,6 +366,7 @@ def test_files_that_are_not_of_a_run_are_left_alone(tmp_path: Path) -> None:
         "metrics.jsonl",
         "notes.txt",
         "resnet.pt",
+        "resume.safetensors",
     ]
 
 

@@ -1,0 +1,68 @@
+"""One process at a time in a folder: a lock that the system drops when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from unrolled.engine.errors import ConfigError
+
+LOCK = ".lock"
+FAR = 1 << 30  # the byte that Windows locks: nobody else may read it, and the process id is in front
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(handle: int) -> None:
+        os.lseek(handle, FAR, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _try_lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class FolderLock:
+    """Holds a folder until ``release``.
+
+    The file names the process for people; whether it still runs is the system's to know, so that a file left by a
+    killed process stops nobody, even if another process has its number by now.
+
+    Raises:
+        ConfigError: another process holds the folder.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        while True:
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _try_lock(self._handle)
+            except OSError as error:
+                holder = os.pread(self._handle, 20, 0) if hasattr(os, "pread") else b""
+                os.close(self._handle)
+                process = f"process {holder.decode()}" if holder.isdigit() else "another process"
+                raise ConfigError(
+                    f"{folder}: {process} is training into this folder; wait for it, or name another folder"
+                ) from error
+            if self._is_current():
+                break
+            os.close(self._handle)  # its holder removed it between our opening and our locking
+        os.ftruncate(self._handle, 0)
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        os.write(self._handle, str(os.getpid()).encode())
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):  # Windows keeps the name of an open file; left behind, it stops nobody
+            self.path.unlink()
+        os.close(self._handle)

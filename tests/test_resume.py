@@ -1,0 +1,363 @@
+"""Resuming: killed or failed at any moment and started again, a run ends as one that nothing stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unrolled.engine import lock
+from unrolled.engine.checkpoint import load_checkpoint
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.dataset import DataConfig
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
+from unrolled.engine.lock import LOCK, FolderLock
+from unrolled.engine.optim import OPTIMIZERS, OptimizerConfig
+from unrolled.engine.resume import RESUME, load_resume_state
+from unrolled.engine.run_folder import read_metrics
+from unrolled.engine.training import Observer, StepEvent, TrainingConfig
+from unrolled.export.trainables import TRAINABLES, make_trainable
+
+TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
+FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
+EXPERIMENT = Experiment(
+    TrainingConfig(steps=33, schedule="cosine", validate_every=7, seed=4),  # three epochs of 15 steps, not all of them
+    DataConfig(batch_size=4, length=13, split=(0.8, 0.2, 0.0)),
+    ModelSettings("gru", 5, 7, 2, dropout=0.3),
+)
+
+
+def prepared(experiment: Experiment = EXPERIMENT, engine: str = "numpy", text: str = TEXT) -> PreparedRun:
+    if engine == "torch":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    return prepare_run(
+        Corpus("fox", text),
+        experiment,
+        lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip),
+    )
+
+
+def steps_and_losses(folder: Path, event: str) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(folder, event)]
+
+
+def assert_same_end(folder: Path, expected: Path) -> None:
+    """The same weights, moments, hidden state, figures and lines, to the bit; nothing left over."""
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".png") == FILES
+    for name in ("best.safetensors", "last.safetensors"):
+        got, wanted = load_checkpoint(folder / name), load_checkpoint(expected / name)
+        assert got.digest == wanted.digest, name
+        for key in ("steps", "epochs", "tokens", "best", "best_step", "last", "last_step", "train_loss"):
+            assert got.training["result"][key] == wanted.training["result"][key], (name, key)
+    one, other = load_resume_state(folder / RESUME), load_resume_state(expected / RESUME)
+    assert set(one.arrays) == set(other.arrays)
+    for name, value in other.arrays.items():
+        np.testing.assert_array_equal(one.arrays[name], value, err_msg=name)
+    assert other.result.state is not None
+    np.testing.assert_array_equal(one.result.state, other.result.state)
+    for event in ("step", "validation"):
+        assert steps_and_losses(folder, event) == steps_and_losses(expected, event)
+
+
+class StopAt(Observer):
+    """Fails in a step, as a lost process does: behind the last save."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, event: StepEvent) -> None:
+        if event.step == self.step:
+            raise RuntimeError("stopped")
+
+
+@pytest.mark.parametrize(
+    ("engine", "batching"), [("numpy", "stream"), ("numba", "stream"), ("torch", "stream"), ("numpy", "records")]
+)
+def test_stopped_twice_and_resumed_is_as_never_stopped(engine: str, batching: str, tmp_path: Path) -> None:
+    data = replace(EXPERIMENT.data, batching=batching, length=40)
+    experiment = replace(EXPERIMENT, data=data)
+    prepared(experiment, engine).run(tmp_path / "whole")
+    for step in (10, 31):
+        with pytest.raises(RuntimeError):
+            prepared(experiment, engine).run(tmp_path / "run", observers=[StopAt(step)], resume=True)
+    result = prepared(experiment, engine).run(tmp_path / "run", resume=True)
+    assert (result.steps, len(result.losses)) == (33, 5)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_every_optimizer_goes_on_where_it_was(engine: str, optimizer: str, tmp_path: Path) -> None:
+    rule = OptimizerConfig(optimizer, 0.01, 0.01, momentum=0.9 if optimizer == "sgd" else 0.0)
+    experiment = replace(EXPERIMENT, optimizer=rule)
+    prepared(experiment, engine).run(tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        prepared(experiment, engine).run(tmp_path / "run", observers=[StopAt(16)])
+    prepared(experiment, engine).run(tmp_path / "run", resume=True)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_alarm_one_moment_that_is_off_is_another_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared().run(tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        prepared().run(tmp_path / "run", observers=[StopAt(16)])
+    run = prepared()
+    load = type(run.trainable).load_training_state
+
+    def off(self: Any, arrays: dict[str, Any]) -> None:
+        arrays["second"][3] *= 1.001
+        load(self, arrays)
+
+    monkeypatch.setattr(type(run.trainable), "load_training_state", off)
+    run.run(tmp_path / "run", resume=True)
+    with pytest.raises(AssertionError):
+        assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+class Crash(BaseException):
+    """As a kill: nothing behind it is done, no handler for errors takes it."""
+
+
+def crash_at(operation: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From the given file operation on, none is done any more, in the way of a killed process."""
+    seen: list[str] = []
+
+    def counted(name: str, original: Any) -> Any:
+        def run(*arguments: Any, **settings: Any) -> Any:
+            seen.append(name)
+            if len(seen) > operation:
+                raise Crash
+            return original(*arguments, **settings)
+
+        return run
+
+    for name in ("fsync", "replace", "truncate", "unlink"):
+        monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(Path, name, counted(name, getattr(Path, name)))
+    return seen
+
+
+def crashed(operation: int, folder: Path, **settings: Any) -> bool:
+    """Whether a run came to its given file operation, where it crashed."""
+    held: list[int] = []
+    try_lock = lock._try_lock
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "_try_lock", lambda handle: (try_lock(handle), held.append(handle)))
+        crash_at(operation, patch)
+        try:
+            prepared().run(folder, **settings)
+        except Crash:
+            for handle in held:
+                os.close(handle)  # as the end of the process does
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("earlier", "every"),
+    [
+        (False, 9),
+        (True, 9),
+        pytest.param(False, 1, marks=pytest.mark.slow),
+        pytest.param(True, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_crash_at_any_file_operation_loses_nothing(earlier: bool, every: int, tmp_path: Path) -> None:
+    prepared().run(tmp_path / "whole")
+    other = replace(EXPERIMENT, training=replace(EXPERIMENT.training, steps=8))
+    operation, going = 0, True
+    while going:
+        folder = tmp_path / f"run{operation}"
+        if earlier:
+            prepared(other).run(folder)
+            (folder / "curve.png").write_text("the earlier run's")
+            before = load_resume_state(folder / RESUME).run
+        going = crashed(operation, folder, overwrite=earlier)
+        if earlier and load_resume_state(folder / RESUME).run == before:
+            prepared().run(folder, overwrite=True)  # nothing was saved yet: the earlier run is whole
+        else:
+            crashed(2, folder, resume=True)  # once more, while it puts right what the first left
+            prepared().run(folder, resume=True)
+        assert_same_end(folder, tmp_path / "whole")
+        assert not (folder / "curve.png").exists()
+        operation += every
+    assert operation > 30  # the alarm: there were so many places to stop at
+
+
+def test_a_run_that_is_finished_stays_as_it_is(tmp_path: Path) -> None:
+    prepared().run(tmp_path / "whole")
+    before = load_checkpoint(tmp_path / "whole" / "best.safetensors").digest
+    result = prepared().run(tmp_path / "whole", resume=True)
+    assert (result.steps, result.losses) == (33, [])
+    assert load_checkpoint(tmp_path / "whole" / "best.safetensors").digest == before
+
+
+def with_training(**settings: Any) -> Experiment:
+    return replace(EXPERIMENT, training=replace(EXPERIMENT.training, **settings))
+
+
+def test_more_steps_are_added_where_the_rate_does_not_follow_the_limit(tmp_path: Path) -> None:
+    prepared(with_training(schedule="constant")).run(tmp_path / "whole")
+    prepared(with_training(schedule="constant", steps=14)).run(tmp_path / "run")
+    prepared(with_training(schedule="constant")).run(tmp_path / "run", resume=True)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    prepared().run(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"steps was 33, now 50.*the schedule follows the limit"):
+        prepared(with_training(steps=50)).run(tmp_path / "other", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "text", "message"),
+    [
+        (replace(EXPERIMENT, clip_norm=2.0), TEXT, "clip_norm was 1.0, now 2.0"),
+        (replace(EXPERIMENT, model=ModelSettings("lstm", 5, 7, 2, 0.3)), TEXT, "cell was gru, now lstm"),
+        (with_training(seed=5), TEXT, "seed was 4, now 5"),
+        (
+            EXPERIMENT,
+            TEXT + "a",
+            "the corpus is not the one that the run began with: fox had 948 characters, fox has 949",
+        ),
+        (EXPERIMENT, TEXT.replace("fox", "cat"), "has 948, others"),
+    ],
+)
+def test_another_corpus_or_setting_is_named_and_harms_nothing(
+    experiment: Experiment, text: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError):
+        prepared().run(tmp_path / "run", observers=[StopAt(16)])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ConfigError, match=message):
+        prepared(experiment, text=text).run(tmp_path / "run", resume=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
+    prepared().run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="give one of them"):
+        prepared().run(tmp_path / "run", overwrite=True, resume=True)
+    resume, metrics = tmp_path / "run" / RESUME, tmp_path / "run" / "metrics.jsonl"
+    whole = resume.read_bytes()
+    for damaged, message in (
+        (whole[:-9], "not a readable"),
+        (whole[:-9] + b"\x01" * 9, "the tensors are not those that were saved"),
+        (whole.replace(b"format_version", b"format_versiom", 1), "format None; this release goes on from 1"),
+        (whole.replace(b"best_step", b"best_stop", 1), "damaged: its metadata"),
+    ):
+        resume.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=message):
+            prepared().run(tmp_path / "run", resume=True)
+    resume.write_bytes(whole)
+    metrics.write_text("{}\n")
+    with pytest.raises(ModelFileError, match="shorter than the run left it"):
+        prepared().run(tmp_path / "run", resume=True)
+    resume.unlink()
+    with pytest.raises(ConfigError, match="cannot be resumed"):
+        prepared().run(tmp_path / "run", resume=True)
+
+
+def test_one_process_at_a_time_and_a_lock_left_behind_stops_nobody(tmp_path: Path) -> None:
+    held = FolderLock(tmp_path)
+    with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into this folder"):
+        prepared().run(tmp_path)
+    held.release()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / LOCK).write_text(str(os.getpid()))  # of a process that lives, but holds nothing
+    FolderLock(tmp_path).release()
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 4, 5])
+def test_a_disk_that_fills_up_keeps_the_last_save(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared().run(tmp_path / "whole")
+    sync, calls = os.fsync, iter(range(1000))
+
+    def full(handle: int) -> None:
+        if next(calls) >= call + 4:  # four of the first save: lines, state, two checkpoints
+            raise OSError(28, "No space left on device")
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            prepared().run(tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run").training["result"]["steps"] >= 7
+    prepared().run(tmp_path / "run", resume=True)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\)"):
+        prepared().run(tmp_path / "run")
+
+
+COMMAND = (
+    "--cell", "gru", "--layers", "2", "--dropout", "0.3", "--hidden", "16", "--embed", "8", "--batch", "4",
+    "--length", "16", "--steps", "{steps}", "--validate-every", "20", "--schedule", "cosine", "--no-samples", "--json",
+)  # fmt: skip
+
+
+def start(engine: str, corpus: Path, folder: Path, steps: int, *more: str) -> subprocess.Popen[str]:
+    command = ["train", str(corpus), "-o", str(folder), "--engine", engine, *COMMAND, *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "unrolled.cli", *(part.format(steps=steps) for part in command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def killed_and_resumed(engine: str, kills: int, tmp_path: Path, steps: int) -> None:
+    """A run of the command is killed ``kills`` times, each a random while after it began to train."""
+    corpus = tmp_path / "fox.txt"
+    corpus.write_text(TEXT * 5)
+    began = time.monotonic()
+    with start(engine, corpus, tmp_path / "whole", steps) as process:
+        assert process.communicate()[0]
+    whole, rng = time.monotonic() - began, random.Random(engine)
+    folder, killed = tmp_path / "run", 0
+    for _ in range(kills):
+        process = start(engine, corpus, folder, steps, "--resume")
+        deadline = time.monotonic() + 60
+        while process.poll() is None and not (folder / LOCK).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if killed:
+            time.sleep(rng.uniform(0, 1.5 * whole / kills))
+        else:
+            time.sleep(rng.uniform(0, 0.3))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert killed > kills // 2
+    process = start(engine, corpus, folder, steps, "--resume")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out)["steps"] == steps
+    assert_same_end(folder, tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", TRAINABLES)
+def test_kill_9_twenty_times(engine: str, tmp_path: Path) -> None:
+    killed_and_resumed(engine, 20, tmp_path, 4000)
+
+
+def test_kill_9_at_a_random_moment_and_then_there_is_nothing_left_to_do(tmp_path: Path) -> None:
+    killed_and_resumed("numpy", 1, tmp_path, 300)
+    with start("numpy", tmp_path / "fox.txt", tmp_path / "run", 300, "--resume") as process:
+        assert "the run is finished" in process.communicate()[1]
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
