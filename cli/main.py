@@ -56,6 +56,8 @@ OPTION_NAMES = {
     "batch_size": "--batch",
     "learning_rate": "--lr",
     "clip_norm": "--clip",
+    "input_dropout": "--input-dropout",
+    "output_dropout": "--output-dropout",
     "num_return_sequences": "--number",
     "max_new_tokens": "--max-new-tokens",
     "validate_every": "--validate-every",

@@ -18,6 +18,7 @@ from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
 from unrolled.engine.corpus import ReadOptions, read_corpus
 from unrolled.engine.dataset import DataConfig
+from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig
@@ -57,6 +58,11 @@ def train(
     hidden: Annotated[int, typer.Option(help="Units a layer.", rich_help_panel=MODEL)] = 256,
     embed: Annotated[int, typer.Option(help="Width of the embedding.", rich_help_panel=MODEL)] = 128,
     dropout: Annotated[float, typer.Option(help="Between layers.", rich_help_panel=MODEL)] = 0.0,
+    input_dropout: Annotated[float, typer.Option(help="Of the embeddings.", rich_help_panel=MODEL)] = 0.0,
+    output_dropout: Annotated[float, typer.Option(help="Of what the output layer reads.", rich_help_panel=MODEL)] = 0.0,
+    variational: Annotated[
+        bool, typer.Option(help="Drop the same units at all steps of a chunk.", rich_help_panel=MODEL)
+    ] = False,
     tie: Annotated[
         bool,
         typer.Option(help="Use the embedding as output weights; needs embed = hidden.", rich_help_panel=MODEL),
@@ -131,7 +137,9 @@ def train(
     if epochs is None and steps is None and seconds is None:
         epochs = DEFAULT_EPOCHS
     experiment = Experiment(
-        TrainingConfig(epochs, steps, seconds, schedule, validate_every, seed),
+        TrainingConfig(
+            epochs, steps, seconds, schedule, validate_every, seed, Dropout(input_dropout, output_dropout, variational)
+        ),
         DataConfig(
             level,
             batching,

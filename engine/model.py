@@ -16,6 +16,7 @@ from unrolled.engine.backends import FLOAT32, Backend, get_backend
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import check_step
+from unrolled.engine.dropout import Masks
 from unrolled.engine.errors import ConfigError, ShapeError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.params import (
@@ -53,21 +54,6 @@ class Gradients(NamedTuple):
     flat: NDArray  # the same memory as one array, in the parameters' order
     state: NDArray  # (S, L, B, H) after the last step
     dstate: NDArray  # (S, L, B, H), gradient of the initial state
-
-
-def dropout_masks(
-    config: ModelConfig, T: int, B: int, rng: np.random.Generator | None, dtype: np.dtype | type = np.float32
-) -> list[NDArray] | None:
-    """A mask (T, B, H) for each boundary between layers: 0 with probability p, else 1 / (1 - p); None where p = 0.
-
-    Source: N. Srivastava et al., "Dropout" (2014), in the form that needs no rescaling later; placed between layers only,
-    as W. Zaremba et al., "Recurrent Neural Network Regularization" (2014).
-    """
-    if not config.dropout or rng is None:
-        return None
-    keep = 1.0 - config.dropout
-    shape = (T, B, config.hidden_size)
-    return [(rng.random(shape) < keep).astype(dtype) / np.asarray(keep, dtype) for _ in range(config.num_layers - 1)]
 
 
 def layers_forward(
@@ -170,13 +156,17 @@ class LanguageModel:
         return self.params["output.bias"].dtype
 
     def _layers(
-        self, tokens: NDArray, state: NDArray, masks: Sequence[NDArray] | None = None
-    ) -> tuple[NDArray, NDArray, list[LayerTape]]:
-        first = layer_params(self.params, 0)
-        xg = self.backend.layers.embedded_linear_forward(
-            self.params["embedding.weight"], tokens, first.w_ih, first.b_ih
-        )  # fmt: skip
-        return layers_forward(self.backend, self.config, self.params, xg, state, masks)
+        self, tokens: NDArray, state: NDArray, masks: Masks | None = None
+    ) -> tuple[NDArray, NDArray, list[LayerTape], NDArray | None]:
+        """As ``layers_forward`` from tokens, and where the inputs are masked, these inputs (T, B, E)."""
+        first, ops, embedding = layer_params(self.params, 0), self.backend.layers, self.params["embedding.weight"]
+        if masks is None or masks.inputs is None:
+            x, xg = None, ops.embedded_linear_forward(embedding, tokens, first.w_ih, first.b_ih)
+        else:
+            x = ops.embedding_forward(embedding, tokens) * masks.inputs
+            xg = ops.linear_forward(x, first.w_ih, first.b_ih)
+        between = None if masks is None else masks.between
+        return *layers_forward(self.backend, self.config, self.params, xg, state, between), x
 
     def _output_loss(
         self, h: NDArray, batch: Batch, grads: Params | None
@@ -190,37 +180,55 @@ class LanguageModel:
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         """Logits (T, B, V) and next state of ``tokens`` (T, B) from ``state`` (S, L, B, H)."""
         check_step(self.config, tokens, state, self.dtype)
-        h, final, _ = self._layers(np.ascontiguousarray(tokens), state)
+        h, final, *_ = self._layers(np.ascontiguousarray(tokens), state)
         weight = self.params[output_weight_name(self.config)]
         return self.backend.layers.linear_forward(h, weight, self.params["output.bias"]), final
 
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
         """Loss sums of a batch without gradients, and the state after it."""
         self._check(batch, state)
-        h, final, _ = self._layers(batch.inputs, state)
+        h, final, *_ = self._layers(batch.inputs, state)
         loss, _ = self._output_loss(h, batch, None)
         return loss, final
 
-    def gradients(self, batch: Batch, state: NDArray, masks: Sequence[NDArray] | None = None) -> Gradients:
+    def gradients(self, batch: Batch, state: NDArray, masks: Masks | None = None) -> Gradients:
         """Loss sums of a batch, gradients of the mean loss by name, and the state after it.
 
         Back-propagation through time stops at the batch's first step: the state that came in is a constant.
         """
         self._check(batch, state)
         params, shapes = self.params, parameter_shapes(self.config)
-        h, final, tapes = self._layers(batch.inputs, state, masks)
+        h, final, tapes, x = self._layers(batch.inputs, state, masks)
+        between, outputs = (None, None) if masks is None else (masks.between, masks.outputs)
         flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
         grads = views(flat, shapes)
-        loss, dh = self._output_loss(h, batch, grads)
+        loss, dh = self._output_loss(h if outputs is None else h * outputs, batch, grads)
         assert dh is not None  # asked for
-        ends, dstate = layers_backward(self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, masks)
-        first = layer_names(0)
-        names = "embedding.weight", first.w_ih, first.b_ih, first.w_hh, first.b_hh
-        into = tuple(grads[name] for name in names)
-        self.backend.layers.first_layer_backward(
-            *ends, params["embedding.weight"], batch.inputs, params[first.w_ih], into
+        if outputs is not None:
+            dh *= outputs
+        ends, dstate = layers_backward(
+            self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, between
         )  # fmt: skip
+        self._input_backward(ends, batch.inputs, x, masks, grads)
         return Gradients(loss, grads, flat, final, dstate)
+
+    def _input_backward(
+        self, ends: FirstLayer, tokens: NDArray, x: NDArray | None, masks: Masks | None, grads: Params
+    ) -> None:
+        """Add the gradients of the embedding and the first layer; ``x`` are its inputs where they were masked."""
+        ops, first = self.backend.layers, layer_names(0)
+        names = "embedding.weight", first.w_ih, first.b_ih, first.w_hh, first.b_hh
+        dembedding, dw_ih, db_ih, dw_hh, db_hh = into = tuple(grads[name] for name in names)
+        if x is None or masks is None:
+            ops.first_layer_backward(
+                *ends, self.params["embedding.weight"], tokens, self.params[first.w_ih], into
+            )  # fmt: skip
+            return
+        ops.linear_backward_weight(ends.dhg, ends.h_prev, dw_hh, db_hh)
+        ops.linear_backward_weight(ends.dxg, x, dw_ih, db_ih)
+        ops.embedding_backward(
+            ops.linear_backward_input(ends.dxg, self.params[first.w_ih]) * masks.inputs, tokens, dembedding
+        )
 
     def _check(self, batch: Batch, state: NDArray) -> None:
         check_step(self.config, batch.inputs, state, self.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from unrolled.engine.backends import FLOAT32
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper
+from unrolled.engine.dropout import Masks
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.model import LanguageModel
@@ -39,9 +40,7 @@ class Trainable(Stepper, Protocol):
         """Before the schedule."""
         ...
 
-    def train_step(
-        self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None
-    ) -> StepResult:
+    def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None) -> StepResult:
         """One update from one batch. A loss or norm that is not finite leaves the parameters as they were."""
         ...
 
@@ -103,9 +102,7 @@ class EngineTrainable(LanguageModel):
         self.optimizer = Optimizer(optimizer, flat, self.backend.optim.UPDATES)
         self.learning_rate = optimizer.base_rate
 
-    def train_step(
-        self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None = None
-    ) -> StepResult:
+    def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
         result = self.gradients(batch, state, masks)
         norm = self.backend.optim.grad_norm(result.flat)
         if np.isfinite(norm) and np.isfinite(result.loss.loss):

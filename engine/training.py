@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from unrolled.engine.batches import Batch, Batches
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.contract import zero_state
+from unrolled.engine.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate
-from unrolled.engine.model import dropout_masks
 from unrolled.engine.optim import SCHEDULES
 from unrolled.engine.trainable import StepResult, Trainable
 
@@ -34,6 +34,7 @@ class TrainingConfig:
         schedule: a key of ``SCHEDULES``, over the share of the nearest limit that is used up.
         validate_every: steps between validations, and between saves; None: once an epoch, at most 250.
         seed: of the initial weights, of dropout and of the records' order.
+        dropout: of inputs and outputs; between layers it is the model's.
     """
 
     epochs: int | None = None
@@ -42,6 +43,7 @@ class TrainingConfig:
     schedule: str = "constant"
     validate_every: int | None = None
     seed: int = 0
+    dropout: Dropout = NO_DROPOUT
 
     def __post_init__(self) -> None:
         limits = {"epochs": self.epochs, "steps": self.steps, "seconds": self.seconds}
@@ -274,8 +276,9 @@ class _Loop:
         if state is None or not batch.carry:
             state = zero_state(model, B, dtype)
         # a generator a step: what is dropped depends on seed and step alone
-        drop = np.random.default_rng((self.config.seed, 2, self.result.steps)) if model.dropout else None
-        outcome = self.trainable.train_step(batch, state, rate, dropout_masks(model, T, B, drop, dtype))
+        rng = np.random.default_rng((self.config.seed, 2, self.result.steps))
+        masks = dropout_masks(model, T, B, rng, dtype, self.config.dropout)
+        outcome = self.trainable.train_step(batch, state, rate, masks)
         self.result.state = outcome.state
         return outcome
 

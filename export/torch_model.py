@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import check_step
+from unrolled.engine.dropout import Masks
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.optim import OptimizerConfig
@@ -182,6 +183,10 @@ def run_masked_layers(
     return x, torch.stack(finals, dim=1)
 
 
+def _masked(x: Tensor, mask: NDArray | None) -> Tensor:
+    return x if mask is None else x * torch.from_numpy(mask)
+
+
 TORCH_OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Any], torch.optim.Optimizer]] = {
     "sgd": lambda c, p: torch.optim.SGD(p, c.base_rate, c.momentum, weight_decay=c.decay),
     "rmsprop": lambda c, p: torch.optim.RMSprop(p, c.base_rate, c.alpha, c.eps, c.decay),
@@ -205,18 +210,19 @@ class TorchTrainable:
         self.learning_rate = optimizer.base_rate
         self.optimizer = TORCH_OPTIMIZERS[optimizer.name](optimizer, list(self.model.parameters()))
 
-    def _loss(
-        self, batch: Batch, state: NDArray, masks: Sequence[NDArray] | None
-    ) -> tuple[Tensor, LossResult, NDArray]:
+    def _loss(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[Tensor, LossResult, NDArray]:
         check_step(self.config, batch.inputs, state, self.dtype)
         tokens, state_in = as_tensor(batch.inputs), as_tensor(state)
         if masks is None:
             logits, final = self.model(tokens, state_in)
         else:
-            x = self.model.embedding(tokens)
-            given = [torch.from_numpy(mask) for mask in masks]
-            h, final = run_masked_layers(self.model, self.config, x, state_in, given)
-            logits = self.model.output(h)
+            x = _masked(self.model.embedding(tokens), masks.inputs)
+            if masks.between is None:
+                h, final = self.model.run_layers(x, state_in)
+            else:
+                given = [torch.from_numpy(mask) for mask in masks.between]
+                h, final = run_masked_layers(self.model, self.config, x, state_in, given)
+            logits = self.model.output(_masked(h, masks.outputs))
         if batch.mask.all():
             logits, targets = logits.flatten(0, 1), torch.from_numpy(batch.targets).flatten()
         else:
@@ -228,9 +234,7 @@ class TorchTrainable:
         correct = int((logits.detach().argmax(-1) == targets).sum())
         return mean, LossResult(float(mean.detach()) * count, correct, count), final.detach().numpy()
 
-    def train_step(
-        self, batch: Batch, state: NDArray, learning_rate: float, masks: Sequence[NDArray] | None = None
-    ) -> StepResult:
+    def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
@@ -242,7 +246,7 @@ class TorchTrainable:
             self.optimizer.step()
         return StepResult(result, norm, final)
 
-    def gradients(self, batch: Batch, state: NDArray, masks: Sequence[NDArray] | None = None) -> Params:
+    def gradients(self, batch: Batch, state: NDArray, masks: Masks | None = None) -> Params:
         """Gradients of the batch's mean loss by name, without an update."""
         self.optimizer.zero_grad()
         self._loss(batch, state, masks)[0].backward()

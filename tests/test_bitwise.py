@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.model import LanguageModel, dropout_masks
+from unrolled.engine.dropout import dropout_masks
+from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params
 from unrolled.engine.trainable import EngineTrainable

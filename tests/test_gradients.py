@@ -11,7 +11,9 @@ from tolerances import GRADIENT_SLACK, assert_close, relative_error
 from unrolled.engine.backends import get_backend
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.model import LanguageModel, dropout_masks, layers_backward, layers_forward
+from unrolled.engine.dropout import NO_DROPOUT, Dropout, Masks, dropout_masks
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.model import LanguageModel, layers_backward, layers_forward
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params, layer_names
 
@@ -26,11 +28,19 @@ VARIANTS = {
 }
 
 
-def masks_for(config: ModelConfig, dtype: type = np.float64) -> list[NDArray] | None:
-    return dropout_masks(config, models.T, models.B, np.random.default_rng(5), dtype)
+EVERYWHERE = {
+    "one layer": (1, {}, Dropout(inputs=0.3, outputs=0.4)),
+    "two layers": (2, {"dropout": 0.4}, Dropout(inputs=0.3, outputs=0.4)),
+    "variational": (2, {"dropout": 0.4}, Dropout(0.3, 0.4, variational=True)),
+    "tied, outputs": (2, {"tie_weights": True}, Dropout(outputs=0.4)),
+}
 
 
-def mean_loss(model: LanguageModel, batch: Batch, state: NDArray, masks: list[NDArray] | None) -> float:
+def masks_for(config: ModelConfig, dtype: type = np.float64, dropout: Dropout = NO_DROPOUT) -> Masks | None:
+    return dropout_masks(config, models.T, models.B, np.random.default_rng(5), dtype, dropout)
+
+
+def mean_loss(model: LanguageModel, batch: Batch, state: NDArray, masks: Masks | None) -> float:
     result = model.gradients(batch, state, masks).loss
     return result.loss / result.tokens
 
@@ -66,6 +76,54 @@ def test_every_parameter_and_the_state_match_differences(cell: str, variant: str
     assert_close(got.dstate, differences(loss, state), "difference", what="initial state")
 
 
+@pytest.mark.parametrize("variant", EVERYWHERE)
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_gradients_under_every_kind_of_dropout(cell: str, variant: str) -> None:
+    layers, settings, dropout = EVERYWHERE[variant]
+    config = models.config(cell, layers, **settings)
+    params, batch, state = models.params(config), models.batch(config), models.state(config)
+    masks = masks_for(config, dropout=dropout)
+    model = LanguageModel(config, params)
+    got = model.gradients(batch, state, masks)
+    for name, value in model.params.items():
+        expected = differences(lambda: mean_loss(model, batch, state, masks), value)
+        assert_close(got.params[name], expected, "difference", what=name)
+    twins = {
+        "numba": LanguageModel(config, params, "numba").gradients(batch, state, masks).params,
+        "torch": torch_gradients(config, params, batch, state, dropout),
+    }
+    for engine, grads in twins.items():
+        for name, value in got.params.items():
+            assert_close(grads[name], value, "autograd", what=f"{engine} {name}")
+
+
+def test_masks_keep_their_share_and_their_mean() -> None:
+    config = models.config("gru", 3, dropout=0.25)
+    masks = dropout_masks(config, 40, 50, np.random.default_rng(0), np.float32, Dropout(0.1, 0.6))
+    assert masks is not None
+    assert masks.between is not None
+    assert len(masks.between) == 2
+    for mask, p, width in (
+        (masks.inputs, 0.1, models.E),
+        (masks.between[1], 0.25, models.H),
+        (masks.outputs, 0.6, models.H),
+    ):
+        assert mask is not None
+        assert (mask.shape, mask.dtype) == ((40, 50, width), np.float32)
+        error = 4 * (p * (1 - p) / mask.size) ** 0.5
+        assert (mask == 0).mean() == pytest.approx(p, abs=error)
+        assert set(np.unique(mask)) == {0, np.float32(65536 / round(65536 * (1 - p)))}
+    assert (masks.between[0] != masks.between[1]).any()
+    one = dropout_masks(config, 40, 50, np.random.default_rng(0), np.float32, Dropout(0.1, variational=True))
+    assert one is not None
+    assert one.inputs is not None
+    assert (one.inputs.shape, one.outputs) == ((1, 50, models.E), None)
+    assert dropout_masks(models.config("gru"), 4, 5, np.random.default_rng(0)) is None
+    for settings in ({"inputs": 1.0}, {"outputs": -0.1}, {"outputs": np.nan}):
+        with pytest.raises(ConfigError, match="put_dropout: got"):
+            Dropout(**settings)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: str, layers: int) -> None:
@@ -98,12 +156,14 @@ def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: st
             assert_close(grads[name], differences(projected, params[name]), "difference", what=name)
 
 
-def torch_gradients(config: ModelConfig, params: Params, batch: Batch, state: NDArray) -> Params:
+def torch_gradients(
+    config: ModelConfig, params: Params, batch: Batch, state: NDArray, dropout: Dropout = NO_DROPOUT
+) -> Params:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from unrolled.export.torch_model import TorchTrainable
 
     trainable = TorchTrainable(config, params, OptimizerConfig())
-    return trainable.gradients(batch, state, masks_for(config, state.dtype.type))
+    return trainable.gradients(batch, state, masks_for(config, state.dtype.type, dropout))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

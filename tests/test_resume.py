@@ -20,6 +20,7 @@ from unrolled.engine import lock
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
+from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.lock import LOCK, FolderLock
@@ -32,7 +33,9 @@ from unrolled.export.trainables import TRAINABLES, make_trainable
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
 FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
 EXPERIMENT = Experiment(
-    TrainingConfig(steps=33, schedule="cosine", validate_every=7, seed=4),  # three epochs of 15 steps, not all of them
+    TrainingConfig(
+        steps=33, schedule="cosine", validate_every=7, seed=4, dropout=Dropout(0.1, 0.2)
+    ),  # three epochs of 15 steps, not all of them
     DataConfig(batch_size=4, length=13, split=(0.8, 0.2, 0.0)),
     ModelSettings("gru", 5, 7, 2, dropout=0.3),
 )

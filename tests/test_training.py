@@ -20,6 +20,7 @@ from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
+from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import evaluate, step_evaluator
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
@@ -69,6 +70,18 @@ def test_twenty_steps_of_all_engines_have_one_loss_curve(cell: str, optimizer: s
     assert len(curves["numpy"]) == 20
     for name, losses in curves.items():
         assert_close(np.array(losses), np.array(curves["numpy"]), "curve", what=name)
+
+
+@pytest.mark.parametrize("dropout", [Dropout(0.2, 0.3), Dropout(0.2, 0.3, variational=True)])
+def test_dropout_everywhere_has_one_loss_curve_on_all_engines(dropout: Dropout) -> None:
+    config = models.config("lstm", 2, dropout=0.2)
+    settings = TrainingConfig(steps=20, seed=3, dropout=dropout)
+    curves = {name: train(engine(name, config), stream(config), None, settings).losses for name in TRAINABLES}
+    plain = train(engine("numpy", config), stream(config), None, TrainingConfig(steps=20, seed=3)).losses
+    for name, losses in curves.items():
+        assert_close(np.array(losses), np.array(curves["numpy"]), "curve", what=name)
+    with pytest.raises(AssertionError):
+        assert_close(np.array(plain), np.array(curves["numpy"]), "curve")
 
 
 @pytest.mark.parametrize("name", TRAINABLES)
