@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.backends import PRECISIONS
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
@@ -76,6 +77,24 @@ OnnxruntimeWeb = Annotated[
         metavar="DIR",
         help="Where the npm package onnxruntime-web is, which the web page needs. "
         + default("node_modules in this folder, or beside the page's sources"),
+    ),
+]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file of options; what the command line says goes before it.",
+        metavar="FILE",
+        is_eager=True,
+        callback=take_recipe,
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A recipe that comes with unrolled. {one_of(PRESETS)}",
+        metavar="NAME",
+        is_eager=True,
+        callback=take_preset,
     ),
 ]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to write behind; may be repeated.")]

@@ -21,7 +21,7 @@ from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
-from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, Decay, OptimizerConfig
 from unrolled.engine.params import parameter_count
 from unrolled.engine.resume import RESUME
 from unrolled.engine.run_folder import METRICS, PICTURE, check_start
@@ -41,6 +41,8 @@ DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 def train(
     corpus: options.CorpusArgument = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/run"),
+    recipe: options.Recipe = None,
+    preset: options.Preset = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace a run that is in the folder, its picture and exported files too.")
     ] = False,
@@ -114,6 +116,39 @@ def train(
             rich_help_panel=OPTIMISATION,
         ),
     ] = None,
+    warmup: Annotated[
+        int, typer.Option(help="Steps over which the rate rises from nothing.", rich_help_panel=OPTIMISATION)
+    ] = 0,
+    decay: Annotated[
+        float, typer.Option(help="Factor of one step down of schedule step or plateau.", rich_help_panel=OPTIMISATION)
+    ] = 0.5,
+    decay_after: Annotated[
+        int, typer.Option(help="Epochs before schedule step goes down, then each epoch.", rich_help_panel=OPTIMISATION)
+    ] = 1,
+    decay_patience: Annotated[
+        int,
+        typer.Option(help="Validations without a better loss that plateau lets pass.", rich_help_panel=OPTIMISATION),
+    ] = 0,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many validations without a better loss; never if left out.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = None,
+    clip_value: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest size of any one gradient, before --clip; any if left out.", rich_help_panel=OPTIMISATION
+        ),
+    ] = None,
+    sum_over_time: Annotated[
+        bool,
+        typer.Option(
+            help="Sum the loss over a chunk's steps instead of averaging it: gradients are T times as large.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = False,
     clip: Annotated[
         float, typer.Option(help="Largest gradient norm; 0: no clipping.", rich_help_panel=OPTIMISATION)
     ] = 1.0,
@@ -132,13 +167,23 @@ def train(
 ) -> None:
     """Train a model on text and write a run folder: best and last checkpoint, metrics.jsonl, picture of the loss.
 
+    A recipe is a TOML file of these options by their names, for instance hidden = 256 or output-dropout = 0.1.
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
     if epochs is None and steps is None and seconds is None:
         epochs = DEFAULT_EPOCHS
     experiment = Experiment(
         TrainingConfig(
-            epochs, steps, seconds, schedule, validate_every, seed, Dropout(input_dropout, output_dropout, variational)
+            epochs,
+            steps,
+            seconds,
+            schedule,
+            validate_every,
+            seed,
+            Dropout(input_dropout, output_dropout, variational),
+            Decay(decay, decay_after, decay_patience),
+            warmup,
+            patience,
         ),
         DataConfig(
             level,
@@ -153,7 +198,7 @@ def train(
             seed,
         ),
         ModelSettings(cell, embed, hidden, layers, dropout, tie),
-        OptimizerConfig(optimizer, lr, weight_decay, momentum),
+        OptimizerConfig(optimizer, lr, weight_decay, momentum, clip_value=clip_value, sum_over_time=sum_over_time),
         clip or None,
     )
     check_start(output, overwrite, resume)

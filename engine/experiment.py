@@ -12,7 +12,7 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig, Dataset, prepare
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.optim import FREE_OF_LIMITS, OptimizerConfig
 from unrolled.engine.params import Params, initial_params
 from unrolled.engine.run_folder import RunFolder
 from unrolled.engine.trainable import EngineTrainable, Trainable
@@ -44,6 +44,11 @@ class Experiment:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
+        needs_validation = self.training.schedule == "plateau" or self.training.patience is not None
+        if needs_validation and not self.data.split[1]:
+            raise ConfigError(
+                f"split: got {', '.join(map(str, self.data.split))}; the schedule plateau and patience need validation"
+            )
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or None for no clipping")
 
@@ -81,7 +86,8 @@ class PreparedRun:
         """Train into the run folder ``output``, or go on with the run there; ``observers`` watch."""
         record, training = self.experiment.record(self.corpus), self.experiment.training
         with RunFolder(output, self.dataset.tokenizer, record, overwrite, resume) as folder:
-            start = folder.start(self.trainable, follows_limit=training.schedule != "constant")
+            follows_limit = training.schedule not in FREE_OF_LIMITS or training.patience is not None
+            start = folder.start(self.trainable, follows_limit)
             data, validation = self.dataset.train, self.dataset.validation
             return train(self.trainable, data, validation, training, [folder, *observers], start=start)
 

@@ -31,6 +31,9 @@ class OptimizerConfig:
         beta1, beta2: decay of Adam's first and second moments.
         alpha: decay of RMSProp's second moment.
         eps: added to the root of the second moment.
+        clip_value: the largest size of any one gradient, before they are clipped by norm; None: any.
+        sum_over_time: the loss is summed over a row's steps and averaged over rows, instead of averaged over both, so
+            that gradients are T times as large (W. Zaremba et al. 2014, whose learning rates and norms are for it).
     """
 
     name: str = "adam"
@@ -41,6 +44,8 @@ class OptimizerConfig:
     beta2: float = 0.999
     alpha: float = 0.99
     eps: float = 1e-8
+    clip_value: float | None = None
+    sum_over_time: bool = False
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.name, OPTIMIZERS)
@@ -53,6 +58,8 @@ class OptimizerConfig:
                 raise ConfigError(f"{field}: got {getattr(self, field)}, needs a number from 0 up to, not including, 1")
         if not 0 <= self.decay < math.inf:
             raise ConfigError(f"weight_decay: got {self.weight_decay}, needs a number that is not negative")
+        if self.clip_value is not None and not 0 < self.clip_value < math.inf:
+            raise ConfigError(f"clip_value: got {self.clip_value}, needs a number above 0, or None for no clipping")
         if not 0 < self.eps < math.inf:
             raise ConfigError(f"eps: got {self.eps}, needs a number above 0")
 
@@ -178,9 +185,47 @@ def clip_scale(norm: float, max_norm: float | None) -> float:
     return 1.0
 
 
-# Factor of the learning rate as a function of the share of the training that is done, in [0, 1].
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * min(done, 1.0))),
-    "linear": lambda done: max(1 - done, 0.0),
+def gradient_factor(config: OptimizerConfig, tokens: int, rows: int) -> float:
+    """What the gradients of a mean over ``tokens`` positions in ``rows`` rows are multiplied by first."""
+    return tokens / rows if config.sum_over_time else 1.0
+
+
+class Moment(NamedTuple):
+    """Where a training is, for its schedule."""
+
+    done: float  # share of the nearest limit, in [0, 1]
+    epochs: int  # whole passes over the data
+    plateaus: int  # how often validation stopped getting better
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Constants of the schedules that go down in steps.
+
+    Args:
+        factor: of one step down.
+        after: epochs before the first step down; from then on there is one an epoch ("step").
+        patience: validations without a better loss that are let pass before a step down ("plateau").
+    """
+
+    factor: float = 0.5
+    after: int = 1
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor <= 1:
+            raise ConfigError(f"decay: got {self.factor}, needs a number above 0, up to 1")
+        for name, value in (("decay_after", self.after), ("decay_patience", self.patience)):
+            if value < 0:
+                raise ConfigError(f"{name}: got {value}, needs 0 or more")
+
+
+# Factor of the learning rate. "step" is that of W. Zaremba et al. (2014).
+SCHEDULES: dict[str, Callable[[Moment, Decay], float]] = {
+    "constant": lambda now, decay: 1.0,
+    "cosine": lambda now, decay: 0.5 * (1 + math.cos(math.pi * min(now.done, 1.0))),
+    "linear": lambda now, decay: max(1 - now.done, 0.0),
+    "step": lambda now, decay: decay.factor ** max(now.epochs + 1 - decay.after, 0),
+    "plateau": lambda now, decay: decay.factor**now.plateaus,
 }
+FREE_OF_LIMITS = ("constant", "step")  # the others would have gone another way with another limit

@@ -16,7 +16,7 @@ from unrolled.engine.dropout import Masks
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.model import LanguageModel
-from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_scale
+from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_scale, gradient_factor
 from unrolled.engine.params import Params, check_params, flattened, parameter_shapes, views
 
 
@@ -103,10 +103,14 @@ class EngineTrainable(LanguageModel):
         self.learning_rate = optimizer.base_rate
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
-        result = self.gradients(batch, state, masks)
-        norm = self.backend.optim.grad_norm(result.flat)
+        result, config = self.gradients(batch, state, masks), self.optimizer.config
+        factor = gradient_factor(config, result.loss.tokens, batch.inputs.shape[1])
+        if config.clip_value is not None:
+            limit = config.clip_value / max(factor, 1e-30)  # before the factor, which the update applies
+            np.clip(result.flat, -limit, limit, out=result.flat)
+        norm = factor * self.backend.optim.grad_norm(result.flat)
         if np.isfinite(norm) and np.isfinite(result.loss.loss):
-            self.optimizer.update(result.flat, learning_rate, clip_scale(norm, self.clip_norm))
+            self.optimizer.update(result.flat, learning_rate, factor * clip_scale(norm, self.clip_norm))
         return StepResult(result.loss, norm, result.state)
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:

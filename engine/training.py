@@ -20,7 +20,7 @@ from unrolled.engine.contract import zero_state
 from unrolled.engine.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate
-from unrolled.engine.optim import SCHEDULES
+from unrolled.engine.optim import SCHEDULES, Decay, Moment
 from unrolled.engine.trainable import StepResult, Trainable
 
 
@@ -35,6 +35,9 @@ class TrainingConfig:
         validate_every: steps between validations, and between saves; None: once an epoch, at most 250.
         seed: of the initial weights, of dropout and of the records' order.
         dropout: of inputs and outputs; between layers it is the model's.
+        decay: constants of the schedules "step" and "plateau".
+        warmup: steps over which the rate rises linearly from nothing, times whatever the schedule says.
+        patience: validations without a better loss after which training stops; None: never.
     """
 
     epochs: int | None = None
@@ -44,6 +47,9 @@ class TrainingConfig:
     validate_every: int | None = None
     seed: int = 0
     dropout: Dropout = NO_DROPOUT
+    decay: Decay = field(default_factory=Decay)
+    warmup: int = 0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         limits = {"epochs": self.epochs, "steps": self.steps, "seconds": self.seconds}
@@ -52,6 +58,9 @@ class TrainingConfig:
         for name, value in {**limits, "validate_every": self.validate_every}.items():
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name}: got {value}, needs a number above 0")
+        for name, value, least in (("warmup", self.warmup, 0), ("patience", self.patience, 1)):
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: got {value}, needs at least {least}")
         check_seed(self.seed)
         check_choice("schedule", self.schedule, SCHEDULES)
 
@@ -65,6 +74,11 @@ class TrainingConfig:
         if self.seconds is not None:
             shares.append(seconds / self.seconds)
         return max(shares)
+
+    def rate_factor(self, step: int, moment: Moment) -> float:
+        """What the learning rate is multiplied by in the step after ``step`` steps."""
+        warm = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
+        return warm * SCHEDULES[self.schedule](moment, self.decay)
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,9 @@ class TrainingResult:
     best: Metrics | None = None
     last_step: int = 0  # of the last validation
     last: Metrics | None = None
+    stale: int = 0  # validations since the best one
+    plateaus: int = 0  # how often the rate went down because of them
+    stale_plateau: int = 0  # validations since the best one or the last time that the rate went down
     interrupted: bool = False
     losses: list[float] = field(default_factory=list, repr=False)  # a step, of those that this call made
     state: NDArray | None = field(default=None, repr=False)  # (S, L, B, H) after the last step
@@ -253,7 +270,8 @@ class _Loop:
             started = self.clock()
             batch = next(batches)
             result.whole = False
-            rate = self.trainable.learning_rate * SCHEDULES[self.config.schedule](done)
+            moment = Moment(done, result.steps // self.data.batches_per_epoch, result.plateaus)
+            rate = self.trainable.learning_rate * self.config.rate_factor(result.steps, moment)
             outcome = self._step(batch, rate)
             result.steps += 1
             result.step_seconds += self.clock() - started
@@ -268,6 +286,8 @@ class _Loop:
             result.seconds = self.clock() - begin
 
     def _done(self, seconds: float) -> float:
+        if self.config.patience is not None and self.result.stale >= self.config.patience:
+            return 1.0
         return self.config.done(self.result.steps, self.data.batches_per_epoch, seconds)
 
     def _step(self, batch: Batch, rate: float) -> StepResult:
@@ -320,8 +340,16 @@ class _Loop:
             raise DivergedError(f"step {result.steps}: validation loss {metrics.loss}; try a lower learning rate")
         best = result.best is None or metrics.loss < result.best.loss
         result.last, result.last_step = metrics, result.steps
+        self._count(best)
         if best:
             result.best, result.best_step = metrics, result.steps
         event = ValidationEvent(result.steps, result.epochs, self.clock() - begin, metrics, best)
         for observer in self.observers:
             observer.on_validation(event, trainable, result)
+
+    def _count(self, best: bool) -> None:
+        """Count validations without a better loss, for early stopping and for the schedule "plateau"."""
+        result = self.result
+        result.stale, result.stale_plateau = (0, 0) if best else (result.stale + 1, result.stale_plateau + 1)
+        if result.stale_plateau > self.config.decay.patience:
+            result.plateaus, result.stale_plateau = result.plateaus + 1, 0

@@ -16,7 +16,7 @@ from unrolled.engine.contract import check_step
 from unrolled.engine.dropout import Masks
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.layers import LossResult
-from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.optim import OptimizerConfig, gradient_factor
 from unrolled.engine.params import Params, check_params, layer_names, parameter_shapes
 from unrolled.engine.trainable import StepResult, check_state
 
@@ -207,7 +207,7 @@ class TorchTrainable:
         self.model = make_torch_model(config, params)
         self.dtype = params["output.bias"].dtype
         self.clip_norm = clip_norm
-        self.learning_rate = optimizer.base_rate
+        self.rule, self.learning_rate = optimizer, optimizer.base_rate
         self.optimizer = TORCH_OPTIMIZERS[optimizer.name](optimizer, list(self.model.parameters()))
 
     def _loss(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[Tensor, LossResult, NDArray]:
@@ -239,7 +239,9 @@ class TorchTrainable:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
         mean, result, final = self._loss(batch, state, masks)
-        mean.backward()
+        (mean * gradient_factor(self.rule, result.tokens, batch.inputs.shape[1])).backward()
+        if self.rule.clip_value is not None:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.rule.clip_value)
         limit = float("inf") if self.clip_norm is None else self.clip_norm
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         if np.isfinite(norm) and np.isfinite(result.loss):

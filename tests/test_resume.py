@@ -24,7 +24,7 @@ from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.lock import LOCK, FolderLock
-from unrolled.engine.optim import OPTIMIZERS, OptimizerConfig
+from unrolled.engine.optim import OPTIMIZERS, Decay, OptimizerConfig
 from unrolled.engine.resume import RESUME, load_resume_state
 from unrolled.engine.run_folder import read_metrics
 from unrolled.engine.training import Observer, StepEvent, TrainingConfig
@@ -205,6 +205,19 @@ def test_a_run_that_is_finished_stays_as_it_is(tmp_path: Path) -> None:
     result = prepared().run(tmp_path / "whole", resume=True)
     assert (result.steps, result.losses) == (33, [])
     assert load_checkpoint(tmp_path / "whole" / "best.safetensors").digest == before
+
+
+def test_counts_of_plateaus_and_early_stopping_go_on(tmp_path: Path) -> None:
+    training = TrainingConfig(epochs=9, schedule="plateau", validate_every=3, decay=Decay(0.3), warmup=20, patience=4)
+    experiment = replace(EXPERIMENT, training=training, optimizer=OptimizerConfig("sgd", 20.0))
+    result = prepared(experiment).run(tmp_path / "whole")
+    assert result.plateaus > 1
+    for step in (8, 26, 38):
+        with pytest.raises(RuntimeError):
+            prepared(experiment).run(tmp_path / "run", observers=[StopAt(step)], resume=True)
+    again = prepared(experiment).run(tmp_path / "run", resume=True)
+    assert (again.steps, again.plateaus, again.stale) == (result.steps, result.plateaus, result.stale)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
 def with_training(**settings: Any) -> Experiment:

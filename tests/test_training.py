@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
+from unrolled.engine import training
 from unrolled.engine.backends import BACKENDS, get_backend
 from unrolled.engine.batches import Batch, StreamBatches
 from unrolled.engine.checkpoint import load_checkpoint
@@ -22,10 +23,20 @@ from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, DivergedError
-from unrolled.engine.evaluation import evaluate, step_evaluator
+from unrolled.engine.evaluation import Metrics, evaluate, step_evaluator
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.layers import LossResult
-from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, UPDATES, Optimizer, OptimizerConfig, clip_scale, grad_norm
+from unrolled.engine.optim import (
+    OPTIMIZERS,
+    SCHEDULES,
+    UPDATES,
+    Decay,
+    Moment,
+    Optimizer,
+    OptimizerConfig,
+    clip_scale,
+    grad_norm,
+)
 from unrolled.engine.run_folder import RunFolder, read_metrics
 from unrolled.engine.text import LEVELS, CharTokenizer
 from unrolled.engine.trainable import EngineTrainable, StepResult, Trainable
@@ -153,10 +164,50 @@ def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:
 
 
 def test_schedules_start_at_one_and_fall() -> None:
-    assert {name: schedule(0.0) for name, schedule in SCHEDULES.items()} == {"constant": 1, "cosine": 1, "linear": 1}
-    assert SCHEDULES["cosine"](0.5) == pytest.approx(0.5)
-    assert SCHEDULES["cosine"](1.0) == pytest.approx(0.0)
-    assert SCHEDULES["linear"](0.25) == pytest.approx(0.75)
+    start, decay = Moment(0.0, 0, 0), Decay(0.5, after=2)
+    assert {name: schedule(start, decay) for name, schedule in SCHEDULES.items()} == dict.fromkeys(SCHEDULES, 1)
+    assert SCHEDULES["cosine"](Moment(0.5, 0, 0), decay) == pytest.approx(0.5)
+    assert SCHEDULES["cosine"](Moment(1.0, 0, 0), decay) == pytest.approx(0.0)
+    assert SCHEDULES["linear"](Moment(0.25, 0, 0), decay) == pytest.approx(0.75)
+    assert [SCHEDULES["step"](Moment(0, epoch, 0), decay) for epoch in range(5)] == [1, 1, 0.5, 0.25, 0.125]
+    assert [SCHEDULES["plateau"](Moment(0, 9, times), decay) for times in range(3)] == [1, 0.5, 0.25]
+    config = TrainingConfig(steps=10, warmup=4)
+    assert [config.rate_factor(step, start) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, trainable: Trainable, losses: list[float]) -> None:
+    """Have validations find these losses, one after the other."""
+    found = iter(losses)
+    monkeypatch.setattr(training, "evaluate", lambda *arguments: Metrics(next(found), 0.5, 10))
+
+
+def test_a_plateau_lowers_the_rate_and_patience_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = models.config("rnn", 1)
+    data, trainable, log = stream(config), engine("numpy", config), Log()
+    scored(monkeypatch, trainable, [3, 2, 2.5, 2.5, 2.5, 1.9, 2, 2, 2, 2])
+    settings = TrainingConfig(
+        steps=100, validate_every=2, schedule="plateau", decay=Decay(0.5, patience=1), patience=4
+    )  # fmt: skip
+    result = train(trainable, data, data, settings, [log])
+    assert (result.steps, result.best_step, result.stale, result.plateaus) == (20, 12, 4, 3)
+    rates = [event.learning_rate / 0.01 for event in log.steps][1::2]
+    assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("name", TRAINABLES)
+def test_a_loss_summed_over_time_and_gradients_clipped_by_value(name: str) -> None:
+    config = models.config("gru", 1)
+    batch, state, rate = models.batch(config), models.state(config), 0.1
+    gradients = EngineTrainable(config, models.params(config), OptimizerConfig()).gradients(batch, state).params
+    before, factor = models.params(config), batch.tokens / models.B
+    trainable = engine(name, config, OptimizerConfig("sgd", clip_value=0.02, sum_over_time=True))
+    norm = trainable.train_step(batch, state, rate, None).grad_norm
+    clipped = {key: np.clip(value * factor, -0.02, 0.02) for key, value in gradients.items()}
+    assert norm == pytest.approx(np.sqrt(sum((value**2).sum() for value in clipped.values())), rel=1e-9)
+    assert any((np.abs(value * factor) > 0.02).any() for value in gradients.values())
+    scale = clip_scale(norm, 1.0)
+    for key, value in trainable.export_params().items():
+        assert_close(value, before[key] - rate * scale * clipped[key], "engine", what=key)
 
 
 class Log(Observer):
@@ -290,6 +341,8 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
         ({"seconds": math.inf}, "seconds: got inf"),
         ({"epochs": 1, "schedule": "sine"}, "schedule: got 'sine'"),
         ({"epochs": 1, "validate_every": -1}, "validate_every: got -1"),
+        ({"epochs": 1, "warmup": -1}, "warmup: got -1"),
+        ({"epochs": 1, "patience": 0}, "patience: got 0"),
     ],
 )
 def test_bad_training_settings_are_named(settings: dict[str, object], message: str) -> None:
@@ -306,6 +359,7 @@ def test_bad_training_settings_are_named(settings: dict[str, object], message: s
         ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd"),
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
         ({"eps": 0.0}, "eps: got 0.0"),
+        ({"clip_value": 0.0}, "clip_value: got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate: got nan"),
     ],
 )

@@ -1,0 +1,108 @@
+"""Recipes and presets: a file of options in the place of their defaults; flags go before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.exceptions import TyperException
+
+from unrolled.cli.main import app
+from unrolled.cli.recipes import FOLDER, PRESETS
+from unrolled.engine.checkpoint import load_checkpoint
+from unrolled.engine.errors import ConfigError
+
+TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
+RECIPE = """
+cell = "gru"
+hidden = 6
+embed = 5
+optimizer = "sgd"
+lr = 0.5
+momentum = 0.9
+schedule = "step"
+decay = 0.8
+decay-after = 3
+output_dropout = 0.1
+variational = true
+sum-over-time = true
+split = "0.8,0.2,0"
+"""
+
+
+def trained(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """The training record of a run of the command, with the model's config."""
+    (tmp_path / "fox.txt").write_text(TEXT)
+    common = ("--steps", "2", "--engine", "numpy", "--batch", "4", "--length", "8", "--no-samples")
+    app(["train", str(tmp_path / "fox.txt"), "-o", str(tmp_path / "run"), *common, *arguments], standalone_mode=False)
+    checkpoint = load_checkpoint(tmp_path / "run")
+    return {**checkpoint.training, "model": checkpoint.config}
+
+
+def test_a_recipe_sets_options_and_flags_go_before_it(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    record = trained(tmp_path, "--recipe", str(tmp_path / "r.toml"), "--hidden", "7", "--decay-after", "4")
+    model, training, optimizer = record["model"], record["training"], record["optimizer"]
+    assert (model.cell, model.hidden_size, model.embedding_size, model.num_layers) == ("gru", 7, 5, 1)
+    assert training["decay"] == {"factor": 0.8, "after": 4, "patience": 0}
+    assert training["dropout"] == {"inputs": 0, "outputs": 0.1, "variational": True}
+    assert (optimizer["name"], optimizer["learning_rate"], optimizer["momentum"]) == ("sgd", 0.5, 0.9)
+    assert (optimizer["sum_over_time"], record["data"]["split"]) == (True, [0.8, 0.2, 0.0])
+
+
+@pytest.mark.parametrize("order", [("--preset", "--recipe"), ("--recipe", "--preset")])
+def test_a_recipe_goes_before_a_preset_in_whatever_order(order: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("hidden = 9\nbatch = 3\n")
+    value = {"--preset": "small", "--recipe": str(tmp_path / "r.toml")}
+    record = trained(tmp_path, *(part for name in order for part in (name, value[name])))
+    assert (record["model"].hidden_size, record["model"].embedding_size) == (9, 64)
+    assert (record["training"]["dropout"]["outputs"], record["training"]["schedule"]) == (0.1, "cosine")
+    assert record["data"]["batch_size"] == 4  # the flag's
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_recipe(preset: str, tmp_path: Path) -> None:
+    record = trained(tmp_path, "--preset", preset, "--hidden", "4", "--embed", "4", "--length", "4")
+    assert record["training"]["dropout"]["outputs"] > 0
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hiden = 6", "has hiden; known are batch, "),
+        ("resume = true", "has resume; known are"),
+        ("output = 'x'", "has output; known are"),
+        ("[hidden]\nx = 1", "hidden is a dict, needs one value"),
+        ("hidden = [1, 2]", "hidden is a list, needs one value"),
+        ("hidden = ", "is not TOML"),
+    ],
+)
+def test_what_is_no_recipe_is_said(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        trained(tmp_path, "--recipe", str(tmp_path / "r.toml"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_such_recipe_or_preset_and_values_of_the_wrong_kind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        trained(tmp_path, "--recipe", str(tmp_path / "none.toml"))
+    with pytest.raises(ConfigError, match="preset: got 'tiny', choose one of small, medium, large"):
+        trained(tmp_path, "--preset", "tiny")
+    (tmp_path / "r.toml").write_text('hidden = "many"')
+    with pytest.raises(TyperException, match="valid integer"):
+        trained(tmp_path, "--recipe", str(tmp_path / "r.toml"))
+
+
+def test_a_resumed_run_takes_its_recipe_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    recipe = ("--recipe", str(tmp_path / "r.toml"))
+    trained(tmp_path, *recipe)
+    trained(tmp_path, *recipe, "--resume", "--steps", "4", "--json")
+    assert json.loads(capsys.readouterr().out.rpartition("\n{")[2].join(["{", ""]))["steps"] == 4
+    (tmp_path / "r.toml").write_text(RECIPE.replace("lr = 0.5", "lr = 0.6"))
+    with pytest.raises(ConfigError, match=r"learning_rate was 0\.5, now 0\.6"):
+        trained(tmp_path, *recipe, "--resume", "--steps", "5")
