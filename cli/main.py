@@ -57,6 +57,8 @@ OPTION_NAMES = {
     "learning_rate": "--lr",
     "clip_norm": "--clip",
     "clip_value": "--clip-value",
+    "init_scale": "--init-scale",
+    "forget_bias": "--forget-bias",
     "decay_after": "--decay-after",
     "decay_patience": "--decay-patience",
     "input_dropout": "--input-dropout",

@@ -21,6 +21,7 @@ from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
+from unrolled.engine.initial import INITIALS, Initial
 from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, Decay, OptimizerConfig
 from unrolled.engine.params import parameter_count
 from unrolled.engine.resume import RESUME
@@ -68,6 +69,23 @@ def train(
     tie: Annotated[
         bool,
         typer.Option(help="Use the embedding as output weights; needs embed = hidden.", rich_help_panel=MODEL),
+    ] = False,
+    init: Annotated[
+        str, typer.Option(metavar="NAME", help=f"Initial weights. {options.one_of(INITIALS)}", rich_help_panel=MODEL)
+    ] = "pytorch",
+    init_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Range of uniform, gain of the others. " + options.default("uniform 0.1, others 1"),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    forget_bias: Annotated[
+        float | None, typer.Option(help="Of an LSTM's forget gates at first.", rich_help_panel=MODEL)
+    ] = None,
+    reset: Annotated[
+        bool,
+        typer.Option(help="Begin each chunk with a state of zeros instead of carrying it on.", rich_help_panel=DATA),
     ] = False,
     level: options.Level = "char",
     batching: options.Batching = "stream",
@@ -136,6 +154,13 @@ def train(
             rich_help_panel=OPTIMISATION,
         ),
     ] = None,
+    average: Annotated[
+        float | None,
+        typer.Option(
+            help="Evaluate and save a moving average of the weights, of this decay, for instance 0.999.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = None,
     clip_value: Annotated[
         float | None,
         typer.Option(
@@ -184,6 +209,8 @@ def train(
             Decay(decay, decay_after, decay_patience),
             warmup,
             patience,
+            average,
+            reset,
         ),
         DataConfig(
             level,
@@ -200,6 +227,7 @@ def train(
         ModelSettings(cell, embed, hidden, layers, dropout, tie),
         OptimizerConfig(optimizer, lr, weight_decay, momentum, clip_value=clip_value, sum_over_time=sum_over_time),
         clip or None,
+        Initial(init, init_scale, forget_bias),
     )
     check_start(output, overwrite, resume)
     text = read_corpus(corpus or (), ReadOptions(column, field, encoding))

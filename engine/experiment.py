@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unrolled.engine.averaging import Averaged
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig, Dataset, prepare
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.initial import Initial, begin
 from unrolled.engine.optim import FREE_OF_LIMITS, OptimizerConfig
-from unrolled.engine.params import Params, initial_params
+from unrolled.engine.params import Params
 from unrolled.engine.run_folder import RunFolder
 from unrolled.engine.trainable import EngineTrainable, Trainable
 from unrolled.engine.training import Observer, TrainingConfig, TrainingResult, train
@@ -42,6 +44,7 @@ class Experiment:
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip_norm: float | None = 1.0
+    initial: Initial = field(default_factory=Initial)
 
     def __post_init__(self) -> None:
         needs_validation = self.training.schedule == "plateau" or self.training.patience is not None
@@ -57,6 +60,7 @@ class Experiment:
         return {
             "corpus": {"name": corpus.name, "characters": len(corpus.text), "sha256": corpus.digest},
             "data": self.data.to_dict(),
+            "initial": asdict(self.initial),
             "training": asdict(self.training),
             "optimizer": {
                 **asdict(self.optimizer),
@@ -106,6 +110,8 @@ def prepare_run(corpus: Corpus, experiment: Experiment, make: TrainableMaker = _
     """
     dataset = prepare(corpus, experiment.data)
     config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
-    params = initial_params(config, experiment.training.seed)
+    params = begin(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)
+    if experiment.training.average is not None:
+        trainable = Averaged(trainable, experiment.training.average)
     return PreparedRun(experiment, corpus, dataset, trainable)

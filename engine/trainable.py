@@ -53,6 +53,10 @@ class Trainable(Stepper, Protocol):
         """A copy of the parameters."""
         ...
 
+    def load_params(self, params: Params) -> None:
+        """Take the values of ``params``; the optimiser stays as it is."""
+        ...
+
     def training_state(self) -> dict[str, NDArray]:
         """Copies of all that the next update depends on: parameters, the optimiser's moments and its count of updates."""
         ...
@@ -119,6 +123,11 @@ class EngineTrainable(LanguageModel):
 
     def export_params(self) -> Params:
         return {name: value.copy() for name, value in self.params.items()}
+
+    def load_params(self, params: Params) -> None:
+        check_params(self.config, params)
+        for name, value in self.params.items():
+            value[...] = params[name]
 
     def training_state(self) -> dict[str, NDArray]:
         return {name: value.copy() for name, value in self._state.items()}

@@ -38,6 +38,8 @@ class TrainingConfig:
         decay: constants of the schedules "step" and "plateau".
         warmup: steps over which the rate rises linearly from nothing, times whatever the schedule says.
         patience: validations without a better loss after which training stops; None: never.
+        average: decay of the moving average of the weights that is evaluated and saved; None: the weights themselves.
+        reset: begin every batch with a state of zeros, instead of carrying it on where a batch continues the last.
     """
 
     epochs: int | None = None
@@ -50,6 +52,8 @@ class TrainingConfig:
     decay: Decay = field(default_factory=Decay)
     warmup: int = 0
     patience: int | None = None
+    average: float | None = None
+    reset: bool = False
 
     def __post_init__(self) -> None:
         limits = {"epochs": self.epochs, "steps": self.steps, "seconds": self.seconds}
@@ -61,6 +65,8 @@ class TrainingConfig:
         for name, value, least in (("warmup", self.warmup, 0), ("patience", self.patience, 1)):
             if value is not None and value < least:
                 raise ConfigError(f"{name}: got {value}, needs at least {least}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ConfigError(f"average: got {self.average}, needs a number between 0 and 1")
         check_seed(self.seed)
         check_choice("schedule", self.schedule, SCHEDULES)
 
@@ -293,7 +299,7 @@ class _Loop:
     def _step(self, batch: Batch, rate: float) -> StepResult:
         model, dtype, state = self.trainable.config, self.trainable.dtype, self.result.state
         T, B = batch.inputs.shape
-        if state is None or not batch.carry:
+        if state is None or not batch.carry or self.config.reset:
             state = zero_state(model, B, dtype)
         # a generator a step: what is dropped depends on seed and step alone
         rng = np.random.default_rng((self.config.seed, 2, self.result.steps))

@@ -272,6 +272,9 @@ class TorchTrainable:
         own = dict(self.model.named_parameters())
         return {name: own[name].detach().numpy().copy() for name in parameter_shapes(self.config)}
 
+    def load_params(self, params: Params) -> None:
+        load_params(self.model, params)
+
     def training_state(self) -> dict[str, NDArray]:
         """Parameters by name, and what the optimiser keeps of each, as ``name/key``; nothing of the latter at the start."""
         arrays = {}

@@ -72,7 +72,7 @@ def test_every_preset_is_a_recipe(preset: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hiden = 6", "has hiden; known are batch, "),
+        ("hiden = 6", "has hiden; known are average, batch, "),
         ("resume = true", "has resume; known are"),
         ("output = 'x'", "has output; known are"),
         ("[hidden]\nx = 1", "hidden is a dict, needs one value"),

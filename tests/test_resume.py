@@ -207,6 +207,17 @@ def test_a_run_that_is_finished_stays_as_it_is(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "whole" / "best.safetensors").digest == before
 
 
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_averaged_weights_go_on(engine: str, tmp_path: Path) -> None:
+    experiment = replace(EXPERIMENT, training=replace(EXPERIMENT.training, average=0.9))
+    prepared(experiment, engine).run(tmp_path / "whole")
+    for step in (10, 31):
+        with pytest.raises(RuntimeError):
+            prepared(experiment, engine).run(tmp_path / "run", observers=[StopAt(step)], resume=True)
+    prepared(experiment, engine).run(tmp_path / "run", resume=True)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
 def test_counts_of_plateaus_and_early_stopping_go_on(tmp_path: Path) -> None:
     training = TrainingConfig(epochs=9, schedule="plateau", validate_every=3, decay=Decay(0.3), warmup=20, patience=4)
     experiment = replace(EXPERIMENT, training=training, optimizer=OptimizerConfig("sgd", 20.0))

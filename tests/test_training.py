@@ -250,6 +250,18 @@ def test_seconds_end_a_training_by_the_clock_that_is_given() -> None:
     assert 20 <= result.seconds <= 23  # the clock moves by half a second at each of the reads of the last step
 
 
+def test_a_state_that_is_reset_is_zero_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, seen = models.config("rnn", 1), []
+    for reset in (False, True):
+        trainable = engine("numpy", config)
+        step = trainable.train_step
+        monkeypatch.setattr(
+            trainable, "train_step", lambda b, s, *rest, step=step: seen.append(s.any()) or step(b, s, *rest)
+        )
+        train(trainable, stream(config), None, TrainingConfig(steps=3, reset=reset))
+    assert seen == [False, True, True, False, False, False]
+
+
 def test_cosine_rate_reaches_the_optimiser() -> None:
     config = models.config("rnn", 1)
     log = Log()
@@ -341,6 +353,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
         ({"seconds": math.inf}, "seconds: got inf"),
         ({"epochs": 1, "schedule": "sine"}, "schedule: got 'sine'"),
         ({"epochs": 1, "validate_every": -1}, "validate_every: got -1"),
+        ({"epochs": 1, "average": 1.0}, "average: got 1.0"),
         ({"epochs": 1, "warmup": -1}, "warmup: got -1"),
         ({"epochs": 1, "patience": 0}, "patience: got 0"),
     ],
