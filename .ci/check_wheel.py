@@ -8,18 +8,18 @@ import zipfile
 from pathlib import Path
 
 SUBPACKAGES = ("engine", "export", "runtime", "bench", "cli")
-HOSTS = "runtime/hosts"  # files of other languages, told from what was built among them by git
+OTHER = ("runtime/hosts", "cli/recipes")  # files that are not Python, told from what was built among them by git
 
 
-def host_files() -> list[str]:
-    listed = subprocess.run(["git", "ls-files", HOSTS], capture_output=True, text=True, check=True).stdout
+def other_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", *OTHER], capture_output=True, text=True, check=True).stdout
     return [name for name in listed.split() if not Path(name).name.startswith(".")]
 
 
 def main(wheel: str, folder: str) -> None:
     expected = {f"unrolled/{name}/py.typed" for name in SUBPACKAGES}
     expected |= {f"unrolled/{path.as_posix()}" for name in SUBPACKAGES for path in Path(name).rglob("*.py")}
-    expected |= {f"unrolled/{name}" for name in host_files()}
+    expected |= {f"unrolled/{name}" for name in other_files()}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         archive.extractall(folder)

@@ -21,7 +21,13 @@ from unrolled.engine.errors import ConfigError
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 60
 SMALL = ("--hidden", "16", "--embed", "8", "--batch", "4", "--length", "16", "--no-samples")
 PLOTS = importlib.util.find_spec("matplotlib") is not None  # without the plot extra, train draws no picture
-RUN_FILES = {"best.safetensors", "last.safetensors", "metrics.jsonl", *(["curve.png"] if PLOTS else [])}
+RUN_FILES = {
+    "best.safetensors",
+    "last.safetensors",
+    "metrics.jsonl",
+    "resume.safetensors",
+    *(["curve.png"] if PLOTS else []),
+}
 
 
 def run(*arguments: str, stdin: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
