@@ -10,10 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.cli import decoding, options
+from unrolled.cli import generate_job as many
 from unrolled.cli.console import print_json
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
+from unrolled.runtime.jobs import Job
 from unrolled.runtime.prompts import start_prompt
+from unrolled.runtime.result_files import STDOUT
+from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS
 
 
 def generate_text(
@@ -39,18 +44,33 @@ def generate_text(
     length_penalty: decoding.LengthPenalty = 1.0,
     early_stopping: decoding.EarlyStopping = "false",
     number: Annotated[int, typer.Option("-n", "--number", help="Texts for each prompt.")] = 1,
+    input: many.Input = None,
+    output: many.Output = STDOUT,
+    format: many.Format = None,
+    lanes: many.Lanes = 256,
+    resume: many.Resume = False,
+    overwrite: many.Overwrite = False,
+    strict: many.Strict = False,
+    shard: many.Shard = "0/1",
+    token_ids: many.TokenIds = False,
+    max_prompt_tokens: many.MaxPromptTokens = MAX_PROMPT_TOKENS,
     seed: options.Seed = 0,
     engine: options.Engine = None,
     precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
-    r"""Write text behind one or several prompts.
+    r"""Write text behind one or several prompts, or behind all of a file.
 
     In a prompt and in texts of options \n is a line end, \t a tab and \\ a backslash.
     Without a prompt a line end (or <bos>) begins the text.
+
+    With --input, exit codes are 0: done; 2: bad usage or input, or the output cannot be written; 3: done, but some rows
+    became error records; 130: interrupted, and what is written is whole lines.
     """
-    opened = load(model, engine, precision)
-    prompts = [options.unescape(text) for text in prompt or []] or [start_prompt(opened.tokenizer)]
+    if prompt and input:
+        raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
+    if not input and (output != STDOUT or format or resume or overwrite or strict or token_ids or shard != "0/1"):
+        raise ConfigError("output: it and its options go with --input, which names a file of prompts")
     settings: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,
@@ -71,6 +91,18 @@ def generate_text(
         "logprobs": logprobs,
     }
     beams = decoding.beams(num_beams, length_penalty, early_stopping)
+    if input:
+        if beams:
+            raise ConfigError("num_beams, input: got both; a file of prompts is written by drawing or greedily")
+        part = many.parse_shard(shard)
+        job = Job(
+            input, output, format, lanes, part, token_ids, max_prompt_tokens, precision, strict, resume, overwrite
+        )
+        config = GenerationConfig(do_sample=not greedy, **settings)
+        many.write_job(load(model, engine, precision), job, config, json)
+        return
+    opened = load(model, engine, precision)
+    prompts = [options.unescape(text) for text in prompt or []] or [start_prompt(opened.tokenizer)]
     started = time.perf_counter()
     if beams:
         texts: Sequence[Generation] = beam_search(opened, prompts, BeamConfig(**settings, **beams))

@@ -20,6 +20,14 @@ class CorpusError(UnrolledError):
     """A corpus cannot be read, or there is too little of it."""
 
 
+class PromptFileError(UnrolledError):
+    """A file of prompts cannot be read, or says nothing of how."""
+
+
+class JobError(UnrolledError):
+    """A job cannot start, go on or write: its output is another's, or the disk is full."""
+
+
 class UnknownTokenError(UnrolledError):
     """Text holds a character or word that the vocabulary has not."""
 

@@ -1,0 +1,348 @@
+"""Jobs: a file of prompts in, a file of texts out, in the order of the rows, in constant memory, resumable.
+
+Results are JSON lines, one a text:
+
+    {"id": …, "prompt": …, "text": …, "finish_reason": …, "tokens": how many}
+
+with ``sample`` behind the id where a prompt has several texts, and ``token_ids`` and ``logprobs`` where asked for. A row
+that cannot be served is {"id", "line", "error"} in its place.
+
+Rows are written in blocks: the lanes are empty at the beginning and the end of each. A row's bits do not depend on its
+neighbours, as far as was measured, but no library of products promises it; from the beginning of a block on, a job that goes
+on has the same neighbours as one that was not interrupted. It therefore writes the block that it was cut in once more, and
+sees that the lines kept come out the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+from unrolled.engine.backends import FLOAT32
+from unrolled.engine.checks import check_choice
+from unrolled.engine.contract import StepModel
+from unrolled.engine.errors import ConfigError, JobError, UnrolledError
+from unrolled.engine.jsontext import parse_value, to_json
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.interrupts import Interrupts
+from unrolled.runtime.lanes import write_rows
+from unrolled.runtime.prompt_files import PROMPT_FORMATS, BadRow, PromptFile, PromptRow, Row
+from unrolled.runtime.result_files import STDOUT, ResultFile, Results, open_results
+from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, row_requests
+from unrolled.runtime.rows import Generation, Request, resolve
+from unrolled.runtime.sampling import check_whole
+
+BLOCK = 32  # rows for each lane in a block: lanes that run empty at its end cost some percent, more rows are redone
+PROGRESS_S = 0.1  # between two calls of the observer
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is read and written, and how.
+
+    Args:
+        input: a file of prompts, or "-" for standard input.
+        output: a file of results, or "-" for standard output.
+        format: of the input, a key of ``PROMPT_FORMATS``; None: the one of its ending.
+        lanes: texts that are written side by side.
+        shard: (I, N): only the rows whose index leaves I when divided by N.
+        token_ids: say also which tokens were drawn.
+        max_prompt_tokens: a longer prompt cannot be served.
+        precision: of the model's products, so that a job is not resumed with another.
+        strict: end with an error at the first row that cannot be served, behind the results of those before it.
+        resume: go on with what an earlier process left.
+        overwrite: begin anew though the output exists.
+    """
+
+    input: str
+    output: str = STDOUT
+    format: str | None = None
+    lanes: int = 256
+    shard: tuple[int, int] = (0, 1)
+    token_ids: bool = False
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS
+    precision: str = FLOAT32
+    strict: bool = False
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            check_choice("format", self.format, PROMPT_FORMATS)
+        check_whole("lanes", self.lanes, 1)
+        check_whole("max_prompt_tokens", self.max_prompt_tokens, 1)
+        which, of = self.shard
+        check_whole("shard", of, 1)
+        check_whole("shard", which, 0, of - 1)
+        if self.resume and self.overwrite:
+            raise ConfigError("resume, overwrite: one goes on, the other begins anew; say one of them")
+
+
+@dataclass
+class Progress:
+    """How far a job is."""
+
+    rows: int = 0  # that are over, of this shard, those kept from before included
+    errors: int = 0  # of the rows
+    kept: int = 0  # of the rows
+    texts: int = 0  # written by this process
+    tokens: int = 0  # of them
+    seconds: float = 0.0
+    total: int | None = None  # rows, about; None where that is not known
+    interrupted: bool = False
+    complete: bool = False  # whether there was nothing left to do
+
+
+Observer = Callable[[Progress], None]
+
+
+@dataclass
+class _Waiting:
+    """A row whose turn to be written comes: an error, or texts that are not all there."""
+
+    row: Row
+    error: str | None = None
+    written: int = 0  # texts
+
+
+@dataclass
+class _Run:
+    """A job at work: rows go in, lines come out."""
+
+    model: StepModel
+    job: Job
+    config: GenerationConfig
+    results: Results
+    interrupts: Interrupts
+    observer: Observer
+    progress: Progress
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    refused: JobError | None = None  # the row at which a strict job ends
+
+    def __post_init__(self) -> None:
+        self.started = self.shown = time.perf_counter()
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Write a block of rows."""
+        for generation in write_rows(self.model, self._requests(rows), self.job.lanes):
+            self._take(generation)
+            self._write_errors()
+        self._write_errors()
+        if self.refused is not None:
+            raise self.refused
+
+    def _requests(self, rows: Iterable[Row]) -> Iterator[Request]:
+        for row in rows:
+            requests, error = self._prepare(row)
+            if error is None:
+                self.waiting.append(_Waiting(row))
+                yield from requests
+            elif self.job.strict:
+                self.refused = JobError(f"{self.job.input}, line {row.line}: {error}")
+                return
+            else:
+                self.waiting.append(_Waiting(row, error))
+                self._write_errors()
+
+    def _prepare(self, row: Row) -> tuple[list[Request], str | None]:
+        """The requests of a row, or why it cannot be served."""
+        if isinstance(row, BadRow):
+            return [], row.error
+        try:
+            most = self.job.max_prompt_tokens
+            return row_requests(self.model, row.prompt, row.index, self.config, row.overrides, most), None
+        except UnrolledError as error:
+            return [], str(error)
+
+    def _take(self, generation: Generation) -> None:
+        """Write a text, which is one of the row that has waited longest."""
+        while self.waiting[0].error is not None:
+            self._write_error()
+        waiting = self.waiting[0]
+        self._write_line(self._record(waiting, generation))
+        self.progress.texts += 1
+        self.progress.tokens += len(generation.tokens)
+        waiting.written += 1
+        if waiting.written == self.config.num_return_sequences:
+            self.waiting.popleft()
+            self._row_is_over()
+
+    def _record(self, waiting: _Waiting, generation: Generation) -> dict[str, Any]:
+        record: dict[str, Any] = {"id": waiting.row.id}
+        if self.config.num_return_sequences > 1:
+            record["sample"] = waiting.written
+        record |= {
+            "prompt": generation.prompt,
+            "text": generation.text,
+            "finish_reason": generation.finish_reason,
+            "tokens": len(generation.tokens),
+        }
+        if self.job.token_ids:
+            record["token_ids"] = generation.tokens
+        if generation.logprobs is not None:
+            record["logprobs"] = generation.logprobs
+        return record
+
+    def _write_errors(self) -> None:
+        while self.waiting and self.waiting[0].error is not None:
+            self._write_error()
+
+    def _write_error(self) -> None:
+        waiting = self.waiting.popleft()
+        self._write_line(_error_record(waiting.row, waiting.error))
+        self.progress.errors += 1
+        self._row_is_over()
+
+    def _write_line(self, record: dict[str, Any]) -> None:
+        with self.interrupts.held():
+            self.results.write(_line(record))
+
+    def _row_is_over(self) -> None:
+        self.progress.rows += 1
+        self.show()
+
+    def show(self, last: bool = False) -> None:
+        now = time.perf_counter()
+        if last or now - self.shown >= PROGRESS_S:
+            self.shown, self.progress.seconds = now, now - self.started
+            self.observer(self.progress)
+
+    def is_kept(self, row: Row) -> bool:
+        """Whether the results of a row are all there.
+
+        Raises:
+            JobError: those of another row are.
+        """
+        for sample in range(self.config.num_return_sequences):
+            line = self.results.kept_line()
+            if line is None:
+                return False
+            record = _parsed(line)
+            if "error" in record:
+                good = record == parse_value(to_json(_error_record(row, self._prepare(row)[1])))
+            else:
+                good = isinstance(row, PromptRow) and (record.get("id"), record.get("prompt")) == (row.id, row.prompt)
+                good = good and record.get("sample", 0) == sample
+            if not good:
+                raise JobError(
+                    f"{self.job.output}: {to_json(record)[:80]} is not of {self.job.input}, line {row.line}; "
+                    "the input has changed: begin anew with --overwrite"
+                )
+            if "error" in record:
+                self.progress.errors += 1
+                break
+        self.progress.rows += 1
+        return True
+
+
+def _error_record(row: Row, error: str | None) -> dict[str, Any]:
+    return {"id": row.id, "line": row.line, "error": error}
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    text = to_json(record) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 not
+        return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text).encode()
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        record = parse_value(line.decode())
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {}
+
+
+def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
+    """All that decides what a job writes, besides what is in the input."""
+    return {
+        "unrolled": version("unrolled"),
+        "model": model.digest,
+        "engine": model.engine,
+        "form": getattr(model, "form", None),  # of an ONNX file, like the next
+        "weights": str(getattr(model, "weights", None)),
+        "input": prompts.name,
+        "format": prompts.format,
+        **{name: getattr(job, name) for name in ("lanes", "shard", "token_ids", "max_prompt_tokens", "precision")},
+        "settings": asdict(replace(config, batch_size=1)),  # the lanes stand in its place
+    }
+
+
+def _resumed(run: _Run, blocks: Iterator[Iterator[Row]], results: ResultFile) -> Iterator[Iterable[Row]]:
+    """The blocks that are left to write, the first of them perhaps kept in part."""
+    for block in blocks:
+        results.mark()
+        before, seen = replace(run.progress), []
+        for row in block:
+            seen.append(row)
+            if not run.is_kept(row):
+                if results.complete:
+                    raise JobError(
+                        f"{results.path}: has no results of {run.job.input}, line {row.line}, and no {results.path.name}.job "
+                        "says how it was written; begin anew with --overwrite"
+                    )
+                results.rewind()
+                run.progress.rows, run.progress.errors = before.rows, before.errors
+                run.progress.kept = before.rows
+                yield chain(seen, block)
+                yield from blocks
+                return
+    run.progress.kept = run.progress.rows
+    run.progress.complete = results.complete
+
+
+def run_job(
+    model: StepModel, job: Job, config: GenerationConfig | None = None, observer: Observer | None = None
+) -> Progress:
+    """Write texts behind all prompts of a file; Ctrl-C or SIGTERM end it early, with whole lines written.
+
+    Args:
+        model: from ``load``, or any StepModel.
+        job: what is read and written.
+        config: of all rows that do not say otherwise; ``batch_size`` has no effect.
+        observer: called some times a second, and at the end.
+
+    Returns:
+        How far it came.
+
+    Raises:
+        PromptFileError: the input cannot be read at all.
+        UnknownTokenError, ConfigError: the vocabulary has not what the settings of all rows name.
+        JobError: the output cannot be begun, gone on with or written; or ``strict``, and a row cannot be served.
+    """
+    config = config or GenerationConfig()
+    resolved = resolve(model, config)
+    with PromptFile(job.input, job.format) as prompts, Interrupts() as interrupts:
+        if prompts.path is not None and Path(job.output).exists() and prompts.path.samefile(job.output):
+            raise JobError(f"{job.output}: is the input; the output needs another name")
+        results = open_results(job.output, _about(model, job, config, prompts), job.resume, job.overwrite)
+        try:
+            run = _Run(model, job, resolved, results, interrupts, observer or (lambda _: None), Progress())
+            _run(run, prompts)
+        finally:
+            results.close()
+    return run.progress
+
+
+def _run(run: _Run, prompts: PromptFile) -> None:
+    (which, of), size = run.job.shard, BLOCK * run.job.lanes
+    lines = prompts.count_lines()
+    run.progress.total = None if lines is None else len(range(which, lines, of))
+    rows = (row for row in prompts if row.index % of == which)
+    blocks: Iterator[Iterator[Row]] = (block for _, block in groupby(rows, key=lambda row: row.index // size))
+    left = _resumed(run, blocks, run.results) if isinstance(run.results, ResultFile) else blocks
+    try:
+        for block in left:
+            run.write(block)
+        run.results.finish()
+    except KeyboardInterrupt:
+        run.progress.interrupted = True
+    run.show(last=True)

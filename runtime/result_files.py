@@ -1,0 +1,271 @@
+"""Files of results that grow by whole lines, and that a later process can go on with.
+
+Beside a file OUT that is not finished lies OUT.job, which says what is being written: it is there, whole, before the
+first line and goes when the last one is on the disk. Each line is written at once, so that a process that is killed
+leaves whole lines and at most one that is cut; that one is taken off before the file goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from unrolled.engine.checkpoint import write_atomically
+from unrolled.engine.errors import JobError, ModelFileError
+from unrolled.engine.jsontext import parse_json, to_json
+
+STDOUT = "-"
+ABOUT_SUFFIX = ".job"
+
+
+class Results(Protocol):
+    """Where lines go."""
+
+    def kept_line(self) -> bytes | None:
+        """The next line of an earlier process, or None behind the last."""
+        ...
+
+    def mark(self) -> None:
+        """Remember the place before the next kept line."""
+        ...
+
+    def rewind(self) -> None:
+        """Back to the mark: what is written from here on has to be what was kept, as far as that goes."""
+        ...
+
+    def write(self, line: bytes) -> None: ...
+    def finish(self) -> None:
+        """All lines are written."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ResultStream:
+    """Standard output, a pipe or a device: nothing is kept, and what is written is gone."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+
+    def kept_line(self) -> None:
+        return None
+
+    def mark(self) -> None: ...
+    def rewind(self) -> None: ...
+
+    def write(self, line: bytes) -> None:
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise JobError(f"{self._name}: cannot be written ({error.strerror})") from error
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None:
+        if self._file is not sys.stdout.buffer:
+            self._file.close()
+
+
+class ResultFile:
+    """A regular file of results, locked against a second process.
+
+    Args:
+        path: of the file.
+        about: all that decides what is written, as JSON values; a file that is gone on with must have the same.
+        resume: go on where an earlier process stopped; begin where there is nothing.
+        overwrite: begin anew, whatever is there.
+
+    Raises:
+        JobError: the file exists and neither is said, is being written by another process, was begun with other settings,
+            or cannot be written.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any], resume: bool = False, overwrite: bool = False) -> None:
+        self.path, self._about_path = path, path.with_name(path.name + ABOUT_SUFFIX)
+        if path.is_dir():
+            raise JobError(f"{path}: is a folder, a file name was expected")
+        if path.exists() and not resume and not overwrite:
+            unfinished = ", and is not finished: --resume goes on with it" if self._about_path.exists() else ""
+            raise JobError(f"{path}: exists{unfinished}; --overwrite begins anew")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _open_both_ways(path)
+        except OSError as error:
+            raise JobError(f"{path}: cannot be written ({error.strerror})") from error
+        try:
+            _lock(self._file, path)
+            self._begin(about, resume and not overwrite)
+            self._reader = path.open("rb")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, about: dict[str, Any], resume: bool) -> None:
+        """Find whole lines to keep, or leave none and say what will be written."""
+        about = parse_json(to_json(about), "about")  # as it will be read: tuples are lists
+        self._size = self._kept = self._mark = self._read = 0  # bytes: of the file, of it kept, and of those read again
+        self.complete = False  # whether it was finished by the process before
+        if resume and self._about_path.exists():
+            self._check_about(about)
+        elif resume and self._file.seek(0, os.SEEK_END) > 0:
+            self.complete = True
+        else:
+            self._file.truncate(0)
+            self._write_about(about)
+            return
+        self._size = self._kept = _end_of_lines(self._file)
+        if self.complete and self._size < self._file.seek(0, os.SEEK_END):
+            raise JobError(f"{self.path}: ends inside a line, and no {self._about_path.name} says what it is")
+        self._file.truncate(self._size)
+
+    def _write_about(self, about: dict[str, Any]) -> None:
+        try:
+            write_atomically(self._about_path, to_json(about, indent=2).encode())
+        except OSError as error:
+            self.path.unlink()
+            raise JobError(f"{self._about_path}: cannot be written ({error.strerror})") from error
+
+    def _check_about(self, about: dict[str, Any]) -> None:
+        """The job is the one that was begun."""
+        try:
+            begun = parse_json(self._about_path.read_text(encoding="utf-8"), str(self._about_path))
+        except (OSError, UnicodeDecodeError, ModelFileError) as error:
+            raise JobError(f"{self._about_path}: cannot be read ({error}); --overwrite begins anew") from error
+        if differences := _differences(begun, about):
+            raise JobError(
+                f"{self.path}: was begun with {', '.join(differences)}; go on with the same, or begin anew with --overwrite"
+            )
+
+    def kept_line(self) -> bytes | None:
+        if self._read >= self._kept:
+            return None
+        self._reader.seek(self._read)
+        line = self._reader.readline()
+        self._read += len(line)
+        return line
+
+    def mark(self) -> None:
+        self._mark = self._read
+
+    def rewind(self) -> None:
+        self._read = self._mark
+
+    def write(self, line: bytes) -> None:
+        """Add a line, or see that it is the one that is there."""
+        kept = self.kept_line()
+        if kept is None:
+            self._append(line)
+        elif kept != line:
+            raise JobError(
+                f"{self.path}: {_shown(kept)} stands where {_shown(line)} comes out now; "
+                "it was changed, or written on another machine; --overwrite begins anew"
+            )
+
+    def _append(self, line: bytes) -> None:
+        try:
+            self._file.seek(self._size)
+            view = memoryview(line)
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            self._file.truncate(self._size)  # which needs no room
+            raise JobError(
+                f"{self.path}: cannot be written ({error.strerror}); "
+                f"{self._size:,} bytes of whole lines are kept: make room and go on with --resume"
+            ) from error
+        self._size += len(line)
+
+    def finish(self) -> None:
+        if self._read < self._kept:
+            raise JobError(f"{self.path}: holds more lines than the input has rows; --overwrite begins anew")
+        os.fsync(self._file.fileno())
+        self._about_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._file.close()
+
+
+def open_results(output: str, about: dict[str, Any], resume: bool, overwrite: bool) -> ResultStream | ResultFile:
+    """Standard output for "-", a stream for what is no regular file, else a file.
+
+    Raises:
+        JobError: as of ``ResultFile``; or there is nothing to go on with in a stream.
+    """
+    path = Path(output)
+    stream = output == STDOUT or (path.exists() and not path.is_file() and not path.is_dir())
+    if stream and resume:
+        raise JobError(f"output: {output!r} is a stream, and cannot be resumed; name a file")
+    if not stream:
+        return ResultFile(path, about, resume, overwrite)
+    return ResultStream(sys.stdout.buffer if output == STDOUT else path.open("wb", buffering=0), output)
+
+
+def _open_both_ways(path: Path) -> io.FileIO:
+    """A file to be read and written without a buffer, made where there is none, with what it holds."""
+    return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
+
+
+def _end_of_lines(file: io.FileIO) -> int:
+    """Bytes up to and with the last line end."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(end - (1 << 16), 0)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs, in words, a level deep."""
+    found = []
+    for key in sorted({*begun, *now}):
+        before, after = begun.get(key), now.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after)
+        elif before != after:
+            found.append(f"{key} {to_json(before)[:60]}, not {to_json(after)[:60]}")
+    return found
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode(errors="replace").rstrip("\n")
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _lock(file: BinaryIO | io.FileIO, path: Path) -> None:
+    """Hold the file alone until it is closed; JobError where another process does."""
+    try:
+        _LOCK(file.fileno())
+    except BlockingIOError as error:
+        raise JobError(f"{path}: another process is writing it") from error
+    except OSError:  # a network drive without locks
+        return
+
+
+def _lock_function() -> Callable[[int], None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows: there is no lock on a whole file, but one byte far behind its end will do
+        import msvcrt
+
+        def lock(handle: int) -> None:
+            os.lseek(handle, 1 << 40, os.SEEK_SET)
+            try:
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            except PermissionError as error:
+                raise BlockingIOError from error
+
+        return lock
+    return lambda handle: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_LOCK = _lock_function()

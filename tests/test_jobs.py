@@ -1,0 +1,525 @@
+"""Jobs: lines in the order of the rows, whole whatever ends the process, and gone on with byte for byte."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+
+from unrolled.engine.checkpoint import save_checkpoint
+from unrolled.engine.contract import StepModel
+from unrolled.engine.errors import ConfigError, JobError
+from unrolled.runtime import GenerationConfig, generate, jobs
+from unrolled.runtime.adapters import make_model
+from unrolled.runtime.interrupts import Interrupts
+from unrolled.runtime.jobs import Job, Progress, run_job
+from unrolled.runtime.lanes import write_rows
+from unrolled.runtime.rows import Generation, Request
+
+LANES = 2  # blocks of 64 rows
+CONFIG = GenerationConfig(max_new_tokens=6, stop=("b",), seed=5)
+
+
+@pytest.fixture(scope="module")
+def model() -> StepModel:
+    return make_model(models.checkpoint("gru", 1, hidden_size=12), "numpy")
+
+
+def prompts(count: int, seed: int = 3) -> list[dict[str, Any]]:
+    """Rows of different lengths, some with settings of their own."""
+    rng = np.random.default_rng(seed)
+    made: list[dict[str, Any]] = []
+    for i in range(count):
+        letters = rng.integers(0, models.V, rng.integers(1, 9))
+        made.append({"id": f"r{i}", "prompt": "".join(chr(ord("a") + letter) for letter in letters)})
+        if i % 7 == 0:
+            made[-1]["temperature"] = 0.5
+    return made
+
+
+def write_input(folder: Path, rows: list[Any], name: str = "in.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def mixed(count: int) -> list[Any]:
+    """Rows with a bad one here and there, at both ends too."""
+    rows: list[Any] = prompts(count)
+    for place, bad in ((0, "{"), (count // 2, {"prompt": "Ω"}), (count // 2 + 1, {"id": 1, "prompt": "a", "top_p": 2})):
+        rows.insert(place, bad)
+    return [*rows, {"id": "last"}]
+
+
+def records(path: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def done(model: StepModel, folder: Path, rows: list[Any], name: str = "out.jsonl", **settings: Any) -> Path:
+    """The output of an uninterrupted job."""
+    output = folder / name
+    run_job(model, Job(write_input(folder, rows), str(output), **{"lanes": LANES, **settings}), CONFIG)
+    return output
+
+
+class Stop:
+    """An observer that ends the job, as Ctrl-C would, when so many rows are over."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.rows >= self.rows and not progress.interrupted:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def _every_row_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PROGRESS_S", 0.0)
+
+
+def test_results_are_those_of_generate_in_the_order_of_the_rows(model: StepModel, tmp_path: Path) -> None:
+    rows = prompts(150)
+    got = records(done(model, tmp_path, rows, token_ids=True))
+    plain = generate(model, [row["prompt"] for row in rows], CONFIG)
+    cool = generate(model, [row["prompt"] for row in rows], temperature=0.5, max_new_tokens=6, stop="b", seed=5)
+    for i, (row, record) in enumerate(zip(rows, got, strict=True)):
+        text = (cool if "temperature" in row else plain)[i]
+        assert record == {
+            "id": row["id"],
+            "prompt": row["prompt"],
+            "text": text.text,
+            "finish_reason": text.finish_reason,
+            "tokens": len(text.tokens),
+            "token_ids": list(text.tokens),
+        }
+        assert list(record) == ["id", "prompt", "text", "finish_reason", "tokens", "token_ids"]
+    assert {record["finish_reason"] for record in got} == {"stop", "length"}
+    assert not (tmp_path / "out.jsonl.job").exists()
+
+
+def test_several_texts_a_prompt_are_lines_of_their_own(model: StepModel, tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, "{", {"prompt": "cab"}]
+    config = GenerationConfig(max_new_tokens=5, num_return_sequences=3, seed=1)
+    output = tmp_path / "out.jsonl"
+    run_job(model, Job(write_input(tmp_path, rows), str(output), lanes=LANES), config)
+    got = records(output)
+    assert [(record["id"], record.get("sample")) for record in got] == [
+        *((0, 0), (0, 1), (0, 2), (1, None), (2, 0), (2, 1), (2, 2))
+    ]
+    wanted = generate(model, ["a", "a", "cab"], config)  # the bad row has a place
+    assert [record["text"] for record in got if "text" in record] == [
+        text.text for text in wanted if text.index // 3 != 1
+    ]
+    interrupted = tmp_path / "again.jsonl"
+    job = Job(str(tmp_path / "in.jsonl"), str(interrupted), lanes=LANES, resume=True)
+    run_job(model, job, config, Stop(1))
+    with interrupted.open("rb+") as file:
+        file.truncate(len(b"".join(interrupted.read_bytes().splitlines(keepends=True)[:2])))
+    run_job(model, job, config)
+    assert interrupted.read_bytes() == output.read_bytes()
+
+
+def test_a_bad_row_is_a_record_in_its_place(model: StepModel, tmp_path: Path) -> None:
+    rows = [
+        "[",
+        {"prompt": "a"},
+        {"id": "x", "prompt": "aΩ"},
+        {"id": "y", "prompt": "a", "heat": 1},
+        {"id": "z", "prompt": "a", "top_p": 7},
+        {"id": "n", "prompt": "a", "num_return_sequences": 2},
+        {"id": "e", "prompt": ""},
+        {"id": "l", "prompt": "a" * 9},
+        {"prompt": "b"},
+        {"id": "q"},
+    ]
+    output = tmp_path / "out.jsonl"
+    progress = run_job(model, Job(write_input(tmp_path, rows), str(output), max_prompt_tokens=8), CONFIG)
+    got = records(output)
+    assert (progress.rows, progress.errors, progress.texts) == (10, 8, 2)
+    assert [(r["id"], r["line"]) for r in got if "error" in r] == [
+        *((0, 1), ("x", 3), ("y", 4), ("z", 5), ("n", 6), ("e", 7), ("l", 8), ("q", 10))
+    ]
+    for record, part in zip(
+        (r for r in got if "error" in r),
+        (
+            "not JSON",
+            "'Ω'",
+            "no setting heat",
+            "top_p: got 7",
+            "same for all rows",
+            "no token",
+            "9 tokens",
+            "no prompt",
+        ),
+        strict=True,
+    ):
+        assert part in record["error"]
+    texts = generate(model, ["a"] * 8 + ["b"], CONFIG)
+    assert [record["text"] for record in got if "text" in record] == [texts[1].text, texts[8].text]
+
+
+def test_a_strict_job_ends_at_the_first_bad_row_and_can_be_gone_on_with(model: StepModel, tmp_path: Path) -> None:
+    rows: list[Any] = prompts(5)
+    output = tmp_path / "out.jsonl"
+    source = write_input(tmp_path, [*rows[:3], "{", *rows[3:]])
+    with pytest.raises(JobError, match=r"in.jsonl, line 4: not JSON"):
+        run_job(model, Job(source, str(output), lanes=LANES, strict=True), CONFIG)
+    assert [record["id"] for record in records(output)] == ["r0", "r1", "r2"]
+    write_input(tmp_path, rows)
+    progress = run_job(model, Job(source, str(output), lanes=LANES, strict=True, resume=True), CONFIG)
+    assert [record["id"] for record in records(output)] == [f"r{i}" for i in range(5)]
+    assert (progress.rows, progress.errors) == (5, 0)
+
+
+@pytest.mark.parametrize("ending", ["csv", "txt"])
+def test_other_formats(model: StepModel, tmp_path: Path, ending: str) -> None:
+    source = tmp_path / f"in.{ending}"
+    source.write_text({"csv": "prompt,max_new_tokens\na,\nb,1\n", "txt": "a\nb\n"}[ending])
+    run_job(model, Job(str(source), str(tmp_path / "out")), GenerationConfig(max_new_tokens=4, seed=2))
+    wanted = generate(model, ["a", "b"], max_new_tokens=4, seed=2)
+    texts = [record["text"] for record in records(tmp_path / "out")]
+    assert texts == [wanted[0].text, wanted[1].text[: 1 if ending == "csv" else 4]]
+
+
+def test_standard_input_and_output(
+    model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
+) -> None:
+    rows = mixed(20)
+    whole = done(model, tmp_path, rows).read_bytes()
+    capfdbinary.readouterr()
+    data = Path(tmp_path / "in.jsonl").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with io.TextIOWrapper(os.fdopen(os.dup(1), "wb")) as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        run_job(model, Job("-", "-", lanes=LANES), CONFIG)
+    assert capfdbinary.readouterr().out == whole
+    with pytest.raises(JobError, match="is a stream, and cannot be resumed"):
+        run_job(model, Job(str(tmp_path / "in.jsonl"), "-", resume=True), CONFIG)
+
+
+def test_shards_are_the_rows_of_the_whole(model: StepModel, tmp_path: Path) -> None:
+    rows = mixed(100)
+    whole = done(model, tmp_path, rows).read_bytes().splitlines()
+    for i in range(3):
+        part = done(model, tmp_path, rows, f"part{i}.jsonl", shard=(i, 3), lanes=3 + i)
+        assert part.read_bytes().splitlines() == whole[i::3]
+
+
+def test_half_a_surrogate_pair_survives(tmp_path: Path) -> None:
+    checkpoint = models.checkpoint("gru", 1)
+    checkpoint.tokenizer.unknown = "skip"
+    output = tmp_path / "out.jsonl"
+    source = write_input(tmp_path, [{"id": "ü\udc80", "prompt": "a\ud800"}])
+    run_job(make_model(checkpoint, "numpy"), Job(source, str(output)), CONFIG)
+    (record,) = records(output)
+    assert (record["id"], record["prompt"]) == ("ü\udc80", "a\ud800")
+    assert "ü" in output.read_text(encoding="utf-8")
+
+
+# Going on.
+
+
+def interrupted(model: StepModel, folder: Path, rows: list[Any], at: int, **settings: Any) -> tuple[Path, Job]:
+    """A job that was ended when ``at`` rows were over."""
+    output = folder / "part.jsonl"
+    source = write_input(folder, rows)
+    job = Job(source, str(output), lanes=LANES, resume=True, **settings)
+    assert run_job(model, job, CONFIG, Stop(at)).interrupted
+    return output, job
+
+
+def test_a_job_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_path: Path) -> None:
+    rows = mixed(200)
+    whole = done(model, tmp_path, rows).read_bytes()
+    output, job = interrupted(model, tmp_path, rows, 150)
+    about = Path(f"{output}.job").read_bytes()
+    kept = output.read_bytes()
+    assert whole.startswith(kept)
+    assert kept.count(b"\n") == 150
+    rng = random.Random(4)
+    for cut in (0, 1, *(rng.randrange(len(whole)) for _ in range(5)), len(whole) - 1, len(whole)):
+        Path(f"{output}.job").write_bytes(about)
+        output.write_bytes(whole[:cut])
+        progress = run_job(model, job, CONFIG)
+        assert output.read_bytes() == whole, cut
+        assert (progress.rows, progress.errors) == (204, 4)
+        assert progress.kept == (204 if cut == len(whole) else whole[:cut].count(b"\n") // 64 * 64)
+        assert not Path(f"{output}.job").exists()
+
+
+def test_rows_that_see_who_was_there_before_still_make_the_same_file(
+    model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if an engine rounded by what stands in the neighbouring lanes: a job goes on from the beginning of a block."""
+
+    def uneven(model: StepModel, requests: Iterable[Request], lanes: int) -> Iterator[Generation]:
+        for place, generation in enumerate(write_rows(model, requests, lanes)):
+            yield replace(generation, text=f"{generation.text}{place}")
+
+    monkeypatch.setattr(jobs, "write_rows", uneven)
+    rows = mixed(200)
+    whole = done(model, tmp_path, rows).read_bytes()
+    assert whole != done(model, tmp_path, rows, "other.jsonl", lanes=3).read_bytes()
+    for at in (3, 64, 131):
+        output, job = interrupted(model, tmp_path, rows, at)
+        run_job(model, job, CONFIG)
+        assert output.read_bytes() == whole
+        output.unlink()
+
+
+def test_other_settings_are_named(model: StepModel, tmp_path: Path) -> None:
+    rows = prompts(80)
+    output, job = interrupted(model, tmp_path, rows, 70)
+    kept = output.read_bytes()
+    other = make_model(models.checkpoint("gru", 1, hidden_size=12, vocab_size=12), "numpy")
+    for changed, config, message in (
+        (other, CONFIG, "model "),
+        (make_model(models.checkpoint("gru", 1, hidden_size=12), "onnxruntime"), CONFIG, 'engine "numpy", not "onnx'),
+        (model, GenerationConfig(seed=6, stop=("b",), max_new_tokens=7), "max_new_tokens 6, not 7, seed 5, not 6"),
+        (model, GenerationConfig(max_new_tokens=6, seed=5), r"stop \[\"b\"\], not \[\]"),
+    ):
+        with pytest.raises(JobError, match=message):
+            run_job(changed, job, config)
+    for name, value in (("lanes", 3), ("shard", (0, 2)), ("token_ids", True), ("precision", "bf16"), ("format", "txt")):
+        with pytest.raises(JobError, match=f"was begun with .*{name} "):
+            run_job(model, replace(job, **{name: value}), CONFIG)
+    moved = tmp_path / "other.jsonl"
+    Path(job.input).rename(moved)
+    with pytest.raises(JobError, match=r'input "in\.jsonl", not "other\.jsonl"'):
+        run_job(model, replace(job, input=str(moved)), CONFIG)
+    assert output.read_bytes() == kept
+    Path(f"{output}.job").write_text("{")
+    with pytest.raises(JobError, match="cannot be read"):
+        run_job(model, replace(job, input=str(moved)), CONFIG)
+
+
+def test_an_input_that_changed_is_noticed(model: StepModel, tmp_path: Path) -> None:
+    rows = prompts(200)
+    output, job = interrupted(model, tmp_path, rows, 150)
+    about, kept = Path(f"{output}.job").read_bytes(), output.read_bytes()
+    for place, change in ((3, {"prompt": "k"}), (3, {"id": "other"}), (140, {"prompt": "kk"}), (3, "{")):
+        changed: list[Any] = list(rows)
+        changed[place] = change if isinstance(change, str) else {**rows[place], **change}
+        write_input(tmp_path, changed)
+        with pytest.raises(JobError, match=f"is not of .*line {place + 1}; the input has changed"):
+            run_job(model, job, CONFIG)
+    # settings of a row are no part of the lines, but the block that is written again shows them
+    write_input(tmp_path, [*rows[:145], {**rows[145], "seed": 99}, *rows[146:]])
+    with pytest.raises(JobError, match="stands where"):
+        run_job(model, job, CONFIG)
+    write_input(tmp_path, rows[:100])
+    with pytest.raises(JobError, match="more lines than the input has rows"):
+        run_job(model, job, CONFIG)
+    assert (Path(f"{output}.job").read_bytes(), output.read_bytes()) == (about, kept)
+
+
+def test_an_output_that_was_changed_is_noticed(model: StepModel, tmp_path: Path) -> None:
+    output, job = interrupted(model, tmp_path, prompts(200), 150)
+    lines = output.read_bytes().splitlines(keepends=True)
+    changed = lines[140].replace(b'"tokens": ', b'"tokens": 1')
+    output.write_bytes(b"".join([*lines[:140], changed, *lines[141:]]))
+    with pytest.raises(JobError, match="stands where"):
+        run_job(model, job, CONFIG)
+    output.write_bytes(b"".join([*lines[:20], b"\0\n", *lines[21:]]))
+    with pytest.raises(JobError, match="is not of"):
+        run_job(model, job, CONFIG)
+
+
+def test_an_output_that_exists_is_not_touched_unless_told(model: StepModel, tmp_path: Path) -> None:
+    rows = prompts(10)
+    output = done(model, tmp_path, rows)
+    whole = output.read_bytes()
+    job = Job(str(tmp_path / "in.jsonl"), str(output), lanes=LANES)
+    with pytest.raises(JobError, match="exists; --overwrite begins anew"):
+        run_job(model, job, CONFIG)
+    progress = run_job(model, replace(job, resume=True), CONFIG)
+    assert (progress.complete, progress.rows, progress.tokens) == (True, 10, 0)
+    write_input(tmp_path, prompts(11))
+    with pytest.raises(JobError, match=r"no results of .*in.jsonl, line 11, and no out.jsonl.job"):
+        run_job(model, replace(job, resume=True), CONFIG)
+    assert output.read_bytes() == whole
+    run_job(model, replace(job, overwrite=True), CONFIG)
+    assert len(records(output)) == 11
+    for name, message in ((".", "is a folder"), ("in.jsonl", "is the input")):
+        with pytest.raises(JobError, match=message):
+            run_job(model, Job(job.input, str(tmp_path / name), overwrite=True), CONFIG)
+    with pytest.raises(ConfigError, match="say one of them"):
+        Job("a", resume=True, overwrite=True)
+
+
+def test_an_unfinished_output_says_how_to_go_on(model: StepModel, tmp_path: Path) -> None:
+    _, job = interrupted(model, tmp_path, prompts(50), 5)
+    with pytest.raises(JobError, match="is not finished: --resume goes on"):
+        run_job(model, replace(job, resume=False), CONFIG)
+
+
+def test_two_processes_cannot_write_one_file(model: StepModel, tmp_path: Path) -> None:
+    source = write_input(tmp_path, prompts(20))
+    job = Job(source, str(tmp_path / "out.jsonl"), lanes=LANES, resume=True)
+    refused = []
+
+    def second(progress: Progress) -> None:
+        if not refused:
+            refused.append("")
+            with pytest.raises(JobError, match="another process is writing it"):
+                run_job(model, job, CONFIG)
+            refused.append("yes")
+
+    run_job(model, job, CONFIG, second)
+    assert refused == ["", "yes"]
+    assert len(records(job.output)) == 20
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_device_that_is_full_is_an_error(model: StepModel, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="No space left"):
+        run_job(model, Job(write_input(tmp_path, prompts(3)), "/dev/full"), CONFIG)
+
+
+WORK = """
+import sys
+from unrolled.runtime import GenerationConfig, load
+from unrolled.runtime.jobs import Job, run_job
+source, output, model, limit = sys.argv[1:5]
+if int(limit):
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try:
+    config = GenerationConfig(max_new_tokens=6, stop="b", seed=5)
+    run_job(load(model, "numpy"), Job(source, output, lanes=2, resume=True), config)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_checkpoint(path, models.checkpoint("gru", 1, hidden_size=12))
+    return str(path)
+
+
+def start(source: str, output: Path, model_file: str, limit: int = 0) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", WORK, source, str(output), model_file, str(limit)]
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_a_full_disk_leaves_whole_lines_to_go_on_with(model: StepModel, model_file: str, tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="this system has no limits of files")
+    rows = mixed(100)
+    whole = done(model, tmp_path, rows).read_bytes()
+    output = tmp_path / "part.jsonl"
+    process = start(write_input(tmp_path, rows), output, model_file, limit=len(whole) // 2)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "JobError" in message
+    assert "whole lines are kept" in message
+    kept = output.read_bytes()
+    assert whole.startswith(kept)
+    assert kept.endswith(b"\n")
+    assert len(whole) // 2 - 200 < len(kept) <= len(whole) // 2
+    process = start(str(tmp_path / "in.jsonl"), output, model_file)
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+    assert output.read_bytes() == whole
+
+
+def kill_often(model: StepModel, model_file: str, folder: Path, rows: int, kills: int, seed: int) -> int:
+    """Kill a job again and again, each time when its file has grown by a random part; how often it was."""
+    whole = done(model, folder, mixed(rows)).read_bytes()
+    output, rng, done_kills = folder / "part.jsonl", random.Random(seed), 0
+    while True:
+        process = start(str(folder / "in.jsonl"), output, model_file)
+        reached = output.stat().st_size if output.exists() else 0
+        target = reached + rng.randrange(2 * len(whole) // kills) if done_kills < kills else len(whole) + 1
+        while process.poll() is None and not (output.exists() and output.stat().st_size >= target):
+            time.sleep(0.0005)
+        if process.poll() is None:
+            time.sleep(rng.random() * 0.01)
+            process.kill()
+            done_kills += 1
+        message = process.communicate(timeout=60)[1]
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, message
+        assert whole.startswith(output.read_bytes() if output.exists() else b"")
+    assert output.read_bytes() == whole
+    assert not Path(f"{output}.job").exists()
+    return done_kills
+
+
+def test_a_job_that_is_killed_goes_on_to_the_same_file(model: StepModel, model_file: str, tmp_path: Path) -> None:
+    assert kill_often(model, model_file, tmp_path, 400, 3, seed=6) >= 1
+
+
+@pytest.mark.slow
+def test_fifty_kills_give_the_same_file(model: StepModel, model_file: str, tmp_path: Path) -> None:
+    killed, attempt = 0, 0
+    while killed < 50:
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        killed += kill_often(model, model_file, folder, 6000, 25, seed=attempt)
+        attempt += 1
+    assert attempt < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_whole_lines_and_what_is_done(
+    model: StepModel, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    output = tmp_path / "out.jsonl"
+
+    def send(progress: Progress) -> None:
+        if progress.rows == 30 and not progress.interrupted:
+            os.kill(os.getpid(), number)
+
+    progress = run_job(model, Job(write_input(tmp_path, prompts(90)), str(output), lanes=LANES), CONFIG, send)
+    assert progress.interrupted
+    assert len(records(output)) == progress.rows == 30
+    assert Path(f"{output}.job").exists()
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_inside_a_write_waits_for_its_end() -> None:
+    order: list[str] = []
+
+    def write() -> None:
+        with Interrupts() as interrupts, interrupts.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            order.append("written")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert order == ["written"]
+
+
+def test_memory_and_open_rows_do_not_grow_with_bad_rows(
+    model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = 0
+    write = jobs._Run._write_errors
+
+    def watched(run: Any) -> None:
+        nonlocal longest
+        longest = max(longest, len(run.waiting))
+        write(run)
+
+    monkeypatch.setattr(jobs._Run, "_write_errors", watched)
+    rows: list[Any] = ["{"] * 3000
+    rows.insert(100, {"prompt": "a"})
+    assert sum("error" in record for record in records(done(model, tmp_path, rows))) == 3000
+    assert 1 < longest <= 64
