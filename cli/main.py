@@ -82,6 +82,7 @@ OPTION_NAMES = {
     "num_beams": "--num-beams",
     "length_penalty": "--length-penalty",
     "early_stopping": "--early-stopping",
+    "max_prompt_tokens": "--max-prompt-tokens",
 }
 
 _settings = {"debug": False}
