@@ -1,0 +1,197 @@
+"""Texts for batches of columns: what Ray Data, pandas, Spark and the like call in processes of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.backends import FLOAT32
+from unrolled.engine.checkpoint import resolve_model_file
+from unrolled.engine.checks import check_choice
+from unrolled.engine.contract import StepModel
+from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.runtime.adapters import ENGINES
+from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.lanes import write_rows
+from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, ROW_SETTINGS, make_config, row_requests
+from unrolled.runtime.rows import Generation, Request, resolve
+from unrolled.runtime.sampling import check_whole
+from unrolled.runtime.session import load
+
+Columns = dict[str, NDArray[Any]]
+
+_models: dict[tuple[str, str | None, str], tuple[object, StepModel]] = {}  # of this process, with the file's stamp
+_loading = threading.Lock()
+
+
+def shared_model(path: str, engine: str | None = None, precision: str = FLOAT32) -> StepModel:
+    """The model of a file, loaded once a process, and anew when the file was replaced; any thread may ask.
+
+    Raises:
+        ModelFileError, ConfigError, MissingDependencyError: as of ``load``.
+    """
+    file = resolve_model_file(path)
+    status = file.stat()
+    stamp = (str(file), status.st_mtime_ns, status.st_size)
+    with _loading:
+        known = _models.get((path, engine, precision))
+        if known is None or known[0] != stamp:
+            known = _models[path, engine, precision] = stamp, load(path, engine, precision)
+        return known[1]
+
+
+class BatchGenerator:
+    """A callable that adds texts to batches of columns; it pickles small, and loads the model where it is called.
+
+        write = BatchGenerator("model.onnx", index_column="row", temperature=0.7, seed=1)
+        batch = write({"prompt": np.array(["Once ", "The "]), "row": np.array([0, 1])})
+        batch["text"]
+
+    A batch is a dictionary of arrays (n,), or a table such as a pandas DataFrame. What comes back has its columns, and
+
+        text            str
+        finish_reason   as of ``Generation``, or "error"
+        tokens          how many, int64
+        error           why the row cannot be served; "" where it can
+        logprobs        lists of float, where asked for
+        sample          which of its prompt's texts it is, int64, where ``num_return_sequences`` is above 1: each row then
+                        stands there as often
+
+    Columns that are named like a setting are settings of their rows; None and NaN are not given. A text depends on its
+    prompt, settings and index, and on nothing else of the batch; without ``index_column`` the index is the place in the
+    batch, so that batches that are cut elsewhere give other texts.
+
+    Args:
+        model_path: a model file or run folder that every process can read.
+        engine: what a checkpoint runs on; None as for ``load``.
+        prompt_column: where the prompts are.
+        index_column: where the rows' indices are, whole numbers from 0; row i of a file has i.
+        lanes: texts that are written side by side.
+        precision: as for ``load``.
+        max_prompt_tokens: a longer prompt cannot be served.
+        strict: raise at a row that cannot be served.
+        settings: of ``GenerationConfig``, for all rows.
+
+    Raises:
+        ConfigError: a setting is unknown or out of its range.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        engine: str | None = None,
+        prompt_column: str = "prompt",
+        index_column: str | None = None,
+        lanes: int = 256,
+        precision: str = FLOAT32,
+        max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+        strict: bool = False,
+        **settings: Any,
+    ) -> None:
+        if engine is not None:
+            check_choice("engine", engine, ENGINES)
+        check_whole("lanes", lanes, 1)
+        check_whole("max_prompt_tokens", max_prompt_tokens, 1)
+        self.model_path, self.engine, self.precision = str(model_path), engine, precision
+        self.prompt_column, self.index_column = prompt_column, index_column
+        self.lanes, self.max_prompt_tokens, self.strict = lanes, max_prompt_tokens, strict
+        self.config = make_config(settings)
+
+    def __repr__(self) -> str:
+        return f"BatchGenerator({self.model_path!r}, engine={self.engine!r}, {asdict(self.config)})"
+
+    def __call__(self, batch: Mapping[str, Any]) -> Columns:
+        """The batch with its texts.
+
+        Raises:
+            ConfigError: there is no prompt column, the columns are not of one length, or an index is none.
+            UnrolledError: a row cannot be served, and ``strict``; or no row can, as the settings do not fit the model.
+            ModelFileError: the model cannot be loaded.
+        """
+        columns = {name: np.asarray(batch[name]) for name in batch.keys()}  # noqa: SIM118 - a table's rows are else meant
+        count = self._check(columns)
+        if count == 0:
+            return self._with_texts(columns, [], [])
+        model = shared_model(self.model_path, self.engine, self.precision)
+        requests, errors = self._requests(model, resolve(model, self.config), columns, count)
+        return self._with_texts(columns, errors, list(write_rows(model, requests, self.lanes)))
+
+    @property
+    def _added(self) -> tuple[str, ...]:
+        """The columns that a batch gets."""
+        sample = ("sample",) if self.config.num_return_sequences > 1 else ()
+        logprobs = ("logprobs",) if self.config.logprobs else ()
+        return (*sample, "text", "finish_reason", "tokens", "error", *logprobs)
+
+    def _check(self, columns: Columns) -> int:
+        """The number of rows."""
+        for name in (self.prompt_column, *([self.index_column] if self.index_column else [])):
+            if name not in columns:
+                raise ConfigError(f"batch: no column {name!r}; there are {', '.join(columns) or 'none'}")
+        if taken := [name for name in self._added if name in columns]:
+            raise ConfigError(f"batch: a column {taken[0]!r} is there already; rename it, as one of that name is added")
+        lengths = {name: len(column) if column.ndim else None for name, column in columns.items()}
+        if len(set(lengths.values())) > 1 or None in lengths.values():
+            raise ConfigError(f"batch: the columns need one length each; they have {lengths}")
+        return len(columns[self.prompt_column])
+
+    def _requests(
+        self, model: StepModel, config: GenerationConfig, columns: Columns, count: int
+    ) -> tuple[list[Request], list[str]]:
+        """Requests for all texts of the rows that can be served, and of each row why it cannot, or ""."""
+        prompts = columns[self.prompt_column].tolist()
+        indices = columns[self.index_column].tolist() if self.index_column else range(count)
+        own = (self.prompt_column, self.index_column)
+        settings = {name: columns[name] for name in ROW_SETTINGS if name in columns and name not in own}
+        requests: list[Request] = []
+        errors = [""] * count
+        for i, (prompt, index) in enumerate(zip(prompts, indices, strict=True)):
+            overrides = {name: column[i] for name, column in settings.items()}
+            try:
+                requests += self._row(model, config, prompt, index, overrides)
+            except UnrolledError as error:
+                if self.strict:
+                    raise
+                errors[i] = str(error)
+        return requests, errors
+
+    def _row(
+        self, model: StepModel, config: GenerationConfig, prompt: Any, index: Any, overrides: dict[str, Any]
+    ) -> list[Request]:
+        if not isinstance(prompt, str):
+            raise ConfigError(f"prompt: got {prompt!r}, needs a text")
+        if isinstance(index, float) and index.is_integer():  # what tables make of whole numbers with gaps among them
+            index = int(index)
+        check_whole("index", index, 0)
+        return row_requests(model, prompt, index, config, overrides, self.max_prompt_tokens)
+
+    def _with_texts(self, columns: Columns, errors: list[str], written: list[Generation]) -> Columns:
+        """The columns, each row as often as it has texts, with what was written."""
+        repeats = self.config.num_return_sequences
+        waiting = iter(written)
+        rows: list[Generation | None] = []
+        for error in errors:
+            rows += [None] * repeats if error else [next(waiting) for _ in range(repeats)]
+        made = {name: np.repeat(column, repeats, axis=0) for name, column in columns.items()}
+        if "sample" in self._added:
+            made["sample"] = np.tile(np.arange(repeats), len(errors))
+        made["text"] = _objects([row.text if row else "" for row in rows])
+        made["finish_reason"] = _objects([row.finish_reason if row else "error" for row in rows])
+        made["tokens"] = np.array([len(row.tokens) if row else 0 for row in rows], np.int64)
+        made["error"] = _objects([error for error in errors for _ in range(repeats)])
+        if "logprobs" in self._added:
+            made["logprobs"] = _objects([list(row.logprobs or ()) if row else [] for row in rows])
+        return made
+
+
+def _objects(values: list[Any]) -> NDArray[np.object_]:
+    """An array (n,) of Python objects, lists among them."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
