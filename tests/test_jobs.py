@@ -523,3 +523,27 @@ def test_memory_and_open_rows_do_not_grow_with_bad_rows(
     rows.insert(100, {"prompt": "a"})
     assert sum("error" in record for record in records(done(model, tmp_path, rows))) == 3000
     assert 1 < longest <= 64
+
+
+MEMORY = """
+import resource, sys
+from unrolled.runtime import GenerationConfig, load
+from unrolled.runtime.jobs import Job, run_job
+model, config = load(sys.argv[1], "numpy"), GenerationConfig(max_new_tokens=3)
+peaks = []
+for source in sys.argv[2:]:
+    run_job(model, Job(source, source + ".out"), config)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print((peaks[1] - peaks[0]) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted in other units elsewhere")
+def test_resident_memory_is_flat_over_a_hundred_thousand_rows(model_file: str, tmp_path: Path) -> None:
+    few, many = (write_input(tmp_path, prompts(1000) * times, f"{times}.jsonl") for times in (1, 100))
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, model_file, few, many], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 10  # MB; 1 was seen
+    assert Path(f"{many}.out").read_bytes().count(b"\n") == 100_000
