@@ -21,7 +21,7 @@ import pytest
 
 from unrolled.engine.checkpoint import save_checkpoint
 from unrolled.engine.contract import StepModel
-from unrolled.engine.errors import ConfigError, JobError
+from unrolled.engine.errors import ConfigError, JobError, UnknownTokenError
 from unrolled.runtime import GenerationConfig, generate, jobs
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.interrupts import Interrupts
@@ -109,6 +109,26 @@ def test_results_are_those_of_generate_in_the_order_of_the_rows(model: StepModel
         assert list(record) == ["id", "prompt", "text", "finish_reason", "tokens", "token_ids"]
     assert {record["finish_reason"] for record in got} == {"stop", "length"}
     assert not (tmp_path / "out.jsonl.job").exists()
+
+
+def test_logprobs_stand_in_the_lines_where_asked_for(model: StepModel, tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"prompt": "b", "logprobs": True}]
+    output = tmp_path / "out.jsonl"
+    run_job(model, Job(write_input(tmp_path, rows), str(output)), CONFIG)
+    wanted = generate(model, ["a", "b"], max_new_tokens=6, stop="b", seed=5, logprobs=True)
+    assert [record.get("logprobs") for record in records(output)] == [None, list(wanted[1].logprobs or ())]
+
+
+def test_settings_of_all_rows_that_do_not_fit_the_model_end_the_job(model: StepModel, tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"prompt": "a", "bad_words": ["Ω"]}]
+    output = tmp_path / "out.jsonl"
+    job = Job(write_input(tmp_path, rows), str(output))
+    with pytest.raises(UnknownTokenError, match="Ω"):
+        run_job(model, job, GenerationConfig(bad_words=("Ω",)))
+    assert not output.exists()
+    assert run_job(model, job, GenerationConfig(bad_words=("c",), max_new_tokens=9)).errors == 1
+    assert "c" not in records(output)[0]["text"]
+    assert "Ω" in records(output)[1]["error"]
 
 
 def test_several_texts_a_prompt_are_lines_of_their_own(model: StepModel, tmp_path: Path) -> None:
@@ -243,21 +263,21 @@ def interrupted(model: StepModel, folder: Path, rows: list[Any], at: int, **sett
 
 
 def test_a_job_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_path: Path) -> None:
-    rows = mixed(200)
+    rows = mixed(150)
     whole = done(model, tmp_path, rows).read_bytes()
-    output, job = interrupted(model, tmp_path, rows, 150)
+    output, job = interrupted(model, tmp_path, rows, 100)
     about = Path(f"{output}.job").read_bytes()
     kept = output.read_bytes()
     assert whole.startswith(kept)
-    assert kept.count(b"\n") == 150
+    assert kept.count(b"\n") == 100
     rng = random.Random(4)
-    for cut in (0, 1, *(rng.randrange(len(whole)) for _ in range(5)), len(whole) - 1, len(whole)):
+    for cut in (0, 1, *(rng.randrange(len(whole)) for _ in range(4)), len(whole) - 1, len(whole)):
         Path(f"{output}.job").write_bytes(about)
         output.write_bytes(whole[:cut])
         progress = run_job(model, job, CONFIG)
         assert output.read_bytes() == whole, cut
-        assert (progress.rows, progress.errors) == (204, 4)
-        assert progress.kept == (204 if cut == len(whole) else whole[:cut].count(b"\n") // 64 * 64)
+        assert (progress.rows, progress.errors) == (154, 4)
+        assert progress.kept == (154 if cut == len(whole) else whole[:cut].count(b"\n") // 64 * 64)
         assert not Path(f"{output}.job").exists()
 
 
@@ -271,10 +291,10 @@ def test_rows_that_see_who_was_there_before_still_make_the_same_file(
             yield replace(generation, text=f"{generation.text}{place}")
 
     monkeypatch.setattr(jobs, "write_rows", uneven)
-    rows = mixed(200)
+    rows = mixed(140)
     whole = done(model, tmp_path, rows).read_bytes()
     assert whole != done(model, tmp_path, rows, "other.jsonl", lanes=3).read_bytes()
-    for at in (3, 64, 131):
+    for at in (3, 100):
         output, job = interrupted(model, tmp_path, rows, at)
         run_job(model, job, CONFIG)
         assert output.read_bytes() == whole
@@ -462,7 +482,7 @@ def kill_often(model: StepModel, model_file: str, folder: Path, rows: int, kills
 
 
 def test_a_job_that_is_killed_goes_on_to_the_same_file(model: StepModel, model_file: str, tmp_path: Path) -> None:
-    assert kill_often(model, model_file, tmp_path, 400, 3, seed=6) >= 1
+    assert kill_often(model, model_file, tmp_path, 250, 3, seed=6) >= 1
 
 
 @pytest.mark.slow
