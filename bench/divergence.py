@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unrolled.engine.contract import StepModel
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.prompts import read_prompts
+from unrolled.runtime.rowwise import RowModel
 from unrolled.runtime.sampling import FILTERS, SamplingConfig
 
 BORDER = 1e-6  # the farthest from a border that rounding explains
@@ -62,7 +63,7 @@ def first_divergences(
         steps = different[part].argmax(axis=1)
         read = [np.concatenate([prompts[row], expected[row, :step]]) for row, step in zip(part, steps, strict=True)]
         pairs = np.stack([expected[part, steps], got[part, steps]], axis=1)
-        logits, _ = read_prompts(reference, read)
+        logits, _ = read_prompts(RowModel(reference), read)
         margins = border_margins(logits, pairs, uniforms(config.seed, indices[part], steps), config)
         found += [
             Divergence(int(indices[row]), int(step), int(pair[0]), int(pair[1]), margin)
