@@ -15,6 +15,7 @@ from unrolled.cli.bench import bench
 from unrolled.cli.compare import compare
 from unrolled.cli.console import err
 from unrolled.cli.demo import demo
+from unrolled.cli.encode import encode
 from unrolled.cli.evaluate import evaluate
 from unrolled.cli.export import export
 from unrolled.cli.generate import generate_text
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(encode)
 app.command("eval")(evaluate)
 app.command("generate")(generate_text)
 app.command()(score)

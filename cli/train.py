@@ -16,10 +16,11 @@ from unrolled.cli.progress import TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
-from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.corpus import ReadOptions
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
-from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.engine.encoded import open_corpus
+from unrolled.engine.errors import UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.initial import INITIALS, Initial
 from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, Decay, OptimizerConfig
@@ -217,7 +218,7 @@ def train(
             batching,
             batch,
             length,
-            _fractions(split),
+            options.fractions(split),
             lowercase,
             punctuation,
             vocab_size,
@@ -230,7 +231,7 @@ def train(
         Initial(init, init_scale, forget_bias),
     )
     check_start(output, overwrite, resume)
-    text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
+    text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
     run = prepare_run(
         text,
         experiment,
@@ -251,20 +252,13 @@ def train(
         raise typer.Exit(130)
 
 
-def _fractions(split: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in split.split(","))
-    except ValueError as error:
-        raise ConfigError(f"split: got {split!r}, needs three fractions, for instance 0.9,0.05,0.05") from error
-
-
 def _announce(console: Console, run: PreparedRun, output: Path) -> None:
     config, data = run.trainable.config, run.experiment.data
     validation = run.dataset.validation
     emphasis(
         console,
         (run.corpus.name, "bold"),
-        f": {len(run.corpus.text):,} characters, {config.vocab_size:,} {data.level} tokens; "
+        f": {run.corpus.characters:,} characters, {config.vocab_size:,} {data.level} tokens; "
         f"{run.dataset.train.tokens_per_epoch:,} to train on, "
         f"{validation.tokens_per_epoch if validation else 0:,} to validate on",
     )

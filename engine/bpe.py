@@ -23,11 +23,12 @@ from unrolled.engine.vocabulary import (
     EOS,
     SPECIALS,
     Streamer,
+    Text,
     Vocabulary,
     join_ids,
     lower,
+    pieces_of,
     smallest_unsigned,
-    split_pieces,
 )
 
 DEFAULT_SIZE = 2048  # of a vocabulary where nobody said
@@ -97,7 +98,8 @@ class BpeTokenizer(Vocabulary):
     level: ClassVar[str] = "bpe"
     settings: ClassVar[tuple[str, ...]] = ("lowercase", "vocab_size")
     _WORDS = re.compile(PATTERN)
-    _BOUNDARY = re.compile(f"(?<=[^{SPACE}])[{SPACE}]")  # where a word ends, whatever stands before and behind
+    # where a word ends, whatever stands before and behind
+    boundary: ClassVar[re.Pattern[str] | None] = re.compile(f"(?<=[^{SPACE}])[{SPACE}]")
 
     def __init__(
         self,
@@ -142,7 +144,7 @@ class BpeTokenizer(Vocabulary):
 
     @classmethod
     def fit(
-        cls, text: str, *, specials: Sequence[str] = (), lowercase: bool = False, vocab_size: int | None = None
+        cls, text: Text, *, specials: Sequence[str] = (), lowercase: bool = False, vocab_size: int | None = None
     ) -> BpeTokenizer:
         """The 256 bytes and the merges that shorten ``text`` most, ``vocab_size`` tokens in all (fewer in a short text).
 
@@ -157,7 +159,7 @@ class BpeTokenizer(Vocabulary):
                 f"vocab_size: {size} is too few; byte pairs need {len(first)} for the bytes and what marks records, "
                 "and one more for each pair that is joined"
             )
-        pieces = (_clean(piece, lowercase) for piece in split_pieces(text, cls._BOUNDARY))
+        pieces = (_clean(piece, lowercase) for piece in pieces_of(text, cls.boundary))
         merges = _learn(pieces, size - len(specials))
         vocabulary = list(dict.fromkeys([*first, *(left + right for left, right in merges)]))
         ids = {token: index for index, token in enumerate(vocabulary)}
@@ -179,10 +181,10 @@ class BpeTokenizer(Vocabulary):
                 ranks[j] = self._ranks.get((ids[j], ids[j + 1]), none)
         return tuple(ids)
 
-    def encode_pieces(self, text: str) -> Iterator[NDArray]:
+    def encode_pieces(self, text: Text) -> Iterator[NDArray]:
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
-        for piece in split_pieces(text, self._BOUNDARY):
+        for piece in pieces_of(text, self.boundary):
             if len(self._words) > CACHED_WORDS:
                 self._words.clear()
             words = self._WORDS.findall(_clean(piece, self.lowercase))

@@ -40,6 +40,10 @@ class Corpus:
             return tuple(line for line in self.content.split("\n") if line.strip())
         return self.content
 
+    @property
+    def characters(self) -> int:
+        return len(self.text)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the text in UTF-8, to tell corpora apart."""
@@ -167,6 +171,8 @@ def _name(source: str) -> str:
 
 def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
     name = _name(source)
+    if Path(source).suffix == ".tokens":
+        raise CorpusError(f"{name}: holds ids, which train reads, alone; here the text itself is needed")
     text = _decode(_bytes_of(source), name, options.encoding)
     if source == STDIN and options.field:
         reader: Reader = _read_jsonl

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from unrolled.engine.batches import BATCHINGS, DEFAULT_SPLIT, Batches, check_fractions, make_batches, split_corpus
+from numpy.typing import NDArray
+
+from unrolled.engine.batches import (
+    BATCHINGS,
+    DEFAULT_SPLIT,
+    Batches,
+    StreamBatches,
+    check_fractions,
+    make_batches,
+    split_corpus,
+)
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
-from unrolled.engine.text import BOS, EOS, LEVELS, Tokenizer
+from unrolled.engine.text import BOS, EOS, LEVELS, UNK, Tokenizer
+from unrolled.engine.vocabulary import Text
+
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class DataConfig:
         chosen = {name: value for name, value in asked.items() if value is not None}
         return {**chosen, "punctuation": True} if self.punctuation else chosen
 
-    def fit(self, text: str, specials: Sequence[str] = ()) -> Tokenizer:
+    def fit(self, text: Text, specials: Sequence[str] = ()) -> Tokenizer:
         """A vocabulary of ``text``, behind the special tokens."""
         return LEVELS[self.level].fit(text, specials=specials, **self._chosen())
 
@@ -108,6 +121,31 @@ def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig
     ):
         raise CorpusError(f"{corpus.name}: too little text for the train part (no word); add text or change the split")
     return config.fit(text, specials)
+
+
+def fit_text(name: str, text: Iterable[str], config: DataConfig) -> Tokenizer:
+    """A vocabulary of a text in pieces that cut no word in two, without tokens that mark records."""
+    tokenizer = config.fit(text)
+    if len(tokenizer.vocabulary) == 0 or tokenizer.vocabulary == (UNK,):
+        raise CorpusError(f"{name}: too little text for the train part (no word); add text or change the split")
+    return tokenizer
+
+
+def joined_batches(name: str, tokenizer: Tokenizer, parts: Sequence[NDArray], config: DataConfig) -> Dataset:
+    """A data set of the ids of three parts.
+
+    Raises:
+        CorpusError: a part that should exist is too short to hold a single prediction.
+    """
+    made: list[Batches | None] = []
+    for part, ids, fraction in zip(PARTS, parts, config.split, strict=True):
+        try:
+            made.append(StreamBatches(ids, config.batch_size, config.length) if fraction else None)
+        except CorpusError as error:
+            raise CorpusError(f"{name}: too little text for the {part} part ({error}); encode more text") from error
+    train, validation, test = made
+    assert train is not None  # check_fractions: the first fraction is above 0
+    return Dataset(tokenizer, train, validation, test)
 
 
 def prepare(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:

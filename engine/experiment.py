@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from unrolled.engine.averaging import Averaged
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig, Dataset, prepare
+from unrolled.engine.encoded import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.initial import Initial, begin
 from unrolled.engine.optim import FREE_OF_LIMITS, OptimizerConfig
@@ -55,10 +56,10 @@ class Experiment:
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or None for no clipping")
 
-    def record(self, corpus: Corpus) -> dict[str, Any]:
+    def record(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
         """What a checkpoint says about how it came about."""
         return {
-            "corpus": {"name": corpus.name, "characters": len(corpus.text), "sha256": corpus.digest},
+            "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
             "data": self.data.to_dict(),
             "initial": asdict(self.initial),
             "training": asdict(self.training),
@@ -76,7 +77,7 @@ class PreparedRun:
     """An experiment whose data is encoded and whose model is initialised."""
 
     experiment: Experiment
-    corpus: Corpus
+    corpus: Corpus | EncodedCorpus
     dataset: Dataset
     trainable: Trainable
 
@@ -102,13 +103,19 @@ def _from_scratch(
     return EngineTrainable(config, params, optimizer, clip_norm)
 
 
-def prepare_run(corpus: Corpus, experiment: Experiment, make: TrainableMaker = _from_scratch) -> PreparedRun:
+def prepare_run(
+    corpus: Corpus | EncodedCorpus, experiment: Experiment, make: TrainableMaker = _from_scratch
+) -> PreparedRun:
     """Encode the corpus and make the model, with initial weights from the experiment's seed.
 
     Args:
         make: makes the engine's Trainable; the NumPy reference if left out.
     """
-    dataset = prepare(corpus, experiment.data)
+    if isinstance(corpus, EncodedCorpus):
+        experiment = replace(experiment, data=corpus.settle(experiment.data))
+        dataset = corpus.prepare(experiment.data)
+    else:
+        dataset = prepare(corpus, experiment.data)
     config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
     params = begin(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)

@@ -8,12 +8,10 @@ from typing import Any
 from unrolled.engine.batches import BATCHINGS, Batches, make_batches
 from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import BUILTIN, Corpus
-from unrolled.engine.dataset import DataConfig, prepare
+from unrolled.engine.dataset import PARTS, DataConfig, prepare
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.jsontext import object_in
 from unrolled.engine.text import Tokenizer
-
-PARTS = ("train", "validation", "test")
 
 
 def batches_to_score(

@@ -26,10 +26,12 @@ from unrolled.engine.vocabulary import (
     UNK,
     UNKNOWN_POLICIES,
     Streamer,
+    Text,
     Tokenizer,
     Vocabulary,
     join_ids,
     lower,
+    pieces_of,
     smallest_unsigned,
     split_pieces,
 )
@@ -86,11 +88,11 @@ class CharTokenizer(Vocabulary):
 
     @classmethod
     def fit(
-        cls, text: str, *, specials: Sequence[str] = (), unknown: str = "error", lowercase: bool = False
+        cls, text: Text, *, specials: Sequence[str] = (), unknown: str = "error", lowercase: bool = False
     ) -> CharTokenizer:
         """Every code point of ``text``, in code-point order, behind the special tokens."""
         seen = np.zeros(sys.maxunicode + 1, np.bool_)
-        for piece in split_pieces(text):
+        for piece in pieces_of(text):
             seen[_code_points(lower(piece) if lowercase else piece)] = True
         wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
         return cls([*wanted, *map(chr, np.flatnonzero(seen))], unknown, lowercase)
@@ -98,10 +100,10 @@ class CharTokenizer(Vocabulary):
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "lowercase": self.lowercase}
 
-    def encode_pieces(self, text: str) -> Iterator[NDArray]:
+    def encode_pieces(self, text: Text) -> Iterator[NDArray]:
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
-        for piece in split_pieces(text):
+        for piece in pieces_of(text):
             piece = lower(piece) if self.lowercase else piece
             ids = self._table.take(_code_points(piece), mode="clip")  # above the largest known: the last entry
             missing = ids == self._missing
@@ -156,7 +158,7 @@ class WordTokenizer(Vocabulary):
     settings: ClassVar[tuple[str, ...]] = ("lowercase", "punctuation", "vocab_size", "unknown")
     _WORDS = re.compile(r"\w+(?:['’]\w+)*")
     _WORDS_AND_MARKS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-    _SPACE = re.compile(r"\s")
+    boundary: ClassVar[re.Pattern[str] | None] = re.compile(r"\s")
 
     def __init__(
         self,
@@ -172,7 +174,7 @@ class WordTokenizer(Vocabulary):
     @classmethod
     def fit(
         cls,
-        text: str,
+        text: Text,
         *,
         specials: Sequence[str] = (),
         unknown: str = "replace",
@@ -197,12 +199,12 @@ class WordTokenizer(Vocabulary):
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "lowercase": self.lowercase, "punctuation": self.punctuation}
 
-    def _word_pieces(self, text: str) -> Iterator[list[str]]:
+    def _word_pieces(self, text: Text) -> Iterator[list[str]]:
         pattern = self._WORDS_AND_MARKS if self.punctuation else self._WORDS
-        for piece in split_pieces(text, self._SPACE):
+        for piece in pieces_of(text, self.boundary):
             yield pattern.findall(lower(piece) if self.lowercase else piece)
 
-    def encode_pieces(self, text: str) -> Iterator[NDArray]:
+    def encode_pieces(self, text: Text) -> Iterator[NDArray]:
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         missing = len(self.vocabulary)

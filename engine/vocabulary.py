@@ -17,7 +17,11 @@ UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
 SPECIALS = (UNK, BOS, EOS)
 UNKNOWN_POLICIES = ("error", "replace", "skip")
 
+LONGEST_SEARCH = 1 << 12  # characters at the end of a piece that are searched for where to cut it
 PIECE_CHARS = 1 << 22  # text is tokenised in pieces of about this size, so that a large corpus is never held as tokens
+
+
+Text = str | Iterable[str]  # whole, or in pieces that cut no word in two
 
 
 class Tokenizer(Protocol):
@@ -25,6 +29,7 @@ class Tokenizer(Protocol):
 
     level: ClassVar[str]
     settings: ClassVar[tuple[str, ...]]  # of the data, that ``fit`` takes
+    boundary: ClassVar[re.Pattern[str] | None]  # where a text may be cut; None: anywhere
     vocabulary: tuple[str, ...]
     unknown: str
 
@@ -35,7 +40,7 @@ class Tokenizer(Protocol):
     @property
     def eos_id(self) -> int | None: ...
     def encode(self, text: str) -> NDArray[np.int64]: ...
-    def encode_pieces(self, text: str) -> Iterator[NDArray]: ...
+    def encode_pieces(self, text: Text) -> Iterator[NDArray]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
     def streamer(self) -> Streamer: ...
     def start_prompt(self) -> str: ...
@@ -85,11 +90,33 @@ def split_pieces(text: str, is_boundary: re.Pattern[str] | None = None) -> Itera
         start = end
 
 
+def pieces_of(text: Text, is_boundary: re.Pattern[str] | None = None) -> Iterator[str]:
+    """Pieces of a text, which may be in pieces already."""
+    return split_pieces(text, is_boundary) if isinstance(text, str) else iter(text)
+
+
+def whole_words(chunks: Iterable[str], is_boundary: re.Pattern[str] | None) -> Iterator[str]:
+    """Pieces that cut no word in two, of chunks of a text that may."""
+    rest = ""
+    for chunk in chunks:
+        rest += chunk
+        end = len(rest)
+        if is_boundary is not None:
+            near = is_boundary.finditer(rest, max(end - LONGEST_SEARCH, 0))
+            end = max((match.start() for match in near), default=0)
+        if end > 0:
+            yield rest[:end]
+        rest = rest[end:]
+    if rest:
+        yield rest
+
+
 class Vocabulary:
     """Ids of a vocabulary: shared by the tokenisers."""
 
     level: ClassVar[str]
     settings: ClassVar[tuple[str, ...]]
+    boundary: ClassVar[re.Pattern[str] | None] = None
 
     def __init__(self, vocabulary: Sequence[str], unknown: str = "error") -> None:
         self.vocabulary = tuple(vocabulary)

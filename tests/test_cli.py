@@ -344,6 +344,12 @@ def test_info_of_the_system() -> None:
         (("train", "{corpus}", "--steps", "0"), "steps: got 0"),
         (("train", "{corpus}", "--batching", "lines"), "batching: got 'lines'"),
         (("train", "{corpus}", "--level", "byte"), "level: got 'byte'"),
+        (("encode", "{corpus}", "-o", "ids.bin"), "ids.bin: needs a name that ends in .tokens"),
+        (("encode", "nothing.txt", "-o", "{run}/a.tokens"), "nothing.txt: cannot be read"),
+        (
+            ("encode", "{corpus}", "-o", "{run}/a.tokens", "--level", "bpe", "--unknown", "skip"),
+            "goes with level 'char'",
+        ),
         (("generate", "nothing"), "nothing: no such file or folder"),
         (("generate", "{run}", "-p", "ÄÖ"), "the vocabulary has no character 'Ä'"),
         (("generate", "{run}", "-p", ""), "has no token to start from"),
@@ -408,9 +414,36 @@ def test_debug_shows_where_an_error_came_from() -> None:
     assert "Traceback" in run("--debug", "generate", "nothing", code=1).stderr
 
 
+def test_a_token_file_trains_as_its_text_does(tmp_path: Path, corpus: Path) -> None:
+    file = str(tmp_path / "fox.tokens")
+    figures = run_json("encode", str(corpus), "-o", file, "--level", "word")
+    assert figures["characters"] == len(TEXT)
+    assert figures["tokens"] == sum(figures["parts"])
+    settings = ("--engine", "numpy", "--steps", "9", *SMALL)
+    losses = [
+        run_json("train", source, *settings, *level, "-o", str(tmp_path / f"run{place}"))["best"]["loss"]
+        for place, (source, level) in enumerate([(file, ()), (str(corpus), ("--level", "word"))])
+    ]
+    assert losses[0] == losses[1]
+    assert "fox.txt -> " in run("encode", str(corpus), "-o", file).stdout
+    assert "encoded with 'char'; encode it anew" in run("train", file, "--level", "word", code=2).stderr
+
+
 def test_help_of_every_verb_and_version() -> None:
     shown = run("--help").stdout
-    for verb in ("demo", "train", "eval", "generate", "score", "import", "export", "verify", "compare", "info"):
+    for verb in (
+        "demo",
+        "train",
+        "encode",
+        "eval",
+        "generate",
+        "score",
+        "import",
+        "export",
+        "verify",
+        "compare",
+        "info",
+    ):
         assert verb in shown
         assert "Usage" in run(verb, "--help").stdout
     assert run("--version").stdout.startswith("unrolled ")

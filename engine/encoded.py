@@ -1,0 +1,267 @@
+"""Token files: a corpus encoded once, in bounded memory, and mapped from the disk whenever it is trained on.
+
+A token file is a .safetensors file: one tensor ``ids`` of the smallest unsigned type, those of training, validation and test
+one after the other, and under ``unrolled`` in the metadata a JSON object: format_version, tokenizer, corpus (name, characters,
+sha256), data (the settings that decided the ids) and parts (how many ids each part has).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, groupby, pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine import vocabulary
+from unrolled.engine.checkpoint import KEY
+from unrolled.engine.corpus import READERS, STDIN, Corpus, ReadOptions, read_corpus
+from unrolled.engine.dataset import DataConfig, Dataset, fit_text, joined_batches
+from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
+from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.text import LEVELS, Tokenizer, smallest_unsigned, tokenizer_from_dict
+from unrolled.engine.vocabulary import whole_words
+
+SUFFIX = ".tokens"
+FORMAT_VERSION = 1
+SETTINGS = ("level", "split", "lowercase", "punctuation", "vocab_size", "unknown")  # that decide the ids
+DTYPES: dict[str, np.dtype] = {"U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4")}
+BLOCK = 1 << 22  # ids that are looked at together
+MOST_HEADER = 100_000_000  # bytes, as safetensors has it
+
+
+@dataclass(frozen=True)
+class EncodedCorpus:
+    """What a token file holds; ``ids`` (N,) are mapped, and read when they are needed."""
+
+    name: str
+    characters: int
+    digest: str
+    tokenizer: Tokenizer
+    ids: NDArray
+    parts: tuple[int, int, int]
+    data: dict[str, Any]
+
+    def settle(self, config: DataConfig) -> DataConfig:
+        """``config`` with the settings that decided the ids.
+
+        Raises:
+            ConfigError: it asks for something else.
+        """
+        given, usual = config.to_dict(), DataConfig().to_dict()
+        for name in SETTINGS:
+            if given[name] not in (usual[name], self.data[name]):
+                raise ConfigError(
+                    f"{name}: got {given[name]!r}, but {self.name} was encoded with {self.data[name]!r}; encode it anew"
+                )
+        if config.batching != "stream":
+            raise ConfigError(f"batching: a {SUFFIX} file is a stream; records are read from the text")
+        return replace(config, **{**self.data, "split": tuple(self.data["split"])})
+
+    def prepare(self, config: DataConfig) -> Dataset:
+        """The three parts in batches, without a copy of the ids."""
+        ends = np.cumsum(self.parts)
+        ids = [self.ids[end - size : end] for end, size in zip(ends, self.parts, strict=True)]
+        return joined_batches(self.name, self.tokenizer, ids, self.settle(config))
+
+
+def open_corpus(sources: Sequence[str | Path], options: ReadOptions) -> Corpus | EncodedCorpus:
+    """A token file, where one is named alone; else what ``read_corpus`` reads."""
+    if len(sources) == 1 and Path(sources[0]).suffix == SUFFIX:
+        if options != ReadOptions():
+            raise CorpusError(f"{sources[0]}: column, field and encoding go with text; a {SUFFIX} file holds ids")
+        return read_encoded(sources[0])
+    return read_corpus(sources, options)
+
+
+def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig, encoding: str = "utf-8") -> None:
+    """Write the token file of a text in one or several files.
+
+    The text is read piece by piece, two or three times over; memory does not grow with it.
+
+    Raises:
+        CorpusError: a file is missing, not in that encoding, no plain text, or holds too little.
+    """
+    names = [str(source) for source in sources]
+    if not names or any(name == STDIN or Path(name).suffix.lower() in READERS for name in names):
+        raise CorpusError(
+            f"encode: needs plain text files, which are read more than once; got {', '.join(names) or 'none'}"
+        )
+    if config.batching != "stream":
+        raise ConfigError("batching: encode writes a stream")
+    survey = _Survey()
+    chunks = survey.watch(_read(names, encoding))
+    if (first := next(chunks, None)) is None:
+        raise CorpusError(f"{', '.join(names)}: holds no text")
+    chunks = chain([first], chunks)
+    if config.level == "char":
+        tokenizer = fit_text(", ".join(names), chunks, config)
+    else:
+        for _ in chunks:
+            pass
+        head = (chunk for part, chunk in _cut(_read(names, encoding), survey.cuts(config)) if part == 0)
+        tokenizer = fit_text(", ".join(names), whole_words(head, LEVELS[config.level].boundary), config)
+    data = {name: value for name, value in config.to_dict().items() if name in SETTINGS}
+    described = {
+        "format_version": FORMAT_VERSION,
+        "corpus": {
+            "name": ", ".join(Path(name).name for name in names),
+            "characters": survey.characters,
+            "sha256": survey.digest,
+        },
+        "data": data,
+        "tokenizer": tokenizer.to_dict(),
+    }
+    with _replacing(output) as file:
+        _write(file, _cut(_read(names, encoding), survey.cuts(config)), tokenizer, described)
+
+
+class _Survey:
+    """How long a text is, and its digest, found while it passes."""
+
+    def __init__(self) -> None:
+        self.characters = 0
+        self._hash = hashlib.sha256()
+
+    def watch(self, chunks: Iterable[str]) -> Iterator[str]:
+        for chunk in chunks:
+            self.characters += len(chunk)
+            self._hash.update(chunk.encode("utf-8", "surrogatepass"))
+            yield chunk
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def cuts(self, config: DataConfig) -> tuple[int, int]:
+        """Where validation and test begin, as ``split_corpus`` has it."""
+        train, validation, _ = config.split
+        return round(self.characters * train), round(self.characters * (train + validation))
+
+
+def _read(names: Sequence[str], encoding: str) -> Iterator[str]:
+    """The text of the files, joined by line ends, in pieces."""
+    bom_aware = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    for place, name in enumerate(names):
+        if place > 0:
+            yield "\n"
+        try:
+            with open(name, encoding=bom_aware) as stream:
+                while chunk := stream.read(vocabulary.PIECE_CHARS):
+                    yield chunk
+        except LookupError as error:
+            raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error
+        except UnicodeError as error:
+            raise CorpusError(
+                f"{name}: is not {encoding} ({error}); name the file's encoding with --encoding"
+            ) from error
+        except OSError as error:
+            raise CorpusError(f"{name}: cannot be read ({error.strerror})") from error
+
+
+def _cut(chunks: Iterable[str], cuts: tuple[int, int]) -> Iterator[tuple[int, str]]:
+    """Pieces of text with the number of the part that each is of."""
+    start = 0
+    for chunk in chunks:
+        end = start + len(chunk)
+        borders = [start, *(cut for cut in cuts if start < cut < end), end]
+        for first, last in pairwise(borders):
+            yield sum(cut <= first for cut in cuts), chunk[first - start : last - start]
+        start = end
+
+
+def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokenizer, described: dict[str, Any]) -> None:
+    """Header and ids; how many there are is known at the end, so room is left for the header's numbers."""
+    dtype = smallest_unsigned(len(tokenizer.vocabulary))
+    room = len(_header(described, [2**62] * 3, dtype)) + 8
+    room += -room % 8
+    file.seek(8 + room)
+    parts = [0, 0, 0]
+    for part, group in groupby(pieces, key=lambda piece: piece[0]):
+        for ids in tokenizer.encode_pieces(whole_words((text for _, text in group), LEVELS[tokenizer.level].boundary)):
+            ids.tofile(file)
+            parts[part] += len(ids)
+    file.seek(0)
+    file.write(struct.pack("<Q", room) + _header(described, parts, dtype).ljust(room))
+
+
+def _header(described: dict[str, Any], parts: list[int], dtype: np.dtype) -> bytes:
+    N = sum(parts)
+    kind = next(name for name, known in DTYPES.items() if known.itemsize == dtype.itemsize)
+    ids = {"dtype": kind, "shape": [N], "data_offsets": [0, N * dtype.itemsize]}
+    return to_json({"__metadata__": {KEY: to_json({**described, "parts": parts})}, "ids": ids}).encode()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the name ``path`` when it is whole on the disk."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, a file name was expected")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            file.close()
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def read_encoded(path: str | Path) -> EncodedCorpus:
+    """Open a token file and check all of it.
+
+    Raises:
+        CorpusError: missing, damaged, of another kind or version.
+    """
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            (room,) = struct.unpack("<Q", file.read(8))
+            if not 0 < room <= min(MOST_HEADER, size - 8):
+                raise ModelFileError("no header that fits the file")
+            header = parse_json(file.read(room).decode(), "its header")
+        return _checked(Path(path), header, 8 + room, size)
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        raise CorpusError(f"{path}: not a readable {SUFFIX} file ({error})") from error
+
+
+def _checked(path: Path, header: dict[str, Any], start: int, size: int) -> EncodedCorpus:
+    described = parse_json(header["__metadata__"][KEY], "its metadata")
+    if described["format_version"] != FORMAT_VERSION:
+        raise ModelFileError(f"format {described['format_version']!r}; this release reads {FORMAT_VERSION}")
+    tokenizer = tokenizer_from_dict(described["tokenizer"])
+    dtype, V = DTYPES[header["ids"]["dtype"]], len(tokenizer.vocabulary)
+    parts, corpus, data = described["parts"], described["corpus"], described["data"]
+    if len(parts) != 3 or not all(type(n) is int and n >= 0 for n in parts) or dtype != smallest_unsigned(V):
+        raise ModelFileError("parts or type of its ids are damaged")
+    if size != start + sum(parts) * dtype.itemsize:
+        raise ModelFileError(f"{size} bytes, needs {start + sum(parts) * dtype.itemsize}")
+    if set(data) != set(SETTINGS) or not isinstance(corpus["characters"], int) or data["level"] != tokenizer.level:
+        raise ModelFileError("its settings are damaged")
+    DataConfig(**data)
+    with open(path, "rb") as file:  # through the mapping, all of the file would become resident
+        file.seek(start)
+        while len(block := np.fromfile(file, dtype, BLOCK)):
+            if block.max() >= V:
+                raise ModelFileError(f"id {block.max()} is outside the vocabulary of {V}")
+    ids: NDArray = np.zeros(0, dtype)
+    if sum(parts):
+        ids = np.memmap(path, dtype, "r", start, (sum(parts),))
+    first, second, third = parts
+    return EncodedCorpus(
+        str(corpus["name"]), corpus["characters"], str(corpus["sha256"]), tokenizer, ids, (first, second, third), data
+    )
