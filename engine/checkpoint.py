@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -67,10 +68,11 @@ def model_digest(config: ModelConfig, tokenizer: Tokenizer, params: Params) -> s
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, so that ``path`` holds either all of it or what it held before, whatever happens.
 
-    The temporary file lies in the same folder, is flushed to the disk and then takes the name.
+    It lies in the same folder, is flushed to the disk and then takes the name.
 
     Raises:
         ConfigError: ``path`` is a folder, or its folder cannot be made.
@@ -85,7 +87,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's files are the owner's alone
@@ -94,6 +96,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` as ``replacing`` does, with its errors."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -7,11 +7,9 @@ sha256), data (the settings that decided the ids) and parts (how many ids each p
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, pairwise
@@ -22,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine import vocabulary
-from unrolled.engine.checkpoint import KEY
+from unrolled.engine.checkpoint import KEY, replacing
 from unrolled.engine.corpus import READERS, STDIN, Corpus, ReadOptions, read_corpus
 from unrolled.engine.dataset import DataConfig, Dataset, fit_text, joined_batches
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
@@ -120,7 +118,7 @@ def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig
         "data": data,
         "tokenizer": tokenizer.to_dict(),
     }
-    with _replacing(output) as file:
+    with replacing(output) as file:
         _write(file, _cut(_read(names, encoding), survey.cuts(config)), tokenizer, described)
 
 
@@ -198,25 +196,6 @@ def _header(described: dict[str, Any], parts: list[int], dtype: np.dtype) -> byt
     kind = next(name for name, known in DTYPES.items() if known.itemsize == dtype.itemsize)
     ids = {"dtype": kind, "shape": [N], "data_offsets": [0, N * dtype.itemsize]}
     return to_json({"__metadata__": {KEY: to_json({**described, "parts": parts})}, "ids": ids}).encode()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the name ``path`` when it is whole on the disk."""
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, a file name was expected")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def read_encoded(path: str | Path) -> EncodedCorpus:
