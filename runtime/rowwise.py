@@ -103,6 +103,8 @@ def _numpy(model: StepModel) -> tuple[OneStep, Read]:
 
 
 def _numba(model: Any) -> tuple[OneStep, Read]:
+    if not hasattr(model, "read"):  # one in training, whose weights are not packed
+        return _whole(model)
     return lambda tokens, state: model.read(tokens[None], state), model.read
 
 
