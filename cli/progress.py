@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from unrolled.cli.console import warn
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent
 
@@ -84,3 +85,6 @@ class TrainingDisplay(Observer):
             self.console.print(
                 Text(f"         {text}", style="dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False
             )
+
+    def on_warning(self, message: str) -> None:
+        warn(self.console, message)

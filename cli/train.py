@@ -17,7 +17,7 @@ from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
 from unrolled.engine.corpus import ReadOptions
-from unrolled.engine.dataset import DataConfig
+from unrolled.engine.dataset import DataConfig, doubt
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
@@ -266,6 +266,8 @@ def _announce(console: Console, run: PreparedRun, output: Path) -> None:
         f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
         f"engine {run.trainable.engine}, batch {data.batch_size} × {data.length} -> {output}"
     )
+    if message := doubt(run.dataset):
+        warn(console, message)
 
 
 def _sampler(tokenizer: Tokenizer, seed: int) -> Callable[[Trainable], str]:

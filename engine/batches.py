@@ -188,7 +188,8 @@ def split_corpus(corpus: Corpus, batching: str, fractions: Sequence[float] = DEF
     """Cut a corpus into training, validation and test.
 
     A stream is cut in order (validation and test are its last parts, so neither overlaps what was trained on). Records are
-    shuffled by ``seed`` first, because lists are often sorted.
+    shuffled by ``seed`` first, because lists are often sorted; equal ones go where the first of them goes, so that none is
+    validated on that was trained on, unless there are too few different ones to fill a part.
     """
     check_choice("batching", batching, BATCHINGS)
     train, validation, _ = check_fractions(fractions)
@@ -197,7 +198,19 @@ def split_corpus(corpus: Corpus, batching: str, fractions: Sequence[float] = DEF
         order = np.random.default_rng(seed).permutation(len(content))
         content = tuple(content[i] for i in order)
     first, second = round(len(content) * train), round(len(content) * (train + validation))
+    if isinstance(content, tuple):
+        return _split_records(content, first, second)
     return Split(content[:first], content[first:second], content[second:])
+
+
+def _split_records(records: tuple[str, ...], first: int, second: int) -> Split:
+    """Cut at two places; a record that was there before goes to its first part, unless that would empty its own."""
+    parts: tuple[list[str], ...] = ([], [], [])
+    home: dict[str, int] = {}
+    for i, record in enumerate(records):
+        parts[home.setdefault(record, (i >= first) + (i >= second))].append(record)
+    cut = records[:first], records[first:second], records[second:]
+    return Split(*(tuple(part) or given for part, given in zip(parts, cut, strict=True)))
 
 
 def _collect(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArray:

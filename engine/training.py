@@ -164,6 +164,7 @@ class TrainingResult:
         return cls(**values)
 
 
+HIGH_LOSS, HIGH_STEPS = 3, 50  # times that of a guess, so many steps in a row
 NOT_RECORDED = ("losses", "state", "whole")
 
 
@@ -178,6 +179,9 @@ class Observer:
         """Every ``validate_every`` steps, behind the validation if there is one: the time to save."""
 
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None: ...
+
+    def on_warning(self, message: str) -> None:
+        """Something that people should know, and that does not stop the training."""
 
 
 def batches_from(data: Batches, seed: int, step: int) -> Iterator[Batch]:
@@ -260,6 +264,7 @@ class _Loop:
         self.trainable, self.data, self.validation = trainable, data, validation
         self.config, self.observers, self.clock = config, observers, clock
         self.result = TrainingResult(trainable.engine)
+        self.high = 0  # steps in a row whose loss is far above that of a guess
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
 
     def run(self, ctrl_c: _CtrlC) -> None:
@@ -331,6 +336,20 @@ class _Loop:
         )
         for observer in self.observers:
             observer.on_step(event)
+        self._watch(loss, norm, rate)
+
+    def _watch(self, loss: float, norm: float, rate: float) -> None:
+        """Say once that the loss has been far above that of a guess for a while: finite, and yet diverged."""
+        guess = math.log(self.trainable.config.vocab_size)
+        self.high = self.high + 1 if loss > HIGH_LOSS * guess else 0
+        if self.high == HIGH_STEPS:
+            message = (
+                f"step {self.result.steps}: for {HIGH_STEPS} steps the loss has been above {HIGH_LOSS} times that of a "
+                f"blind guess (now {loss:.4g}, a guess has {guess:.4g}; gradient norm {norm:.4g}): the training has "
+                f"probably diverged; try a lower learning rate (now {rate:.4g}) or stronger clipping"
+            )
+            for observer in self.observers:
+                observer.on_warning(message)
 
     def _interval(self, begin: float) -> None:
         if self.validation is not None:

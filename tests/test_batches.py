@@ -27,7 +27,7 @@ from unrolled.engine.batches import (
     split_corpus,
 )
 from unrolled.engine.corpus import Corpus, builtin_corpus
-from unrolled.engine.dataset import DataConfig, prepare
+from unrolled.engine.dataset import DataConfig, doubt, prepare
 from unrolled.engine.errors import ConfigError, CorpusError, UnknownTokenError
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, WordTokenizer
 
@@ -552,3 +552,44 @@ def test_one_hundred_megabytes(
     assert len(ids) == copies * len(expected)
     assert (np.asarray(ids).reshape(copies, -1) == expected).all()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_record_is_in_two_parts_even_where_a_list_repeats_itself(seed: int) -> None:
+    records = [f"name {number % 150}" for number in range(200)]
+    split = split_corpus(Corpus("names", "\n".join(records)), "records", (0.6, 0.2, 0.2), seed)
+    parts = [set(part) for part in split]
+    assert parts[0] | parts[1] | parts[2] == set(records)
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
+    assert sum(map(len, split)) == 200
+
+
+def test_a_validation_stream_begins_where_training_ends() -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(1000))  # no character twice, so that any overlap shows
+    data = prepare(Corpus("once", text), DataConfig(split=(0.7, 0.2, 0.1), batch_size=4, length=9))
+    seen = []
+    for part in (data.train, data.validation):
+        assert part is not None
+        seen.append({int(i) for b in part.epoch(None) for i in (*b.inputs.flat, *b.targets.flat)})
+    assert len(seen[0]) > 690
+    assert len(seen[1]) > 190
+    assert not seen[0] & seen[1]
+
+
+def test_a_small_validation_is_doubted() -> None:
+    def of(characters: int, batching: str = "stream") -> str | None:
+        text = (
+            ("abcdefghi\n" * characters)[:characters]
+            if batching == "stream"
+            else "\n".join(f"{n:09}" for n in range(characters // 10))
+        )
+        data = prepare(Corpus("c", text), DataConfig(split=(0.5, 0.5, 0.0), batching=batching))
+        return doubt(data)
+
+    assert of(3000) is None
+    assert "validation on 192 tokens says little: its loss has a standard error of about ±0.11" in str(of(400))
+    assert of(3000, "records") is None
+    assert "in 15 records" in str(of(300, "records"))
+    same = prepare(Corpus("c", "the same\n" * 300), DataConfig(split=(0.5, 0.5, 0.0), batching="records"))
+    assert "validation is on records that are trained on" in str(doubt(same))

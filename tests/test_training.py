@@ -299,6 +299,25 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_far_above_a_guess_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = models.config("rnn", 1)
+    told: list[str] = []
+
+    class Told(Observer):
+        def on_warning(self, message: str) -> None:
+            told.append(message)
+
+    guess = math.log(config.vocab_size)
+    for loss, expected in ((2.9 * guess, 0), (3.1 * guess, 1)):
+        trainable = engine("numpy", config)
+        found = StepResult(LossResult(28 * loss, 0, 28), 1.0, models.state(config, 4))
+        monkeypatch.setattr(trainable, "train_step", lambda *arguments, found=found: found)
+        train(trainable, stream(config), None, TrainingConfig(steps=120), [Told()])
+        assert len(told) == expected
+    assert "step 50: for 50 steps the loss has been above 3 times that of a blind guess" in told[0]
+    assert "try a lower learning rate" in told[0]
+
+
 def test_ctrl_c_ends_the_step_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     config = models.config("gru", 1)
     trainable = engine("numpy", config)
