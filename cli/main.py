@@ -60,6 +60,7 @@ OPTION_NAMES = {
     "clip_norm": "--clip",
     "clip_value": "--clip-value",
     "init_scale": "--init-scale",
+    "label_smoothing": "--label-smoothing",
     "forget_bias": "--forget-bias",
     "decay_after": "--decay-after",
     "decay_patience": "--decay-patience",

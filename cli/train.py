@@ -162,6 +162,10 @@ def train(
             rich_help_panel=OPTIMISATION,
         ),
     ] = None,
+    label_smoothing: Annotated[
+        float,
+        typer.Option(help="Share of the target's probability spread over all tokens.", rich_help_panel=OPTIMISATION),
+    ] = 0.0,
     clip_value: Annotated[
         float | None,
         typer.Option(
@@ -226,7 +230,15 @@ def train(
             seed,
         ),
         ModelSettings(cell, embed, hidden, layers, dropout, tie),
-        OptimizerConfig(optimizer, lr, weight_decay, momentum, clip_value=clip_value, sum_over_time=sum_over_time),
+        OptimizerConfig(
+            optimizer,
+            lr,
+            weight_decay,
+            momentum,
+            clip_value=clip_value,
+            sum_over_time=sum_over_time,
+            label_smoothing=label_smoothing,
+        ),
         clip or None,
         Initial(init, init_scale, forget_bias),
     )

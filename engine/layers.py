@@ -86,17 +86,18 @@ def first_layer_backward(
 
 
 def softmax_cross_entropy(
-    logits: NDArray, targets: NDArray, mask: NDArray, gradient: bool
+    logits: NDArray, targets: NDArray, mask: NDArray, gradient: bool, smoothing: float = 0.0
 ) -> tuple[LossResult, NDArray | None]:
     """Cross-entropy of softmax(logits) summed over the positions where ``mask`` is true.
 
-    loss = Σ (ln Σ_v e^{x_v} - x_target),   d loss / d x_v = p_v - [v = target]
+    loss = Σ (ln Σ_v e^{x_v} - (1 - s)·x_target - s·mean(x)),   d loss / d x_v = p_v - (1 - s)·[v = target] - s/V
 
     Args:
         logits: (T, B, V).
         targets: (T, B) token ids; not read where ``mask`` is false.
         mask: (T, B) bool.
         gradient: whether to return the gradient of the *mean* loss over the counted positions.
+        smoothing: s, the share of the target's probability that is spread evenly over all V tokens.
 
     Returns:
         Sums, accumulated in float64, and the gradient (T, B, V) in the logits' dtype, zero where ``mask`` is false.
@@ -107,6 +108,8 @@ def softmax_cross_entropy(
     safe_targets = np.where(mask, targets, 0)[..., None]
     picked = np.take_along_axis(shifted, safe_targets, axis=-1)
     losses = (np.log(total) - picked)[..., 0]  # (T, B)
+    if smoothing:
+        losses = losses + smoothing * (picked[..., 0] - shifted.mean(axis=-1))
     count = int(mask.sum())
     result = LossResult(
         loss=float(losses[mask].sum(dtype=np.float64)),
@@ -116,22 +119,31 @@ def softmax_cross_entropy(
     if not gradient:
         return result, None
     dlogits = exp / total
-    np.put_along_axis(dlogits, safe_targets, np.take_along_axis(dlogits, safe_targets, -1) - 1, -1)
+    np.put_along_axis(dlogits, safe_targets, np.take_along_axis(dlogits, safe_targets, -1) - (1 - smoothing), -1)
+    if smoothing:
+        dlogits -= dlogits.dtype.type(smoothing / logits.shape[-1])
     dlogits *= mask[..., None] / dlogits.dtype.type(max(count, 1))
     return result, dlogits
 
 
 def output_loss(
-    h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray, mask: NDArray, grads: tuple[NDArray, NDArray] | None
+    h: NDArray,
+    weight: NDArray,
+    bias: NDArray,
+    targets: NDArray,
+    mask: NDArray,
+    grads: tuple[NDArray, NDArray] | None,
+    smoothing: float = 0.0,
 ) -> tuple[LossResult, NDArray | None]:
     """Loss of the output layer on ``h`` (T, B, H), and its gradient (T, B, H) where gradients are asked for.
 
     Args:
         weight, bias: (V, H) and (V,).
-        targets, mask: as of ``softmax_cross_entropy``.
+        targets, mask, smoothing: as of ``softmax_cross_entropy``.
         grads: arrays to which the gradients of weight and bias are added; None: only the loss.
     """
-    loss, dlogits = softmax_cross_entropy(linear_forward(h, weight, bias), targets, mask, grads is not None)
+    logits = linear_forward(h, weight, bias)
+    loss, dlogits = softmax_cross_entropy(logits, targets, mask, grads is not None, smoothing)
     if grads is None or dlogits is None:
         return loss, None
     linear_backward_weight(dlogits, h, *grads)

@@ -169,12 +169,12 @@ class LanguageModel:
         return *layers_forward(self.backend, self.config, self.params, xg, state, between), x
 
     def _output_loss(
-        self, h: NDArray, batch: Batch, grads: Params | None
+        self, h: NDArray, batch: Batch, grads: Params | None, smoothing: float = 0.0
     ) -> tuple[LossResult, NDArray | None]:  # fmt: skip
         weight = output_weight_name(self.config)
         into = None if grads is None else (grads[weight], grads["output.bias"])
         return self.backend.layers.output_loss(
-            h, self.params[weight], self.params["output.bias"], batch.targets, batch.mask, into
+            h, self.params[weight], self.params["output.bias"], batch.targets, batch.mask, into, smoothing
         )  # fmt: skip
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
@@ -191,8 +191,12 @@ class LanguageModel:
         loss, _ = self._output_loss(h, batch, None)
         return loss, final
 
-    def gradients(self, batch: Batch, state: NDArray, masks: Masks | None = None) -> Gradients:
+    def gradients(
+        self, batch: Batch, state: NDArray, masks: Masks | None = None, smoothing: float = 0.0
+    ) -> Gradients:  # fmt: skip
         """Loss sums of a batch, gradients of the mean loss by name, and the state after it.
+
+        ``smoothing`` is that of ``softmax_cross_entropy``, and the loss is the smoothed one.
 
         Back-propagation through time stops at the batch's first step: the state that came in is a constant.
         """
@@ -202,7 +206,7 @@ class LanguageModel:
         between, outputs = (None, None) if masks is None else (masks.between, masks.outputs)
         flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
         grads = views(flat, shapes)
-        loss, dh = self._output_loss(h if outputs is None else h * outputs, batch, grads)
+        loss, dh = self._output_loss(h if outputs is None else h * outputs, batch, grads, smoothing)
         assert dh is not None  # asked for
         if outputs is not None:
             dh *= outputs

@@ -34,6 +34,8 @@ class OptimizerConfig:
         clip_value: the largest size of any one gradient, before they are clipped by norm; None: any.
         sum_over_time: the loss is summed over a row's steps and averaged over rows, instead of averaged over both, so
             that gradients are T times as large (W. Zaremba et al. 2014, whose learning rates and norms are for it).
+        label_smoothing: share of the target's probability that is spread over the whole vocabulary in training (C. Szegedy
+            et al., "Rethinking the Inception Architecture for Computer Vision", 2016).
     """
 
     name: str = "adam"
@@ -46,6 +48,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     clip_value: float | None = None
     sum_over_time: bool = False
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.name, OPTIMIZERS)
@@ -53,7 +56,7 @@ class OptimizerConfig:
             raise ConfigError(f"learning_rate: got {self.learning_rate}, needs a number above 0")
         if self.momentum and self.name != "sgd":
             raise ConfigError(f"momentum: got {self.momentum}, which goes with sgd; {self.name} takes none")
-        for field in ("momentum", "beta1", "beta2", "alpha"):
+        for field in ("momentum", "beta1", "beta2", "alpha", "label_smoothing"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"{field}: got {getattr(self, field)}, needs a number from 0 up to, not including, 1")
         if not 0 <= self.decay < math.inf:

@@ -107,7 +107,8 @@ class EngineTrainable(LanguageModel):
         self.learning_rate = optimizer.base_rate
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
-        result, config = self.gradients(batch, state, masks), self.optimizer.config
+        config = self.optimizer.config
+        result = self.gradients(batch, state, masks, config.label_smoothing)
         factor = gradient_factor(config, result.loss.tokens, batch.inputs.shape[1])
         if config.clip_value is not None:
             limit = config.clip_value / max(factor, 1e-30)  # before the factor, which the update applies

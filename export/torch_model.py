@@ -210,7 +210,9 @@ class TorchTrainable:
         self.rule, self.learning_rate = optimizer, optimizer.base_rate
         self.optimizer = TORCH_OPTIMIZERS[optimizer.name](optimizer, list(self.model.parameters()))
 
-    def _loss(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[Tensor, LossResult, NDArray]:
+    def _loss(
+        self, batch: Batch, state: NDArray, masks: Masks | None, smoothing: float = 0.0
+    ) -> tuple[Tensor, LossResult, NDArray]:
         check_step(self.config, batch.inputs, state, self.dtype)
         tokens, state_in = as_tensor(batch.inputs), as_tensor(state)
         if masks is None:
@@ -230,7 +232,7 @@ class TorchTrainable:
             logits, targets = logits[counted], torch.from_numpy(batch.targets)[counted]
         count = len(targets)
         # the mean over no token at all is 0, with zero gradients, as in the other engines
-        mean = F.cross_entropy(logits, targets, reduction="sum") / max(count, 1)
+        mean = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing) / max(count, 1)
         correct = int((logits.detach().argmax(-1) == targets).sum())
         return mean, LossResult(float(mean.detach()) * count, correct, count), final.detach().numpy()
 
@@ -238,7 +240,7 @@ class TorchTrainable:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
-        mean, result, final = self._loss(batch, state, masks)
+        mean, result, final = self._loss(batch, state, masks, self.rule.label_smoothing)
         (mean * gradient_factor(self.rule, result.tokens, batch.inputs.shape[1])).backward()
         if self.rule.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.rule.clip_value)

@@ -97,6 +97,25 @@ def test_gradients_under_every_kind_of_dropout(cell: str, variant: str) -> None:
             assert_close(grads[name], value, "autograd", what=f"{engine} {name}")
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_gradients_of_smoothed_labels_match_differences(backend: str) -> None:
+    config = models.config("lstm", 1)
+    model = LanguageModel(config, models.params(config), backend)
+    batch, state = models.batch(config), models.state(config)
+    got = model.gradients(batch, state, smoothing=0.3)
+
+    def loss() -> float:
+        """The definition: the cross-entropy with a target that is spread out."""
+        logits, _ = model.step(batch.inputs, state)
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        target = 0.7 * np.eye(models.V)[batch.targets] + 0.3 / models.V
+        return float(-(target * log_p).sum(-1)[batch.mask].mean())
+
+    assert got.loss.loss / got.loss.tokens == pytest.approx(loss(), rel=1e-9)
+    for name in ("output.weight", "output.bias", "rnn.weight_hh_l0"):
+        assert_close(got.params[name], differences(loss, model.params[name]), "difference", what=name)
+
+
 def test_masks_keep_their_share_and_their_mean() -> None:
     config = models.config("gru", 3, dropout=0.25)
     masks = dropout_masks(config, 40, 50, np.random.default_rng(0), np.float32, Dropout(0.1, 0.6))

@@ -95,6 +95,20 @@ def test_dropout_everywhere_has_one_loss_curve_on_all_engines(dropout: Dropout) 
         assert_close(np.array(plain), np.array(curves["numpy"]), "curve")
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_smoothed_labels_have_one_loss_curve_on_all_engines(dtype: type) -> None:
+    config, rule = models.config("lstm", 1), OptimizerConfig("adam", 0.01, label_smoothing=0.2)
+    curves = {
+        name: train(engine(name, config, rule, dtype), stream(config), None, TrainingConfig(steps=20)).losses
+        for name in TRAINABLES
+    }
+    plain = train(engine("numpy", config), stream(config), None, TrainingConfig(steps=20)).losses
+    for name, losses in curves.items():
+        assert_close(np.array(losses, dtype), np.array(curves["numpy"], dtype), "curve", what=name)
+    with pytest.raises(AssertionError):
+        assert_close(np.array(plain), np.array(curves["numpy"]), "curve")
+
+
 @pytest.mark.parametrize("name", TRAINABLES)
 def test_float32_training_stays_on_the_float64_curve(name: str) -> None:
     config = models.config("lstm", 2)
@@ -391,6 +405,7 @@ def test_bad_training_settings_are_named(settings: dict[str, object], message: s
         ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd"),
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
         ({"eps": 0.0}, "eps: got 0.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing: got 1.0"),
         ({"clip_value": 0.0}, "clip_value: got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate: got nan"),
     ],

@@ -227,12 +227,12 @@ LOGITS_BYTES = 1 << 24  # of the positions whose logits are in memory at one tim
 @compiled_parallel
 def _output_rows(
     h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray, losses: NDArray,
-    hits: NDArray, dlogits: NDArray, dh: NDArray, count: int, parts: int,
+    hits: NDArray, dlogits: NDArray, dh: NDArray, count: int, smoothing: float, parts: int,
 ) -> None:  # fmt: skip
     """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H)."""
     (N, H), V, width = h.shape, bias.shape[0], dlogits.shape[1]
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
-    one = h.dtype.type(1)
+    spread, rest = h.dtype.type(smoothing / (V * count)), h.dtype.type((1 - smoothing) / count)
     for part in prange(parts):
         first, last = part * N // parts, (part + 1) * N // parts
         p = np.empty(V, h.dtype)
@@ -252,11 +252,14 @@ def _output_rows(
                 losses[n], hits[n] = 0, False
                 row = dlogits[n, :V]
                 if mask[n]:
+                    target = row[targets[n]]
                     losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
+                    if smoothing > 0:
+                        losses[n] += smoothing * (target - _total(row) / V)
                     scale = h.dtype.type(1.0 / (total * count))
                     for v in range(V):
-                        row[v] = p[v] * scale
-                    row[targets[n]] -= one / h.dtype.type(count)
+                        row[v] = p[v] * scale - spread
+                    row[targets[n]] -= rest
                 else:
                     row[:] = 0
             if dh.shape[0] > 0:
@@ -272,6 +275,7 @@ def output_loss(
     targets: NDArray,
     mask: NDArray,
     grads: tuple[NDArray, NDArray] | None,
+    smoothing: float = 0.0,
     bf16: bool = False,
 ) -> tuple[LossResult, NDArray | None]:
     """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
@@ -290,7 +294,7 @@ def output_loss(
         some = dlogits[: part.stop - n]
         _output_rows(
             rows[part], panels, bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part], some, dh[part],
-            max(count, 1), get_num_threads(),
+            max(count, 1), smoothing, get_num_threads(),
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16)
