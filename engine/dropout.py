@@ -30,6 +30,10 @@ class Dropout:
     outputs: float = 0.0
     variational: bool = False
 
+    def drops(self, config: ModelConfig) -> bool:
+        """Whether anything of the model is left out."""
+        return bool(config.dropout or self.inputs or self.outputs)
+
     def __post_init__(self) -> None:
         for name, value in (("input_dropout", self.inputs), ("output_dropout", self.outputs)):
             if not 0 <= value < 1:
@@ -60,7 +64,7 @@ def dropout_masks(
     Source: N. Srivastava et al., "Dropout" (2014), in the form that needs no rescaling later; never on the recurrent
     connections, as W. Zaremba et al., "Recurrent Neural Network Regularization" (2014).
     """
-    if not (config.dropout or dropout.inputs or dropout.outputs):
+    if not dropout.drops(config):
         return None
     T = 1 if dropout.variational else T
     E, H = config.embedding_size, config.hidden_size

@@ -306,9 +306,11 @@ class _Loop:
         T, B = batch.inputs.shape
         if state is None or not batch.carry or self.config.reset:
             state = zero_state(model, B, dtype)
-        # a generator a step: what is dropped depends on seed and step alone
-        rng = np.random.default_rng((self.config.seed, 2, self.result.steps))
-        masks = dropout_masks(model, T, B, rng, dtype, self.config.dropout)
+        masks = None
+        if self.config.dropout.drops(model):
+            # a generator a step: what is dropped depends on seed and step alone
+            rng = np.random.default_rng((self.config.seed, 2, self.result.steps))
+            masks = dropout_masks(model, T, B, rng, dtype, self.config.dropout)
         outcome = self.trainable.train_step(batch, state, rate, masks)
         self.result.state = outcome.state
         return outcome
