@@ -17,7 +17,7 @@ from unrolled.cli.console import err, print_json, rate
 from unrolled.cli.progress import clock
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError
-from unrolled.runtime.generate import GenerationConfig
+from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.jobs import Job, Progress, run_job
 from unrolled.runtime.prompt_files import ENDINGS, PROMPT_FORMATS
 from unrolled.runtime.result_files import STDOUT

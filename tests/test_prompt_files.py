@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ConfigError, PromptFileError
-from unrolled.runtime.generate import GenerationConfig
+from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.prompt_files import BadRow, PromptFile, PromptRow, Row
 from unrolled.runtime.row_settings import make_config, parse_cell, row_config
 
