@@ -9,8 +9,8 @@ from typing import Any
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.context import Context, more_tokens
 from unrolled.runtime.lanes import write_rows
-from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
 
 
@@ -25,8 +25,26 @@ def check_prompts(prompts: Sequence[str]) -> None:
             raise ConfigError(f"prompts: got {prompt!r} at {place}, needs texts")
 
 
+def check_config(config: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
+    """A config from one or from settings by name; ConfigError for both, or a name that is not known."""
+    if config is not None and settings:
+        raise ConfigError("give a GenerationConfig or settings by name, not both")
+    if unknown := sorted(set(settings) - {field.name for field in fields(GenerationConfig)}):
+        known = ", ".join(field.name for field in fields(GenerationConfig))
+        raise ConfigError(f"generate: no setting {', '.join(unknown)}; there are {known}")
+    config = config or GenerationConfig(**settings)
+    if not isinstance(config, GenerationConfig):
+        raise ConfigError(f"config: got a {type(config).__name__}, needs a GenerationConfig")
+    return config
+
+
 def generate(
-    model: StepModel, prompts: Sequence[str], config: GenerationConfig | None = None, **settings: Any
+    model: StepModel,
+    prompts: Sequence[str],
+    config: GenerationConfig | None = None,
+    *,
+    context: Context | None = None,
+    **settings: Any,
 ) -> list[Generation]:
     """Write texts behind ``prompts``.
 
@@ -36,28 +54,22 @@ def generate(
         model: from ``load``, or any StepModel.
         prompts: one or more texts, of any lengths.
         config: settings; or give them by name, for instance ``temperature=0.8``.
+        context: from ``read``: where every prompt goes on from; prompts may then be empty.
 
     Returns:
         ``num_return_sequences`` generations for each prompt, in order.
 
     Raises:
-        ConfigError: a setting is out of its range, or there is no prompt.
+        ConfigError: a setting is out of its range, there is no prompt, or the context is of another model.
         UnknownTokenError: a prompt or a setting holds what the vocabulary has not.
         NothingLeftError: the settings leave no token for the rows of these indices.
     """
-    if config is not None and settings:
-        raise ConfigError("give a GenerationConfig or settings by name, not both")
-    if unknown := sorted(set(settings) - {field.name for field in fields(GenerationConfig)}):
-        known = ", ".join(field.name for field in fields(GenerationConfig))
-        raise ConfigError(f"generate: no setting {', '.join(unknown)}; there are {known}")
-    config = config or GenerationConfig(**settings)
-    if not isinstance(config, GenerationConfig):
-        raise ConfigError(f"config: got a {type(config).__name__}, needs a GenerationConfig")
+    config = check_config(config, settings)
     check_prompts(prompts)
     repeats, config = config.num_return_sequences, resolve(model, config)
-    encoded = [prompt_tokens(model.tokenizer, prompt) for prompt in prompts]
+    encoded = [more_tokens(model, prompt, context) for prompt in prompts]
     requests = (
-        Request(prompt, tokens, place * repeats + copy, config)
+        Request(prompt, tokens, place * repeats + copy, config, context)
         for place, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True))
         for copy in range(repeats)
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unrolled.engine.contract import DecodingModel, Draws, StepModel, WritingModel, pad_prompts, zero_state
 from unrolled.engine.errors import NothingLeftError
 from unrolled.runtime.filters import History
+from unrolled.runtime.one_lane import OneLane
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.prompts import read_prompts
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, Row
@@ -29,8 +30,8 @@ class Lanes(Protocol):
 
     rows: list[Row]
 
-    def advance(self, chunk: int) -> None:
-        """Write 1 … ``chunk`` tokens more in every row."""
+    def advance(self, chunk: int) -> bool:
+        """Write 1 … ``chunk`` tokens more in every row; whether one of them is over now."""
         ...
 
     def replace(self, going: NDArray[np.bool_], rows: list[Row], read: Any) -> None:
@@ -81,8 +82,13 @@ def _indices(rows: list[Row]) -> NDArray[np.int64]:
 
 
 def _written(rows: list[Row]) -> NDArray[np.int64]:
-    """How many tokens each row has: which of its draws is the next."""
+    """How many tokens each row has."""
     return np.array([len(row.tokens) for row in rows], np.int64)
+
+
+def _draw_of(rows: list[Row]) -> NDArray[np.int64]:
+    """Which draw of its index each row's next token is."""
+    return np.array([row.first_draw + len(row.tokens) for row in rows], np.int64)
 
 
 DRAWN = ("do_sample", "temperature", "top_k", "top_p", "seed")  # settings that go into Draws
@@ -141,10 +147,10 @@ class StepLanes:
     def _uniforms(self, rows: list[Row], steps: int) -> NDArray[np.float64]:
         """Of the next steps of these rows, (steps, n)."""
         u = np.zeros((steps, len(rows)))
-        indices, written = _indices(rows), _written(rows)
+        indices, draws = _indices(rows), _draw_of(rows)
         for rules, some in _Rules(rows).groups():
             if rules.do_sample:
-                u[:, some] = uniforms(rules.seed, indices[some], written[some] + np.arange(steps)[:, None])
+                u[:, some] = uniforms(rules.seed, indices[some], draws[some] + np.arange(steps)[:, None])
         return u
 
     def _choose(self) -> NDArray[np.int64]:
@@ -176,7 +182,7 @@ class StepLanes:
             if self.rows[b].reason is None:
                 self.rows[b].logprobs.append(value)
 
-    def advance(self, chunk: int) -> None:
+    def advance(self, chunk: int) -> bool:
         self._step()
         if self._phase == self.BLOCK:
             self._u = self._uniforms(self.rows, self.BLOCK)
@@ -195,6 +201,7 @@ class StepLanes:
                 self.rows[b].extend(self._drawn[self._since[b] : self._phase, b].tolist())
         self._since[told] = self._phase
         self._tokens = tokens
+        return any(row.reason is not None for row in self.rows)
 
 
 class DecodeLanes:
@@ -216,12 +223,13 @@ class DecodeLanes:
             self._columns = [rules.column(name) for name in DRAWN]
             self._indices = _indices(self.rows)
 
-    def advance(self, chunk: int) -> None:
+    def advance(self, chunk: int) -> bool:
         steps = min(chunk, max(row.left for row in self.rows))
-        draws = Draws(steps, _written(self.rows), self._indices, *self._columns)
+        draws = Draws(steps, _draw_of(self.rows), self._indices, *self._columns)
         tokens, self._logits, self._state = self.model.decode(self._logits, self._state, draws)
         for row, written in zip(self.rows, tokens.T.tolist(), strict=True):
             row.extend(written)
+        return any(row.reason is not None for row in self.rows)
 
 
 class WholeLanes:
@@ -236,12 +244,15 @@ class WholeLanes:
     def replace(self, going: NDArray[np.bool_], rows: list[Row], read: Any) -> None:
         n = len(rows)
         state = zero_state(self.model.config, n) if n else self._state[:, :, :0]
+        for place, row in enumerate(rows):
+            if row.request.context is not None:
+                state[:, :, place] = row.request.context.state
         nexts = dict(zip(map(id, self.rows), self._next, strict=True))
         self.rows = _replace_rows(self.rows, going, rows)
         self._next = [nexts.get(id(row), row.request.tokens) for row in self.rows]
         self._state = _replace(self._state, going, state, 2)
 
-    def advance(self, chunk: int) -> None:
+    def advance(self, chunk: int) -> bool:
         steps = min(chunk, max(row.left for row in self.rows))
         for rules, some in _Rules(self.rows).groups():
             # rows that read a prompt apart from those that go on: nothing is padded for those
@@ -249,10 +260,11 @@ class WholeLanes:
             for part in (some[reading], some[~reading]):
                 if len(part):
                     self._write(part, rules, steps)
+        return any(row.reason is not None for row in self.rows)
 
     def _write(self, part: NDArray[np.intp], rules: SamplingConfig, steps: int) -> None:
         rows = [self.rows[b] for b in part]
-        draws = Draws(steps, _written(rows), _indices(rows), *(getattr(rules, name) for name in DRAWN))
+        draws = Draws(steps, _draw_of(rows), _indices(rows), *(getattr(rules, name) for name in DRAWN))
         tokens, lengths = pad_prompts([self._next[b] for b in part])
         written, moved = self.model.write(tokens, lengths, np.ascontiguousarray(self._state[:, :, part]), draws)
         self._state[:, :, part] = moved
@@ -268,9 +280,19 @@ class Writer:
         model: any StepModel.
         requests: read as lanes become free, a bounded number ahead of what is given back.
         lanes: the most rows that are written side by side; does not change what they say.
+        last_chunk: tokens that a model draws by itself before its rows are looked at, when none waits for a lane.
+        watched: whether somebody looks at the rows between two steps.
     """
 
-    def __init__(self, model: StepModel, requests: Iterable[Request], lanes: int) -> None:
+    def __init__(
+        self,
+        model: StepModel,
+        requests: Iterable[Request],
+        lanes: int,
+        last_chunk: int = LAST_CHUNK,
+        watched: bool = False,
+    ) -> None:
+        self._last_chunk, self._watched = last_chunk, watched
         check_whole("lanes", lanes, 1)
         self._model, self._lanes_most = model, lanes
         self._requests: Iterator[Request] | None = iter(requests)
@@ -280,6 +302,7 @@ class Writer:
         self._ready: list[Row] = []  # read, and waiting for a lane
         self._read: Any = None  # their logits (n, V) and states (S, L, n, H)
         self._begun: deque[Row] = deque()  # in order, until they are given back
+        self._over = True  # whether a row is, so that its lane is free
 
     def _ask(self) -> None:
         """Read the prompts of as many rows as there are lanes."""
@@ -289,11 +312,12 @@ class Writer:
         asked = list(itertools.islice(self._requests, room))
         if len(asked) < room:
             self._requests = None
-        self._ready = [Row(self._model.tokenizer, request) for request in asked]
+        self._ready = [Row(self._model.tokenizer, request, self._watched) for request in asked]
         self._begun.extend(self._ready)
         # a model that writes by itself reads plain rows' prompts too
         if self._ready and (self._reads or not all(row.config.plain for row in self._ready)):
-            self._read = read_prompts(self._rows_model, [request.tokens for request in asked])
+            states = [None if request.context is None else request.context.state for request in asked]
+            self._read = read_prompts(self._rows_model, [request.tokens for request in asked], states)
         else:
             self._read = None
 
@@ -303,6 +327,9 @@ class Writer:
             return WholeLanes(model)
         if plain and hasattr(model, "decode"):
             return DecodeLanes(model)
+        alone = self._lanes_most == 1 or (self._requests is None and len(self._begun) == 1)
+        if plain and alone and getattr(model, "form", None) == "step":
+            return OneLane(model)
         return StepLanes(self._rows_model, self._model.tokenizer.eos_id)
 
     def _next(self, free: int) -> list[Row]:
@@ -331,12 +358,19 @@ class Writer:
 
     def advance(self) -> bool:
         """Write some tokens more; False: all rows are over."""
-        self._fill()
+        if self._over:
+            self._fill()
         busy = [lanes for lanes in self._lanes.values() if lanes.rows]
         waiting = self._ready or self._requests is not None
-        for lanes in busy:
-            lanes.advance(CHUNK if waiting else LAST_CHUNK)
+        chunk = CHUNK if waiting and self._lanes_most > 1 else self._last_chunk
+        over = [lanes.advance(chunk) for lanes in busy]
+        self._over = any(over)
         return bool(busy)
+
+    @property
+    def oldest(self) -> Row:
+        """The row whose result comes next; there is one after an ``advance`` that says so."""
+        return self._begun[0]
 
     def results(self) -> Iterator[Generation]:
         """What is over, in the order of the requests."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Draws, StepModel, check_moved, check_step
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
@@ -55,10 +56,49 @@ class OnnxModel:
         check_step(self.config, tokens, state)
         return self._step(tokens, {"tokens": tokens, "state": state})
 
+    def bind(self, rows: int) -> BoundStep:
+        """Steps with next to no work around them, for one text; of the step form only."""
+        return BoundStep(self._session, self.config, rows)
+
     def _step(self, tokens: NDArray[np.int64], inputs: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
         logits, moved = self._run(["logits", "next_state"], inputs)
         check_moved(self.config, tokens, logits, moved)
         return logits, moved
+
+
+class BoundStep:
+    """Steps of a fixed number of rows, of which the first counts, on arrays that are bound to the session once.
+
+    Each of two states is read in one step and written in the next. The arrays live as long as this object; nothing of it
+    may be used by two threads.
+    """
+
+    def __init__(self, session: Any, config: ModelConfig, rows: int) -> None:
+        self._session = session
+        self._tokens = np.zeros((1, rows), np.int64)
+        self._logits = np.empty((1, rows, config.vocab_size), np.float32)
+        self._states = [np.zeros(config.state_shape(rows), np.float32) for _ in range(2)]
+        self._bindings = [self._bind(*self._states), self._bind(*self._states[::-1])]
+        self._now = 0
+
+    def _bind(self, state: NDArray, moved: NDArray) -> Any:
+        binding = self._session.io_binding()
+        for name, array in (("tokens", self._tokens), ("state", state)):
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in (("logits", self._logits), ("next_state", moved)):
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        return binding
+
+    def begin(self, state: NDArray) -> None:
+        """Go on from a state (S, L, 1, H)."""
+        self._states[self._now][:] = state
+
+    def step(self, token: int) -> NDArray:
+        """Logits (V,) behind the token; they are written over by the next step."""
+        self._tokens[0, 0] = token
+        self._session.run_with_iobinding(self._bindings[self._now])
+        self._now = 1 - self._now
+        return self._logits[0, 0]
 
 
 def _settings(temperature: float, top_k: int, top_p: float, end_token: int | None) -> dict[str, NDArray]:

@@ -44,7 +44,7 @@ def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
 
 
 def read_prompts(
-    model: RowModel, prompts: Sequence[NDArray[np.int64]], state: NDArray | None = None
+    model: RowModel, prompts: Sequence[NDArray[np.int64]], states: Sequence[NDArray | None] | None = None
 ) -> tuple[NDArray, NDArray]:
     """Read prompts of different lengths: logits (B, V) behind the last token of each, and states (S, L, B, H).
 
@@ -52,21 +52,21 @@ def read_prompts(
     leaves its neighbour, one row is read for all that are alike so far; no row sees padding.
 
     Args:
-        state: (S, L, B, H) where each prompt begins; then nothing is shared. Zeros if left out.
+        states: (S, L, H), where each prompt begins; None: zeros. What is to be shared must be the same object.
     """
     B = len(prompts)
-    order = sorted(range(B), key=lambda row: prompts[row].tolist())
+    begins = [None] * B if states is None else states
+    order = sorted(range(B), key=lambda row: (id(begins[row]), prompts[row].tolist()))
     lengths = np.array([len(prompts[row]) for row in order])
     # what each has in common with the one before it; the first with none
     common = np.zeros(B, np.int64)
-    if state is None:
-        common[1:] = [_shared(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]
-        states = zero_state(model.config, B)
-    else:
-        states = np.ascontiguousarray(state[:, :, order])
+    common[1:] = [_shared(prompts[a], prompts[b]) * (begins[a] is begins[b]) for a, b in itertools.pairwise(order)]
+    moved = zero_state(model.config, B)
     tokens = np.zeros((lengths.max(), B), np.int64)
     for column, row in enumerate(order):
         tokens[: lengths[column], column] = prompts[row]
+        if (begun := begins[row]) is not None:
+            moved[:, :, column] = begun
     logits = np.empty((B, model.config.vocab_size), np.float32)
     begin = 0
     for end in np.union1d(lengths, common[common > 0]):
@@ -75,11 +75,11 @@ def read_prompts(
         leads = np.minimum.reduceat(common[: going[-1] + 1], np.append(0, going[:-1] + 1)) < end
         leads[0] = True
         first = going[leads]
-        read, moved = model.read(
-            np.ascontiguousarray(tokens[begin:end, first]), np.ascontiguousarray(states[:, :, first])
+        read, after = model.read(
+            np.ascontiguousarray(tokens[begin:end, first]), np.ascontiguousarray(moved[:, :, first])
         )
         branch = np.cumsum(leads) - 1
-        logits[going], states[:, :, going] = read[branch], moved[:, :, branch]
+        logits[going], moved[:, :, going] = read[branch], after[:, :, branch]
         begin = end
     back = np.argsort(order)
-    return logits[back], np.ascontiguousarray(states[:, :, back])
+    return logits[back], np.ascontiguousarray(moved[:, :, back])

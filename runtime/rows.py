@@ -13,7 +13,7 @@ from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime.config import GenerationConfig
-from unrolled.runtime.prompts import prompt_tokens
+from unrolled.runtime.context import Context, more_tokens
 from unrolled.runtime.sampling import SamplingConfig
 
 
@@ -26,22 +26,26 @@ class Request:
         tokens: (n,) int64, the prompt encoded.
         index: of the row, not negative: with ``config.seed`` it fixes the draws.
         config: settings, of this row alone, resolved.
+        context: where it goes on from; ``tokens`` then begins with the last token of that.
     """
 
     prompt: str
     tokens: NDArray[np.int64]
     index: int
     config: GenerationConfig
+    context: Context | None = None
 
 
-def make_request(model: StepModel, prompt: str, index: int, config: GenerationConfig) -> Request:
+def make_request(
+    model: StepModel, prompt: str, index: int, config: GenerationConfig, context: Context | None = None
+) -> Request:
     """A text to write, checked.
 
     Raises:
         UnknownTokenError: the prompt or a setting holds what the vocabulary has not.
-        ConfigError: settings that do not go with each other, the vocabulary or the model.
+        ConfigError: settings that do not go with each other, the vocabulary or the model; a context of another model.
     """
-    return Request(prompt, prompt_tokens(model.tokenizer, prompt), index, resolve(model, config))
+    return Request(prompt, more_tokens(model, prompt, context), index, resolve(model, config), context)
 
 
 def resolve(model: StepModel, config: GenerationConfig) -> GenerationConfig:
@@ -87,13 +91,16 @@ def _rules(config: GenerationConfig) -> SamplingConfig:
 class Row:
     """A text as it grows, and whether it is over."""
 
-    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
+    def __init__(self, tokenizer: Tokenizer, request: Request, watched: bool = False) -> None:
         self.tokenizer, self.request, self.config = tokenizer, request, request.config
         self.rules = _rules(request.config)
         self.tokens: list[int] = []
-        self.history = (
-            request.tokens.tolist() if self.rules.needs_history else None
-        )  # the prompt, and what is behind it
+        before = request.context
+        self.first_draw = 0 if before is None else before.written  # of the draws of its index
+        self.history: list[int] | None = None  # all that stands before the next token, where that depends on it
+        if self.rules.needs_history:
+            self.history = [*([] if before is None else before.tokens[:-1].tolist()), *request.tokens.tolist()]
+        self._watched = watched
         self.logprobs: list[float] = []
         self.reason: str | None = None
         self._streamer = tokenizer.streamer()
@@ -102,8 +109,8 @@ class Row:
 
     @property
     def looks(self) -> bool:
-        """Whether every token must be looked at as it comes: for a stop text, or because the next one depends on it."""
-        return self._longest > 0 or self.history is not None
+        """Whether every token must be looked at as it comes: somebody waits for it, a stop text may, or the next."""
+        return self._watched or self._longest > 0 or self.history is not None
 
     @property
     def left(self) -> int:

@@ -1,0 +1,130 @@
+"""What a model has read, as a value: keep it, save it, go on from it many times, on another engine or in another process."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.checkpoint import replacing
+from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
+from unrolled.runtime.prompts import prompt_tokens
+from unrolled.runtime.rowwise import RowModel
+
+if TYPE_CHECKING:
+    from unrolled.runtime.rows import Generation
+
+FORMAT = "unrolled-context-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Tokens that were read, and the state behind all but the last of them, which is read again by who goes on.
+
+    Args:
+        tokens: (n,) int64, n ≥ 1, all that stands before.
+        state: (S, L, H) float32, behind tokens[:-1].
+        written: how many of the tokens were drawn: the next draw of a text that goes on is this one.
+        digest: of the model, which any engine may run.
+    """
+
+    tokens: NDArray[np.int64]
+    state: NDArray[np.float32]
+    written: int
+    digest: str
+
+    def check(self, model: StepModel) -> None:
+        """ConfigError unless the context is of this model."""
+        S, L, _, H = model.config.state_shape(1)
+        if self.digest != model.digest or self.state.shape != (S, L, H):
+            raise ConfigError("context: was read by another model than this one; states of one mean nothing to another")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .safetensors file: ``tokens``, ``state``, and in its metadata the format, ``written`` and ``digest``.
+
+        Raises:
+            ModelFileError: the file cannot be written.
+        """
+        from safetensors.numpy import save
+
+        described = json.dumps({"written": self.written, "digest": self.digest})
+        arrays: dict[str, NDArray] = {"tokens": self.tokens, "state": self.state}
+        try:
+            with replacing(Path(path)) as file:
+                file.write(save(arrays, {"format": FORMAT, "context": described}))
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be written ({error.strerror})") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Context:
+        """Read what ``save`` wrote; nothing of the file is run.
+
+        Raises:
+            ModelFileError: it is missing, damaged, or something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(Path(path), "numpy") as file:
+                if (file.metadata() or {}).get("format") != FORMAT:
+                    raise ModelFileError(f"{path}: is no context; Context.save writes them")
+                described = json.loads(file.metadata()["context"])
+                tokens, state = file.get_tensor("tokens"), file.get_tensor("state")
+                context = cls(tokens, state, described["written"], described["digest"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ModelFileError):
+                raise
+            raise ModelFileError(f"{path}: cannot be read as a context ({error})") from error
+        good = tokens.ndim == 1 and len(tokens) and tokens.dtype == np.int64 and state.dtype == np.float32
+        if not good or state.ndim != 3 or not isinstance(context.written, int) or not np.isfinite(state).all():
+            raise ModelFileError(f"{path}: its arrays are not those of a context")
+        return context
+
+
+def more_tokens(model: StepModel, prompt: str, context: Context | None) -> NDArray[np.int64]:
+    """Ids (n,), n ≥ 1, that a prompt makes a model read: behind a context, first the last token of that."""
+    if context is None:
+        return prompt_tokens(model.tokenizer, prompt)
+    context.check(model)
+    return np.concatenate([context.tokens[-1:], model.tokenizer.encode(prompt)])
+
+
+def read(model: StepModel, prompt: str, context: Context | None = None) -> Context:
+    """What a model knows behind ``prompt``, which goes on from ``context`` where there is one.
+
+    Raises:
+        ConfigError: the context is of another model, or the model writes whole texts and shows no states.
+        UnknownTokenError: the prompt holds what the vocabulary has not.
+    """
+    tokens = more_tokens(model, prompt, context)
+    return _move(model, tokens, context, 0)
+
+
+def extend(model: StepModel, context: Context, text: Generation) -> Context:
+    """The context behind a text that ``generate`` wrote from it: going on draws what one longer text would have drawn.
+
+    Raises:
+        UnknownTokenError: the text's tokens are not of this vocabulary.
+    """
+    context.check(model)
+    V = model.config.vocab_size
+    if text.tokens and not 0 <= min(text.tokens) <= max(text.tokens) < V:
+        raise UnknownTokenError(f"text: its tokens are not of a vocabulary of {V}")
+    prompt = model.tokenizer.encode(text.prompt)
+    tokens = np.concatenate([context.tokens[-1:], prompt, np.array(text.tokens, np.int64)])
+    return _move(model, tokens, context, len(text.tokens))
+
+
+def _move(model: StepModel, tokens: NDArray[np.int64], context: Context | None, written: int) -> Context:
+    state = zero_state(model.config, 1) if context is None else np.ascontiguousarray(context.state[:, :, None])
+    if len(tokens) > 1:
+        _, state = RowModel(model).read(np.ascontiguousarray(tokens[:-1, None]), state)
+    before = tokens[:0] if context is None else context.tokens[:-1]
+    drawn = written + (0 if context is None else context.written)
+    return Context(np.concatenate([before, tokens]), state[:, :, 0], drawn, model.digest)
