@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unrolled.bench import report
+from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.peers import PEERS
 from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
@@ -219,3 +220,18 @@ def test_unknown_peers_and_sets_are_refused() -> None:
     for arguments in (["--peers", "jax"], ["--workload", "nothing"], ["--hidden", "a"], ["--workload", "generate"]):
         result = CliRunner().invoke(app, ["bench", "train", *arguments])
         assert isinstance(result.exception, ConfigError), arguments
+
+
+def test_a_batch_of_texts_is_measured_in_a_process_of_its_own() -> None:
+    work = Workload("generate", "gru", hidden=8, vocab=9, embedding=4)
+    rates = measure_batch(BatchJob(work, "onnxruntime", rows=20, lanes=8, threads=1))
+    assert set(rates) == {"full", "written", "read_too", "alone"}
+    assert all(np.isfinite(rate) and rate > 0 for rate in rates.values())
+    assert rates["read_too"] > rates["written"]
+    assert len(batch_cells(rates)) == len(BATCH_COLUMNS)
+
+
+def test_alarm_an_engine_that_fails_is_told() -> None:
+    job = BatchJob(Workload("generate", "gru", hidden=8, vocab=9), "abacus", rows=2, lanes=1, threads=1)
+    with pytest.raises(ModelFileError, match=r"abacus: .*choose one of"):
+        measure_batch(job)

@@ -486,12 +486,13 @@ def test_a_job_that_is_killed_goes_on_to_the_same_file(model: StepModel, model_f
 
 
 @pytest.mark.slow
-def test_fifty_kills_give_the_same_file(model: StepModel, model_file: str, tmp_path: Path) -> None:
+def test_many_kills_give_the_same_file(model: StepModel, model_file: str, kills: int, tmp_path: Path) -> None:
     killed, attempt = 0, 0
-    while killed < 50:
+    while killed < kills:
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        killed += kill_often(model, model_file, folder, 6000, 25, seed=attempt)
+        some = min(kills, 25)
+        killed += kill_often(model, model_file, folder, 240 * some, some, seed=attempt)
         attempt += 1
     assert attempt < 10
 

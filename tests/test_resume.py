@@ -379,8 +379,8 @@ def killed_and_resumed(engine: str, kills: int, tmp_path: Path, steps: int) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", TRAINABLES)
-def test_kill_9_twenty_times(engine: str, tmp_path: Path) -> None:
-    killed_and_resumed(engine, 20, tmp_path, 4000)
+def test_kill_9_again_and_again(engine: str, kills: int, tmp_path: Path) -> None:
+    killed_and_resumed(engine, kills, tmp_path, 200 * kills)
 
 
 def test_kill_9_at_a_random_moment_and_then_there_is_nothing_left_to_do(tmp_path: Path) -> None:
