@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before numba or torch are imported; two workers of two threads each share two cores.
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
@@ -10,6 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait by spinning would take the other worker's core
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a script, and then in all that tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -85,6 +85,8 @@ def test_alarm_a_file_with_other_weights_disagrees(tmp_path: Path) -> None:
 class Fixed:
     """A model whose logits are always the same."""
 
+    engine = "fixed"
+
     def __init__(self, logits: list[float]) -> None:
         self.logits = np.array(logits, np.float32)
         self.config = models.config("rnn", 1, vocab_size=len(logits))
