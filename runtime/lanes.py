@@ -20,8 +20,11 @@ from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, Row
 from unrolled.runtime.rowwise import RowModel
 from unrolled.runtime.sampling import SamplingConfig, check_whole, choose, token_logprobs
 
-CHUNK = 16  # tokens that a model draws by itself before its rows are looked at, while others wait for a lane
-LAST_CHUNK = 128  # when none waits: a row that is over costs nobody a lane then
+CHUNK = 16  # tokens that a model draws by itself before its rows are looked at
+TOKENS = (
+    2048  # of all lanes; few lanes draw more each, since a look then costs as much as what ended rows draw for nothing
+)
+MOST = 128  # at a time, whatever the number of lanes
 AHEAD = 16  # rows a lane that may be begun before the oldest one is over; they wait for it to be given back in order
 
 
@@ -280,7 +283,7 @@ class Writer:
         model: any StepModel.
         requests: read as lanes become free, a bounded number ahead of what is given back.
         lanes: the most rows that are written side by side; does not change what they say.
-        last_chunk: tokens that a model draws by itself before its rows are looked at, when none waits for a lane.
+        chunk: the most tokens that a model draws by itself before its rows are looked at.
         watched: whether somebody looks at the rows between two steps.
     """
 
@@ -289,10 +292,10 @@ class Writer:
         model: StepModel,
         requests: Iterable[Request],
         lanes: int,
-        last_chunk: int = LAST_CHUNK,
+        chunk: int = MOST,
         watched: bool = False,
     ) -> None:
-        self._last_chunk, self._watched = last_chunk, watched
+        self._most_tokens, self._watched = chunk, watched
         check_whole("lanes", lanes, 1)
         self._model, self._lanes_most = model, lanes
         self._requests: Iterator[Request] | None = iter(requests)
@@ -361,8 +364,7 @@ class Writer:
         if self._over:
             self._fill()
         busy = [lanes for lanes in self._lanes.values() if lanes.rows]
-        waiting = self._ready or self._requests is not None
-        chunk = CHUNK if waiting and self._lanes_most > 1 else self._last_chunk
+        chunk = min(max(TOKENS // max(sum(len(lanes.rows) for lanes in busy), 1), CHUNK), self._most_tokens)
         over = [lanes.advance(chunk) for lanes in busy]
         self._over = any(over)
         return bool(busy)
