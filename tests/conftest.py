@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run tests marked slow")
-    parser.addoption("--kills", type=int, default=5, help="how often slow tests kill a process")
+    parser.addoption("--kills", type=int, default=3, help="how often slow tests kill a process")
 
 
 @pytest.fixture
