@@ -16,7 +16,6 @@ from unrolled.export.onnx_graph import build
 from unrolled.export.storage import FLOAT32, Weights
 from unrolled.runtime.generate import generate
 from unrolled.runtime.onnx_model import open_checkpoint, open_onnx
-from unrolled.runtime.prompts import start_prompt
 
 TOKENS, ROUNDS = 200, 5
 
@@ -52,5 +51,5 @@ def _perplexity(checkpoint: Checkpoint, weights: Weights, text: Corpus) -> float
 
 def _rate(model: StepModel) -> float:
     started = time.perf_counter()
-    generation = generate(model, [start_prompt(model.tokenizer)], max_new_tokens=TOKENS)[0]
+    generation = generate(model, [model.tokenizer.start_prompt()], max_new_tokens=TOKENS)[0]
     return len(generation.tokens) / (time.perf_counter() - started)

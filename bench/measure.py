@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.runtime import generate, load
 from unrolled.runtime.config import GenerationConfig
-from unrolled.runtime.prompts import start_prompt
 
 STREAMS = 64  # rows in the batch whose speed is measured
 
@@ -53,7 +52,7 @@ def _teacher_forced(model: StepModel, tokens: NDArray[np.int64]) -> NDArray:
 
 def _speed(model: StepModel, rows: int, tokens: int, repeats: int = 3) -> float:
     """Median tokens/s of sampled ``generate`` with ``rows`` texts at once; one that ends at <eos> leaves the batch."""
-    prompt = start_prompt(model.tokenizer)
+    prompt = model.tokenizer.start_prompt()
     config = GenerationConfig(max_new_tokens=tokens, num_return_sequences=rows, batch_size=rows)
     rates = []
     for _ in range(repeats):

@@ -16,7 +16,6 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
 from unrolled.runtime.jobs import Job
-from unrolled.runtime.prompts import start_prompt
 from unrolled.runtime.result_files import STDOUT
 from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS
 
@@ -102,7 +101,7 @@ def generate_text(
         many.write_job(load(model, engine, precision), job, config, json)
         return
     opened = load(model, engine, precision)
-    prompts = [options.unescape(text) for text in prompt or []] or [start_prompt(opened.tokenizer)]
+    prompts = [options.unescape(text) for text in prompt or []] or [opened.tokenizer.start_prompt()]
     started = time.perf_counter()
     if beams:
         texts: Sequence[Generation] = beam_search(opened, prompts, BeamConfig(**settings, **beams))

@@ -33,7 +33,6 @@ from unrolled.engine.training import TrainingConfig, TrainingResult
 from unrolled.export.trainables import TRAINABLES, make_trainable
 from unrolled.runtime import generate
 from unrolled.runtime.adapters import TokenizedModel
-from unrolled.runtime.prompts import start_prompt
 
 DEFAULT_EPOCHS = 10
 
@@ -287,7 +286,7 @@ def _sampler(tokenizer: Tokenizer, seed: int) -> Callable[[Trainable], str]:
 
     def sample(trainable: Trainable) -> str:
         model = TokenizedModel(trainable.engine, trainable, tokenizer)
-        start = start_prompt(tokenizer)
+        start = tokenizer.start_prompt()
         return generate(model, [start], max_new_tokens=120, temperature=0.7, seed=seed)[0].text
 
     return sample

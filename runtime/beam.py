@@ -25,7 +25,7 @@ from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.filters import FILTERS, History, Scores
 from unrolled.runtime.generate import check_prompts
 from unrolled.runtime.prompts import prompt_tokens, read_prompts
-from unrolled.runtime.rows import Generation
+from unrolled.runtime.rows import Generation, before_stop
 from unrolled.runtime.rowwise import RowModel
 from unrolled.runtime.sampling import check_finite, check_whole, log_softmax, process
 
@@ -227,7 +227,6 @@ def beam_search(model: StepModel, prompts: Sequence[str], config: BeamConfig | N
 
 
 def _generation(prompt: str, ended: Ended, index: int, search: _Search) -> BeamGeneration:
-    text = search.tokenizer.decode(ended.beam.tokens)
-    cut = min((text.index(stop) for stop in search.config.stop if stop in text), default=len(text))
+    text = before_stop(search.tokenizer.decode(ended.beam.tokens), search.config.stop)
     logprobs = ended.beam.logprobs if search.config.logprobs else None
-    return BeamGeneration(prompt, text[:cut], ended.beam.tokens, ended.reason, index, logprobs, ended.score)
+    return BeamGeneration(prompt, text, ended.beam.tokens, ended.reason, index, logprobs, ended.score)

@@ -18,12 +18,10 @@ from unrolled.runtime.philox import uniforms
 from unrolled.runtime.prompts import read_prompts
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, Row
 from unrolled.runtime.rowwise import RowModel
-from unrolled.runtime.sampling import SamplingConfig, check_whole, choose, token_logprobs
+from unrolled.runtime.sampling import PLAIN, SamplingConfig, check_whole, choose, token_logprobs
 
 CHUNK = 16  # tokens that a model draws by itself before its rows are looked at
-TOKENS = (
-    2048  # of all lanes; few lanes draw more each, since a look then costs as much as what ended rows draw for nothing
-)
+TOKENS = 2048  # of all lanes: few lanes draw more each, where a look costs as much as what ended rows draw for nothing
 MOST = 128  # at a time, whatever the number of lanes
 AHEAD = 16  # rows a lane that may be begun before the oldest one is over; they wait for it to be given back in order
 
@@ -92,9 +90,6 @@ def _written(rows: list[Row]) -> NDArray[np.int64]:
 def _draw_of(rows: list[Row]) -> NDArray[np.int64]:
     """Which draw of its index each row's next token is."""
     return np.array([row.first_draw + len(row.tokens) for row in rows], np.int64)
-
-
-DRAWN = ("do_sample", "temperature", "top_k", "top_p", "seed")  # settings that go into Draws
 
 
 class StepLanes:
@@ -223,7 +218,7 @@ class DecodeLanes:
         self._state = _replace(self._state, going, state, 2)
         if self.rows:
             rules = _Rules(self.rows)
-            self._columns = [rules.column(name) for name in DRAWN]
+            self._columns = [rules.column(name) for name in PLAIN]
             self._indices = _indices(self.rows)
 
     def advance(self, chunk: int) -> bool:
@@ -267,7 +262,7 @@ class WholeLanes:
 
     def _write(self, part: NDArray[np.intp], rules: SamplingConfig, steps: int) -> None:
         rows = [self.rows[b] for b in part]
-        draws = Draws(steps, _draw_of(rows), _indices(rows), *(getattr(rules, name) for name in DRAWN))
+        draws = Draws(steps, _draw_of(rows), _indices(rows), *(getattr(rules, name) for name in PLAIN))
         tokens, lengths = pad_prompts([self._next[b] for b in part])
         written, moved = self.model.write(tokens, lengths, np.ascontiguousarray(self._state[:, :, part]), draws)
         self._state[:, :, part] = moved

@@ -26,14 +26,9 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
     if len(ids) == 0:
         raise UnknownTokenError(
             f"prompt: {prompt!r} has no token to start from, and this model has no <bos>; "
-            f"begin with some text, for instance {start_prompt(tokenizer)!r}"
+            f"begin with some text, for instance {tokenizer.start_prompt()!r}"
         )
     return ids
-
-
-def start_prompt(tokenizer: Tokenizer) -> str:
-    """What begins a text when nobody said: nothing behind a <bos>, else a line end, else the most usual token."""
-    return tokenizer.start_prompt()
 
 
 def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -88,6 +89,11 @@ def _rules(config: GenerationConfig) -> SamplingConfig:
     return _one_object(tuple(getattr(config, name) for name in _RULES))
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of its stop texts, or all of it."""
+    return text[: min((text.index(end) for end in stop if end in text), default=len(text))]
+
+
 class Row:
     """A text as it grows, and whether it is over."""
 
@@ -143,9 +149,7 @@ class Row:
             self.reason = "length"
 
     def text(self) -> str:
-        text = self.tokenizer.decode(self.tokens)
-        cuts = [text.index(stop) for stop in self.config.stop if stop in text]
-        return text[: min(cuts)] if cuts else text
+        return before_stop(self.tokenizer.decode(self.tokens), self.config.stop)
 
     def result(self) -> Generation:
         logprobs = tuple(self.logprobs) if self.config.logprobs else None

@@ -25,7 +25,8 @@ from unrolled.runtime.filters import FILTERS, PROCESSORS, History, Scores, weigh
 MIN_TEMPERATURE = 1e-6  # greedy in all but name; far below, logits over temperature overflow
 
 Text = str | tuple[int, ...]  # a text, or its ids
-PLAIN = ("do_sample", "temperature", "top_k", "top_p", "seed")  # what every engine, file and host can do by itself
+# what every engine, file and host can do by itself, in the order of Draws
+PLAIN = ("do_sample", "temperature", "top_k", "top_p", "seed")
 NO_HISTORY = History((), np.zeros(0, np.int64))
 
 

@@ -28,7 +28,7 @@ from unrolled.export.formats import export_model
 from unrolled.runtime import Generation, GenerationConfig, generate
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.philox import uniforms
-from unrolled.runtime.prompts import prompt_tokens, read_prompts, start_prompt
+from unrolled.runtime.prompts import prompt_tokens, read_prompts
 from unrolled.runtime.rowwise import RowModel
 
 PROMPTS = ["a", "cafe", "bad", "hi", "deadbeef", "k", "face", "jig"]  # letters a … k; lengths 1 to 8, some twice
@@ -369,7 +369,7 @@ def test_stop_texts_of_byte_pairs_are_looked_for_in_the_text_and_not_in_the_toke
     assert write(script, pairs, stop="zz", max_new_tokens=4) == Generation(
         "a", "bcde\ufffd", (98, 257, 0xF0, 0x9F), "length", 0
     )
-    assert start_prompt(pairs) == "\n"
+    assert pairs.start_prompt() == "\n"
 
 
 def test_bos_tokens_inside_a_stop_text_do_not_hide_it() -> None:
@@ -413,9 +413,9 @@ def test_a_prompt_whose_characters_are_all_skipped_is_an_empty_one() -> None:
 
 
 def test_start_prompt_is_nothing_a_line_end_or_the_first_word() -> None:
-    assert start_prompt(CharTokenizer([BOS, *"ab\n"])) == ""
-    assert start_prompt(CharTokenizer([UNK, *"ab\n"], unknown="replace")) == "\n"
-    assert start_prompt(WordTokenizer([UNK, EOS, "the", "a"])) == "the"
+    assert CharTokenizer([BOS, *"ab\n"]).start_prompt() == ""
+    assert CharTokenizer([UNK, *"ab\n"], unknown="replace").start_prompt() == "\n"
+    assert WordTokenizer([UNK, EOS, "the", "a"]).start_prompt() == "the"
 
 
 @pytest.mark.parametrize(
