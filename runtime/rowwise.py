@@ -22,26 +22,36 @@ from unrolled.engine.contract import StepModel
 
 READ_VALUES = 1 << 22  # logits that one call may make where only the last are wanted: 16 MB
 
-OneStep = Callable[[NDArray[np.int64], NDArray], tuple[NDArray, NDArray]]
-Read = Callable[[NDArray[np.int64], NDArray], tuple[NDArray, NDArray]]
+Move = Callable[[NDArray[np.int64], NDArray], tuple[NDArray, NDArray]]  # one step of tokens (B,), or all of (T, B)
 
 
-def _padded(model: StepModel, multiple: int) -> OneStep:
-    """One step, the batch filled up to a multiple by rows that are thrown away."""
+def _sequences(model: StepModel, missing: Callable[[int], int]) -> Move:
+    """Read many steps in a call, as many as ``READ_VALUES`` allows; ``missing`` rows of B are added and thrown away."""
 
-    def step(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        B = len(tokens)
-        if not (more := -B % multiple):
-            logits, moved = model.step(tokens[None], state)
-            return logits[0], moved
-        filled = np.pad(state, ((0, 0), (0, 0), (0, more), (0, 0)))
-        logits, moved = model.step(np.pad(tokens, (0, more))[None], filled)
-        return logits[0, :B], np.ascontiguousarray(moved[:, :, :B])
+    def read(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        T, B = tokens.shape
+        if more := missing(B):
+            tokens = np.pad(tokens, ((0, 0), (0, more)))
+            state = np.pad(state, ((0, 0), (0, 0), (0, more), (0, 0)))
+        logits = np.empty(0, np.float32)
+        chunk = max(READ_VALUES // (tokens.shape[1] * model.config.vocab_size), 1)
+        for begin in range(0, T, chunk):
+            logits, state = model.step(np.ascontiguousarray(tokens[begin : begin + chunk]), state)
+        return logits[-1, :B], np.ascontiguousarray(state[:, :, :B])
 
-    return step
+    return read
 
 
-def _blocks(model: StepModel, size: int) -> OneStep:
+def _one(read: Move) -> Move:
+    return lambda tokens, state: read(tokens[None], state)
+
+
+def _padded(model: StepModel, multiple: int) -> Move:
+    """One step, the batch filled up to a multiple."""
+    return _one(_sequences(model, lambda B: -B % multiple))
+
+
+def _blocks(model: StepModel, size: int) -> Move:
     """One step, rows in blocks of one size, the last one filled up."""
     one = _padded(model, size)
 
@@ -56,7 +66,7 @@ def _blocks(model: StepModel, size: int) -> OneStep:
     return step
 
 
-def _one_by_one(step: OneStep) -> Read:
+def _one_by_one(step: Move) -> Move:
     def read(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         logits = np.empty(0, np.float32)
         for now in tokens:
@@ -66,49 +76,32 @@ def _one_by_one(step: OneStep) -> Read:
     return read
 
 
-def _sequences(model: StepModel, least: int) -> Read:
-    """Read many steps in a call, ``least`` rows at least, as many as ``READ_VALUES`` allows."""
-
-    def read(tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        T, B = tokens.shape
-        if more := max(least - B, 0):
-            tokens = np.pad(tokens, ((0, 0), (0, more)))
-            state = np.pad(state, ((0, 0), (0, 0), (0, more), (0, 0)))
-        logits = np.empty(0, np.float32)
-        chunk = max(READ_VALUES // (tokens.shape[1] * model.config.vocab_size), 1)
-        for begin in range(0, T, chunk):
-            logits, state = model.step(np.ascontiguousarray(tokens[begin : begin + chunk]), state)
-        return logits[-1, :B], np.ascontiguousarray(state[:, :, :B])
-
-    return read
+def _whole(model: StepModel, least: int = 1) -> tuple[Move, Move]:
+    read = _sequences(model, lambda B: max(least - B, 0))
+    return _one(read), read
 
 
-def _whole(model: StepModel, least: int = 1) -> tuple[OneStep, Read]:
-    read = _sequences(model, least)
-    return lambda tokens, state: read(tokens[None], state), read
-
-
-def _onnxruntime(model: StepModel) -> tuple[OneStep, Read]:
+def _onnxruntime(model: StepModel) -> tuple[Move, Move]:
     return _whole(model, 2 if model.config.cell.startswith("rnn") else 1)
 
 
-def _torch(model: StepModel) -> tuple[OneStep, Read]:
+def _torch(model: StepModel) -> tuple[Move, Move]:
     step = _padded(model, 4) if min(model.config.vocab_size, model.config.hidden_size) >= 12 else _blocks(model, 1)
     return step, _one_by_one(step)
 
 
-def _numpy(model: StepModel) -> tuple[OneStep, Read]:
+def _numpy(model: StepModel) -> tuple[Move, Move]:
     step = _blocks(model, 8)
     return step, _one_by_one(step)
 
 
-def _numba(model: Any) -> tuple[OneStep, Read]:
+def _numba(model: Any) -> tuple[Move, Move]:
     if not hasattr(model, "read"):  # one in training, whose weights are not packed
         return _whole(model)
-    return lambda tokens, state: model.read(tokens[None], state), model.read
+    return _one(model.read), model.read
 
 
-_ENGINES: dict[str, Callable[[Any], tuple[OneStep, Read]]] = {
+_ENGINES: dict[str, Callable[[Any], tuple[Move, Move]]] = {
     "numpy": _numpy,
     "numba": _numba,
     "numba-bf16": _numba,
