@@ -205,6 +205,7 @@ def test_the_command_reports_compares_and_draws(tmp_path: Path) -> None:
     assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "50"]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes_lines(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     arguments = "--cells rnn --hidden 8 --batch 2 --length 4 --vocab 7 --peers numba --quick --rounds 1"

@@ -99,6 +99,7 @@ def test_train_reads_columns_fields_and_standard_input(tmp_path: Path, batching:
     assert losses[0] == losses[1] == losses[2]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses_on_every_engine(corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     losses = {}
@@ -138,6 +139,7 @@ def test_figures_of_train_info_and_eval_agree(corpus: Path, trained: Path) -> No
         assert score["bits_per_token"] == pytest.approx(score["loss"] / 0.6931471805599453)
 
 
+@pytest.mark.slow
 def test_generate_is_the_same_from_every_file_and_engine(trained: Path) -> None:
     settings = ("-p", "the ", "-p", "fox", "-n", "2", "--seed", "5", "--max-new-tokens", "50", "--top-k", "8")
     texts = [
@@ -165,6 +167,7 @@ def test_names_with_markup_dollars_and_other_scripts_are_names(tmp_path: Path) -
     assert str(output / "model.onnx") in exported
 
 
+@pytest.mark.slow
 def test_smaller_exports_say_what_they_cost(corpus: Path, tmp_path: Path) -> None:
     folder, text = str(tmp_path / "run"), str(corpus)
     run("train", text, "--engine", "numpy", "--steps", "3", *SMALL, "-o", folder)
@@ -309,6 +312,7 @@ def test_verify_of_a_damaged_file_exits_with_1(trained: Path, tmp_path: Path) ->
     assert "FAILED" in done.stdout
 
 
+@pytest.mark.slow
 def test_compare_holds_every_engine_and_file_against_numpy(trained: Path) -> None:
     report = run_json("compare", str(trained), "--tokens", "60", "-n", "2", "-p", "the ", "-p", "lazy")
     assert (report["tokens"], report["number"]) == (60, 2)
