@@ -458,6 +458,7 @@ def test_json_has_no_numbers_that_json_has_not(capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": "ü"}
 
 
+@pytest.mark.slow
 def test_demo_writes_its_summary(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     done = run("demo", "--seconds", "6", "--output", str(tmp_path / "demo"))

@@ -49,6 +49,7 @@ COUNT = """
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_starts_without_compiling_and_the_first_says_that_it_does(tmp_path: Path) -> None:
     first = run(COUNT, NUMBA_CACHE_DIR=str(tmp_path))
     assert first.returncode == 0, first.stderr
