@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     seed: int
 
 
-SAMPLED = (Settings(1.0, 0, 1.0, 1), Settings(0.8, 5, 1.0, 2), Settings(0.9, 0, 0.9, 3), Settings(1.2, 12, 0.8, 4))
+SAMPLED = (Settings(0.9, 0, 1.0, 1), Settings(0.8, 5, 1.0, 2), Settings(0.9, 0, 0.9, 3), Settings(1.2, 12, 0.8, 4))
 
 
 def _write(model: Stepper, prompt: list[int], count: int, choose: Any) -> list[int]:

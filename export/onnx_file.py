@@ -35,7 +35,7 @@ OPERATORS = frozenset(
         *(cell.operator for cell in ONNX_CELLS.values()),
         "Add", "And", "Cast", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Exp", "Gather", "Gemm",
         "GreaterOrEqual", "Identity", "If", "Less", "LessOrEqual", "Loop", "Max", "Min", "Mul", "Not", "Or",
-        "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "ScatterElements", "Shape", "Split", "Squeeze",
+        "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "ScatterElements", "Shape", "Slice", "Split", "Squeeze",
         "Sub", "TopK", "Unsqueeze", "Where",
     )
 )  # fmt: skip
