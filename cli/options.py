@@ -11,6 +11,7 @@ import typer
 
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.backends import PRECISIONS
+from unrolled.engine.corpus import IDENTIFIERS
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
@@ -31,7 +32,8 @@ CorpusArgument = Annotated[
     list[str] | None,
     typer.Argument(
         help="Text files, .csv/.tsv with --column, .jsonl with --field, or - for standard input. "
-        "Left out: the Python reference that ships with CPython, some 450 KB."
+        "Left out: the Python reference that ships with CPython, some 450 KB; "
+        f"{IDENTIFIERS}: the names in its standard library, as records."
     ),
 ]
 Column = Annotated[str | None, typer.Option(help="Column of a .csv or .tsv.")]
