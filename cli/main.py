@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib import metadata
@@ -122,6 +123,12 @@ def _message(error: BaseException) -> str:
     return " ".join(text.split("\n"))
 
 
+def _who() -> str:
+    """Which of several processes says it; the first need not say."""
+    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
+    return "" if rank == "0" else f"process {rank}: "
+
+
 def main() -> None:
     """Run the command; an expected error is one red line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -134,7 +141,7 @@ def main() -> None:
     except (UnrolledError, TyperException, OSError, MemoryError) as error:
         if _settings["debug"]:
             raise
-        err.print(Text(f"error: {_message(error)}", style="red"))
+        err.print(Text(f"{_who()}error: {_message(error)}", style="red"))
         code = BAD_INPUT
     sys.exit(code)
 

@@ -30,7 +30,7 @@ from unrolled.engine.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import TrainingConfig, TrainingResult
-from unrolled.export.trainables import TRAINABLES, make_trainable
+from unrolled.export.trainables import TRAINABLES, make_trainable, training_group
 from unrolled.runtime import generate
 from unrolled.runtime.adapters import TokenizedModel
 
@@ -241,29 +241,36 @@ def train(
         clip or None,
         Initial(init, init_scale, forget_bias),
     )
-    check_start(output, overwrite, resume)
-    text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
-    run = prepare_run(
-        text,
-        experiment,
-        lambda config, params, optimizer, clip: make_trainable(engine, config, params, optimizer, clip, precision),
-    )
-    console = err if json else out
-    _announce(console, run, output)
-    with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:
-        result = run.run(output, overwrite, [display], resume)
-    if result.steps == 0:
-        console.print("interrupted before the first step; nothing is written")
-    else:
-        picture = _picture(console, output, f"{text.name}: {run.trainable.config.spec.title}, {engine}")
-        _summarise(console, result, output, picture)
-    if json:
-        print_json({**result.to_dict(), "output": str(output)})
+    with training_group(engine) as group:
+        group.shared(lambda: check_start(output, overwrite, resume))
+        text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
+        run = prepare_run(
+            text,
+            experiment,
+            lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision, group),
+        )
+        console = Console(quiet=True) if not group.leads else err if json else out
+        _announce(console, run, output, group.size)
+        with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:
+            result = run.run(output, overwrite, [display], resume, group)
+    if group.leads:
+        _report(console, run, result, output, json)
     if result.interrupted:
         raise typer.Exit(130)
 
 
-def _announce(console: Console, run: PreparedRun, output: Path) -> None:
+def _report(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:
+    if result.steps == 0:
+        console.print("interrupted before the first step; nothing is written")
+    else:
+        title = f"{run.corpus.name}: {run.trainable.config.spec.title}, {run.trainable.engine}"
+        picture = _picture(console, output, title)
+        _summarise(console, result, output, picture)
+    if json:
+        print_json({**result.to_dict(), "output": str(output)})
+
+
+def _announce(console: Console, run: PreparedRun, output: Path, processes: int) -> None:
     config, data = run.trainable.config, run.experiment.data
     validation = run.dataset.validation
     emphasis(
@@ -275,7 +282,8 @@ def _announce(console: Console, run: PreparedRun, output: Path) -> None:
     )
     console.print(
         f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
-        f"engine {run.trainable.engine}, batch {data.batch_size} × {data.length} -> {output}"
+        f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
+        f"batch {data.batch_size} × {data.length} -> {output}"
     )
     if message := doubt(run.dataset):
         warn(console, message)

@@ -20,6 +20,7 @@ from unrolled.engine.contract import zero_state
 from unrolled.engine.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate
+from unrolled.engine.group import ALONE, Group
 from unrolled.engine.optim import SCHEDULES, Decay, Moment
 from unrolled.engine.trainable import StepResult, Trainable
 
@@ -203,18 +204,22 @@ def train(
     observers: Sequence[Observer] = (),
     clock: Callable[[], float] = time.perf_counter,
     start: TrainingResult | None = None,
+    group: Group = ALONE,
 ) -> TrainingResult:
     """Train until a limit is reached or Ctrl-C is pressed; either way ``on_end`` is called with what there is.
+
+    SIGTERM does what Ctrl-C does, unless the program around has a handler of its own.
 
     Args:
         start: the result so far of the training that is to go on; ``trainable`` is as it was then. What then follows
             is what would have followed without the pause, to the bit where the limit is one of epochs or steps.
+        group: the processes that train together; all of them stop at the same step.
 
     Raises:
         DivergedError: loss or gradient became NaN or infinite; the parameters are those before that step, and the
             checkpoints written so far stay.
     """
-    loop = _Loop(trainable, data, validation, config, observers, clock)
+    loop = _Loop(trainable, data, validation, config, observers, clock, group)
     if start is not None:
         loop.result = replace(start, losses=[], interrupted=False, whole=True)
     with _CtrlC() as ctrl_c:
@@ -228,7 +233,7 @@ def train(
 
 
 class _CtrlC:
-    """Ctrl-C as a request that the loop looks at between two steps, so that no update or file is left half done.
+    """Ctrl-C and SIGTERM as a request that the loop looks at between two steps, so that nothing is left half done.
 
     A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes.
     """
@@ -236,9 +241,11 @@ class _CtrlC:
     pressed = False
 
     def __enter__(self) -> _CtrlC:
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._press)
+        self._before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._press)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._press)
         return self
 
     def _press(self, number: int, frame: object) -> None:
@@ -247,8 +254,8 @@ class _CtrlC:
         self.pressed = True
 
     def __exit__(self, *error: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class _Loop:
@@ -260,9 +267,10 @@ class _Loop:
         config: TrainingConfig,
         observers: Sequence[Observer],
         clock: Callable[[], float],
+        group: Group,
     ) -> None:
         self.trainable, self.data, self.validation = trainable, data, validation
-        self.config, self.observers, self.clock = config, observers, clock
+        self.config, self.observers, self.clock, self.group = config, observers, clock, group
         self.result = TrainingResult(trainable.engine)
         self.high = 0  # steps in a row whose loss is far above that of a guess
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
@@ -276,7 +284,7 @@ class _Loop:
         batches = batches_from(self.data, self.config.seed, result.steps)
         begin = self.clock() - result.seconds
         while done < 1:
-            if ctrl_c.pressed:
+            if self.group.largest(ctrl_c.pressed):
                 raise KeyboardInterrupt
             started = self.clock()
             batch = next(batches)
@@ -286,15 +294,19 @@ class _Loop:
             outcome = self._step(batch, rate)
             result.steps += 1
             result.step_seconds += self.clock() - started
-            result.seconds = self.clock() - begin
+            result.seconds = self._elapsed(begin)
             done = self._done(result.seconds)
             loss = outcome.loss.loss / max(outcome.loss.tokens, 1)
             self._record(min(done, 1.0), loss, outcome.grad_norm, rate, outcome.loss.tokens)
             if result.steps % self.validate_every == 0 or done >= 1:
                 self._interval(begin)
-                done = max(done, self._done(self.clock() - begin))
+                done = max(done, self._done(self._elapsed(begin)))
             result.whole = True
             result.seconds = self.clock() - begin
+
+    def _elapsed(self, begin: float) -> float:
+        """Seconds so far, of the slowest process, so that all come to the same conclusions."""
+        return self.group.largest(self.clock() - begin)
 
     def _done(self, seconds: float) -> float:
         if self.config.patience is not None and self.result.stale >= self.config.patience:
