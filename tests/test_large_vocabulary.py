@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models
 import numpy as np
 import pytest
 from tolerances import assert_close
+from typer.testing import CliRunner
 
 from unrolled.bench.memory import logits_mb, measure_memory, parameters_mb
 from unrolled.bench.workloads import Workload
+from unrolled.cli.main import app
 from unrolled.engine import evaluation, layers
 from unrolled.engine.batches import Batch
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.evaluation import step_evaluator
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import OptimizerConfig
@@ -131,3 +137,16 @@ def test_a_training_process_stays_below_an_array_of_all_logits(engine: str) -> N
     if found["added_mb"] is None:
         pytest.skip("this system does not tell how much memory a process had")
     assert parameters_mb(work) < found["added_mb"] < logits_mb(work) / 2
+
+
+def test_the_command_shows_what_was_measured(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    sizes = "--hidden 8 --batch 2 --length 4 --vocab 9 --engines numpy"
+    result = CliRunner().invoke(app, ["bench", "memory", *sizes.split(), "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "weights, gradients and two moments" in result.stdout
+    line = json.loads(file.read_text())
+    assert (line["engine"], line["vocab"], line["length"]) == ("numpy", 9, 4)
+    assert line["peak_mb"] is None or f"{line['peak_mb']:,.0f}" in result.stdout
+    with pytest.raises(ConfigError, match="engine: numpy failed: TypeError"):
+        measure_memory("numpy", SimpleNamespace(to_dict=lambda: {"vocab": 9}))  # type: ignore[arg-type]
