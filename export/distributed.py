@@ -95,9 +95,17 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def torchrun_group() -> Iterator[TorchGroup]:
-    """The group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), over gloo."""
-    with _told():
+    """The group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), over gloo.
+
+    Raises:
+        ConfigError: the processes do not find each other.
+    """
+    try:
         dist.init_process_group("gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the processes do not find each other ({first_line(error)}); start them with torchrun"
+        ) from error
     try:
         yield TorchGroup()
     finally:

@@ -123,6 +123,13 @@ def test_what_stops_one_process_stops_all(pair: Path) -> None:
     assert "has ended" in found(pair, 1)["lost"]
 
 
+def test_an_environment_that_leads_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="do not find each other"), training_group("torch"):
+        pass
+
+
 @pytest.mark.parametrize("engine", ["numba", "numpy"])
 def test_other_engines_say_that_they_train_in_one_process(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with training_group(engine) as group:
