@@ -217,7 +217,7 @@ def train(
     loop = _Loop(trainable, data, validation, config, observers, clock)
     if start is not None:
         loop.result = replace(start, losses=[], interrupted=False, whole=True)
-    with _CtrlC() as ctrl_c:
+    with CtrlC() as ctrl_c:
         try:
             loop.run(ctrl_c)
         except KeyboardInterrupt:
@@ -227,7 +227,7 @@ def train(
     return loop.result
 
 
-class _CtrlC:
+class CtrlC:
     """Ctrl-C as a request that the loop looks at between two steps, so that no update or file is left half done.
 
     A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes.
@@ -235,7 +235,7 @@ class _CtrlC:
 
     pressed = False
 
-    def __enter__(self) -> _CtrlC:
+    def __enter__(self) -> CtrlC:
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
             self._before = signal.signal(signal.SIGINT, self._press)
@@ -267,7 +267,7 @@ class _Loop:
         self.high = 0  # steps in a row whose loss is far above that of a guess
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
 
-    def run(self, ctrl_c: _CtrlC) -> None:
+    def run(self, ctrl_c: CtrlC) -> None:
         result = self.result
         done = self._done(result.seconds)
         if done >= 1:
