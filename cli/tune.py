@@ -51,9 +51,9 @@ def tune(
 ) -> None:
     """Search for settings of train that give a low validation loss, by many short trainings.
 
-    All other options and recipes are those of train; --steps, --epochs or --seconds is each trial's budget. Writes best.toml,
-    which train takes as --recipe, and a picture. The first trial has the settings as given, for a comparison. Ctrl-C ends
-    the study with what is done, and --resume goes on.
+    All other options and recipes are those of train; --steps, --epochs or --seconds is each trial's budget. Writes
+    best.toml, which train takes as --recipe, and a picture. The first trial has the settings as given, for a comparison, if
+    they are in the space. Ctrl-C ends the study with what is done, and --resume goes on.
     """
     import_optuna()
     space = parse_space(search or (), settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -200,6 +201,17 @@ def _value(name: str, kind: type, optional: bool, text: str) -> Value:
     return text if kind is str else _number(name, kind, text)
 
 
+def _combinations(space: Space) -> Iterator[dict[str, Value]]:
+    """All combinations of extremes, or a sample of them where there are too many."""
+    extremes = [domain.extremes for domain in space.values()]
+    if math.prod(map(len, extremes)) <= MOST_COMBINATIONS:
+        drawn: Iterator[tuple[Value, ...]] = itertools.product(*extremes)
+    else:
+        rng = random.Random(0)
+        drawn = (tuple(map(rng.choice, extremes)) for _ in range(MOST_COMBINATIONS))
+    return (dict(zip(space, values, strict=True)) for values in drawn)
+
+
 def check_space(space: Space, options: Mapping[str, Any]) -> None:
     """Check that each end of a range and each choice goes together with some of the others.
 
@@ -208,9 +220,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
     """
     refused: dict[tuple[str, Value], ConfigError] = {}
     accepted: set[tuple[str, Value]] = set()
-    combinations = itertools.product(*(domain.extremes for domain in space.values()))
-    for values in itertools.islice(combinations, MOST_COMBINATIONS):
-        chosen = dict(zip(space, values, strict=True))
+    for chosen in _combinations(space):
         try:
             experiment = experiment_of({**options, **chosen})
             ModelConfig(vocab_size=2, **asdict(experiment.model))
