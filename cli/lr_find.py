@@ -21,7 +21,7 @@ from unrolled.engine.errors import UnrolledError
 from unrolled.engine.jsontext import to_json
 from unrolled.engine.recipe import LIMITS
 from unrolled.tuning.plots import draw_range_test
-from unrolled.tuning.range_test import HIGH, LOW, STEPS, RangeTest, range_test
+from unrolled.tuning.range_test import STEPS, RangeTest, range_test
 from unrolled.tuning.trial import Datasets, prepare_trial
 
 CURVE, PICTURE = "lr.jsonl", "lr.png"
@@ -47,8 +47,14 @@ def lr_find(
     ),
     recipe: options.Recipe = None,
     preset: options.Preset = None,
-    low: Annotated[float, typer.Option(help="Learning rate of the first update.")] = LOW,
-    high: Annotated[float, typer.Option(help="Learning rate of the last update.")] = HIGH,
+    low: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the first update. " + options.default("the optimiser's usual one / 200")),
+    ] = None,
+    high: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the last update. " + options.default("the optimiser's usual one × 5000")),
+    ] = None,
     updates: Annotated[int, typer.Option(help="How many, unless the loss explodes before.")] = STEPS,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier curve and its picture.")] = False,
     json: options.Json = False,
@@ -65,7 +71,7 @@ def lr_find(
     check_new([curve, picture], overwrite)
     text = open_corpus(corpus or (), read_options(settings))
     run = prepare_trial(Datasets(text), {**settings, "average": None})
-    console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}, {low:g} to {high:g}")
+    console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}")
     with TrainingDisplay(console) as display:
         test = range_test(run, low, high, updates, display)
     if test.losses:

@@ -15,7 +15,6 @@ from unrolled.tuning.study import StudyObserver, Trial
 from unrolled.tuning.trial import RUNGS
 
 STYLES = {"complete": "", "pruned": "dim"}
-WORDS = {"pruned": "given up"}
 
 
 def settings_text(trial: Trial) -> str:
@@ -27,8 +26,7 @@ def setting(value: object) -> str:
 
 
 def state(trial: Trial) -> str:
-    word = WORDS.get(trial.state, trial.state)
-    return f"{word} at {trial.rung} of {RUNGS}" if trial.state == "pruned" else word
+    return f"given up at {trial.rung / RUNGS:.0%}" if trial.state == "pruned" else trial.state
 
 
 class StudyDisplay(StudyObserver):

@@ -26,7 +26,7 @@ def draw_study(trials: Sequence[Trial], space: Space, output: Path, title: str =
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    columns = min(len(space), PANELS_A_ROW)
+    columns = 2 if len(space) == 4 else min(len(space), PANELS_A_ROW)
     rows = -(-len(space) // columns)
     figure = new_figure(max(4 * columns, 5), 3.4 * rows + 0.6)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -41,7 +41,9 @@ def draw_study(trials: Sequence[Trial], space: Space, output: Path, title: str =
         if place % columns == 0:
             axes.set_ylabel("validation loss, nats a token")
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside lower center", fontsize=9)
+    note = "at the upper edge: higher, or without a loss" if any(_height(t, limits)[1] for t in trials) else None
+    legend = {"frameon": False, "ncols": len(labels), "fontsize": 9, "title_fontsize": 8, "title": note}
+    figure.legend(handles, labels, loc="outside lower center", **legend)
     if title:
         figure.suptitle(title, parse_math=False, fontsize=11)
     save_figure(figure, output)
@@ -53,9 +55,17 @@ def _loss_limits(trials: Sequence[Trial]) -> tuple[float, float]:
     losses = losses or [t.loss for t in trials if t.loss is not None] or [0.0, 1.0]
     low, high = min(losses), max(losses)
     median = float(np.median(losses))
-    high = min(high, median + 4 * max(median - low, 0.02 * abs(median)))  # one bad trial does not flatten the others
+    high = min(high, median + 6 * max(median - low, 0.02 * abs(median)))  # one bad trial does not flatten the others
     room = max(high - low, 0.02)
     return low - 0.12 * room, high + 0.25 * room
+
+
+def _height(trial: Trial, limits: tuple[float, float]) -> tuple[float, bool]:
+    """Where a trial is drawn, and whether that is the edge instead of its loss."""
+    edge = limits[1] - 0.03 * (limits[1] - limits[0])
+    if trial.loss is None or trial.state not in ("complete", "pruned") or trial.loss > edge:
+        return edge, True
+    return trial.loss, False
 
 
 # label, states, and the look of the mark
@@ -67,12 +77,11 @@ MARKS: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
 
 
 def _draw_setting(axes: Any, trials: Sequence[Trial], name: str, domain: Domain, limits: tuple[float, float]) -> None:
-    edge = limits[1] - 0.03 * (limits[1] - limits[0])
     best = next((t for t in trials if t.state == "complete"), None)
     for label, states, look in MARKS:
         shown = [t for t in trials if t.state in states and name in t.params]
         x = [_place(domain, t) for t in shown]
-        y = [edge if t.loss is None or t.state not in ("complete", "pruned") else min(t.loss, edge) for t in shown]
+        y = [_height(t, limits)[0] for t in shown]
         if shown or label == "complete":
             axes.scatter([place[name] for place in x], y, label=label, zorder=3, alpha=0.9, **look)
     if best is not None:

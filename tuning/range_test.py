@@ -15,10 +15,11 @@ import numpy as np
 
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.experiment import PreparedRun
-from unrolled.engine.optim import Moment
+from unrolled.engine.optim import OPTIMIZERS, Moment
 from unrolled.engine.training import Observer, StepEvent, TrainingConfig, train
 
-LOW, HIGH, STEPS = 1e-5, 10.0, 200
+SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
+STEPS = 200
 FEWEST_STEPS = 20
 WATCHED = 0.1  # share of a new loss in the one whose explosion ends the test
 EXPLODED = 4.0  # times the lowest
@@ -75,8 +76,8 @@ def smooth(losses: Sequence[float], width: float) -> np.ndarray:
 class _Rising(TrainingConfig):
     """A training of ``steps`` steps whose rate rises from ``low`` to ``high``; ``usual`` is the rate that it replaces."""
 
-    low: float = LOW
-    high: float = HIGH
+    low: float = SPAN[0]
+    high: float = SPAN[1]
     usual: float = 1.0
 
     def rate_factor(self, step: int, moment: Moment) -> float:
@@ -106,14 +107,18 @@ class _Watch(Observer):
 
 
 def range_test(
-    run: PreparedRun, low: float = LOW, high: float = HIGH, steps: int = STEPS, observer: Observer | None = None
+    run: PreparedRun,
+    low: float | None = None,
+    high: float | None = None,
+    steps: int = STEPS,
+    observer: Observer | None = None,
 ) -> RangeTest:
     """Test a prepared run, whose trainable is afterwards as it was before.
 
     Data, dropout and clipping are the run's; its limits, schedule, warm-up and validation play no part.
 
     Args:
-        low, high: the rates of the first and the last step.
+        low, high: the rates of the first and the last step; None: ``SPAN`` around what is usual for the optimiser.
         steps: how many, unless the loss explodes before.
         observer: its ``on_step`` is called.
 
@@ -121,6 +126,8 @@ def range_test(
         ConfigError: a rate or the number of steps is out of range.
         DivergedError: at the very first rates.
     """
+    usual = OPTIMIZERS[run.experiment.optimizer.name].usual_rate
+    low, high = usual * SPAN[0] if low is None else low, usual * SPAN[1] if high is None else high
     if not 0 < low < high < math.inf:
         raise ConfigError(f"low and high: got {low:g} and {high:g}, need two rates above 0, the second above the first")
     if steps < FEWEST_STEPS:

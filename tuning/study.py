@@ -33,10 +33,11 @@ from unrolled.tuning.trial import RUNGS
 from unrolled.tuning.worker import FATAL, pack_corpus
 from unrolled.tuning.workers import Message, Worker, threads_of
 
-STARTUP = 5  # trials at random before the sampler has something to go by, and before any is pruned
+STARTUP = 5  # trials before the sampler has something to go by, and before any is given up
+FIRST_RUNG = 2  # at which one may be
 FAILURES = 3  # in a row, before anything succeeded, end the study
 PRUNERS: dict[str, Callable[[Any], Any]] = {
-    "median": lambda optuna: optuna.pruners.MedianPruner(n_startup_trials=STARTUP - 1, n_warmup_steps=1),
+    "median": lambda optuna: optuna.pruners.MedianPruner(n_startup_trials=STARTUP - 1, n_warmup_steps=FIRST_RUNG),
     "hyperband": lambda optuna: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3),
     "none": lambda optuna: optuna.pruners.NopPruner(),
 }
