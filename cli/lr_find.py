@@ -5,6 +5,7 @@ It is not a kind of ``tune``: it needs no Optuna, trains once for some seconds, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,10 @@ from rich.console import Console
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, warn
 from unrolled.cli.progress import TrainingDisplay
-from unrolled.cli.settings import check_new, read_options, with_settings
+from unrolled.cli.settings import read_options, with_settings
 from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.encoded import open_corpus
-from unrolled.engine.errors import UnrolledError
+from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.jsontext import to_json
 from unrolled.engine.recipe import LIMITS
 from unrolled.tuning.plots import draw_range_test
@@ -68,7 +69,7 @@ def lr_find(
     """
     console = err if json else out
     curve, picture = output / CURVE, output / PICTURE
-    check_new([curve, picture], overwrite)
+    _check_new((curve, picture), overwrite)
     text = open_corpus(corpus or (), read_options(settings))
     run = prepare_trial(Datasets(text), {**settings, "average": None})
     console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}")
@@ -90,6 +91,12 @@ def lr_find(
         print_json({**figures, "exploded": test.exploded, "interrupted": test.interrupted, "output": str(output)})
     if test.interrupted:
         raise typer.Exit(130)
+
+
+def _check_new(paths: Sequence[Path], overwrite: bool) -> None:
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise ConfigError(f"{', '.join(there)}: there already; name another folder, or say --overwrite")
 
 
 def _show(console: Console, test: RangeTest) -> None:

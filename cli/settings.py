@@ -11,7 +11,6 @@ import typer
 
 from unrolled.cli.train import train
 from unrolled.engine.corpus import ReadOptions
-from unrolled.engine.errors import ConfigError
 from unrolled.engine.recipe import OPTIONS
 
 READING = ("column", "field", "encoding")
@@ -55,10 +54,3 @@ def _hide(parameter: inspect.Parameter) -> inspect.Parameter:
 
 def read_options(settings: dict[str, Any]) -> ReadOptions:
     return ReadOptions(**{name: settings[name] for name in READING})
-
-
-def check_new(paths: list[Any], overwrite: bool) -> None:
-    """Check that no file would be replaced that should not be."""
-    there = [str(path) for path in paths if path.exists()]
-    if there and not overwrite:
-        raise ConfigError(f"{', '.join(there)}: there already; name another folder, or say --overwrite")

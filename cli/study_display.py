@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from unrolled.cli.console import rate, table
-from unrolled.tuning.space import written
+from unrolled.tuning.space import Value, written
 from unrolled.tuning.study import StudyObserver, Trial
 from unrolled.tuning.trial import RUNGS
 
+WIDE = 100  # characters, from which on there is room for everything
 STYLES = {"complete": "", "pruned": "dim"}
 
 
@@ -21,8 +22,8 @@ def settings_text(trial: Trial) -> str:
     return "  ".join(f"{name.replace('_', '-')} {setting(value)}" for name, value in trial.params.items())
 
 
-def setting(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else written(value)  # type: ignore[arg-type]
+def setting(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else written(value)
 
 
 def state(trial: Trial) -> str:
@@ -43,10 +44,11 @@ class StudyDisplay(StudyObserver):
         self._ended = 0
         self._tasks: dict[int, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            *([BarColumn(bar_width=20)] if console.width >= WIDE else []),
+            TextColumn("{task.percentage:3.0f}%", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            *([TimeElapsedColumn()] if console.width >= WIDE else []),
             console=console,
             disable=not console.is_terminal,
             transient=True,
@@ -62,17 +64,17 @@ class StudyDisplay(StudyObserver):
 
     def on_begin(self, trials: list[Trial]) -> None:
         if trials:
-            self.console.print(f"going on after {len(trials)} trials")
+            self.console.print(f"going on after {len(trials)} trial{'s' if len(trials) > 1 else ''}")
         for trial in trials:
             self._count(trial)
 
     def on_start(self, trial: Trial) -> None:
-        figures = f"{settings_text(trial)}  loading"
+        figures = f"loading or compiling  {settings_text(trial)}"
         self._tasks[trial.number] = self._progress.add_task(f"trial {trial.number}", total=1.0, figures=figures)
 
     def on_pulse(self, trial: Trial, done: float, step: int) -> None:
-        loss = "" if trial.loss is None else f"  loss {trial.loss:.4f}"
-        figures = f"{settings_text(trial)}{loss}  step {step:,}"
+        loss = "" if trial.loss is None else f"loss {trial.loss:.4f}  "
+        figures = f"{loss}{settings_text(trial)}  step {step:,}"
         self._progress.update(self._tasks[trial.number], completed=done, figures=figures)
 
     def on_end(self, trial: Trial) -> None:
@@ -101,19 +103,24 @@ class StudyDisplay(StudyObserver):
         return best
 
 
-def trial_table(trials: Sequence[Trial], names: Sequence[str]) -> Table:
-    """All trials in the order given, the best one set off."""
+def trial_table(trials: Sequence[Trial], names: Sequence[str], width: int) -> Table:
+    """All trials in the order given, the best one set off; what a ``width`` in characters has no room for is left out."""
     columns = [name.replace("_", "-") for name in names]
-    shown = table("Trials, best first", "trial", "validation loss", *columns, "steps", "tokens/s", "state")
+    figures = ["steps", "tokens/s"] if width >= WIDE else ["steps"]
+    shown = table("Trials by validation loss, nats a token", "trial", "loss", *columns, *figures, "state")
     for place, trial in enumerate(trials):
         first = place == 0 and trial.state == "complete"
         shown.add_row(
             str(trial.number),
             "–" if trial.loss is None else f"{trial.loss:.4f}",
             *(setting(trial.params[name]) if name in trial.params else "–" for name in names),
-            f"{trial.outcome['steps']:,}" if "steps" in trial.outcome else "–",
-            rate(trial.outcome.get("tokens_per_s")),
+            *_figures(trial)[: len(figures)],
             "best" if first else state(trial),
             style="bold green" if first else STYLES.get(trial.state, "yellow"),
         )
     return shown
+
+
+def _figures(trial: Trial) -> list[str]:
+    steps = trial.outcome.get("steps")
+    return ["–" if steps is None else f"{steps:,}", rate(trial.outcome.get("tokens_per_s"))]

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, warn
+from unrolled.cli.console import FILE_WIDTH, emphasis, err, out, print_json, warn
 from unrolled.cli.settings import read_options, with_settings
 from unrolled.cli.study_display import StudyDisplay, trial_table
 from unrolled.engine.encoded import open_corpus
@@ -61,10 +61,11 @@ def tune(
     check_folder(output, resume)
     text = open_corpus(corpus or (), read_options(settings))
     console = err if json else out
+    searched = ", ".join(f"{name.replace('_', '-')} {domain}" for name, domain in space.items())
     emphasis(
         console,
         (text.name, "bold"),
-        f": {text.characters:,} characters; searching {', '.join(f'{name}={space[name]}' for name in space)} -> {output}",
+        f": {text.characters:,} characters; searching {searched} -> {output}",
     )
     with StudyDisplay(console, trials) as display:
         result = run_study(text, corpus or [], plan, output, resume, display)
@@ -74,7 +75,8 @@ def tune(
         written.insert(0, BEST)
     if result.trials:
         written += _picture(console, output, result, plan, text.name)
-        console.print(trial_table(result.trials, list(space)), soft_wrap=False)
+        width = console.width if console.is_terminal else FILE_WIDTH
+        console.print(trial_table(result.trials, list(space), width), soft_wrap=False, width=width)
     _summarise(console, result, output, written, " ".join(corpus or []))
     if json:
         rows = [trial.to_dict() for trial in result.trials]

@@ -34,6 +34,7 @@ from unrolled.engine.threads import usable_cores
 from unrolled.export.trainables import TRAINABLES
 from unrolled.tuning import study as studies
 from unrolled.tuning import trial as trials
+from unrolled.tuning.plots import draw_study
 from unrolled.tuning.recipes import recipe_text
 from unrolled.tuning.space import NOT_SEARCHED, USUAL, Choices, Numbers, check_space, parse_space
 from unrolled.tuning.storage import JOURNAL, OUTCOME, counted, open_study, quiet
@@ -415,7 +416,9 @@ def test_train_takes_the_best_recipe_as_it_is(fox: str, tmp_path: Path, capsys: 
     base = ("--recipe", str(tmp_path / "base.toml"), *FLAGS, "--init", "uniform", "--split", "0.8,0.2,0")
     run_command(fox, *base, "--search", "lr", "--search", "clip-value=none,0.5", "--trials", "3", "-o",
                 str(tmp_path / "s"), "--json")  # fmt: skip
-    report = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert [f"trial {number:>3}  " in captured.err for number in range(4)] == [True, True, True, False]
     best = report["trials"][0]
     recipe = tmp_path / "s" / "best.toml"
     run = tmp_path / "run"
@@ -531,3 +534,22 @@ def test_two_jobs_search_a_token_file_with_each_pruner(pruner: str, tmp_path: Pa
     assert sorted(t.number for t in result.trials) == [0, 1, 2, 3]
     text = run_trial(Datasets(CORPUS), {**BASE, **result.trials[0].params}, Quiet())
     assert text.loss == result.trials[0].loss
+
+
+@pytest.mark.parametrize(
+    "states", [("complete", "pruned", "diverged", "complete"), ("pruned", "refused"), ("failed",), ()]
+)
+def test_a_picture_is_drawn_of_whatever_there_is(states: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    space = parse_space(["lr", "cell", "hidden=2:90", "clip-value=none,1", "tie"], {})
+    made = [
+        Trial(
+            number,
+            state,
+            1.5 + number if state in ("complete", "pruned") else None,
+            {"lr": 0.001 * (number + 1), "cell": "gru", "hidden": 7, "clip_value": None, "tie": True},
+        )
+        for number, state in enumerate(states)
+    ]
+    draw_study(ranked(made), space, tmp_path / "t.png", "50$ and $x")
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
