@@ -63,9 +63,9 @@ def lr_find(
 ) -> None:
     """Find a learning rate by a range test: raise it update by update, until the loss explodes.
 
-    Suggests the rate at which the smoothed loss falls fastest, and shows the other customary rule, a tenth of the rate
-    with the lowest loss (L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017). Options and recipes
-    are those of train; its limits and schedules play no part. No model is written.
+    Suggests a tenth of the rate with the lowest smoothed loss, and shows where the loss falls fastest, the other customary
+    rule (L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017). Options and recipes are those of
+    train; its limits and schedules play no part. No model is written.
     """
     console = err if json else out
     curve, picture = output / CURVE, output / PICTURE
@@ -87,7 +87,7 @@ def lr_find(
         _show(console, test)
         console.print(f"in {output}: {', '.join(written)}")
     if json:
-        figures = {"suggestion": test.suggestion, "tenth_of_minimum": test.tenth, "updates": len(test.losses)}
+        figures = {"suggestion": test.suggestion, "steepest_descent": test.steepest, "updates": len(test.losses)}
         print_json({**figures, "exploded": test.exploded, "interrupted": test.interrupted, "output": str(output)})
     if test.interrupted:
         raise typer.Exit(130)
@@ -100,14 +100,14 @@ def _check_new(paths: Sequence[Path], overwrite: bool) -> None:
 
 
 def _show(console: Console, test: RangeTest) -> None:
-    if test.suggestion is None or test.tenth is None:
+    if test.suggestion is None or test.steepest is None:
         warn(console, "the loss never fell, so nothing is suggested; begin with a lower rate, or end with a higher one")
         return
     emphasis(
         console,
         "suggested learning rate ",
         (f"{test.suggestion:.2g}", "bold green"),
-        f", where the loss falls fastest; a tenth of the rate with the lowest loss is {test.tenth:.2g}",
+        f", a tenth of the rate with the lowest loss; it falls fastest at {test.steepest:.2g}",
     )
     if not test.exploded and not test.interrupted:
         console.print("the loss did not explode; a higher --high would show where it does")

@@ -45,7 +45,8 @@ def test_an_explosion_ends_the_test_and_the_model_stays_as_it_was() -> None:
     assert 20 < len(test.losses) < 200
     np.testing.assert_array_equal(run.trainable.training_state()["params"], before["params"])
     assert test.suggestion is not None
-    assert 1e-3 < test.suggestion < test.rates[int(np.argmin(test.smoothed))]
+    assert test.steepest is not None
+    assert 1e-3 < test.steepest < test.rates[int(np.argmin(test.smoothed))] == pytest.approx(10 * test.suggestion)
 
 
 def test_suggestions_of_a_curve_that_is_known() -> None:
@@ -54,16 +55,15 @@ def test_suggestions_of_a_curve_that_is_known() -> None:
     x = np.log10(rates)
     losses = 2 - np.tanh(2 * (x + 2)) + np.exp(6 * (x - 0.3))
     test = RangeTest(list(rates), list(losses), exploded=True)
-    assert test.suggestion == pytest.approx(0.01, rel=0.15)
-    assert test.tenth is not None
+    assert test.steepest == pytest.approx(0.01, rel=0.15)
     lowest = rates[int(losses.argmin())]
-    assert test.tenth == pytest.approx(lowest / 10, rel=0.35)
+    assert test.suggestion == pytest.approx(lowest / 10, rel=0.35)
 
 
 def test_alarm_a_curve_that_never_falls_suggests_nothing() -> None:
     rates = list(np.geomspace(1e-5, 10, 100))
     test = RangeTest(rates, list(np.linspace(3, 9, 100)), exploded=False)
-    assert (test.suggestion, test.tenth) == (None, None)
+    assert (test.suggestion, test.steepest) == (None, None)
     empty = RangeTest([], [], exploded=False, interrupted=True)
     assert (empty.suggestion, empty.smoothed, empty.lines()) == (None, [], [])
 

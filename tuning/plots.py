@@ -118,8 +118,8 @@ def draw_range_test(test: RangeTest, output: Path, title: str = "") -> None:
     axes.plot(test.rates, test.losses, color=FAINT, linewidth=0.9, alpha=0.7, label="a step's loss")
     axes.plot(test.rates, test.smoothed, color=COLORS[0], linewidth=2, label="smoothed")
     for rate, color, text in (
-        (test.suggestion, COLORS[2], "steepest descent"),
-        (test.tenth, COLORS[1], "a tenth of the minimum's"),
+        (test.suggestion, COLORS[2], "a tenth of the minimum's"),
+        (test.steepest, COLORS[1], "steepest descent"),
     ):
         if rate is not None:
             suggested = color == COLORS[2]
@@ -136,5 +136,5 @@ def draw_range_test(test: RangeTest, output: Path, title: str = "") -> None:
     axes.set_ylabel("training loss, nats a token")
     axes.set_title(title, parse_math=False)
     dress(axes)
-    axes.legend(frameon=False)
+    axes.legend(loc="upper left", framealpha=1, edgecolor="none")  # over the lines of the rates
     save_figure(figure, output)

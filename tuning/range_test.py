@@ -31,8 +31,9 @@ EDGE = 5  # points at the beginning, where the bell is cut, in which no descent 
 class RangeTest:
     """The curve of a range test, and the rates that it suggests.
 
-    ``suggestion`` is where the smoothed loss falls fastest in the logarithm of the rate; ``tenth`` is a tenth of the rate
-    with the lowest loss, the other customary rule. Both are None where the loss never fell.
+    ``suggestion`` is a tenth of the rate with the lowest smoothed loss; ``steepest``, the other customary rule, is where the
+    loss falls fastest in the logarithm of the rate. Both are None where the loss never fell. A language model's loss falls
+    fastest while it learns how frequent each token is, which low rates do, too: that is why it is not the suggestion.
     """
 
     rates: list[float]
@@ -41,7 +42,7 @@ class RangeTest:
     interrupted: bool = False
     smoothed: list[float] = field(init=False)
     suggestion: float | None = field(init=False, default=None)
-    tenth: float | None = field(init=False, default=None)
+    steepest: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         smoothed = smooth(self.losses, WIDTH * STEPS if len(self.losses) >= STEPS else WIDTH * len(self.losses))
@@ -50,8 +51,8 @@ class RangeTest:
         if lowest <= EDGE + 2:
             return
         slope = np.gradient(smoothed, np.log(self.rates))[EDGE : lowest + 1]
-        object.__setattr__(self, "suggestion", self.rates[EDGE + int(slope.argmin())])
-        object.__setattr__(self, "tenth", self.rates[lowest] / 10)
+        object.__setattr__(self, "suggestion", self.rates[lowest] / 10)
+        object.__setattr__(self, "steepest", self.rates[EDGE + int(slope.argmin())])
 
     def smoothed_at(self, rate: float) -> float:
         return float(np.interp(math.log(rate), np.log(self.rates), self.smoothed))
