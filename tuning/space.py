@@ -228,9 +228,9 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
             refused.update({item: error for item in chosen.items() if item not in refused})
         else:
             accepted.update(chosen.items())
-    for (name, value), error in refused.items():
+    for (name, value), reason in refused.items():
         if (name, value) not in accepted:
-            raise ConfigError(f"search: {name}={written(value)} never works: {error}")
+            raise ConfigError(f"search: {name}={written(value)} never works: {reason}")
 
 
 def usual_values(space: Space, options: Mapping[str, Any]) -> dict[str, Value] | None:

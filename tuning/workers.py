@@ -17,6 +17,13 @@ from unrolled.engine.threads import THREAD_VARIABLES, usable_cores
 from unrolled.tuning.worker import FAILED
 
 
+def _own_group() -> dict[str, Any]:
+    """How to start a process that Ctrl-C does not reach: it goes to the study alone, which then decides."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
 class Message(NamedTuple):
     """What a worker said; a worker that ended has said that its trial failed."""
 
@@ -36,19 +43,13 @@ class Worker:
     def __init__(self, corpus: Mapping[str, Any], threads: int | None, inbox: queue.Queue[Message]) -> None:
         shares = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the worker
-        # A group of its own, so that Ctrl-C reaches the study alone, which then decides.
-        group: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
         self._process = subprocess.Popen(
             [sys.executable, "-m", "unrolled.tuning.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, **shares, "PYTHONWARNINGS": "ignore"},
-            **group,
+            **_own_group(),
         )
         self._inbox = inbox
         self.alive = True
