@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-SUBPACKAGES = ("engine", "export", "runtime", "bench", "cli")
+SUBPACKAGES = ("engine", "export", "tuning", "runtime", "bench", "cli")
 OTHER = ("runtime/hosts", "cli/recipes")  # files that are not Python, told from what was built among them by git
 
 

@@ -14,18 +14,16 @@ from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_b
 from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
 from unrolled.bench.peers import PEERS
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
-from unrolled.bench.system import usable_cores
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
-from unrolled.cli.console import WIDTH, err, out, table, warn
+from unrolled.cli.console import FILE_WIDTH, err, out, table, warn
 from unrolled.cli.options import one_of
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.jsontext import to_json
+from unrolled.engine.threads import usable_cores
 from unrolled.export.trainables import TRAINABLES
 from unrolled.runtime import ENGINES
-
-FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
 
 bench = typer.Typer(
     help="Measure every engine side by side, each in a process of its own, and report against the machine's limits.",

@@ -22,8 +22,10 @@ from unrolled.cli.export import export
 from unrolled.cli.generate import generate_text
 from unrolled.cli.import_ import import_model
 from unrolled.cli.info import info
+from unrolled.cli.lr_find import lr_find
 from unrolled.cli.score import score
 from unrolled.cli.train import train
+from unrolled.cli.tune import tune
 from unrolled.cli.verify import verify
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
 
@@ -39,6 +41,8 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(tune)
+app.command("lr-find")(lr_find)
 app.command()(encode)
 app.command("eval")(evaluate)
 app.command("generate")(generate_text)

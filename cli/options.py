@@ -12,7 +12,6 @@ import typer
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.backends import PRECISIONS
 from unrolled.engine.corpus import IDENTIFIERS
-from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
@@ -111,11 +110,3 @@ def unescape(text: str) -> str:
 def unescape_all(texts: Iterable[str] | None) -> tuple[str, ...]:
     """What an option that may be repeated holds, each as ``unescape``."""
     return tuple(map(unescape, texts or ()))
-
-
-def fractions(split: str) -> tuple[float, ...]:
-    """Fractions as typed, with commas between them."""
-    try:
-        return tuple(float(part) for part in split.split(","))
-    except ValueError as error:
-        raise ConfigError(f"split: got {split!r}, needs three fractions, for instance 0.9,0.05,0.05") from error

@@ -17,24 +17,22 @@ from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
 from unrolled.engine.corpus import ReadOptions
-from unrolled.engine.dataset import DataConfig, doubt
-from unrolled.engine.dropout import Dropout
+from unrolled.engine.dataset import doubt
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
-from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
-from unrolled.engine.initial import INITIALS, Initial
-from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, Decay, OptimizerConfig
+from unrolled.engine.experiment import PreparedRun, prepare_run
+from unrolled.engine.initial import INITIALS
+from unrolled.engine.optim import OPTIMIZERS, SCHEDULES
 from unrolled.engine.params import parameter_count
+from unrolled.engine.recipe import DEFAULT_EPOCHS, experiment_of
 from unrolled.engine.resume import RESUME
 from unrolled.engine.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import TrainingConfig, TrainingResult
+from unrolled.engine.training import TrainingResult
 from unrolled.export.trainables import TRAINABLES, make_trainable, training_group
 from unrolled.runtime import generate
 from unrolled.runtime.adapters import TokenizedModel
-
-DEFAULT_EPOCHS = 10
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 
@@ -199,48 +197,7 @@ def train(
     A recipe is a TOML file of these options by their names, for instance hidden = 256 or output-dropout = 0.1.
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
-    if epochs is None and steps is None and seconds is None:
-        epochs = DEFAULT_EPOCHS
-    experiment = Experiment(
-        TrainingConfig(
-            epochs,
-            steps,
-            seconds,
-            schedule,
-            validate_every,
-            seed,
-            Dropout(input_dropout, output_dropout, variational),
-            Decay(decay, decay_after, decay_patience),
-            warmup,
-            patience,
-            average,
-            reset,
-        ),
-        DataConfig(
-            level,
-            batching,
-            batch,
-            length,
-            options.fractions(split),
-            lowercase,
-            punctuation,
-            vocab_size,
-            unknown,
-            seed,
-        ),
-        ModelSettings(cell, embed, hidden, layers, dropout, tie),
-        OptimizerConfig(
-            optimizer,
-            lr,
-            weight_decay,
-            momentum,
-            clip_value=clip_value,
-            sum_over_time=sum_over_time,
-            label_smoothing=label_smoothing,
-        ),
-        clip or None,
-        Initial(init, init_scale, forget_bias),
-    )
+    experiment = experiment_of(locals())  # whose names are those of the options
     with training_group(engine) as group:
         group.shared(lambda: check_start(output, overwrite, resume))
         text = open_corpus(corpus or (), ReadOptions(column, field, encoding))

@@ -120,19 +120,26 @@ def _from_scratch(
     return EngineTrainable(config, params, optimizer, clip_norm)
 
 
+def encode(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
+    """The corpus in batches, encoded now if it was not yet."""
+    return corpus.prepare(data) if isinstance(corpus, EncodedCorpus) else prepare(corpus, data)
+
+
 def prepare_run(
-    corpus: Corpus | EncodedCorpus, experiment: Experiment, make: TrainableMaker = _from_scratch
+    corpus: Corpus | EncodedCorpus,
+    experiment: Experiment,
+    make: TrainableMaker = _from_scratch,
+    dataset: Dataset | None = None,
 ) -> PreparedRun:
     """Encode the corpus and make the model, with initial weights from the experiment's seed.
 
     Args:
         make: makes the engine's Trainable; the NumPy reference if left out.
+        dataset: the corpus, where it is encoded already.
     """
     if isinstance(corpus, EncodedCorpus):
         experiment = replace(experiment, data=corpus.settle(experiment.data))
-        dataset = corpus.prepare(experiment.data)
-    else:
-        dataset = prepare(corpus, experiment.data)
+    dataset = dataset or encode(corpus, experiment.data)
     config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
     params = begin(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)

@@ -222,7 +222,7 @@ def train(
     loop = _Loop(trainable, data, validation, config, observers, clock, group)
     if start is not None:
         loop.result = replace(start, losses=[], interrupted=False, whole=True)
-    with _CtrlC() as ctrl_c:
+    with CtrlC() as ctrl_c:
         try:
             loop.run(ctrl_c)
         except KeyboardInterrupt:
@@ -232,7 +232,7 @@ def train(
     return loop.result
 
 
-class _CtrlC:
+class CtrlC:
     """Ctrl-C and SIGTERM as a request that the loop looks at between two steps, so that nothing is left half done.
 
     A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes.
@@ -240,7 +240,7 @@ class _CtrlC:
 
     pressed = False
 
-    def __enter__(self) -> _CtrlC:
+    def __enter__(self) -> CtrlC:
         self._before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._press)
@@ -275,7 +275,7 @@ class _Loop:
         self.high = 0  # steps in a row whose loss is far above that of a guess
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
 
-    def run(self, ctrl_c: _CtrlC) -> None:
+    def run(self, ctrl_c: CtrlC) -> None:
         result = self.result
         done = self._done(result.seconds)
         if done >= 1:

@@ -298,6 +298,8 @@ class TorchTrainable:
     def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
         if any("/" in name for name in arrays):
             self._fill_optimizer()
+        else:
+            self.optimizer.state.clear()  # from before the first update
         check_state(arrays, self.training_state())
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
