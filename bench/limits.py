@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange, set_num_threads
@@ -16,8 +16,6 @@ from unrolled.engine.kernels.kernel import compiled_parallel, compiled_sum, drop
 from unrolled.engine.kernels.tile import TILE_ROWS, tile_4, tile_8
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
-SECONDS = 0.05  # of one measurement
-REPEATS, PAUSE = 15, 0.1  # seconds between them: on a shared machine some fall in a quiet moment
 DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 
 
@@ -51,18 +49,29 @@ def _read(values: NDArray, sums: NDArray, rounds: int, parts: int) -> None:
             sums[part, 0] += _total(values[part])
 
 
-def _best(run: Callable[[int], None]) -> float:
+class Effort(NamedTuple):
+    """How long is measured."""
+
+    seconds: float = 0.05  # of one measurement
+    repeats: int = 15
+    pause: float = 0.1  # seconds between them: on a shared machine some fall in a quiet moment
+
+
+THOROUGH, BRIEF = Effort(), Effort(0.008, 12, 0.002)  # 2.5 s, 0.15 s
+
+
+def _best(run: Callable[[int], None], effort: Effort = THOROUGH) -> float:
     """Seconds of one round at the machine's best: the shortest of some measurements."""
     run(1)
     rounds, elapsed = 1, 0.0
-    while elapsed < SECONDS / 4:
+    while elapsed < effort.seconds / 4:
         rounds *= 4
         elapsed = _seconds(run, rounds)
-    rounds = max(1, int(rounds * SECONDS / elapsed))
+    rounds = max(1, int(rounds * effort.seconds / elapsed))
     times = []
-    for _ in range(REPEATS):
+    for _ in range(effort.repeats):
         times.append(_seconds(run, rounds))
-        time.sleep(PAUSE)
+        time.sleep(effort.pause)
     return min(times) / rounds
 
 
@@ -72,12 +81,12 @@ def _seconds(run: Callable[[int], None], rounds: int) -> float:
     return time.perf_counter() - started
 
 
-def fma_peak(threads: int) -> float:
+def fma_peak(threads: int, effort: Effort = THOROUGH) -> float:
     """GFLOP/s in float32 of the micro-kernel on factors that stay in the L1 cache."""
     W = panel_width(np.dtype(np.float32))
     a = np.zeros((threads, STRIP * DEPTH), np.float32)
     panel, c = np.zeros((threads, DEPTH * W), np.float32), np.zeros((threads, STRIP * W), np.float32)
-    seconds = _best(lambda rounds: _run_tiles(a, panel, c, W, rounds, threads))
+    seconds = _best(lambda rounds: _run_tiles(a, panel, c, W, rounds, threads), effort)
     return threads * 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
 
 

@@ -21,6 +21,7 @@ from unrolled.cli.export import export
 from unrolled.cli.generate import generate_text
 from unrolled.cli.import_ import import_model
 from unrolled.cli.info import info
+from unrolled.cli.report import report
 from unrolled.cli.score import score
 from unrolled.cli.train import train
 from unrolled.cli.verify import verify
@@ -46,6 +47,7 @@ app.command("import")(import_model)
 app.command()(export)
 app.command()(verify)
 app.command()(compare)
+app.command()(report)
 app.command()(info)
 app.add_typer(bench, name="bench")
 

@@ -19,7 +19,7 @@ from unrolled.engine.optim import FREE_OF_LIMITS, OptimizerConfig
 from unrolled.engine.params import Params
 from unrolled.engine.run_folder import RunFolder
 from unrolled.engine.trainable import EngineTrainable, Trainable
-from unrolled.engine.training import Observer, TrainingConfig, TrainingResult, train
+from unrolled.engine.training import Observer, Sampler, TrainingConfig, TrainingResult, train
 
 TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
 
@@ -87,14 +87,15 @@ class PreparedRun:
         overwrite: bool = False,
         observers: Sequence[Observer] = (),
         resume: bool = False,
+        sampler: Sampler | None = None,
     ) -> TrainingResult:
-        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch."""
+        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch, ``sampler`` writes."""
         record, training = self.experiment.record(self.corpus), self.experiment.training
         with RunFolder(output, self.dataset.tokenizer, record, overwrite, resume) as folder:
             follows_limit = training.schedule not in FREE_OF_LIMITS or training.patience is not None
             start = folder.start(self.trainable, follows_limit)
             data, validation = self.dataset.train, self.dataset.validation
-            return train(self.trainable, data, validation, training, [folder, *observers], start=start)
+            return train(self.trainable, data, validation, training, [folder, *observers], start=start, sampler=sampler)
 
 
 def _from_scratch(
