@@ -12,22 +12,26 @@ from numba import prange, set_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import STRIP, panel_width
-from unrolled.engine.kernels.kernel import compiled_parallel, compiled_sum, drop_stale_cache
+from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum, drop_stale_cache
 from unrolled.engine.kernels.tile import TILE_ROWS, tile_4, tile_8
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
 DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 
 
+@compiled
+def _run_core(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int) -> None:
+    for _ in range(rounds):
+        if TILE_ROWS == 8:
+            tile_8(a, 0, DEPTH, 1, panel, 0, 0, c, 0, W, DEPTH)
+        else:
+            tile_4(a, 0, DEPTH, 1, panel, 0, 0, c, 0, W, DEPTH)
+
+
 @compiled_parallel
 def _run_tiles(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int, parts: int) -> None:
     for part in prange(parts):
-        own_a, own_panel, own_c = a[part], panel[part], c[part]
-        for _ in range(rounds):
-            if TILE_ROWS == 8:
-                tile_8(own_a, 0, DEPTH, 1, own_panel, 0, 0, own_c, 0, W, DEPTH)
-            else:
-                tile_4(own_a, 0, DEPTH, 1, own_panel, 0, 0, own_c, 0, W, DEPTH)
+        _run_core(a[part], panel[part], c[part], W, rounds)
 
 
 drop_stale_cache(cache=Path(_run_tiles.dispatcher.stats.cache_path))  # of this folder, when the tiles changed
@@ -57,7 +61,7 @@ class Effort(NamedTuple):
     pause: float = 0.1  # seconds between them: on a shared machine some fall in a quiet moment
 
 
-THOROUGH, BRIEF = Effort(), Effort(0.008, 12, 0.002)  # 2.5 s, 0.15 s
+THOROUGH, BRIEF = Effort(), Effort(0.001, 60, 0.001)  # 2.5 s, 0.15 s
 
 
 def _best(run: Callable[[int], None], effort: Effort = THOROUGH) -> float:
@@ -66,7 +70,7 @@ def _best(run: Callable[[int], None], effort: Effort = THOROUGH) -> float:
     rounds, elapsed = 1, 0.0
     while elapsed < effort.seconds / 4:
         rounds *= 4
-        elapsed = _seconds(run, rounds)
+        elapsed = min(_seconds(run, rounds) for _ in range(3))  # one that had to wait would make the rounds too few
     rounds = max(1, int(rounds * effort.seconds / elapsed))
     times = []
     for _ in range(effort.repeats):
@@ -81,13 +85,25 @@ def _seconds(run: Callable[[int], None], rounds: int) -> float:
     return time.perf_counter() - started
 
 
-def fma_peak(threads: int, effort: Effort = THOROUGH) -> float:
+def fma_peak(threads: int) -> float:
     """GFLOP/s in float32 of the micro-kernel on factors that stay in the L1 cache."""
     W = panel_width(np.dtype(np.float32))
     a = np.zeros((threads, STRIP * DEPTH), np.float32)
     panel, c = np.zeros((threads, DEPTH * W), np.float32), np.zeros((threads, STRIP * W), np.float32)
-    seconds = _best(lambda rounds: _run_tiles(a, panel, c, W, rounds, threads), effort)
+    seconds = _best(lambda rounds: _run_tiles(a, panel, c, W, rounds, threads))
     return threads * 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
+
+
+def core_peak() -> float:
+    """The same of one core, in a fraction of a second.
+
+    Its bursts fit into one turn of the scheduler, so that it comes out right on a busy machine too, where a parallel region
+    waits for its last thread.
+    """
+    W = panel_width(np.dtype(np.float32))
+    a, panel, c = (np.zeros(size, np.float32) for size in (STRIP * DEPTH, DEPTH * W, STRIP * W))
+    seconds = _best(lambda rounds: _run_core(a, panel, c, W, rounds), BRIEF)
+    return 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
 
 
 def read_bandwidth(size: int, threads: int) -> float:

@@ -1,4 +1,4 @@
-"""The machine's FMA peak for a display: measured in a fraction of a second, the best of all measurements kept."""
+"""The machine's FMA peak for a display: measured in a fraction of a second, and the best of all measurements kept."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 from functools import cache
 from pathlib import Path
 
-from unrolled.bench.system import processor_name
+from unrolled.bench.system import physical_cores, processor_name
 from unrolled.bench.workloads import Workload
 from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.jsontext import parse_json, to_json
 
-FILE = "fma_peak.json"  # GFLOP/s by processor and threads, beside the compiled kernels
+FILE = "fma_peak.json"  # GFLOP/s of a core by processor, beside the compiled kernels
 
 
 def flops_per_token(config: ModelConfig, batch_size: int, length: int) -> float:
@@ -25,19 +25,19 @@ def flops_per_token(config: ModelConfig, batch_size: int, length: int) -> float:
 
 @cache
 def quick_peak() -> float | None:
-    """GFLOP/s in float32 of all of the Numba engine's threads; None where its kernels do not run.
+    """GFLOP/s in float32: one core's times the cores that the Numba engine uses; None where its kernels do not run.
 
-    A short measurement on a busy machine comes out low, so the best of all that this processor ever gave is returned.
+    All cores at once may run a little slower than one does (``unrolled bench`` measures that, in seconds). What is measured
+    on a busy machine may come out low, so the best that this processor ever gave is returned.
     """
     try:
         from numba import get_num_threads
 
-        from unrolled.bench.limits import BRIEF, fma_peak
+        from unrolled.bench.limits import core_peak
         from unrolled.engine.kernels.kernel import cache_folder
 
-        threads = get_num_threads()
-        measured = fma_peak(threads, BRIEF)
-        return _best_so_far(cache_folder() / FILE, f"{processor_name()}, {threads} threads", measured)
+        cores = min(get_num_threads(), physical_cores())
+        return cores * _best_so_far(cache_folder() / FILE, processor_name(), core_peak())
     except (ImportError, UnrolledError):
         return None
 
