@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,20 @@ def package_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def physical_cores() -> int:
+    """Cores this process may use, those counted once that run two threads; as ``usable_cores`` where the system tells not."""
+    if not hasattr(os, "sched_getaffinity"):
+        return usable_cores()
+    siblings = set()
+    for cpu in os.sched_getaffinity(0):
+        try:
+            path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+            siblings.add(path.read_text().strip())
+        except OSError:
+            siblings.add(str(cpu))
+    return len(siblings)
 
 
 def system_info() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from unrolled.cli.generate import generate_text
 from unrolled.cli.import_ import import_model
 from unrolled.cli.info import info
 from unrolled.cli.lr_find import lr_find
+from unrolled.cli.report import report
 from unrolled.cli.score import score
 from unrolled.cli.train import train
 from unrolled.cli.tune import tune
@@ -51,6 +52,7 @@ app.command("import")(import_model)
 app.command()(export)
 app.command()(verify)
 app.command()(compare)
+app.command()(report)
 app.command()(info)
 app.add_typer(bench, name="bench")
 

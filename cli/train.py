@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from unrolled.bench.peak import flops_per_token, quick_peak
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, warn
-from unrolled.cli.progress import TrainingDisplay, clock
+from unrolled.cli.progress import Speed, TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
@@ -29,8 +29,9 @@ from unrolled.engine.resume import RESUME
 from unrolled.engine.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import TrainingResult
+from unrolled.engine.training import Observer, Sampler, TrainingResult
 from unrolled.export.trainables import TRAINABLES, make_trainable, training_group
+from unrolled.report.tensorboard import EventFiles
 from unrolled.runtime import generate
 from unrolled.runtime.adapters import TokenizedModel
 
@@ -189,7 +190,13 @@ def train(
         int | None, typer.Option(help="Steps between validations. " + options.default("an epoch, 250 at the most"))
     ] = None,
     seed: options.Seed = 0,
-    samples: Annotated[bool, typer.Option(help="Show a sample with each validation.")] = True,
+    samples: Annotated[
+        bool, typer.Option(help="Write a sample with each validation, on the screen and into metrics.jsonl.")
+    ] = True,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Keep event files in the run folder too, for tensorboard --logdir."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Train a model on text and write a run folder: best and last checkpoint, metrics.jsonl, picture of the loss.
@@ -200,6 +207,7 @@ def train(
     experiment = experiment_of(locals())  # whose names are those of the options
     with training_group(engine) as group:
         group.shared(lambda: check_start(output, overwrite, resume))
+        observers: list[Observer] = [EventFiles(output)] if tensorboard else []
         text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
         run = prepare_run(
             text,
@@ -208,8 +216,9 @@ def train(
         )
         console = Console(quiet=True) if not group.leads else err if json else out
         _announce(console, run, output, group.size)
-        with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:
-            result = run.run(output, overwrite, [display], resume, group)
+        sampler = _sampler(run.dataset.tokenizer, seed) if samples else None
+        with TrainingDisplay(console, _speed(run) if group.leads and console.is_terminal else None) as display:
+            result = run.run(output, overwrite, [*observers, display], resume, sampler, group)
     if group.leads:
         _report(console, run, result, output, json)
     if result.interrupted:
@@ -246,7 +255,12 @@ def _announce(console: Console, run: PreparedRun, output: Path, processes: int) 
         warn(console, message)
 
 
-def _sampler(tokenizer: Tokenizer, seed: int) -> Callable[[Trainable], str]:
+def _speed(run: PreparedRun) -> Speed:
+    data = run.experiment.data
+    return Speed(flops_per_token(run.trainable.config, data.batch_size, data.length), quick_peak())
+
+
+def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
     """A short text from the live model, always at the same draws, so that progress shows."""
 
     def sample(trainable: Trainable) -> str:

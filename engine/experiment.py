@@ -22,7 +22,7 @@ from unrolled.engine.params import Params
 from unrolled.engine.resume import settings_of
 from unrolled.engine.run_folder import RunFolder
 from unrolled.engine.trainable import EngineTrainable, Trainable
-from unrolled.engine.training import Observer, TrainingConfig, TrainingResult, train
+from unrolled.engine.training import Observer, Sampler, TrainingConfig, TrainingResult, train
 
 TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
 
@@ -90,11 +90,12 @@ class PreparedRun:
         overwrite: bool = False,
         observers: Sequence[Observer] = (),
         resume: bool = False,
+        sampler: Sampler | None = None,
         group: Group = ALONE,
     ) -> TrainingResult:
-        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch.
+        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch, ``sampler`` writes.
 
-        Of a ``group`` of processes one writes the folder, and it alone has the observers.
+        Of a ``group`` of processes one writes the folder, and it alone has the observers and the sampler.
         """
         record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
         follows_limit = training.schedule not in FREE_OF_LIMITS or training.patience is not None
@@ -110,8 +111,9 @@ class PreparedRun:
             start = group.shared(begin)
             if start is not None and group.size > 1:
                 trainable.load_training_state(group.shared(trainable.training_state))
+            writer = sampler if group.leads else None
             data, validation = self.dataset.train, self.dataset.validation
-            return train(trainable, data, validation, training, watching, start=start, group=group)
+            return train(trainable, data, validation, training, watching, start=start, group=group, sampler=writer)
 
 
 def _from_scratch(
