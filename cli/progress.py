@@ -32,7 +32,10 @@ class Speed(NamedTuple):
         gflops = self.flops_per_token * tokens_per_s / 1e9
         if self.peak_gflops is None:
             return f"{gflops:,.1f} GFLOP/s (the machine's peak is not known)"
-        return f"{gflops / self.peak_gflops:.0%} of the peak ({gflops:,.0f} of {self.peak_gflops:,.0f} GFLOP/s)"
+        share = gflops / self.peak_gflops
+        return (
+            f"{share:{'.0%' if share >= 0.1 else '.1%'}} of the peak ({gflops:,.0f} of {self.peak_gflops:,.0f} GFLOP/s)"
+        )
 
 
 def clock(seconds: float) -> str:

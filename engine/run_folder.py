@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.jsontext import FAST, parse_json, to_json
 from unrolled.engine.lock import FolderLock
 from unrolled.engine.resume import (
     RESUME,
@@ -180,9 +180,10 @@ class RunFolder(Observer):
         self._metrics.write((to_json(values, ascii=True) + "\n").encode())
 
     def on_step(self, event: StepEvent) -> None:
-        values = asdict(event)
+        assert self._metrics is not None
+        values = {"event": "step", **vars(event)}
         del values["done"]
-        self._write({"event": "step", **values})
+        self._metrics.write((FAST.encode(values) + "\n").encode())  # the loop checked that all are finite
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
         position = {"step": event.step, "epoch": event.epoch, "seconds": event.seconds}
