@@ -56,10 +56,9 @@ def step_evaluator(model: Stepper) -> Evaluator:
         total = LossResult(0.0, 0, 0)
         length = max(1, STEP_BYTES // (4 * B * model.config.vocab_size))
         for first in range(0, T, length):
-            inputs, targets, mask = (part[first : first + length] for part in batch[:3])
-            logits, state = model.step(inputs, state)
-            loss, _ = softmax_cross_entropy(logits, targets, mask, False)
-            total = LossResult(*(a + b for a, b in zip(total, loss, strict=True)))
+            steps = slice(first, first + length)
+            logits, state = model.step(batch.inputs[steps], state)
+            total = total.plus(softmax_cross_entropy(logits, batch.targets[steps], batch.mask[steps], False)[0])
         return total, state
 
     return run

@@ -21,6 +21,10 @@ class LossResult(NamedTuple):
     correct: int  # positions whose most probable token is the target
     tokens: int  # positions counted
 
+    def plus(self, other: LossResult) -> LossResult:
+        """The sums of both."""
+        return LossResult(self.loss + other.loss, self.correct + other.correct, self.tokens + other.tokens)
+
 
 def zeros(size: int, dtype: np.dtype) -> NDArray:
     """A flat array of zeros for a step's gradients."""
@@ -162,7 +166,7 @@ def output_loss(
         loss, dlogits = softmax_cross_entropy(
             logits, flat_targets[piece], flat_mask[piece], grads is not None, smoothing
         )
-        total = LossResult(*(a + b for a, b in zip(total, loss, strict=True)))
+        total = total.plus(loss)
         if grads is None or dh is None or dlogits is None:
             continue
         if loss.tokens != count:  # the piece's own mean becomes its share of the whole batch's

@@ -178,8 +178,8 @@ class DistributedTrainable(TorchTrainable):
 
 
 def _batch_rows(batch: Batch, rows: slice) -> Batch:
-    inputs, targets, mask = (np.ascontiguousarray(part[:, rows]) for part in batch[:3])
-    return Batch(inputs, targets, mask, batch.carry)
+    inputs, targets = np.ascontiguousarray(batch.inputs[:, rows]), np.ascontiguousarray(batch.targets[:, rows])
+    return Batch(inputs, targets, np.ascontiguousarray(batch.mask[:, rows]), batch.carry)
 
 
 def _mask_rows(masks: Masks | None, rows: slice) -> Masks | None:
