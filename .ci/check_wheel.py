@@ -7,8 +7,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-SUBPACKAGES = ("engine", "export", "runtime", "bench", "cli")
-OTHER = ("runtime/hosts", "cli/recipes")  # files that are not Python, told from what was built among them by git
+SUBPACKAGES = ("engine", "export", "tuning", "runtime", "report", "bench", "cli")
+OTHER = (
+    "runtime/hosts",
+    "cli/recipes",
+    "report/*.css",
+    "report/*.js",
+)  # files that are not Python, told from what was built among them by git
 
 
 def other_files() -> list[str]:

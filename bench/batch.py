@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.bench.runner import VARIABLES
 from unrolled.bench.workloads import Workload
 from unrolled.engine.errors import ModelFileError
+from unrolled.engine.threads import THREAD_VARIABLES
 
 PROMPT, OUTPUT = (5, 200), (1, 400)  # tokens
 ALONE = 12  # texts written one by one
@@ -81,7 +81,7 @@ def measure_batch(job: BatchJob) -> dict[str, Any]:
         ModelFileError: the process failed; what it said is the message.
     """
     command = [sys.executable, "-m", "unrolled.bench.batch"]
-    environment = {**os.environ, **dict.fromkeys(VARIABLES, str(job.threads)), "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(job.threads)), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, env=environment)
     if done.returncode:
         raise ModelFileError(f"{job.engine}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")

@@ -5,31 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange, set_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import STRIP, panel_width
-from unrolled.engine.kernels.kernel import compiled_parallel, compiled_sum, drop_stale_cache
+from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum, drop_stale_cache
 from unrolled.engine.kernels.tile import TILE_ROWS, tile_4, tile_8
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
-SECONDS = 0.05  # of one measurement
-REPEATS, PAUSE = 15, 0.1  # seconds between them: on a shared machine some fall in a quiet moment
 DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+
+
+@compiled
+def _run_core(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int) -> None:
+    for _ in range(rounds):
+        if TILE_ROWS == 8:
+            tile_8(a, 0, DEPTH, 1, panel, 0, 0, c, 0, W, DEPTH)
+        else:
+            tile_4(a, 0, DEPTH, 1, panel, 0, 0, c, 0, W, DEPTH)
 
 
 @compiled_parallel
 def _run_tiles(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int, parts: int) -> None:
     for part in prange(parts):
-        own_a, own_panel, own_c = a[part], panel[part], c[part]
-        for _ in range(rounds):
-            if TILE_ROWS == 8:
-                tile_8(own_a, 0, DEPTH, 1, own_panel, 0, 0, own_c, 0, W, DEPTH)
-            else:
-                tile_4(own_a, 0, DEPTH, 1, own_panel, 0, 0, own_c, 0, W, DEPTH)
+        _run_core(a[part], panel[part], c[part], W, rounds)
 
 
 drop_stale_cache(cache=Path(_run_tiles.dispatcher.stats.cache_path))  # of this folder, when the tiles changed
@@ -51,18 +53,29 @@ def _read(values: NDArray, sums: NDArray, rounds: int, parts: int) -> None:
             sums[part, 0] += _total(values[part])
 
 
-def _best(run: Callable[[int], None]) -> float:
+class Effort(NamedTuple):
+    """How long is measured."""
+
+    seconds: float = 0.05  # of one measurement
+    repeats: int = 15
+    pause: float = 0.1  # seconds between them: on a shared machine some fall in a quiet moment
+
+
+THOROUGH, BRIEF = Effort(), Effort(0.001, 60, 0.001)  # 2.5 s, 0.15 s
+
+
+def _best(run: Callable[[int], None], effort: Effort = THOROUGH) -> float:
     """Seconds of one round at the machine's best: the shortest of some measurements."""
     run(1)
     rounds, elapsed = 1, 0.0
-    while elapsed < SECONDS / 4:
+    while elapsed < effort.seconds / 4:
         rounds *= 4
-        elapsed = _seconds(run, rounds)
-    rounds = max(1, int(rounds * SECONDS / elapsed))
+        elapsed = min(_seconds(run, rounds) for _ in range(3))  # one that had to wait would make the rounds too few
+    rounds = max(1, int(rounds * effort.seconds / elapsed))
     times = []
-    for _ in range(REPEATS):
+    for _ in range(effort.repeats):
         times.append(_seconds(run, rounds))
-        time.sleep(PAUSE)
+        time.sleep(effort.pause)
     return min(times) / rounds
 
 
@@ -79,6 +92,18 @@ def fma_peak(threads: int) -> float:
     panel, c = np.zeros((threads, DEPTH * W), np.float32), np.zeros((threads, STRIP * W), np.float32)
     seconds = _best(lambda rounds: _run_tiles(a, panel, c, W, rounds, threads))
     return threads * 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
+
+
+def core_peak() -> float:
+    """The same of one core, in a fraction of a second.
+
+    Its bursts fit into one turn of the scheduler, so that it comes out right on a busy machine too, where a parallel region
+    waits for its last thread.
+    """
+    W = panel_width(np.dtype(np.float32))
+    a, panel, c = (np.zeros(size, np.float32) for size in (STRIP * DEPTH, DEPTH * W, STRIP * W))
+    seconds = _best(lambda rounds: _run_core(a, panel, c, W, rounds), BRIEF)
+    return 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
 
 
 def read_bandwidth(size: int, threads: int) -> float:

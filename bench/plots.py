@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unrolled.engine.checkpoint import write_atomically
-from unrolled.engine.errors import MissingDependencyError
+from unrolled.engine.pictures import COLORS, INK, dress, new_figure, save_figure
 from unrolled.engine.run_folder import read_metrics
 
-COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
 POINTS = 200  # of the longest line
 
 
@@ -33,13 +29,7 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError('the picture needs matplotlib: pip install "unrolled[plot]"') from error
-    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure()
     axes = figure.add_subplot()
     steps = {label: list(read_metrics(folder, "step")) for label, folder in runs.items()}
     # one group size for all, so that equal losses are equal lines
@@ -52,21 +42,15 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
     axes.set_xlabel("training step")
     axes.set_ylabel("cross-entropy, nats a token")
     axes.set_title(title, parse_math=False)
-    axes.grid(True, color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a character that the font has not is drawn as a box
-        figure.savefig(buffer, format=output.suffix.lstrip("."))
-    write_atomically(output, buffer.getvalue())
+    save_figure(figure, output)
 
 
 def _draw_validation(axes: Any, label: str, folder: Path, color: str, single: bool) -> None:
     lines = list(read_metrics(folder, "validation"))
     if lines:
         x, y = (np.array([line[key] for line in lines], float) for key in ("step", "loss"))
-        color = "#111827" if single else color
+        color = INK if single else color
         axes.plot(x, y, "o", color=color, markersize=4, label="validation" if single else f"{label}, validation")

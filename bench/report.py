@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unrolled.bench.workloads import SUITES
-from unrolled.engine.checkpoint import write_atomically
-from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.pictures import INK, dress, new_figure, save_figure
 
 Line = dict[str, Any]
 SIZES = ("cell", "layers", "hidden", "batch", "length", "vocab")
@@ -204,16 +203,10 @@ def draw(lines: Sequence[Line], output: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError('the picture needs matplotlib: pip install "unrolled[plot]"') from error
     suites = [suite for suite in SUITES if measured(lines, suite)]
     groups = {suite: _groups(measured(lines, suite)) for suite in suites}
     heights = [0.9 + 0.24 * len(groups[suite]) for suite in suites]
-    figure = Figure(figsize=(8, sum(heights)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(height=sum(heights))
     panels = figure.subplots(len(suites), 1, squeeze=False, height_ratios=heights)[:, 0]
     peak = max(
         (line["limits"]["fma_gflops"][str(line["threads"])] for line in measured(lines, "machine")), default=None
@@ -228,19 +221,15 @@ def draw(lines: Sequence[Line], output: Path) -> None:
                 x, y = zip(*points, strict=True)
                 axes.plot(x, y, "o", color=color, markersize=6, label=peer)
         if peak:
-            axes.axvline(peak, color="#111827", linewidth=1, linestyle="--", label="FMA peak")
+            axes.axvline(peak, color=INK, linewidth=1, linestyle="--", label="FMA peak")
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.set_xscale("log")
         axes.set_xlabel("GFLOP/s of useful work")
         axes.set_title("training step" if suite == "train" else "generation", loc="left", fontsize=11)
-        axes.grid(True, color="#e5e7eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=output.suffix.lstrip("."))
-    write_atomically(output, buffer.getvalue())
+    save_figure(figure, output)
 
 
 def _groups(rows: Sequence[Line]) -> dict[str, dict[str, float]]:

@@ -22,6 +22,7 @@ from unrolled.bench.peers import PEERS, REFERENCE
 from unrolled.bench.system import system_info
 from unrolled.bench.workloads import Workload
 from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.engine.threads import THREAD_VARIABLES
 
 # Relative to the largest entry of the reference's array; float32 sums in another order differ by some 1e-6.
 PARITY = {"loss": 1e-5, "norm": 1e-4, "logits": 1e-4, "greedy": 0.0, "parameters": 2e-3}
@@ -29,13 +30,6 @@ PARITY = {"loss": 1e-5, "norm": 1e-4, "logits": 1e-4, "greedy": 0.0, "parameters
 # part at the first token whose rival is near, so these say little; the second step's loss says what the first one did.
 ROUNDED_PARITY = {"loss": 1e-2, "norm": 5e-2, "logits": 5e-2, "greedy": float("inf"), "parameters": 0.1}
 PAUSE = 0.05  # seconds between contestants: thread pools spin for a while after their last region
-VARIABLES = (
-    "NUMBA_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 class WorkerError(UnrolledError):
@@ -57,7 +51,7 @@ class Worker:
     """A contestant's process."""
 
     def __init__(self, job: dict[str, Any], patience: float) -> None:
-        threads = {name: str(job["threads"]) for name in VARIABLES}
+        threads = {name: str(job["threads"]) for name in THREAD_VARIABLES}
         self.patience = patience
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from unrolled.engine.threads import usable_cores
+
 PACKAGES = (
     "unrolled",
     "numpy",
@@ -38,9 +40,18 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def physical_cores() -> int:
+    """Cores this process may use, those counted once that run two threads; as ``usable_cores`` where the system tells not."""
+    if not hasattr(os, "sched_getaffinity"):
+        return usable_cores()
+    siblings = set()
+    for cpu in os.sched_getaffinity(0):
+        try:
+            path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+            siblings.add(path.read_text().strip())
+        except OSError:
+            siblings.add(str(cpu))
+    return len(siblings)
 
 
 def system_info() -> dict[str, Any]:

@@ -11,19 +11,19 @@ import typer
 
 from unrolled.bench import report as reports
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
+from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
 from unrolled.bench.peers import PEERS
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
-from unrolled.bench.system import usable_cores
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
-from unrolled.cli.console import WIDTH, err, out, table, warn
+from unrolled.cli.console import FILE_WIDTH, err, out, table, warn
 from unrolled.cli.options import one_of
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.jsontext import to_json
+from unrolled.engine.threads import usable_cores
+from unrolled.export.trainables import TRAINABLES
 from unrolled.runtime import ENGINES
-
-FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
 
 bench = typer.Typer(
     help="Measure every engine side by side, each in a process of its own, and report against the machine's limits.",
@@ -194,6 +194,37 @@ def batch(
                     to_json({"suite": "batch", "engine": name, "rows": rows, **work.to_dict(), **median}) + "\n"
                 )
     out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
+
+
+@bench.command("memory")
+def memory(
+    cell: Annotated[str, typer.Option(help=f"Cell. {one_of(CELLS)}")] = "lstm",
+    layers: Annotated[int, typer.Option(help="Number of layers.")] = 1,
+    hidden: Annotated[int, typer.Option(help="Hidden size.")] = 256,
+    rows: Annotated[int, typer.Option("--batch", help="Rows of a batch.")] = 32,
+    length: Annotated[int, typer.Option(help="Steps of a batch.")] = 64,
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 50_000,
+    engines: Annotated[str, typer.Option(help=f"Who takes part. {one_of(TRAINABLES)}")] = ",".join(TRAINABLES),
+    json: JsonFile = None,
+) -> None:
+    """Three training steps and an evaluation: the most memory that each engine has."""
+    names = _names(engines, ())
+    for name in names:
+        check_choice("engines", name, TRAINABLES)
+    work = Workload("train", cell, layers, hidden, rows, length, vocab)
+    shown = table(work.title, "engine", *MEMORY_COLUMNS)
+    for name in names:
+        with err.status(name):
+            found = measure_memory(name, work)
+        shown.add_row(name, *memory_cells(found))
+        if json is not None:
+            with json.open("a", encoding="utf-8") as stream:
+                stream.write(to_json({"suite": "memory", **found, **work.to_dict()}) + "\n")
+    out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
+    out.print(
+        f"weights, gradients and two moments: {parameters_mb(work):,.0f} MB; "
+        f"an array of all logits, which nothing here makes: {logits_mb(work):,.0f} MB"
+    )
 
 
 def _named(name: str, suite: str) -> list[Workload]:

@@ -12,6 +12,7 @@ from rich.text import Text
 from unrolled.engine.jsontext import to_json
 
 WIDTH = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
+FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
 
 
 def _console(stderr: bool) -> Console:

@@ -14,6 +14,7 @@ from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.encoded import SUFFIX, encode_files, read_encoded
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.recipe import fractions
 
 DATA = "Data"
 
@@ -40,7 +41,7 @@ def encode(
         raise ConfigError(f"{output}: needs a name that ends in {SUFFIX}, by which train knows it")
     config = DataConfig(
         level=level,
-        split=options.fractions(split),
+        split=fractions(split),
         lowercase=lowercase,
         punctuation=punctuation,
         vocab_size=vocab_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib import metadata
@@ -21,8 +22,11 @@ from unrolled.cli.export import export
 from unrolled.cli.generate import generate_text
 from unrolled.cli.import_ import import_model
 from unrolled.cli.info import info
+from unrolled.cli.lr_find import lr_find
+from unrolled.cli.report import report
 from unrolled.cli.score import score
 from unrolled.cli.train import train
+from unrolled.cli.tune import tune
 from unrolled.cli.verify import verify
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
 
@@ -38,6 +42,8 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(tune)
+app.command("lr-find")(lr_find)
 app.command()(encode)
 app.command("eval")(evaluate)
 app.command("generate")(generate_text)
@@ -46,6 +52,7 @@ app.command("import")(import_model)
 app.command()(export)
 app.command()(verify)
 app.command()(compare)
+app.command()(report)
 app.command()(info)
 app.add_typer(bench, name="bench")
 
@@ -122,6 +129,12 @@ def _message(error: BaseException) -> str:
     return " ".join(text.split("\n"))
 
 
+def _who() -> str:
+    """Which of several processes says it; the first need not say."""
+    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
+    return "" if rank == "0" else f"process {rank}: "
+
+
 def main() -> None:
     """Run the command; an expected error is one red line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -134,7 +147,7 @@ def main() -> None:
     except (UnrolledError, TyperException, OSError, MemoryError) as error:
         if _settings["debug"]:
             raise
-        err.print(Text(f"error: {_message(error)}", style="red"))
+        err.print(Text(f"{_who()}error: {_message(error)}", style="red"))
         code = BAD_INPUT
     sys.exit(code)
 

@@ -11,7 +11,7 @@ import typer
 
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.backends import PRECISIONS
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.corpus import IDENTIFIERS
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
@@ -31,7 +31,8 @@ CorpusArgument = Annotated[
     list[str] | None,
     typer.Argument(
         help="Text files, .csv/.tsv with --column, .jsonl with --field, or - for standard input. "
-        "Left out: the Python reference that ships with CPython, some 450 KB."
+        "Left out: the Python reference that ships with CPython, some 450 KB; "
+        f"{IDENTIFIERS}: the names in its standard library, as records."
     ),
 ]
 Column = Annotated[str | None, typer.Option(help="Column of a .csv or .tsv.")]
@@ -109,11 +110,3 @@ def unescape(text: str) -> str:
 def unescape_all(texts: Iterable[str] | None) -> tuple[str, ...]:
     """What an option that may be repeated holds, each as ``unescape``."""
     return tuple(map(unescape, texts or ()))
-
-
-def fractions(split: str) -> tuple[float, ...]:
-    """Fractions as typed, with commas between them."""
-    try:
-        return tuple(float(part) for part in split.split(","))
-    except ValueError as error:
-        raise ConfigError(f"split: got {split!r}, needs three fractions, for instance 0.9,0.05,0.05") from error

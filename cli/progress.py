@@ -1,20 +1,41 @@
-"""The display of a training: a live line in a terminal, a plain line at each validation elsewhere."""
+"""The display of a training: live lines in a terminal, a plain line at each validation elsewhere."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from unrolled.cli.console import warn
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent
+from unrolled.engine.training import Observer, SampleEvent, StepEvent, TrainingResult, ValidationEvent
 
-REFRESH_S = 0.1  # between two updates of the live line
+REFRESH_S = 0.1  # between two updates of the live lines, at least
+SHARE = 0.004  # of the time, that the live lines may take at most
+SMOOTHING = 0.95
+WIDE = 100  # columns
+
+
+class Speed(NamedTuple):
+    """What tokens/s mean on this machine."""
+
+    flops_per_token: float
+    peak_gflops: float | None  # of float32 FMA; None: not known
+
+    def text(self, tokens_per_s: float) -> str:
+        gflops = self.flops_per_token * tokens_per_s / 1e9
+        if self.peak_gflops is None:
+            return f"{gflops:,.1f} GFLOP/s (the machine's peak is not known)"
+        share = gflops / self.peak_gflops
+        return (
+            f"{share:{'.0%' if share >= 0.1 else '.1%'}} of the peak ({gflops:,.0f} of {self.peak_gflops:,.0f} GFLOP/s)"
+        )
 
 
 def clock(seconds: float) -> str:
@@ -23,68 +44,92 @@ def clock(seconds: float) -> str:
 
 
 class TrainingDisplay(Observer):
-    """Shows loss, perplexity, tokens/s and time left; with each validation its figures and a sample.
+    """Shows loss, perplexity, accuracy, gradient norm, speed and time left; with each validation its figures and a sample.
+
+    The live lines are drawn by this thread and no other, and less often where drawing takes long, so that all of it costs
+    less than ``SHARE`` of the time.
 
     Args:
         console: where to.
-        sample: writes a text with the live model; None: no samples.
+        speed: of this training on this machine; None: the share of the peak is not shown.
     """
 
-    def __init__(self, console: Console, sample: Callable[[Trainable], str] | None = None) -> None:
-        self.console, self.sample = console, sample
-        self._loss: float | None = None  # smoothed
-        self._shown = 0.0
-        self._wide = console.width >= 115 or not console.is_terminal
-        columns = [TextColumn("{task.fields[position]}"), TextColumn("{task.percentage:3.0f}%")]
-        self._progress = Progress(
-            *columns[:1],
-            *([BarColumn(bar_width=20)] if self._wide else []),
-            *columns[1:],
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("", total=1.0, position="compiling", figures="")
+    def __init__(self, console: Console, speed: Speed | None = None) -> None:
+        self.console, self.speed = console, speed
+        self._loss, self._accuracy, self._norm = 0.0, 0.0, 0.0  # smoothed
+        self._steps = 0
+        self._next = 0.0  # when the lines are drawn again
+        self._validated = ""
+        self._wide = console.width >= WIDE or not console.is_terminal
+        self._live: Live | None = None
 
     def __enter__(self) -> TrainingDisplay:
-        self._progress.start()
+        if self.console.is_terminal:
+            waiting = Text("compiling or loading the kernels", style="dim")
+            self._live = Live(waiting, console=self.console, auto_refresh=False, transient=True)
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def on_step(self, event: StepEvent) -> None:
-        self._loss = event.loss if self._loss is None else 0.95 * self._loss + 0.05 * event.loss
-        now = time.perf_counter()
-        if now - self._shown < REFRESH_S and event.done < 1:
+        if self._live is None:
             return
-        self._shown = now
+        self._steps += 1
+        keep = min(SMOOTHING, 1 - 1 / self._steps)  # a mean of the first few, so that the very first does not linger
+        self._loss += (1 - keep) * (event.loss - self._loss)
+        self._accuracy += (1 - keep) * (event.accuracy - self._accuracy)
+        self._norm += (1 - keep) * (event.grad_norm - self._norm)
+        now = time.perf_counter()
+        if now < self._next and event.done < 1:
+            return
+        self._live.update(self._lines(event), refresh=True)
+        after = time.perf_counter()
+        self._next = after + max(REFRESH_S, (after - now) / SHARE)
+
+    def _lines(self, event: StepEvent) -> RenderableType:
+        """Three lines of at most 80 columns."""
         left = event.seconds * (1 - event.done) / max(event.done, 1e-9)
-        self._progress.update(
-            self._task,
-            completed=event.done,
-            position=f"step {event.step:,}" + (f", epoch {event.epoch:.2f}" if self._wide else ""),
-            figures=f"loss {self._loss:.3f}  perplexity {math.exp(min(self._loss, 50)):.2f}  "
-            f"{event.tokens_per_s:,.0f} tokens/s  {clock(left)} left",
+        top = Table.grid(padding=(0, 2), expand=False)
+        top.add_row(
+            Text.assemble((f"step {event.step:,}", "bold"), f"  epoch {event.epoch:.2f}"),
+            ProgressBar(1.0, event.done, width=40 if self._wide else 20),
+            f"{event.done:.0%}  {clock(left)} left",
         )
+        figures = Text.assemble(
+            "loss ",
+            (f"{self._loss:.4f}", "bold"),
+            f"  perplexity {math.exp(min(self._loss, 50)):.2f}  accuracy {self._accuracy:.1%}",
+            f"  gradient norm {self._norm:.3g}",
+        )
+        speed = Text(f"{event.tokens_per_s:,.0f} tokens/s", style="dim")
+        if self.speed is not None:
+            speed.append(f"  {self.speed.text(event.tokens_per_s)}")
+        if self._wide and self._validated:
+            figures.append(f"  validation {self._validated}")
+        for line in (figures, speed):
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return Group(top, figures, speed)
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
         metrics = event.metrics
+        self._validated = f"{metrics.loss:.4f}"
         line = Text.assemble(
             (f"{clock(event.seconds):>7}", "dim"),
             f"  step {event.step:>6,}" + (f"  epoch {event.epoch:6.2f}" if self._wide else "") + "  validation loss ",
             (f"{metrics.loss:.4f}", "bold green" if event.best else ""),
             f"  perplexity {metrics.perplexity:.2f}",
-            f"  bits {metrics.bits_per_token:.3f}  accuracy {metrics.accuracy:.1%}" if self._wide else "",
+            f"  bits {metrics.bits_per_token:.3f}" if self._wide else "",
+            f"  accuracy {metrics.accuracy:.1%}",
             f"  {result.tokens_per_s:,.0f} tokens/s" if self._wide else "",
         )
-        self.console.print(line)
-        if self.sample is not None:
-            text = self.sample(trainable).replace("\n", "⏎")
-            self.console.print(
-                Text(f"         {text}", style="dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False
-            )
+        self.console.print(line, soft_wrap=not self.console.is_terminal)
+
+    def on_sample(self, event: SampleEvent) -> None:
+        text = event.text.replace("\n", "⏎")
+        self.console.print(Text(f"         {text}", style="dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False)
 
     def on_warning(self, message: str) -> None:
         warn(self.console, message)

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from unrolled.bench.peak import flops_per_token, quick_peak
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, warn
-from unrolled.cli.progress import TrainingDisplay, clock
+from unrolled.cli.progress import Speed, TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
 from unrolled.engine.corpus import ReadOptions
-from unrolled.engine.dataset import DataConfig, doubt
-from unrolled.engine.dropout import Dropout
+from unrolled.engine.dataset import doubt
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
-from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
-from unrolled.engine.initial import INITIALS, Initial
-from unrolled.engine.optim import OPTIMIZERS, SCHEDULES, Decay, OptimizerConfig
+from unrolled.engine.experiment import PreparedRun, prepare_run
+from unrolled.engine.initial import INITIALS
+from unrolled.engine.optim import OPTIMIZERS, SCHEDULES
 from unrolled.engine.params import parameter_count
+from unrolled.engine.recipe import DEFAULT_EPOCHS, experiment_of
 from unrolled.engine.resume import RESUME
 from unrolled.engine.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import TrainingConfig, TrainingResult
-from unrolled.export.trainables import TRAINABLES, make_trainable
+from unrolled.engine.training import Observer, Sampler, TrainingResult
+from unrolled.export.trainables import TRAINABLES, make_trainable, training_group
+from unrolled.report.tensorboard import EventFiles
 from unrolled.runtime import generate
 from unrolled.runtime.adapters import TokenizedModel
-
-DEFAULT_EPOCHS = 10
 
 DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
 
@@ -191,7 +190,13 @@ def train(
         int | None, typer.Option(help="Steps between validations. " + options.default("an epoch, 250 at the most"))
     ] = None,
     seed: options.Seed = 0,
-    samples: Annotated[bool, typer.Option(help="Show a sample with each validation.")] = True,
+    samples: Annotated[
+        bool, typer.Option(help="Write a sample with each validation, on the screen and into metrics.jsonl.")
+    ] = True,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Keep event files in the run folder too, for tensorboard --logdir."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Train a model on text and write a run folder: best and last checkpoint, metrics.jsonl, picture of the loss.
@@ -199,71 +204,39 @@ def train(
     A recipe is a TOML file of these options by their names, for instance hidden = 256 or output-dropout = 0.1.
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
-    if epochs is None and steps is None and seconds is None:
-        epochs = DEFAULT_EPOCHS
-    experiment = Experiment(
-        TrainingConfig(
-            epochs,
-            steps,
-            seconds,
-            schedule,
-            validate_every,
-            seed,
-            Dropout(input_dropout, output_dropout, variational),
-            Decay(decay, decay_after, decay_patience),
-            warmup,
-            patience,
-            average,
-            reset,
-        ),
-        DataConfig(
-            level,
-            batching,
-            batch,
-            length,
-            options.fractions(split),
-            lowercase,
-            punctuation,
-            vocab_size,
-            unknown,
-            seed,
-        ),
-        ModelSettings(cell, embed, hidden, layers, dropout, tie),
-        OptimizerConfig(
-            optimizer,
-            lr,
-            weight_decay,
-            momentum,
-            clip_value=clip_value,
-            sum_over_time=sum_over_time,
-            label_smoothing=label_smoothing,
-        ),
-        clip or None,
-        Initial(init, init_scale, forget_bias),
-    )
-    check_start(output, overwrite, resume)
-    text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
-    run = prepare_run(
-        text,
-        experiment,
-        lambda config, params, optimizer, clip: make_trainable(engine, config, params, optimizer, clip, precision),
-    )
-    console = err if json else out
-    _announce(console, run, output)
-    with TrainingDisplay(console, _sampler(run.dataset.tokenizer, seed) if samples else None) as display:
-        result = run.run(output, overwrite, [display], resume)
-    if result.steps == 0:
-        console.print("interrupted before the first step; nothing is written")
-    else:
-        picture = _picture(console, output, f"{text.name}: {run.trainable.config.spec.title}, {engine}")
-        _summarise(console, result, output, picture)
-    if json:
-        print_json({**result.to_dict(), "output": str(output)})
+    experiment = experiment_of(locals())  # whose names are those of the options
+    with training_group(engine) as group:
+        group.shared(lambda: check_start(output, overwrite, resume))
+        observers: list[Observer] = [EventFiles(output)] if tensorboard else []
+        text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
+        run = prepare_run(
+            text,
+            experiment,
+            lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision, group),
+        )
+        console = Console(quiet=True) if not group.leads else err if json else out
+        _announce(console, run, output, group.size)
+        sampler = _sampler(run.dataset.tokenizer, seed) if samples else None
+        with TrainingDisplay(console, _speed(run) if group.leads and console.is_terminal else None) as display:
+            result = run.run(output, overwrite, [*observers, display], resume, sampler, group)
+    if group.leads:
+        _report(console, run, result, output, json)
     if result.interrupted:
         raise typer.Exit(130)
 
 
-def _announce(console: Console, run: PreparedRun, output: Path) -> None:
+def _report(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:
+    if result.steps == 0:
+        console.print("interrupted before the first step; nothing is written")
+    else:
+        title = f"{run.corpus.name}: {run.trainable.config.spec.title}, {run.trainable.engine}"
+        picture = _picture(console, output, title)
+        _summarise(console, result, output, picture)
+    if json:
+        print_json({**result.to_dict(), "output": str(output)})
+
+
+def _announce(console: Console, run: PreparedRun, output: Path, processes: int) -> None:
     config, data = run.trainable.config, run.experiment.data
     validation = run.dataset.validation
     emphasis(
@@ -275,13 +248,19 @@ def _announce(console: Console, run: PreparedRun, output: Path) -> None:
     )
     console.print(
         f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
-        f"engine {run.trainable.engine}, batch {data.batch_size} × {data.length} -> {output}"
+        f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
+        f"batch {data.batch_size} × {data.length} -> {output}"
     )
     if message := doubt(run.dataset):
         warn(console, message)
 
 
-def _sampler(tokenizer: Tokenizer, seed: int) -> Callable[[Trainable], str]:
+def _speed(run: PreparedRun) -> Speed:
+    data = run.experiment.data
+    return Speed(flops_per_token(run.trainable.config, data.batch_size, data.length), quick_peak())
+
+
+def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
     """A short text from the live model, always at the same draws, so that progress shows."""
 
     def sample(trainable: Trainable) -> str:

@@ -21,6 +21,7 @@ from unrolled.engine.errors import ConfigError, CorpusError
 from unrolled.engine.text import Tokenizer, smallest_unsigned
 
 MEMORY_LIMIT = 256 * 2**20  # bytes of ids beyond which they are mapped from a file
+BUCKET = 64  # batches whose records are sorted by length together
 DEFAULT_SPLIT = (0.9, 0.05, 0.05)  # of the characters of a text, or of the records
 
 
@@ -110,6 +111,9 @@ class StreamBatches:
 class RecordBatches:
     """One record a row, from <bos> to <eos>, padded to the batch's longest; padding is masked out of the loss.
 
+    Where order is free, records of about one length share a batch: they are shuffled, those of ``BUCKET`` batches at a time are
+    sorted by length, and then the batches are shuffled. Each epoch has other batches, and little padding.
+
     Args:
         ids: all records one after the other, each with its <bos> and <eos>; (N,) of any unsigned type.
         starts: (R + 1,) where each record starts, and the end of the last.
@@ -140,11 +144,20 @@ class RecordBatches:
     def tokens_per_epoch(self) -> int:
         return int(self._lengths.sum())
 
+    def _rows(self, rng: np.random.Generator | None, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """The records of each batch."""
+        if rng is None:
+            yield from _cut(np.arange(len(lengths)), self.batch_size)
+            return
+        batches = []
+        for bucket in _cut(rng.permutation(len(lengths)), BUCKET * self.batch_size):
+            batches += _cut(bucket[np.argsort(lengths[bucket], kind="stable")], self.batch_size)
+        for place in rng.permutation(len(batches)):
+            yield batches[place]
+
     def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        records = np.arange(len(self.starts) - 1) if rng is None else rng.permutation(len(self.starts) - 1)
         lengths = self._lengths
-        for first in range(0, len(records), self.batch_size):
-            rows = records[first : first + self.batch_size]
+        for rows in self._rows(rng, lengths):
             T, B = int(lengths[rows].max()), len(rows)
             inputs = np.full((T, B), self.padding_id, np.int64)
             targets = np.full((T, B), self.padding_id, np.int64)
@@ -154,6 +167,10 @@ class RecordBatches:
                 targets[:n, b] = self.ids[start + 1 : start + n + 1]
             mask = np.arange(T)[:, None] < lengths[rows][None, :]
             yield Batch(inputs, targets, mask, carry=False)
+
+
+def _cut(records: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [records[first : first + size] for first in range(0, len(records), size)]
 
 
 def _check_sizes(batch_size: int, length: int) -> None:

@@ -6,20 +6,23 @@ records as a text is joined by line ends.
 
 from __future__ import annotations
 
+import ast
 import csv
 import hashlib
 import io
 import json
 import sys
+import sysconfig
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO
 
 from unrolled.engine.errors import CorpusError
 
-BUILTIN = "python-reference"
+BUILTIN = "python-reference"  # that which is read where none is named
 STDIN = "-"
 
 
@@ -68,6 +71,44 @@ def builtin_corpus() -> Corpus:
             "this Python has no pydoc_data.topics, the built-in corpus; give a text file instead"
         ) from error
     return Corpus(BUILTIN, "\n\n".join(topics[key].strip("\n") for key in sorted(topics)) + "\n")
+
+
+def identifiers_corpus() -> Corpus:
+    """Identifiers of the standard library's own sources, without its tests: some 25,000 records in order."""
+    names = _identifiers(Path(sysconfig.get_path("stdlib")))
+    if not names:
+        raise CorpusError(f"this Python comes without its sources, which {IDENTIFIERS} is made of; give a file instead")
+    return Corpus(IDENTIFIERS, names)
+
+
+@cache
+def _identifiers(root: Path) -> tuple[str, ...]:
+    names: set[str] = set()
+    for path in _library_sources(root):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in texts
+            tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            # the field of a definition, name, attribute, argument or keyword; Global and imports add none of their own
+            name = next(
+                (value for field in ("name", "id", "attr", "arg") if (value := getattr(node, field, None))), None
+            )
+            if isinstance(name, str) and name.isidentifier():
+                names.add(name)
+    return tuple(sorted(names))
+
+
+def _library_sources(root: Path) -> Iterator[Path]:
+    tests = {"test", "tests", "idle_test"}
+    for module in sorted(sys.stdlib_module_names):
+        yield from (path for path in (root / f"{module}.py",) if path.is_file())
+        for path in sorted((root / module).rglob("*.py")):
+            if not tests.intersection(path.relative_to(root).parts):
+                yield path
+
+
+IDENTIFIERS = "python-identifiers"
+BUILTINS: dict[str, Callable[[], Corpus]] = {BUILTIN: builtin_corpus, IDENTIFIERS: identifiers_corpus}
 
 
 def _read_plain(stream: IO[str], name: str, options: ReadOptions) -> str:
@@ -171,6 +212,10 @@ def _name(source: str) -> str:
 
 def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
     name = _name(source)
+    if source in BUILTINS and not Path(source).exists():
+        if options.column or options.field:
+            raise CorpusError(f"--column and --field go with a file; {name} is built in")
+        return BUILTINS[source]().content
     if Path(source).suffix == ".tokens":
         raise CorpusError(f"{name}: holds ids, which train reads, alone; here the text itself is needed")
     text = _decode(_bytes_of(source), name, options.encoding)
@@ -193,7 +238,7 @@ def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[str | tu
 
 
 def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None = None) -> Corpus:
-    """Read one corpus from files, "-" (standard input), or the built-in one where ``sources`` is empty.
+    """Read one corpus from files, "-" (standard input), or a key of ``BUILTINS``; ``BUILTIN`` where ``sources`` is empty.
 
     The reader goes by the file's ending: .csv, .tsv, .jsonl and .ndjson give records, everything else is plain text.
 

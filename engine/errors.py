@@ -56,6 +56,10 @@ class DivergedError(UnrolledError):
     """The loss or the gradient became NaN or infinite while training."""
 
 
+class ProcessLostError(UnrolledError):
+    """A process that trains together with this one has ended."""
+
+
 class ForkError(UnrolledError, RuntimeError):
     """The compiled engine was called in a process that cannot run its threads."""
 

@@ -16,6 +16,7 @@ from unrolled.engine.contract import Stepper, zero_state
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.layers import LossResult, softmax_cross_entropy
 
+STEP_BYTES = 1 << 25  # of logits in float32 that a model is asked for at a time
 Evaluator = Callable[[Batch, NDArray], tuple[LossResult, NDArray]]
 
 
@@ -48,11 +49,17 @@ class Metrics:
 
 
 def step_evaluator(model: Stepper) -> Evaluator:
-    """Loss of a batch through ``model.step`` and the reference's cross-entropy."""
+    """Loss of a batch through ``model.step`` and the reference's cross-entropy, ``STEP_BYTES`` of logits at a time."""
 
     def run(batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
-        logits, state = model.step(batch.inputs, state)
-        return softmax_cross_entropy(logits, batch.targets, batch.mask, False)[0], state
+        T, B = batch.inputs.shape
+        total = LossResult(0.0, 0, 0)
+        length = max(1, STEP_BYTES // (4 * B * model.config.vocab_size))
+        for first in range(0, T, length):
+            steps = slice(first, first + length)
+            logits, state = model.step(batch.inputs[steps], state)
+            total = total.plus(softmax_cross_entropy(logits, batch.targets[steps], batch.mask[steps], False)[0])
+        return total, state
 
     return run
 

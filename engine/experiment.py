@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig, Dataset, prepare
 from unrolled.engine.encoded import EncodedCorpus
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.group import ALONE, Group
 from unrolled.engine.initial import Initial, begin
 from unrolled.engine.optim import FREE_OF_LIMITS, OptimizerConfig
 from unrolled.engine.params import Params
+from unrolled.engine.resume import settings_of
 from unrolled.engine.run_folder import RunFolder
 from unrolled.engine.trainable import EngineTrainable, Trainable
-from unrolled.engine.training import Observer, TrainingConfig, TrainingResult, train
+from unrolled.engine.training import Observer, Sampler, TrainingConfig, TrainingResult, train
 
 TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
 
@@ -87,14 +90,30 @@ class PreparedRun:
         overwrite: bool = False,
         observers: Sequence[Observer] = (),
         resume: bool = False,
+        sampler: Sampler | None = None,
+        group: Group = ALONE,
     ) -> TrainingResult:
-        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch."""
-        record, training = self.experiment.record(self.corpus), self.experiment.training
-        with RunFolder(output, self.dataset.tokenizer, record, overwrite, resume) as folder:
-            follows_limit = training.schedule not in FREE_OF_LIMITS or training.patience is not None
-            start = folder.start(self.trainable, follows_limit)
+        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch, ``sampler`` writes.
+
+        Of a ``group`` of processes one writes the folder, and it alone has the observers and the sampler.
+        """
+        record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
+        follows_limit = training.schedule not in FREE_OF_LIMITS or training.patience is not None
+        watching: list[Observer] = []
+        group.check_same({"settings": settings_of(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
+        with ExitStack() as stack:
+
+            def begin() -> TrainingResult | None:
+                folder = stack.enter_context(RunFolder(output, self.dataset.tokenizer, record, overwrite, resume))
+                watching.extend([folder, *observers])
+                return folder.start(trainable, follows_limit)
+
+            start = group.shared(begin)
+            if start is not None and group.size > 1:
+                trainable.load_training_state(group.shared(trainable.training_state))
+            writer = sampler if group.leads else None
             data, validation = self.dataset.train, self.dataset.validation
-            return train(self.trainable, data, validation, training, [folder, *observers], start=start)
+            return train(trainable, data, validation, training, watching, start=start, group=group, sampler=writer)
 
 
 def _from_scratch(
@@ -103,19 +122,26 @@ def _from_scratch(
     return EngineTrainable(config, params, optimizer, clip_norm)
 
 
+def encode(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
+    """The corpus in batches, encoded now if it was not yet."""
+    return corpus.prepare(data) if isinstance(corpus, EncodedCorpus) else prepare(corpus, data)
+
+
 def prepare_run(
-    corpus: Corpus | EncodedCorpus, experiment: Experiment, make: TrainableMaker = _from_scratch
+    corpus: Corpus | EncodedCorpus,
+    experiment: Experiment,
+    make: TrainableMaker = _from_scratch,
+    dataset: Dataset | None = None,
 ) -> PreparedRun:
     """Encode the corpus and make the model, with initial weights from the experiment's seed.
 
     Args:
         make: makes the engine's Trainable; the NumPy reference if left out.
+        dataset: the corpus, where it is encoded already.
     """
     if isinstance(corpus, EncodedCorpus):
         experiment = replace(experiment, data=corpus.settle(experiment.data))
-        dataset = corpus.prepare(experiment.data)
-    else:
-        dataset = prepare(corpus, experiment.data)
+    dataset = dataset or encode(corpus, experiment.data)
     config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
     params = begin(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)

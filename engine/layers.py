@@ -5,10 +5,13 @@ The Numba kernels have the same names and signatures (``unrolled.engine.kernels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+LOGITS_BYTES = 1 << 24  # of the positions whose logits are in memory at one time, on any engine
 
 
 class LossResult(NamedTuple):
@@ -17,6 +20,10 @@ class LossResult(NamedTuple):
     loss: float  # Σ -ln p(target), nats
     correct: int  # positions whose most probable token is the target
     tokens: int  # positions counted
+
+    def plus(self, other: LossResult) -> LossResult:
+        """The sums of both."""
+        return LossResult(self.loss + other.loss, self.correct + other.correct, self.tokens + other.tokens)
 
 
 def zeros(size: int, dtype: np.dtype) -> NDArray:
@@ -126,6 +133,13 @@ def softmax_cross_entropy(
     return result, dlogits
 
 
+def logit_pieces(N: int, V: int, dtype: np.dtype) -> Iterator[slice]:
+    """N positions in pieces of about ``LOGITS_BYTES`` of logits each; one piece where all of them fit."""
+    size = max(1, LOGITS_BYTES // (V * dtype.itemsize))
+    for first in range(0, N, size):
+        yield slice(first, min(first + size, N))
+
+
 def output_loss(
     h: NDArray,
     weight: NDArray,
@@ -137,14 +151,26 @@ def output_loss(
 ) -> tuple[LossResult, NDArray | None]:
     """Loss of the output layer on ``h`` (T, B, H), and its gradient (T, B, H) where gradients are asked for.
 
+    There is no array of all logits (T, B, V) where it would be large: ``logit_pieces`` of positions at a time.
+
     Args:
         weight, bias: (V, H) and (V,).
         targets, mask, smoothing: as of ``softmax_cross_entropy``.
         grads: arrays to which the gradients of weight and bias are added; None: only the loss.
     """
-    logits = linear_forward(h, weight, bias)
-    loss, dlogits = softmax_cross_entropy(logits, targets, mask, grads is not None, smoothing)
-    if grads is None or dlogits is None:
-        return loss, None
-    linear_backward_weight(dlogits, h, *grads)
-    return loss, linear_backward_input(dlogits, weight)
+    rows, flat_targets, flat_mask = h.reshape(-1, h.shape[-1]), targets.reshape(-1), mask.reshape(-1)  # (N, H), (N,)
+    total, count = LossResult(0.0, 0, 0), int(mask.sum())
+    dh = None if grads is None else np.empty_like(rows)
+    for piece in logit_pieces(len(rows), len(bias), h.dtype):
+        logits = linear_forward(rows[piece], weight, bias)
+        loss, dlogits = softmax_cross_entropy(
+            logits, flat_targets[piece], flat_mask[piece], grads is not None, smoothing
+        )
+        total = total.plus(loss)
+        if grads is None or dh is None or dlogits is None:
+            continue
+        if loss.tokens != count:  # the piece's own mean becomes its share of the whole batch's
+            dlogits *= dlogits.dtype.type(loss.tokens / count)
+        linear_backward_weight(dlogits, rows[piece], *grads)
+        dh[piece] = linear_backward_input(dlogits, weight)
+    return total, None if dh is None else dh.reshape(h.shape)

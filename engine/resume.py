@@ -120,12 +120,13 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit: bool) -> None:
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit: bool, what: str = "run") -> None:
     """Check that a training goes on with the settings it began with; its limits may be others.
 
     Args:
         follows_limit: whether the learning rate follows the share of the limit that is done, so that another limit
             would have been another training from the first step on.
+        what: that goes on, for the message.
 
     Raises:
         ConfigError: says what differs.
@@ -134,7 +135,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit:
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name != "corpus.name"]
     if any(name.startswith("corpus.") for name in changed):
         raise ConfigError(
-            f"the corpus is not the one that the run began with: {old.get('corpus.name')} had "
+            f"the corpus is not the one that the {what} began with: {old.get('corpus.name')} had "
             f"{old.get('corpus.characters'):,} characters, {new['corpus.name']} has {new['corpus.characters']:,}"
             + (", others" if old.get("corpus.characters") == new["corpus.characters"] else "")
         )
@@ -143,6 +144,6 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit:
     if changed:
         listed = "; ".join(f"{name.rpartition('.')[2]} was {old.get(name)}, now {new.get(name)}" for name in changed)
         raise ConfigError(
-            f"a run goes on with the settings it began with, but {listed}; give the earlier ones, or begin a new run"
+            f"a {what} goes on with the settings it began with, but {listed}; give the earlier ones, or begin a new {what}"
             + (" (the schedule follows the limit)" if set(changed) & set(LIMITS) else "")
         )

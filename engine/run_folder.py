@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.jsontext import FAST, parse_json, to_json
 from unrolled.engine.lock import FolderLock
 from unrolled.engine.resume import (
     RESUME,
@@ -24,10 +24,11 @@ from unrolled.engine.resume import (
 )
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent
+from unrolled.engine.training import Observer, SampleEvent, StepEvent, TrainingResult, ValidationEvent
 
 METRICS = "metrics.jsonl"
 PICTURE = "curve.png"
+EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"
 EXPORTS = ("model.onnx", "model.pt", "web/model.onnx")  # where export writes unless told otherwise
 
 
@@ -71,14 +72,23 @@ def drop_earlier(path: Path, keep: str) -> None:
     for name in {BEST, LAST, METRICS, RESUME, PICTURE, *EXPORTS} - {keep}:
         with contextlib.suppress(NotADirectoryError):  # where a file has the name of the page's folder
             (path / name).unlink(missing_ok=True)
+    drop_events(path)
+
+
+def drop_events(path: Path) -> None:
+    """Remove the event files of a run, and their folder if nothing else is in it."""
+    for file in (path / EVENTS).glob(EVENT_FILES):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (path / EVENTS).rmdir()
 
 
 class RunFolder(Observer):
     """Writes a run as it goes, and reads it where it is to go on.
 
-    metrics.jsonl holds two kinds of lines: ``{"event": "step", step, epoch, seconds, loss, grad_norm, learning_rate,
-    tokens, tokens_per_s}`` and ``{"event": "validation", step, epoch, seconds, loss, perplexity, bits_per_token,
-    accuracy, tokens, best}``.
+    metrics.jsonl holds three kinds of lines: ``{"event": "step", step, epoch, seconds, loss, grad_norm, learning_rate,
+    tokens, tokens_per_s, accuracy}``, ``{"event": "validation", step, epoch, seconds, loss, perplexity, bits_per_token,
+    accuracy, tokens, best}`` and ``{"event": "sample", step, text}``.
 
     A save is done when ``resume.safetensors`` has its name; the checkpoints and metrics.jsonl follow from it, and
     ``start`` puts them right where a kill came between.
@@ -167,16 +177,20 @@ class RunFolder(Observer):
 
     def _write(self, values: dict[str, Any]) -> None:
         assert self._metrics is not None
-        self._metrics.write((to_json(values) + "\n").encode())
+        self._metrics.write((to_json(values, ascii=True) + "\n").encode())
 
     def on_step(self, event: StepEvent) -> None:
-        values = asdict(event)
+        assert self._metrics is not None
+        values = {"event": "step", **vars(event)}
         del values["done"]
-        self._write({"event": "step", **values})
+        self._metrics.write((FAST.encode(values) + "\n").encode())  # the loop checked that all are finite
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
         position = {"step": event.step, "epoch": event.epoch, "seconds": event.seconds}
         self._write({"event": "validation", **position, **event.metrics.to_dict(), "best": event.best})
+
+    def on_sample(self, event: SampleEvent) -> None:
+        self._write({"event": "sample", **asdict(event)})
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
         self._save(trainable, result)
@@ -238,13 +252,13 @@ class RunFolder(Observer):
 
 
 def read_metrics(path: str | Path, event: str) -> Iterator[dict[str, Any]]:
-    """The lines of one kind ("step" or "validation") of a run folder's metrics.jsonl."""
+    """The lines of one kind ("step", "validation" or "sample") of a run folder's metrics.jsonl."""
     file = Path(path) / METRICS
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ModelFileError(f"{file}: cannot be read ({error.strerror})") from error
-    for line in lines:
+    for line in filter(None, lines):
         values = parse_json(line, f"{file}: a line")
         if values.get("event") == event:
             yield values

@@ -20,6 +20,7 @@ from unrolled.engine.contract import zero_state
 from unrolled.engine.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate
+from unrolled.engine.group import ALONE, Group
 from unrolled.engine.optim import SCHEDULES, Decay, Moment
 from unrolled.engine.trainable import StepResult, Trainable
 
@@ -100,6 +101,7 @@ class StepEvent:
     learning_rate: float
     tokens: int  # of this step
     tokens_per_s: float  # of all steps so far, validation not counted
+    accuracy: float  # share of this step's tokens that were the most probable one
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,14 @@ class ValidationEvent:
     seconds: float
     metrics: Metrics
     best: bool
+
+
+@dataclass(frozen=True)
+class SampleEvent:
+    """A text that the model wrote behind ``step`` steps."""
+
+    step: int
+    text: str
 
 
 @dataclass
@@ -167,6 +177,8 @@ class TrainingResult:
 HIGH_LOSS, HIGH_STEPS = 3, 50  # times that of a guess, so many steps in a row
 NOT_RECORDED = ("losses", "state", "whole")
 
+Sampler = Callable[[Trainable], str]
+
 
 class Observer:
     """Watches a training; override what is of interest."""
@@ -174,6 +186,8 @@ class Observer:
     def on_step(self, event: StepEvent) -> None: ...
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None: ...
+
+    def on_sample(self, event: SampleEvent) -> None: ...
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
         """Every ``validate_every`` steps, behind the validation if there is one: the time to save."""
@@ -203,21 +217,27 @@ def train(
     observers: Sequence[Observer] = (),
     clock: Callable[[], float] = time.perf_counter,
     start: TrainingResult | None = None,
+    group: Group = ALONE,
+    sampler: Sampler | None = None,
 ) -> TrainingResult:
     """Train until a limit is reached or Ctrl-C is pressed; either way ``on_end`` is called with what there is.
+
+    SIGTERM does what Ctrl-C does, unless the program around has a handler of its own.
 
     Args:
         start: the result so far of the training that is to go on; ``trainable`` is as it was then. What then follows
             is what would have followed without the pause, to the bit where the limit is one of epochs or steps.
+        group: the processes that train together; all of them stop at the same step.
+        sampler: writes a text with the live model, which the observers get every ``validate_every`` steps.
 
     Raises:
         DivergedError: loss or gradient became NaN or infinite; the parameters are those before that step, and the
             checkpoints written so far stay.
     """
-    loop = _Loop(trainable, data, validation, config, observers, clock)
+    loop = _Loop(trainable, data, validation, config, observers, clock, group, sampler)
     if start is not None:
         loop.result = replace(start, losses=[], interrupted=False, whole=True)
-    with _CtrlC() as ctrl_c:
+    with CtrlC() as ctrl_c:
         try:
             loop.run(ctrl_c)
         except KeyboardInterrupt:
@@ -227,18 +247,20 @@ def train(
     return loop.result
 
 
-class _CtrlC:
-    """Ctrl-C as a request that the loop looks at between two steps, so that no update or file is left half done.
+class CtrlC:
+    """Ctrl-C and SIGTERM as a request that the loop looks at between two steps, so that nothing is left half done.
 
     A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes.
     """
 
     pressed = False
 
-    def __enter__(self) -> _CtrlC:
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._press)
+    def __enter__(self) -> CtrlC:
+        self._before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._press)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._press)
         return self
 
     def _press(self, number: int, frame: object) -> None:
@@ -247,8 +269,8 @@ class _CtrlC:
         self.pressed = True
 
     def __exit__(self, *error: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class _Loop:
@@ -260,14 +282,17 @@ class _Loop:
         config: TrainingConfig,
         observers: Sequence[Observer],
         clock: Callable[[], float],
+        group: Group,
+        sampler: Sampler | None,
     ) -> None:
         self.trainable, self.data, self.validation = trainable, data, validation
         self.config, self.observers, self.clock = config, observers, clock
+        self.group, self.sampler = group, sampler
         self.result = TrainingResult(trainable.engine)
         self.high = 0  # steps in a row whose loss is far above that of a guess
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
 
-    def run(self, ctrl_c: _CtrlC) -> None:
+    def run(self, ctrl_c: CtrlC) -> None:
         result = self.result
         done = self._done(result.seconds)
         if done >= 1:
@@ -276,7 +301,7 @@ class _Loop:
         batches = batches_from(self.data, self.config.seed, result.steps)
         begin = self.clock() - result.seconds
         while done < 1:
-            if ctrl_c.pressed:
+            if self.group.largest(ctrl_c.pressed):
                 raise KeyboardInterrupt
             started = self.clock()
             batch = next(batches)
@@ -286,15 +311,18 @@ class _Loop:
             outcome = self._step(batch, rate)
             result.steps += 1
             result.step_seconds += self.clock() - started
-            result.seconds = self.clock() - begin
+            result.seconds = self._elapsed(begin)
             done = self._done(result.seconds)
-            loss = outcome.loss.loss / max(outcome.loss.tokens, 1)
-            self._record(min(done, 1.0), loss, outcome.grad_norm, rate, outcome.loss.tokens)
+            self._record(min(done, 1.0), outcome, rate)
             if result.steps % self.validate_every == 0 or done >= 1:
                 self._interval(begin)
-                done = max(done, self._done(self.clock() - begin))
+                done = max(done, self._done(self._elapsed(begin)))
             result.whole = True
             result.seconds = self.clock() - begin
+
+    def _elapsed(self, begin: float) -> float:
+        """Seconds so far, of the slowest process, so that all come to the same conclusions."""
+        return self.group.largest(self.clock() - begin)
 
     def _done(self, seconds: float) -> float:
         if self.config.patience is not None and self.result.stale >= self.config.patience:
@@ -321,8 +349,9 @@ class _Loop:
         self.trainable.warm_up(batch, zero_state(self.trainable.config, batch.inputs.shape[1], self.trainable.dtype))
         self.result.first_call_s = self.clock() - started
 
-    def _record(self, done: float, loss: float, norm: float, rate: float, tokens: int) -> None:
-        result = self.result
+    def _record(self, done: float, outcome: StepResult, rate: float) -> None:
+        result, norm, tokens = self.result, outcome.grad_norm, outcome.loss.tokens
+        loss, accuracy = outcome.loss.loss / max(tokens, 1), outcome.loss.correct / max(tokens, 1)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(
                 f"step {result.steps}: loss {loss:.4g}, gradient norm {norm:.4g}; try a lower learning rate "
@@ -334,7 +363,7 @@ class _Loop:
         result.train_loss = loss
         result.losses.append(loss)
         event = StepEvent(
-            result.steps, result.epochs, result.seconds, done, loss, norm, rate, tokens, result.tokens_per_s
+            result.steps, result.epochs, result.seconds, done, loss, norm, rate, tokens, result.tokens_per_s, accuracy
         )
         for observer in self.observers:
             observer.on_step(event)
@@ -356,6 +385,10 @@ class _Loop:
     def _interval(self, begin: float) -> None:
         if self.validation is not None:
             self._validate(self.validation, begin)
+        if self.sampler is not None:
+            sample = SampleEvent(self.result.steps, self.sampler(self.trainable))
+            for observer in self.observers:
+                observer.on_sample(sample)
         self.result.whole, self.result.seconds = True, self.clock() - begin
         for observer in self.observers:
             observer.on_interval(self.trainable, self.result)

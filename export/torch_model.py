@@ -19,6 +19,7 @@ from unrolled.engine.layers import LossResult
 from unrolled.engine.optim import OptimizerConfig, gradient_factor
 from unrolled.engine.params import Params, check_params, layer_names, parameter_shapes
 from unrolled.engine.trainable import StepResult, check_state
+from unrolled.export.torch_loss import output_loss
 
 
 class TorchLM(nn.Module):
@@ -213,35 +214,42 @@ class TorchTrainable:
     def _loss(
         self, batch: Batch, state: NDArray, masks: Masks | None, smoothing: float = 0.0
     ) -> tuple[Tensor, LossResult, NDArray]:
+        """The sum of the batch's losses, to be differentiated and as numbers, and the state after it."""
         check_step(self.config, batch.inputs, state, self.dtype)
-        tokens, state_in = as_tensor(batch.inputs), as_tensor(state)
-        if masks is None:
-            logits, final = self.model(tokens, state_in)
+        masks = masks or Masks(None, None, None)
+        x = _masked(self.model.embedding(as_tensor(batch.inputs)), masks.inputs)
+        if masks.between is None:
+            h, final = self.model.run_layers(x, as_tensor(state))
         else:
-            x = _masked(self.model.embedding(tokens), masks.inputs)
-            if masks.between is None:
-                h, final = self.model.run_layers(x, state_in)
-            else:
-                given = [torch.from_numpy(mask) for mask in masks.between]
-                h, final = run_masked_layers(self.model, self.config, x, state_in, given)
-            logits = self.model.output(_masked(h, masks.outputs))
+            given = [torch.from_numpy(mask) for mask in masks.between]
+            h, final = run_masked_layers(self.model, self.config, x, as_tensor(state), given)
+        h, targets = _masked(h, masks.outputs), torch.from_numpy(batch.targets)
         if batch.mask.all():
-            logits, targets = logits.flatten(0, 1), torch.from_numpy(batch.targets).flatten()
+            h, targets = h.flatten(0, 1), targets.flatten()
         else:
             counted = torch.from_numpy(batch.mask)
-            logits, targets = logits[counted], torch.from_numpy(batch.targets)[counted]
-        count = len(targets)
+            h, targets = h[counted], targets[counted]
+        output = self.model.output
+        loss, correct = output_loss(h, output.weight, output.bias, targets, smoothing)
+        return loss, LossResult(float(loss.detach()), correct, len(targets)), final.detach().numpy()
+
+    def _scaled(self, loss: Tensor, batch: Batch) -> Tensor:
+        """A sum of losses as the share that it has in what is minimised: the mean of ``batch``, or its sum over time."""
+        tokens = batch.tokens
         # the mean over no token at all is 0, with zero gradients, as in the other engines
-        mean = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing) / max(count, 1)
-        correct = int((logits.detach().argmax(-1) == targets).sum())
-        return mean, LossResult(float(mean.detach()) * count, correct, count), final.detach().numpy()
+        return loss * (gradient_factor(self.rule, tokens, batch.inputs.shape[1]) / max(tokens, 1))
+
+    def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossResult, NDArray]:
+        """Leave the gradients of what is minimised at the parameters; loss sums and the state after the batch."""
+        loss, result, final = self._loss(batch, state, masks, self.rule.label_smoothing)
+        self._scaled(loss, batch).backward()
+        return result, final
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
-        mean, result, final = self._loss(batch, state, masks, self.rule.label_smoothing)
-        (mean * gradient_factor(self.rule, result.tokens, batch.inputs.shape[1])).backward()
+        result, final = self._backward(batch, state, masks)
         if self.rule.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.rule.clip_value)
         limit = float("inf") if self.clip_norm is None else self.clip_norm
@@ -253,7 +261,7 @@ class TorchTrainable:
     def gradients(self, batch: Batch, state: NDArray, masks: Masks | None = None) -> Params:
         """Gradients of the batch's mean loss by name, without an update."""
         self.optimizer.zero_grad()
-        self._loss(batch, state, masks)[0].backward()
+        (self._loss(batch, state, masks)[0] / max(batch.tokens, 1)).backward()
         return {name: p.grad.numpy().copy() for name, p in self.model.named_parameters() if p.grad is not None}
 
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
@@ -290,6 +298,8 @@ class TorchTrainable:
     def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
         if any("/" in name for name in arrays):
             self._fill_optimizer()
+        else:
+            self.optimizer.state.clear()  # from before the first update
         check_state(arrays, self.training_state())
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from unrolled.engine.backends import FLOAT32, check_precision
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.errors import MissingDependencyError
+from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.experiment import TrainableMaker
+from unrolled.engine.group import ALONE, Group
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params
 from unrolled.engine.trainable import EngineTrainable, Trainable
+
+NO_TORCH = 'the torch engine needs torch: pip install "unrolled[torch]"'
 
 
 def _from_scratch(backend: str) -> TrainableMaker:
@@ -20,7 +27,7 @@ def _torch(config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip
     try:
         from unrolled.export.torch_model import TorchTrainable
     except ImportError as error:
-        raise MissingDependencyError('the torch engine needs torch: pip install "unrolled[torch]"') from error
+        raise MissingDependencyError(NO_TORCH) from error
     return TorchTrainable(config, params, optimizer, clip)
 
 
@@ -31,6 +38,29 @@ TRAINABLES: dict[str, TrainableMaker] = {
 }
 
 
+@contextmanager
+def training_group(engine: str) -> Iterator[Group]:
+    """The processes that train together: those that torchrun started, or this one alone.
+
+    Raises:
+        ConfigError: there are several, and the engine is not torch.
+        MissingDependencyError: torch is not installed.
+    """
+    # what torchrun, and launchers like it, tell each of several processes
+    if os.environ.get("WORLD_SIZE", "1") == "1" or not {"RANK", "MASTER_ADDR"} <= set(os.environ):
+        yield ALONE
+        return
+    if engine != "torch":
+        check_choice("engine", engine, TRAINABLES)
+        raise ConfigError(f"engine: {engine} trains in one process; of the several here, torch makes use")
+    try:
+        from unrolled.export.distributed import torchrun_group
+    except ImportError as error:
+        raise MissingDependencyError(NO_TORCH) from error
+    with torchrun_group() as group:
+        yield group
+
+
 def make_trainable(
     engine: str,
     config: ModelConfig,
@@ -38,8 +68,12 @@ def make_trainable(
     optimizer: OptimizerConfig,
     clip_norm: float | None = None,
     precision: str = FLOAT32,
+    group: Group = ALONE,
 ) -> Trainable:
     """A model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
+
+    Args:
+        group: of ``training_group``; all its processes share the work of each step.
 
     Raises:
         ConfigError: the engine is not known, or has not this precision.
@@ -49,4 +83,9 @@ def make_trainable(
     check_precision(engine, precision)
     if precision != FLOAT32:
         return EngineTrainable(config, params, optimizer, clip_norm, engine, precision)
+    if group.size > 1:
+        from unrolled.export.distributed import DistributedTrainable, TorchGroup
+
+        assert isinstance(group, TorchGroup)  # there is no other of several processes
+        return DistributedTrainable(config, params, optimizer, clip_norm, group)
     return TRAINABLES[engine](config, params, optimizer, clip_norm)

@@ -224,6 +224,35 @@ def test_shuffling_permutes_whole_records() -> None:
     assert rows(batches, rng) != shuffled
 
 
+def padding(batches: RecordBatches, rng: np.random.Generator | None) -> float:
+    sizes = [(batch.mask.size, batch.tokens) for batch in batches.epoch(rng)]
+    return 1 - sum(tokens for _, tokens in sizes) / sum(size for size, _ in sizes)
+
+
+def lists_of_all_lengths(records: int = 3_000) -> RecordBatches:
+    """Records of 1 to 39 predictions, each of its own ids."""
+    sizes = np.random.default_rng(5).integers(2, 41, records)
+    return RecordBatches(np.arange(sizes.sum()) % 251, np.concatenate([[0], np.cumsum(sizes)]), 16, 40)
+
+
+def test_records_of_one_length_share_a_batch_and_little_is_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = lists_of_all_lengths()
+    assert padding(batches, np.random.default_rng(0)) < 0.04
+    monkeypatch.setattr("unrolled.engine.batches.BUCKET", 1)
+    assert padding(batches, np.random.default_rng(0)) > 0.4
+
+
+def test_epochs_have_other_batches_in_an_order_that_says_nothing_of_lengths() -> None:
+    batches = lists_of_all_lengths()
+    epochs = [list(batches.epoch(np.random.default_rng(seed))) for seed in range(2)]
+    first, second = ({batch.inputs.tobytes() for batch in epoch} for epoch in epochs)
+    assert len(first) == len(second) == batches.batches_per_epoch
+    assert len(first & second) < 0.05 * len(first)
+    steps = np.array([len(batch.inputs) for batch in epochs[0]], float)
+    assert abs(np.corrcoef(steps[:-1], steps[1:])[0, 1]) < 0.2
+    assert sorted(rows(batches, np.random.default_rng(1))) == sorted(rows(batches, None))
+
+
 RECORDS = st.lists(st.text(st.sampled_from("ab"), max_size=7), min_size=1, max_size=15)
 
 

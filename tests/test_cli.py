@@ -438,6 +438,8 @@ def test_help_of_every_verb_and_version() -> None:
     for verb in (
         "demo",
         "train",
+        "tune",
+        "lr-find",
         "encode",
         "eval",
         "generate",

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.engine.corpus import BUILTIN, Corpus, ReadOptions, read_corpus
+from unrolled.engine.corpus import BUILTIN, IDENTIFIERS, Corpus, ReadOptions, read_corpus
 from unrolled.engine.errors import CorpusError
 
 Write = Callable[[str, bytes | str], Path]
@@ -298,7 +298,27 @@ def test_builtin_corpus_is_read_without_sources() -> None:
     assert "Assert statements are a convenient way to insert debugging assertions" in corpus.text
     assert corpus.text.startswith('The "assert" statement\n')
     assert corpus.text.endswith("\n")
-    assert read_corpus(()).digest == corpus.digest
+    assert read_corpus(()).digest == read_corpus([BUILTIN]).digest == corpus.digest
+
+
+def test_identifiers_of_the_standard_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = read_corpus([IDENTIFIERS])
+    assert corpus.name == IDENTIFIERS
+    assert {"OrderedDict", "isidentifier", "_replace", "maxsize", "__init__", "self"} <= set(corpus.records)
+    assert len(corpus.records) > 10_000
+    assert list(corpus.records) == sorted(set(corpus.records))
+    assert all(name.isidentifier() for name in corpus.records)
+    with pytest.raises(CorpusError, match="built in"):
+        read_corpus([IDENTIFIERS], ReadOptions(column="name"))
+    with pytest.raises(CorpusError, match="cannot be mixed"):
+        read_corpus([IDENTIFIERS, BUILTIN])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / IDENTIFIERS).write_text("a file of this name is read")
+    assert read_corpus([IDENTIFIERS]).content == "a file of this name is read"
+    (tmp_path / IDENTIFIERS).unlink()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(CorpusError, match="without its sources"):
+        read_corpus([IDENTIFIERS])
 
 
 @PROPERTY

@@ -511,4 +511,4 @@ def test_the_last_checkpoint_is_written_as_the_training_goes(tmp_path: Path) -> 
 def test_metrics_are_one_json_object_a_line(tmp_path: Path) -> None:
     prepare_run(Corpus("fox", TEXT), experiment()).run(tmp_path / "run")
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
-        assert json.loads(line)["event"] in ("step", "validation")
+        assert json.loads(line)["event"] in ("step", "validation", "sample")

@@ -11,11 +11,13 @@ state after step t; index 0 of the state is h. ``gates`` is what backward needs 
 """
 
 from unrolled.engine.cells import gru, lstm, rnn
-from unrolled.engine.cells.cell import Cell
+from unrolled.engine.cells.cell import RELU, SIGMOID, TANH, Cell
 
 CELLS: dict[str, Cell] = {
-    "rnn": Cell("Elman RNN, tanh", ("h",), 1, rnn.forward_tanh, rnn.backward_tanh),
-    "rnn_relu": Cell("Elman RNN, relu", ("h",), 1, rnn.forward_relu, rnn.backward_relu),
-    "gru": Cell("GRU, reset after the product", ("r", "z", "n"), 1, gru.forward, gru.backward),
-    "lstm": Cell("LSTM", ("i", "f", "g", "o"), 2, lstm.forward, lstm.backward),
+    "rnn": Cell("Elman RNN, tanh", ("h",), 1, rnn.forward_tanh, rnn.backward_tanh, (TANH,)),
+    "rnn_relu": Cell("Elman RNN, relu", ("h",), 1, rnn.forward_relu, rnn.backward_relu, (RELU,)),
+    "gru": Cell(
+        "GRU, reset after the product", ("r", "z", "n"), 1, gru.forward, gru.backward, (SIGMOID, SIGMOID, TANH)
+    ),
+    "lstm": Cell("LSTM", ("i", "f", "g", "o"), 2, lstm.forward, lstm.backward, (SIGMOID, SIGMOID, TANH, SIGMOID)),
 }

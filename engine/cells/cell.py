@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SIGMOID, TANH, RELU = "sigmoid", "tanh", "relu"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -19,6 +21,7 @@ class Cell:
     states: int  # S: arrays carried from step to step
     forward: Callable[..., tuple[NDArray[Any], NDArray[Any]]]
     backward: Callable[..., tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+    gate_kinds: tuple[str, ...]  # what makes each gate: SIGMOID, TANH or RELU
 
     @property
     def gates(self) -> int:

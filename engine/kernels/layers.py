@@ -22,7 +22,7 @@ from unrolled.engine.kernels.kernel import compiled, compiled_max, compiled_para
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
-from unrolled.engine.layers import LossResult
+from unrolled.engine.layers import LOGITS_BYTES, LossResult
 
 
 @compiled_parallel
@@ -221,7 +221,6 @@ def softmax_cross_entropy(
 
 
 OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
-LOGITS_BYTES = 1 << 24  # of the positions whose logits are in memory at one time
 
 
 @compiled_parallel

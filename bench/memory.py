@@ -1,0 +1,73 @@
+"""The most memory that training takes, each engine in a process of its own.
+
+``python -m unrolled.bench.memory`` is such a process: a JSON line in, a JSON line out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from unrolled.bench.peers import TrainableContestant
+from unrolled.bench.worker import memory_mb
+from unrolled.bench.workloads import Workload
+from unrolled.engine.contract import zero_state
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.params import parameter_count
+
+STEPS = 3
+MEMORY_COLUMNS = ("whole process, MB", "of these for the training, MB")
+KEPT = 4  # numbers a parameter: its value, gradient and two moments
+
+
+def measure_memory(engine: str, work: Workload) -> dict[str, Any]:
+    """Peaks in MB: of the whole process, and what of it ``STEPS`` steps and an evaluation added to an engine that is loaded.
+
+    Raises:
+        ConfigError: the engine cannot run here; says why.
+    """
+    job = json.dumps({"engine": engine, "workload": work.to_dict()})
+    done = subprocess.run([sys.executable, "-m", "unrolled.bench.memory"], input=job, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ConfigError(f"engine: {engine} failed: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def parameters_mb(work: Workload) -> float:
+    """What an optimiser with two moments needs in float32 whatever the batch."""
+    return KEPT * 4 * parameter_count(work.config) / 2**20
+
+
+def logits_mb(work: Workload) -> float:
+    """An array of all logits of a batch in float32, which no engine makes."""
+    return 4 * work.tokens * work.vocab / 2**20
+
+
+def memory_cells(found: dict[str, Any]) -> list[str]:
+    return ["–" if found[key] is None else f"{found[key]:,.0f}" for key in ("peak_mb", "added_mb")]
+
+
+def _steps(engine: str, work: Workload) -> None:
+    contestant = TrainableContestant(engine, work)
+    for _ in range(STEPS):
+        contestant.run()
+    contestant.model.evaluate(contestant.batch, zero_state(work.config, work.batch))
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.readline())
+    work = Workload(**job["workload"])
+    _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 11, 8, work.optimizer))
+    _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 5, 8, work.optimizer))
+    loaded = memory_mb()
+    _steps(job["engine"], work)
+    peak = memory_mb()
+    added = None if peak is None or loaded is None else peak - loaded
+    print(json.dumps({"engine": job["engine"], "peak_mb": peak, "added_mb": added}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""``unrolled lr-find``: a verb of its own, under the name that fastai and Lightning gave the range test.
+
+It is not a kind of ``tune``: it needs no Optuna, trains once for some seconds, and is what people do before anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, err, out, print_json, warn
+from unrolled.cli.progress import TrainingDisplay
+from unrolled.cli.settings import read_options, with_settings
+from unrolled.engine.checkpoint import write_atomically
+from unrolled.engine.encoded import open_corpus
+from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.engine.jsontext import to_json
+from unrolled.engine.recipe import LIMITS
+from unrolled.tuning.plots import draw_range_test
+from unrolled.tuning.range_test import STEPS, RangeTest, range_test
+from unrolled.tuning.trial import Datasets, prepare_trial
+
+CURVE, PICTURE = "lr.jsonl", "lr.png"
+NO_EFFECT = (
+    *LIMITS,
+    "validate_every",
+    "lr",
+    "schedule",
+    "warmup",
+    "decay",
+    "decay_after",
+    "decay_patience",
+    "patience",
+    "average",
+)
+
+
+@with_settings(hidden=NO_EFFECT)
+def lr_find(
+    corpus: options.CorpusArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help=f"Folder for {CURVE} and {PICTURE}.")] = Path(
+        "runs/lr-find"
+    ),
+    recipe: options.Recipe = None,
+    preset: options.Preset = None,
+    low: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the first update. " + options.default("the optimiser's usual one / 200")),
+    ] = None,
+    high: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the last update. " + options.default("the optimiser's usual one × 5000")),
+    ] = None,
+    updates: Annotated[int, typer.Option(help="How many, unless the loss explodes before.")] = STEPS,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier curve and its picture.")] = False,
+    json: options.Json = False,
+    **settings: Any,
+) -> None:
+    """Find a learning rate by a range test: raise it update by update, until the loss explodes.
+
+    Suggests a tenth of the rate with the lowest smoothed loss, and shows where the loss falls fastest, the other customary
+    rule (L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017). Options and recipes are those of
+    train; its limits and schedules play no part. No model is written.
+    """
+    console = err if json else out
+    curve, picture = output / CURVE, output / PICTURE
+    _check_new((curve, picture), overwrite)
+    text = open_corpus(corpus or (), read_options(settings))
+    run = prepare_trial(Datasets(text), {**settings, "average": None})
+    console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}")
+    with TrainingDisplay(console) as display:
+        test = range_test(run, low, high, updates, display)
+    if test.losses:
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(curve, "".join(to_json(line) + "\n" for line in test.lines()).encode())
+        written = [curve.name]
+        try:
+            draw_range_test(test, picture, f"{text.name}: {run.trainable.config.spec.title}")
+            written.append(picture.name)
+        except (UnrolledError, OSError) as error:
+            warn(console, f"no picture of the curve: {error}")
+        _show(console, test)
+        console.print(f"in {output}: {', '.join(written)}")
+    if json:
+        figures = {"suggestion": test.suggestion, "steepest_descent": test.steepest, "updates": len(test.losses)}
+        print_json({**figures, "exploded": test.exploded, "interrupted": test.interrupted, "output": str(output)})
+    if test.interrupted:
+        raise typer.Exit(130)
+
+
+def _check_new(paths: Sequence[Path], overwrite: bool) -> None:
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise ConfigError(f"{', '.join(there)}: there already; name another folder, or say --overwrite")
+
+
+def _show(console: Console, test: RangeTest) -> None:
+    if test.suggestion is None or test.steepest is None:
+        warn(console, "the loss never fell, so nothing is suggested; begin with a lower rate, or end with a higher one")
+        return
+    emphasis(
+        console,
+        "suggested learning rate ",
+        (f"{test.suggestion:.2g}", "bold green"),
+        f", a tenth of the rate with the lowest loss; it falls fastest at {test.steepest:.2g}",
+    )
+    if not test.exploded and not test.interrupted:
+        console.print("the loss did not explode; a higher --high would show where it does")

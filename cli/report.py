@@ -1,0 +1,42 @@
+"""``unrolled report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unrolled.cli import options
+from unrolled.cli.console import out
+from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.errors import ConfigError
+from unrolled.report.page import write_report
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders, shown together.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write, .html.")] = Path("report.html"),
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text that the networks are shown, best the one they were trained on, of which the validation part is taken; "
+            "may be repeated. " + options.default("the run's own corpus, where it can be found")
+        ),
+    ] = None,
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+) -> None:
+    """Write one page about one run or several: curves, differences, samples, and what the networks do with a text.
+
+    The page is one file that loads nothing. A run's own corpus is the built-in one, or a file of the corpus's name in this
+    folder or near the run that holds the very text of the training. (unrolled bench report is about measurements.)
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--output: got {output}, needs a name that ends in .html")
+    if text is None and (column or field):
+        raise ConfigError("--column and --field go with --text")
+    corpus = None if text is None else read_corpus(text, ReadOptions(column, field, encoding))
+    write_report(runs, output, corpus)
+    out.print(str(output))

@@ -1,0 +1,106 @@
+"""``unrolled tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from unrolled.cli import options
+from unrolled.cli.console import FILE_WIDTH, emphasis, err, out, print_json, warn
+from unrolled.cli.settings import read_options, with_settings
+from unrolled.cli.study_display import StudyDisplay, trial_table
+from unrolled.engine.encoded import open_corpus
+from unrolled.engine.errors import UnrolledError
+from unrolled.tuning.plots import draw_study
+from unrolled.tuning.recipes import write_best
+from unrolled.tuning.space import SEARCHED, USUAL, parse_space
+from unrolled.tuning.storage import BEST, JOURNAL, PICTURE, check_folder, import_optuna
+from unrolled.tuning.study import PRUNERS, Plan, StudyResult, run_study
+
+
+@with_settings()
+def tune(
+    corpus: options.CorpusArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path("runs/study"),
+    recipe: options.Recipe = None,
+    preset: options.Preset = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=RANGE]",
+            help="A setting to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log, NAME=A,B,C, or NAME for its usual range; may be "
+            f"repeated. One of lr, {', '.join(name.replace('_', '-') for name in USUAL)}. "
+            + options.default(" and ".join(SEARCHED)),
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Trials in all, those of an earlier start included.")] = 20,
+    minutes: Annotated[float | None, typer.Option(help="After which no more trial begins, of this start.")] = None,
+    jobs: Annotated[int, typer.Option(help="Trials at a time, each with its share of the cores.")] = 1,
+    pruner: Annotated[
+        str, typer.Option(metavar="NAME", help=f"Which trials are given up early. {options.one_of(PRUNERS)}")
+    ] = "median",
+    resume: Annotated[
+        bool,
+        typer.Option(help="Go on with the study in the folder, given the same command; begins where there is none."),
+    ] = False,
+    json: options.Json = False,
+    **settings: Any,
+) -> None:
+    """Search for settings of train that give a low validation loss, by many short trainings.
+
+    All other options and recipes are those of train; --steps, --epochs or --seconds is each trial's budget. Writes
+    best.toml, which train takes as --recipe, and a picture. The first trial has the settings as given, for a comparison, if
+    they are in the space. Ctrl-C ends the study with what is done, and --resume goes on.
+    """
+    import_optuna()
+    space = parse_space(search or (), settings)
+    plan = Plan(settings, space, trials, minutes, jobs, pruner)
+    check_folder(output, resume)
+    text = open_corpus(corpus or (), read_options(settings))
+    console = err if json else out
+    searched = ", ".join(f"{name.replace('_', '-')} {domain}" for name, domain in space.items())
+    emphasis(
+        console,
+        (text.name, "bold"),
+        f": {text.characters:,} characters; searching {searched} -> {output}",
+    )
+    with StudyDisplay(console, trials) as display:
+        result = run_study(text, corpus or [], plan, output, resume, display)
+    written = [JOURNAL]
+    if result.best is not None:
+        write_best(output / BEST, result.best, plan, text)
+        written.insert(0, BEST)
+    if result.trials:
+        written += _picture(console, output, result, plan, text.name)
+        width = console.width if console.is_terminal else FILE_WIDTH
+        console.print(trial_table(result.trials, list(space), width), soft_wrap=False, width=width)
+    _summarise(console, result, output, written, " ".join(corpus or []))
+    if json:
+        rows = [trial.to_dict() for trial in result.trials]
+        best = result.best and result.best.number
+        print_json({"best": best, "interrupted": result.interrupted, "output": str(output), "trials": rows})
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
+    """The picture's name, if it could be drawn; whatever is wrong with it, the study's result is kept and shown."""
+    try:
+        draw_study(result.trials, plan.space, output / PICTURE, f"{name}: {len(result.trials)} trials")
+    except (UnrolledError, OSError) as error:
+        warn(console, f"no picture of the study: {error}")
+        return []
+    return [PICTURE]
+
+
+def _summarise(console: Console, result: StudyResult, output: Path, written: list[str], corpus: str) -> None:
+    if result.interrupted:
+        console.print("interrupted; --resume goes on")
+    if result.best is None:
+        warn(console, "no trial is complete, so there is no best one")
+    console.print(f"in {output}: {', '.join(written)}")
+    if result.best is not None:
+        console.print(f"Next: unrolled train {corpus} --recipe {output / BEST} -o runs/best".replace("  ", " "))

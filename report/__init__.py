@@ -1,0 +1,1 @@
+"""What trainings leave behind, for people: one page about several runs, and event files for TensorBoard."""

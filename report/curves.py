@@ -1,0 +1,105 @@
+"""The curves of trainings: loss, learning rate and gradient norm against steps and against seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.jsontext import object_in
+from unrolled.report.charts import Axis, Line, line_chart
+from unrolled.report.runs import Run
+
+POINTS = 240  # of the longest line
+ACROSS = {"step": "training step", "seconds": "seconds of training"}
+
+
+def _groups(values: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]:
+    """``size`` neighbours each; the last group may be smaller."""
+    return np.split(values, range(size, len(values), size))
+
+
+def _smoothed(run: Run, color: int, key: str, across: str, size: int) -> Line:
+    """Means of groups of steps, in a band from the smallest to the largest of each group."""
+    x = np.array([part.mean() for part in _groups(run.steps[across], size)])
+    parts = _groups(run.steps[key], size)
+    low, mean, high = (np.array([f(part) for part in parts]) for f in (np.min, np.mean, np.max))
+    return Line(run.label, color, x, mean, low, high)
+
+
+def _validation(run: Run, color: int, across: str) -> Line:
+    x, y = (np.array([float(line[key]) for line in run.validations]) for key in (across, "loss"))
+    return Line(f"{run.label}, validation", color, x, y, points=True)
+
+
+def _loss_range(lines: Sequence[Line]) -> tuple[float | None, float | None]:
+    """Where the losses are once the first steps are over, which fall so far that nothing else would be seen."""
+    settled = [line.y[len(line.y) // 25 :] for line in lines]
+    values = np.concatenate(settled) if settled else np.zeros(0)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None, None
+    room = 0.04 * (values.max() - values.min()) or 0.1
+    return float(values.min() - room), float(values.max() + room)
+
+
+def curves(runs: Sequence[Run]) -> str:
+    """Figures of all runs together."""
+    # one group size for all, so that equal losses are equal lines
+    size = max(1, math.ceil(max(len(run.steps["step"]) for run in runs) / POINTS))
+    made = []
+    for across, label in ACROSS.items():
+        x = Axis(label, low=0.0)
+        losses = [_smoothed(run, color, "loss", across, size) for color, run in enumerate(runs)]
+        losses += [_validation(run, color, across) for color, run in enumerate(runs) if run.validations]
+        low, high = _loss_range(losses)
+        made.append(
+            f'<div class="by by-{across}">'
+            + line_chart("Loss", losses, x, Axis("cross-entropy, nats a token", low, high), "wide")
+            + _small("Gradient norm", "before clipping, logarithmic", runs, "grad_norm", across, size, log=True)
+            + _small("Learning rate", "after schedule and warm-up", runs, "learning_rate", across, size, low=0.0)
+            + "</div>"
+        )
+    note = f"Lines are the training loss, each point the mean of {size} steps, in a band from the least to the most of them; "
+    note = note if size > 1 else "Lines are the training loss of every step; "
+    return (
+        '<fieldset class="switch"><legend>Against</legend>'
+        '<label><input type="radio" name="across" id="by-step" checked>steps</label>'
+        '<label><input type="radio" name="across" id="by-seconds">seconds</label></fieldset>'
+        f'{"".join(made)}<p class="note">{note}dots are the validation loss.{_clipping(runs)}</p>'
+    )
+
+
+def _small(
+    title: str,
+    label: str,
+    runs: Sequence[Run],
+    key: str,
+    across: str,
+    size: int,
+    log: bool = False,
+    low: float | None = None,
+) -> str:
+    lines = [_smoothed(run, color, key, across, size) for color, run in enumerate(runs)]
+    if key == "learning_rate":
+        lines = [line._replace(low=None, high=None) for line in lines]
+        top = max((float(np.nanmax(line.y)) for line in lines if np.isfinite(line.y).any()), default=1.0)
+        return line_chart(title, lines, Axis(ACROSS[across], low=0.0), Axis(label, low, top * 1.08 or None))
+    return line_chart(title, lines, Axis(ACROSS[across], low=0.0), Axis(label, log=log))
+
+
+def _clipping(runs: Sequence[Run]) -> str:
+    """What share of the steps each run clipped, where its record says at which norm."""
+    said = []
+    for run in runs:
+        limit = object_in(run.record, "optimizer").get("clip_norm")
+        if isinstance(limit, int | float):
+            share = float((run.steps["grad_norm"] > limit).mean())
+            said.append((limit, share))
+    if not said:
+        return ""
+    shares = ", ".join(f"{share:.0%}" for _, share in said)
+    limits = ", ".join(dict.fromkeys(f"{limit:g}" for limit, _ in said))
+    return f" Gradients with a norm above {limits} were clipped: in {shares} of the steps."

@@ -1,0 +1,116 @@
+"""Text that a model was not trained on: the validation part of its corpus where that can be had, else another text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.batches import split_corpus
+from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.corpus import BUILTIN, READERS, Corpus, builtin_corpus, read_corpus
+from unrolled.engine.dataset import DataConfig
+from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
+from unrolled.engine.jsontext import object_in
+from unrolled.engine.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of ids, each read from a state of zeros; what they are, in words."""
+
+    rows: list[NDArray[np.int64]]
+    source: str
+
+
+def find_corpus(checkpoint: Checkpoint, run: Path, given: Corpus | None) -> Corpus:
+    """The corpus to read: ``given``, else the run's own: the built-in one, or a file of its name here or near the run.
+
+    A file counts only if it holds the very text of the training, by its digest.
+
+    Raises:
+        CorpusError: there is none; says what to do.
+    """
+    if given is not None:
+        return given
+    trained_on = object_in(checkpoint.training, "corpus")
+    name, digest = str(trained_on.get("name", "")), trained_on.get("sha256")
+    if name == BUILTIN:
+        corpus = builtin_corpus()
+        if corpus.digest == digest:
+            return corpus
+        raise CorpusError("the built-in corpus of this Python is not that of the training; name a text with --text")
+    for folder in (Path(), run, run.parent, run.parent.parent):
+        path = folder / name
+        if name and Path(name).name == name and path.suffix.lower() not in READERS and path.is_file():
+            try:
+                corpus = read_corpus([path])
+            except CorpusError:
+                continue
+            if corpus.digest == digest:
+                return corpus
+    raise CorpusError(f"{name or 'its corpus'} is not in this folder or beside the run; name a text with --text")
+
+
+def held_out(checkpoint: Checkpoint, corpus: Corpus, most: int) -> HeldOut:
+    """Up to ``most`` ids of ``corpus``: of its validation part if the model was trained on it, else of its beginning.
+
+    Raises:
+        UnrolledError: the text is too short, or holds what the vocabulary has not.
+    """
+    tokenizer = checkpoint.tokenizer
+    records = tokenizer.bos_id is not None
+    content: str | tuple[str, ...] = corpus.records if records else corpus.text
+    source = f"the beginning of {corpus.name}, on which it was not trained"
+    if object_in(checkpoint.training, "corpus").get("sha256") == corpus.digest:
+        content, source = _part(checkpoint, corpus, records)
+    rows = _rows(content, tokenizer, most)
+    if not rows:
+        raise CorpusError(f"{corpus.name}: too little text to read")
+    return HeldOut(rows, source)
+
+
+def _part(checkpoint: Checkpoint, corpus: Corpus, records: bool) -> tuple[str | tuple[str, ...], str]:
+    """The part that the training did not learn from, and what it is."""
+    try:
+        config = DataConfig.from_dict(object_in(checkpoint.training, "data"))
+    except ConfigError:
+        config = DataConfig(batching="records" if records else "stream")
+    split = split_corpus(corpus, config.batching, config.split, config.seed)
+    for part in ("validation", "test"):
+        if content := getattr(split, part):
+            return content, f"the {part} part of {corpus.name}"
+    return split.train, f"the beginning of {corpus.name}, all of which it was trained on"
+
+
+def _rows(content: str | tuple[str, ...], tokenizer: Tokenizer, most: int) -> list[NDArray[np.int64]]:
+    """Ids in rows that make a prediction each; a token has at least one character, so no more text is read than needed."""
+    if isinstance(content, str):
+        end = most + 1
+        ids = tokenizer.encode(content[:end])
+        while len(ids) <= most and end < len(content):
+            end *= 4
+            ids = tokenizer.encode(content[:end])
+        return [ids[: most + 1]] if len(ids) > 1 else []
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    rows: list[NDArray[np.int64]] = []
+    total = 0
+    for record in content:
+        if total >= most:
+            break
+        inner = tokenizer.encode(record).tolist()
+        row = np.array([bos, *inner, *([] if eos is None else [eos])], np.int64)[: most - total + 1]
+        if len(row) > 1:
+            rows.append(row)
+            total += len(row) - 1
+    return rows
+
+
+def try_held_out(checkpoint: Checkpoint, run: Path, given: Corpus | None, most: int) -> HeldOut | str:
+    """Text for a run's pictures, or in words why there is none."""
+    try:
+        return held_out(checkpoint, find_corpus(checkpoint, run, given), most)
+    except UnrolledError as error:
+        return str(error)

@@ -1,0 +1,44 @@
+"""Heat maps as PNG images inside the page: a colour whose opacity is the value, so that they fit light and dark paper.
+
+Source: ISO/IEC 15948 (PNG), an indexed image with a palette (PLTE) and its opacities (tRNS).
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+POSITIVE, NEGATIVE = (217, 119, 6), (59, 108, 236)
+LEVELS = 127
+
+
+def heat_map(values: NDArray, limit: float = 1.0) -> str:
+    """A data URI of ``values`` (rows, columns): -limit is all NEGATIVE, 0 is transparent, limit is all POSITIVE."""
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"values: got shape {values.shape}, needs rows and columns")
+    shares = np.clip(np.nan_to_num(values.astype(np.float64)) / limit, -1, 1)
+    pixels = (np.rint(shares * LEVELS) + LEVELS).astype(np.uint8)
+    rows = np.zeros((pixels.shape[0], pixels.shape[1] + 1), np.uint8)  # each behind a byte for its filter: none
+    rows[:, 1:] = pixels
+    colors = [NEGATIVE] * LEVELS + [POSITIVE] * (LEVELS + 1)
+    opacities = [abs(level - LEVELS) * 255 // LEVELS for level in range(2 * LEVELS + 1)]
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 3, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        _chunk(kind, body)
+        for kind, body in (
+            (b"IHDR", header),
+            (b"PLTE", bytes(part for color in colors for part in color)),
+            (b"tRNS", bytes(opacities)),
+            (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+            (b"IEND", b""),
+        )
+    )
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,0 +1,212 @@
+"""What the networks do with a text: tinted by surprise, with the gates of every layer, and gradients over distances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.text import Tokenizer
+from unrolled.report.charts import COLORS, Axis, Line, data_block, histogram, line_chart, scatter
+from unrolled.report.heldout import HeldOut, try_held_out
+from unrolled.report.image import heat_map
+from unrolled.report.probe import Gate, Reach, Reading, gradient_reach, parameter_gradients, read_rows, windows
+from unrolled.report.runs import Run
+from unrolled.report.tables import name_of, scrolling, text_of
+
+TOKENS = 700  # read for text and gates
+GRADIENT_TOKENS = 6_500
+COLUMNS, UNITS = 120, 48  # of a heat map
+SHADES = 7
+TITLES = {"i": "input gate", "f": "forget gate", "o": "output gate", "g": "candidate", "r": "reset gate",
+          "z": "update gate", "n": "candidate", "h": "output"}  # fmt: skip
+
+
+class Inside(NamedTuple):
+    """What was found in one run, or why nothing was."""
+
+    text: HeldOut | str
+    reading: Reading | None = None
+    reach: Reach | None = None
+    norms: dict[str, tuple[float, float]] | None = None
+
+
+def look_inside(run: Run, corpus: Corpus | None) -> Inside:
+    """Read the text of a run, and take its gradients."""
+    found = try_held_out(run.checkpoint, run.path, corpus, GRADIENT_TOKENS)
+    if isinstance(found, str):
+        return Inside(found)
+    ids = windows(found.rows)
+    return Inside(
+        found, read_rows(run.checkpoint, _first(found, TOKENS)), gradient_reach(run.checkpoint, ids),
+        parameter_gradients(run.checkpoint, ids),
+    )  # fmt: skip
+
+
+def _first(text: HeldOut, most: int) -> list[np.ndarray]:
+    rows = []
+    for row in text.rows:
+        if most <= 0:
+            break
+        rows.append(row[: most + 1])
+        most -= len(row) - 1
+    return rows
+
+
+def reading_sections(runs: Sequence[Run], found: Sequence[Inside]) -> str:
+    """The text as each run finds it."""
+    made = "".join(
+        f'<div class="reading"><h3>{name_of(run, color)}</h3>{_surprise(run, one)}</div>'
+        for color, (run, one) in enumerate(zip(runs, found, strict=True))
+    )
+    return f'<div class="columns readings">{made}</div>'
+
+
+def _missing(reason: str) -> str:
+    return f'<p class="note">Left out: {text_of(reason)}.</p>'
+
+
+def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a part of a character shows with the token that completes it."""
+    streamer = tokenizer.streamer()
+    found = [streamer.feed(token) for token in tokens]
+    if found:
+        found[-1] += streamer.flush()
+    return found
+
+
+def _word(tokenizer: Tokenizer, token: int) -> str:
+    return tokenizer.vocabulary[token]
+
+
+def _surprise(run: Run, found: Inside) -> str:
+    if isinstance(found.text, str) or found.reading is None:
+        return _missing(str(found.text))
+    tokenizer, reading = run.checkpoint.tokenizer, found.reading
+    blind = math.log(run.checkpoint.config.vocab_size)
+    shown = pieces(tokenizer, [one.token for one in reading.surprises])
+    spans, details = [], []
+    for place, (one, piece) in enumerate(zip(reading.surprises, shown, strict=True)):
+        shade = min(SHADES, round(SHADES * one.nats / blind)) if blind > 0 else 0
+        border = "<br>" if place in reading.starts[1:] else ""
+        visible = text_of(piece).replace("\n", '<span class="end">⏎</span>\n') or '<span class="end">·</span>'
+        hint = f"{one.nats:.2f} nats, p = {math.exp(-one.nats):.1%}"
+        spans.append(f'{border}<span class="s{shade}" title="{hint}">{visible}</span>')
+        likely = [[_word(tokenizer, token), round(p, 4)] for token, p in one.likely]
+        details.append([_word(tokenizer, one.token), round(one.nats, 3), likely])
+    mean = float(np.mean([one.nats for one in reading.surprises]))
+    scale = "".join(f'<i class="s{shade}"></i>' for shade in range(SHADES + 1))
+    return (
+        f'<p class="note">{len(spans)} tokens at {mean:.3f} nats each: {text_of(found.text.source)}.</p>'
+        f'<div class="text" tabindex="0" role="group" aria-label="Text tinted by surprise. Arrow keys read the tokens.">'
+        f'{"".join(spans)}</div><div class="under"><output class="readout" aria-live="polite">'
+        "Point at a token, or use the arrow keys in the text.</output>"
+        f'<span class="scale"><span>0</span>{scale}<span>{blind:.2f} nats, a blind guess</span></span></div>'
+        f"{data_block(details)}"
+    )
+
+
+def gate_sections(runs: Sequence[Run], found: Sequence[Inside]) -> str:
+    """Gates of each run, one run open."""
+    made = []
+    for color, (run, one) in enumerate(zip(runs, found, strict=True)):
+        if isinstance(one.text, str) or one.reading is None:
+            inner = _missing(str(one.text))
+        else:
+            letters = _letters(run, one.reading)
+            inner = "".join(_gate(gate, letters) for gate in one.reading.gates)
+        opened = " open" if color == 0 else ""
+        made.append(
+            f"<details class='gates'{opened}><summary>{name_of(run, color)} {escape(run.title)}</summary>{inner}</details>"
+        )
+    return "".join(made)
+
+
+def _letters(run: Run, reading: Reading) -> list[str] | None:
+    """A character a column of the heat maps, where a token is one; the one that is read there."""
+    if run.checkpoint.tokenizer.level != "char":
+        return None
+    tokens = [one.token for one in reading.surprises]
+    read = [None, *tokens[: COLUMNS - 1]]  # the first that is read is in no surprise
+    words = ["" if token is None else run.checkpoint.tokenizer.vocabulary[token] for token in read]
+    for start in reading.starts:
+        if start < len(words):
+            words[start] = ""
+    return [{"\n": "⏎", " ": "\u2423"}.get(word, word if len(word) == 1 else "") for word in words]
+
+
+def _gate(gate: Gate, letters: list[str] | None) -> str:
+    name = f"{TITLES.get(gate.name, 'gate')} <var>{escape(gate.name)}</var>, layer {gate.layer + 1}"
+    low, high = gate.low, gate.high
+    signed = gate.kind == "tanh"
+    limit = 1.0 if high is not None else max(float(gate.values.max()), 1e-6)
+    if high is None:
+        words = f"off {low.mean():.0%} of the time; {int((low == 1).sum())} of {len(low)} units always"
+    elif signed:
+        words = f"near 1 {high.mean():.0%} of the time, near −1 {low.mean():.0%}"
+    else:
+        words = f"open {high.mean():.0%} of the time, shut {low.mean():.0%}"
+    label = f"{TITLES.get(gate.name, 'gate')} {gate.name} of layer {gate.layer + 1}"
+    order = np.argsort(gate.values.mean(axis=0), kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(UNITS, len(order))).round().astype(int)][::-1]
+    shown = gate.values[:COLUMNS, chosen].T  # (units, steps)
+    ends = "−1" if signed else "0"
+    spread = histogram(gate.values, -1.0 if signed else 0.0, limit, f"Histogram of the {label}: {words}")
+    dots = "" if high is None else scatter(
+        high, low, "share near 1" if signed else "share open", "near −1" if signed else "shut",
+        f"Each unit of the {label}: share of the text at which it is saturated at either end",
+    )  # fmt: skip
+    T = shown.shape[1]
+    columns = "" if letters is None else "".join(f"<b>{text_of(letter)}</b>" for letter in letters[:T])
+    row = f'<div class="letters" aria-hidden="true">{columns}</div>' if columns else ""
+    described = (
+        f"{len(chosen)} of {len(order)} units, ordered by their mean, over {T} tokens; from {ends} to {limit:.3g}"
+    )
+    image = f'<img alt="Activations of {described}" src="{heat_map(shown, limit)}">'
+    return (
+        f'<section class="gate"><h4>{name} <span>{words}</span></h4><div class="shapes">{spread}{dots}</div>'
+        f'<div class="map" tabindex="0" role="region" aria-label="Heat map of the {escape(label)}" style="--n:{T}">'
+        f"{row}{image}</div></section>"
+    )
+
+
+def gradient_section(runs: Sequence[Run], found: Sequence[Inside]) -> str:
+    """How far back gradients reach, all runs and layers in one figure, and norms by parameter."""
+    lines = []
+    for color, (run, one) in enumerate(zip(runs, found, strict=True)):
+        if one.reach is None:
+            continue
+        for layer, norms in enumerate(one.reach.norms):
+            label = run.label if len(one.reach.norms) == 1 else f"{run.label}, layer {layer + 1}"
+            lines.append(Line(label, color, np.arange(len(norms), dtype=float), norms.astype(float)))
+    if not lines:
+        return _missing(str(found[0].text))
+    highest = max(float(line.y.max()) for line in lines)
+    low = max(min(float(line.y[line.y > 0].min(initial=highest)) for line in lines), highest * 1e-12)
+    chart = line_chart(
+        "How far back gradients reach", lines, Axis("T − t, tokens back", low=0.0),
+        Axis("‖∂L(T) / ∂h(t)‖, median over pieces of text, logarithmic", low / 1.5, highest * 1.5, log=True), "wide",
+    )  # fmt: skip
+    tables = "".join(_norms(run, color, one) for color, (run, one) in enumerate(zip(runs, found, strict=True)))
+    return chart + f'<div class="columns">{tables}</div>'
+
+
+def _norms(run: Run, color: int, found: Inside) -> str:
+    if found.norms is None:
+        return f"<div><h3>{name_of(run, color)}</h3>{_missing(str(found.text))}</div>"
+    top = max(gradient for _, gradient in found.norms.values()) or 1.0
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class="bar"><i class="c{color % COLORS}" '
+        f'style="width:{gradient / top:.1%}"></i></td><td class="number">{gradient:.2e}</td>'
+        f'<td class="number">{weight:.3g}</td></tr>'
+        for name, (weight, gradient) in found.norms.items()
+    )
+    head = (
+        '<th scope="col">parameter</th><th scope="col" colspan="2">gradient norm</th><th scope="col">weight norm</th>'
+    )
+    table = f'<table class="norms"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f"<div><h3>{name_of(run, color)}</h3>{scrolling(table, f'Gradient norms of {run.label}')}</div>"

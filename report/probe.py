@@ -1,0 +1,167 @@
+"""What a trained network does with a text: its surprise, its gates, and how far back its gradients reach.
+
+    T time, B batch, H hidden, V vocabulary, L layers, S states
+
+All of it is computed by the NumPy reference, whose cells hand out their gates.
+
+Source: A. Karpathy, J. Johnson and L. Fei-Fei, "Visualizing and Understanding Recurrent Networks" (2015), section 4.2, of
+saturated gates; R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural networks" (2013),
+of gradients over distances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.backends import get_backend
+from unrolled.engine.batches import Batch
+from unrolled.engine.cells.cell import SIGMOID, TANH
+from unrolled.engine.checkpoint import Checkpoint
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.contract import zero_state
+from unrolled.engine.layers import linear_backward_input, linear_forward, softmax_cross_entropy
+from unrolled.engine.model import LanguageModel, LayerTape, layers_forward
+from unrolled.engine.params import Params, layer_params, output_weight_name
+
+RANKED = 3  # the most probable tokens that are told
+DISTANCE, LANES = 100, 32  # of gradients
+SATURATED = 0.1  # from a gate's end
+
+
+class Surprise(NamedTuple):
+    """One token read: what it cost, and what the model would have said."""
+
+    token: int
+    nats: float  # -ln p
+    likely: tuple[tuple[int, float], ...]  # the most probable tokens with their p, the first the most
+
+
+class Gate(NamedTuple):
+    """One gate of one layer over a text."""
+
+    layer: int
+    name: str
+    kind: str  # "sigmoid", "tanh" or "relu"
+    values: NDArray  # (T, H)
+
+    @property
+    def low(self) -> NDArray:
+        """Share of the text at which each unit (H,) is shut (sigmoid, relu) or near -1 (tanh)."""
+        limit = {SIGMOID: SATURATED, TANH: -1 + SATURATED}.get(self.kind, 0.0)
+        return (self.values <= limit).mean(axis=0)
+
+    @property
+    def high(self) -> NDArray | None:
+        """Share of the text at which each unit (H,) is wide open or near 1; None where a gate has no end there."""
+        return (self.values >= 1 - SATURATED).mean(axis=0) if self.kind in (SIGMOID, TANH) else None
+
+
+class Reading(NamedTuple):
+    """A text read: a surprise a token (rows one after the other), where rows begin, and all gates."""
+
+    surprises: list[Surprise]
+    starts: list[int]
+    gates: list[Gate]
+
+
+class Reach(NamedTuple):
+    """How far back the gradient of one step's loss reaches."""
+
+    rows: int  # that the medians are over
+    norms: NDArray  # (L, D), median over rows of |dL_T / dh_{T - d}|, d = 0 … D - 1
+
+
+def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Reading:
+    """Read rows of ids, each from a state of zeros."""
+    config, params = checkpoint.config, checkpoint.float32()
+    surprises: list[Surprise] = []
+    starts: list[int] = []
+    gates: list[list[NDArray]] = [[] for _ in range(config.num_layers)]
+    for row in rows:
+        starts.append(len(surprises))
+        h, _, tapes = _forward(config, params, row[:-1, None], zero_state(config, 1))
+        logits = linear_forward(h[:, 0], params[output_weight_name(config)], params["output.bias"])
+        surprises += _surprises(logits, row[1:])
+        for found, tape in zip(gates, tapes, strict=True):
+            found.append(tape.gates[:, 0])
+    return Reading(surprises, starts, [gate for l, found in enumerate(gates) for gate in _gates(config, l, found)])
+
+
+def _forward(
+    config: ModelConfig, params: Params, tokens: NDArray[np.int64], state: NDArray
+) -> tuple[NDArray, NDArray, list[LayerTape]]:
+    """Outputs (T, B, H), final state and a tape a layer, for tokens (T, B)."""
+    backend, first = get_backend("numpy"), layer_params(params, 0)
+    xg = backend.layers.embedded_linear_forward(params["embedding.weight"], tokens, first.w_ih, first.b_ih)
+    return layers_forward(backend, config, params, xg, state)
+
+
+def _surprises(logits: NDArray, targets: NDArray[np.int64]) -> list[Surprise]:
+    """Of targets (T,) under logits (T, V), in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    logp = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    ranked = np.argsort(-logp, axis=-1, kind="stable")[:, :RANKED]
+    found = []
+    for t, token in enumerate(targets.tolist()):
+        likely = tuple((int(v), float(np.exp(logp[t, v]))) for v in ranked[t])
+        found.append(Surprise(token, float(-logp[t, token]), likely))
+    return found
+
+
+def _gates(config: ModelConfig, layer: int, found: Sequence[NDArray]) -> list[Gate]:
+    spec, H = config.spec, config.hidden_size
+    values = np.concatenate(found)  # (T, ≥ G·H): a cell may keep more behind its gates
+    named = zip(spec.gate_names, spec.gate_kinds, strict=True)
+    return [Gate(layer, name, kind, values[:, g * H : (g + 1) * H]) for g, (name, kind) in enumerate(named)]
+
+
+def windows(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Pieces (D + W + 1, B) of rows: D steps to go back over, W before them that warm the state up, as rows allow."""
+    longest = max(len(row) - 1 for row in rows)
+    size = min(2 * DISTANCE, longest)
+    pieces = [row[k : k + size + 1] for row in rows for k in range(0, len(row) - size, size)][:LANES]
+    return np.stack(pieces, axis=1)
+
+
+def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> Reach:
+    """|dL_T / dh_{T-d}| of the loss of the last step, median over the columns of ids (T + 1, B), for every layer.
+
+    The steps are taken back one by one through the cell's own backward, so any cell will do.
+    """
+    config, params = checkpoint.config, {name: value.astype(np.float64) for name, value in checkpoint.params.items()}
+    B = ids.shape[1]
+    h, _, tapes = _forward(config, params, ids[:-1], zero_state(config, B, np.float64))
+    D = min(DISTANCE, len(h))
+    weight = params[output_weight_name(config)]
+    logits = linear_forward(h[-1:], weight, params["output.bias"])
+    _, dlogits = softmax_cross_entropy(logits, ids[-1:], np.ones((1, B), np.bool_), gradient=True)
+    assert dlogits is not None  # asked for
+    dh = np.zeros((D, B, config.hidden_size))
+    dh[-1] = linear_backward_input(dlogits[0] * B, weight)  # of each row's own loss, not of the mean
+    norms = np.empty((config.num_layers, D))
+    for layer in reversed(range(config.num_layers)):
+        w_ih, w_hh, _, b_hh = layer_params(params, layer)
+        states, gates = tapes[layer].states[-D - 1 :], tapes[layer].gates[-D:]
+        ds = np.zeros_like(states[0])  # (S, B, H)
+        dxg = np.empty((D, B, len(w_ih)))
+        for t in reversed(range(D)):
+            norms[layer, D - 1 - t] = np.median(np.linalg.norm(ds[0] + dh[t], axis=-1))
+            step = config.spec.backward(dh[t : t + 1], ds, states[t : t + 2], gates[t : t + 1], w_hh, b_hh)
+            dxg[t], ds = step[0][0], step[2]
+        if layer > 0:
+            dh = linear_backward_input(dxg, w_ih)
+    return Reach(B, norms)
+
+
+def parameter_gradients(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
+    """Norms of each parameter and of its gradient of the mean loss over ids (T + 1, B)."""
+    model = LanguageModel(checkpoint.config, checkpoint.float32())
+    inputs, targets = np.ascontiguousarray(ids[:-1]), np.ascontiguousarray(ids[1:])
+    batch = Batch(inputs, targets, np.ones(inputs.shape, np.bool_), carry=False)
+    found = model.gradients(batch, zero_state(checkpoint.config, ids.shape[1])).params
+    norm = np.linalg.norm
+    return {name: (float(norm(model.params[name])), float(norm(value))) for name, value in found.items()}

@@ -1,0 +1,132 @@
+"""What run folders say about themselves: their lines, their best model, their settings, and where two runs differ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.jsontext import object_in
+from unrolled.engine.params import parameter_count
+from unrolled.engine.run_folder import read_metrics
+
+SERIES = ("step", "seconds", "epoch", "loss", "grad_norm", "learning_rate", "tokens_per_s")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as the page needs it.
+
+    Args:
+        label: its name on the page, unlike that of any other run there.
+        steps: each of ``SERIES`` over the training steps, (n,) float64; NaN where a line has no number.
+        validations, samples: the lines of metrics.jsonl.
+        result: of the training, as the last checkpoint has it.
+    """
+
+    label: str
+    path: Path
+    checkpoint: Checkpoint
+    steps: Mapping[str, NDArray[np.float64]]
+    validations: Sequence[dict[str, Any]]
+    samples: Sequence[dict[str, Any]]
+    result: Mapping[str, Any]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How it was trained: corpus, data, optimiser and so on."""
+        return self.checkpoint.training
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.checkpoint.config)
+
+    @property
+    def title(self) -> str:
+        config = self.checkpoint.config
+        return f"{config.cell.upper().replace('_', ' ')} {config.num_layers} × {config.hidden_size}"
+
+    @property
+    def corpus(self) -> str:
+        return str(object_in(self.record, "corpus").get("name", "an unknown corpus"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decided the training, by names such as ``model.hidden_size``."""
+        parts = {name: part for name, part in self.record.items() if name != "result"}
+        engine = self.result.get("engine")
+        return flat({"engine": engine, "model": self.checkpoint.config.to_dict(), **parts})
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Objects inside objects as one, with dots in its names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return found
+
+
+def differences(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Settings that are not the same in all runs, with each run's, and those that are; None where a run has none."""
+    settings = [run.settings for run in runs]
+    names = list(dict.fromkeys(name for one in settings for name in one))
+    values = {name: [one.get(name) for one in settings] for name in names}
+    differing = {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+    return differing, {name: found[0] for name, found in values.items() if name not in differing}
+
+
+def read_run(path: Path, label: str) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ConfigError: it is no folder.
+        ModelFileError: a file of it is missing or damaged.
+    """
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such folder")
+    if not path.is_dir():
+        raise ConfigError(f"{path}: is a file; a report is about run folders, with their metrics.jsonl")
+    checkpoint = load_checkpoint(path)
+    last = load_checkpoint(path / LAST) if (path / LAST).is_file() and (path / BEST).is_file() else checkpoint
+    lines = list(read_metrics(path, "step"))
+    if not lines:
+        raise ModelFileError(f"{path}: its metrics.jsonl holds no step")
+    steps = {name: np.array([_number(line.get(name)) for line in lines]) for name in SERIES}
+    validations = [line for line in read_metrics(path, "validation") if _whole(line, ("step", "seconds", "loss"))]
+    samples = [
+        line for line in read_metrics(path, "sample") if _whole(line, ("step",)) and isinstance(line.get("text"), str)
+    ]
+    return Run(label, path, checkpoint, steps, validations, samples, object_in(last.training, "result"))
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _whole(line: Mapping[str, Any], names: Sequence[str]) -> bool:
+    return all(isinstance(line.get(name), int | float) for name in names)
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several run folders, each labelled by as much of the end of its path as tells it from the others.
+
+    Raises:
+        ConfigError: a folder is named twice, or none is.
+    """
+    if not paths:
+        raise ConfigError("runs: none is named")
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(whole)) != len(whole):
+        twice = next(path for path in whole if whole.count(path) > 1)
+        raise ConfigError(f"{twice}: is named twice")
+    count = 1
+    while len({path.parts[-count:] for path in whole}) < len(whole):
+        count += 1
+    return [read_run(path, "/".join(full.parts[-count:])) for path, full in zip(paths, whole, strict=True)]

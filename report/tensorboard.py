@@ -1,0 +1,128 @@
+"""Event files for TensorBoard, made of metrics.jsonl: ``tensorboard --logdir runs`` shows the runs side by side.
+
+They are nothing but another form of the lines that a save has made safe, so a run that is resumed, and goes back to its
+last save, has neither a step twice nor one that was taken back: its file is written anew from the first line on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unrolled.engine.errors import MissingDependencyError
+from unrolled.engine.jsontext import parse_json
+from unrolled.engine.run_folder import EVENTS, METRICS, drop_events
+from unrolled.engine.trainable import Trainable
+from unrolled.engine.training import Observer, TrainingResult
+
+# tag of TensorBoard: key of the line; the part before the slash is the group that its page has
+STEP = {
+    "loss/training": "loss",
+    "perplexity/training": "perplexity",
+    "accuracy/training": "accuracy",
+    "learning_rate": "learning_rate",
+    "gradient_norm": "grad_norm",
+    "tokens_per_s": "tokens_per_s",
+}
+VALIDATION = {"loss/validation": "loss", "perplexity/validation": "perplexity", "accuracy/validation": "accuracy"}
+SCALARS = {"step": STEP, "validation": VALIDATION}
+SAMPLE = "sample"
+
+
+class EventFiles(Observer):
+    """Keeps the event file of a run up to date, at each save.
+
+    Args:
+        run: its folder; the file goes into ``tensorboard`` in it, and earlier ones there go.
+
+    Raises:
+        MissingDependencyError: tensorboard is not installed.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        try:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            raise MissingDependencyError(
+                'tensorboard: event files need it: pip install "unrolled[tensorboard]"'
+            ) from error
+        self._make = EventFileWriter
+        self.run = Path(run)
+        self._writer: Any = None
+        self._read = 0  # bytes of metrics.jsonl that are in the event file
+        self._began = 0.0  # when the first step was, as the file says
+
+    def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
+        self.update()
+
+    def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
+        self.update()
+        self.close()
+
+    def update(self) -> None:
+        """Take over the lines that have come."""
+        metrics = self.run / METRICS
+        if not metrics.exists():
+            return
+        with open(metrics, "rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        data = data[: data.rfind(b"\n") + 1]
+        self._read += len(data)
+        lines = [parse_json(line, f"{metrics}: a line") for line in data.decode().split("\n")[:-1]]
+        if self._writer is None:
+            self._start(lines)
+        for line in lines:
+            for event in events_of(line, self._began):
+                self._writer.add_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file; the next update begins it anew."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._read = None, 0
+
+    def _start(self, lines: list[dict[str, Any]]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        drop_events(self.run)
+        self._began = time.time() - max((line.get("seconds", 0.0) for line in lines), default=0.0)
+        self._writer = self._make(str(self.run / EVENTS))
+        # a TensorBoard that is open forgets what it read of the file that was there before
+        session = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(wall_time=self._began, step=0, session_log=session))
+
+
+def events_of(line: dict[str, Any], began: float) -> Iterator[Any]:
+    """The events of one line of metrics.jsonl, at ``began`` plus its seconds."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    step, when = line["step"], began + line.get("seconds", 0.0)
+    if line["event"] == "sample":
+        yield Event(wall_time=when, step=step, summary=Summary(value=[_text(line["text"])]))
+        return
+    values = dict(line)
+    values.setdefault("perplexity", math.exp(min(line["loss"], 700.0)))
+    tags = SCALARS[line["event"]]
+    scalars = [
+        Summary.Value(tag=tag, simple_value=values[key]) for tag, key in tags.items() if values.get(key) is not None
+    ]
+    yield Event(wall_time=when, step=step, summary=Summary(value=scalars))
+
+
+def _text(text: str) -> Any:
+    """A text as TensorBoard's page for texts has it: Markdown, of which indented lines are left as they are."""
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+    code = "    " + text.replace("\n", "\n    ")
+    tensor = TensorProto(dtype=DT_STRING, string_val=[code.encode(errors="replace")])
+    tensor.tensor_shape.dim.add(size=1)
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+    return Summary.Value(tag=SAMPLE, tensor=tensor, metadata=metadata)

@@ -1,0 +1,115 @@
+"""The learning-rate range test: the curve, what it suggests, and that it leaves the model alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unrolled.cli.main import app
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.errors import ConfigError, DivergedError
+from unrolled.export.trainables import TRAINABLES
+from unrolled.tuning.range_test import RangeTest, range_test, smooth
+from unrolled.tuning.trial import Datasets, prepare_trial
+
+TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40
+CORPUS = Corpus("fox.txt", TEXT)
+BASE = {"engine": "numpy", "hidden": 8, "embed": 6, "batch": 4, "length": 8, "seed": 3, "steps": 1}
+
+
+@pytest.mark.parametrize("engine", TRAINABLES)
+def test_the_rate_rises_exponentially_and_the_model_stays_as_it_was(engine: str) -> None:
+    if engine == "torch":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    run = prepare_trial(Datasets(CORPUS), {**BASE, "engine": engine, "schedule": "cosine", "warmup": 5})
+    before = run.trainable.training_state()
+    test = range_test(run, 1e-4, 0.1, 31)
+    after = run.trainable.training_state()
+    assert set(after) == set(before)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, strict=True)
+    np.testing.assert_allclose(test.rates, np.geomspace(1e-4, 0.1, 31), rtol=1e-12)
+    assert (len(test.losses), test.exploded, test.interrupted) == (31, False, False)
+    assert test.losses[-1] < test.losses[0] - 0.3
+
+
+def test_an_explosion_ends_the_test_and_the_model_stays_as_it_was() -> None:
+    run = prepare_trial(Datasets(CORPUS), {**BASE, "optimizer": "sgd", "clip": 0})
+    before = run.trainable.training_state()
+    test = range_test(run, 1e-3, 1e9, 200)
+    assert test.exploded
+    assert 20 < len(test.losses) < 200
+    np.testing.assert_array_equal(run.trainable.training_state()["params"], before["params"])
+    assert test.suggestion is not None
+    assert test.steepest is not None
+    assert 1e-3 < test.steepest < test.rates[int(np.argmin(test.smoothed))] == pytest.approx(10 * test.suggestion)
+
+
+def test_suggestions_of_a_curve_that_is_known() -> None:
+    """A loss that falls from 3 to 1 around a rate of 0.01, fastest there, and rises steeply from 1 on."""
+    rates = np.geomspace(1e-5, 10, 200)
+    x = np.log10(rates)
+    losses = 2 - np.tanh(2 * (x + 2)) + np.exp(6 * (x - 0.3))
+    test = RangeTest(list(rates), list(losses), exploded=True)
+    assert test.steepest == pytest.approx(0.01, rel=0.15)
+    lowest = rates[int(losses.argmin())]
+    assert test.suggestion == pytest.approx(lowest / 10, rel=0.35)
+
+
+def test_alarm_a_curve_that_never_falls_suggests_nothing() -> None:
+    rates = list(np.geomspace(1e-5, 10, 100))
+    test = RangeTest(rates, list(np.linspace(3, 9, 100)), exploded=False)
+    assert (test.suggestion, test.steepest) == (None, None)
+    empty = RangeTest([], [], exploded=False, interrupted=True)
+    assert (empty.suggestion, empty.smoothed, empty.lines()) == (None, [], [])
+
+
+def test_smoothing_keeps_constants_and_lines_and_does_not_lag() -> None:
+    np.testing.assert_allclose(smooth([2.0] * 30, 3), 2.0, rtol=1e-12)
+    ramp = np.arange(60.0)
+    np.testing.assert_allclose(smooth(list(ramp), 2)[15:-15], ramp[15:-15], rtol=1e-9)
+    assert smooth([0.0] * 20 + [1.0] + [0.0] * 20, 2).argmax() == 20
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "steps", "message"),
+    [
+        (0, 1, 50, "two rates above 0"),
+        (1, 1, 50, "two rates"),
+        (1e-3, math.inf, 50, "two rates"),
+        (1e-3, 1, 19, "updates"),
+    ],
+)
+def test_rates_and_steps_are_checked(low: float, high: float, steps: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        range_test(prepare_trial(Datasets(CORPUS), BASE), low, high, steps)
+
+
+def test_an_explosion_at_once_is_an_error() -> None:
+    run = prepare_trial(Datasets(CORPUS), {**BASE, "optimizer": "sgd", "clip": 0})
+    with pytest.raises(DivergedError, match="begin with a lower rate"):
+        range_test(run, 1e20, 1e30, 50)
+
+
+def test_the_command_writes_curve_and_picture_and_takes_recipes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fox.txt").write_text(TEXT)
+    (tmp_path / "r.toml").write_text('hidden = 8\nembed = 6\nbatch = 4\nlength = 8\nschedule = "cosine"\nseconds = 5\n')
+    command = ["lr-find", str(tmp_path / "fox.txt"), "--recipe", str(tmp_path / "r.toml"), "--engine", "numpy",
+               "-o", str(tmp_path / "lr"), "--updates", "40", "--json"]  # fmt: skip
+    app(command, standalone_mode=False)
+    figures = json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in (tmp_path / "lr" / "lr.jsonl").read_text().splitlines()]
+    assert len(lines) == figures["updates"]
+    assert lines[0]["learning_rate"] == pytest.approx(1e-5)
+    assert list(lines[0]) == ["step", "learning_rate", "loss", "smoothed"]
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    assert (tmp_path / "lr" / "lr.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="there already; name another folder, or say --overwrite"):
+        app(command, standalone_mode=False)
+    app([*command, "--overwrite"], standalone_mode=False)

@@ -1,0 +1,149 @@
+"""The learning-rate range test: raise the rate exponentially, step by step, and watch the loss fall, then explode.
+
+Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), section 3.3; in the form that fastai's and
+Lightning's ``lr_find`` gave it: exponential instead of linear, with a smoothed loss, stopped when that has exploded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from unrolled.engine.errors import ConfigError, DivergedError
+from unrolled.engine.experiment import PreparedRun
+from unrolled.engine.optim import OPTIMIZERS, Moment
+from unrolled.engine.training import Observer, StepEvent, TrainingConfig, train
+
+SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
+STEPS = 200
+FEWEST_STEPS = 20
+WATCHED = 0.1  # share of a new loss in the one whose explosion ends the test
+EXPLODED = 4.0  # times the lowest
+WIDTH = 1 / 40  # of all steps: standard deviation of the bell that smooths the curve
+EDGE = 5  # points at the beginning, where the bell is cut, in which no descent is looked for
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The curve of a range test, and the rates that it suggests.
+
+    ``suggestion`` is a tenth of the rate with the lowest smoothed loss; ``steepest``, the other customary rule, is where the
+    loss falls fastest in the logarithm of the rate. Both are None where the loss never fell. A language model's loss falls
+    fastest while it learns how frequent each token is, which low rates do, too: that is why it is not the suggestion.
+    """
+
+    rates: list[float]
+    losses: list[float]  # of each step before its update, nats a token
+    exploded: bool  # whether the test went far enough to see it
+    interrupted: bool = False
+    smoothed: list[float] = field(init=False)
+    suggestion: float | None = field(init=False, default=None)
+    steepest: float | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        smoothed = smooth(self.losses, WIDTH * STEPS if len(self.losses) >= STEPS else WIDTH * len(self.losses))
+        object.__setattr__(self, "smoothed", [float(value) for value in smoothed])
+        lowest = int(np.argmin(smoothed)) if len(smoothed) else 0
+        if lowest <= EDGE + 2:
+            return
+        slope = np.gradient(smoothed, np.log(self.rates))[EDGE : lowest + 1]
+        object.__setattr__(self, "suggestion", self.rates[lowest] / 10)
+        object.__setattr__(self, "steepest", self.rates[EDGE + int(slope.argmin())])
+
+    def smoothed_at(self, rate: float) -> float:
+        return float(np.interp(math.log(rate), np.log(self.rates), self.smoothed))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """A JSON object a step: step, learning_rate, loss, smoothed."""
+        rows = zip(self.rates, self.losses, self.smoothed, strict=True)
+        return [
+            {"step": step, "learning_rate": rate, "loss": loss, "smoothed": smoothed}
+            for step, (rate, loss, smoothed) in enumerate(rows, 1)
+        ]
+
+
+def smooth(losses: Sequence[float], width: float) -> np.ndarray:
+    """Means weighted by a bell of standard deviation ``width`` around each place; unlike a running mean it does not lag."""
+    places = np.arange(len(losses))
+    bell = np.exp(-0.5 * ((places[:, None] - places) / max(width, 1e-9)) ** 2)
+    return (bell @ np.asarray(losses, np.float64)) / bell.sum(1)
+
+
+@dataclass(frozen=True)
+class _Rising(TrainingConfig):
+    """A training of ``steps`` steps whose rate rises from ``low`` to ``high``; ``usual`` is the rate that it replaces."""
+
+    low: float = SPAN[0]
+    high: float = SPAN[1]
+    usual: float = 1.0
+
+    def rate_factor(self, step: int, moment: Moment) -> float:
+        assert self.steps is not None
+        return self.low * (self.high / self.low) ** (step / (self.steps - 1)) / self.usual
+
+
+class _ExplodedError(Exception):
+    """The loss has left for good."""
+
+
+class _Watch(Observer):
+    def __init__(self, observer: Observer) -> None:
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self._observer, self._mean, self._lowest = observer, 0.0, math.inf
+
+    def on_step(self, event: StepEvent) -> None:
+        self.rates.append(event.learning_rate)
+        self.losses.append(event.loss)
+        self._observer.on_step(event)
+        self._mean += WATCHED * (event.loss - self._mean)
+        smoothed = self._mean / (1 - (1 - WATCHED) ** event.step)
+        self._lowest = min(self._lowest, smoothed)
+        if smoothed > EXPLODED * self._lowest:
+            raise _ExplodedError
+
+
+def range_test(
+    run: PreparedRun,
+    low: float | None = None,
+    high: float | None = None,
+    steps: int = STEPS,
+    observer: Observer | None = None,
+) -> RangeTest:
+    """Test a prepared run, whose trainable is afterwards as it was before.
+
+    Data, dropout and clipping are the run's; its limits, schedule, warm-up and validation play no part.
+
+    Args:
+        low, high: the rates of the first and the last step; None: ``SPAN`` around what is usual for the optimiser.
+        steps: how many, unless the loss explodes before.
+        observer: its ``on_step`` is called.
+
+    Raises:
+        ConfigError: a rate or the number of steps is out of range.
+        DivergedError: at the very first rates.
+    """
+    usual = OPTIMIZERS[run.experiment.optimizer.name].usual_rate
+    low, high = usual * SPAN[0] if low is None else low, usual * SPAN[1] if high is None else high
+    if not 0 < low < high < math.inf:
+        raise ConfigError(f"low and high: got {low:g} and {high:g}, need two rates above 0, the second above the first")
+    if steps < FEWEST_STEPS:
+        raise ConfigError(f"updates: got {steps}, needs at least {FEWEST_STEPS}, for a curve")
+    trainable, given = run.trainable, run.experiment.training
+    kept = {f.name: getattr(given, f.name) for f in fields(given) if f.name in ("seed", "dropout", "reset")}
+    rising = _Rising(steps=steps, validate_every=steps, low=low, high=high, usual=trainable.learning_rate, **kept)
+    watch, before = _Watch(observer or Observer()), trainable.training_state()
+    exploded = interrupted = False
+    try:
+        interrupted = train(trainable, run.dataset.train, None, rising, [watch]).interrupted
+    except (_ExplodedError, DivergedError):
+        if len(watch.losses) < FEWEST_STEPS // 2:
+            raise DivergedError(f"the loss exploded after {len(watch.losses)} steps; begin with a lower rate") from None
+        exploded = True
+    finally:
+        trainable.load_training_state(before)
+    return RangeTest(watch.rates, watch.losses, exploded, interrupted)

@@ -1,0 +1,43 @@
+"""The best trial as a recipe that ``train --recipe`` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unrolled.engine.checkpoint import write_atomically
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.encoded import EncodedCorpus
+from unrolled.engine.recipe import OPTIONS
+from unrolled.tuning.study import Plan, Trial
+
+
+def _toml(value: Any) -> str:
+    """A bool, number or text; JSON's strings are basic strings of TOML but for the delete character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def recipe_text(options: Mapping[str, Any], searched: Mapping[str, Any], comment: list[str]) -> str:
+    """A TOML file of all options that are set: those that were searched first, then the fixed ones."""
+    lines = [f"# {' '.join(line.split())}" for line in comment]
+    lines += ["", "# found"] + [f"{_key(name)} = {_toml(options[name])}" for name in searched if name in options]
+    order = dict.fromkeys(name for name in (*options, *OPTIONS) if name in options and name not in searched)
+    lines += ["", "# as given"] + [f"{_key(name)} = {_toml(options[name])}" for name in order]
+    return "\n".join(lines) + "\n"
+
+
+def write_best(path: Path, trial: Trial, plan: Plan, corpus: Corpus | EncodedCorpus) -> None:
+    """Write the recipe of a trial, whole or not at all; its comment says where it came from."""
+    lanes = f" in {plan.lanes} lanes" if plan.lanes is not None else ""
+    comment = [
+        f"Validation loss {trial.loss:.4f} nats a token{lanes}, trial {trial.number} of a study by unrolled tune",
+        f"on {corpus.name} ({corpus.characters:,} characters, SHA-256 {corpus.digest[:16]}…).",
+        "Its limit is a trial's: to train for longer, change it here.",
+    ]
+    write_atomically(path, recipe_text(plan.options_of(trial.params), trial.params, comment).encode())

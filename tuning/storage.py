@@ -1,0 +1,145 @@
+"""A study on disk: Optuna's own journal in a folder, whole after a kill at any time.
+
+``study.log`` is what ``optuna.storages.JournalStorage`` reads and writes, so that Optuna's tools open it. A trial
+that a kill left unfinished is marked as failed, has no outcome, and counts as if it had not been.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError
+from unrolled.engine.lock import FolderLock
+from unrolled.engine.resume import check_same
+from unrolled.tuning.worker import DIVERGED, REFUSED
+
+JOURNAL, BEST, PICTURE = "study.log", "best.toml", "tuning.png"
+LOCK = ".lock"  # behind the journal's name, as Optuna has it
+NAME = "unrolled"  # of the study in the journal
+SETTINGS, OUTCOME = "settings", "outcome"  # what is kept of the study, and of each trial that ended
+
+
+def import_optuna() -> Any:
+    """Optuna, quiet.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingDependencyError('tuning needs optuna: pip install "unrolled[tune]"') from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Check that a study may begin in ``folder``, or go on there.
+
+    Raises:
+        ConfigError: it is a file, or holds a study that was not to be resumed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file, a folder was expected")
+    if (folder / JOURNAL).exists() and not resume:
+        raise ConfigError(f"{folder}: holds a study already; name another folder, or go on with it by --resume")
+
+
+@contextlib.contextmanager
+def open_study(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[Any]:
+    """The Optuna study in ``folder``, held against other processes; a new one where there is none.
+
+    Args:
+        settings: all that decides the study, a JSON object of objects.
+
+    Raises:
+        ConfigError: the study began with other settings, or may not be resumed; the folder is in use, or cannot be written.
+        ModelFileError: the journal is damaged.
+    """
+    optuna = import_optuna()
+    check_folder(folder, resume)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
+    try:
+        journal = folder / JOURNAL
+        for name in (JOURNAL + LOCK, f".{JOURNAL}", f".{JOURNAL}{LOCK}"):  # what a killed process left
+            (folder / name).unlink(missing_ok=True)
+        study = _reopen(optuna, journal, settings) if journal.exists() else _begin(optuna, folder, settings)
+        yield study
+    finally:
+        lock.release()
+        if made:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def _storage(optuna: Any, path: Path) -> Any:
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    # not the default lock, a symbolic link, which Windows allows to few
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+
+
+def _begin(optuna: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
+    """A new study; the journal gets its name when it says what the study is."""
+    draft, journal = folder / f".{JOURNAL}", folder / JOURNAL
+    study = optuna.create_study(storage=_storage(optuna, draft), study_name=NAME, direction="minimize")
+    study.set_user_attr(SETTINGS, settings)
+    draft.replace(journal)
+    return optuna.load_study(storage=_storage(optuna, journal), study_name=NAME)
+
+
+def _reopen(optuna: Any, journal: Path, settings: Mapping[str, Any]) -> Any:
+    _mend(journal)
+    try:
+        study = optuna.load_study(storage=_storage(optuna, journal), study_name=NAME)
+        before = study.user_attrs[SETTINGS]
+    except Exception as error:  # whatever Optuna makes of a file that is not its own
+        raise ModelFileError(
+            f"{journal}: damaged, or no study of unrolled ({type(error).__name__}: {error})"
+        ) from error
+    check_same(before, settings, follows_limit=True, what="study")
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        close_trial(optuna, study, trial.number, trial.user_attrs.get(OUTCOME))
+    return study
+
+
+def close_trial(optuna: Any, study: Any, number: int, outcome: Mapping[str, Any] | None) -> None:
+    """Tell Optuna how a trial ended; a diverged or refused one is pruned, so that the sampler keeps away from it."""
+    states = optuna.trial.TrialState
+    if outcome is None or outcome["state"] not in ("complete", "pruned", DIVERGED, REFUSED):
+        study.tell(number, state=states.FAIL)
+    elif outcome["state"] == "complete":
+        study.tell(number, outcome["loss"])
+    else:
+        study.tell(number, state=states.PRUNED)
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a last line that a kill left half written."""
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(journal, whole)
+
+
+def counted(study: Any) -> list[Any]:
+    """The trials but those that were killed."""
+    return [t for t in study.get_trials(deepcopy=False) if not t.state.is_finished() or OUTCOME in t.user_attrs]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's warnings of parts that are experimental or superseded."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"optuna|unrolled\.tuning")
+        yield

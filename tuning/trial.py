@@ -1,0 +1,144 @@
+"""One trial: a short training of the base recipe with some settings changed, given up where others were better by then."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
+from unrolled.engine.corpus import Corpus
+from unrolled.engine.dataset import DataConfig, Dataset
+from unrolled.engine.encoded import EncodedCorpus
+from unrolled.engine.errors import DivergedError
+from unrolled.engine.evaluation import evaluate
+from unrolled.engine.experiment import PreparedRun, encode, prepare_run
+from unrolled.engine.recipe import experiment_of
+from unrolled.engine.trainable import Trainable
+from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent, train
+from unrolled.export.trainables import make_trainable
+
+RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
+PULSE_S = 0.5  # between two signs of life
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial that was not given up came to."""
+
+    loss: float  # the lowest on the validation part, nats a token
+    steps: int
+    best_step: int
+    epochs: float
+    seconds: float
+    tokens_per_s: float
+
+
+class Listener(Protocol):
+    """Who is told how a trial goes."""
+
+    def pulse(self, done: float, step: int, loss: float) -> None:
+        """The share of the budget that is used up, and the last step's training loss."""
+        ...
+
+    def wants_more(self, rung: int, loss: float) -> bool:
+        """The validation loss at a rung; whether the trial is to go on."""
+        ...
+
+
+class PrunedError(Exception):
+    """A trial was given up."""
+
+
+class Datasets:
+    """A corpus that is encoded once; batches of other sizes are cut from the same ids.
+
+    Args:
+        corpus: what trials are trained on.
+        lanes: rows of validation batches, the same for all trials: a lane begins with a state of zeros, so that more of
+            them make a loss look worse. None: as many as in training.
+    """
+
+    def __init__(self, corpus: Corpus | EncodedCorpus, lanes: int | None = None) -> None:
+        self.corpus, self.lanes = corpus, lanes
+        self._made: dict[DataConfig, Dataset] = {}
+
+    def get(self, data: DataConfig) -> Dataset:
+        key = replace(data, batch_size=1, length=1)  # the rest decides the ids
+        if key not in self._made:
+            self._made[key] = encode(self.corpus, data)
+        made = self._made[key]
+        return Dataset(
+            made.tokenizer,
+            _cut(made.train, data.batch_size, data.length),
+            made.validation and _cut(made.validation, self.lanes or data.batch_size, data.length),
+            made.test and _cut(made.test, data.batch_size, data.length),
+        )
+
+
+def _cut(batches: Batches, batch_size: int, length: int) -> Batches:
+    assert isinstance(batches, StreamBatches | RecordBatches)
+    return replace(batches, batch_size=batch_size, length=length)
+
+
+def prepare_trial(datasets: Datasets, options: Mapping[str, Any]) -> PreparedRun:
+    """What ``train`` would make of the options, on data that is encoded already."""
+    experiment = experiment_of(options)
+    engine, precision = options.get("engine", "numba"), options.get("precision", "float32")
+    return prepare_run(
+        datasets.corpus,
+        experiment,
+        lambda config, params, optimizer, clip: make_trainable(engine, config, params, optimizer, clip, precision),
+        datasets.get(experiment.data),
+    )
+
+
+def run_trial(
+    datasets: Datasets,
+    options: Mapping[str, Any],
+    listener: Listener,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Outcome:
+    """Train by the options, and write nothing.
+
+    Raises:
+        PrunedError: the listener wanted no more.
+        DivergedError: loss or gradient became NaN or infinite.
+        ConfigError: the options do not go together.
+    """
+    run = prepare_trial(datasets, options)
+    assert run.dataset.validation is not None  # the study has seen to it
+    watch = _Watch(run.trainable, run.dataset.validation, listener, clock)
+    result = train(run.trainable, run.dataset.train, run.dataset.validation, run.experiment.training, [watch], clock)
+    assert result.best is not None  # validated behind the last step
+    return Outcome(result.best.loss, result.steps, result.best_step, result.epochs, result.seconds, result.tokens_per_s)
+
+
+class _Watch(Observer):
+    """Validates at each rung, whether or not the training itself does, so that trials are compared at equal budgets."""
+
+    def __init__(
+        self, trainable: Trainable, validation: Batches, listener: Listener, clock: Callable[[], float]
+    ) -> None:
+        self.trainable, self.validation, self.listener, self.clock = trainable, validation, listener, clock
+        self._rung, self._best, self._told = 0, math.inf, -math.inf
+
+    def on_step(self, event: StepEvent) -> None:
+        if self.clock() - self._told >= PULSE_S:
+            self._told = self.clock()
+            self.listener.pulse(event.done, event.step, event.loss)
+        rung = int(event.done * RUNGS)
+        if not self._rung < rung < RUNGS:
+            return
+        self._rung = rung
+        loss = evaluate(self.trainable.evaluate, self.trainable.config, self.validation, self.trainable.dtype).loss
+        if not math.isfinite(loss):
+            raise DivergedError(f"step {event.step}: validation loss {loss}; try a lower learning rate")
+        self._best = min(self._best, loss)
+        if not self.listener.wants_more(rung, self._best):
+            raise PrunedError
+
+    def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
+        self._best = min(self._best, event.metrics.loss)
