@@ -15,7 +15,7 @@ from unrolled.engine.recipe import OPTIONS
 
 READING = ("column", "field", "encoding")
 SETTINGS = (*READING, "engine", "precision", *OPTIONS)
-IGNORED = ("samples",)  # of train: recipes may have them
+IGNORED = ("samples", "tensorboard")  # of train: recipes may have them
 
 
 def with_settings(hidden: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

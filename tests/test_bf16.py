@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import models
@@ -24,8 +25,10 @@ from unrolled.export.trainables import make_trainable
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.session import load
 
-# the instructions in its place make kernels of their own to compile
-whole_model = pytest.mark.slow if not bf16.available() else pytest.mark.usefixtures()
+
+def whole_model(test: Callable[..., None]) -> Callable[..., None]:
+    """The instructions in the place of bf16's make kernels of their own to compile."""
+    return test if bf16.available() else pytest.mark.slow(test)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 from unrolled.cli.lr_find import lr_find
 from unrolled.cli.main import app
 from unrolled.cli.recipes import NO_SETTINGS
+from unrolled.cli.settings import IGNORED
 from unrolled.cli.train import train
 from unrolled.cli.tune import tune
 from unrolled.engine.checkpoint import load_checkpoint
@@ -514,7 +515,7 @@ def test_the_verbs_have_the_options_of_train_and_every_setting_has_its_place() -
             name: parameter.default for name, parameter in inspect.signature(verb, eval_str=True).parameters.items()
         }
 
-    settings = {name: value for name, value in of(train).items() if name not in (*NO_SETTINGS, "samples")}
+    settings = {name: value for name, value in of(train).items() if name not in (*NO_SETTINGS, *IGNORED)}
     assert set(settings) == {*OPTIONS, "engine", "precision", "column", "field", "encoding"}
     for verb in (tune, lr_find):
         assert settings.items() <= of(verb).items()
