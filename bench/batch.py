@@ -1,14 +1,17 @@
 """How much of an engine's speed is left when texts of all lengths are written, each engine in a process of its own.
 
-Prompts of 5 to 200 tokens, outputs of 1 to 400. The engine's own speed is that of full lanes: prompts of one token, and
-outputs of one length, so that no lane is ever empty and next to nothing is read. Useful are the tokens that are written
-and, counted apart, those of the prompts that are read: not what fills a batch up, nor what comes behind an end.
+Prompts of 5 to 200 tokens, outputs of 1 to 400. Two speeds are the measure: that of full lanes, with prompts of one token
+and outputs of one length, so that no lane is ever empty and next to nothing is read; and that of fixed lengths, the mean
+ones of the same prompts and outputs, so that the same work is done in lanes that move all alike. Useful are the tokens
+that are written and, counted apart, those of the prompts that are read: not what fills a batch up, nor what comes behind
+an end.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -24,7 +27,7 @@ from unrolled.engine.errors import ModelFileError
 from unrolled.engine.threads import THREAD_VARIABLES
 
 PROMPT, OUTPUT = (5, 200), (1, 400)  # tokens
-ALONE = 12  # texts written one by one
+ALONE = 48  # texts written one by one: some 10,000 tokens, seconds of every engine
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,20 @@ def _requests(prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64]) 
         yield Request("", prompt, index, configs[int(n)])
 
 
-def _rate(model: Any, prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64], lanes: int) -> dict[str, float]:
+def _rate(
+    model: Any, prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64], lanes: int
+) -> tuple[float, float]:  # fmt: skip
     """Tokens a second: written, and with those of the prompts."""
     from unrolled.runtime.lanes import write_rows
 
     started = time.perf_counter()
     written = sum(len(text.tokens) for text in write_rows(model, _requests(prompts, lengths), lanes))
     seconds = time.perf_counter() - started
-    return {"written": written / seconds, "read_too": (written + sum(map(len, prompts))) / seconds}
+    return written / seconds, (written + sum(map(len, prompts))) / seconds
 
 
 def run(job: BatchJob) -> dict[str, float]:
-    """Rates of one engine: all lanes full, texts of all lengths, and one by one."""
+    """Rates of one engine: all lanes full, fixed lengths, texts of all lengths, and one by one."""
     from unrolled.bench.peers import make_checkpoint
     from unrolled.runtime.adapters import make_model
 
@@ -66,12 +71,18 @@ def run(job: BatchJob) -> dict[str, float]:
     prompts = [rng.integers(0, V, n) for n in rng.integers(PROMPT[0], PROMPT[1] + 1, job.rows)]
     lengths = rng.integers(OUTPUT[0], OUTPUT[1] + 1, job.rows)
     short, full = [prompt[:1] for prompt in prompts[: job.lanes]], np.full(job.lanes, OUTPUT[1])
+    same = rng.integers(0, V, (2 * job.lanes, sum(PROMPT) // 2))
     _rate(model, prompts[: job.lanes], full // 40, job.lanes)  # compiles, and makes what is made once
-    before = _rate(model, short, full, job.lanes)["written"]
-    mixed = _rate(model, prompts, lengths, job.lanes)
-    after = _rate(model, short, full, job.lanes)["written"]
-    alone = _rate(model, prompts[:ALONE], lengths[:ALONE], 1)["written"]
-    return {"full": (before + after) / 2, **mixed, "alone": alone}
+    before, _ = _rate(model, short, full, job.lanes)
+    written, both = _rate(model, prompts, lengths, job.lanes)
+    _, fixed = _rate(model, list(same), np.full(len(same), sum(OUTPUT) // 2), job.lanes)
+    after, _ = _rate(model, short, full, job.lanes)
+    _rate(model, prompts[:2], lengths[:2], 1)
+    alone_written, alone = _rate(model, prompts[:ALONE], lengths[:ALONE], 1)
+    return {
+        "full": (before + after) / 2, "written": written, "read_too": both, "fixed": fixed,
+        "alone_written": alone_written, "alone": alone,
+    }  # fmt: skip
 
 
 def measure_batch(job: BatchJob) -> dict[str, Any]:
@@ -88,15 +99,21 @@ def measure_batch(job: BatchJob) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-BATCH_COLUMNS = ("full lanes tok/s", "written tok/s", "of full", "with prompts", "of full", "one by one", "times that")
+BATCH_COLUMNS = (
+    "full lanes tok/s", "written tok/s", "of full", "with prompts", "of full", "spread", "fixed lengths", "of those",
+    "one by one", "times that",
+)  # fmt: skip
 
 
-def batch_cells(rates: dict[str, float]) -> list[str]:
-    """A row of the table."""
-    full, written, both, alone = (rates[key] for key in ("full", "written", "read_too", "alone"))
+def batch_cells(rounds: Sequence[dict[str, float]]) -> list[str]:
+    """A row of the table: medians of rounds, and how far apart the rates with prompts are."""
+    names = ("full", "written", "read_too", "fixed", "alone")
+    full, written, both, fixed, alone = (statistics.median(rates[name] for rates in rounds) for name in names)
+    apart = [rates["read_too"] for rates in rounds]
     return [
         f"{full:,.0f}", f"{written:,.0f}", f"{written / full:.0%}", f"{both:,.0f}", f"{both / full:.0%}",
-        f"{alone:,.0f}", f"{written / alone:.1f}",
+        f"{(max(apart) - min(apart)) / both:.0%}", f"{fixed:,.0f}", f"{both / fixed:.0%}", f"{alone:,.0f}",
+        f"{both / alone:.1f}",
     ]  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from unrolled.bench import report as reports
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
+from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers import PEERS
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
@@ -159,6 +159,23 @@ def generate(
     _run(works, peers, json, quick, threads, rounds)
 
 
+@bench.command("overhead")
+def overhead(
+    cell: Annotated[str, typer.Option(help=f"Cell. {one_of(CELLS)}")] = "lstm",
+    layers: Annotated[int, typer.Option(help="Number of layers.")] = 1,
+    hidden: Annotated[int, typer.Option(help="Hidden size.")] = 256,
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 100,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which the median counts.")] = 9,
+) -> None:
+    """One text through onnxruntime: what a token costs beside the run of the graph."""
+    work = Workload("generate", cell, layers, hidden, 1, vocab=vocab)
+    shown = table(f"{cell} {layers} × {hidden}, V = {vocab}: µs a token", "", *OVERHEAD_COLUMNS)
+    for name, cells in measure_overhead(work, tokens, rounds).items():
+        shown.add_row(name, *cells)
+    out.print(shown)
+
+
 @bench.command("batch")
 def batch(
     cell: Annotated[str, typer.Option(help=f"Cell. {one_of(CELLS)}")] = "lstm",
@@ -172,7 +189,11 @@ def batch(
     threads: Threads = None,
     json: JsonFile = None,
 ) -> None:
-    """Prompts of 5 to 200 tokens, texts of 1 to 400: what is left of an engine's speed at full lanes."""
+    """Prompts of 5 to 200 tokens, texts of 1 to 400: what is left of an engine's speed at full lanes.
+
+    Beside it stands the rate of prompts and texts of fixed lengths, the mean ones, and that of one text after the other,
+    on a sample of 48 rows; these two count the tokens of prompts, too.
+    """
     names = _names(engines, ())
     for name in names:
         check_choice("engines", name, ENGINES)
@@ -186,13 +207,13 @@ def batch(
     title = f"{cell} {layers} × {hidden}, V = {vocab}: {rows} prompts in {lanes} lanes"
     shown = table(title, "engine", *BATCH_COLUMNS)
     for name, rounds_of in rates.items():
-        median = {key: statistics.median(rate[key] for rate in rounds_of) for key in rounds_of[0]}
-        shown.add_row(name, *batch_cells(median))
+        shown.add_row(name, *batch_cells(rounds_of))
         if json is not None:
             with json.open("a", encoding="utf-8") as stream:
-                stream.write(
-                    to_json({"suite": "batch", "engine": name, "rows": rows, **work.to_dict(), **median}) + "\n"
-                )
+                for rate in rounds_of:
+                    stream.write(
+                        to_json({"suite": "batch", "engine": name, "rows": rows, **work.to_dict(), **rate}) + "\n"
+                    )
     out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
 
 

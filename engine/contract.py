@@ -8,7 +8,7 @@ T = 1 generates, T = n reads a prompt. The state goes in and comes out; a model 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,65 @@ class DecodingModel(StepModel, Protocol):
         ...
 
 
+class Flow(NamedTuple):
+    """Rows of all lengths for ``FlowingModel.flow``, E of them: those that have a lane, then those that wait for one.
+
+    All arrays are (E,) where nothing else is said; those with a star are written over.
+
+    Args:
+        tokens: (N,) int64, what the rows read, one row after the other.
+        at: int64 *, where in ``tokens`` each row reads next.
+        end: int64, where its tokens end; from there on it reads what it drew.
+        drawn: int64 *, its last token.
+        left: int64 *, how many tokens it may still write.
+        first_draw: uint64, which draw of its index is the next.
+        indices: uint64, of the rows.
+        settings: do_sample (bool), temperature (float64), top_k (int64), top_p (float64) and seed (uint64).
+        written: (E, steps) int64 *, what it wrote.
+        count: int64, zeros *: how many tokens that is.
+        going: bool *, whether it has a lane, or had one.
+    """
+
+    tokens: NDArray[np.int64]
+    at: NDArray[np.int64]
+    end: NDArray[np.int64]
+    drawn: NDArray[np.int64]
+    left: NDArray[np.int64]
+    first_draw: NDArray[np.uint64]
+    indices: NDArray[np.uint64]
+    settings: list[NDArray]
+    written: NDArray[np.int64]
+    count: NDArray[np.int64]
+    going: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, unread: Sequence[NDArray[np.int64]], steps: int, **columns: Any) -> Self:
+        """A flow of ``steps`` of rows that read ``unread``; ``columns`` are left, first_draw, indices, settings, going."""
+        E, lengths = len(unread), np.array([len(tokens) for tokens in unread])
+        end = np.cumsum(lengths)
+        return cls(
+            tokens=np.concatenate(unread), at=end - lengths, end=end, drawn=np.zeros(E, np.int64),
+            written=np.empty((E, steps), np.int64), count=np.zeros(E, np.int64), **columns,
+        )  # fmt: skip
+
+
+class FlowingModel(DecodingModel, Protocol):
+    """A DecodingModel that reads prompts and draws in one call, and fills its lanes by itself."""
+
+    def flow(self, state: NDArray, flow: Flow, lanes: int, least: float = 0.0) -> None:
+        """Move rows on by the steps of ``flow.written`` at the most; one that ends leaves its lane to the next that waits.
+
+        Args:
+            state: (S, L, E, H), of each row, written over for those that have a lane.
+            lanes: the most rows side by side; no more than these come ``going``.
+            least: with less than this share of the lanes busy, and none waiting, it stops early for more to come.
+
+        Raises:
+            ModelFileError: a row of logits is not finite.
+        """
+        ...
+
+
 class WritingModel(StepModel, Protocol):
     """A StepModel that reads prompts and writes behind them by itself."""
 
@@ -124,6 +183,14 @@ def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np
     return np.zeros(config.state_shape(batch_size), dtype)
 
 
+def check_ids(config: ModelConfig, tokens: NDArray) -> None:
+    """ShapeError where one of the tokens, of any shape that is not empty, is outside the vocabulary."""
+    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+        raise ShapeError(
+            f"tokens: ids from {tokens.min()} to {tokens.max()}; the vocabulary has 0 … {config.vocab_size - 1}"
+        )
+
+
 def check_step(config: ModelConfig, tokens: NDArray, state: NDArray, dtype: np.dtype | type = np.float32) -> None:
     """Check what goes into a step.
 
@@ -141,10 +208,7 @@ def check_step(config: ModelConfig, tokens: NDArray, state: NDArray, dtype: np.d
     T, B = tokens.shape
     if T < 1 or B < 1:
         raise ShapeError(f"tokens: got shape (T, B) = ({T}, {B}); needs at least one step and one row")
-    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
-        raise ShapeError(
-            f"tokens: ids from {tokens.min()} to {tokens.max()}; the vocabulary has 0 … {config.vocab_size - 1}"
-        )
+    check_ids(config, tokens)
     if not isinstance(state, np.ndarray) or state.shape != config.state_shape(B):
         got = f"shape {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
         raise ShapeError(f"state: got {got}, needs (S, L, B, H) = {config.state_shape(B)}")

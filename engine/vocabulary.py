@@ -68,6 +68,13 @@ class Streamer:
             raise UnknownTokenError(f"decode: id {token} is outside the vocabulary's 0 … {V - 1}")
         return self._texts[token]
 
+    def feed_all(self, tokens: Sequence[int]) -> str:
+        """What several ids add; many times as fast where each adds its own text, whatever stands before."""
+        alike = type(self).feed is Streamer.feed and len(tokens) > 0
+        if alike and min(tokens) >= 0 and max(tokens) < len(self._texts):
+            return "".join(map(self._texts.__getitem__, tokens))
+        return "".join(map(self.feed, tokens))
+
     def flush(self) -> str:
         """What was held back, at the end of the text."""
         return ""
@@ -164,7 +171,7 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``; <bos> and <eos> are left out."""
         streamer = self.streamer()
-        return "".join(map(streamer.feed, ids)) + streamer.flush()
+        return streamer.feed_all(list(ids)) + streamer.flush()
 
     def start_prompt(self) -> str:
         """What begins a text when nobody said: nothing behind a <bos>, else a line end, else the first token."""

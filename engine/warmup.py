@@ -9,7 +9,7 @@ import numpy as np
 from unrolled.engine.backends import BF16, FLOAT32
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import Draws, zero_state
+from unrolled.engine.contract import Draws, Flow, zero_state
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import initial_params
 from unrolled.engine.trainable import EngineTrainable
@@ -44,8 +44,12 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
         model.evaluate(batch, state)
         logits, state = model.step(tokens, state)
     from unrolled.engine.kernels.decode import Decoder  # numba is there now
+    from unrolled.engine.kernels.flow import FlowDecoder
 
-    Decoder(config, params, precision == BF16).decode(
-        logits[-1], state, Draws(1, 0, np.arange(2), True, 1.0, 0, 1.0, 0)
-    )
+    decoder, rows = Decoder(config, params, precision == BF16), np.arange(2)
+    decoder.decode(logits[-1], state, Draws(1, 0, rows, True, 1.0, 0, 1.0, 0))
+    settings = [np.full(2, value) for value in (True, 1.0, 0, 1.0, np.uint64(0))]
+    draws, going = np.zeros(2, np.uint64), np.zeros(2, np.bool_)
+    flow = Flow.of([rows, rows], 1, left=rows + 1, first_draw=draws, indices=draws, settings=settings, going=going)
+    FlowDecoder(decoder).flow(state, flow, -1, 2)
     return time.perf_counter() - started

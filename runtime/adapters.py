@@ -13,7 +13,7 @@ from unrolled.engine.backends import BF16, FLOAT32, check_precision
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import Draws, StepModel, Stepper, check_moved, check_step
+from unrolled.engine.contract import Draws, Flow, StepModel, Stepper, check_ids, check_moved, check_step
 from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.text import Tokenizer
@@ -50,6 +50,17 @@ class NumbaModel(TokenizedModel):
 
     def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
         return self._decoder.decode(logits, state, draws)
+
+    @cached_property
+    def _flow(self) -> Any:
+        from unrolled.engine.kernels.flow import FlowDecoder
+
+        return FlowDecoder(self._decoder)
+
+    def flow(self, state: NDArray, flow: Flow, lanes: int, least: float = 0.0) -> None:
+        check_ids(self.config, flow.tokens)
+        eos = self.tokenizer.eos_id
+        self._flow.flow(state, flow, -1 if eos is None else eos, lanes, least)
 
     def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         check_step(self.config, tokens, state)

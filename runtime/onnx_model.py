@@ -23,7 +23,7 @@ class OnnxModel:
     engine = "onnxruntime"
 
     def __init__(self, session: Any, info: FileInfo, where: str) -> None:
-        self._session, self._where = session, where
+        self.session, self._where = session, where
         self.form, self.weights = info.form, info.weights
         self.config, self.tokenizer = info.config, info.tokenizer
         self.training, self.digest = info.training, info.checkpoint_digest
@@ -32,7 +32,7 @@ class OnnxModel:
     def _check_sizes(self) -> None:
         """The graph's inputs and outputs are those of its form, of the sizes that the config says."""
         form = FORMS[self.form]
-        values = {v.name: v.shape for v in (*self._session.get_inputs(), *self._session.get_outputs())}
+        values = {v.name: v.shape for v in (*self.session.get_inputs(), *self.session.get_outputs())}
         if missing := {*form.inputs, *form.outputs} - set(values):
             raise ModelFileError(
                 f"{self._where}: has no {', '.join(sorted(missing))}, which its form {self.form} needs"
@@ -48,7 +48,7 @@ class OnnxModel:
 
     def _run(self, outputs: list[str], inputs: dict[str, NDArray]) -> Any:
         try:
-            return self._session.run(outputs, inputs)
+            return self.session.run(outputs, inputs)
         except Exception as error:  # onnxruntime's own exceptions have no public base class
             raise ModelFileError(f"{self._where}: the graph does not run ({first_line(error)})") from error
 
@@ -57,8 +57,8 @@ class OnnxModel:
         return self._step(tokens, {"tokens": tokens, "state": state})
 
     def bind(self, rows: int) -> BoundStep:
-        """Steps with next to no work around them, for one text; of the step form only."""
-        return BoundStep(self._session, self.config, rows)
+        """Steps with next to no work around them; of the step form only."""
+        return BoundStep(self.session, self.config, rows)
 
     def _step(self, tokens: NDArray[np.int64], inputs: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
         logits, moved = self._run(["logits", "next_state"], inputs)
@@ -67,7 +67,7 @@ class OnnxModel:
 
 
 class BoundStep:
-    """Steps of a fixed number of rows, of which the first counts, on arrays that are bound to the session once.
+    """Steps of a fixed number of rows, of which only the first may count, on arrays that are bound to the session once.
 
     Each of two states is read in one step and written in the next. The arrays live as long as this object; nothing of it
     may be used by two threads.
@@ -79,7 +79,7 @@ class BoundStep:
         self._logits = np.empty((1, rows, config.vocab_size), np.float32)
         self._states = [np.zeros(config.state_shape(rows), np.float32) for _ in range(2)]
         self._bindings = [self._bind(*self._states), self._bind(*self._states[::-1])]
-        self._now = 0
+        self._now, self._last = 0, None
 
     def _bind(self, state: NDArray, moved: NDArray) -> Any:
         binding = self._session.io_binding()
@@ -92,6 +92,27 @@ class BoundStep:
     def begin(self, state: NDArray) -> None:
         """Go on from a state (S, L, 1, H)."""
         self._states[self._now][:] = state
+
+    def move(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Logits (n, V) and state (S, L, n, H) of the first n rows; the next two calls write them over.
+
+        A state that the last call gave is not copied, whatever was written into it since.
+
+        Raises:
+            ModelFileError: the graph does not run.
+        """
+        n = len(tokens)
+        self._tokens[0, :n] = tokens
+        if state is not self._last:
+            self._states[self._now][:, :, :n] = state
+        try:
+            self._session.run_with_iobinding(self._bindings[self._now])
+        except Exception as error:  # onnxruntime's own exceptions have no public base class
+            raise ModelFileError(f"the graph does not run ({first_line(error)})") from error
+        self._now = 1 - self._now
+        whole = self._states[self._now]
+        self._last = whole if n == whole.shape[2] else whole[:, :, :n]
+        return self._logits[0, :n], self._last
 
     def step(self, token: int) -> NDArray:
         """Logits (V,) behind the token; they are written over by the next step."""

@@ -102,6 +102,8 @@ class Row:
         self.rules = _rules(request.config)
         self.tokens: list[int] = []
         before = request.context
+        self.unread = request.tokens  # (n,), n ≥ 1, what stands between ``state`` and its first draw
+        self.state = None if before is None else before.state  # (S, L, H); None: zeros
         self.first_draw = 0 if before is None else before.written  # of the draws of its index
         self.history: list[int] | None = None  # all that stands before the next token, where that depends on it
         if self.rules.needs_history:

@@ -82,7 +82,11 @@ def _whole(model: StepModel, least: int = 1) -> tuple[Move, Move]:
 
 
 def _onnxruntime(model: StepModel) -> tuple[Move, Move]:
-    return _whole(model, 2 if model.config.cell.startswith("rnn") else 1)
+    return _whole(model, _least(model))
+
+
+def _least(model: StepModel) -> int:
+    return 2 if model.config.cell.startswith("rnn") else 1
 
 
 def _torch(model: StepModel) -> tuple[Move, Move]:
@@ -111,6 +115,22 @@ _ENGINES: dict[str, Callable[[Any], tuple[Move, Move]]] = {
 }
 
 
+class _Bound:
+    """Steps of an ONNX file on arrays that are bound to its session as long as the number of rows stays the same.
+
+    With arrays that are new at every step the system hands out, and clears, some hundred pages each time.
+    """
+
+    def __init__(self, model: Any, least: int) -> None:
+        self._model, self._least, self._rows, self._bound = model, least, 0, None
+
+    def __call__(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        if len(tokens) != self._rows:
+            self._rows = len(tokens)
+            self._bound = self._model.bind(max(self._rows, self._least))
+        return self._bound.move(tokens, state)
+
+
 class RowModel:
     """A model whose rows do not see each other, as far as its engine is known.
 
@@ -122,3 +142,8 @@ class RowModel:
     def __init__(self, model: StepModel) -> None:
         self.config = model.config
         self.step, self.read = _ENGINES.get(model.engine, _whole)(model)
+        self._model: Any = model
+
+    def mover(self) -> Move:
+        """A function like ``step`` for one caller, whose next two calls may write over what it gave."""
+        return _Bound(self._model, _least(self._model)) if getattr(self._model, "form", None) == "step" else self.step

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from unrolled.bench import report
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
+from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers import PEERS
 from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
@@ -226,10 +227,22 @@ def test_unknown_peers_and_sets_are_refused() -> None:
 def test_a_batch_of_texts_is_measured_in_a_process_of_its_own() -> None:
     work = Workload("generate", "gru", hidden=8, vocab=9, embedding=4)
     rates = measure_batch(BatchJob(work, "onnxruntime", rows=20, lanes=8, threads=1))
-    assert set(rates) == {"full", "written", "read_too", "alone"}
+    assert set(rates) == {"full", "written", "read_too", "fixed", "alone_written", "alone"}
     assert all(np.isfinite(rate) and rate > 0 for rate in rates.values())
     assert rates["read_too"] > rates["written"]
-    assert len(batch_cells(rates)) == len(BATCH_COLUMNS)
+    cells = batch_cells([rates, {**rates, "read_too": 3 * rates["read_too"]}])
+    assert len(cells) == len(BATCH_COLUMNS)
+    assert cells[BATCH_COLUMNS.index("spread")] == "100%"  # of the median, which is twice the smaller one
+
+
+def test_the_overhead_of_one_text_is_the_time_beside_the_graph() -> None:
+    work = Workload("generate", "gru", hidden=8, vocab=9, embedding=4)
+    for cells in measure_overhead(work, tokens=20, rounds=1).values():
+        assert len(cells) == len(OVERHEAD_COLUMNS)
+        host, spread, graph = map(float, cells)
+        assert host > 0
+        assert graph > 0
+        assert spread == 0  # of one round
 
 
 def test_alarm_an_engine_that_fails_is_told() -> None:

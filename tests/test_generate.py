@@ -308,9 +308,9 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on() -> None:
 
 
 def test_no_step_is_made_once_all_rows_are_over() -> None:
-    model = Recorder(Script(LETTERS, {"a": ["b", EOS]}))
-    generate(model, ["a", "a"], max_new_tokens=50)
-    assert model.shapes == [(1, 1), (1, 2)]  # one prompt for both, read once
+    model = Recorder(Script(LETTERS, {"a": ["a", "c", "b", EOS]}))
+    generate(model, ["aac", "aac"], max_new_tokens=50)
+    assert model.shapes == [(2, 1), (1, 2), (1, 2)]  # "aa" for both, read once; then "c", and the "b" that was drawn
 
 
 def test_a_stop_text_across_tokens_is_trimmed() -> None:

@@ -476,3 +476,18 @@ def test_the_ends_of_the_ranges_are_allowed() -> None:
     assert SamplingConfig(top_p=1, seed=0) == SamplingConfig()
     lists: Any = ["a", "b"]
     assert GenerationConfig(stop=lists).stop == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "config", [SamplingConfig(), SamplingConfig(temperature=0.3), SamplingConfig(top_k=5)], ids=str
+)
+@pytest.mark.parametrize("V", [2, 11, 100])
+def test_many_rows_draw_what_each_draws_alone(config: SamplingConfig, V: int) -> None:
+    rng = np.random.default_rng(V)
+    logits = (rng.standard_normal((200, V)) * rng.choice([0.1, 3, 30], (200, 1))).astype(np.float32)
+    logits[50:60, 1:] = -np.inf
+    u = rng.random(200)
+    u[:5], u[5:10], u[50:55] = 0.0, 1.0, 1.0
+    alone = [choose(row[None], config, x[None])[0] for row, x in zip(logits, u, strict=True)]
+    np.testing.assert_array_equal(choose(logits, config, u), alone)
+    assert choose(logits, config, (u + 0.3) % 1).tolist() != [*alone]

@@ -28,7 +28,7 @@ KINDS = {"rnn": _RNN, "rnn_relu": _RNN_RELU, "gru": _GRU, "lstm": _LSTM}
 
 
 @compiled
-def _step(
+def step_layer(
     kind: int, xg: NDArray, places: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray,
     panels: NDArray, panels_n: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
@@ -58,7 +58,7 @@ def _step(
 
 
 @compiled
-def _rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory: NDArray) -> None:
+def multiply_rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory: NDArray) -> None:
     """y (R, width) = x (R, K) · panels + bias (N,); the columns from N to width are padding."""
     (R, K), (_, width), N = x.shape, y.shape, bias.shape[0]
     for r in range(R):
@@ -78,8 +78,8 @@ def _move(
     """One step of all layers: states hs[now], cs[now] (L, R, H) to those of 1 - now; row r read the token places[r]."""
     for layer in range(hs.shape[1]):
         if layer > 0:
-            _rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
-        _step(
+            multiply_rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
+        step_layer(
             kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer], cs[now, layer],
             hs[1 - now, layer], cs[1 - now, layer], gates, panels_hh[layer], panels_n[layer], b_hh[layer], memory, back,
         )  # fmt: skip
@@ -132,7 +132,7 @@ def _decode(
                 )  # fmt: skip
                 now = 1 - now
                 if not reading or n == N - 1:
-                    _rows(hs[now, L - 1], panels_out, b_out, some, memory)
+                    multiply_rows(hs[now, L - 1], panels_out, b_out, some, memory)
             if S > 1:
                 state[1, :, b0 : b0 + R] = cs[now]
             state[0, :, b0 : b0 + R] = hs[now]
@@ -144,7 +144,7 @@ def gates_width(kind: int, H: int) -> int:
     return 4 * H if kind in (_LSTM, _GRU) else 1
 
 
-def _padded(columns: int, dtype: np.dtype) -> int:
+def padded_columns(columns: int, dtype: np.dtype) -> int:
     """Columns rounded up to whole registers, so that no tile is wider than its row."""
     lanes = panel_width(dtype) // VECTORS
     return -(-columns // lanes) * lanes
@@ -166,7 +166,7 @@ class Decoder:
         table = product(params["embedding.weight"], pack_transposed(first.w_ih, bf16), first.b_ih)
         plain = 2 * H if config.cell == "gru" else len(first.w_hh)  # gates whose products are made in one go
         nothing = np.zeros((0, H), table.dtype)
-        self._weights = (
+        self.weights = (
             KINDS[config.cell],
             table,
             _stack([pack_transposed(layer.w_ih, bf16) for layer in rest] or [pack_transposed(nothing, bf16)]),
@@ -185,7 +185,7 @@ class Decoder:
             ModelFileError: a row of logits is not finite.
         """
         (B, V), N = logits.shape, draws.steps
-        padded = np.zeros((B, _padded(V, logits.dtype)), logits.dtype)
+        padded = np.zeros((B, padded_columns(V, logits.dtype)), logits.dtype)
         padded[:, :V] = logits
         tokens = np.empty((N, B), np.int64)
         moved = self._run(padded, state, draws, tokens, reading=False)
@@ -198,7 +198,7 @@ class Decoder:
     def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         """Logits (B, V) behind the last of tokens (T, B), and the state there."""
         V = self.config.vocab_size
-        padded = np.empty((tokens.shape[1], _padded(V, state.dtype)), state.dtype)
+        padded = np.empty((tokens.shape[1], padded_columns(V, state.dtype)), state.dtype)
         moved = self._run(padded, state, _NO_DRAWS, tokens, reading=True)
         return padded[:, :V], moved
 
@@ -211,7 +211,7 @@ class Decoder:
             np.array(np.broadcast_to(values, B), dtype)
             for values, dtype in zip(draws[1:], _SETTINGS, strict=True)
         ]  # fmt: skip
-        _decode(*self._weights, padded, moved, *settings, tokens, reading, min(get_num_threads(), B))
+        _decode(*self.weights, padded, moved, *settings, tokens, reading, min(get_num_threads(), B))
         return moved
 
 

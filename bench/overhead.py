@@ -1,0 +1,67 @@
+"""What one text through onnxruntime costs a token beside the run of the graph."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from unrolled.bench.peers import make_checkpoint
+from unrolled.bench.workloads import Workload
+
+OVERHEAD_COLUMNS = ("host", "spread", "graph")
+KINDS: dict[str, dict[str, Any]] = {
+    "sampled": {},
+    "temperature 0.8": {"temperature": 0.8},
+    "greedy": {"do_sample": False},
+}
+
+
+class TimedSession:
+    """A session of onnxruntime that counts the seconds inside its runs; two looks at the clock a run are the host's."""
+
+    def __init__(self, session: Any) -> None:
+        self._session, self.seconds = session, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, *args: Any) -> None:
+        started = time.perf_counter()
+        self._session.run_with_iobinding(*args)
+        self.seconds += time.perf_counter() - started
+
+    def run(self, *args: Any) -> Any:
+        started = time.perf_counter()
+        outputs = self._session.run(*args)
+        self.seconds += time.perf_counter() - started
+        return outputs
+
+
+def measure_overhead(work: Workload, tokens: int, rounds: int) -> dict[str, list[str]]:
+    """For each way of choosing: microseconds of the host and of the graph a token, medians of rounds taken in turns."""
+    from unrolled.runtime.generate import generate
+    from unrolled.runtime.onnx_model import open_checkpoint
+
+    model: Any = open_checkpoint(make_checkpoint(work))
+    session = model.session = TimedSession(model.session)
+    prompt = model.tokenizer.decode([0])
+    host: dict[str, list[float]] = {name: [] for name in KINDS}
+    graph: dict[str, list[float]] = {name: [] for name in KINDS}
+    for place in range(rounds + 1):
+        for name, settings in KINDS.items():
+            session.seconds = 0.0
+            started = time.perf_counter()
+            generate(model, [prompt], max_new_tokens=tokens, **settings)
+            seconds = time.perf_counter() - started
+            if place:  # the first wakes caches and threads up
+                host[name].append((seconds - session.seconds) / tokens * 1e6)
+                graph[name].append(session.seconds / tokens * 1e6)
+    return {
+        name: [
+            f"{statistics.median(host[name]):.1f}",
+            f"{max(host[name]) - min(host[name]):.1f}",
+            f"{statistics.median(graph[name]):.1f}",
+        ]
+        for name in KINDS
+    }
