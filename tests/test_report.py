@@ -21,9 +21,9 @@ from tolerances import assert_close
 from unrolled.cli.main import app
 from unrolled.engine.batches import Batch, split_corpus
 from unrolled.engine.cells import CELLS
-from unrolled.engine.checkpoint import load_checkpoint
+from unrolled.engine.checkpoint import Checkpoint, load_checkpoint
 from unrolled.engine.contract import zero_state
-from unrolled.engine.corpus import Corpus
+from unrolled.engine.corpus import BUILTINS, Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, ModelFileError
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
@@ -179,10 +179,45 @@ def test_a_runs_own_corpus_is_found_by_name_and_digest(tmp_path: Path) -> None:
     prepare_run(Corpus("fox.txt", TEXT), EXPERIMENT).run(tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run")
     (tmp_path / "fox.txt").write_text(TEXT + "x", "utf-8", newline="")
-    with pytest.raises(CorpusError):
+    with pytest.raises(CorpusError, match="does not hold the text of the training"):
         find_corpus(checkpoint, tmp_path / "run", None)
     (tmp_path / "fox.txt").write_text(TEXT, "utf-8", newline="")
     assert find_corpus(checkpoint, tmp_path / "run", None).text == TEXT
+
+
+def trained_on(corpus: Corpus, name: str | None = None) -> Checkpoint:
+    record = {"name": name or corpus.name, "sha256": corpus.digest}
+    return replace(models.checkpoint("rnn"), training={"corpus": record})
+
+
+@pytest.mark.parametrize("name", BUILTINS)
+def test_every_built_in_corpus_is_found_and_shadows_no_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_in = Corpus(name, "one\ntwo\n")
+    monkeypatch.setitem(BUILTINS, name, lambda: built_in)
+    assert find_corpus(trained_on(built_in), tmp_path / "run", None) is built_in
+    (tmp_path / name).write_text(TEXT, "utf-8", newline="")
+    assert find_corpus(trained_on(CORPUS, name), tmp_path / "run", None).text == TEXT
+    with pytest.raises(CorpusError, match="does not hold the text"):
+        find_corpus(trained_on(Corpus(name, "three")), tmp_path / "run", None)
+    with pytest.raises(CorpusError, match=f"{name} of this Python is not that of the training"):
+        find_corpus(trained_on(Corpus(name, "three")), tmp_path / "a" / "b" / "c" / "run", None)
+
+
+def test_a_table_is_read_where_it_says_how_or_asks_for_its_column(tmp_path: Path) -> None:
+    corpus = Corpus("names.csv", ("anna", "bob"))
+    (tmp_path / "names.csv").write_text("age,name\n3,anna\n4,bob\n")
+    with pytest.raises(CorpusError, match=r"give --text .*names\.csv with --column or --field"):
+        find_corpus(trained_on(corpus), tmp_path / "run", None)
+    (tmp_path / "names.csv").write_text("name\nanna\nbob\n")
+    assert find_corpus(trained_on(corpus), tmp_path / "run", None).records == ("anna", "bob")
+
+
+def test_the_name_of_a_corpus_of_many_files_is_no_error(tmp_path: Path) -> None:
+    corpus = Corpus(", ".join(f"chapter {number}.txt" for number in range(40)), TEXT)
+    with pytest.raises(CorpusError, match="name a text with --text"):
+        find_corpus(trained_on(corpus), tmp_path / "run", None)
 
 
 def test_records_are_read_one_by_one(tmp_path: Path) -> None:
