@@ -62,8 +62,12 @@ def curves(runs: Sequence[Run]) -> str:
             + _small("Learning rate", "after schedule and warm-up", runs, "learning_rate", across, size, low=0.0)
             + "</div>"
         )
-    note = f"Lines are the training loss, each point the mean of {size} steps, in a band from the least to the most of them; "
-    note = note if size > 1 else "Lines are the training loss of every step; "
+    note = "Lines are the training loss of every step; "
+    if size > 1:
+        note = (
+            f"Lines are the training loss, each point the mean of {size} steps, "
+            "in a band between the smallest and the largest of them; "
+        )
     return (
         '<fieldset class="switch"><legend>Against</legend>'
         '<label><input type="radio" name="across" id="by-step" checked>steps</label>'

@@ -1,4 +1,4 @@
-"""Text that a model was not trained on: the validation part of its corpus where that can be had, else another text."""
+"""Text for a model to read: the validation part of its corpus where that can be had, else another text."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def held_out(checkpoint: Checkpoint, corpus: Corpus, most: int) -> HeldOut:
     """Up to ``most`` ids of ``corpus``: of its validation part if the model was trained on it, else of its beginning.
 
     Raises:
-        UnrolledError: the text is too short, or holds what the vocabulary has not.
+        UnrolledError: the text is too short, or holds something that is not in the vocabulary.
     """
     tokenizer = checkpoint.tokenizer
     records = tokenizer.bos_id is not None
     content: str | tuple[str, ...] = corpus.records if records else corpus.text
-    source = f"the beginning of {corpus.name}, on which it was not trained"
+    source = f"the beginning of {corpus.name}, which is not the corpus that it was trained on as a whole"
     if object_in(checkpoint.training, "corpus").get("sha256") == corpus.digest:
         content, source = _part(checkpoint, corpus, records)
     rows = _rows(content, tokenizer, most)

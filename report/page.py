@@ -49,7 +49,7 @@ def page(runs: Sequence[Run], corpus: Corpus | None = None) -> str:
         ),
         "gates": (
             "Gates",
-            "Activations while reading that text. First, how often which value, as a square root; then a dot a unit, the share "
+            "Activations while reading that text. First a histogram (square roots of counts); then a dot a unit, the share "
             "of the text at which it is within a tenth of either end; then units, ordered by their mean, over the first "
             "tokens: orange is positive, blue negative, paper is nothing.",
             gate_sections(runs, found),
