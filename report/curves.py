@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unrolled.engine.jsontext import object_in
+from unrolled.engine.pictures import groups
 from unrolled.report.charts import Axis, Line, line_chart
 from unrolled.report.runs import Run
 
@@ -16,15 +16,10 @@ POINTS = 240  # of the longest line
 ACROSS = {"step": "training step", "seconds": "seconds of training"}
 
 
-def _groups(values: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]:
-    """``size`` neighbours each; the last group may be smaller."""
-    return np.split(values, range(size, len(values), size))
-
-
 def _smoothed(run: Run, color: int, key: str, across: str, size: int) -> Line:
     """Means of groups of steps, in a band from the smallest to the largest of each group."""
-    x = np.array([part.mean() for part in _groups(run.steps[across], size)])
-    parts = _groups(run.steps[key], size)
+    x = np.array([part.mean() for part in groups(run.steps[across], size)])
+    parts = groups(run.steps[key], size)
     low, mean, high = (np.array([f(part) for part in parts]) for f in (np.min, np.mean, np.max))
     return Line(run.label, color, x, mean, low, high)
 
