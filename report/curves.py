@@ -10,6 +10,7 @@ import numpy as np
 from unrolled.engine.jsontext import object_in
 from unrolled.engine.pictures import groups
 from unrolled.report.charts import Axis, Line, line_chart
+from unrolled.report.markup import text_of
 from unrolled.report.runs import Run
 
 POINTS = 240  # of the longest line
@@ -96,9 +97,5 @@ def _clipping(runs: Sequence[Run]) -> str:
         limit = object_in(run.record, "optimizer").get("clip_norm")
         if isinstance(limit, int | float):
             share = float((run.steps["grad_norm"] > limit).mean())
-            said.append((limit, share))
-    if not said:
-        return ""
-    shares = ", ".join(f"{share:.0%}" for _, share in said)
-    limits = ", ".join(dict.fromkeys(f"{limit:g}" for limit, _ in said))
-    return f" Gradients with a norm above {limits} were clipped: in {shares} of the steps."
+            said.append(f"{run.label}: above {limit:g}, {share:.0%} of the steps")
+    return text_of(f" Gradients were clipped by their norm: {'; '.join(said)}.") if said else ""

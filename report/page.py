@@ -12,8 +12,9 @@ from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.corpus import Corpus
 from unrolled.report.curves import curves
 from unrolled.report.inside import gate_sections, gradient_section, look_inside, reading_sections
+from unrolled.report.markup import text_of
 from unrolled.report.runs import Run, read_runs
-from unrolled.report.tables import key_figures, name_of, samples, settings, text_of
+from unrolled.report.tables import key_figures, name_of, samples, settings
 
 
 def write_report(runs: Sequence[Path], output: Path, corpus: Corpus | None = None) -> None:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 from unrolled.engine.jsontext import object_in, to_json
 from unrolled.report.charts import COLORS
+from unrolled.report.markup import text_of
 from unrolled.report.runs import Run, differences
 
 SHOWN = 6  # samples that are seen without a click
-CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {127: "\u2421"}
-
-
-def text_of(text: str) -> str:
-    """Text from elsewhere for the page: escaped, control characters made visible, lone surrogates replaced."""
-    return escape(text.translate(CONTROLS).encode("utf-8", "replace").decode())
 
 
 def name_of(run: Run, color: int) -> str:
@@ -66,7 +60,7 @@ def key_figures(runs: Sequence[Run]) -> str:
         best = choose(known) if choose and known and len(runs) > 1 else None
         columns.append([_cell(one, form, one is not None and one == best) for one in found])
     rows = "".join(
-        f'<tr><th scope="row">{name_of(run, color)}</th><td>{escape(run.title)}</td>'
+        f'<tr><th scope="row">{name_of(run, color)}</th><td>{text_of(run.title)}</td>'
         f"<td>{text_of(str(run.result.get('engine', '–')))}</td>{''.join(column[color] for column in columns)}</tr>"
         for color, run in enumerate(runs)
     )
@@ -80,7 +74,7 @@ def _cell(value: float | None, form: str, best: bool) -> str:
 
 def scrolling(table: str, label: str) -> str:
     """A table that scrolls inside itself on a narrow screen."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{text_of(label)}">{table}</div>'
 
 
 def _value(value: Any) -> str:

@@ -144,6 +144,23 @@ def test_what_differs_and_what_is_common(runs: list[Path]) -> None:
     assert common["optimizer.clip_norm"] == 1.0
 
 
+def test_each_run_is_said_to_have_clipped_at_its_own_norm(runs: list[Path], tmp_path: Path) -> None:
+    never = replace(EXPERIMENT, clip_norm=1e6)
+    always = replace(EXPERIMENT, clip_norm=1e-6)
+    found = page(read_runs([train(tmp_path / "<never>", never), train(tmp_path / "always", always)]), CORPUS)
+    assert "&lt;never&gt;: above 1e+06, 0% of the steps; always: above 1e-06, 100% of the steps." in found
+
+
+def test_lone_surrogates_in_names_do_not_stop_the_page(runs: list[Path], tmp_path: Path) -> None:
+    """Names that are no UTF-8 come from the file system with surrogates in them."""
+    first, second = read_runs(runs)
+    strange = replace(first, label="caf\udce9")
+    training = {**first.checkpoint.training, "corpus": {"name": "b\udcfcch.txt", "sha256": CORPUS.digest}}
+    strange = replace(strange, checkpoint=replace(first.checkpoint, training=training))
+    text = page([strange, second], replace(CORPUS, name="b\udcfcch.txt"))
+    assert "caf?" in text.encode().decode()
+
+
 def test_samples_are_lines_in_every_reader(runs: list[Path]) -> None:
     lines = list(read_metrics(runs[0], "sample"))
     assert [(line["step"], line["text"]) for line in lines] == [(step, HOSTILE) for step in (4, 8, 9)]
