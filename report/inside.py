@@ -14,7 +14,7 @@ from unrolled.report.charts import COLORS, Axis, Line, data_block, histogram, li
 from unrolled.report.heldout import HeldOut, try_held_out
 from unrolled.report.image import heat_map
 from unrolled.report.markup import text_of
-from unrolled.report.probe import Gate, Reach, Reading, gradient_reach, parameter_gradients, read_rows, windows
+from unrolled.report.probe import Gate, Reading, gradient_reach, parameter_gradients, read_rows, windows
 from unrolled.report.runs import Run
 from unrolled.report.tables import name_of, scrolling
 
@@ -31,7 +31,7 @@ class Inside(NamedTuple):
 
     text: HeldOut | str
     reading: Reading | None = None
-    reach: Reach | None = None
+    reach: np.ndarray | None = None
     norms: dict[str, tuple[float, float]] | None = None
 
 
@@ -180,9 +180,9 @@ def gradient_section(runs: Sequence[Run], found: Sequence[Inside]) -> str:
     for color, (run, one) in enumerate(zip(runs, found, strict=True)):
         if one.reach is None:
             continue
-        for layer, norms in enumerate(one.reach.norms):
-            label = run.label if len(one.reach.norms) == 1 else f"{run.label}, layer {layer + 1}"
-            lines.append(Line(label, color, np.arange(len(norms), dtype=float), norms.astype(float)))
+        for layer, norms in enumerate(one.reach):
+            label = run.label if len(one.reach) == 1 else f"{run.label}, layer {layer + 1}"
+            lines.append(Line(label, color, np.arange(len(norms), dtype=float), norms))
     if not lines:
         return _missing(str(found[0].text))
     highest = max(float(line.y.max()) for line in lines)

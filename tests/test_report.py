@@ -19,6 +19,7 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.cli.main import app
+from unrolled.engine import layers
 from unrolled.engine.batches import Batch, split_corpus
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import Checkpoint, load_checkpoint
@@ -297,8 +298,38 @@ def test_gradients_over_distances_are_differences_of_the_loss(cell: str) -> None
             for sign, one in zip((1, -1), moved, strict=True):
                 one[0, 1, 0, unit] += sign * 1e-6
             gradient[unit] = (loss(moved[0], t) - loss(moved[1], t)) / 2e-6
-        assert_close(reach.norms[1, distance], np.linalg.norm(gradient), "difference", "float64")
-    assert (reach.norms > 0).sum() >= 2 * T - 4  # of relu, some are 0
+        assert_close(reach[1, distance], np.linalg.norm(gradient), "difference", "float64")
+    assert (reach > 0).sum() >= 2 * T - 4  # of relu, some are 0
+
+
+def test_pieces_for_gradients_are_many_and_long() -> None:
+    def shape(*lengths: int) -> tuple[int, ...]:
+        rows = [np.arange(length + 1) + 1000 * place for place, length in enumerate(lengths)]
+        made = windows(rows)
+        assert (np.diff(made, axis=0) == 1).all()  # each piece is of one row
+        return made.shape
+
+    assert shape(39) == (40, 1)
+    assert shape(7000) == (201, 32)
+    assert shape(250) == (126, 2)
+    assert shape(1) == (2, 1)
+    # a list of records: all pieces there can be, of the longest rows that are enough
+    assert shape(100, *[20] * 40, *[5] * 60) == (21, 32)
+    assert shape(*[3] * 10) == (4, 10)
+
+
+def test_surprise_is_the_same_in_pieces_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = models.checkpoint("gru")
+    rows = [np.random.default_rng(8).integers(0, models.V, 20)]
+    whole = read_rows(checkpoint, rows).surprises
+    monkeypatch.setattr(layers, "LOGITS_BYTES", 3 * 8 * models.V)  # three positions a piece
+    pieces = read_rows(checkpoint, rows).surprises
+    assert [one.token for one in pieces] == rows[0][1:].tolist()
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.nats == pytest.approx(other.nats, rel=1e-5)
+        assert [token for token, _ in one.likely] == [token for token, _ in other.likely]
+        assert [p for _, p in one.likely] == sorted((p for _, p in one.likely), reverse=True)
+        assert len({token for token, _ in one.likely}) == 3
 
 
 def test_norms_of_parameters_are_the_models_gradients() -> None:
