@@ -78,7 +78,9 @@ def drop_earlier(path: Path, keep: str) -> None:
 def drop_events(path: Path) -> None:
     """Remove the event files of a run, and their folder if nothing else is in it."""
     for file in (path / EVENTS).glob(EVENT_FILES):
-        file.unlink(missing_ok=True)
+        # an open TensorBoard keeps it from going on Windows; the next file's SessionLog.START outdates what it says
+        with contextlib.suppress(OSError):
+            file.unlink()
     with contextlib.suppress(OSError):
         (path / EVENTS).rmdir()
 

@@ -461,6 +461,31 @@ def test_event_files_hold_the_metrics_also_of_a_run_that_went_on(tmp_path: Path)
     assert not (folder / "tensorboard").exists()
 
 
+def test_an_event_file_that_cannot_be_removed_is_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows removes no file that an open TensorBoard reads."""
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from unrolled.report.tensorboard import EventFiles
+
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("events.out"):
+            raise PermissionError(13, "in use", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for steps in (9, 5):
+        experiment = replace(EXPERIMENT, training=replace(EXPERIMENT.training, steps=steps))
+        train(tmp_path / "run", experiment, [EventFiles(tmp_path / "run")], overwrite=True)
+    events = tmp_path / "run" / "tensorboard"
+    assert len(list(events.iterdir())) == 2
+    read = EventAccumulator(str(events))
+    read.Reload()
+    assert [event.step for event in read.Scalars("learning_rate")] == [1, 2, 3, 4, 5]
+
+
 def test_without_tensorboard_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
