@@ -35,11 +35,10 @@ def _result(key: str) -> Callable[[Run], float | None]:
     return find
 
 
-# column: value of a run, how it is written, and which of all is the best one
+# column: value of a run, how it is written, and which of all is the best one; as many as fit beside each other
 FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[float]], float] | None]] = {
     "validation loss": (_best("loss"), "{:.4f}", min),
     "perplexity": (_best("perplexity"), "{:.2f}", min),
-    "bits a token": (_best("bits_per_token"), "{:.3f}", min),
     "accuracy": (_best("accuracy"), "{:.1%}", max),
     "at step": (_result("best_step"), "{:,.0f}", None),
     "steps": (_result("steps"), "{:,.0f}", None),
@@ -52,7 +51,7 @@ FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[floa
 
 def key_figures(runs: Sequence[Run]) -> str:
     """A row a run; the best of a column stands out where there is something to compare."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", "engine", *FIGURES))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", *FIGURES))
     columns = []
     for value, form, choose in FIGURES.values():
         found = [value(run) for run in runs]
@@ -61,7 +60,7 @@ def key_figures(runs: Sequence[Run]) -> str:
         columns.append([_cell(one, form, one is not None and one == best) for one in found])
     rows = "".join(
         f'<tr><th scope="row">{name_of(run, color)}</th><td>{text_of(run.title)}</td>'
-        f"<td>{text_of(str(run.result.get('engine', '–')))}</td>{''.join(column[color] for column in columns)}</tr>"
+        f"{''.join(column[color] for column in columns)}</tr>"
         for color, run in enumerate(runs)
     )
     return scrolling(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>", "Key figures")
