@@ -10,7 +10,6 @@ from unrolled.bench.system import physical_cores, processor_name
 from unrolled.bench.workloads import Workload
 from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.errors import UnrolledError
 from unrolled.engine.jsontext import parse_json, to_json
 
 FILE = "fma_peak.json"  # GFLOP/s of a core by processor, beside the compiled kernels
@@ -24,12 +23,16 @@ def flops_per_token(config: ModelConfig, batch_size: int, length: int) -> float:
 
 
 @cache
-def quick_peak() -> float | None:
+def quick_peak(engine: str) -> float | None:
     """GFLOP/s in float32: one core's times the cores that the Numba engine uses; None where its kernels do not run.
+
+    None for another ``engine``, too: no one who trains with that should wait for these kernels to compile.
 
     All cores at once may run a little slower than one does (``unrolled bench`` measures that, in seconds). What is measured
     on a busy machine may come out low, so the best that this processor ever gave is returned.
     """
+    if engine != "numba":
+        return None
     try:
         from numba import get_num_threads
 
@@ -38,7 +41,9 @@ def quick_peak() -> float | None:
 
         cores = min(get_num_threads(), physical_cores())
         return cores * _best_so_far(cache_folder() / FILE, processor_name(), core_peak())
-    except (ImportError, UnrolledError):
+    except Exception:
+        # Numba has its own errors for processors that it does not know, RuntimeError where no folder can be written and
+        # more; a figure on a display ends no training, whatever is wrong with it
         return None
 
 

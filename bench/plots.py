@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.engine.pictures import COLORS, INK, dress, new_figure, save_figure
+from unrolled.engine.pictures import COLORS, INK, dress, groups, new_figure, save_figure
 from unrolled.engine.run_folder import read_metrics
 
 POINTS = 200  # of the longest line
-
-
-def _smoothed(values: np.ndarray, group: int) -> np.ndarray:
-    """Means of ``group`` neighbours; the last group may be smaller."""
-    return np.array([part.mean() for part in np.split(values, range(group, len(values), group))])
 
 
 def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") -> None:
@@ -36,7 +31,8 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
     group = max(1, -(-max(map(len, steps.values()), default=0) // POINTS))
     widths = np.linspace(3.6, 1.2, len(runs)) if len(runs) > 1 else [1.6]
     for (label, folder), color, width in zip(runs.items(), COLORS * len(runs), widths, strict=False):
-        x, y = (_smoothed(np.array([line[key] for line in steps[label]], float), group) for key in ("step", "loss"))
+        values = (np.array([line[key] for line in steps[label]], float) for key in ("step", "loss"))
+        x, y = ([part.mean() for part in groups(one, group)] for one in values)
         axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if len(runs) == 1 else label)
         _draw_validation(axes, label, folder, color, len(runs) == 1)
     axes.set_xlabel("training step")

@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Write one page about one run or several: curves, differences, samples, and what the networks do with a text.
 
-    The page is one file that loads nothing. A run's own corpus is the built-in one, or a file of the corpus's name in this
+    The page is one file that loads nothing. A run's own corpus is a built-in one, or a file of the corpus's name in this
     folder or near the run that holds the very text of the training. (unrolled bench report is about measurements.)
     """
     if output.suffix.lower() not in (".html", ".htm"):

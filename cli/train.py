@@ -256,8 +256,8 @@ def _announce(console: Console, run: PreparedRun, output: Path, processes: int) 
 
 
 def _speed(run: PreparedRun) -> Speed:
-    data = run.experiment.data
-    return Speed(flops_per_token(run.trainable.config, data.batch_size, data.length), quick_peak())
+    data, trainable = run.experiment.data, run.trainable
+    return Speed(flops_per_token(trainable.config, data.batch_size, data.length), quick_peak(trainable.engine))
 
 
 def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:

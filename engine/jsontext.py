@@ -20,10 +20,6 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# Of lines that come at every step: made once, and fed values that are finite, it takes a quarter of the time of ``to_json``.
-FAST = json.JSONEncoder(allow_nan=False)
-
-
 def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
     """``ascii``: escape all else, for files of lines: some readers end a line at U+2028, and a lone surrogate is no UTF-8."""
     return json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)

@@ -7,11 +7,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.errors import MissingDependencyError
 
 COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
 INK, GRID, FAINT = "#111827", "#e5e7eb", "#9ca3af"
+
+
+def groups(values: NDArray, size: int) -> list[NDArray]:
+    """``values`` (n,) as groups of ``size`` neighbours, of which a curve is drawn; the last group may be smaller."""
+    return np.split(values, range(size, len(values), size))
 
 
 def new_figure(width: float = 8, height: float = 4.8) -> Any:

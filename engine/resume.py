@@ -113,11 +113,12 @@ def load_resume_state(path: Path) -> ResumeState:
     return ResumeState(run, settings, result, size, tensors)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-    return flat
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Objects inside objects as one, with dots in its names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return found
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit: bool, what: str = "run") -> None:
@@ -131,7 +132,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit:
     Raises:
         ConfigError: says what differs.
     """
-    old, new = _flat(before), _flat(parse_json(to_json(now), "settings"))
+    old, new = flat(before), flat(parse_json(to_json(now), "settings"))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name != "corpus.name"]
     if any(name.startswith("corpus.") for name in changed):
         raise ConfigError(

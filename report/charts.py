@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.jsontext import to_json
+from unrolled.report.markup import text_of
 
 COLORS = 6
 SIZE = 1000.0
@@ -150,11 +150,11 @@ def line_chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, kind: str = 
     described = {"x": x.label, "low": scales[0].low, "high": scales[0].high, "lines": data}
     label = f"{title}: {y.label} against {x.label}, of {', '.join(dict.fromkeys(line.label for line in lines))}"
     return (
-        f'<figure class="chart {kind}"><figcaption><b>{escape(title)}</b> <span>{escape(y.label)}</span></figcaption>'
-        f'<div class="plot" tabindex="0" role="group" aria-label="{escape(label)}. Arrow keys read its values.">'
-        f'<svg viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f'<figure class="chart {kind}"><figcaption><b>{text_of(title)}</b> <span>{text_of(y.label)}</span></figcaption>'
+        f'<div class="plot" tabindex="0" role="group" aria-label="{text_of(label)}. Arrow keys read its values.">'
+        f'<svg viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" aria-label="{text_of(label)}">'
         f"{_grid(*scales)}{drawn}</svg>{_ticks(scales[1], 'y')}{_ticks(scales[0], 'x')}"
-        f'<i class="cursor" hidden></i></div><p class="axis">{escape(x.label)}</p>'
+        f'<i class="cursor" hidden></i></div><p class="axis">{text_of(x.label)}</p>'
         f'<output class="readout" aria-live="polite"></output>'
         f"{data_block(described)}</figure>"
     )
@@ -183,7 +183,7 @@ def histogram(values: NDArray, low: float, high: float, label: str, bins: int = 
     )
     return (
         f'<div class="small"><svg class="bars" viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(label)}">{bars}</svg><span class="from">{short(edges[0])}</span>'
+        f'aria-label="{text_of(label)}">{bars}</svg><span class="from">{short(edges[0])}</span>'
         f'<span class="mid">activation</span><span class="to">{short(edges[-1])}</span></div>'
     )
 
@@ -193,7 +193,7 @@ def scatter(x: NDArray, y: NDArray, x_label: str, y_label: str, label: str) -> s
     dots = "".join(f"M{SIZE * a:.0f} {SIZE * (1 - b):.0f}h0" for a, b in zip(x, y, strict=True))
     return (
         f'<div class="small"><svg class="scatter" viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(label)}"><path class="grid" d="M0 0L{SIZE:g} {SIZE:g}"/><path class="dot" d="{dots}"/></svg>'
-        f'<span class="up">{escape(y_label)}</span><span class="from">0</span><span class="mid">{escape(x_label)}</span>'
+        f'aria-label="{text_of(label)}"><path class="grid" d="M0 0L{SIZE:g} {SIZE:g}"/><path class="dot" d="{dots}"/></svg>'
+        f'<span class="up">{text_of(y_label)}</span><span class="from">0</span><span class="mid">{text_of(x_label)}</span>'
         f'<span class="to">1</span></div>'
     )

@@ -6,25 +6,21 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unrolled.engine.jsontext import object_in
+from unrolled.engine.pictures import groups
 from unrolled.report.charts import Axis, Line, line_chart
+from unrolled.report.markup import text_of
 from unrolled.report.runs import Run
 
 POINTS = 240  # of the longest line
 ACROSS = {"step": "training step", "seconds": "seconds of training"}
 
 
-def _groups(values: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]:
-    """``size`` neighbours each; the last group may be smaller."""
-    return np.split(values, range(size, len(values), size))
-
-
 def _smoothed(run: Run, color: int, key: str, across: str, size: int) -> Line:
     """Means of groups of steps, in a band from the smallest to the largest of each group."""
-    x = np.array([part.mean() for part in _groups(run.steps[across], size)])
-    parts = _groups(run.steps[key], size)
+    x = np.array([part.mean() for part in groups(run.steps[across], size)])
+    parts = groups(run.steps[key], size)
     low, mean, high = (np.array([f(part) for part in parts]) for f in (np.min, np.mean, np.max))
     return Line(run.label, color, x, mean, low, high)
 
@@ -62,8 +58,12 @@ def curves(runs: Sequence[Run]) -> str:
             + _small("Learning rate", "after schedule and warm-up", runs, "learning_rate", across, size, low=0.0)
             + "</div>"
         )
-    note = f"Lines are the training loss, each point the mean of {size} steps, in a band from the least to the most of them; "
-    note = note if size > 1 else "Lines are the training loss of every step; "
+    note = "Lines are the training loss of every step; "
+    if size > 1:
+        note = (
+            f"Lines are the training loss, each point the mean of {size} steps, "
+            "in a band between the smallest and the largest of them; "
+        )
     return (
         '<fieldset class="switch"><legend>Against</legend>'
         '<label><input type="radio" name="across" id="by-step" checked>steps</label>'
@@ -97,9 +97,5 @@ def _clipping(runs: Sequence[Run]) -> str:
         limit = object_in(run.record, "optimizer").get("clip_norm")
         if isinstance(limit, int | float):
             share = float((run.steps["grad_norm"] > limit).mean())
-            said.append((limit, share))
-    if not said:
-        return ""
-    shares = ", ".join(f"{share:.0%}" for _, share in said)
-    limits = ", ".join(dict.fromkeys(f"{limit:g}" for limit, _ in said))
-    return f" Gradients with a norm above {limits} were clipped: in {shares} of the steps."
+            said.append(f"{run.label}: above {limit:g}, {share:.0%} of the steps")
+    return text_of(f" Gradients were clipped by their norm: {'; '.join(said)}.") if said else ""

@@ -1,7 +1,9 @@
-"""Text that a model was not trained on: the validation part of its corpus where that can be had, else another text."""
+"""Text for a model to read: the validation part of its corpus where that can be had, else another text."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.batches import split_corpus
 from unrolled.engine.checkpoint import Checkpoint
-from unrolled.engine.corpus import BUILTIN, READERS, Corpus, builtin_corpus, read_corpus
+from unrolled.engine.corpus import BUILTINS, READERS, Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.jsontext import object_in
@@ -26,9 +28,9 @@ class HeldOut:
 
 
 def find_corpus(checkpoint: Checkpoint, run: Path, given: Corpus | None) -> Corpus:
-    """The corpus to read: ``given``, else the run's own: the built-in one, or a file of its name here or near the run.
+    """The corpus to read: ``given``, else the run's own: a built-in one, or a file of its name here or near the run.
 
-    A file counts only if it holds the very text of the training, by its digest.
+    It counts only if it holds the very text of the training, by its digest.
 
     Raises:
         CorpusError: there is none; says what to do.
@@ -37,33 +39,40 @@ def find_corpus(checkpoint: Checkpoint, run: Path, given: Corpus | None) -> Corp
         return given
     trained_on = object_in(checkpoint.training, "corpus")
     name, digest = str(trained_on.get("name", "")), trained_on.get("sha256")
-    if name == BUILTIN:
-        corpus = builtin_corpus()
-        if corpus.digest == digest:
-            return corpus
-        raise CorpusError("the built-in corpus of this Python is not that of the training; name a text with --text")
-    for folder in (Path(), run, run.parent, run.parent.parent):
-        path = folder / name
-        if name and Path(name).name == name and path.suffix.lower() not in READERS and path.is_file():
-            try:
-                corpus = read_corpus([path])
-            except CorpusError:
-                continue
+    if name in BUILTINS:
+        with contextlib.suppress(CorpusError):  # this Python comes without it
+            corpus = BUILTINS[name]()
             if corpus.digest == digest:
                 return corpus
-    raise CorpusError(f"{name or 'its corpus'} is not in this folder or beside the run; name a text with --text")
+    missing = f"{name or 'its corpus'} is not in this folder or beside the run; name a text with --text"
+    if name in BUILTINS:
+        missing = f"{name} of this Python is not that of the training; name a text with --text"
+    for folder in (Path(), run, run.parent, run.parent.parent):
+        path = folder / name
+        if not name or Path(name).name != name or not os.path.isfile(path):  # Path.is_file raises where a name is long
+            continue
+        try:
+            corpus = read_corpus([path])
+            if corpus.digest == digest:
+                return corpus
+            missing = f"{path} does not hold the text of the training; name a text with --text"
+        except CorpusError as error:
+            missing = f"{error}; name a text with --text"
+        if path.suffix.lower() in READERS:
+            missing = f"{path}: its column or field is not recorded; give --text {path} with --column or --field"
+    raise CorpusError(missing)
 
 
 def held_out(checkpoint: Checkpoint, corpus: Corpus, most: int) -> HeldOut:
     """Up to ``most`` ids of ``corpus``: of its validation part if the model was trained on it, else of its beginning.
 
     Raises:
-        UnrolledError: the text is too short, or holds what the vocabulary has not.
+        UnrolledError: the text is too short, or holds something that is not in the vocabulary.
     """
     tokenizer = checkpoint.tokenizer
     records = tokenizer.bos_id is not None
     content: str | tuple[str, ...] = corpus.records if records else corpus.text
-    source = f"the beginning of {corpus.name}, on which it was not trained"
+    source = f"the beginning of {corpus.name}, which is not the corpus that it was trained on as a whole"
     if object_in(checkpoint.training, "corpus").get("sha256") == corpus.digest:
         content, source = _part(checkpoint, corpus, records)
     rows = _rows(content, tokenizer, most)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +13,10 @@ from unrolled.engine.text import Tokenizer
 from unrolled.report.charts import COLORS, Axis, Line, data_block, histogram, line_chart, scatter
 from unrolled.report.heldout import HeldOut, try_held_out
 from unrolled.report.image import heat_map
-from unrolled.report.probe import Gate, Reach, Reading, gradient_reach, parameter_gradients, read_rows, windows
+from unrolled.report.markup import text_of
+from unrolled.report.probe import Gate, Reading, gradient_reach, parameter_gradients, read_rows, windows
 from unrolled.report.runs import Run
-from unrolled.report.tables import name_of, scrolling, text_of
+from unrolled.report.tables import name_of, scrolling
 
 TOKENS = 700  # read for text and gates
 GRADIENT_TOKENS = 6_500
@@ -31,7 +31,7 @@ class Inside(NamedTuple):
 
     text: HeldOut | str
     reading: Reading | None = None
-    reach: Reach | None = None
+    reach: np.ndarray | None = None
     norms: dict[str, tuple[float, float]] | None = None
 
 
@@ -121,7 +121,7 @@ def gate_sections(runs: Sequence[Run], found: Sequence[Inside]) -> str:
             inner = "".join(_gate(gate, letters) for gate in one.reading.gates)
         opened = " open" if color == 0 else ""
         made.append(
-            f"<details class='gates'{opened}><summary>{name_of(run, color)} {escape(run.title)}</summary>{inner}</details>"
+            f"<details class='gates'{opened}><summary>{name_of(run, color)} {text_of(run.title)}</summary>{inner}</details>"
         )
     return "".join(made)
 
@@ -140,7 +140,7 @@ def _letters(run: Run, reading: Reading) -> list[str] | None:
 
 
 def _gate(gate: Gate, letters: list[str] | None) -> str:
-    name = f"{TITLES.get(gate.name, 'gate')} <var>{escape(gate.name)}</var>, layer {gate.layer + 1}"
+    name = f"{TITLES.get(gate.name, 'gate')} <var>{text_of(gate.name)}</var>, layer {gate.layer + 1}"
     low, high = gate.low, gate.high
     signed = gate.kind == "tanh"
     limit = 1.0 if high is not None else max(float(gate.values.max()), 1e-6)
@@ -169,7 +169,7 @@ def _gate(gate: Gate, letters: list[str] | None) -> str:
     image = f'<img alt="Activations of {described}" src="{heat_map(shown, limit)}">'
     return (
         f'<section class="gate"><h4>{name} <span>{words}</span></h4><div class="shapes">{spread}{dots}</div>'
-        f'<div class="map" tabindex="0" role="region" aria-label="Heat map of the {escape(label)}" style="--n:{T}">'
+        f'<div class="map" tabindex="0" role="region" aria-label="Heat map of the {text_of(label)}" style="--n:{T}">'
         f"{row}{image}</div></section>"
     )
 
@@ -180,9 +180,9 @@ def gradient_section(runs: Sequence[Run], found: Sequence[Inside]) -> str:
     for color, (run, one) in enumerate(zip(runs, found, strict=True)):
         if one.reach is None:
             continue
-        for layer, norms in enumerate(one.reach.norms):
-            label = run.label if len(one.reach.norms) == 1 else f"{run.label}, layer {layer + 1}"
-            lines.append(Line(label, color, np.arange(len(norms), dtype=float), norms.astype(float)))
+        for layer, norms in enumerate(one.reach):
+            label = run.label if len(one.reach) == 1 else f"{run.label}, layer {layer + 1}"
+            lines.append(Line(label, color, np.arange(len(norms), dtype=float), norms))
     if not lines:
         return _missing(str(found[0].text))
     highest = max(float(line.y.max()) for line in lines)
@@ -200,7 +200,7 @@ def _norms(run: Run, color: int, found: Inside) -> str:
         return f"<div><h3>{name_of(run, color)}</h3>{_missing(str(found.text))}</div>"
     top = max(gradient for _, gradient in found.norms.values()) or 1.0
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="bar"><i class="c{color % COLORS}" '
+        f'<tr><th scope="row">{text_of(name)}</th><td class="bar"><i class="c{color % COLORS}" '
         f'style="width:{gradient / top:.1%}"></i></td><td class="number">{gradient:.2e}</td>'
         f'<td class="number">{weight:.3g}</td></tr>'
         for name, (weight, gradient) in found.norms.items()

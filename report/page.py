@@ -12,8 +12,9 @@ from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.corpus import Corpus
 from unrolled.report.curves import curves
 from unrolled.report.inside import gate_sections, gradient_section, look_inside, reading_sections
+from unrolled.report.markup import text_of
 from unrolled.report.runs import Run, read_runs
-from unrolled.report.tables import key_figures, name_of, samples, settings, text_of
+from unrolled.report.tables import key_figures, name_of, samples, settings
 
 
 def write_report(runs: Sequence[Path], output: Path, corpus: Corpus | None = None) -> None:
@@ -49,7 +50,7 @@ def page(runs: Sequence[Run], corpus: Corpus | None = None) -> str:
         ),
         "gates": (
             "Gates",
-            "Activations while reading that text. First, how often which value, as a square root; then a dot a unit, the share "
+            "Activations while reading that text. First a histogram (square roots of counts); then a dot a unit, the share "
             "of the text at which it is within a tenth of either end; then units, ordered by their mean, over the first "
             "tokens: orange is positive, blue negative, paper is nothing.",
             gate_sections(runs, found),

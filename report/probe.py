@@ -23,7 +23,7 @@ from unrolled.engine.cells.cell import SIGMOID, TANH
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import zero_state
-from unrolled.engine.layers import linear_backward_input, linear_forward, softmax_cross_entropy
+from unrolled.engine.layers import linear_backward_input, linear_forward, logit_pieces, softmax_cross_entropy
 from unrolled.engine.model import LanguageModel, LayerTape, layers_forward
 from unrolled.engine.params import Params, layer_params, output_weight_name
 
@@ -68,13 +68,6 @@ class Reading(NamedTuple):
     gates: list[Gate]
 
 
-class Reach(NamedTuple):
-    """How far back the gradient of one step's loss reaches."""
-
-    rows: int  # that the medians are over
-    norms: NDArray  # (L, D), median over rows of |dL_T / dh_{T - d}|, d = 0 … D - 1
-
-
 def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Reading:
     """Read rows of ids, each from a state of zeros."""
     config, params = checkpoint.config, checkpoint.float32()
@@ -84,8 +77,7 @@ def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Read
     for row in rows:
         starts.append(len(surprises))
         h, _, tapes = _forward(config, params, row[:-1, None], zero_state(config, 1))
-        logits = linear_forward(h[:, 0], params[output_weight_name(config)], params["output.bias"])
-        surprises += _surprises(logits, row[1:])
+        surprises += _surprises(h[:, 0], params[output_weight_name(config)], params["output.bias"], row[1:])
         for found, tape in zip(gates, tapes, strict=True):
             found.append(tape.gates[:, 0])
     return Reading(surprises, starts, [gate for l, found in enumerate(gates) for gate in _gates(config, l, found)])
@@ -100,15 +92,22 @@ def _forward(
     return layers_forward(backend, config, params, xg, state)
 
 
-def _surprises(logits: NDArray, targets: NDArray[np.int64]) -> list[Surprise]:
-    """Of targets (T,) under logits (T, V), in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    logp = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    ranked = np.argsort(-logp, axis=-1, kind="stable")[:, :RANKED]
+def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.int64]) -> list[Surprise]:
+    """Of targets (T,) after outputs h (T, H), in float64; ``logit_pieces`` of positions at a time."""
     found = []
-    for t, token in enumerate(targets.tolist()):
-        likely = tuple((int(v), float(np.exp(logp[t, v]))) for v in ranked[t])
-        found.append(Surprise(token, float(-logp[t, token]), likely))
+    for piece in logit_pieces(len(h), len(bias), np.dtype(np.float64)):
+        logits = linear_forward(h[piece], weight, bias).astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        rows = np.arange(len(logits))
+        nats = -logits[rows, targets[piece]]
+        likely = []
+        for _ in range(min(RANKED, len(bias))):
+            best = logits.argmax(axis=-1)
+            likely.append(list(zip(best.tolist(), np.exp(logits[rows, best]).tolist(), strict=True)))
+            logits[rows, best] = -np.inf
+        ranked = zip(*likely, strict=True)
+        found += map(Surprise, targets[piece].tolist(), nats.tolist(), ranked)
     return found
 
 
@@ -120,15 +119,19 @@ def _gates(config: ModelConfig, layer: int, found: Sequence[NDArray]) -> list[Ga
 
 
 def windows(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Pieces (D + W + 1, B) of rows: D steps to go back over, W before them that warm the state up, as rows allow."""
-    longest = max(len(row) - 1 for row in rows)
-    size = min(2 * DISTANCE, longest)
+    """Pieces (D + W + 1, B) of rows: D steps to go back over, W before them that warm the state up, as rows allow.
+
+    Pieces are as long as makes the most of the text: of rows of many lengths, the longest would be a single piece.
+    """
+    lengths = np.array([len(row) - 1 for row in rows])
+    sizes = range(min(2 * DISTANCE, int(lengths.max())), 0, -1)
+    size = max(sizes, key=lambda size: size * min(LANES, int((lengths // size).sum())))
     pieces = [row[k : k + size + 1] for row in rows for k in range(0, len(row) - size, size)][:LANES]
     return np.stack(pieces, axis=1)
 
 
-def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> Reach:
-    """|dL_T / dh_{T-d}| of the loss of the last step, median over the columns of ids (T + 1, B), for every layer.
+def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """|dL_T / dh_{T-d}| of the loss of the last step, median over the columns of ids (T + 1, B): (L, D), d = 0 … D - 1.
 
     The steps are taken back one by one through the cell's own backward, so any cell will do.
     """
@@ -154,7 +157,7 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> Reach:
             dxg[t], ds = step[0][0], step[2]
         if layer > 0:
             dh = linear_backward_input(dxg, w_ih)
-    return Reach(B, norms)
+    return norms
 
 
 def parameter_gradients(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> dict[str, tuple[float, float]]:

@@ -15,9 +15,10 @@ from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.jsontext import object_in
 from unrolled.engine.params import parameter_count
+from unrolled.engine.resume import flat
 from unrolled.engine.run_folder import read_metrics
 
-SERIES = ("step", "seconds", "epoch", "loss", "grad_norm", "learning_rate", "tokens_per_s")
+SERIES = ("step", "seconds", "loss", "grad_norm", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,6 @@ class Run:
         parts = {name: part for name, part in self.record.items() if name != "result"}
         engine = self.result.get("engine")
         return flat({"engine": engine, "model": self.checkpoint.config.to_dict(), **parts})
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Objects inside objects as one, with dots in its names."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
-    return found
 
 
 def differences(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 from unrolled.engine.jsontext import object_in, to_json
 from unrolled.report.charts import COLORS
+from unrolled.report.markup import text_of
 from unrolled.report.runs import Run, differences
 
 SHOWN = 6  # samples that are seen without a click
-CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {127: "\u2421"}
-
-
-def text_of(text: str) -> str:
-    """Text from elsewhere for the page: escaped, control characters made visible, lone surrogates replaced."""
-    return escape(text.translate(CONTROLS).encode("utf-8", "replace").decode())
 
 
 def name_of(run: Run, color: int) -> str:
@@ -41,11 +35,10 @@ def _result(key: str) -> Callable[[Run], float | None]:
     return find
 
 
-# column: value of a run, how it is written, and which of all is the best one
+# column: value of a run, how it is written, and which of all is the best one; as many as fit beside each other
 FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[float]], float] | None]] = {
     "validation loss": (_best("loss"), "{:.4f}", min),
     "perplexity": (_best("perplexity"), "{:.2f}", min),
-    "bits a token": (_best("bits_per_token"), "{:.3f}", min),
     "accuracy": (_best("accuracy"), "{:.1%}", max),
     "at step": (_result("best_step"), "{:,.0f}", None),
     "steps": (_result("steps"), "{:,.0f}", None),
@@ -58,7 +51,7 @@ FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[floa
 
 def key_figures(runs: Sequence[Run]) -> str:
     """A row a run; the best of a column stands out where there is something to compare."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", "engine", *FIGURES))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", *FIGURES))
     columns = []
     for value, form, choose in FIGURES.values():
         found = [value(run) for run in runs]
@@ -66,8 +59,8 @@ def key_figures(runs: Sequence[Run]) -> str:
         best = choose(known) if choose and known and len(runs) > 1 else None
         columns.append([_cell(one, form, one is not None and one == best) for one in found])
     rows = "".join(
-        f'<tr><th scope="row">{name_of(run, color)}</th><td>{escape(run.title)}</td>'
-        f"<td>{text_of(str(run.result.get('engine', '–')))}</td>{''.join(column[color] for column in columns)}</tr>"
+        f'<tr><th scope="row">{name_of(run, color)}</th><td>{text_of(run.title)}</td>'
+        f"{''.join(column[color] for column in columns)}</tr>"
         for color, run in enumerate(runs)
     )
     return scrolling(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>", "Key figures")
@@ -80,7 +73,7 @@ def _cell(value: float | None, form: str, best: bool) -> str:
 
 def scrolling(table: str, label: str) -> str:
     """A table that scrolls inside itself on a narrow screen."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{text_of(label)}">{table}</div>'
 
 
 def _value(value: Any) -> str:

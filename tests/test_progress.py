@@ -80,6 +80,21 @@ def test_operations_a_token_are_those_of_the_benchmark() -> None:
     assert peak.flops_per_token(config, 32, 64) == work.flops / (32 * 64)
 
 
+def test_a_peak_that_cannot_be_measured_is_not_known_and_other_engines_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = pytest.importorskip("unrolled.bench.limits", reason="numba is not installed")
+
+    def no_folder() -> float:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(limits, "core_peak", no_folder)
+    assert peak.quick_peak.__wrapped__("numba") is None
+    monkeypatch.setattr(limits, "core_peak", lambda: pytest.fail("was measured"))
+    assert peak.quick_peak.__wrapped__("numpy") is None
+    assert peak.quick_peak.__wrapped__("torch") is None
+
+
 def test_the_best_peak_is_kept(tmp_path: Path) -> None:
     file = tmp_path / peak.FILE
     assert peak._best_so_far(file, "a", 100.0) == 100.0

@@ -19,11 +19,12 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.cli.main import app
+from unrolled.engine import layers
 from unrolled.engine.batches import Batch, split_corpus
 from unrolled.engine.cells import CELLS
-from unrolled.engine.checkpoint import load_checkpoint
+from unrolled.engine.checkpoint import Checkpoint, load_checkpoint
 from unrolled.engine.contract import zero_state
-from unrolled.engine.corpus import Corpus
+from unrolled.engine.corpus import BUILTINS, Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, ModelFileError
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
@@ -144,6 +145,23 @@ def test_what_differs_and_what_is_common(runs: list[Path]) -> None:
     assert common["optimizer.clip_norm"] == 1.0
 
 
+def test_each_run_is_said_to_have_clipped_at_its_own_norm(runs: list[Path], tmp_path: Path) -> None:
+    never = replace(EXPERIMENT, clip_norm=1e6)
+    always = replace(EXPERIMENT, clip_norm=1e-6)
+    found = page(read_runs([train(tmp_path / "<never>", never), train(tmp_path / "always", always)]), CORPUS)
+    assert "&lt;never&gt;: above 1e+06, 0% of the steps; always: above 1e-06, 100% of the steps." in found
+
+
+def test_lone_surrogates_in_names_do_not_stop_the_page(runs: list[Path], tmp_path: Path) -> None:
+    """Names that are no UTF-8 come from the file system with surrogates in them."""
+    first, second = read_runs(runs)
+    strange = replace(first, label="caf\udce9")
+    training = {**first.checkpoint.training, "corpus": {"name": "b\udcfcch.txt", "sha256": CORPUS.digest}}
+    strange = replace(strange, checkpoint=replace(first.checkpoint, training=training))
+    text = page([strange, second], replace(CORPUS, name="b\udcfcch.txt"))
+    assert "caf?" in text.encode().decode()
+
+
 def test_samples_are_lines_in_every_reader(runs: list[Path]) -> None:
     lines = list(read_metrics(runs[0], "sample"))
     assert [(line["step"], line["text"]) for line in lines] == [(step, HOSTILE) for step in (4, 8, 9)]
@@ -170,7 +188,7 @@ def test_the_held_out_text_is_the_validation_part(runs: list[Path], tmp_path: Pa
     assert isinstance(validation, str)
     assert checkpoint.tokenizer.decode(found.rows[0].tolist()) == validation[:51]
     assert "validation part" in found.source
-    assert "not trained" in held_out(checkpoint, Corpus("x", TEXT[7:]), 50).source
+    assert "which is not the corpus that" in held_out(checkpoint, Corpus("x", TEXT[7:]), 50).source
     with pytest.raises(CorpusError, match="--text"):
         find_corpus(checkpoint, tmp_path / "a" / "b" / "c", None)
 
@@ -179,10 +197,45 @@ def test_a_runs_own_corpus_is_found_by_name_and_digest(tmp_path: Path) -> None:
     prepare_run(Corpus("fox.txt", TEXT), EXPERIMENT).run(tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run")
     (tmp_path / "fox.txt").write_text(TEXT + "x", "utf-8", newline="")
-    with pytest.raises(CorpusError):
+    with pytest.raises(CorpusError, match="does not hold the text of the training"):
         find_corpus(checkpoint, tmp_path / "run", None)
     (tmp_path / "fox.txt").write_text(TEXT, "utf-8", newline="")
     assert find_corpus(checkpoint, tmp_path / "run", None).text == TEXT
+
+
+def trained_on(corpus: Corpus, name: str | None = None) -> Checkpoint:
+    record = {"name": name or corpus.name, "sha256": corpus.digest}
+    return replace(models.checkpoint("rnn"), training={"corpus": record})
+
+
+@pytest.mark.parametrize("name", BUILTINS)
+def test_every_built_in_corpus_is_found_and_shadows_no_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_in = Corpus(name, "one\ntwo\n")
+    monkeypatch.setitem(BUILTINS, name, lambda: built_in)
+    assert find_corpus(trained_on(built_in), tmp_path / "run", None) is built_in
+    (tmp_path / name).write_text(TEXT, "utf-8", newline="")
+    assert find_corpus(trained_on(CORPUS, name), tmp_path / "run", None).text == TEXT
+    with pytest.raises(CorpusError, match="does not hold the text"):
+        find_corpus(trained_on(Corpus(name, "three")), tmp_path / "run", None)
+    with pytest.raises(CorpusError, match=f"{name} of this Python is not that of the training"):
+        find_corpus(trained_on(Corpus(name, "three")), tmp_path / "a" / "b" / "c" / "run", None)
+
+
+def test_a_table_is_read_where_it_says_how_or_asks_for_its_column(tmp_path: Path) -> None:
+    corpus = Corpus("names.csv", ("anna", "bob"))
+    (tmp_path / "names.csv").write_text("age,name\n3,anna\n4,bob\n")
+    with pytest.raises(CorpusError, match=r"give --text .*names\.csv with --column or --field"):
+        find_corpus(trained_on(corpus), tmp_path / "run", None)
+    (tmp_path / "names.csv").write_text("name\nanna\nbob\n")
+    assert find_corpus(trained_on(corpus), tmp_path / "run", None).records == ("anna", "bob")
+
+
+def test_the_name_of_a_corpus_of_many_files_is_no_error(tmp_path: Path) -> None:
+    corpus = Corpus(", ".join(f"chapter {number}.txt" for number in range(40)), TEXT)
+    with pytest.raises(CorpusError, match="name a text with --text"):
+        find_corpus(trained_on(corpus), tmp_path / "run", None)
 
 
 def test_records_are_read_one_by_one(tmp_path: Path) -> None:
@@ -245,8 +298,38 @@ def test_gradients_over_distances_are_differences_of_the_loss(cell: str) -> None
             for sign, one in zip((1, -1), moved, strict=True):
                 one[0, 1, 0, unit] += sign * 1e-6
             gradient[unit] = (loss(moved[0], t) - loss(moved[1], t)) / 2e-6
-        assert_close(reach.norms[1, distance], np.linalg.norm(gradient), "difference", "float64")
-    assert (reach.norms > 0).sum() >= 2 * T - 4  # of relu, some are 0
+        assert_close(reach[1, distance], np.linalg.norm(gradient), "difference", "float64")
+    assert (reach > 0).sum() >= 2 * T - 4  # of relu, some are 0
+
+
+def test_pieces_for_gradients_are_many_and_long() -> None:
+    def shape(*lengths: int) -> tuple[int, ...]:
+        rows = [np.arange(length + 1) + 1000 * place for place, length in enumerate(lengths)]
+        made = windows(rows)
+        assert (np.diff(made, axis=0) == 1).all()  # each piece is of one row
+        return made.shape
+
+    assert shape(39) == (40, 1)
+    assert shape(7000) == (201, 32)
+    assert shape(250) == (126, 2)
+    assert shape(1) == (2, 1)
+    # a list of records: all pieces there can be, of the longest rows that are enough
+    assert shape(100, *[20] * 40, *[5] * 60) == (21, 32)
+    assert shape(*[3] * 10) == (4, 10)
+
+
+def test_surprise_is_the_same_in_pieces_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = models.checkpoint("gru")
+    rows = [np.random.default_rng(8).integers(0, models.V, 20)]
+    whole = read_rows(checkpoint, rows).surprises
+    monkeypatch.setattr(layers, "LOGITS_BYTES", 3 * 8 * models.V)  # three positions a piece
+    pieces = read_rows(checkpoint, rows).surprises
+    assert [one.token for one in pieces] == rows[0][1:].tolist()
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.nats == pytest.approx(other.nats, rel=1e-5)
+        assert [token for token, _ in one.likely] == [token for token, _ in other.likely]
+        assert [p for _, p in one.likely] == sorted((p for _, p in one.likely), reverse=True)
+        assert len({token for token, _ in one.likely}) == 3
 
 
 def test_norms_of_parameters_are_the_models_gradients() -> None:
@@ -376,6 +459,31 @@ def test_event_files_hold_the_metrics_also_of_a_run_that_went_on(tmp_path: Path)
     assert found["sample"][0][1] == "    " + HOSTILE
     train(folder, overwrite=True)
     assert not (folder / "tensorboard").exists()
+
+
+def test_an_event_file_that_cannot_be_removed_is_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows removes no file that an open TensorBoard reads."""
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from unrolled.report.tensorboard import EventFiles
+
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("events.out"):
+            raise PermissionError(13, "in use", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for steps in (9, 5):
+        experiment = replace(EXPERIMENT, training=replace(EXPERIMENT.training, steps=steps))
+        train(tmp_path / "run", experiment, [EventFiles(tmp_path / "run")], overwrite=True)
+    events = tmp_path / "run" / "tensorboard"
+    assert len(list(events.iterdir())) == 2
+    read = EventAccumulator(str(events))
+    read.Reload()
+    assert [event.step for event in read.Scalars("learning_rate")] == [1, 2, 3, 4, 5]
 
 
 def test_without_tensorboard_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

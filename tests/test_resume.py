@@ -26,7 +26,7 @@ from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, p
 from unrolled.engine.lock import LOCK, FolderLock
 from unrolled.engine.optim import OPTIMIZERS, Decay, OptimizerConfig
 from unrolled.engine.resume import RESUME, load_resume_state
-from unrolled.engine.run_folder import read_metrics
+from unrolled.engine.run_folder import read_metrics, step_line
 from unrolled.engine.training import Observer, StepEvent, TrainingConfig
 from unrolled.export.trainables import TRAINABLES, make_trainable
 
@@ -388,3 +388,13 @@ def test_kill_9_at_a_random_moment_and_then_there_is_nothing_left_to_do(tmp_path
     with start("numpy", tmp_path / "fox.txt", tmp_path / "run", 300, "--resume") as process:
         assert "the run is finished" in process.communicate()[1]
     assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_the_line_of_a_step_is_what_an_encoder_makes_of_it() -> None:
+    numbers = np.random.default_rng(3).standard_normal(7) * 10.0 ** np.arange(-9, 12, 3)
+    epoch, seconds, loss, norm, rate, speed, accuracy = numbers.tolist()
+    event = StepEvent(7, epoch, seconds, 0.5, loss, np.float64(norm), rate, 2048, speed, accuracy)
+    values = {"event": "step", **vars(event)}
+    del values["done"]
+    assert step_line(event) == json.dumps(values) + "\n"
+    assert json.loads(step_line(replace(event, learning_rate=1)))["learning_rate"] == 1
