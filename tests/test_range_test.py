@@ -73,6 +73,23 @@ def test_smoothing_keeps_constants_and_lines_and_does_not_lag() -> None:
     ramp = np.arange(60.0)
     np.testing.assert_allclose(smooth(list(ramp), 2)[15:-15], ramp[15:-15], rtol=1e-9)
     assert smooth([0.0] * 20 + [1.0] + [0.0] * 20, 2).argmax() == 20
+    assert len(smooth([], 2)) == 0
+
+
+@pytest.mark.parametrize(("n", "width"), [(1, 5.0), (2, 5.0), (30, 0.5), (30, 25.0), (301, 7.5)])
+def test_smoothing_is_the_mean_weighted_by_a_bell(n: int, width: float) -> None:
+    losses, places = np.random.default_rng(0).normal(size=n), np.arange(n)
+    bell = np.exp(-0.5 * ((places[:, None] - places) / width) ** 2)
+    np.testing.assert_allclose(smooth(list(losses), width), bell @ losses / bell.sum(1), rtol=0, atol=1e-5)
+
+
+def test_the_bell_grows_with_the_steps_that_were_planned_and_long_curves_fit_in_memory() -> None:
+    rates, losses = np.geomspace(1e-5, 10, 400), np.random.default_rng(0).normal(size=400)
+    test = RangeTest(list(rates), list(losses), exploded=True, planned=800)
+    np.testing.assert_allclose(test.smoothed, smooth(list(losses), 20.0), rtol=1e-12)
+    whole = RangeTest(list(rates), list(losses), exploded=True)
+    np.testing.assert_allclose(whole.smoothed, smooth(list(losses), 10.0), rtol=1e-12)
+    assert len(smooth([1.0] * 30_000, 750.0)) == 30_000  # a matrix would be 7 GB
 
 
 @pytest.mark.parametrize(
@@ -81,7 +98,8 @@ def test_smoothing_keeps_constants_and_lines_and_does_not_lag() -> None:
         (0, 1, 50, "two rates above 0"),
         (1, 1, 50, "two rates"),
         (1e-3, math.inf, 50, "two rates"),
-        (1e-3, 1, 19, "updates"),
+        (1e-3, 1, 19, "updates: got 19, needs 20 to 100000"),
+        (1e-3, 1, 100_001, "updates: got 100001"),
     ],
 )
 def test_rates_and_steps_are_checked(low: float, high: float, steps: int, message: str) -> None:
