@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,32 @@ def test_the_command_writes_curve_and_picture_and_takes_recipes(
     with pytest.raises(ConfigError, match="there already; name another folder, or say --overwrite"):
         app(command, standalone_mode=False)
     app([*command, "--overwrite"], standalone_mode=False)
+
+
+def test_without_matplotlib_no_picture_of_an_earlier_curve_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):  # whatever is loaded already
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "fox.txt").write_text(TEXT)
+    (tmp_path / "lr.png").write_bytes(b"of another curve")
+    sizes = ("--hidden", "8", "--embed", "6", "--batch", "4", "--length", "8", "--engine", "numpy", "--updates", "20")
+    command = ["lr-find", str(tmp_path / "fox.txt"), *sizes, "-o", str(tmp_path)]
+    with pytest.raises(ConfigError, match=r"lr\.png: there already"):
+        app(command, standalone_mode=False)
+    assert (tmp_path / "lr.png").exists()
+    app([*command, "--overwrite"], standalone_mode=False)
+    assert (tmp_path / "lr.jsonl").exists()
+    assert not (tmp_path / "lr.png").exists()
+    assert "no picture of the curve" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("verb", ["lr-find", "tune"])
+def test_searches_refuse_to_run_in_several_processes(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{verb}: runs in one process only; start it without torchrun"):
+        app([verb, "-o", str(tmp_path / "s")], standalone_mode=False)
+    assert not (tmp_path / "s").exists()
