@@ -18,7 +18,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.params import parameter_count
 
 STEPS = 3
-MEMORY_COLUMNS = ("whole process, MB", "of these for the training, MB")
+MEMORY_COLUMNS = ("whole process, MB", "of which training, MB")
 KEPT = 4  # numbers a parameter: its value, gradient and two moments
 
 

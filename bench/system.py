@@ -41,7 +41,7 @@ def package_version(name: str) -> str | None:
 
 
 def physical_cores() -> int:
-    """Cores this process may use, those counted once that run two threads; as ``usable_cores`` where the system tells not."""
+    """Cores this process may use, one that runs two threads counted once; ``usable_cores`` where the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):
         return usable_cores()
     siblings = set()

@@ -228,7 +228,7 @@ def memory(
     engines: Annotated[str, typer.Option(help=f"Who takes part. {one_of(TRAINABLES)}")] = ",".join(TRAINABLES),
     json: JsonFile = None,
 ) -> None:
-    """Three training steps and an evaluation: the most memory that each engine has."""
+    """Three training steps and an evaluation: the peak memory of each engine."""
     names = _names(engines, ())
     for name in names:
         check_choice("engines", name, TRAINABLES)

@@ -21,6 +21,7 @@ from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.jsontext import to_json
 from unrolled.engine.recipe import LIMITS
+from unrolled.export.trainables import check_alone
 from unrolled.tuning.plots import draw_range_test
 from unrolled.tuning.range_test import STEPS, RangeTest, range_test
 from unrolled.tuning.trial import Datasets, prepare_trial
@@ -67,6 +68,7 @@ def lr_find(
     rule (L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017). Options and recipes are those of
     train; its limits and schedules play no part. No model is written.
     """
+    check_alone("lr-find")
     console = err if json else out
     curve, picture = output / CURVE, output / PICTURE
     _check_new((curve, picture), overwrite)
@@ -77,6 +79,7 @@ def lr_find(
         test = range_test(run, low, high, updates, display)
     if test.losses:
         output.mkdir(parents=True, exist_ok=True)
+        picture.unlink(missing_ok=True)  # first: if no new one can be drawn, none of another curve is left
         write_atomically(curve, "".join(to_json(line) + "\n" for line in test.lines()).encode())
         written = [curve.name]
         try:

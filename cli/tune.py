@@ -14,6 +14,7 @@ from unrolled.cli.settings import read_options, with_settings
 from unrolled.cli.study_display import StudyDisplay, trial_table
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
+from unrolled.export.trainables import check_alone
 from unrolled.tuning.plots import draw_study
 from unrolled.tuning.recipes import write_best
 from unrolled.tuning.space import SEARCHED, USUAL, parse_space
@@ -37,7 +38,9 @@ def tune(
         ),
     ] = None,
     trials: Annotated[int, typer.Option(help="Trials in all, those of an earlier start included.")] = 20,
-    minutes: Annotated[float | None, typer.Option(help="After which no more trial begins, of this start.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes after which no new trial begins, counted from this start.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Trials at a time, each with its share of the cores.")] = 1,
     pruner: Annotated[
         str, typer.Option(metavar="NAME", help=f"Which trials are given up early. {options.one_of(PRUNERS)}")
@@ -55,6 +58,7 @@ def tune(
     best.toml, which train takes as --recipe, and a picture. The first trial has the settings as given, for a comparison, if
     they are in the space. Ctrl-C ends the study with what is done, and --resume goes on.
     """
+    check_alone("tune")
     import_optuna()
     space = parse_space(search or (), settings)
     plan = Plan(settings, space, trials, minutes, jobs, pruner)

@@ -87,7 +87,14 @@ def _identifiers(root: Path) -> tuple[str, ...]:
     for path in _library_sources(root):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about escapes in texts
-            tree = ast.parse(path.read_bytes())
+            try:
+                tree = ast.parse(path.read_bytes())
+            except (
+                SyntaxError,
+                ValueError,
+                OSError,
+            ):  # one damaged or locked file is no reason to lose the rest
+                continue
         for node in ast.walk(tree):
             # the field of a definition, name, attribute, argument or keyword; Global and imports add none of their own
             name = next(

@@ -14,9 +14,8 @@ from unrolled.engine.batches import Batch, Batches
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper, zero_state
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.layers import LossResult, softmax_cross_entropy
+from unrolled.engine.layers import LOGITS_BYTES, LossResult, softmax_cross_entropy
 
-STEP_BYTES = 1 << 25  # of logits in float32 that a model is asked for at a time
 Evaluator = Callable[[Batch, NDArray], tuple[LossResult, NDArray]]
 
 
@@ -49,12 +48,12 @@ class Metrics:
 
 
 def step_evaluator(model: Stepper) -> Evaluator:
-    """Loss of a batch through ``model.step`` and the reference's cross-entropy, ``STEP_BYTES`` of logits at a time."""
+    """Loss of a batch through ``model.step`` and the reference's cross-entropy, ``LOGITS_BYTES`` of logits at a time."""
 
     def run(batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
         T, B = batch.inputs.shape
         total = LossResult(0.0, 0, 0)
-        length = max(1, STEP_BYTES // (4 * B * model.config.vocab_size))
+        length = max(1, LOGITS_BYTES // (4 * B * model.config.vocab_size))
         for first in range(0, T, length):
             steps = slice(first, first + length)
             logits, state = model.step(batch.inputs[steps], state)

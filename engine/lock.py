@@ -47,7 +47,7 @@ class FolderLock:
                 os.close(self._handle)
                 process = f"process {holder.decode()}" if holder.isdigit() else "another process"
                 raise ConfigError(
-                    f"{folder}: {process} is training into this folder; wait for it, or name another folder"
+                    f"{folder}: {process} is at work in this folder; wait for it, or name another folder"
                 ) from error
             if self._is_current():
                 break

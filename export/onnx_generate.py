@@ -111,7 +111,31 @@ def _add_writing(
 ) -> list[str]:
     """All tokens (turns + 1, B) and the states that have read all but the last, each state (1, B, H)."""
     first = _add_token(graph, weights, finals[-1][0], draws.first, "", settings, filtered)
-    body = graph.inner("loop_")
+    body = _loop_body(graph.inner("loop_"), config, weights, finals, settings, draws, filtered)
+    lasts = [f"last_{name}" for layer in finals for name in layer]
+    carried = [first.ended, first.token, *(name for layer in finals for name in layer)]
+    graph.node(
+        "Loop",
+        [draws.turns, first.go_on, *carried],
+        ["unused_ended", "unused_token", *lasts, "turns_written"],
+        body=body,
+    )
+    rows = graph.node("Concat", [graph.constant("any", [-1]), "batch"], "written_shape", axis=0)
+    rest = graph.node("Reshape", [graph.prefix + "turns_written", rows], "rest")  # (0, 0) where there was no turn
+    written = graph.node("Concat", [first.token, rest], "written", axis=0)
+    return [written, *(graph.prefix + name for name in lasts)]
+
+
+def _loop_body(
+    body: Graph,
+    config: ModelConfig,
+    weights: GraphWeights,
+    finals: list[list[str]],
+    settings: _Settings,
+    draws: _Draws,
+    filtered: bool,
+) -> onnx.GraphProto:
+    """The loop's body: read the token that is given, draw the next one."""
     states = [[f"{body.prefix}given_{name}" for name in layer] for layer in finals]
     given = f"{body.prefix}given_token"
     x = body.node("Gather", [weights.embedding, given], "embedded", axis=0)  # (1, B, E)
@@ -137,18 +161,7 @@ def _add_writing(
         *(_typed(name, TensorProto.FLOAT) for layer in moved for name in layer),
         _typed(body.node("Squeeze", [next_.token, settings.axis_0], "row"), TensorProto.INT64, ("batch",)),
     ]
-    lasts = [f"last_{name}" for layer in finals for name in layer]
-    carried = [first.ended, first.token, *(name for layer in finals for name in layer)]
-    graph.node(
-        "Loop",
-        [draws.turns, first.go_on, *carried],
-        ["unused_ended", "unused_token", *lasts, "turns_written"],
-        body=body.proto("turn", inputs, outputs),
-    )
-    rows = graph.node("Concat", [graph.constant("any", [-1]), "batch"], "written_shape", axis=0)
-    rest = graph.node("Reshape", [graph.prefix + "turns_written", rows], "rest")  # (0, 0) where there was no turn
-    written = graph.node("Concat", [first.token, rest], "written", axis=0)
-    return [written, *(graph.prefix + name for name in lasts)]
+    return body.proto("turn", inputs, outputs)
 
 
 class _Token(NamedTuple):

@@ -38,6 +38,21 @@ TRAINABLES: dict[str, TrainableMaker] = {
 }
 
 
+def _one_of_several() -> bool:
+    """Whether torchrun, or a launcher like it, started this process together with others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and {"RANK", "MASTER_ADDR"} <= set(os.environ)
+
+
+def check_alone(what: str) -> None:
+    """Check that torchrun did not start several processes, for ``what`` is the work of one.
+
+    Raises:
+        ConfigError: it did.
+    """
+    if _one_of_several():
+        raise ConfigError(f"{what}: runs in one process only; start it without torchrun")
+
+
 @contextmanager
 def training_group(engine: str) -> Iterator[Group]:
     """The processes that train together: those that torchrun started, or this one alone.
@@ -46,13 +61,14 @@ def training_group(engine: str) -> Iterator[Group]:
         ConfigError: there are several, and the engine is not torch.
         MissingDependencyError: torch is not installed.
     """
-    # what torchrun, and launchers like it, tell each of several processes
-    if os.environ.get("WORLD_SIZE", "1") == "1" or not {"RANK", "MASTER_ADDR"} <= set(os.environ):
+    if not _one_of_several():
         yield ALONE
         return
     if engine != "torch":
         check_choice("engine", engine, TRAINABLES)
-        raise ConfigError(f"engine: {engine} trains in one process; of the several here, torch makes use")
+        raise ConfigError(
+            f"engine: {engine} trains in one process only; give --engine torch, or start it without torchrun"
+        )
     try:
         from unrolled.export.distributed import torchrun_group
     except ImportError as error:

@@ -321,6 +321,28 @@ def test_identifiers_of_the_standard_library(tmp_path: Path, monkeypatch: pytest
         read_corpus([IDENTIFIERS])
 
 
+def test_sources_that_cannot_be_read_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    for module, content in (
+        ("ast", b"print 'of another Python'"),
+        ("csv", b"null = '\0'"),
+        ("json", b"# coding: latin-9000"),
+        ("queue", b"name = '\xff'"),
+        ("abc", b"found = 1"),
+    ):
+        (tmp_path / f"{module}.py").write_bytes(content)
+    read = Path.read_bytes
+
+    def locked(path: Path) -> bytes:
+        if path.name == "io.py":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    (tmp_path / "io.py").write_bytes(b"hidden = 1")
+    monkeypatch.setattr(Path, "read_bytes", locked)
+    assert read_corpus([IDENTIFIERS]).content == ("found",)
+
+
 @PROPERTY
 @given(st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min_size=1, max_size=6))
 def test_jsonl_round_trip(tmp_path_factory: pytest.TempPathFactory, records: list[str]) -> None:

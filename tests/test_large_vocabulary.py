@@ -120,7 +120,7 @@ def test_a_model_that_is_scored_by_its_steps_is_asked_for_few_logits_at_a_time(m
         return step(tokens, state)
 
     monkeypatch.setattr(model, "step", counted)
-    monkeypatch.setattr(evaluation, "STEP_BYTES", 4 * models.V * models.B * 2)  # two steps of all rows
+    monkeypatch.setattr(evaluation, "LOGITS_BYTES", 4 * models.V * models.B * 2)  # two steps of all rows
     got, got_state = step_evaluator(model)(batch, state)
     assert asked == [6, 6, 3]
     assert_close(got, expected, "invariant", np.float64)

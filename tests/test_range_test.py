@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,23 @@ def test_smoothing_keeps_constants_and_lines_and_does_not_lag() -> None:
     ramp = np.arange(60.0)
     np.testing.assert_allclose(smooth(list(ramp), 2)[15:-15], ramp[15:-15], rtol=1e-9)
     assert smooth([0.0] * 20 + [1.0] + [0.0] * 20, 2).argmax() == 20
+    assert len(smooth([], 2)) == 0
+
+
+@pytest.mark.parametrize(("n", "width"), [(1, 5.0), (2, 5.0), (30, 0.5), (30, 25.0), (301, 7.5)])
+def test_smoothing_is_the_mean_weighted_by_a_bell(n: int, width: float) -> None:
+    losses, places = np.random.default_rng(0).normal(size=n), np.arange(n)
+    bell = np.exp(-0.5 * ((places[:, None] - places) / width) ** 2)
+    np.testing.assert_allclose(smooth(list(losses), width), bell @ losses / bell.sum(1), rtol=0, atol=1e-5)
+
+
+def test_the_bell_grows_with_the_steps_that_were_planned_and_long_curves_fit_in_memory() -> None:
+    rates, losses = np.geomspace(1e-5, 10, 400), np.random.default_rng(0).normal(size=400)
+    test = RangeTest(list(rates), list(losses), exploded=True, planned=800)
+    np.testing.assert_allclose(test.smoothed, smooth(list(losses), 20.0), rtol=1e-12)
+    whole = RangeTest(list(rates), list(losses), exploded=True)
+    np.testing.assert_allclose(whole.smoothed, smooth(list(losses), 10.0), rtol=1e-12)
+    assert len(smooth([1.0] * 30_000, 750.0)) == 30_000  # a matrix would be 7 GB
 
 
 @pytest.mark.parametrize(
@@ -81,7 +99,8 @@ def test_smoothing_keeps_constants_and_lines_and_does_not_lag() -> None:
         (0, 1, 50, "two rates above 0"),
         (1, 1, 50, "two rates"),
         (1e-3, math.inf, 50, "two rates"),
-        (1e-3, 1, 19, "updates"),
+        (1e-3, 1, 19, "updates: got 19, needs 20 to 100000"),
+        (1e-3, 1, 100_001, "updates: got 100001"),
     ],
 )
 def test_rates_and_steps_are_checked(low: float, high: float, steps: int, message: str) -> None:
@@ -113,3 +132,32 @@ def test_the_command_writes_curve_and_picture_and_takes_recipes(
     with pytest.raises(ConfigError, match="there already; name another folder, or say --overwrite"):
         app(command, standalone_mode=False)
     app([*command, "--overwrite"], standalone_mode=False)
+
+
+def test_without_matplotlib_no_picture_of_an_earlier_curve_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):  # whatever is loaded already
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "fox.txt").write_text(TEXT)
+    (tmp_path / "lr.png").write_bytes(b"of another curve")
+    sizes = ("--hidden", "8", "--embed", "6", "--batch", "4", "--length", "8", "--engine", "numpy", "--updates", "20")
+    command = ["lr-find", str(tmp_path / "fox.txt"), *sizes, "-o", str(tmp_path)]
+    with pytest.raises(ConfigError, match=r"lr\.png: there already"):
+        app(command, standalone_mode=False)
+    assert (tmp_path / "lr.png").exists()
+    app([*command, "--overwrite"], standalone_mode=False)
+    assert (tmp_path / "lr.jsonl").exists()
+    assert not (tmp_path / "lr.png").exists()
+    assert "no picture of the curve" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("verb", ["lr-find", "tune"])
+def test_searches_refuse_to_run_in_several_processes(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{verb}: runs in one process only; start it without torchrun"):
+        app([verb, "-o", str(tmp_path / "s")], standalone_mode=False)
+    assert not (tmp_path / "s").exists()

@@ -296,7 +296,7 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time_and_a_lock_left_behind_stops_nobody(tmp_path: Path) -> None:
     held = FolderLock(tmp_path)
-    with pytest.raises(ConfigError, match=f"process {os.getpid()} is training into this folder"):
+    with pytest.raises(ConfigError, match=f"process {os.getpid()} is at work in this folder"):
         prepared().run(tmp_path)
     held.release()
     assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.encoded import encode_files, read_encoded
-from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.experiment import Experiment
 from unrolled.engine.optim import OPTIMIZERS
 from unrolled.engine.recipe import OPTIONS, experiment_of, kind_of
@@ -36,12 +36,12 @@ from unrolled.export.trainables import TRAINABLES
 from unrolled.tuning import study as studies
 from unrolled.tuning import trial as trials
 from unrolled.tuning.plots import draw_study
-from unrolled.tuning.recipes import recipe_text
-from unrolled.tuning.space import NOT_SEARCHED, USUAL, Choices, Numbers, check_space, parse_space
+from unrolled.tuning.recipes import recipe_text, write_best
+from unrolled.tuning.space import NOT_SEARCHED, USUAL, Choices, Numbers, check_space, parse_space, usual_values
 from unrolled.tuning.storage import JOURNAL, OUTCOME, counted, open_study, quiet
 from unrolled.tuning.study import Plan, StudyError, StudyObserver, StudyResult, Trial, ranked, run_study
 from unrolled.tuning.trial import Datasets, PrunedError, prepare_trial, run_trial
-from unrolled.tuning.workers import threads_of
+from unrolled.tuning.workers import Message, threads_of
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40
 CORPUS = Corpus("fox.txt", TEXT)
@@ -156,10 +156,26 @@ def test_a_value_that_never_works_is_an_error_before_the_study() -> None:
         plan("cell=gru,lstn")
     with pytest.raises(ConfigError, match="goes by the loss on a validation part"):
         plan("lr", split="0.9,0,0.1")
+    with pytest.raises(ConfigError, match="split: got 'a,b', needs three fractions"):
+        plan("lr", split="a,b")
     with pytest.raises(ConfigError, match="trials: got 0"):
         plan("lr", trials=0)
     with pytest.raises(ConfigError, match="pruner: got 'x', choose one of median"):
         Plan(BASE, parse_space(["lr"], BASE), pruner="x")
+
+
+@pytest.mark.parametrize(
+    "searches", [("optimizer=adam,sgd", "momentum=0.9,0"), ("optimizer=sgd,adam", "momentum=0,0.9")]
+)
+def test_the_order_of_choices_makes_no_space_invalid(searches: tuple[str, ...]) -> None:
+    assert set(plan(*searches).space) == {"optimizer", "momentum"}
+
+
+def test_fixed_options_may_need_those_that_are_searched() -> None:
+    a_plan = plan("init=uniform,xavier", "lr", init_scale=0.1)  # the usual initial weights have no scale
+    assert usual_values(a_plan.space, a_plan.options) is None
+    a_plan = plan("lr", optimizer="sgd")
+    assert usual_values(a_plan.space, a_plan.options) == {"lr": OPTIMIZERS["sgd"].usual_rate}
 
 
 # Options
@@ -342,11 +358,60 @@ def test_a_diverged_or_refused_trial_does_not_end_the_study(tmp_path: Path) -> N
 
 
 def test_a_study_in_which_nothing_works_ends_and_says_why(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"3 trials in a row did not work, the last one: forget_bias"):
-        search(tmp_path / "s", plan("lr", trials=9, cell="gru", forget_bias=1.0))
+    with pytest.raises(StudyError, match=r"20 trials in a row did not work, the last one: forget_bias"):
+        search(tmp_path / "s", plan("lr", trials=99, cell="gru", forget_bias=1.0))
     tiny = Corpus("t.txt", "ab")
     with pytest.raises(StudyError, match=r"t.txt: too little text"):
         run_study(tiny, [], plan("lr"), tmp_path / "t")
+
+
+class Scripted:
+    """A worker whose trials end as the script says, without a training."""
+
+    alive, script = True, iter(())  # type: ignore[var-annotated]
+
+    def __init__(self, corpus: Any, threads: int | None, inbox: Any) -> None:
+        self.inbox = inbox
+
+    def send(self, message: Any) -> None:
+        state, loss = next(self.script), {"loss": 1.0}
+        end = loss if state == "complete" else {"message": f"it {state}"}
+        self.inbox.put(Message(self, {"kind": "end", "state": state, **end}))  # type: ignore[arg-type]
+
+    def stop(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("refused " * 19 + "complete", None),  # a mixed space
+        ("refused " * 20, "20 trials in a row did not work, the last one: it refused"),
+        ("failed failed diverged failed failed", None),
+        ("refused failed failed refused failed", "5 trials in a row did not work, the last one: it failed"),
+        ("complete failed failed failed failed", None),
+    ],
+)
+def test_refused_trials_have_more_patience_than_failed_ones(
+    script: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = script.split()
+    monkeypatch.setattr(studies, "Worker", Scripted)
+    monkeypatch.setattr(Scripted, "script", iter(states))
+    if message is None:
+        result = search(tmp_path / "s", plan("lr", trials=len(states)))
+        assert sorted(t.state for t in result.trials) == sorted(states)
+    else:
+        with pytest.raises(StudyError, match=message):
+            search(tmp_path / "s", plan("lr", trials=99))
+
+
+def test_a_token_file_without_a_validation_part_says_so(fox: str, tmp_path: Path) -> None:
+    tokens = tmp_path / "fox.tokens"
+    encode_files([fox], tokens, DataConfig(split=(1.0, 0.0, 0.0)))
+    with pytest.raises(CorpusError, match=r"fox\.txt: has no validation part, .*; encode it with one"):
+        run_trial(Datasets(read_encoded(tokens)), BASE, Quiet())
+    with pytest.raises(StudyError, match="has no validation part"):
+        run_command(str(tokens), *FLAGS, "-o", str(tmp_path / "s"))
 
 
 def test_a_worker_that_dies_is_a_failed_trial(tmp_path: Path) -> None:
@@ -444,6 +509,15 @@ def test_a_recipe_keeps_every_kind_of_value() -> None:
     text = recipe_text(options, {"lr": 0}, ["two\nlines"])
     assert tomllib.loads(text) == options
     assert text.startswith("# two lines\n\n# found\nlr = 1e-07\n")
+
+
+def test_any_name_of_a_corpus_leaves_the_recipe_readable(tmp_path: Path) -> None:
+    corpus = Corpus("\udcff\x00\x1b[1m\x7f\u2028日\nx = 1.txt", TEXT)
+    trial = Trial(3, "complete", 1.5, {"lr": 0.1})
+    write_best(tmp_path / "best.toml", trial, plan("lr"), corpus)
+    text = (tmp_path / "best.toml").read_text(encoding="utf-8")
+    assert "\n# on ???[1m? 日 x = 1.txt (" in text
+    assert tomllib.loads(text)["lr"] == 0.1
 
 
 def test_bad_input_begins_no_study(fox: str, tmp_path: Path) -> None:

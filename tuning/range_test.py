@@ -20,10 +20,11 @@ from unrolled.engine.training import Observer, StepEvent, TrainingConfig, train
 
 SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
 STEPS = 200
-FEWEST_STEPS = 20
+FEWEST_STEPS, MOST_STEPS = 20, 100_000
 WATCHED = 0.1  # share of a new loss in the one whose explosion ends the test
 EXPLODED = 4.0  # times the lowest
-WIDTH = 1 / 40  # of all steps: standard deviation of the bell that smooths the curve
+WIDTH = 1 / 40  # of the planned steps: standard deviation of the bell that smooths the curve
+REACH = 5  # standard deviations at which the bell is cut off
 EDGE = 5  # points at the beginning, where the bell is cut, in which no descent is looked for
 
 
@@ -40,12 +41,13 @@ class RangeTest:
     losses: list[float]  # of each step before its update, nats a token
     exploded: bool  # whether the test went far enough to see it
     interrupted: bool = False
+    planned: int | None = None  # steps; None: those that there are
     smoothed: list[float] = field(init=False)
     suggestion: float | None = field(init=False, default=None)
     steepest: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        smoothed = smooth(self.losses, WIDTH * STEPS if len(self.losses) >= STEPS else WIDTH * len(self.losses))
+        smoothed = smooth(self.losses, WIDTH * (self.planned or len(self.losses)))
         object.__setattr__(self, "smoothed", [float(value) for value in smoothed])
         lowest = int(np.argmin(smoothed)) if len(smoothed) else 0
         if lowest <= EDGE + 2:
@@ -68,9 +70,14 @@ class RangeTest:
 
 def smooth(losses: Sequence[float], width: float) -> np.ndarray:
     """Means weighted by a bell of standard deviation ``width`` around each place; unlike a running mean it does not lag."""
-    places = np.arange(len(losses))
-    bell = np.exp(-0.5 * ((places[:, None] - places) / max(width, 1e-9)) ** 2)
-    return (bell @ np.asarray(losses, np.float64)) / bell.sum(1)
+    n = len(losses)
+    if n == 0:
+        return np.zeros(0)
+    reach = min(math.ceil(REACH * width), n - 1)
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(width, 1e-9)) ** 2)
+    inner = slice(reach, reach + n)
+    sums, weights = (np.convolve(values, bell)[inner] for values in (np.asarray(losses, np.float64), np.ones(n)))
+    return sums / weights
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,8 @@ def range_test(
     low, high = usual * SPAN[0] if low is None else low, usual * SPAN[1] if high is None else high
     if not 0 < low < high < math.inf:
         raise ConfigError(f"low and high: got {low:g} and {high:g}, need two rates above 0, the second above the first")
-    if steps < FEWEST_STEPS:
-        raise ConfigError(f"updates: got {steps}, needs at least {FEWEST_STEPS}, for a curve")
+    if not FEWEST_STEPS <= steps <= MOST_STEPS:
+        raise ConfigError(f"updates: got {steps}, needs {FEWEST_STEPS} to {MOST_STEPS}, for a curve")
     trainable, given = run.trainable, run.experiment.training
     kept = {f.name: getattr(given, f.name) for f in fields(given) if f.name in ("seed", "dropout", "reset")}
     rising = _Rising(steps=steps, validate_every=steps, low=low, high=high, usual=trainable.learning_rate, **kept)
@@ -146,4 +153,4 @@ def range_test(
         exploded = True
     finally:
         trainable.load_training_state(before)
-    return RangeTest(watch.rates, watch.losses, exploded, interrupted)
+    return RangeTest(watch.rates, watch.losses, exploded, interrupted, steps)

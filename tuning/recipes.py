@@ -23,9 +23,14 @@ def _key(name: str) -> str:
     return name.replace("_", "-")
 
 
+def _comment(line: str) -> str:
+    """A line that TOML takes, whatever characters a file's name has."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(line.split()))
+
+
 def recipe_text(options: Mapping[str, Any], searched: Mapping[str, Any], comment: list[str]) -> str:
     """A TOML file of all options that are set: those that were searched first, then the fixed ones."""
-    lines = [f"# {' '.join(line.split())}" for line in comment]
+    lines = [f"# {_comment(line)}" for line in comment]
     lines += ["", "# found"] + [f"{_key(name)} = {_toml(options[name])}" for name in searched if name in options]
     order = dict.fromkeys(name for name in (*options, *OPTIONS) if name in options and name not in searched)
     lines += ["", "# as given"] + [f"{_key(name)} = {_toml(options[name])}" for name in order]
@@ -40,4 +45,5 @@ def write_best(path: Path, trial: Trial, plan: Plan, corpus: Corpus | EncodedCor
         f"on {corpus.name} ({corpus.characters:,} characters, SHA-256 {corpus.digest[:16]}…).",
         "Its limit is a trial's: to train for longer, change it here.",
     ]
-    write_atomically(path, recipe_text(plan.options_of(trial.params), trial.params, comment).encode())
+    text = recipe_text(plan.options_of(trial.params), trial.params, comment)
+    write_atomically(path, text.encode(errors="replace"))  # lone surrogates are no UTF-8

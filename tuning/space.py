@@ -236,6 +236,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
 def usual_values(space: Space, options: Mapping[str, Any]) -> dict[str, Value] | None:
     """The settings that a training would have without a search, if all of them are in the space."""
     values = {name: options.get(name) for name in space}
-    if RATE in space and values[RATE] is None:
-        values[RATE] = experiment_of(options).optimizer.base_rate
+    optimizer = options.get("optimizer", "adam")
+    if RATE in space and values[RATE] is None and optimizer in OPTIMIZERS:
+        values[RATE] = OPTIMIZERS[optimizer].usual_rate
     return values if all(domain.holds(values[name]) for name, domain in space.items()) else None

@@ -1,8 +1,9 @@
 """The study: which trials run, on which workers, and what becomes of them.
 
 One process holds the study and asks Optuna; workers train. The sampler is seeded anew for each trial, by the study's seed
-and the number of trials before, so that a study that was killed goes on as it would have gone (one job, trials limited by
-steps or epochs).
+and the number of trials before, so that a study that was killed goes on as it would have gone. That holds for one job, trials
+limited by steps or epochs, and the pruners "median" and "none": "hyperband" goes by the numbers of trials, and one that was
+killed keeps its own.
 
 Sources: sampler, J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011); pruners, D. Golovin et al.,
 "Google Vizier" (2017), section 3.2 (median), and L. Li et al., "Hyperband" (2018).
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.encoded import EncodedCorpus
@@ -30,12 +33,14 @@ from unrolled.export.trainables import TRAINABLES
 from unrolled.tuning.space import Numbers, Space, check_space, usual_values
 from unrolled.tuning.storage import OUTCOME, close_trial, counted, import_optuna, open_study, quiet
 from unrolled.tuning.trial import RUNGS
-from unrolled.tuning.worker import FATAL, pack_corpus
+from unrolled.tuning.worker import FAILED, FATAL, REFUSED, pack_corpus
 from unrolled.tuning.workers import Message, Worker, threads_of
 
 STARTUP = 5  # trials before the sampler has something to go by, and before any is given up
 FIRST_RUNG = 2  # at which one may be
-FAILURES = 3  # in a row, before anything succeeded, end the study
+# So many in a row, before anything succeeded, end the study. Settings that do not go together are part of a mixed space, and
+# the sampler needs some trials to keep away from them; a process that fails will fail again.
+IN_A_ROW = {FAILED: 3, REFUSED: 20}
 PRUNERS: dict[str, Callable[[Any], Any]] = {
     "median": lambda optuna: optuna.pruners.MedianPruner(n_startup_trials=STARTUP - 1, n_warmup_steps=FIRST_RUNG),
     "hyperband": lambda optuna: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3),
@@ -77,13 +82,10 @@ class Plan:
             raise ConfigError(f"minutes: got {self.minutes}, needs a number above 0")
         threads_of(self.jobs)
         check_space(self.space, self.options)
-        if not experiment_of({**self.options, **self.first}).data.split[1]:
-            raise ConfigError(f"split: got {self.options.get('split')}; a search goes by the loss on a validation part")
-
-    @property
-    def first(self) -> dict[str, Any]:
-        """Settings of one trial, whichever."""
-        return {name: domain.extremes[0] for name, domain in self.space.items()}
+        split = self.options.get("split", DEFAULT_SPLIT)
+        # alone, because the other options need not go together without those that are searched
+        if not experiment_of({"split": split}).data.split[1]:
+            raise ConfigError(f"split: got {split}; a search goes by the loss on a validation part")
 
     @property
     def lanes(self) -> int | None:
@@ -203,7 +205,7 @@ class _Loop:
         self.workers: list[Worker] = []
         self.running: dict[Worker, Any] = {}  # to Optuna's trials
         self.interrupted = False
-        self.failures = 0
+        self.failures: Counter[str] = Counter()  # by state, since the last trial that could be trained
         self.begun = time.monotonic()
 
     def run(self, ctrl_c: CtrlC) -> None:
@@ -277,10 +279,20 @@ class _Loop:
         trial.set_user_attr(OUTCOME, outcome)  # first: if a kill comes between, the next start reads it
         close_trial(self.optuna, self.study, trial.number, outcome)
         self.observer.on_end(self._seen(trial))
-        bad = outcome["state"] in ("refused", "failed")
-        self.failures = self.failures + 1 if bad else 0
-        if self.failures >= FAILURES and not any(t.state in ("complete", "pruned") for t in self.trials()):
-            raise StudyError(f"{self.failures} trials in a row did not work, the last one: {outcome['message']}")
+        self._count(outcome)
+
+    def _count(self, outcome: dict[str, Any]) -> None:
+        """End a study in which nothing works."""
+        state = outcome["state"]
+        if state not in IN_A_ROW:
+            self.failures.clear()
+            return
+        self.failures[state] += 1
+        if self.failures[state] < IN_A_ROW[state]:
+            return
+        if not any(t.state in ("complete", "pruned") for t in self.trials()):
+            count = self.failures.total()
+            raise StudyError(f"{count} trials in a row did not work, the last one: {outcome['message']}")
 
     def _seen(self, trial: Any) -> Trial:
         return _view(self.study.get_trials(deepcopy=False)[trial.number])

@@ -12,7 +12,7 @@ from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig, Dataset
 from unrolled.engine.encoded import EncodedCorpus
-from unrolled.engine.errors import DivergedError
+from unrolled.engine.errors import CorpusError, DivergedError
 from unrolled.engine.evaluation import evaluate
 from unrolled.engine.experiment import PreparedRun, encode, prepare_run
 from unrolled.engine.recipe import experiment_of
@@ -107,11 +107,14 @@ def run_trial(
         PrunedError: the listener wanted no more.
         DivergedError: loss or gradient became NaN or infinite.
         ConfigError: the options do not go together.
+        CorpusError: the corpus has no validation part.
     """
     run = prepare_trial(datasets, options)
-    assert run.dataset.validation is not None  # the study has seen to it
-    watch = _Watch(run.trainable, run.dataset.validation, listener, clock)
-    result = train(run.trainable, run.dataset.train, run.dataset.validation, run.experiment.training, [watch], clock)
+    validation = run.dataset.validation
+    if validation is None:  # of a token file, which has its own split
+        raise CorpusError(f"{datasets.corpus.name}: has no validation part, which a search goes by; encode it with one")
+    watch = _Watch(run.trainable, validation, listener, clock)
+    result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)
     assert result.best is not None  # validated behind the last step
     return Outcome(result.best.loss, result.steps, result.best_step, result.epochs, result.seconds, result.tokens_per_s)
 
