@@ -24,7 +24,7 @@ from torch import distributed as dist
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.dropout import Masks
-from unrolled.engine.errors import ConfigError, ProcessLostError, first_line
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
 from unrolled.engine.group import Group
 from unrolled.engine.jsontext import to_json
 from unrolled.engine.layers import LossResult
@@ -90,7 +90,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLostError(f"another process of this training has ended ({first_line(error)})") from error
+        raise ProcessLostError(
+            f"another process of this training has ended or does not answer ({first_line(error)})"
+        ) from error
 
 
 @contextmanager
@@ -99,7 +101,13 @@ def torchrun_group() -> Iterator[TorchGroup]:
 
     Raises:
         ConfigError: the processes do not find each other.
+        MissingDependencyError: this torch was built without what they would talk through.
     """
+    if not (dist.is_available() and dist.is_gloo_available()):
+        raise MissingDependencyError(
+            "several processes need torch.distributed with gloo, which this torch was built without; "
+            "install another build of torch, or start one process, without torchrun"
+        )
     try:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
@@ -133,6 +141,11 @@ class DistributedTrainable(TorchTrainable):
     def _rows(self, B: int) -> slice:
         group = self.group
         return slice(group.rank * B // group.size, (group.rank + 1) * B // group.size)
+
+    def warm_up(self, batch: Batch, state: NDArray) -> None:
+        own = self._rows(batch.inputs.shape[1])
+        if own.stop > own.start:
+            super().warm_up(_batch_rows(batch, own), state[:, :, own])
 
     def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossResult, NDArray]:
         own = self._rows(batch.inputs.shape[1])
