@@ -46,16 +46,16 @@ class TorchGroup(Group):
         """Replace ``values`` by their sum over all processes, the same bits in each.
 
         Raises:
-            ProcessLostError: another process has ended.
+            ProcessLostError: another process has ended or does not answer.
         """
         with _told():
             dist.all_reduce(values)
 
-    def largest(self, value: float) -> float:
-        values = torch.tensor([value], dtype=torch.float64)
+    def largest(self, *values: float) -> tuple[float, ...]:
+        found = torch.tensor(values, dtype=torch.float64)
         with _told():
-            dist.all_reduce(values, dist.ReduceOp.MAX)
-        return float(values[0])
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return tuple(found.tolist())
 
     def shared(self, make: Callable[[], T]) -> T:
         result: list[Any] = [None, None]
@@ -76,8 +76,9 @@ class TorchGroup(Group):
         Raises:
             ConfigError: they do not.
         """
-        own = hashlib.sha256(to_json(what).encode()).hexdigest()
-        if self.largest(own != self.shared(lambda: own)):
+        own = hashlib.sha256(to_json(what, ascii=True).encode()).hexdigest()
+        (differ,) = self.largest(own != self.shared(lambda: own))
+        if differ:
             raise ConfigError(
                 "the processes differ in corpus, vocabulary or settings; give all of them the same command and files "
                 "(standard input reaches one of them alone)"
