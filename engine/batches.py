@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -180,6 +181,17 @@ def _check_sizes(batch_size: int, length: int) -> None:
 
 
 BATCHINGS = ("stream", "records")
+
+
+def batches_from(data: Batches, seed: int, step: int) -> Iterator[Batch]:
+    """Batches of the steps after ``step``, epoch after epoch.
+
+    Each epoch is shuffled by its own generator, so that its order depends on seed and number alone.
+    """
+    epoch, taken = divmod(step, data.batches_per_epoch)
+    while True:
+        yield from islice(data.epoch(np.random.default_rng((seed, 1, epoch))), taken, None)
+        epoch, taken = epoch + 1, 0
 
 
 class Split(NamedTuple):

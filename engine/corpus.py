@@ -89,11 +89,8 @@ def _identifiers(root: Path) -> tuple[str, ...]:
             warnings.simplefilter("ignore")  # about escapes in texts
             try:
                 tree = ast.parse(path.read_bytes())
-            except (
-                SyntaxError,
-                ValueError,
-                OSError,
-            ):  # one damaged or locked file is no reason to lose the rest
+            except (SyntaxError, ValueError, OSError):
+                # one damaged or locked file is no reason to lose the rest
                 continue
         for node in ast.walk(tree):
             # the field of a definition, name, attribute, argument or keyword; Global and imports add none of their own

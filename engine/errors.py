@@ -57,7 +57,7 @@ class DivergedError(UnrolledError):
 
 
 class ProcessLostError(UnrolledError):
-    """A process that trains together with this one has ended."""
+    """A process that trains together with this one has ended or does not answer."""
 
 
 class ForkError(UnrolledError, RuntimeError):

@@ -22,7 +22,7 @@ from unrolled.engine.params import Params
 from unrolled.engine.resume import settings_of
 from unrolled.engine.run_folder import RunFolder
 from unrolled.engine.trainable import EngineTrainable, Trainable
-from unrolled.engine.training import Observer, Sampler, TrainingConfig, TrainingResult, train
+from unrolled.engine.training import Observer, Sampler, SampleWriter, TrainingConfig, TrainingResult, train
 
 TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
 
@@ -105,15 +105,14 @@ class PreparedRun:
 
             def begin() -> TrainingResult | None:
                 folder = stack.enter_context(RunFolder(output, self.dataset.tokenizer, record, overwrite, resume))
-                watching.extend([folder, *observers])
+                watching.extend([folder, *observers, *([SampleWriter(sampler)] if sampler else [])])
                 return folder.start(trainable, follows_limit)
 
             start = group.shared(begin)
             if start is not None and group.size > 1:
                 trainable.load_training_state(group.shared(trainable.training_state))
-            writer = sampler if group.leads else None
             data, validation = self.dataset.train, self.dataset.validation
-            return train(trainable, data, validation, training, watching, start=start, group=group, sampler=writer)
+            return train(trainable, data, validation, training, watching, start=start, group=group)
 
 
 def _from_scratch(

@@ -22,9 +22,9 @@ class Group:
         """Whether this is the one process that writes files and prints."""
         return self.rank == 0
 
-    def largest(self, value: float) -> float:
-        """The largest ``value`` of any process."""
-        return value
+    def largest(self, *values: float) -> tuple[float, ...]:
+        """Of each of the ``values`` the largest of any process."""
+        return values
 
     def shared(self, make: Callable[[], T]) -> T:
         """What ``make`` returns or raises in the leading process, in all of them; it is called there alone."""

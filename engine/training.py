@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.batches import Batch, Batches
+from unrolled.engine.batches import Batch, Batches, batches_from
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.contract import zero_state
+from unrolled.engine.ctrl_c import CtrlC
 from unrolled.engine.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate
@@ -187,6 +185,10 @@ class Observer:
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None: ...
 
+    def sample(self, trainable: Trainable) -> str | None:
+        """Every ``validate_every`` steps: a text by the live model, which all observers then get; None: none."""
+        return None
+
     def on_sample(self, event: SampleEvent) -> None: ...
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
@@ -198,15 +200,14 @@ class Observer:
         """Something that people should know, and that does not stop the training."""
 
 
-def batches_from(data: Batches, seed: int, step: int) -> Iterator[Batch]:
-    """Batches of the steps after ``step``, epoch after epoch.
+class SampleWriter(Observer):
+    """Has a sample written by ``sampler``."""
 
-    Each epoch is shuffled by its own generator, so that its order depends on seed and number alone.
-    """
-    epoch, taken = divmod(step, data.batches_per_epoch)
-    while True:
-        yield from islice(data.epoch(np.random.default_rng((seed, 1, epoch))), taken, None)
-        epoch, taken = epoch + 1, 0
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def sample(self, trainable: Trainable) -> str | None:
+        return self.sampler(trainable)
 
 
 def train(
@@ -218,7 +219,6 @@ def train(
     clock: Callable[[], float] = time.perf_counter,
     start: TrainingResult | None = None,
     group: Group = ALONE,
-    sampler: Sampler | None = None,
 ) -> TrainingResult:
     """Train until a limit is reached or Ctrl-C is pressed; either way ``on_end`` is called with what there is.
 
@@ -228,13 +228,12 @@ def train(
         start: the result so far of the training that is to go on; ``trainable`` is as it was then. What then follows
             is what would have followed without the pause, to the bit where the limit is one of epochs or steps.
         group: the processes that train together; all of them stop at the same step.
-        sampler: writes a text with the live model, which the observers get every ``validate_every`` steps.
 
     Raises:
         DivergedError: loss or gradient became NaN or infinite; the parameters are those before that step, and the
             checkpoints written so far stay.
     """
-    loop = _Loop(trainable, data, validation, config, observers, clock, group, sampler)
+    loop = _Loop(trainable, data, validation, config, observers, clock, group)
     if start is not None:
         loop.result = replace(start, losses=[], interrupted=False, whole=True)
     with CtrlC() as ctrl_c:
@@ -247,32 +246,6 @@ def train(
     return loop.result
 
 
-class CtrlC:
-    """Ctrl-C and SIGTERM as a request that the loop looks at between two steps, so that nothing is left half done.
-
-    A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes.
-    """
-
-    pressed = False
-
-    def __enter__(self) -> CtrlC:
-        self._before: dict[signal.Signals, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._press)
-            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._press)
-        return self
-
-    def _press(self, number: int, frame: object) -> None:
-        if self.pressed:
-            raise KeyboardInterrupt
-        self.pressed = True
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 class _Loop:
     def __init__(
         self,
@@ -283,11 +256,10 @@ class _Loop:
         observers: Sequence[Observer],
         clock: Callable[[], float],
         group: Group,
-        sampler: Sampler | None,
     ) -> None:
         self.trainable, self.data, self.validation = trainable, data, validation
-        self.config, self.observers, self.clock = config, observers, clock
-        self.group, self.sampler = group, sampler
+        self.config, self.observers, self.clock, self.group = config, observers, clock, group
+        self.pressed: float = False  # Ctrl-C, in any process, when they last asked each other
         self.result = TrainingResult(trainable.engine)
         self.high = 0  # steps in a row whose loss is far above that of a guess
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
@@ -299,9 +271,10 @@ class _Loop:
             return
         self._warm_up()
         batches = batches_from(self.data, self.config.seed, result.steps)
+        (self.pressed,) = self.group.largest(ctrl_c.pressed)
         begin = self.clock() - result.seconds
         while done < 1:
-            if self.group.largest(ctrl_c.pressed):
+            if self.pressed or (self.group.size == 1 and ctrl_c.pressed):  # who is alone need not ask
                 raise KeyboardInterrupt
             started = self.clock()
             batch = next(batches)
@@ -311,18 +284,19 @@ class _Loop:
             outcome = self._step(batch, rate)
             result.steps += 1
             result.step_seconds += self.clock() - started
-            result.seconds = self._elapsed(begin)
+            result.seconds = self._ask(begin, ctrl_c)
             done = self._done(result.seconds)
             self._record(min(done, 1.0), outcome, rate)
             if result.steps % self.validate_every == 0 or done >= 1:
                 self._interval(begin)
-                done = max(done, self._done(self._elapsed(begin)))
+                done = max(done, self._done(self._ask(begin, ctrl_c)))
             result.whole = True
             result.seconds = self.clock() - begin
 
-    def _elapsed(self, begin: float) -> float:
-        """Seconds so far, of the slowest process, so that all come to the same conclusions."""
-        return self.group.largest(self.clock() - begin)
+    def _ask(self, begin: float, ctrl_c: CtrlC) -> float:
+        """Seconds so far, of the slowest process, so that all come to the same conclusions; once a step, for it takes time."""
+        seconds, self.pressed = self.group.largest(self.clock() - begin, ctrl_c.pressed)
+        return seconds
 
     def _done(self, seconds: float) -> float:
         if self.config.patience is not None and self.result.stale >= self.config.patience:
@@ -385,10 +359,10 @@ class _Loop:
     def _interval(self, begin: float) -> None:
         if self.validation is not None:
             self._validate(self.validation, begin)
-        if self.sampler is not None:
-            sample = SampleEvent(self.result.steps, self.sampler(self.trainable))
-            for observer in self.observers:
-                observer.on_sample(sample)
+        for text in [observer.sample(self.trainable) for observer in self.observers]:
+            if text is not None:
+                for observer in self.observers:
+                    observer.on_sample(SampleEvent(self.result.steps, text))
         self.result.whole, self.result.seconds = True, self.clock() - begin
         for observer in self.observers:
             observer.on_interval(self.trainable, self.result)

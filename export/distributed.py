@@ -24,7 +24,7 @@ from torch import distributed as dist
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.dropout import Masks
-from unrolled.engine.errors import ConfigError, ProcessLostError, first_line
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
 from unrolled.engine.group import Group
 from unrolled.engine.jsontext import to_json
 from unrolled.engine.layers import LossResult
@@ -46,16 +46,16 @@ class TorchGroup(Group):
         """Replace ``values`` by their sum over all processes, the same bits in each.
 
         Raises:
-            ProcessLostError: another process has ended.
+            ProcessLostError: another process has ended or does not answer.
         """
         with _told():
             dist.all_reduce(values)
 
-    def largest(self, value: float) -> float:
-        values = torch.tensor([value], dtype=torch.float64)
+    def largest(self, *values: float) -> tuple[float, ...]:
+        found = torch.tensor(values, dtype=torch.float64)
         with _told():
-            dist.all_reduce(values, dist.ReduceOp.MAX)
-        return float(values[0])
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return tuple(found.tolist())
 
     def shared(self, make: Callable[[], T]) -> T:
         result: list[Any] = [None, None]
@@ -76,8 +76,9 @@ class TorchGroup(Group):
         Raises:
             ConfigError: they do not.
         """
-        own = hashlib.sha256(to_json(what).encode()).hexdigest()
-        if self.largest(own != self.shared(lambda: own)):
+        own = hashlib.sha256(to_json(what, ascii=True).encode()).hexdigest()
+        (differ,) = self.largest(own != self.shared(lambda: own))
+        if differ:
             raise ConfigError(
                 "the processes differ in corpus, vocabulary or settings; give all of them the same command and files "
                 "(standard input reaches one of them alone)"
@@ -90,7 +91,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLostError(f"another process of this training has ended ({first_line(error)})") from error
+        raise ProcessLostError(
+            f"another process of this training has ended or does not answer ({first_line(error)})"
+        ) from error
 
 
 @contextmanager
@@ -99,7 +102,13 @@ def torchrun_group() -> Iterator[TorchGroup]:
 
     Raises:
         ConfigError: the processes do not find each other.
+        MissingDependencyError: this torch was built without what they would talk through.
     """
+    if not (dist.is_available() and dist.is_gloo_available()):
+        raise MissingDependencyError(
+            "several processes need torch.distributed with gloo, which this torch was built without; "
+            "install another build of torch, or start one process, without torchrun"
+        )
     try:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
@@ -133,6 +142,11 @@ class DistributedTrainable(TorchTrainable):
     def _rows(self, B: int) -> slice:
         group = self.group
         return slice(group.rank * B // group.size, (group.rank + 1) * B // group.size)
+
+    def warm_up(self, batch: Batch, state: NDArray) -> None:
+        own = self._rows(batch.inputs.shape[1])
+        if own.stop > own.start:
+            super().warm_up(_batch_rows(batch, own), state[:, :, own])
 
     def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossResult, NDArray]:
         own = self._rows(batch.inputs.shape[1])

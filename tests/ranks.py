@@ -14,6 +14,7 @@ import models
 import numpy as np
 
 from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
+from unrolled.engine.contract import zero_state
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
@@ -21,6 +22,7 @@ from unrolled.engine.errors import ConfigError, DivergedError, ProcessLostError
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.group import ALONE, Group
 from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, StepEvent, TrainingConfig, TrainingResult, train
 from unrolled.export.trainables import make_trainable, training_group
 
@@ -91,6 +93,16 @@ class KillAt(Observer):
             os.kill(os.getpid(), self.number)
 
 
+class KillWhileSaving(KillAt):
+    """The same, at the interval of that step."""
+
+    def on_step(self, event: StepEvent) -> None: ...
+
+    def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
+        if result.steps == self.step:
+            os.kill(os.getpid(), self.number)
+
+
 def short(group: Group, training: TrainingConfig, rate: float = 0.01, **settings: Any) -> TrainingResult:
     config = models.config("rnn")
     trainable = make_trainable("torch", config, models.params(config), OptimizerConfig("sgd", rate), None, group=group)
@@ -104,6 +116,9 @@ def stops(group: Group) -> dict[str, Any]:
         observers = [KillAt(3, number)] if group.rank == 1 else []
         result = short(group, TrainingConfig(steps=50), observers=observers)
         found[name] = [result.steps, result.interrupted]
+    observers = [KillWhileSaving(5, signal.SIGINT)] if group.rank == 1 else []
+    result = short(group, TrainingConfig(steps=50, validate_every=5), observers=observers)
+    found["saving"] = [result.steps, result.interrupted]
     ticks = iter(range(10**6))
     clock = (lambda: next(ticks) * 1.0) if group.leads else (lambda: next(ticks) * 0.01)
     found["seconds"] = short(group, TrainingConfig(seconds=30), clock=clock).steps
@@ -112,6 +127,25 @@ def stops(group: Group) -> dict[str, Any]:
     except DivergedError as error:
         found["diverged"] = str(error)
     return found
+
+
+def work(group: Group) -> dict[str, Any]:
+    """How many rows this process warms up with, and how often the processes ask each other in ten steps."""
+    config = models.config("rnn")
+    trainable: Any = make_trainable("torch", config, models.params(config), OptimizerConfig(), group=group)
+    rows: list[int] = []
+    gradients = trainable.gradients
+    trainable.gradients = lambda batch, state: rows.append(batch.inputs.shape[1]) or gradients(batch, state)
+    batch = next(stream().epoch(None))
+    trainable.warm_up(batch, zero_state(config, batch.inputs.shape[1], trainable.dtype))
+    asked: list[int] = []
+    largest = group.largest
+    group.largest = lambda *values: asked.append(len(values)) or largest(*values)  # type: ignore[method-assign]
+    try:
+        short(group, TrainingConfig(steps=10))
+    finally:
+        group.largest = largest  # type: ignore[method-assign]
+    return {"rows": rows, "asked": len(asked)}
 
 
 def folders(group: Group, folder: Path) -> dict[str, Any]:
@@ -154,7 +188,7 @@ def main(folder: Path) -> None:
         assert group.size == 2
         curves = {f"{case}/{name}": value for case in CASES for name, value in curve(case, group).items()}
         wrong = curve("records", group, unweighted)
-        found = {**stops(group), **folders(group, folder)}
+        found = {**stops(group), **work(group), **folders(group, folder)}
         np.savez(folder / f"curves-{group.rank}.npz", **curves, **{f"wrong/{name}": wrong[name] for name in wrong})
         found.update(lost(group))
         (folder / f"found-{group.rank}.json").write_text(json.dumps(found))

@@ -17,7 +17,7 @@ from tolerances import assert_close
 
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.corpus import Corpus
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.experiment import prepare_run
 from unrolled.engine.group import ALONE
 from unrolled.engine.run_folder import read_metrics
@@ -95,8 +95,12 @@ def test_alarm_processes_that_count_alike_whatever_their_tokens_go_another_way(p
 
 def test_all_processes_stop_at_one_step(pair: Path) -> None:
     first, second = found(pair, 0), found(pair, 1)
-    for name in ("ctrl_c", "sigterm"):  # sent to the second alone, in its third step
-        assert first[name] == second[name] == [3, True]
+    for name in (
+        "ctrl_c",
+        "sigterm",
+    ):  # sent to the second alone behind its third step; they ask each other in the next
+        assert first[name] == second[name] == [4, True]
+    assert first["saving"] == second["saving"] == [5, True]
     assert 0 < first["seconds"] == second["seconds"] < 30  # by the clock that is further
     assert "loss" in first["diverged"]
     assert first["diverged"] == second["diverged"]
@@ -120,7 +124,13 @@ def test_what_stops_one_process_stops_all(pair: Path) -> None:
         assert "differ in corpus" in other
         assert "holds a run already" in taken
     assert not (pair / "other").exists()
-    assert "has ended" in found(pair, 1)["lost"]
+    assert "has ended or does not answer" in found(pair, 1)["lost"]
+
+
+def test_each_process_warms_up_with_its_rows_and_asks_the_others_once_a_step(pair: Path) -> None:
+    assert [found(pair, rank)["rows"] for rank in range(2)] == [[2], [3]]
+    for rank in range(2):
+        assert found(pair, rank)["asked"] == 1 + 10 + 1  # before the first step, behind each, behind the last interval
 
 
 def test_an_environment_that_leads_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +138,15 @@ def test_an_environment_that_leads_nowhere_is_said(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="do not find each other"), training_group("torch"):
         pass
+
+
+def test_a_torch_without_gloo_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    for missing in ("is_gloo_available", "is_available"):
+        monkeypatch.setattr(torch_distributed, missing, lambda: False)
+        with pytest.raises(MissingDependencyError, match=r"need torch\.distributed with gloo"), training_group("torch"):
+            pass
 
 
 @pytest.mark.parametrize("engine", ["numba", "numpy"])

@@ -40,7 +40,16 @@ from unrolled.engine.optim import (
 from unrolled.engine.run_folder import RunFolder, read_metrics
 from unrolled.engine.text import LEVELS, CharTokenizer
 from unrolled.engine.trainable import EngineTrainable, StepResult, Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingConfig, TrainingResult, ValidationEvent, train
+from unrolled.engine.training import (
+    Observer,
+    SampleEvent,
+    SampleWriter,
+    StepEvent,
+    TrainingConfig,
+    TrainingResult,
+    ValidationEvent,
+    train,
+)
 from unrolled.export.trainables import TRAINABLES, make_trainable
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40
@@ -350,6 +359,36 @@ def test_ctrl_c_ends_the_step_that_runs(monkeypatch: pytest.MonkeyPatch) -> None
     result = train(trainable, stream(config), None, TrainingConfig(steps=10))
     assert (result.interrupted, result.steps, len(finished)) == (True, 3, 3)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("hook", ["on_step", "on_interval", "sample"])
+def test_a_process_alone_stops_before_the_next_step_wherever_ctrl_c_is_pressed(hook: str) -> None:
+    config, calls = models.config("rnn", 1), []
+
+    class Press(Observer):
+        def count(self, *given: object) -> None:
+            calls.append(given)
+            if len(calls) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    observer = Press()
+    setattr(observer, hook, observer.count)
+    settings = TrainingConfig(steps=10, validate_every=1)
+    result = train(engine("numpy", config), stream(config), None, settings, [observer])
+    assert (result.interrupted, result.steps, len(calls)) == (True, 3, 3)
+
+
+def test_all_observers_get_the_samples_that_one_of_them_writes() -> None:
+    config, seen = models.config("rnn", 1), []
+
+    class Look(Observer):
+        def on_sample(self, event: SampleEvent) -> None:
+            seen.append((event.step, event.text))
+
+    texts = iter("abcd")
+    observers = [Look(), SampleWriter(lambda trainable: f"{next(texts)} by {trainable.engine}"), Look()]
+    train(engine("numpy", config), stream(config), None, TrainingConfig(steps=5, validate_every=2), observers)
+    assert seen == [(step, f"{text} by numpy") for step, text in ((2, "a"), (4, "b"), (5, "c")) for _ in range(2)]
 
 
 class _Interrupting(StreamBatches):
