@@ -94,7 +94,7 @@ def _forward(
 
 def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.int64]) -> list[Surprise]:
     """Of targets (T,) after outputs h (T, H), in float64; ``logit_pieces`` of positions at a time."""
-    found = []
+    found: list[Surprise] = []
     for piece in logit_pieces(len(h), len(bias), np.dtype(np.float64)):
         logits = linear_forward(h[piece], weight, bias).astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
