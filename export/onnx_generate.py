@@ -10,6 +10,7 @@ vocabulary. A node costs some 0.4 us whatever it computes, so that what can stan
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -47,34 +48,31 @@ def add_generation(
     bounded = graph.node("Min", [rows, below_one], "u_bounded")
     columns = graph.node("Unsqueeze", [bounded, graph.constant("axis_2", [2])], "u_columns")  # (steps + 1, batch, 1)
     one, all_rows = graph.constant("from_1", [1]), graph.constant("to_end", [np.iinfo(np.int64).max])
-    first = graph.node("Gather", [columns, axis_0], "u_first_row", axis=0)
-    draws = _Draws(
-        graph.node("Squeeze", [first, axis_0], "u_first"),
-        graph.node("Slice", [columns, one, all_rows, axis_0], "u_rest"),
-        graph.node("Max", [graph.node("Sub", [steps, one], "steps_left"), axis_0], "turns"),
-    )
-    lasts = [[f"last_{name}" for name in layer] for layer in finals]
-    outputs = ["all_written", *(name for layer in lasts for name in layer)]
-    branches = {}
-    for name, filtered in (("plain", False), ("filtered", True)):
-        branch = graph.inner(f"{name}_")
-        made = _add_writing(branch, config, weights, finals, settings, draws, filtered)
-        kinds = [TensorProto.INT64, *[TensorProto.FLOAT] * (len(made) - 1)]
-        branches[name] = branch.proto(name, [], [_typed(*pair) for pair in zip(made, kinds, strict=True)])
-    # outside the loop, because it is the same for all turns
-    graph.node(
-        "If", [settings.no_filter], outputs, then_branch=branches["plain"], else_branch=branches["filtered"]
-    )  # fmt: skip
-    graph.node("Slice", ["all_written", axis_0, steps, axis_0], "written")
-    add_stacked_state(graph, lasts, axis_0, "final_state")
+    u_row = graph.node("Gather", [columns, axis_0], "u_first_row", axis=0)
+    u_first = graph.node("Squeeze", [u_row, axis_0], "u_first")  # (batch, 1)
+    u_rest = graph.node("Slice", [columns, one, all_rows, axis_0], "u_rest")  # (steps, batch, 1)
+    turns = graph.node("Max", [graph.node("Sub", [steps, one], "steps_left"), axis_0], "turns")
+    named = Graph("first_", graph.nodes, graph.initializers)  # the same graph: form both has logits of its own
+    token = _add_token(named, weights, finals[-1][0], u_first, "", settings, _add_either)
+    carried = [token.ended, token.token, *(name for layer in finals for name in layer)]
+    some_rows = graph.node("Concat", [graph.constant("any", [-1]), batch], "rows_shape", axis=0)
+    written = [token.token]
+    none = graph.constant("no_turns", [0])
+    # Two loops one behind the other, of which one has no turns. In the branches of an If, onnxruntime 1.32 would pack their
+    # weights anew in each turn.
+    for name, add_filter, counts in (("plain", _add_plain, [turns, none]), ("filtered", _add_sorted, [none, turns])):
+        count = graph.node("Where", [settings.no_filter, *counts], f"{name}_turns")
+        loop = _Loop(config, weights, settings, add_filter, u_rest)
+        carried, rows = loop.add(graph, f"{name}_", count, token.go_on, carried)
+        written.append(graph.node("Reshape", [rows, some_rows], f"{name}_rows"))  # (0, 0) where there was no turn
+    every = graph.node("Concat", written, "all_written", axis=0)
+    graph.node("Slice", [every, axis_0, steps, axis_0], "written")
+    S = len(finals[0])
+    states = carried[2:]
+    add_stacked_state(graph, [states[i : i + S] for i in range(0, len(states), S)], axis_0, "final_state")
 
 
-class _Draws(NamedTuple):
-    """Names of uniforms: of the first token (batch, 1), of the others (≥ turns, batch, 1), and how many those are."""
-
-    first: str
-    rest: str
-    turns: str
+AddFilter = Callable[[Graph, str, str, "_Settings"], str]
 
 
 class _Settings:
@@ -100,68 +98,51 @@ class _Settings:
         self.last = graph.constant("last_place", [V - 1])
 
 
-def _add_writing(
-    graph: Graph,
-    config: ModelConfig,
-    weights: GraphWeights,
-    finals: list[list[str]],
-    settings: _Settings,
-    draws: _Draws,
-    filtered: bool,
-) -> list[str]:
-    """All tokens (turns + 1, B) and the states that have read all but the last, each state (1, B, H)."""
-    first = _add_token(graph, weights, finals[-1][0], draws.first, "", settings, filtered)
-    body = _loop_body(graph.inner("loop_"), config, weights, finals, settings, draws, filtered)
-    lasts = [f"last_{name}" for layer in finals for name in layer]
-    carried = [first.ended, first.token, *(name for layer in finals for name in layer)]
-    graph.node(
-        "Loop",
-        [draws.turns, first.go_on, *carried],
-        ["unused_ended", "unused_token", *lasts, "turns_written"],
-        body=body,
-    )
-    rows = graph.node("Concat", [graph.constant("any", [-1]), "batch"], "written_shape", axis=0)
-    rest = graph.node("Reshape", [graph.prefix + "turns_written", rows], "rest")  # (0, 0) where there was no turn
-    written = graph.node("Concat", [first.token, rest], "written", axis=0)
-    return [written, *(graph.prefix + name for name in lasts)]
+class _Loop(NamedTuple):
+    """A loop whose turns read the token that is given and draw the next one.
 
+    Args:
+        add_filter: adds the weights (B, V) of the tokens, given graph, scores, the largest of them, and settings.
+        u: name of the uniforms (≥ turns, B, 1).
+    """
 
-def _loop_body(
-    body: Graph,
-    config: ModelConfig,
-    weights: GraphWeights,
-    finals: list[list[str]],
-    settings: _Settings,
-    draws: _Draws,
-    filtered: bool,
-) -> onnx.GraphProto:
-    """The loop's body: read the token that is given, draw the next one."""
-    states = [[f"{body.prefix}given_{name}" for name in layer] for layer in finals]
-    given = f"{body.prefix}given_token"
-    x = body.node("Gather", [weights.embedding, given], "embedded", axis=0)  # (1, B, E)
-    moved = []
-    for layer in range(config.num_layers):
-        _, last = add_layer(body, config, layer, weights.layers[layer], x, states[layer])
-        x = last[0]
-        moved.append(last)
-    turn, on, ended = (f"{body.prefix}{name}" for name in ("turn", "on", "ended"))
-    u = body.node("Gather", [draws.rest, turn], "u", axis=0)  # (B, 1)
-    next_ = _add_token(body, weights, x, u, ended, settings, filtered)
-    inputs = [
-        _typed(turn, TensorProto.INT64, ()),
-        _typed(on, TensorProto.BOOL, ()),
-        _typed(ended, TensorProto.BOOL),
-        _typed(given, TensorProto.INT64),
-        *(_typed(name, TensorProto.FLOAT) for layer in states for name in layer),
-    ]
-    outputs = [
-        _typed(next_.go_on, TensorProto.BOOL, ()),
-        _typed(next_.ended, TensorProto.BOOL),
-        _typed(next_.token, TensorProto.INT64),
-        *(_typed(name, TensorProto.FLOAT) for layer in moved for name in layer),
-        _typed(body.node("Squeeze", [next_.token, settings.axis_0], "row"), TensorProto.INT64, ("batch",)),
-    ]
-    return body.proto("turn", inputs, outputs)
+    config: ModelConfig
+    weights: GraphWeights
+    settings: _Settings
+    add_filter: AddFilter
+    u: str
+
+    def add(self, graph: Graph, name: str, turns: str, go_on: str, carried: list[str]) -> tuple[list[str], str]:
+        """Add the loop; what is carried: whether each row has ended (1, B), its token (1, B), states (1, B, H) by layer.
+
+        Returns what is carried behind it, and the tokens written (turns, B).
+        """
+        body = graph.inner(f"{name}loop_")
+        outputs = [f"{name}last_{i}" for i in range(len(carried))]
+        graph.node(
+            "Loop", [turns, go_on, *carried], [*outputs, f"{name}written"], body=self._body(body, len(carried) - 2)
+        )
+        return [graph.prefix + output for output in outputs], f"{graph.prefix}{name}written"
+
+    def _body(self, body: Graph, states: int) -> onnx.GraphProto:
+        turn, on, ended, token = (f"{body.prefix}{name}" for name in ("turn", "on", "ended", "given"))
+        given = [f"{body.prefix}given_{i}" for i in range(states)]
+        S = self.config.spec.states
+        x = body.node("Gather", [self.weights.embedding, token], "embedded", axis=0)  # (1, B, E)
+        moved: list[str] = []
+        for layer, weights in enumerate(self.weights.layers):
+            _, last = add_layer(body, self.config, layer, weights, x, given[layer * S : (layer + 1) * S])
+            x = last[0]
+            moved += last
+        u = body.node("Gather", [self.u, turn], "u", axis=0)  # (B, 1)
+        drawn = _add_token(body, self.weights, x, u, ended, self.settings, self.add_filter)
+        row = body.node("Squeeze", [drawn.token, self.settings.axis_0], "row")
+        B, I, F = TensorProto.BOOL, TensorProto.INT64, TensorProto.FLOAT
+        inputs = [(turn, I), (on, B), (ended, B), (token, I), *((name, F) for name in given)]
+        outputs = [(drawn.go_on, B), (drawn.ended, B), (drawn.token, I), *((name, F) for name in moved), (row, I)]
+        shapes = {turn: (), on: (), drawn.go_on: (), row: ("batch",)}
+        typed = [[_typed(name, kind, shapes.get(name)) for name, kind in values] for values in (inputs, outputs)]
+        return body.proto("turn", *typed)
 
 
 class _Token(NamedTuple):
@@ -173,12 +154,12 @@ class _Token(NamedTuple):
 
 
 def _add_token(
-    graph: Graph, weights: GraphWeights, h: str, u: str, ended: str, settings: _Settings, filtered: bool
+    graph: Graph, weights: GraphWeights, h: str, u: str, ended: str, settings: _Settings, add_filter: AddFilter
 ) -> _Token:
     """The next token from the last layer's h (1, B, H); rows that have ``ended`` (1, B; "": none) get the end token."""
     rows = graph.node("Squeeze", [h, settings.axis_0], "h")  # (B, H)
     logits = add_logits(graph, weights, rows, "logits")
-    drawn = _add_draw(graph, logits, u, settings, filtered)
+    drawn = _add_draw(graph, logits, u, settings, add_filter)
     if ended:
         token = graph.node("Where", [ended, "end_token", drawn], "token")
     else:
@@ -190,13 +171,12 @@ def _add_token(
     return _Token(token, now, graph.node("Not", [stop], "go_on"))
 
 
-def _add_draw(graph: Graph, logits: str, u: str, settings: _Settings, filtered: bool) -> str:
+def _add_draw(graph: Graph, logits: str, u: str, settings: _Settings, add_filter: AddFilter) -> str:
     """Tokens (B,) from logits (B, V) and uniforms (B, 1)."""
     wide = graph.node("Cast", [logits], "wide_logits", to=TensorProto.DOUBLE)
     scores = graph.node("Div", [wide, settings.temperature], "scores")
     largest = graph.node("ReduceMax", [scores], "largest", axes=[1])
-    add_weights = _add_sorted if filtered else _add_plain
-    weights = add_weights(graph, scores, largest, settings)
+    weights = add_filter(graph, scores, largest, settings)
     cdf = graph.node("CumSum", [weights, settings.axis_1], "cdf")
     total = graph.node("Gather", [cdf, settings.last], "total", axis=1)  # (B, 1)
     target = graph.node("Mul", [u, total], "target")
@@ -213,6 +193,17 @@ def _add_weights_of(graph: Graph, scores: str, largest: str, name: str) -> str:
 def _add_plain(graph: Graph, scores: str, largest: str, settings: _Settings) -> str:
     """No filter: every token keeps its weight."""
     return _add_weights_of(graph, scores, largest, "weights")
+
+
+def _add_either(graph: Graph, scores: str, largest: str, settings: _Settings) -> str:
+    """As the settings say."""
+    plain, filtered = graph.inner("plain_"), graph.inner("filtered_")
+    outs = [add(inner, scores, largest, settings) for add, inner in ((_add_plain, plain), (_add_sorted, filtered))]
+    then, other = (
+        inner.proto(name, [], [_typed(out, TensorProto.DOUBLE)])
+        for inner, name, out in zip((plain, filtered), ("no_filter", "filter"), outs, strict=True)
+    )
+    return graph.node("If", [settings.no_filter], "weights", then_branch=then, else_branch=other)
 
 
 def _add_sorted(graph: Graph, scores: str, largest: str, settings: _Settings) -> str:

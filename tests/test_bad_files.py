@@ -268,9 +268,7 @@ def outside(where: str, tensor: onnx.TensorProto) -> None:
 
 
 def loop_of(model: onnx.ModelProto) -> onnx.GraphProto:
-    """The loop's graph, which is in a branch."""
-    branch = next(node for node in model.graph.node if node.op_type == "If").attribute[0].g
-    loop = next(node for node in branch.node if node.op_type == "Loop")
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
     return next(attribute.g for attribute in loop.attribute if attribute.name == "body")
 
 

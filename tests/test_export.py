@@ -302,49 +302,48 @@ def test_alarm_verify_catches_a_changed_scale(tmp_path: Path) -> None:
     assert not list(verify(path, load))[-1].ok
 
 
-BRANCHES = {"plain": "then_branch", "filtered": "else_branch"}
+LOOPS = ("plain", "filtered")
 
 
-def _body(model: onnx.ModelProto, branch: str) -> onnx.GraphProto:
+def _body(model: onnx.ModelProto, loop: str) -> onnx.GraphProto:
     """The loop without filters or with them."""
-    choice = next(node for node in model.graph.node if node.op_type == "If")
-    graph = next(attribute.g for attribute in choice.attribute if attribute.name == BRANCHES[branch])
-    return next(node for node in graph.node if node.op_type == "Loop").attribute[0].g
+    loops = [node for node in model.graph.node if node.op_type == "Loop"]
+    return loops[LOOPS.index(loop)].attribute[0].g
 
 
-def _swap_gates_inside(model: onnx.ModelProto, branch: str) -> None:
+def _swap_gates_inside(model: onnx.ModelProto, loop: str) -> None:
     """The loop reads other weights than the prompt: those of the input, gates exchanged."""
     value = reorder_gates(_array(model, "rnn.weight_hh_l0")[0], (1, 0, 2))[None]
     model.graph.initializer.append(numpy_helper.from_array(value, "swapped"))
-    for node in _body(model, branch).node:
+    for node in _body(model, loop).node:
         node.input[:] = ["swapped" if name == "rnn.weight_hh_l0" else name for name in node.input]
 
 
-def _drop_state_inside(model: onnx.ModelProto, branch: str) -> None:
-    for node in _body(model, branch).node:
+def _drop_state_inside(model: onnx.ModelProto, loop: str) -> None:
+    for node in _body(model, loop).node:
         if node.op_type == "GRU":
             node.input[5] = ""
 
 
-def _flip_reset_inside(model: onnx.ModelProto, branch: str) -> None:
-    for node in _body(model, branch).node:
+def _flip_reset_inside(model: onnx.ModelProto, loop: str) -> None:
+    for node in _body(model, loop).node:
         for attribute in node.attribute:
             if attribute.name == "linear_before_reset":
                 attribute.i = 0
 
 
-def _no_top_k(model: onnx.ModelProto, branch: str) -> None:
+def _no_top_k(model: onnx.ModelProto, loop: str) -> None:
     for node in model.graph.node:
         if list(node.output) == ["wanted_k"]:
             node.input[2] = "partly"
 
 
-def _other_temperature(model: onnx.ModelProto, branch: str) -> None:
-    for node in _body(model, branch).node:
+def _other_temperature(model: onnx.ModelProto, loop: str) -> None:
+    for node in _body(model, loop).node:
         node.input[:] = ["one" if name == "temperature" else name for name in node.input]
 
 
-def _forget_lengths(model: onnx.ModelProto, branch: str) -> None:
+def _forget_lengths(model: onnx.ModelProto, loop: str) -> None:
     for node in model.graph.node:
         node.input[:] = ["" if name == "sequence_lengths" else name for name in node.input]
 
@@ -360,12 +359,12 @@ WRITING_MUTATIONS = {
 
 
 @pytest.mark.parametrize("form", ["generate", "both"])
-@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("mutation", WRITING_MUTATIONS)
-def test_alarm_verify_catches_a_changed_loop(tmp_path: Path, mutation: str, branch: str, form: str) -> None:
+def test_alarm_verify_catches_a_changed_loop(tmp_path: Path, mutation: str, loop: str, form: str) -> None:
     path = exported(models.checkpoint("gru"), tmp_path, f"onnx {form}")
     model = onnx.load(path)
-    WRITING_MUTATIONS[mutation](model, branch)
+    WRITING_MUTATIONS[mutation](model, loop)
     onnx.save(model, path)
     checks = list(verify(path, load))
     assert not checks[-1].ok
