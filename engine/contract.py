@@ -94,7 +94,7 @@ class Flow(NamedTuple):
         indices: uint64, of the rows.
         settings: do_sample (bool), temperature (float64), top_k (int64), top_p (float64) and seed (uint64).
         written: (E, steps) int64 *, what it wrote.
-        count: int64, zeros *: how many tokens that is.
+        counts: int64, zeros *: how many tokens that is.
         going: bool *, whether it has a lane, or had one.
     """
 
@@ -107,7 +107,7 @@ class Flow(NamedTuple):
     indices: NDArray[np.uint64]
     settings: list[NDArray]
     written: NDArray[np.int64]
-    count: NDArray[np.int64]
+    counts: NDArray[np.int64]
     going: NDArray[np.bool_]
 
     @classmethod
@@ -117,7 +117,7 @@ class Flow(NamedTuple):
         end = np.cumsum(lengths)
         return cls(
             tokens=np.concatenate(unread), at=end - lengths, end=end, drawn=np.zeros(E, np.int64),
-            written=np.empty((E, steps), np.int64), count=np.zeros(E, np.int64), **columns,
+            written=np.empty((E, steps), np.int64), counts=np.zeros(E, np.int64), **columns,
         )  # fmt: skip
 
 

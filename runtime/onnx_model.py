@@ -79,7 +79,8 @@ class BoundStep:
         self._logits = np.empty((1, rows, config.vocab_size), np.float32)
         self._states = [np.zeros(config.state_shape(rows), np.float32) for _ in range(2)]
         self._bindings = [self._bind(*self._states), self._bind(*self._states[::-1])]
-        self._now, self._last = 0, None
+        self._now = 0
+        self._last: NDArray | None = None
 
     def _bind(self, state: NDArray, moved: NDArray) -> Any:
         binding = self._session.io_binding()
@@ -111,8 +112,9 @@ class BoundStep:
             raise ModelFileError(f"the graph does not run ({first_line(error)})") from error
         self._now = 1 - self._now
         whole = self._states[self._now]
-        self._last = whole if n == whole.shape[2] else whole[:, :, :n]
-        return self._logits[0, :n], self._last
+        moved = whole if n == whole.shape[2] else whole[:, :, :n]
+        self._last = moved
+        return self._logits[0, :n], moved
 
     def step(self, token: int) -> NDArray:
         """Logits (V,) behind the token; they are written over by the next step."""

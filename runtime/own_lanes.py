@@ -105,7 +105,7 @@ class FlowLanes:
             settings=self._columns, going=self._going,
         )  # fmt: skip
         self.model.flow(self._state, flow, lanes, BUSY if more else 0.0)
-        self._draws += flow.count.astype(np.uint64)
+        self._draws += flow.counts.astype(np.uint64)
         return self._tell(flow)
 
     def _tell(self, flow: Flow) -> bool:
@@ -113,7 +113,7 @@ class FlowLanes:
         over = False
         moved = np.flatnonzero(self._going)
         for e, at, end, count in zip(
-            moved.tolist(), flow.at[moved].tolist(), flow.end[moved].tolist(), flow.count[moved].tolist(), strict=True
+            moved.tolist(), flow.at[moved].tolist(), flow.end[moved].tolist(), flow.counts[moved].tolist(), strict=True
         ):
             self._unread[e] = flow.tokens[at:end] if at < end else flow.drawn[e : e + 1]
             if count:

@@ -122,7 +122,8 @@ class _Bound:
     """
 
     def __init__(self, model: Any, least: int) -> None:
-        self._model, self._least, self._rows, self._bound = model, least, 0, None
+        self._model, self._least, self._rows = model, least, 0
+        self._bound: Any = None
 
     def __call__(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         if len(tokens) != self._rows:

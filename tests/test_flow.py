@@ -63,7 +63,7 @@ def test_rows_that_flow_write_what_each_writes_alone(cell: str, lanes: int) -> N
     begun, flow = state.copy(), start(prompts, left, 2000)
     FlowDecoder(decoder).flow(state, flow, -1, lanes)
     assert flow.going.all()
-    np.testing.assert_array_equal(flow.count, left)
+    np.testing.assert_array_equal(flow.counts, left)
     np.testing.assert_array_equal(flow.left, 0)
     for e, prompt in enumerate(prompts):
         assert flow.written[e, : left[e]].tolist() == alone(decoder, prompt, begun, e, left[e])[0]
@@ -76,7 +76,7 @@ def test_rows_stop_where_the_steps_end_and_keep_their_states() -> None:
     begun, flow = state.copy(), start(prompts, np.full(5, 100), 7)
     FlowDecoder(decoder).flow(state, flow, -1, 3)
     assert flow.going.tolist() == [True, True, True, False, False]
-    assert flow.count.tolist() == [7, 7, 7, 0, 0]
+    assert flow.counts.tolist() == [7, 7, 7, 0, 0]
     assert flow.left.tolist() == [93, 93, 93, 100, 100]
     for e in range(3):
         tokens, before = alone(decoder, prompts[e], begun, e, 7)
@@ -93,7 +93,7 @@ def test_with_few_rows_left_it_comes_back_for_more() -> None:
     for least, steps in ((0.0, 50), (0.75, 4)):
         flow = start([row[:1] for row in unread(4, 1)], left, 60)
         FlowDecoder(decoder).flow(models.state(config, 4, np.float32), flow, -1, 4, least)
-        assert flow.count.tolist() == [4, 4, steps, steps]
+        assert flow.counts.tolist() == [4, 4, steps, steps]
 
 
 def test_a_row_ends_with_its_end() -> None:
@@ -106,8 +106,8 @@ def test_a_row_ends_with_its_end() -> None:
     for e in range(ROWS):
         tokens = whole.written[e, :STEPS].tolist()
         end = tokens.index(4) + 1 if 4 in tokens else STEPS
-        assert cut.written[e, : cut.count[e]].tolist() == tokens[:end]
-    assert (cut.count < STEPS).any()
+        assert cut.written[e, : cut.counts[e]].tolist() == tokens[:end]
+    assert (cut.counts < STEPS).any()
 
 
 def test_alarm_weights_that_are_damaged_are_told_with_their_row() -> None:
