@@ -215,7 +215,7 @@ def _add_sorted(graph: Graph, scores: str, largest: str, settings: _Settings) ->
     if settings.V <= PARTLY:
         return _add_kept(graph, scores, p, order, found, settings)
     every = graph.node("ReduceSum", [_add_weights_of(graph, scores, largest, "weights"), settings.axis_1], "every")
-    total = graph.node("Where", [settings.top_p_alone, every, found], "total")
+    total = graph.node("Where", [settings.top_p_alone, every, found], "total_to_keep")
     limit = graph.node("Mul", [total, settings.top_p], "limit")
     flags = graph.node("Cast", [graph.node("Less", [found, limit], "short")], "short_flags", to=TensorProto.INT32)
     some = graph.node("ReduceMax", [flags], "short_some", keepdims=0)
