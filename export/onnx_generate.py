@@ -37,20 +37,8 @@ def add_generation(
     shape = graph.node("Shape", ["uniforms"], "uniforms_shape")  # (steps, batch)
     steps = graph.node("Gather", [shape, graph.constant("places_0", [0])], "steps", axis=0)
     batch = graph.node("Gather", [shape, graph.constant("places_1", [1])], "batch", axis=0)
-    # The first token is drawn outside the loop, and one is drawn even where none is asked for: so there is a row for it.
-    spare = graph.node("Concat", [graph.constant("one_row", [1]), batch], "spare_shape", axis=0)
-    zero = onnx.numpy_helper.from_array(np.array([0.0]))
-    no_draw = graph.node("ConstantOfShape", [spare], "no_draw", value=zero)
-    rows = graph.node("Concat", ["uniforms", no_draw], "uniforms_and_spare", axis=0)
-    # u·total rounded up to the total would be no token's. Rounding keeps the order, so that the smaller of u·total and
-    # (1 - ulp)·total is the smaller of both factors times the total.
-    below_one = graph.constant("below_one", 1 - 2.0**-52, np.float64)
-    bounded = graph.node("Min", [rows, below_one], "u_bounded")
-    columns = graph.node("Unsqueeze", [bounded, graph.constant("axis_2", [2])], "u_columns")  # (steps + 1, batch, 1)
-    one, all_rows = graph.constant("from_1", [1]), graph.constant("to_end", [np.iinfo(np.int64).max])
-    u_row = graph.node("Gather", [columns, axis_0], "u_first_row", axis=0)
-    u_first = graph.node("Squeeze", [u_row, axis_0], "u_first")  # (batch, 1)
-    u_rest = graph.node("Slice", [columns, one, all_rows, axis_0], "u_rest")  # (steps, batch, 1)
+    one = graph.constant("from_1", [1])
+    u_first, u_rest = _add_uniforms(graph, batch, one, axis_0)
     turns = graph.node("Max", [graph.node("Sub", [steps, one], "steps_left"), axis_0], "turns")
     named = Graph("first_", graph.nodes, graph.initializers)  # the same graph: form both has logits of its own
     token = _add_token(named, weights, finals[-1][0], u_first, "", settings, _add_either)
@@ -70,6 +58,24 @@ def add_generation(
     S = len(finals[0])
     states = carried[2:]
     add_stacked_state(graph, [states[i : i + S] for i in range(0, len(states), S)], axis_0, "final_state")
+
+
+def _add_uniforms(graph: Graph, batch: str, one: str, axis_0: str) -> tuple[str, str]:
+    """Uniforms as draws take them: of the first token (batch, 1), and of the others (steps, batch, 1)."""
+    # The first token is drawn outside the loop, and one is drawn even where none is asked for: so there is a row for it.
+    spare = graph.node("Concat", [graph.constant("one_row", [1]), batch], "spare_shape", axis=0)
+    zero = onnx.numpy_helper.from_array(np.array([0.0]))
+    no_draw = graph.node("ConstantOfShape", [spare], "no_draw", value=zero)
+    rows = graph.node("Concat", ["uniforms", no_draw], "uniforms_and_spare", axis=0)
+    # u·total rounded up to the total would be no token's. Rounding keeps the order, so that the smaller of u·total and
+    # (1 - ulp)·total is the smaller of both factors times the total.
+    below_one = graph.constant("below_one", 1 - 2.0**-52, np.float64)
+    bounded = graph.node("Min", [rows, below_one], "u_bounded")
+    columns = graph.node("Unsqueeze", [bounded, graph.constant("axis_2", [2])], "u_columns")  # (steps + 1, batch, 1)
+    all_rows = graph.constant("to_end", [np.iinfo(np.int64).max])
+    u_row = graph.node("Gather", [columns, axis_0], "u_first_row", axis=0)
+    u_first = graph.node("Squeeze", [u_row, axis_0], "u_first")
+    return u_first, graph.node("Slice", [columns, one, all_rows, axis_0], "u_rest")
 
 
 AddFilter = Callable[[Graph, str, str, "_Settings"], str]

@@ -12,7 +12,6 @@ import numpy as np
 from unrolled.engine.contract import StepModel
 from unrolled.runtime.lane_rows import Lanes, read_ahead
 from unrolled.runtime.one_lane import OneLane
-from unrolled.runtime.own_lanes import CHUNK as CHUNK
 from unrolled.runtime.own_lanes import MOST, DecodeLanes, FlowLanes, WholeLanes
 from unrolled.runtime.rows import Generation, Request, Row
 from unrolled.runtime.rowwise import RowModel

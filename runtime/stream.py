@@ -11,7 +11,8 @@ from unrolled.engine.text import Tokenizer
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.context import Context
 from unrolled.runtime.generate import check_config, check_prompts
-from unrolled.runtime.lanes import CHUNK, Writer
+from unrolled.runtime.lanes import Writer
+from unrolled.runtime.own_lanes import CHUNK
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, make_request
 
 

@@ -15,8 +15,8 @@ from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError
 from unrolled.engine.text import BOS, EOS, CharTokenizer, WordTokenizer
 from unrolled.runtime import Context, Generation, extend, generate, read, stream, write
 from unrolled.runtime.adapters import make_model
-from unrolled.runtime.lanes import CHUNK
 from unrolled.runtime.onnx_model import open_checkpoint
+from unrolled.runtime.own_lanes import CHUNK
 
 STOPS = ((), ("ab",), ("kk", "dab", "e"), ("aaaaaaaaaaaaaaaa",))
 FORMS = ("numpy", "numba", "torch", "onnxruntime", "generate")
