@@ -45,17 +45,27 @@ def _summed(
     """Loss and hits piece by piece; ``grads`` of h, weight and bias, if given, are written and added to."""
     total, correct = 0.0, 0
     for piece in pieces:
-        logits = F.linear(h[piece], weight, bias).requires_grad_(bool(grads))
-        with torch.set_grad_enabled(bool(grads)):
-            loss = F.cross_entropy(logits, targets[piece], reduction="sum", label_smoothing=smoothing)
-        total += float(loss.detach())
-        correct += _hits(logits.detach(), targets[piece])
-        if grads:
-            (dlogits,) = torch.autograd.grad(loss, logits)
-            torch.mm(dlogits, weight, out=grads[0][piece])
-            grads[1].addmm_(dlogits.t(), h[piece])
-            grads[2] += dlogits.sum(0)
+        loss, hits = _piece(h, weight, bias, targets, smoothing, piece, grads)
+        total += loss
+        correct += hits
     return total, correct
+
+
+def _piece(
+    h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, piece: slice, grads: list[Tensor]
+) -> tuple[float, int]:
+    """A function of its own, so that one piece's arrays are gone before the next piece's are made."""
+    logits = F.linear(h[piece], weight, bias)
+    hits = _hits(logits, targets[piece])
+    with torch.set_grad_enabled(bool(grads)):
+        loss = F.cross_entropy(logits.requires_grad_(bool(grads)), targets[piece], reduction="sum", label_smoothing=smoothing)
+    if grads:
+        (dlogits,) = torch.autograd.grad(loss, logits)
+        del logits
+        torch.mm(dlogits, weight, out=grads[0][piece])
+        grads[1].addmm_(dlogits.t(), h[piece])
+        grads[2] += dlogits.sum(0)
+    return float(loss.detach()), hits
 
 
 class _Pieces(torch.autograd.Function):

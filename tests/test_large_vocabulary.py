@@ -132,7 +132,7 @@ def test_a_model_that_is_scored_by_its_steps_is_asked_for_few_logits_at_a_time(m
 def test_a_training_process_stays_below_an_array_of_all_logits(engine: str) -> None:
     if engine == "torch":
         pytest.importorskip("torch", reason="the torch extra is not installed")
-    work = Workload("train", "lstm", 1, 16, 128, 128, 8_000, 16)  # all logits: 500 MB
+    work = Workload("train", "lstm", 1, 16, 128, 128, 16_000, 16)  # all logits: 1,000 MB
     found = measure_memory(engine, work)
     if found["added_mb"] is None:
         pytest.skip("this system does not tell how much memory a process had")
