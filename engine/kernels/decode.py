@@ -30,7 +30,7 @@ KINDS = {"rnn": _RNN, "rnn_relu": _RNN_RELU, "gru": _GRU, "lstm": _LSTM}
 @compiled
 def step_layer(
     kind: int, xg: NDArray, places: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray,
-    panels: NDArray, panels_n: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
+    panels: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
     """One step of one layer: states (R, H) to states; ``gates`` is scratch. Row r's input product is xg[places[r]]."""
     R, H = h.shape
@@ -44,9 +44,8 @@ def step_layer(
             lstm.activate(gates[r], c_prev[r], c[r], h[r], 0, H)
     elif kind == _GRU:
         for r in range(R):
-            start_gates(gates[r], xg[places[r]], b_hh, 2, H, 0, H)
-            gru.start_candidate(gates[r, 3 * H :], b_hh, H, 0, H)
-        gru.add_all_gates(x, at, stride, panels, panels_n, flat_gates, 0, width, R, H, 0, H, back)
+            gru.start(gates[r], xg[places[r]], b_hh, H, 0, H)
+        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 3, 0, H, back)
         for r in range(R):
             gru.activate(gates[r], xg[places[r], 2 * H :], h_prev[r], h[r], 0, H)
     else:
@@ -71,7 +70,7 @@ def multiply_rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory
 
 @compiled
 def _move(
-    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, panels_n: NDArray, b_ih: NDArray, b_hh: NDArray,
+    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
     places: NDArray, each: NDArray, hs: NDArray, cs: NDArray, now: int, xg: NDArray, gates: NDArray, memory: NDArray,
     back: bool,
 ) -> None:  # fmt: skip
@@ -81,13 +80,13 @@ def _move(
             multiply_rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
         step_layer(
             kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer], cs[now, layer],
-            hs[1 - now, layer], cs[1 - now, layer], gates, panels_hh[layer], panels_n[layer], b_hh[layer], memory, back,
+            hs[1 - now, layer], cs[1 - now, layer], gates, panels_hh[layer], b_hh[layer], memory, back,
         )  # fmt: skip
 
 
 @compiled_parallel
 def _decode(
-    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, panels_n: NDArray, b_ih: NDArray,
+    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
     b_hh: NDArray, panels_out: NDArray, b_out: NDArray, logits: NDArray, state: NDArray, first_step: NDArray,
     sequences: NDArray, do_sample: NDArray, temperature: NDArray, top_k: NDArray, top_p: NDArray, seed: NDArray,
     tokens: NDArray, reading: bool, parts: int,
@@ -127,7 +126,7 @@ def _decode(
                         )  # fmt: skip
                     places[r] = max(tokens[n, b], 0)
                 _move(
-                    kind, table, panels_ih, panels_hh, panels_n, b_ih, b_hh, places, each, hs, cs, now, xg, gates, memory,
+                    kind, table, panels_ih, panels_hh, b_ih, b_hh, places, each, hs, cs, now, xg, gates, memory,
                     n % 2 == 1,
                 )  # fmt: skip
                 now = 1 - now
@@ -160,18 +159,16 @@ class Decoder:
     """
 
     def __init__(self, config: ModelConfig, params: Params, bf16: bool = False) -> None:
-        self.config, H = config, config.hidden_size
+        self.config = config
         layers = [layer_params(params, layer) for layer in range(config.num_layers)]
         first, rest = layers[0], layers[1:]
         table = product(params["embedding.weight"], pack_transposed(first.w_ih, bf16), first.b_ih)
-        plain = 2 * H if config.cell == "gru" else len(first.w_hh)  # gates whose products are made in one go
-        nothing = np.zeros((0, H), table.dtype)
+        nothing = np.zeros((0, config.hidden_size), table.dtype)
         self.weights = (
             KINDS[config.cell],
             table,
             _stack([pack_transposed(layer.w_ih, bf16) for layer in rest] or [pack_transposed(nothing, bf16)]),
-            _stack([pack_transposed(layer.w_hh[:plain], bf16) for layer in layers]),
-            _stack([pack_transposed(layer.w_hh[plain:], bf16) for layer in layers]),
+            _stack([pack_transposed(layer.w_hh, bf16) for layer in layers]),
             _stack([layer.b_ih for layer in rest] or [first.b_ih]),
             _stack([layer.b_hh for layer in layers]),
             pack_transposed(params[output_weight_name(config)], bf16),

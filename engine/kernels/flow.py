@@ -21,7 +21,7 @@ from unrolled.engine.kernels.sampling import NOT_FINITE, choose, uniform
 
 @compiled
 def _move(
-    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, panels_n: NDArray, b_ih: NDArray, b_hh: NDArray,
+    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
     places: NDArray, each: NDArray, hs: NDArray, cs: NDArray, now: int, R: int, xg: NDArray, gates: NDArray,
     memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
@@ -31,7 +31,7 @@ def _move(
             multiply_rows(hs[1 - now, layer - 1, :R], panels_ih[layer - 1], b_ih[layer - 1], xg[:R], memory)
         step_layer(
             kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer, :R], cs[now, layer, :R],
-            hs[1 - now, layer, :R], cs[1 - now, layer, :R], gates[:R], panels_hh[layer], panels_n[layer], b_hh[layer],
+            hs[1 - now, layer, :R], cs[1 - now, layer, :R], gates[:R], panels_hh[layer], b_hh[layer],
             memory, back,
         )  # fmt: skip
 
@@ -58,7 +58,7 @@ def _leave(r: int, state: NDArray, hs: NDArray, cs: NDArray, row_of: NDArray) ->
 
 @compiled_parallel
 def _flow(
-    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, panels_n: NDArray, b_ih: NDArray,
+    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
     b_hh: NDArray, panels_out: NDArray, b_out: NDArray, state: NDArray, tokens: NDArray, at: NDArray, end: NDArray,
     drawn: NDArray, left: NDArray, first_draw: NDArray, indices: NDArray, do_sample: NDArray, temperature: NDArray,
     top_k: NDArray, top_p: NDArray, seed: NDArray, written: NDArray, count: NDArray, going: NDArray, eos: int,
@@ -97,7 +97,7 @@ def _flow(
                         drawing[D] = r
                         D += 1
                 _move(
-                    kind, table, panels_ih, panels_hh, panels_n, b_ih, b_hh, places, each, hs, cs, now, R, xg, gates,
+                    kind, table, panels_ih, panels_hh, b_ih, b_hh, places, each, hs, cs, now, R, xg, gates,
                     memory, n % 2 == 1,
                 )  # fmt: skip
                 now = 1 - now

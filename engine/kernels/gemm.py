@@ -8,6 +8,8 @@ Panels of words hold pairs of bfloat16 (``bf16``), (P, ⌈K/2⌉, W); the functi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import get_num_threads, prange
 from numba.extending import overload
@@ -317,24 +319,33 @@ def add_product(
 
 
 @compiled_parallel
-def _product(a: NDArray, panels: NDArray, bias: NDArray, c: NDArray, parts: int) -> None:
-    M, K, N = a.shape[0], a.shape[1], bias.shape[0]
+def _product(
+    a: NDArray, k0: int, k1: int, panels: NDArray, bias: NDArray, c: NDArray, fresh: bool, parts: int
+) -> None:  # fmt: skip
+    M, width, N = a.shape[0], a.shape[1], bias.shape[0]
     flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     for part in prange(parts):
         first, last = part * M // parts, (part + 1) * M // parts
         memory = new_operand(panels, ROW_BLOCK)
         for m in range(first, last, ROW_BLOCK):
             some = min(ROW_BLOCK, last - m)
-            for r in range(m, m + some):
-                c[r] = bias
-            factor, at, stride = operand(flat_a, m * K, K, some, K, panels, memory)
+            if fresh:
+                for r in range(m, m + some):
+                    c[r] = bias
+            factor, at, stride = operand(flat_a, m * width + k0, width, some, k1 - k0, panels, memory)
             add_product(factor, at, stride, 1, panels, flat_c, m * N, N, some, N)
 
 
 def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
     """a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); rows shared out to the threads."""
+    return products(a, [(0, a.shape[1], panels)], bias)
+
+
+def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDArray) -> NDArray:
+    """Σ a[:, k0:k1] @ b + bias over ``factors`` (k0, k1, the panels of b), each b of as many columns as ``bias``."""
     c = empty((len(a), len(bias)), a.dtype)
-    _product(a, panels, bias, c, get_num_threads())
+    for n, (k0, k1, panels) in enumerate(factors):
+        _product(a, k0, k1, panels, bias, c, n == 0, get_num_threads())
     return c
 
 
@@ -369,6 +380,19 @@ def _add_block(block: NDArray, sums: NDArray, m0: int, m1: int) -> None:
         for m in range(m1 - m0):
             total[m] += block[m]
             block[m] = 0
+
+
+@compiled
+def _add_columns(a: NDArray, k0: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray) -> None:
+    """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, added to ``sums`` and nothing else."""
+    if m0 == m1:
+        return
+    block = np.zeros(m1 - m0, a.dtype)
+    for first in range(0, rows, 4):
+        last = min(first + 4, rows)
+        _add_rows(a, k0 + first, k0 + last, m0, m1, sums, places, block)
+        if last % SUM_ROWS == 0 or last == rows:
+            _add_block(block, sums, m0, m1)
 
 
 @compiled
@@ -486,12 +510,14 @@ def _pack_rows_for(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
 
 @compiled_parallel
 def _add_transposed_product(
-    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, W: int,
-    paired: int, parts: int,
+    a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray,
+    W: int, paired: int, parts: int,
 ) -> None:  # fmt: skip
     """``paired`` rows of the factors make one of the packed ones."""
     (K, N), M = b.shape, c.shape[0]
     flat_c = c.reshape(-1)
+    beyond = column + M
+    more = max(sums.shape[1] - beyond, 0)  # columns that are only summed
     for part in prange(parts):
         first, last = part * M // parts // STRIP * STRIP, (part + 1) * M // parts // STRIP * STRIP
         if part == parts - 1:
@@ -503,7 +529,7 @@ def _add_transposed_product(
             _pack_rows(b, k0, rows, own_panels, W)
             for m0 in range(first, last, STRIPS * STRIP):
                 m1 = min(m0 + STRIPS * STRIP, last)
-                _pack_strips(a, k0, rows, m0, m1, own, sums, places)
+                _pack_strips(a, k0, rows, column + m0, column + m1, own, sums, places)
                 for n0 in range(0, N, W):
                     panel_at = n0 // W * depth * W
                     for m in range(m0, m1, STRIP):
@@ -514,18 +540,21 @@ def _add_transposed_product(
                             _edge(
                                 own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, high, depth, N - n0, W
                             )  # fmt: skip
+            _add_columns(
+                a, k0, rows, beyond + part * more // parts, beyond + (part + 1) * more // parts, sums, places
+            )  # fmt: skip
 
 
 def add_transposed_product(
-    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, bf16: bool = False
+    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, bf16: bool = False, column: int = 0
 ) -> None:  # fmt: skip
-    """c += a.T @ b and np.add.at(sums, places, a) for ``a`` (K, M), ``b`` (K, N), ``c`` (M, N); M is shared out.
+    """c += a[:, column:column + M].T @ b and np.add.at(sums, places, a) for ``a`` (K, ≥ M), ``b`` (K, N), ``c`` (M, N).
 
-    ``sums`` (R, M) has rows for what is added up together, ``places`` (K,) says which: for one sum R is 1, for a table of
-    tokens its rows. Both need every number of ``a``, which is read once.
+    ``sums`` (R, ≥ column + M) has rows for what is added up together, ``places`` (K,) says which: for one sum R is 1, for
+    a table of tokens its rows. Both need every number of ``a``, which is read once. Columns of ``a`` before ``column``, or
+    behind the last of ``sums``, are not read; those of ``sums`` behind the M of the product are only summed.
 
-    ``a`` may have more columns than the M of ``c``; they are not read. With ``bf16`` the factors of the product are
-    rounded, the sums are not.
+    M is shared out. With ``bf16`` the factors of the product are rounded, the sums are not.
 
     Both factors are packed a block of rows at a time, so that a tile reads neither across a page for every row: 112 to
     176 GFLOP/s on two cores at K = 2048, M = 1024, N = 256.
@@ -535,4 +564,4 @@ def add_transposed_product(
     depth = min(DEPTH_BLOCK, -(-len(a) // paired))
     strips = empty((parts, STRIPS * STRIP_ITEMS), dtype)
     panels = empty((parts, depth * -(-b.shape[1] // W) * W), dtype)
-    _add_transposed_product(a, b, c, sums, places, strips, panels, W, paired, parts)
+    _add_transposed_product(a, column, b, c, sums, places, strips, panels, W, paired, parts)

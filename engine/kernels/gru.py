@@ -11,6 +11,7 @@ from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import (
+    Columns,
     Gathered,
     add_gates,
     as_gathered,
@@ -24,32 +25,20 @@ from unrolled.engine.kernels.team import meet, wait
 
 
 @compiled
-def start_candidate(hn: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> None:
-    """The third product, before the reset gate is applied, starts from its own bias alone."""
-    a, b = hn[u0:u1], bias[2 * H + u0 : 2 * H + u1]
+def start(gates: NDArray, x: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> None:
+    """``start_gates`` for r and z; the third product, before the reset gate is applied, starts from its own bias alone."""
+    start_gates(gates, x, bias, 2, H, u0, u1)
+    a, b = gates[2 * H + u0 : 2 * H + u1], bias[2 * H + u0 : 2 * H + u1]
     for j in range(u1 - u0):
         a[j] = b[j]
 
 
 @compiled
-def add_all_gates(
-    h: NDArray, h_offset: int, h_row: int, panels_rz: NDArray, panels_n: NDArray, gates: NDArray, offset: int,
-    width: int, rows: int, H: int, u0: int, u1: int, back: bool,
-) -> None:  # fmt: skip
-    """``add_gates`` for r and z, which lie first in the gates, and for h's part of n, which lies last."""
-    for i in range(2):
-        if (i == 1) == back:
-            add_gates(h, h_offset, h_row, panels_rz, gates, offset, width, rows, H, 2, u0, u1, back)
-        else:
-            add_gates(h, h_offset, h_row, panels_n, gates, offset + 3 * H, width, rows, H, 1, u0, u1, back)
-
-
-@compiled
 def activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
-    """Units u0 … u1 of one row: gates (4·H,) holds a_r, a_z, nothing, hn; it becomes r, z, n, hn."""
+    """Units u0 … u1 of one row: gates (4·H,) holds a_r, a_z, hn; it becomes r, z, hn, n."""
     H, m = h.shape[0], u1 - u0
     r, z = gates[u0:u1], gates[H + u0 : H + u1]
-    n, hn = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
+    hn, n = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
     x_n, h_prev, h = x_n[u0:u1], h_prev[u0:u1], h[u0:u1]
     for j in range(m):
         r[j] = sigmoid(r[j])
@@ -63,8 +52,8 @@ def activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int,
 
 @compiled_parallel
 def _forward(
-    table: NDArray, rows: NDArray, panels_rz: NDArray, panels_n: NDArray, b_hh: NDArray, states: NDArray,
-    gates: NDArray, parts: int, by_units: bool, team: NDArray,
+    table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int,
+    by_units: bool, team: NDArray,
 ) -> None:  # fmt: skip
     """``states`` (1, T + 1, B, H)."""
     T, B, width = gates.shape
@@ -73,17 +62,14 @@ def _forward(
     for part in prange(parts):
         active = meet(team, parts) if by_units else parts
         if active > 0:
-            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels_n.shape[2])
-            memory = new_operand(panels_n, last - first)
+            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+            memory = new_operand(panels, last - first)
             for t in range(T):
                 for b in range(first, last):
-                    start_gates(gates[t, b], table[rows[t, b]], b_hh, 2, H, u0, u1)
-                    start_candidate(gates[t, b, 3 * H :], b_hh, H, u0, u1)
+                    start(gates[t, b], table[rows[t, b]], b_hh, H, u0, u1)
                 at, n = t * B + first, last - first
-                h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels_n, memory)
-                add_all_gates(
-                    h, h_at, h_row, panels_rz, panels_n, flat_gates, at * width, width, n, H, u0, u1, t % 2 == 1
-                )
+                h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
+                add_gates(h, h_at, h_row, panels, flat_gates, at * width, width, n, H, 3, u0, u1, t % 2 == 1)
                 for b in range(first, last):
                     x_n = table[rows[t, b], 2 * H :]
                     activate(gates[t, b], x_n, states[0, t, b], states[0, t + 1, b], u0, u1)
@@ -92,43 +78,37 @@ def _forward(
 
 
 @compiled
-def _backward_row(
-    gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray, dxg: NDArray, dhg: NDArray, u0: int, u1: int
-) -> None:  # fmt: skip
-    """Units u0 … u1 of one row of one step; dh_next becomes the gradient that goes past the gates, dh·z."""
+def _backward_row(gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray, u0: int, u1: int) -> None:
+    """Units u0 … u1 of one row of one step: r, z, hn, n become the gradients of a_r, a_z, hn and n's argument.
+
+    dh_next becomes the gradient that goes past the gates, dh·z.
+    """
     H, m = h_prev.shape[0], u1 - u0
     r, z = gates[u0:u1], gates[H + u0 : H + u1]
-    n, hn = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
-    dr, dz, dn = dxg[u0:u1], dxg[H + u0 : H + u1], dxg[2 * H + u0 : 2 * H + u1]
-    dhg_r, dhg_z, dhg_n = dhg[u0:u1], dhg[H + u0 : H + u1], dhg[2 * H + u0 : 2 * H + u1]
+    hn, n = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
     h_prev, dh, dh_next = h_prev[u0:u1], dh[u0:u1], dh_next[u0:u1]
     for j in range(m):
         dh_next[j] += dh[j]
     for j in range(m):
-        dn[j] = dh_next[j] * (1 - z[j]) * (1 - n[j] * n[j])
-    for j in range(m):
-        dz[j] = dh_next[j] * (h_prev[j] - n[j]) * z[j] * (1 - z[j])
-    for j in range(m):
-        dhg_z[j] = dz[j]
-    for j in range(m):
-        dr[j] = dn[j] * hn[j] * r[j] * (1 - r[j])
-    for j in range(m):
-        dhg_r[j] = dr[j]
-    for j in range(m):
-        dhg_n[j] = dn[j] * r[j]
-    for j in range(m):
+        dz = dh_next[j] * (h_prev[j] - n[j]) * z[j] * (1 - z[j])
+        n[j] = dh_next[j] * (1 - z[j]) * (1 - n[j] * n[j])
         dh_next[j] *= z[j]
+        z[j] = dz
+    for j in range(m):
+        dr = n[j] * hn[j] * r[j] * (1 - r[j])
+        hn[j] = n[j] * r[j]
+        r[j] = dr
 
 
 @compiled_parallel
 def _backward(
-    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, dxg: NDArray, dhg: NDArray, parts: int,
-    by_units: bool, team: NDArray,
+    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, parts: int, by_units: bool,
+    team: NDArray,
 ) -> None:  # fmt: skip
-    """``ds`` (1, B, H) is the gradient of the state, walking backwards."""
+    """``ds`` (1, B, H) is the gradient of the state, walking backwards; gates become gradients."""
     T, B, H = dh.shape
-    G = 3 * H
-    flat_dhg, flat_ds = dhg.reshape(-1), ds.reshape(-1)
+    width = 4 * H
+    flat_gates, flat_ds = gates.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
         active = meet(team, parts) if by_units else parts
         if active > 0:
@@ -138,31 +118,30 @@ def _backward(
             for step in range(T):
                 t = T - 1 - step
                 for b in range(first, last):
-                    _backward_row(gates[t, b], states[0, t, b], dh[t, b], ds[0, b], dxg[t, b], dhg[t, b], u0, u1)
+                    _backward_row(gates[t, b], states[0, t, b], dh[t, b], ds[0, b], u0, u1)
                 if by_units:
                     wait(team, active, step + 1)
                 m, c_at = last - first, first * H + u0
-                d, at, d_row = operand(flat_dhg, (t * B + first) * G, G, m, G, panels, memory)
+                d, at, d_row = operand(flat_gates, (t * B + first) * width, width, m, 3 * H, panels, memory)
                 add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, m, u1 - u0, t % 2 == 1)
 
 
 def forward(
     xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
 ) -> tuple[NDArray, NDArray]:
-    """As ``cells.gru.forward``."""
+    """As ``cells.gru.forward``, but gates are r, z, hn, n: what the product makes lies together."""
     table, rows = as_gathered(xg)
     (T, B), H = rows.shape, w_hh.shape[1]
     states, gates = new_states(s0, T), empty((T, B, 4 * H), table.dtype)
-    panels_rz, panels_n = pack_transposed(w_hh[: 2 * H], bf16), pack_transposed(w_hh[2 * H :], bf16)
-    _forward(table, rows, panels_rz, panels_n, b_hh, by_state(states), gates, *split(B, H, table.dtype))
+    _forward(table, rows, pack_transposed(w_hh, bf16), b_hh, by_state(states), gates, *split(B, H, table.dtype))
     return states, gates
 
 
 def backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
-) -> tuple[NDArray, NDArray, NDArray]:
-    """As ``cells.gru.backward``."""
-    T, B, H = dh.shape
-    dxg, dhg, ds = empty((T, B, 3 * H), dh.dtype), empty((T, B, 3 * H), dh.dtype), ds_T.copy()
-    _backward(dh, ds, by_state(states), gates, pack(w_hh, bf16), dxg, dhg, *split(B, H, dh.dtype))
-    return dxg, dhg, ds
+) -> tuple[Columns, Columns, NDArray]:
+    """As ``cells.gru.backward``, but ``gates`` is used up: both gradients, which share r's and z's, are columns of it."""
+    _, B, H = dh.shape
+    ds = ds_T.copy()
+    _backward(dh, ds, by_state(states), gates, pack(w_hh, bf16), *split(B, H, dh.dtype))
+    return Columns(gates, ((0, 2 * H), (3 * H, 4 * H))), Columns(gates, ((0, 3 * H),)), ds

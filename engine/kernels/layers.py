@@ -17,10 +17,11 @@ from unrolled.engine.kernels.gemm import (
     pack_transposed,
     panel_width,
     product,
+    products,
 )
 from unrolled.engine.kernels.kernel import compiled, compiled_max, compiled_parallel, compiled_sum
 from unrolled.engine.kernels.pool import empty
-from unrolled.engine.kernels.split import Gathered
+from unrolled.engine.kernels.split import Columns, Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
 from unrolled.engine.layers import LOGITS_BYTES, LossResult
 
@@ -76,15 +77,30 @@ def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, bf16: bool = Fals
     return product(_rows(x), pack_transposed(weight, bf16), bias).reshape(*x.shape[:-1], len(bias))
 
 
-def linear_backward_input(dy: NDArray, weight: NDArray, bf16: bool = False) -> NDArray:
-    no_bias = np.zeros(weight.shape[1], weight.dtype)
-    return product(_rows(dy), pack(weight, bf16), no_bias).reshape(*dy.shape[:-1], weight.shape[1])
+def linear_backward_input(dy: NDArray | Columns, weight: NDArray, bf16: bool = False) -> NDArray:
+    dy = _as_columns(dy)
+    rows, factors, first = _rows(dy.array), [], 0
+    for k0, k1 in dy.ranges:
+        factors.append((k0, k1, pack(weight[first : first + k1 - k0], bf16)))
+        first += k1 - k0
+    return products(rows, factors, np.zeros(weight.shape[1], weight.dtype)).reshape(*dy.array.shape[:-1], -1)
 
 
 def linear_backward_weight(
-    dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray, bf16: bool = False
+    dy: NDArray | Columns, x: NDArray, dweight: NDArray, dbias: NDArray, bf16: bool = False
 ) -> None:  # fmt: skip
-    add_transposed_product(_rows(dy), _rows(x), dweight, *_one_sum(dbias, dy), bf16)
+    dy = _as_columns(dy)
+    rows, x, first = _rows(dy.array), _rows(x), 0
+    for k0, k1 in dy.ranges:
+        last = first + k1 - k0
+        sums, places = _one_sum(np.zeros(k1, rows.dtype), rows)
+        add_transposed_product(rows, x, dweight[first:last], sums, places, bf16, k0)
+        dbias[first:last] += sums[0, k0:]
+        first = last
+
+
+def _as_columns(dy: NDArray | Columns) -> Columns:
+    return dy if isinstance(dy, Columns) else Columns(dy, ((0, dy.shape[-1]),))
 
 
 def _one_sum(dbias: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
@@ -123,21 +139,21 @@ def embedded_linear_backward(
 
 
 def first_layer_backward(
-    dxg: NDArray, dhg: NDArray, h_prev: NDArray, embedding: NDArray, tokens: NDArray, w_ih: NDArray,
+    dxg: NDArray | Columns, dhg: NDArray | Columns, h_prev: NDArray, embedding: NDArray, tokens: NDArray, w_ih: NDArray,
     grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], bf16: bool = False,
 ) -> None:  # fmt: skip
-    """As the reference; where both products have one gradient, it is read once for the weights and the table of tokens."""
+    """As the reference; where both gradients lie in one array, it is read once for the weights and the table of tokens."""
     dembedding, dw_ih, db_ih, dw_hh, db_hh = grads
-    if dxg is not dhg:
+    dxg, dhg = _as_columns(dxg), _as_columns(dhg)
+    if dxg.array is not dhg.array:
         linear_backward_weight(dhg, h_prev, dw_hh, db_hh, bf16)
-        embedded_linear_backward(dxg, embedding, tokens, w_ih, (dembedding, dw_ih, db_ih), bf16)
+        embedded_linear_backward(np.asarray(dxg), embedding, tokens, w_ih, (dembedding, dw_ih, db_ih), bf16)
         return
-    used, places = _used_rows(embedding, tokens)
-    dtable, dbias = np.zeros((len(used), dxg.shape[-1]), dxg.dtype), np.zeros_like(db_ih)
-    add_transposed_product(_rows(dxg), _rows(h_prev), dw_hh, dtable, places.reshape(-1), bf16)
-    _table_backward(dtable, used, embedding, w_ih, (dembedding, dw_ih, dbias), bf16)
-    db_ih += dbias
-    db_hh += dbias
+    rows, (used, places) = _rows(dhg.array), _used_rows(embedding, tokens)
+    sums = np.zeros((len(used), rows.shape[1]), rows.dtype)
+    add_transposed_product(rows, _rows(h_prev), dw_hh, sums, places.reshape(-1), bf16)
+    _table_backward(np.asarray(dxg._replace(array=sums)), used, embedding, w_ih, (dembedding, dw_ih, db_ih), bf16)
+    db_hh += np.asarray(dhg._replace(array=sums)).sum(axis=0)
 
 
 def _table_backward(

@@ -9,7 +9,6 @@ from unrolled.engine.kernels.activations import tanh
 from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
-from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import (
     Gathered,
     add_gates,
@@ -60,27 +59,27 @@ def _run(
 
 
 @compiled
-def _backward_row(h: NDArray, dh: NDArray, dh_next: NDArray, da: NDArray, relu: bool) -> None:
+def _backward_row(h: NDArray, dh: NDArray, dh_next: NDArray, relu: bool) -> None:
+    """dh becomes the gradient of the activation's argument."""
     for j in range(h.shape[0]):
-        da[j] = dh[j] + dh_next[j]
+        dh[j] += dh_next[j]
     if relu:
         for j in range(h.shape[0]):
-            da[j] = da[j] if h[j] > 0 else h.dtype.type(0)
+            dh[j] = dh[j] if h[j] > 0 else h.dtype.type(0)
     else:
         for j in range(h.shape[0]):
-            da[j] *= 1 - h[j] * h[j]
+            dh[j] *= 1 - h[j] * h[j]
     for j in range(h.shape[0]):
         dh_next[j] = 0
 
 
 @compiled_parallel
 def _run_back(
-    dh: NDArray, ds: NDArray, states: NDArray, panels: NDArray, da: NDArray, relu: bool, parts: int, by_units: bool,
-    team: NDArray,
+    dh: NDArray, ds: NDArray, states: NDArray, panels: NDArray, relu: bool, parts: int, by_units: bool, team: NDArray
 ) -> None:  # fmt: skip
-    """``ds`` (1, B, H) is the gradient of the state, walking backwards."""
+    """``ds`` (1, B, H) is the gradient of the state, walking backwards; dh becomes dxg."""
     T, B, H = dh.shape
-    flat_da, flat_ds = da.reshape(-1), ds.reshape(-1)
+    flat_dh, flat_ds = dh.reshape(-1), ds.reshape(-1)
     for part in prange(parts):
         active = meet(team, parts) if by_units else parts
         if active > 0:
@@ -90,13 +89,11 @@ def _run_back(
             for step in range(T):
                 t = T - 1 - step
                 for b in range(first, last):
-                    _backward_row(
-                        states[0, t + 1, b, u0:u1], dh[t, b, u0:u1], ds[0, b, u0:u1], da[t, b, u0:u1], relu
-                    )  # fmt: skip
+                    _backward_row(states[0, t + 1, b, u0:u1], dh[t, b, u0:u1], ds[0, b, u0:u1], relu)
                 if by_units:
                     wait(team, active, step + 1)
                 n, c_at = last - first, first * H + u0
-                d, at, d_row = operand(flat_da, (t * B + first) * H, H, n, H, panels, memory)
+                d, at, d_row = operand(flat_dh, (t * B + first) * H, H, n, H, panels, memory)
                 add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
 
 
@@ -113,10 +110,11 @@ def _forward(
 def _backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool, bf16: bool
 ) -> tuple[NDArray, NDArray, NDArray]:
-    da, ds = empty(dh.shape, dh.dtype), ds_T.copy()
+    """As ``cells.rnn.backward``, but ``dh`` is used up: dxg takes its memory."""
+    ds = ds_T.copy()
     _, B, H = dh.shape
-    _run_back(dh, ds, by_state(states), pack(w_hh, bf16), da, relu, *split(B, H, dh.dtype))
-    return da, da, ds
+    _run_back(dh, ds, by_state(states), pack(w_hh, bf16), relu, *split(B, H, dh.dtype))
+    return dh, dh, ds
 
 
 def forward_tanh(

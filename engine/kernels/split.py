@@ -92,3 +92,16 @@ def as_gathered(xg: NDArray | Gathered) -> Gathered:
         return xg
     T, B, G = xg.shape
     return Gathered(xg.reshape(T * B, G), np.arange(T * B).reshape(T, B))
+
+
+class Columns(NamedTuple):
+    """A gradient (T, B, G·H) that is made of ranges of the columns of ``array`` (T, B, W); rows of it are never copied."""
+
+    array: NDArray
+    ranges: tuple[tuple[int, int], ...]
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> NDArray:
+        if len(self.ranges) == 1:
+            first, last = self.ranges[0]
+            return np.asarray(self.array[..., first:last], dtype)
+        return np.concatenate([self.array[..., first:last] for first, last in self.ranges], axis=-1, dtype=dtype)
