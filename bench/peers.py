@@ -23,6 +23,8 @@ from unrolled.engine.params import Params, initial_params
 from unrolled.engine.text import CharTokenizer
 
 CLIP_NORM, LEARNING_RATE = 1.0, 1e-3
+# Of Adam's usual 1e-8 a gradient that is rounding alone makes a whole update, and peers that are right differ.
+ADAM_EPS = 1e-6
 Arrays = dict[str, NDArray]
 
 
@@ -99,7 +101,7 @@ class TrainableContestant:
     def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
         from unrolled.export.trainables import make_trainable
 
-        optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE)
+        optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, eps=ADAM_EPS)
         self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM, precision)
         self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)
 
@@ -132,8 +134,10 @@ class TorchTraining:
         self.torch = torch
         self.model = make_torch_model(work.config, make_params(work))
         self.forward = torch.compile(self.model) if setting.get("compile") else self.model
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        self.optimizer = kinds[work.optimizer](self.model.parameters(), lr=LEARNING_RATE, **setting["optimizer"])
+        adam = {"eps": ADAM_EPS}
+        kinds = {"adam": (torch.optim.Adam, adam), "adamw": (torch.optim.AdamW, adam), "sgd": (torch.optim.SGD, {})}
+        kind, constants = kinds[work.optimizer]
+        self.optimizer = kind(self.model.parameters(), lr=LEARNING_RATE, **constants, **setting["optimizer"])
         self.autocast = bool(setting.get("autocast"))
         batch = make_batch(work)
         self.tokens, self.targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets).flatten()

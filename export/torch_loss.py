@@ -58,7 +58,9 @@ def _piece(
     logits = F.linear(h[piece], weight, bias)
     hits = _hits(logits, targets[piece])
     with torch.set_grad_enabled(bool(grads)):
-        loss = F.cross_entropy(logits.requires_grad_(bool(grads)), targets[piece], reduction="sum", label_smoothing=smoothing)
+        loss = F.cross_entropy(
+            logits.requires_grad_(bool(grads)), targets[piece], reduction="sum", label_smoothing=smoothing
+        )
     if grads:
         (dlogits,) = torch.autograd.grad(loss, logits)
         del logits
