@@ -10,6 +10,8 @@ from tolerances import assert_close
 from unrolled.engine.backends import get_backend
 from unrolled.engine.cells import CELLS
 from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.kernels.gemm import add_transposed_product
+from unrolled.engine.kernels.split import Columns
 from unrolled.engine.layers import softmax_cross_entropy
 from unrolled.engine.model import LanguageModel
 from unrolled.runtime import ENGINES
@@ -52,6 +54,49 @@ def test_kernels_equal_the_reference_array_by_array(cell: str, size: tuple[int, 
         # sums over H terms of size 1: the error grows with the largest entry, not with each
         scale = max(float(np.abs(other).max()), 1.0)
         assert_close(one / scale, other / scale, "engine", dtype, name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("places", [1, 5])
+@pytest.mark.parametrize("column", [0, 3])
+def test_a_transposed_product_takes_columns_and_sums_more(column: int, places: int, dtype: type) -> None:
+    """Columns before ``column`` are not read, and those behind the product's are summed alone, if sums have them."""
+    K, M, N, width = 1203, 37, 45, 60
+    rng = np.random.default_rng(column + places)
+    a, b = rng.standard_normal((K, width)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+    where, scale = rng.integers(0, places, K), np.sqrt(K)
+    exact = a.astype(np.float64)
+    for last in (column + M, width):  # the columns that sums have
+        c, sums = np.ones((M, N), dtype), np.ones((places, last), dtype)
+        add_transposed_product(a, b, c, sums, where, column=column)
+        product = 1 + exact[:, column : column + M].T @ b
+        assert_close(c / scale, product / scale, "engine", dtype, "product")
+        expected = np.ones((places, last))
+        np.add.at(expected[:, column:], where, exact[:, column:last])
+        assert_close(sums / scale, expected / scale, "engine", dtype, "sums")
+        with pytest.raises(AssertionError):
+            assert_close(np.roll(sums, 1, axis=1) / scale, expected / scale, "engine", dtype, "sums of other columns")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_in_ranges_of_columns_is_like_one_in_one_piece(dtype: type) -> None:
+    rng = np.random.default_rng(8)
+    T, B, H, E = 5, 3, 8, 11
+    whole = rng.standard_normal((T, B, 4 * H)).astype(dtype)
+    weight, x = rng.standard_normal((3 * H, E)).astype(dtype), rng.standard_normal((T, B, E)).astype(dtype)
+    apart = Columns(whole, ((0, 2 * H), (3 * H, 4 * H)))
+    plain = np.concatenate([whole[..., : 2 * H], whole[..., 3 * H :]], axis=-1)
+    np.testing.assert_array_equal(np.asarray(apart), plain)
+    layers = get_backend("numba").layers
+    got = layers.linear_backward_input(apart, weight)
+    assert_close(got, layers.linear_backward_input(plain, weight), "engine", dtype, "dx")
+    grads = []
+    for dy in (apart, plain):
+        dweight, dbias = np.ones_like(weight), np.ones(3 * H, dtype)
+        layers.linear_backward_weight(dy, x, dweight, dbias)
+        grads.append((dweight, dbias))
+    assert_close(grads[0][0], grads[1][0], "engine", dtype, "dweight")
+    assert_close(grads[0][1], grads[1][1], "engine", dtype, "dbias")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -101,7 +101,7 @@ class Columns(NamedTuple):
     ranges: tuple[tuple[int, int], ...]
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> NDArray:
-        if len(self.ranges) == 1:
-            first, last = self.ranges[0]
-            return np.asarray(self.array[..., first:last], dtype)
-        return np.concatenate([self.array[..., first:last] for first, last in self.ranges], axis=-1, dtype=dtype)
+        pieces = [self.array[..., first:last] for first, last in self.ranges]
+        if len(pieces) == 1 and not copy:
+            return np.asarray(pieces[0], dtype)
+        return np.concatenate(pieces, axis=-1, dtype=dtype)
