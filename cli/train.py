@@ -124,7 +124,7 @@ def train(
     ] = None,
     schedule: Annotated[
         str, typer.Option(metavar="NAME", help=options.one_of(SCHEDULES), rich_help_panel=OPTIMISATION)
-    ] = "constant",
+    ] = "cosine",
     momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION)] = 0.0,
     weight_decay: Annotated[
         float | None,

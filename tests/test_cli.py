@@ -19,7 +19,7 @@ from unrolled.cli.console import print_json
 from unrolled.engine.errors import ConfigError
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 60
-SMALL = ("--hidden", "16", "--embed", "8", "--batch", "4", "--length", "16", "--no-samples")
+SMALL = ("--hidden", "16", "--embed", "8", "--batch", "4", "--length", "16", "--schedule", "constant", "--no-samples")
 PLOTS = importlib.util.find_spec("matplotlib") is not None  # without the plot extra, train draws no picture
 RUN_FILES = {
     "best.safetensors",
