@@ -144,7 +144,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit:
         changed = [name for name in changed if name not in LIMITS]
     if changed:
         listed = "; ".join(f"{name.rpartition('.')[2]} was {old.get(name)}, now {new.get(name)}" for name in changed)
-        raise ConfigError(
-            f"a {what} goes on with the settings it began with, but {listed}; give the earlier ones, or begin a new {what}"
-            + (" (the schedule follows the limit)" if set(changed) & set(LIMITS) else "")
-        )
+        message = f"a {what} goes on with the settings it began with, but {listed}"
+        message += f"; give the earlier ones, or begin a new {what}"
+        if set(changed) & set(LIMITS):
+            message += " (the schedule follows the limit; a constant one can be made longer)"
+        raise ConfigError(message)

@@ -179,7 +179,9 @@ def torchrun(folder: Path, *options: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_torchrun_is_stopped_and_goes_on(tmp_path: Path) -> None:
     last = tmp_path / "run" / "last.safetensors"
-    running = torchrun(tmp_path, "--engine", "torch", "--steps", "1000000", "--validate-every", "10")
+    # a schedule that follows the limit would forbid another one
+    settings = ["--engine", "torch", "--schedule", "constant"]
+    running = torchrun(tmp_path, *settings, "--steps", "1000000", "--validate-every", "10")
     for _ in range(600):
         if last.exists():
             break
@@ -189,7 +191,7 @@ def test_torchrun_is_stopped_and_goes_on(tmp_path: Path) -> None:
     assert "interrupted after" in printed, printed
     assert printed.count("validation loss") >= 2  # printed by one process
     steps = load_checkpoint(last).training["result"]["steps"]
-    again = torchrun(tmp_path, "--engine", "torch", "--steps", str(steps + 20), "--validate-every", "10", "--resume")
+    again = torchrun(tmp_path, *settings, "--steps", str(steps + 20), "--validate-every", "10", "--resume")
     printed, _ = again.communicate(timeout=60)
     assert again.returncode == 0, printed
     assert f"trained for {steps + 20:,} steps" in printed
