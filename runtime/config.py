@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
 
 from unrolled.engine.errors import ConfigError
 from unrolled.runtime.sampling import SamplingConfig, check_whole
+
+_RULES = tuple(field.name for field in fields(SamplingConfig))
+
+
+@lru_cache(maxsize=1024)
+def _one_object(values: tuple[Any, ...]) -> SamplingConfig:
+    return SamplingConfig(**dict(zip(_RULES, values, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -57,3 +65,8 @@ class GenerationConfig(SamplingConfig):
     @cached_property
     def extras(self) -> tuple[str, ...]:
         return super().extras + (("logprobs",) if self.logprobs else ())
+
+    @cached_property
+    def rules(self) -> SamplingConfig:
+        """How tokens are chosen, without how many and until when; the same object for equal rules."""
+        return _one_object(tuple(getattr(self, name) for name in _RULES))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unrolled.runtime.sampling import SamplingConfig
 
 Scores = NDArray[np.float64]  # (B, V); -inf: out
+SOME = 1024  # tokens that top-p sorts first; few texts ever need more
 
 
 class History(NamedTuple):
@@ -181,25 +182,45 @@ def apply_temperature(scores: Scores, config: SamplingConfig) -> Scores:
 
 def keep_top_k(scores: Scores, config: SamplingConfig) -> Scores:
     """All but the ``top_k`` largest become -inf. Source: A. Fan et al., "Hierarchical Neural Story Generation" (2018)."""
-    if not 0 < config.top_k < scores.shape[-1]:
+    V, k = scores.shape[-1], config.top_k
+    if not 0 < k < V:
         return scores
-    scores = scores.copy()
-    np.put_along_axis(scores, descending(scores)[:, config.top_k :], -np.inf, axis=-1)
-    return scores
+    least = np.partition(scores, V - k, axis=-1)[:, V - k, None]
+    keep, equal = scores > least, scores == least
+    room = k - keep.sum(axis=-1, keepdims=True)
+    for row in np.flatnonzero(equal.sum(axis=-1) > room[:, 0]):  # the first of those that are equal
+        equal[row, np.flatnonzero(equal[row])[room[row, 0] :]] = False
+    return np.where(keep | equal, scores, -np.inf)
 
 
-def _keep_mass(scores: Scores, order: NDArray[np.intp], p: Scores, mass: float) -> Scores:
-    """A token goes out where those before it in ``order`` sum to ``mass`` of ``p`` already; the first always stays.
+def _keep_mass(scores: Scores, order: NDArray[np.intp], p: Scores, limit: Scores) -> Scores:
+    """A token goes out where those before it in ``order`` (B, n) sum to ``limit`` (B, 1) already; the first always stays.
 
-    ``p`` (B, V) are probabilities up to a factor, in the given order.
+    ``p`` (B, n) are probabilities up to a factor, in the given order; tokens that are not in it go out.
     """
     before = np.zeros_like(p)
     np.cumsum(p[:, :-1], axis=-1, out=before[:, 1:])
-    out = before >= mass * p.sum(axis=-1, keepdims=True)
-    out[:, 0] = False
-    drop = np.zeros_like(out)
-    np.put_along_axis(drop, order, out, axis=-1)
-    return np.where(drop, -np.inf, scores)
+    keep = before < limit
+    keep[:, 0] = True
+    kept = np.zeros(scores.shape, np.bool_)
+    np.put_along_axis(kept, order, keep, axis=-1)
+    return np.where(kept, scores, -np.inf)
+
+
+def _largest(scores: Scores, p: Scores, limit: Scores) -> NDArray[np.intp]:
+    """Token indices (B, n) by falling score: all, or SOME where the most probable of these sum to ``limit`` (B, 1).
+
+    A token as small as the smallest of SOME may have an equal that is not among them, so these are not counted.
+    """
+    if scores.shape[-1] < 4 * SOME or np.count_nonzero(scores == -np.inf) > scores.size // 2:
+        return descending(scores)  # which is fast where many are equal, as a partition is not
+    some = np.argpartition(scores, -SOME, axis=-1)[:, -SOME:]
+    some.sort(axis=-1)  # so that the lower index comes first among equals
+    values = np.take_along_axis(scores, some, axis=-1)
+    order = np.take_along_axis(some, descending(values), axis=-1)
+    least = values.min(axis=-1, keepdims=True)
+    reached = np.where(values > least, np.take_along_axis(p, some, axis=-1), 0.0).sum(axis=-1, keepdims=True)
+    return order if (reached >= limit).all() else descending(scores)
 
 
 def keep_top_p(scores: Scores, config: SamplingConfig) -> Scores:
@@ -209,8 +230,10 @@ def keep_top_p(scores: Scores, config: SamplingConfig) -> Scores:
     """
     if config.top_p >= 1:
         return scores
-    order = descending(scores)
-    return _keep_mass(scores, order, weights(np.take_along_axis(scores, order, axis=-1)), config.top_p)
+    p = weights(scores)
+    limit = config.top_p * p.sum(axis=-1, keepdims=True)
+    order = _largest(scores, p, limit)
+    return _keep_mass(scores, order, np.take_along_axis(p, order, axis=-1), limit)
 
 
 def keep_min_p(scores: Scores, config: SamplingConfig) -> Scores:
@@ -235,7 +258,7 @@ def keep_typical_p(scores: Scores, config: SamplingConfig) -> Scores:
     surprise = np.log(total) - (scores - scores.max(axis=-1, keepdims=True))  # -log p
     entropy = np.where(p > 0, p * np.where(p > 0, surprise, 0.0), 0.0).sum(axis=-1, keepdims=True) / total
     order = np.argsort(np.abs(surprise - entropy), axis=-1, kind="stable")
-    return _keep_mass(scores, order, np.take_along_axis(p, order, axis=-1), config.typical_p)
+    return _keep_mass(scores, order, np.take_along_axis(p, order, axis=-1), config.typical_p * total)
 
 
 Filter = Callable[[Scores, "SamplingConfig"], Scores]

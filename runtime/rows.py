@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,6 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.context import Context, more_tokens
-from unrolled.runtime.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +72,11 @@ class Generation:
 
 
 NOTHING_LEFT = "nothing left"  # why a row ended: the settings ban every token that could come next
-_RULES = tuple(field.name for field in fields(SamplingConfig))
-
-
-@lru_cache(maxsize=1024)
-def _one_object(values: tuple[Any, ...]) -> SamplingConfig:
-    return SamplingConfig(**dict(zip(_RULES, values, strict=True)))
-
-
-@lru_cache(maxsize=4096)
-def _rules(config: GenerationConfig) -> SamplingConfig:
-    """How tokens are chosen, without how many and until when; the same object for equal rules."""
-    return _one_object(tuple(getattr(config, name) for name in _RULES))
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:
     """A text up to the first of its stop texts, or all of it."""
-    return text[: min((text.index(end) for end in stop if end in text), default=len(text))]
+    return text[: min((text.index(end) for end in stop if end in text), default=len(text))] if stop else text
 
 
 class Row:
@@ -99,7 +84,7 @@ class Row:
 
     def __init__(self, tokenizer: Tokenizer, request: Request, watched: bool = False) -> None:
         self.tokenizer, self.request, self.config = tokenizer, request, request.config
-        self.rules = _rules(request.config)
+        self.rules = request.config.rules
         self.tokens: list[int] = []
         before = request.context
         self.unread = request.tokens  # (n,), n ≥ 1, what stands between ``state`` and its first draw
@@ -111,7 +96,8 @@ class Row:
         self._watched = watched
         self.logprobs: list[float] = []
         self.reason: str | None = None
-        self._streamer = tokenizer.streamer()
+        if self.config.stop:
+            self._streamer = tokenizer.streamer()
         self._longest = max(map(len, self.config.stop), default=0)
         self._tail = ""  # of the text, as much as a stop text that is not whole yet can reach back
 
@@ -131,7 +117,7 @@ class Row:
             self.history += tokens
         if not self.config.stop:  # nothing to look for but <eos>: no walk over the tokens
             left, eos = self.left, self.tokenizer.eos_id
-            end = tokens.index(eos) + 1 if eos in tokens else len(tokens) + 1
+            end = tokens.index(eos) + 1 if eos is not None and eos in tokens else len(tokens) + 1
             self.tokens += tokens[: min(end, left)]
             self.reason = "eos" if end <= left and end <= len(tokens) else "length" if left <= len(tokens) else None
             return

@@ -14,7 +14,7 @@ from unrolled.engine.contract import Draws
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels.decode import KINDS, Decoder
 from unrolled.engine.kernels.kernel import compiled
-from unrolled.engine.kernels.sampling import NOT_FINITE, exp_float64, uniform
+from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, exp_float64, uniform
 from unrolled.engine.kernels.sampling import choose as choose_compiled
 from unrolled.engine.model import LanguageModel
 from unrolled.runtime.adapters import make_model
@@ -25,10 +25,13 @@ from unrolled.runtime.sampling import SamplingConfig, choose
 
 
 def chosen(logits: np.ndarray, config: SamplingConfig, u: np.ndarray) -> np.ndarray:
-    V = logits.shape[1]
-    scratch = np.empty(V), np.empty(V)
-    settings = config.do_sample, config.temperature, config.top_k, config.top_p
-    return np.array([choose_compiled(row, *settings, x, *scratch) for row, x in zip(logits, u, strict=True)])
+    (R, V), rows = logits.shape, np.arange(len(logits))
+    settings = [
+        np.full(R, value) for value in (config.do_sample, config.temperature, config.top_k, config.top_p)
+    ]  # fmt: skip
+    tokens = np.empty(R, np.int64)
+    choose_compiled(logits, rows, u, *settings, np.empty((SIDE_BY_SIDE, V)), np.empty((SIDE_BY_SIDE, V)), tokens)
+    return tokens
 
 
 SETTINGS: list[dict[str, Any]] = [
@@ -59,6 +62,30 @@ def test_the_compiled_sampler_chooses_what_the_reference_chooses(V: int, setting
     u[5:10] = np.nextafter(1.0, 0)
     config = SamplingConfig(**settings)
     np.testing.assert_array_equal(chosen(logits, config, u), choose(logits, config, u))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 40}, {"top_p": 0.9}, {"top_k": 300, "top_p": 0.5}, {"top_k": 20, "temperature": 30}], ids=str
+)
+def test_the_compiled_sampler_finds_the_largest_of_scores_that_bisection_tells_apart_badly(
+    settings: dict[str, Any],
+) -> None:
+    V, rng = 5000, np.random.default_rng(7)
+    even = rng.permutation(V) / V
+    logits = np.stack([
+        np.zeros(V),  # all equal
+        np.where(even < 0.5, 1.0, 0.0),  # two values
+        even * 1e-38,  # next to each other, and far from anything else
+        -np.exp(60 * even),  # a few near 0, the others at all distances
+        np.where(even < 0.01, 0.0, -np.inf),
+        np.where(even == 0, 80.0, -80.0),
+        np.round(3 * rng.standard_normal(V)),  # many equal ones at any bound
+        3 * rng.standard_normal(V),
+    ]).astype(np.float32)  # fmt: skip
+    for u in (0.0, 0.3, 0.999):
+        config = SamplingConfig(**settings)
+        us = np.full(len(logits), u)
+        np.testing.assert_array_equal(chosen(logits, config, us), choose(logits, config, us))
 
 
 def test_the_comparison_of_samplers_can_fail() -> None:

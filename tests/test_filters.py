@@ -90,6 +90,19 @@ def slow_typical(scores: Row, mass: float) -> tuple[Row, bool]:
     return [score if i in kept else -INF for i, score in enumerate(scores)], near and mass < 1
 
 
+def slow_top(scores: Row, k: int, mass: float) -> Row:
+    """The most probable one after the other, until there are k or they sum to the mass."""
+    largest = max(scores)
+    weights = [math.exp(score - largest) for score in scores]
+    total, kept, summed = math.fsum(weights), set[int](), 0.0
+    for _, i in sorted((-score, i) for i, score in enumerate(scores))[: k or None]:
+        if kept and summed >= mass * total:
+            break
+        kept.add(i)
+        summed += weights[i]
+    return [score if i in kept else -INF for i, score in enumerate(scores)]
+
+
 def random_scores(rng: np.random.Generator, B: int, V: int, kind: str) -> NDArray[np.float64]:
     scores = rng.standard_normal((B, V)) * 2
     if kind == "ties":
@@ -134,6 +147,18 @@ def test_the_processors_and_their_order() -> None:
         "suppress_tokens",
         "forced_prefix",
     ]
+
+
+@pytest.mark.parametrize("kind", ["smooth", "ties", "holes", "flat", "many at the bound"])
+@pytest.mark.parametrize(("k", "mass"), [(40, 1.0), (0, 0.3), (0, 0.9), (0, 1 - 1e-9)])
+def test_the_largest_of_a_large_vocabulary(k: int, mass: float, kind: str) -> None:
+    scores = random_scores(np.random.default_rng(k), 3, 6000, kind)
+    if kind == "many at the bound":  # of the few that are sorted first, some have equals that are not among them
+        scores[:] = -1e-3
+        scores[:, 1000:1500] = 0.0
+    name, setting = ("top_k", {"top_k": k}) if k else ("top_p", {"top_p": mass})
+    got = FILTERS[name](scores, SamplingConfig(**setting))
+    assert got.tolist() == [slow_top(row, k, mass) for row in scores.tolist()]
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)

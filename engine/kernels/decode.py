@@ -17,7 +17,7 @@ from unrolled.engine.kernels import gru, lstm, rnn
 from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.gemm import add_product, pack_transposed, panel_width, product
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
-from unrolled.engine.kernels.sampling import NOT_FINITE, choose, uniform
+from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.split import add_gates, start_gates
 from unrolled.engine.kernels.tile import VECTORS
 from unrolled.engine.params import Params, layer_params, output_weight_name
@@ -111,20 +111,19 @@ def _decode(
             places = np.empty(R, np.int64)
             xg, gates = np.empty((R, G), table.dtype), np.empty((R, width), table.dtype)
             memory = new_operand(panels_out, R)
-            scores, weights = np.empty(V), np.empty(V)
+            scores, weights = np.empty((SIDE_BY_SIDE, V)), np.empty((SIDE_BY_SIDE, V))
+            rows, u = np.arange(b0, b0 + R), np.empty(R)
             some = logits[b0 : b0 + R]
             now = 0
             for n in range(N):
+                if not reading:
+                    for r in range(R):
+                        u[r] = uniform(seed[b0 + r], sequences[b0 + r], first_step[b0 + r] + np.uint64(n))
+                    choose(
+                        some, rows, u, do_sample, temperature, top_k, top_p, scores, weights, tokens[n, b0 : b0 + R]
+                    )  # fmt: skip
                 for r in range(R):
-                    b = b0 + r
-                    if not reading:
-                        u = 0.0
-                        if do_sample[b]:
-                            u = uniform(seed[b], sequences[b], first_step[b] + np.uint64(n))
-                        tokens[n, b] = choose(
-                            some[r, :V], do_sample[b], temperature[b], top_k[b], top_p[b], u, scores, weights
-                        )  # fmt: skip
-                    places[r] = max(tokens[n, b], 0)
+                    places[r] = max(tokens[n, b0 + r], 0)
                 _move(
                     kind, table, panels_ih, panels_hh, b_ih, b_hh, places, each, hs, cs, now, xg, gates, memory,
                     n % 2 == 1,

@@ -16,7 +16,7 @@ from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels.bf16 import new_operand
 from unrolled.engine.kernels.decode import ROWS, Decoder, gates_width, multiply_rows, padded_columns, step_layer
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
-from unrolled.engine.kernels.sampling import NOT_FINITE, choose, uniform
+from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 
 
 @compiled
@@ -77,8 +77,9 @@ def _flow(
             xg, gates = np.empty((most, G), table.dtype), np.empty((most, gates_columns), table.dtype)
             memory, each = new_operand(panels_out, most), np.arange(most)
             drawers, logits = np.empty((most, H), table.dtype), np.empty((most, width), table.dtype)
-            scores, weights = np.empty(V), np.empty(V)
+            scores, weights = np.empty((SIDE_BY_SIDE, V)), np.empty((SIDE_BY_SIDE, V))
             row_of, places, drawing = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+            which, u, chosen = np.empty(most, np.int64), np.empty(most), np.empty(most, np.int64)
             R, now, waiting = 0, 0, block
             while waiting < E and most > R:
                 _begin(R, waiting, state, hs[0], cs[0], row_of, going)
@@ -102,15 +103,13 @@ def _flow(
                 )  # fmt: skip
                 now = 1 - now
                 for d in range(D):
-                    drawers[d] = hs[now, L - 1, drawing[d]]
+                    e = row_of[drawing[d]]
+                    drawers[d], which[d] = hs[now, L - 1, drawing[d]], e
+                    u[d] = uniform(seed[e], indices[e], first_draw[e] + np.uint64(count[e]))
                 multiply_rows(drawers[:D], panels_out, b_out, logits[:D], memory)
+                choose(logits[:D], which, u, do_sample, temperature, top_k, top_p, scores, weights, chosen)
                 for d in range(D - 1, -1, -1):  # backwards: the last lane, which fills a gap, has been looked at
-                    r = drawing[d]
-                    e = row_of[r]
-                    u = 0.0
-                    if do_sample[e]:
-                        u = uniform(seed[e], indices[e], first_draw[e] + np.uint64(count[e]))
-                    token = choose(logits[d, :V], do_sample[e], temperature[e], top_k[e], top_p[e], u, scores, weights)
+                    r, e, token = drawing[d], which[d], chosen[d]
                     written[e, count[e]] = token
                     count[e] += 1
                     left[e] -= 1

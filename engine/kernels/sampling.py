@@ -12,9 +12,15 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.kernel import compiled, compiled_max, intrinsic
+from unrolled.engine.kernels.kernel import compiled, compiled_sum, intrinsic
 
 NOT_FINITE = -1  # in the place of a token where the logits are NaN or infinite
+DRAWN = -2  # in its place until it is drawn
+SIDE_BY_SIDE = 4  # rows that are drawn at a time
+BAND = 16  # scores that are rather sorted than brought down to fewer
+BELOW_ALL = 709.0  # below the largest score, from where on every weight is 0
+MOST_STEPS = 64  # of a bisection; only scores that lie nearer to each other than to 0 by far take as many
+SMALLEST = 5e-324
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -36,15 +42,20 @@ def uniform(seed: int, sequence: int, step: int) -> float:
     return np.float64(bits) * 2.0**-53
 
 
-@intrinsic
-def _bits_intrinsic(typing_context, bits):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], ir.DoubleType())
+def _from_bits(kind: Any, bits_kind: Any, number: Any) -> Any:
+    @intrinsic
+    def from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.bitcast(args[0], number)
 
-    return types.float64(types.int64), codegen
+        return kind(bits_kind), codegen
+
+    return from_bits
 
 
-_float64_from_bits: Any = _bits_intrinsic
+_float64_from_bits = _from_bits(types.float64, types.int64, ir.DoubleType())
+_float32_from_bits = _from_bits(types.float32, types.int32, ir.FloatType())
+LEAST, SIGN, TURNED = np.int32(-(2**31)), np.int32(31), np.int32(2**31 - 1)
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _LOWEST = -708.0  # e^-708 is just above the smallest normal number
 
@@ -76,42 +87,86 @@ def exp_float64(x: float) -> float:
 
 
 @compiled
-def _drop_unlikely(weights: NDArray, scores: NDArray, top_k: int, top_p: float) -> None:
-    """Weights of tokens that top-k or top-p take out become 0."""
-    V = weights.shape[0]
-    order = np.argsort(-scores, kind="mergesort")  # the lower index first among equals
-    kept = top_k if 0 < top_k < V else V
-    for place in range(kept, V):
-        weights[order[place]] = 0.0
-    if top_p >= 1.0:
-        return
-    total = 0.0
-    for place in range(kept):
-        total += weights[order[place]]
-    before = 0.0
-    limit = top_p * total
-    for place in range(kept):
-        weight = weights[order[place]]
-        if place > 0 and before >= limit:
-            weights[order[place]] = 0.0
-        before += weight
-
-
-@compiled_max
 def _largest(values: NDArray) -> float:
-    """The maximum; no NaN may be among them."""
-    largest = values[0]
-    for v in range(values.shape[0]):
-        largest = max(largest, values[v])
-    return largest
+    """The maximum of float32; no NaN may be among them.
+
+    Bits of a number of either sign, once those of a negative one are turned around, order as the numbers do: LLVM makes
+    whole registers of the maximum of integers, but not of that of floats.
+    """
+    bits = values.view(np.int32)
+    largest = LEAST
+    for v in range(bits.shape[0]):
+        turned = np.int32(bits[v] ^ ((bits[v] >> SIGN) & TURNED))
+        largest = turned if turned > largest else largest
+    return _float32_from_bits(largest ^ ((largest >> SIGN) & TURNED))
+
+
+@compiled_sum
+def _above(scores: NDArray, weights: NDArray, limit: float, counted: bool) -> tuple[int, float]:
+    """How many scores are above a limit, and their weights, or their number again, summed."""
+    count, total = 0, 0.0
+    for v in range(scores.shape[0]):
+        above = scores[v] > limit
+        count += above
+        total += weights[v] if above else 0.0
+    return count, float(count) if counted else total
 
 
 @compiled
-def choose(
-    logits: NDArray, do_sample: bool, temperature: float, top_k: int, top_p: float, u: float, scores: NDArray,
-    weights: NDArray,
+def _descending(scores: NDArray, low: float, high: float, count: int) -> NDArray[np.int64]:
+    """The indices of the ``count`` scores in (low, high] by falling score, the lower index first among equals."""
+    found = np.empty(count, np.int64)
+    n = 0
+    for v in range(scores.shape[0]):
+        if low < scores[v] <= high:
+            place = n
+            while n < BAND and place > 0 and scores[found[place - 1]] < scores[v]:
+                found[place] = found[place - 1]
+                place -= 1
+            found[place] = v
+            n += 1
+    if count > BAND:
+        return found[np.argsort(-scores[found], kind="mergesort")]
+    return found
+
+
+@compiled
+def _keep_largest(scores: NDArray, weights: NDArray, largest: float, limit: float, counted: bool) -> None:
+    """Weights become 0 but for those of the largest scores, as many as it takes to sum to ``limit``; one at the least.
+
+    What is summed are the weights, or, where ``counted``, ones. Nothing is sorted but the few scores between two bounds:
+    those above ``high`` are too few, those above ``low`` are enough, and bisection brings the two together. The first steps
+    go down from the largest, because a bound is seldom far below it.
+    """
+    limit = max(limit, SMALLEST)
+    low, high, step = largest - BELOW_ALL, largest, 1.0
+    enough, reached = _above(scores, weights, low, counted)
+    if reached < limit:
+        return
+    few, before = 0, 0.0
+    for _ in range(MOST_STEPS):
+        middle = max(high - step, 0.5 * (low + high))
+        if enough - few <= BAND or not low < middle < high:
+            break
+        count, reached = _above(scores, weights, middle, counted)
+        if reached < limit:
+            high, few, before, step = middle, count, reached, 2.0 * step
+        else:
+            low, enough = middle, count
+    for v in range(scores.shape[0]):
+        weights[v] = weights[v] if scores[v] > low else 0.0
+    for v in _descending(scores, low, high, enough - few):
+        weight = weights[v]
+        if before >= limit:
+            weights[v] = 0.0
+        before += 1.0 if counted else weight
+
+
+@compiled
+def _weigh(
+    logits: NDArray, do_sample: bool, temperature: float, top_k: int, top_p: float, scores: NDArray, weights: NDArray
 ) -> int:  # fmt: skip
-    """A token from logits (V,) at the uniform ``u``; ``scores`` and ``weights`` (V,) float64 are scratch."""
+    """The token where none has to be drawn, or NOT_FINITE; else DRAWN, and ``weights`` (V,) to draw by."""
     V = logits.shape[0]
     bad = 0
     for v in range(V):
@@ -135,17 +190,70 @@ def choose(
             scores[v] = np.float64(logits[v]) / temperature
     for v in range(V):
         weights[v] = exp_float64(scores[v] - shift)
-    if 0 < top_k < V or top_p < 1.0:
-        _drop_unlikely(weights, scores, top_k, top_p)
-    reached, index = 0.0, 0
-    for v in range(V):  # one after the other, as the reference does
-        reached += weights[v]
-        scores[v] = reached
-    target = u * reached
+    if 0 < top_k < V:
+        _keep_largest(scores, weights, shift, float(top_k), True)
+    if top_p < 1.0:
+        _, total = _above(scores, weights, -np.inf, False)
+        _keep_largest(scores, weights, shift, top_p * total, False)
+    return DRAWN
+
+
+@compiled
+def _sum_up(weights: NDArray, sums: NDArray) -> None:
+    """Running sums of rows (SIDE_BY_SIDE, V), each one number after the other, as the reference adds them.
+
+    An addition waits for the one before it, so four rows take the time of one.
+    """
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for v in range(weights.shape[1]):
+        a += weights[0, v]
+        b += weights[1, v]
+        c += weights[2, v]
+        d += weights[3, v]
+        sums[0, v], sums[1, v], sums[2, v], sums[3, v] = a, b, c, d
+
+
+@compiled
+def _draw(weights: NDArray, sums: NDArray, u: float) -> int:
+    V, index = weights.shape[0], 0
+    target = u * sums[V - 1]
     for v in range(V):
-        index += scores[v] <= target
+        index += sums[v] <= target
     if index == V:  # u times the total was rounded up to it
         index = V - 1
         while weights[index] == 0.0:
             index -= 1
     return index
+
+
+@compiled
+def choose(
+    logits: NDArray, which: NDArray[np.int64], u: NDArray, do_sample: NDArray, temperature: NDArray, top_k: NDArray,
+    top_p: NDArray, scores: NDArray, weights: NDArray, tokens: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """``tokens`` (R,) from logits (R, V or more) at the uniforms ``u`` (R,); row r's settings stand at which[r].
+
+    ``scores`` and ``weights`` (SIDE_BY_SIDE, V) float64 are scratch.
+    """
+    R, V = logits.shape[0], scores.shape[1]
+    for first in range(0, R, SIDE_BY_SIDE):
+        rows, drawn = min(SIDE_BY_SIDE, R - first), 0
+        for j in range(rows):
+            r = first + j
+            s = which[r]
+            tokens[r] = _weigh(logits[r, :V], do_sample[s], temperature[s], top_k[s], top_p[s], scores[j], weights[j])
+            drawn += tokens[r] == DRAWN
+        if drawn == 0:
+            continue
+        if rows == SIDE_BY_SIDE:
+            _sum_up(weights, scores)
+        else:
+            for j in range(rows):
+                reached = 0.0
+                for v in range(V):
+                    reached += weights[j, v]
+                    scores[j, v] = reached
+        for j in range(rows):
+            r = first + j
+            if tokens[r] == DRAWN:
+                tokens[r] = _draw(weights[j], scores[j], u[r])
