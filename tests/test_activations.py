@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from tolerances import assert_within_ulps
 
-from unrolled.engine.kernels import activations
+from unrolled.engine.kernels import activations, bits
 from unrolled.engine.kernels.kernel import compiled
 
 NAMES = ("exp_negative", "sigmoid", "tanh")
@@ -95,3 +95,27 @@ def test_alarm_the_comparator_fails(name: str, damage: str) -> None:
         got = got[:50]
     with pytest.raises(AssertionError):
         assert_within_ulps(got, exact, name)
+
+
+@compiled
+def largest(values: np.ndarray) -> float:
+    return bits.largest(values)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_number_is_that_of_numpy(dtype: type) -> None:
+    rng, info = np.random.default_rng(3), np.finfo(dtype)
+    for count in (1, 2, 15, 16, 100, 1001):
+        values = rng.standard_normal(count).astype(dtype)
+        for some in (
+            values,
+            np.abs(values),
+            -np.abs(values),
+            values * info.smallest_subnormal,
+            np.full(count, -np.inf),
+        ):
+            some = some.astype(dtype)
+            assert largest(some) == some.max()
+    assert largest(np.array([-1, info.max, np.inf, 3], dtype)) == np.inf
+    assert largest(np.array([-np.inf, info.min, -0.0], dtype)) == 0
+    assert np.isnan(largest(np.array([1, np.nan, np.inf], dtype)))

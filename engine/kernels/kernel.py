@@ -30,8 +30,6 @@ _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {
 compiled: Callable[..., Any] = njit(**_OPTIONS)
 # for sums whose order nothing else has to repeat: several run side by side, the same ones every time
 compiled_sum: Callable[..., Any] = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-# for the maximum of numbers among which no NaN is
-compiled_max: Callable[..., Any] = njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
 
 
 intrinsic: Any = numba.extending.intrinsic  # whose type has callers pass the typing context too

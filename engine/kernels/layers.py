@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import exp_negative
 from unrolled.engine.kernels.bf16 import new_operand, operand
+from unrolled.engine.kernels.bits import largest
 from unrolled.engine.kernels.gemm import (
     add_product,
     add_transposed_product,
@@ -19,7 +20,7 @@ from unrolled.engine.kernels.gemm import (
     product,
     products,
 )
-from unrolled.engine.kernels.kernel import compiled, compiled_max, compiled_parallel, compiled_sum
+from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Columns, Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
@@ -170,14 +171,6 @@ def _table_backward(
         dembedding[used] += linear_backward_input(dtable, weight, bf16)
 
 
-@compiled_max
-def _largest(x: NDArray) -> float:
-    largest = x[0]
-    for v in range(x.shape[0]):
-        largest = max(largest, x[v])
-    return largest
-
-
 @compiled_sum
 def _total(p: NDArray) -> float:
     total = 0.0
@@ -189,15 +182,15 @@ def _total(p: NDArray) -> float:
 @compiled
 def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, bool]:
     """p (V,) becomes e^(x - max); returns the row's loss, the sum of p, and whether the target is the first largest."""
-    largest = _largest(x)  # a NaN may be passed over here; p and the loss have it
+    highest = largest(x)  # a NaN may be passed over here; p and the loss have it
     for v in range(x.shape[0]):
-        p[v] = exp_negative(x[v] - largest)
+        p[v] = exp_negative(x[v] - highest)
     total = _total(p)
-    first = x[target] == largest
+    first = x[target] == highest
     if first:
         for v in range(target):
-            first &= x[v] != largest
-    return math.log(total) - (x[target] - largest), total, first
+            first &= x[v] != highest
+    return math.log(total) - (x[target] - highest), total, first
 
 
 @compiled_parallel

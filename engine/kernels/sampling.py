@@ -5,14 +5,11 @@ Both are held together by tests; the rules are explained there.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.kernel import compiled, compiled_sum, intrinsic
+from unrolled.engine.kernels.bits import float64_from_bits, largest
+from unrolled.engine.kernels.kernel import compiled, compiled_sum
 
 NOT_FINITE = -1  # in the place of a token where the logits are NaN or infinite
 DRAWN = -2  # in its place until it is drawn
@@ -42,20 +39,6 @@ def uniform(seed: int, sequence: int, step: int) -> float:
     return np.float64(bits) * 2.0**-53
 
 
-def _from_bits(kind: Any, bits_kind: Any, number: Any) -> Any:
-    @intrinsic
-    def from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return builder.bitcast(args[0], number)
-
-        return kind(bits_kind), codegen
-
-    return from_bits
-
-
-_float64_from_bits = _from_bits(types.float64, types.int64, ir.DoubleType())
-_float32_from_bits = _from_bits(types.float32, types.int32, ir.FloatType())
-LEAST, SIGN, TURNED = np.int32(-(2**31)), np.int32(31), np.int32(2**31 - 1)
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _LOWEST = -708.0  # e^-708 is just above the smallest normal number
 
@@ -82,23 +65,8 @@ def exp_float64(x: float) -> float:
     p = p * r + 1.0 / 6.0
     p = p * r + 0.5
     p = p * r * r + r + 1.0
-    value = p * _float64_from_bits((np.int64(n) + np.int64(1023)) << np.int64(52))
+    value = p * float64_from_bits((np.int64(n) + np.int64(1023)) << np.int64(52))
     return value if x >= _LOWEST else 0.0
-
-
-@compiled
-def _largest(values: NDArray) -> float:
-    """The maximum of float32; no NaN may be among them.
-
-    Bits of a number of either sign, once those of a negative one are turned around, order as the numbers do: LLVM makes
-    whole registers of the maximum of integers, but not of that of floats.
-    """
-    bits = values.view(np.int32)
-    largest = LEAST
-    for v in range(bits.shape[0]):
-        turned = np.int32(bits[v] ^ ((bits[v] >> SIGN) & TURNED))
-        largest = turned if turned > largest else largest
-    return _float32_from_bits(largest ^ ((largest >> SIGN) & TURNED))
 
 
 @compiled_sum
@@ -173,15 +141,15 @@ def _weigh(
         bad += logits[v] != logits[v]
     if bad > 0:
         return NOT_FINITE
-    largest = _largest(logits)
-    if not np.isfinite(largest):
+    highest = largest(logits)
+    if not np.isfinite(highest):
         return NOT_FINITE
     if not do_sample:
         best = 0
-        while logits[best] != largest:
+        while logits[best] != highest:
             best += 1
         return best
-    shift = np.float64(largest) / temperature
+    shift = np.float64(highest) / temperature
     if temperature == 1.0:
         for v in range(V):
             scores[v] = logits[v]
