@@ -38,6 +38,9 @@ def score(
     tokens: Annotated[bool, typer.Option("--tokens", help="Show each token.")] = False,
     engine: options.Engine = None,
     precision: options.Precision = "float32",
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
     json: options.Json = False,
 ) -> None:
     r"""Log-probability and perplexity of texts, of files, or of alternatives behind a prompt, the most probable first.
@@ -52,7 +55,8 @@ def score(
     check_choice("by", by, ORDERS)
     opened = load(model, engine, precision)
     if file:
-        _print_files(opened, [_score_file(opened, name) for name in file], json)
+        reading = ReadOptions(column, field, encoding)
+        _print_files(opened, [_score_file(opened, name, reading) for name in file], json)
         return
     before = None if prompt is None else options.unescape(prompt)
     texts = options.unescape_all(text or alternative)
@@ -71,8 +75,8 @@ def score(
         _print_tokens(opened, scores)
 
 
-def _score_file(model: StepModel, name: str) -> dict[str, Any]:
-    corpus = read_corpus([name], ReadOptions())
+def _score_file(model: StepModel, name: str, reading: ReadOptions) -> dict[str, Any]:
+    corpus = read_corpus([name], reading)
     batches = batches_to_score(corpus, model.tokenizer, model.training)
     metrics = evaluate(step_evaluator(model), model.config, batches)
     total = -metrics.loss * metrics.tokens

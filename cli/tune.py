@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +82,7 @@ def tune(
         written += _picture(console, output, result, plan, text.name)
         width = console.width if console.is_terminal else FILE_WIDTH
         console.print(trial_table(result.trials, list(space), width), soft_wrap=False, width=width)
-    _summarise(console, result, output, written, " ".join(corpus or []))
+    _summarise(console, result, output, written, corpus or [])
     if json:
         rows = [trial.to_dict() for trial in result.trials]
         best = result.best and result.best.number
@@ -100,11 +101,12 @@ def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, na
     return [PICTURE]
 
 
-def _summarise(console: Console, result: StudyResult, output: Path, written: list[str], corpus: str) -> None:
+def _summarise(console: Console, result: StudyResult, output: Path, written: list[str], corpus: list[str]) -> None:
     if result.interrupted:
         console.print("interrupted; --resume goes on")
     if result.best is None:
         warn(console, "no trial is complete, so there is no best one")
     console.print(f"in {output}: {', '.join(written)}")
     if result.best is not None:
-        console.print(f"Next: unrolled train {corpus} --recipe {output / BEST} -o runs/best".replace("  ", " "))
+        command = ["unrolled", "train", *corpus, "--recipe", str(output / BEST), "-o", "runs/best"]
+        console.print(f"Next: {shlex.join(command)}")

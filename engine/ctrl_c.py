@@ -10,7 +10,8 @@ from typing import Any
 class CtrlC:
     """Ctrl-C and SIGTERM as a request that a loop looks at between two steps, so that nothing is left half done.
 
-    A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes.
+    A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes, and a Ctrl-C that
+    is ignored, as in a script's background, stays so.
     """
 
     pressed = False
@@ -18,7 +19,8 @@ class CtrlC:
     def __enter__(self) -> CtrlC:
         self._before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._press)
+            if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._press)
             if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
                 self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._press)
         return self

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the system drops when its process ends, however it ends."""
+"""One process at a time in a folder or a file: a lock that the system drops when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -10,19 +10,33 @@ from pathlib import Path
 from unrolled.engine.errors import ConfigError
 
 LOCK = ".lock"
-FAR = 1 << 30  # the byte that Windows locks: nobody else may read it, and the process id is in front
+FAR = 1 << 40  # the byte that Windows locks: nobody else may read it, and what the file holds is in front
 
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(handle: int) -> None:
+    def _lock(handle: int) -> None:
         os.lseek(handle, FAR, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
 
-    def _try_lock(handle: int) -> None:
+    def _lock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def try_lock(handle: int) -> bool:
+    """Hold an open file alone until it is closed; False where another process does.
+
+    On a drive without locks, as some in a network are, everybody gets it.
+    """
+    try:
+        _lock(handle)
+    except (BlockingIOError, PermissionError):  # the second on Windows
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class FolderLock:
@@ -40,15 +54,11 @@ class FolderLock:
         self.path = folder / LOCK
         while True:
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _try_lock(self._handle)
-            except OSError as error:
+            if not try_lock(self._handle):
                 holder = os.pread(self._handle, 20, 0) if hasattr(os, "pread") else b""
                 os.close(self._handle)
                 process = f"process {holder.decode()}" if holder.isdigit() else "another process"
-                raise ConfigError(
-                    f"{folder}: {process} is at work in this folder; wait for it, or name another folder"
-                ) from error
+                raise ConfigError(f"{folder}: {process} is at work in this folder; wait for it, or name another folder")
             if self._is_current():
                 break
             os.close(self._handle)  # its holder removed it between our opening and our locking

@@ -137,7 +137,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit:
     if any(name.startswith("corpus.") for name in changed):
         raise ConfigError(
             f"the corpus is not the one that the {what} began with: {old.get('corpus.name')} had "
-            f"{old.get('corpus.characters'):,} characters, {new['corpus.name']} has {new['corpus.characters']:,}"
+            f"{old.get('corpus.characters', 0):,} characters, {new['corpus.name']} has {new['corpus.characters']:,}"
             + (", others" if old.get("corpus.characters") == new["corpus.characters"] else "")
         )
     if not follows_limit:

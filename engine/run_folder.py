@@ -266,13 +266,16 @@ def step_line(event: StepEvent) -> str:
 
 
 def read_metrics(path: str | Path, event: str) -> Iterator[dict[str, Any]]:
-    """The lines of one kind ("step", "validation" or "sample") of a run folder's metrics.jsonl."""
+    """The lines of one kind ("step", "validation" or "sample") of a run folder's metrics.jsonl.
+
+    A run that is at work, or was killed, may have ended inside a line; that one is left out.
+    """
     file = Path(path) / METRICS
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise ModelFileError(f"{file}: cannot be read ({error.strerror})") from error
     for line in filter(None, lines):
-        values = parse_json(line, f"{file}: a line")
+        values = parse_json(line.decode(errors="replace"), f"{file}: a line")
         if values.get("event") == event:
             yield values

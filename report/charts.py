@@ -134,7 +134,7 @@ def _ticks(scale: _Scale, side: str) -> str:
     return "".join(labels)
 
 
-def _grid(x: _Scale, y: _Scale) -> str:
+def _grid(y: _Scale) -> str:
     across = (SIZE * (1 - float(y(np.array([value]))[0])) for value in y.ticks)
     return f'<path class="grid" d="{"".join(f"M0 {place:.1f}H{SIZE:g}" for place in across)}"/>'
 
@@ -153,7 +153,7 @@ def line_chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, kind: str = 
         f'<figure class="chart {kind}"><figcaption><b>{text_of(title)}</b> <span>{text_of(y.label)}</span></figcaption>'
         f'<div class="plot" tabindex="0" role="group" aria-label="{text_of(label)}. Arrow keys read its values.">'
         f'<svg viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" aria-label="{text_of(label)}">'
-        f"{_grid(*scales)}{drawn}</svg>{_ticks(scales[1], 'y')}{_ticks(scales[0], 'x')}"
+        f"{_grid(scales[1])}{drawn}</svg>{_ticks(scales[1], 'y')}{_ticks(scales[0], 'x')}"
         f'<i class="cursor" hidden></i></div><p class="axis">{text_of(x.label)}</p>'
         f'<output class="readout" aria-live="polite"></output>'
         f"{data_block(described)}</figure>"

@@ -94,13 +94,21 @@ def _part(checkpoint: Checkpoint, corpus: Corpus, records: bool) -> tuple[str | 
     return split.train, f"the beginning of {corpus.name}, all of which it was trained on"
 
 
+def _end_of_token(content: str, end: int, tokenizer: Tokenizer) -> int:
+    """Where no token is cut in two, at ``end`` or behind it."""
+    if tokenizer.boundary is None or end >= len(content):
+        return end
+    match = tokenizer.boundary.search(content, end)
+    return match.start() if match else len(content)
+
+
 def _rows(content: str | tuple[str, ...], tokenizer: Tokenizer, most: int) -> list[NDArray[np.int64]]:
     """Ids in rows that make a prediction each; a token has at least one character, so no more text is read than needed."""
     if isinstance(content, str):
-        end = most + 1
+        end = _end_of_token(content, most + 1, tokenizer)
         ids = tokenizer.encode(content[:end])
         while len(ids) <= most and end < len(content):
-            end *= 4
+            end = _end_of_token(content, 4 * end, tokenizer)
             ids = tokenizer.encode(content[:end])
         return [ids[: most + 1]] if len(ids) > 1 else []
     bos, eos = tokenizer.bos_id, tokenizer.eos_id

@@ -29,6 +29,8 @@ from unrolled.runtime.rows import Generation, before_stop
 from unrolled.runtime.rowwise import RowModel
 from unrolled.runtime.sampling import check_finite, check_whole, log_softmax, process
 
+MOST_PENALTY = 50  # a power of a length of a million tokens that a float still holds
+
 
 @dataclass(frozen=True)
 class BeamConfig(GenerationConfig):
@@ -50,8 +52,8 @@ class BeamConfig(GenerationConfig):
         super().__post_init__()
         check_whole("num_beams", self.num_beams, 1)
         power: Any = self.length_penalty
-        if isinstance(power, bool) or not isinstance(power, int | float) or not math.isfinite(power):
-            raise ConfigError(f"length_penalty: got {power!r}, needs a finite number")
+        if isinstance(power, bool) or not isinstance(power, int | float) or not abs(power) <= MOST_PENALTY:
+            raise ConfigError(f"length_penalty: got {power!r}, needs a number from -{MOST_PENALTY} to {MOST_PENALTY}")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ConfigError(f"early_stopping: got {self.early_stopping!r}, choose one of false, true, 'never'")
         if self.num_return_sequences > self.num_beams:

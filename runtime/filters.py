@@ -44,7 +44,7 @@ def add_sequence_bias(scores: Scores, config: SamplingConfig, history: History) 
     if not config.sequence_bias:
         return scores
     scores = scores.copy()
-    for row, token, bias in _endings(config.sequence_bias, scores, history):  # type: ignore[arg-type]
+    for row, token, bias in _endings(config.sequence_bias, history):  # type: ignore[arg-type]
         scores[row, token] += bias
     return scores
 
@@ -90,7 +90,7 @@ def ban_bad_words(scores: Scores, config: SamplingConfig, history: History) -> S
         return scores
     scores = scores.copy()
     weighed = tuple((ids, -np.inf) for ids in config.bad_words)
-    for row, token, _ in _endings(weighed, scores, history):  # type: ignore[arg-type]
+    for row, token, _ in _endings(weighed, history):  # type: ignore[arg-type]
         scores[row, token] = -np.inf
     return scores
 
@@ -152,7 +152,7 @@ def _by_context(sequences: Weighed) -> tuple[Weighed, dict[int, Weighed]]:
     return single, {token: tuple(found) for token, found in longer.items()}
 
 
-def _endings(sequences: Weighed, scores: Scores, history: History) -> list[tuple[slice | int, int, float]]:
+def _endings(sequences: Weighed, history: History) -> list[tuple[slice | int, int, float]]:
     """Where the next token would end a sequence: (row, or all rows, the token, the sequence's value)."""
     single, longer = _by_context(sequences)
     found: list[tuple[slice | int, int, float]] = [(slice(None), ids[0], value) for ids, value in single]

@@ -74,8 +74,8 @@ class Rules:
         return getattr(self.first, name) if self.one else np.array([getattr(rules, name) for rules in self.each])
 
 
-def indices_of(rows: Sequence[Row]) -> NDArray[np.int64]:
-    return np.array([row.request.index for row in rows], np.int64)
+def indices_of(rows: Sequence[Row]) -> NDArray[np.uint64]:
+    return np.array([row.request.index for row in rows], np.uint64)
 
 
 def written_of(rows: Sequence[Row]) -> NDArray[np.int64]:

@@ -13,10 +13,10 @@ from numpy import copyto, divide, exp, subtract
 from numpy.typing import NDArray
 
 from unrolled.engine.contract import StepModel
-from unrolled.engine.errors import ModelFileError
 from unrolled.runtime.lane_rows import states_of
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.rows import Row
+from unrolled.runtime.rowwise import least_rows
 from unrolled.runtime.sampling import SamplingConfig, choose
 
 accumulate = np.add.accumulate
@@ -66,7 +66,7 @@ class OneLane:
         any_model: Any = model
         self.rows: list[Row] = []
         self._model, self._eos, self._chunk = model, model.tokenizer.eos_id, chunk
-        self._bound = any_model.bind(2 if model.config.cell.startswith("rnn") else 1)  # as in unrolled.runtime.rowwise
+        self._bound = any_model.bind(least_rows(model))
 
     def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
         if rows:
@@ -82,21 +82,16 @@ class OneLane:
         u = uniforms(row.rules.seed, index, first + np.arange(steps)).tolist() if row.rules.do_sample else [0.0] * steps
         choose_one, step, token, eos, looks = self._choose, self._bound.step, self._token, self._eos, row.looks
         written: list[int] = []
-        try:
-            for value in u:
-                token = choose_one(step(token), value)
-                written.append(token)
-                if looks:
-                    row.extend(written)
-                    written = []
-                    if row.reason is not None:
-                        return True
-                elif token == eos:
-                    break
-        except Exception as error:
-            if isinstance(error, ModelFileError):
-                raise
-            raise ModelFileError(f"the graph does not run ({error})") from error  # onnxruntime's own have no base class
+        for value in u:
+            token = choose_one(step(token), value)
+            written.append(token)
+            if looks:
+                row.extend(written)
+                written = []
+                if row.reason is not None:
+                    return True
+            elif token == eos:
+                break
         self._token = token
         if written:
             row.extend(written)

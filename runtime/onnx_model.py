@@ -106,22 +106,28 @@ class BoundStep:
         self._tokens[0, :n] = tokens
         if state is not self._last:
             self._states[self._now][:, :, :n] = state
-        try:
-            self._session.run_with_iobinding(self._bindings[self._now])
-        except Exception as error:  # onnxruntime's own exceptions have no public base class
-            raise ModelFileError(f"the graph does not run ({first_line(error)})") from error
-        self._now = 1 - self._now
+        self._run()
         whole = self._states[self._now]
         moved = whole if n == whole.shape[2] else whole[:, :, :n]
         self._last = moved
         return self._logits[0, :n], moved
 
     def step(self, token: int) -> NDArray:
-        """Logits (V,) behind the token; they are written over by the next step."""
+        """Logits (V,) behind the token; they are written over by the next step.
+
+        Raises:
+            ModelFileError: the graph does not run.
+        """
         self._tokens[0, 0] = token
-        self._session.run_with_iobinding(self._bindings[self._now])
-        self._now = 1 - self._now
+        self._run()
         return self._logits[0, 0]
+
+    def _run(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._bindings[self._now])
+        except Exception as error:  # onnxruntime's own exceptions have no public base class
+            raise ModelFileError(f"the graph does not run ({first_line(error)})") from error
+        self._now = 1 - self._now
 
 
 def _settings(temperature: float, top_k: int, top_p: float, end_token: int | None) -> dict[str, NDArray]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def _row(index: int, line: int, values: dict[str, Any]) -> Row:
     name, prompt = values.pop("id", None), values.pop("prompt", None)
     if name is None:
         name = index
-    if not isinstance(name, Id) or isinstance(name, bool):
+    if not isinstance(name, Id) or isinstance(name, bool) or (isinstance(name, float) and not math.isfinite(name)):
         return BadRow(index, line, index, f"id: got {name!r}, needs a text or a number")
     if prompt is None:
         there = ", ".join(values) or "nothing else"

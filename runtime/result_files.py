@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.errors import JobError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.lock import try_lock
 
 STDOUT = "-"
 ABOUT_SUFFIX = ".job"
@@ -59,7 +59,7 @@ class ResultStream:
 
     def write(self, line: bytes) -> None:
         try:
-            self._file.write(line)
+            _write_whole(self._file, line)
             self._file.flush()
         except OSError as error:
             raise JobError(f"{self._name}: cannot be written ({error.strerror})") from error
@@ -98,7 +98,8 @@ class ResultFile:
         except OSError as error:
             raise JobError(f"{path}: cannot be written ({error.strerror})") from error
         try:
-            _lock(self._file, path)
+            if not try_lock(self._file.fileno()):
+                raise JobError(f"{path}: another process is writing it")
             self._begin(about, resume and not overwrite)
             self._reader = path.open("rb")
         except BaseException:
@@ -169,9 +170,7 @@ class ResultFile:
     def _append(self, line: bytes) -> None:
         try:
             self._file.seek(self._size)
-            view = memoryview(line)
-            while view:
-                view = view[self._file.write(view) :]
+            _write_whole(self._file, line)
         except OSError as error:
             self._file.truncate(self._size)  # which needs no room
             raise JobError(
@@ -203,7 +202,19 @@ def open_results(output: str, about: dict[str, Any], resume: bool, overwrite: bo
         raise JobError(f"output: {output!r} is a stream, and cannot be resumed; name a file")
     if not stream:
         return ResultFile(path, about, resume, overwrite)
-    return ResultStream(sys.stdout.buffer if output == STDOUT else path.open("wb", buffering=0), output)
+    if output == STDOUT:
+        return ResultStream(sys.stdout.buffer, output)
+    try:
+        return ResultStream(path.open("wb", buffering=0), output)
+    except OSError as error:
+        raise JobError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _write_whole(file: BinaryIO | io.FileIO, line: bytes) -> None:
+    """A file without a buffer writes as much as goes in, and says how much that was."""
+    view = memoryview(line)
+    while view:
+        view = view[file.write(view) :]
 
 
 def _open_both_ways(path: Path) -> io.FileIO:
@@ -239,33 +250,3 @@ def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _shown(line: bytes) -> str:
     text = line.decode(errors="replace").rstrip("\n")
     return text if len(text) <= 80 else text[:80] + "…"
-
-
-def _lock(file: BinaryIO | io.FileIO, path: Path) -> None:
-    """Hold the file alone until it is closed; JobError where another process does."""
-    try:
-        _LOCK(file.fileno())
-    except BlockingIOError as error:
-        raise JobError(f"{path}: another process is writing it") from error
-    except OSError:  # a network drive without locks
-        return
-
-
-def _lock_function() -> Callable[[int], None]:
-    try:
-        import fcntl
-    except ImportError:  # Windows: there is no lock on a whole file, but one byte far behind its end will do
-        import msvcrt
-
-        def lock(handle: int) -> None:
-            os.lseek(handle, 1 << 40, os.SEEK_SET)
-            try:
-                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-            except PermissionError as error:
-                raise BlockingIOError from error
-
-        return lock
-    return lambda handle: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-_LOCK = _lock_function()

@@ -82,10 +82,11 @@ def _whole(model: StepModel, least: int = 1) -> tuple[Move, Move]:
 
 
 def _onnxruntime(model: StepModel) -> tuple[Move, Move]:
-    return _whole(model, _least(model))
+    return _whole(model, least_rows(model))
 
 
-def _least(model: StepModel) -> int:
+def least_rows(model: StepModel) -> int:
+    """With how many onnxruntime gives a row the bits that it has among more of them."""
     return 2 if model.config.cell.startswith("rnn") else 1
 
 
@@ -147,4 +148,6 @@ class RowModel:
 
     def mover(self) -> Move:
         """A function like ``step`` for one caller, whose next two calls may write over what it gave."""
-        return _Bound(self._model, _least(self._model)) if getattr(self._model, "form", None) == "step" else self.step
+        return (
+            _Bound(self._model, least_rows(self._model)) if getattr(self._model, "form", None) == "step" else self.step
+        )

@@ -24,6 +24,7 @@ from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 from unrolled.runtime.filters import FILTERS, PROCESSORS, History, Scores, weights
 
 MIN_TEMPERATURE = 1e-6  # greedy in all but name; far below, logits over temperature overflow
+MOST_PENALTY = 1e6  # for repetition, and the least is one over it; with far more, scores overflow
 
 Text = str | tuple[int, ...]  # a text, or its ids
 # what every engine, file and host can do by itself, in the order of Draws
@@ -85,13 +86,23 @@ class SamplingConfig:
         check_whole("seed", self.seed, 0, 2**64 - 1)
         check_share("min_p", self.min_p, "0 keeps all tokens")
         check_share("typical_p", self.typical_p, "1 keeps all tokens")
-        if not _is_number(self.repetition_penalty) or not 0 < self.repetition_penalty < math.inf:
-            raise ConfigError(f"repetition_penalty: got {self.repetition_penalty!r}, needs a number above 0; 1 is off")
+        if not _is_number(self.repetition_penalty) or not 1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY:
+            raise ConfigError(
+                f"repetition_penalty: got {self.repetition_penalty!r}, needs a number from {1 / MOST_PENALTY:g} to "
+                f"{MOST_PENALTY:g}; 1 is off"
+            )
         check_whole("no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
         check_whole("min_new_tokens", self.min_new_tokens, 0)
         if self.eos_token_id is not None:
             check_whole("eos_token_id", self.eos_token_id, 0)
+        self._take_numbers()
         self._take_texts()
+
+    def _take_numbers(self) -> None:
+        """Keep numbers of NumPy's types as Python's, which JSON knows."""
+        for name, value in [(field.name, getattr(self, field.name)) for field in fields(self)]:
+            if isinstance(value, numbers.Real) and not isinstance(value, bool | int | float):
+                object.__setattr__(self, name, int(value) if isinstance(value, numbers.Integral) else float(value))
 
     def _take_texts(self) -> None:
         """Check what is a text or made of texts, and keep it as tuples."""
@@ -176,18 +187,25 @@ class SamplingConfig:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    """Whether it is a number that a float can hold; infinite ones and NaN are."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def _is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
 
 
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
     """Check a whole number within its limits; ConfigError names it."""
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not good or int(value) < least or (most is not None and int(value) > most):  # type: ignore[call-overload]
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if not good or not least <= int(value) <= most:  # type: ignore[call-overload]
+        limits = f"of at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
         raise ConfigError(f"{name}: got {value!r}, needs a whole number {limits}")
 
 

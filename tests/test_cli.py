@@ -296,6 +296,14 @@ def test_score_of_texts_alternatives_and_files(trained: Path, corpus: Path) -> N
     ]
 
 
+def test_score_reads_a_column(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("number,text\n1,the quick\n2,the lazy dog\n")
+    (tmp_path / "texts.jsonl").write_text('{"said": "the quick"}\n{"said": "the lazy dog"}\n')
+    by_column = run_json("score", str(trained), str(tmp_path / "texts.csv"), "--column", "text")["files"][0]
+    by_field = run_json("score", str(trained), str(tmp_path / "texts.jsonl"), "--field", "said")["files"][0]
+    assert by_column["logprob"] == by_field["logprob"] < 0
+
+
 @pytest.mark.parametrize("name", ["", "model.onnx", "model.pt"])
 def test_verify_of_good_files(trained: Path, name: str) -> None:
     report = run_json("verify", str(trained / name))

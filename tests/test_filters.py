@@ -452,6 +452,12 @@ def test_a_text_without_tokens_is_refused() -> None:
         ("repetition_penalty", 0),
         ("repetition_penalty", INF),
         ("repetition_penalty", "2"),
+        ("repetition_penalty", 1e-320),
+        ("repetition_penalty", 10**400),
+        ("temperature", 10**400),
+        ("max_new_tokens", 10**20),
+        ("top_k", 2**63),
+        ("sequence_bias", {"a": 10**400}),
         ("no_repeat_ngram_size", -1),
         ("no_repeat_ngram_size", 1.0),
         ("min_new_tokens", -1),
@@ -475,6 +481,14 @@ def test_a_setting_out_of_range_is_named(name: str, value: object) -> None:
     setting: dict[str, Any] = {name: value}
     with pytest.raises(ConfigError, match=rf"^{name}: got "):
         GenerationConfig(**setting)
+
+
+def test_numbers_of_numpy_are_kept_as_those_that_json_knows() -> None:
+    config = GenerationConfig(temperature=np.float32(0.5), top_k=np.int64(3), max_new_tokens=np.uint8(9))
+    assert json.loads(json.dumps(asdict(config))) == json.loads(
+        json.dumps(asdict(GenerationConfig(temperature=0.5, top_k=3, max_new_tokens=9)))
+    )
+    assert [type(value) for value in (config.temperature, config.top_k, config.max_new_tokens)] == [float, int, int]
 
 
 def test_lengths_that_contradict_each_other_are_refused() -> None:

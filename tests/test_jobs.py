@@ -27,6 +27,7 @@ from unrolled.runtime.adapters import make_model
 from unrolled.runtime.interrupts import Interrupts
 from unrolled.runtime.jobs import Job, Progress, run_job
 from unrolled.runtime.lanes import write_rows
+from unrolled.runtime.result_files import ResultStream
 from unrolled.runtime.rows import Generation, Request
 
 LANES = 2  # blocks of 64 rows
@@ -570,3 +571,23 @@ def test_resident_memory_is_flat_over_a_hundred_thousand_rows(model_file: str, t
     )
     assert float(done.stdout) < 10  # MB; 1 was seen
     assert Path(f"{many}.out").read_bytes().count(b"\n") == 100_000
+
+
+class Narrow(io.RawIOBase):
+    """Takes three bytes at a time, as a pipe that is nearly full does."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.taken += bytes(data[:3])
+        return min(3, len(data))
+
+
+def test_a_line_goes_whole_into_a_pipe_that_takes_a_part_at_a_time() -> None:
+    pipe: Any = Narrow()
+    ResultStream(pipe, "pipe").write(b"a whole line\n")
+    assert pipe.taken == b"a whole line\n"

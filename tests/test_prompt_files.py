@@ -84,6 +84,7 @@ BAD = [
     ("jsonl", b'{"prompt": null}', "no prompt"),
     ("jsonl", b'{"prompt": "a", "id": []}', "id: got []"),
     ("jsonl", b'{"prompt": "a", "id": true}', "id: got True"),
+    ("jsonl", b'{"prompt": "a", "id": 1e999}', "id: got inf"),
     ("jsonl", b'{"prompt": "a", "top_p": NaN}', "NaN is no number"),
     ("jsonl", b'{"prompt": "' + b"a" * 200 + b'"}', "longer than 200 characters"),
     ("jsonl", b"[" * 70 + b"]" * 70, "levels deep"),

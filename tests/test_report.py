@@ -30,10 +30,11 @@ from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyEr
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.run_folder import read_metrics
+from unrolled.engine.text import WordTokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, StepEvent, TrainingConfig
 from unrolled.report.charts import nice_ticks
-from unrolled.report.heldout import find_corpus, held_out
+from unrolled.report.heldout import _rows, find_corpus, held_out
 from unrolled.report.image import LEVELS, heat_map
 from unrolled.report.page import page, write_report
 from unrolled.report.probe import gradient_reach, parameter_gradients, read_rows, windows
@@ -236,6 +237,14 @@ def test_the_name_of_a_corpus_of_many_files_is_no_error(tmp_path: Path) -> None:
     corpus = Corpus(", ".join(f"chapter {number}.txt" for number in range(40)), TEXT)
     with pytest.raises(CorpusError, match="name a text with --text"):
         find_corpus(trained_on(corpus), tmp_path / "run", None)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 30])
+def test_no_word_of_the_held_out_text_is_cut_in_two(most: int) -> None:
+    text = "antidisestablishmentarianism is long " * 20
+    tokenizer = WordTokenizer.fit(text)
+    (row,) = _rows(text, tokenizer, most)
+    assert row.tolist() == tokenizer.encode(text)[: most + 1].tolist()
 
 
 def test_records_are_read_one_by_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -155,9 +156,9 @@ def crash_at(operation: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def crashed(operation: int, folder: Path, **settings: Any) -> bool:
     """Whether a run came to its given file operation, where it crashed."""
     held: list[int] = []
-    try_lock = lock._try_lock
+    take = lock._lock
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "_try_lock", lambda handle: (try_lock(handle), held.append(handle)))
+        patch.setattr(lock, "_lock", lambda handle: (take(handle), held.append(handle)))
         crash_at(operation, patch)
         try:
             prepared().run(folder, **settings)
@@ -302,6 +303,25 @@ def test_one_process_at_a_time_and_a_lock_left_behind_stops_nobody(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
     (tmp_path / LOCK).write_text(str(os.getpid()))  # of a process that lives, but holds nothing
     FolderLock(tmp_path).release()
+
+
+def test_a_drive_without_locks_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(handle: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock, "_lock", no_locks)
+    held = FolderLock(tmp_path)
+    held.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_that_is_cut_is_left_out_of_the_metrics(tmp_path: Path) -> None:
+    lines = '{"event": "step", "step": 1}\n{"event": "sample", "step": 1, "text": "ü"}\n{"event": "step", "st'.encode()
+    (tmp_path / "metrics.jsonl").write_bytes(lines)
+    assert list(read_metrics(tmp_path, "step")) == [{"event": "step", "step": 1}]
+    (tmp_path / "metrics.jsonl").write_bytes(lines + b"\n")
+    with pytest.raises(ModelFileError, match="a line is not JSON"):
+        list(read_metrics(tmp_path, "step"))
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 3, 4, 5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,3 +172,17 @@ def test_contexts_of_other_models_and_damaged_files_are_refused(tmp_path: Path) 
     replace(context, tokens=context.tokens[:0]).save(file)
     with pytest.raises(ModelFileError, match="not those of a context"):
         Context.load(file)
+
+
+def test_overlapping_steps_of_torch_leave_onednn_as_it_was() -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    from unrolled.export.torch_model import _onednn_off
+
+    before = torch.backends.mkldnn.enabled
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(_onednn_off)
+    second.enter_context(_onednn_off)
+    first.close()  # the second step began before the first was over, and ends behind it
+    assert not torch.backends.mkldnn.enabled
+    second.close()
+    assert torch.backends.mkldnn.enabled == before

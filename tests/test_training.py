@@ -20,6 +20,7 @@ from unrolled.engine.batches import Batch, StreamBatches
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
+from unrolled.engine.ctrl_c import CtrlC
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, DivergedError
@@ -359,6 +360,17 @@ def test_ctrl_c_ends_the_step_that_runs(monkeypatch: pytest.MonkeyPatch) -> None
     result = train(trainable, stream(config), None, TrainingConfig(steps=10))
     assert (result.interrupted, result.steps, len(finished)) == (True, 3, 3)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with CtrlC() as ctrl_c:
+            signal.raise_signal(signal.SIGINT)
+            assert not ctrl_c.pressed
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("hook", ["on_step", "on_interval", "sample"])
