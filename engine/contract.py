@@ -55,7 +55,7 @@ class Draws(NamedTuple):
 
     steps: int  # N
     first_step: Any  # int64: which draw of its sequence the first one is
-    sequences: NDArray[np.int64]  # (B,), the index of each row
+    sequences: NDArray[np.integer]  # (B,), the index of each row
     do_sample: Any  # bool
     temperature: Any  # float
     top_k: Any  # int

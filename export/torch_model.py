@@ -325,24 +325,28 @@ def as_tensor(array: NDArray) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
+mkldnn: Any = torch.backends.mkldnn  # its flag is a property that typing takes for another thing
+
+
 class _OneDnnOff:
     """oneDNN is off while a thread is inside. Its flag is the process's, so the last one out puts it back."""
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, True
+        self._lock, self._inside = threading.Lock(), 0
+        self._before: Any = True
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = torch.backends.mkldnn.enabled
-                torch.backends.mkldnn.enabled = False
+                self._before = mkldnn.enabled
+                mkldnn.enabled = False
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                torch.backends.mkldnn.enabled = self._before
+                mkldnn.enabled = self._before
 
 
 _onednn_off = _OneDnnOff()

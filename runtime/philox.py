@@ -41,7 +41,7 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
-def uniforms(seed: int, sequences: NDArray[np.int64], steps: int | NDArray[np.int64]) -> NDArray[np.float64]:
+def uniforms(seed: int, sequences: NDArray[np.integer], steps: int | NDArray[np.integer]) -> NDArray[np.float64]:
     """Uniforms in [0, 1) with 53 random bits, one for each pair of sequence index and step.
 
     key = the seed's low and high word; counter = (step low, step high, sequence low, sequence high); from the words
