@@ -17,6 +17,19 @@ from numba import njit
 from unrolled.engine.kernels import gemm, tile
 from unrolled.engine.kernels.target import TARGET, Target, describe
 
+ALL_WIDTHS = [
+    "test_activations.py",
+    "test_widths.py",
+    "test_engines.py::test_kernels_equal_the_reference_array_by_array",
+]
+MORE_OF_AVX2 = [  # the width that most people's processors have: the output layer, sampling, optimisers and bits, too
+    "test_engines.py::test_cross_entropy_equals_the_reference",
+    "test_engines.py::test_gradients_of_the_first_layer_equal_the_reference",
+    "test_decode.py",
+    "test_flow.py::test_rows_that_flow_write_what_each_writes_alone",
+    "test_bitwise.py",
+]
+
 REGISTERS = {64: "zmm", 32: "ymm", 16: "xmm"}
 AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
 SSE2 = {"NUMBA_CPU_NAME": "generic"}
@@ -89,16 +102,15 @@ def run(settings: dict[str, str], cache: Path, *arguments: str) -> str:
 @x86_only
 @pytest.mark.parametrize(("settings", "width"), [(AVX2, 32), (SSE2, 16)], ids=["avx2", "sse2"])
 def test_narrower_targets_compute_the_same(settings: dict[str, str], width: int, tmp_path: Path) -> None:
-    """The tests of products, cells and activations once more, all compiled for the narrower target."""
+    """Tests of kernels once more, all compiled for the narrower target."""
     if TARGET.vector_bytes < width:
         pytest.skip("this processor has no AVX2")
     told = run(
         settings, tmp_path, "-c", "from unrolled.engine.kernels.target import TARGET; print(TARGET.vector_bytes)"
     )
     assert int(told) == width
-    here = Path(__file__).parent
-    cells = f"{here / 'test_engines.py'}::test_kernels_equal_the_reference_array_by_array"
-    files = [str(here / "test_activations.py"), f"{here / 'test_widths.py'}", cells]
+    here, tests = Path(__file__).parent, ALL_WIDTHS + (MORE_OF_AVX2 if settings == AVX2 else [])
+    files = [str(here / test) for test in tests]
     out = run(settings, tmp_path, "-m", "pytest", "-n0", "-q", "-k", "not float64", *files)
     assert re.search(r"\d+ passed", out)
     assert "failed" not in out
