@@ -26,8 +26,10 @@ PRECISIONS = (FLOAT32, BF16)  # of the products of a float32 model
 
 
 def check_precision(engine: str, precision: str) -> None:
-    """Raises:
-    ConfigError: the precision is not known, or not the engine's.
+    """Check that an engine has a precision.
+
+    Raises:
+        ConfigError: the precision is not known, or not the engine's.
     """
     check_choice("precision", precision, PRECISIONS)
     if precision != FLOAT32 and engine != "numba":

@@ -145,7 +145,8 @@ class WordTokenizer(Vocabulary):
     """One token per word, lower-cased and without punctuation unless told otherwise.
 
     A word is a run of letters, digits and underscores, with apostrophes inside ("don't"); where punctuation is kept, each
-    mark is a word of its own. White space is not kept: ``decode`` joins with single spaces, none before , . ; : ! ? ).
+    mark is a word of its own. White space is not kept: ``decode`` joins with single spaces, none before , . ; : ! ? ) ] }
+    and none behind ( [ {.
 
     Args:
         vocabulary: the words, most frequent first, behind the special tokens.

@@ -58,7 +58,7 @@ def reorder_gates(array: NDArray, order: tuple[int, ...]) -> NDArray:
 
 
 def read_params(model: onnx.ModelProto, config: ModelConfig) -> Params:
-    """The parameters back from a graph of ``build_step``, under PyTorch's names and in its gate order.
+    """The parameters back from a graph of ``build``, under PyTorch's names and in its gate order.
 
     Raises:
         ModelFileError: one is missing, or has another shape.
