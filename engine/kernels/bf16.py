@@ -45,8 +45,10 @@ def available() -> bool:
 
 
 def check_available() -> None:
-    """Raises:
-    ConfigError: it has not.
+    """Check that this processor has the instruction.
+
+    Raises:
+        ConfigError: it has not.
     """
     if not available():
         raise ConfigError(

@@ -351,31 +351,30 @@ def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDAr
 
 @compiled
 def _add_rows(
-    a: NDArray, first: int, last: int, m0: int, m1: int, sums: NDArray, places: NDArray, block: NDArray
+    a: NDArray, k0: int, row: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray, block: NDArray
 ) -> None:  # fmt: skip
-    """Columns m0 … m1 of up to four rows of ``a`` to their places in ``sums``; where there is one place, to ``block``.
+    """Columns m0 … m1 of four rows of ``a``, from k0 + row on, to their places in ``sums``; of ``rows`` the last may be fewer.
 
-    A long chain of additions gathers rounding errors, so four rows are added up first, and SUM_ROWS are a sum apart.
+    A long chain of additions gathers rounding errors, so where there is one place, four rows are added up first, and
+    SUM_ROWS are a sum apart, in ``block`` (m1 - m0,), which is empty again behind the last.
     """
+    first, last = k0 + row, k0 + min(row + 4, rows)
     if sums.shape[0] > 1:
         for k in range(first, last):
-            row, some = a[k, m0:m1], sums[places[k], m0:m1]
+            values, some = a[k, m0:m1], sums[places[k], m0:m1]
             for m in range(m1 - m0):  # from 0: a start that might be negative keeps the loop scalar
-                some[m] += row[m]
-    elif last - first == 4:
+                some[m] += values[m]
+        return
+    if last - first == 4:
         one, two, three, four = a[first, m0:m1], a[first + 1, m0:m1], a[first + 2, m0:m1], a[first + 3, m0:m1]
         for m in range(m1 - m0):
             block[m] += (one[m] + two[m]) + (three[m] + four[m])
     else:
         for k in range(first, last):
-            row = a[k, m0:m1]
+            values = a[k, m0:m1]
             for m in range(m1 - m0):
-                block[m] += row[m]
-
-
-@compiled
-def _add_block(block: NDArray, sums: NDArray, m0: int, m1: int) -> None:
-    if sums.shape[0] == 1:
+                block[m] += values[m]
+    if (row + 4) % SUM_ROWS == 0 or row + 4 >= rows:
         total = sums[0, m0:m1]
         for m in range(m1 - m0):
             total[m] += block[m]
@@ -385,14 +384,10 @@ def _add_block(block: NDArray, sums: NDArray, m0: int, m1: int) -> None:
 @compiled
 def _add_columns(a: NDArray, k0: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray) -> None:
     """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, added to ``sums`` and nothing else."""
-    if m0 == m1:
-        return
-    block = np.zeros(m1 - m0, a.dtype)
-    for first in range(0, rows, 4):
-        last = min(first + 4, rows)
-        _add_rows(a, k0 + first, k0 + last, m0, m1, sums, places, block)
-        if last % SUM_ROWS == 0 or last == rows:
-            _add_block(block, sums, m0, m1)
+    if m0 < m1:
+        block = np.zeros(m1 - m0, a.dtype)
+        for row in range(0, rows, 4):
+            _add_rows(a, k0, row, rows, m0, m1, sums, places, block)
 
 
 @compiled
@@ -404,11 +399,8 @@ def _pack_strips_as_they_are(
     whole = m0 + (m1 - m0) // STRIP * STRIP
     block = np.zeros(m1 - m0, a.dtype)
     for first in range(0, depth, 4):
-        last = min(first + 4, depth)
-        _add_rows(a, k0 + first, k0 + last, m0, m1, sums, places, block)
-        if last % SUM_ROWS == 0 or last == depth:
-            _add_block(block, sums, m0, m1)
-        for k in range(first, last):
+        _add_rows(a, k0, first, depth, m0, m1, sums, places, block)
+        for k in range(first, min(first + 4, depth)):
             row_at, at = (k0 + k) * width, k * STRIP
             for m in range(m0, whole, STRIP):
                 prefetch(flat, row_at + m + AHEAD * width)
@@ -428,10 +420,7 @@ def _pack_strips_words(
     zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
     for k in range(0, rows, 2):
         if k % 4 == 0:
-            last = min(k + 4, rows)
-            _add_rows(a, k0 + k, k0 + last, m0, m1, sums, places, block)
-            if last % SUM_ROWS == 0 or last == rows:
-                _add_block(block, sums, m0, m1)
+            _add_rows(a, k0, k, rows, m0, m1, sums, places, block)
         two = k + 1 < rows
         low_at, high_at = (k0 + k) * width, (k0 + k + 1) * width
         low = a[k0 + k, m0:m1]

@@ -95,7 +95,7 @@ def as_gathered(xg: NDArray | Gathered) -> Gathered:
 
 
 class Columns(NamedTuple):
-    """A gradient (T, B, G·H) that is made of ranges of the columns of ``array`` (T, B, W); rows of it are never copied."""
+    """A gradient (T, B, G·H) that is made of ranges of the columns of ``array`` (T, B, W), which products read as they lie."""
 
     array: NDArray
     ranges: tuple[tuple[int, int], ...]
