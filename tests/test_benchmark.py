@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 from unrolled.bench import report
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
-from unrolled.bench.peers import PEERS
+from unrolled.bench.peers import PEERS, make_checkpoint
 from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
 from unrolled.bench.workloads import WORKLOADS, Workload, grid
 from unrolled.cli.main import app
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.threads import ONNXRUNTIME_THREADS, THREAD_VARIABLES
+from unrolled.runtime.onnx_model import open_checkpoint
 
 LIMITS = {
     "fma_gflops": {"1": 100.0, "2": 200.0},
@@ -133,6 +135,26 @@ def test_a_worker_that_fails_says_why() -> None:
         worker.answer()
     with Worker({**job, "peer": "nobody", "workload": {}}, 120) as worker, pytest.raises(WorkerError, match="nobody"):
         worker.answer()
+
+
+def test_a_stated_number_of_threads_reaches_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_checkpoint(Workload("generate", "gru", hidden=8, vocab=9, embedding=4))
+
+    def threads(form: str) -> int:
+        model: Any = open_checkpoint(checkpoint, form)
+        return int(model.session.get_session_options().intra_op_num_threads)
+
+    for name in THREAD_VARIABLES:  # as the benchmark's processes and the workers of a study are told
+        monkeypatch.setenv(name, "3")
+    assert threads("step") == 3
+    assert threads("both") == 3
+    for empty in ("", " "):
+        monkeypatch.setenv(ONNXRUNTIME_THREADS, empty)
+        assert threads("step") == 0  # onnxruntime's own choice
+    for wrong in ("0", "-1", "two", "1.5", "99999", "9" * 5000):
+        monkeypatch.setenv(ONNXRUNTIME_THREADS, wrong)
+        with pytest.raises(ConfigError, match=f"{ONNXRUNTIME_THREADS}: got '{wrong}', needs a whole number"):
+            threads("step")
 
 
 def test_every_peer_takes_part_in_a_suite() -> None:
