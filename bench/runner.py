@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unrolled.bench.peers import PEERS, REFERENCE
+from unrolled.bench.peers import PEERS, REFERENCE, peers_of
 from unrolled.bench.system import system_info
 from unrolled.bench.workloads import Workload
 from unrolled.engine.errors import ConfigError, UnrolledError
@@ -146,9 +146,12 @@ def machine_line(threads: int) -> dict[str, Any]:
     return {"suite": "machine", "date": when, "threads": threads, **system_info(), "limits": limits}
 
 
-def check_peers(peers: Sequence[str]) -> None:
-    if unknown := [name for name in peers if name not in PEERS]:
-        raise ConfigError(f"peers: {', '.join(unknown)} not known; there are {', '.join(PEERS)}")
+def check_peers(peers: Sequence[str], suite: str) -> None:
+    """Check that all are known and take part in the suite; ConfigError names those that do."""
+    there = peers_of(suite)
+    for names, why in ((PEERS, "not known"), (there, f"not measured by unrolled bench {suite}")):
+        if absent := [name for name in peers if name not in names]:
+            raise ConfigError(f"peers: {', '.join(absent)} {why}; choose from {', '.join(there)}")
 
 
 def _reference(work: Workload, folder: Path, threads: int, patience: float) -> dict[str, np.ndarray]:
@@ -168,7 +171,26 @@ def measure(
     effort: Effort,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, Any]]:
-    """Measure the peers on one workload and yield a line for each, once all rounds are over."""
+    """Measure the peers on one workload and yield a line for each, once all rounds are over.
+
+    Every line has the workload's fields, ``threads``, ``peer`` and ``parity``: "ok", or "failed: …" or "left out: …". If
+    settings of the peer failed the parity check or died, ``failed_settings`` says which ones and why, also where another
+    one passed. A peer that was measured has besides, of the fastest of the settings that passed:
+
+    - ``setting``, ``rounds``: its name; rounds counted.
+    - ``median_s``, ``spread_s``: seconds of a step or text, and the distance of the quartiles.
+    - ``tokens_per_s``, ``gflops``, ``peak_fraction``: speed, as the workload counts it; share of the FMA peak.
+    - ``bandwidth_fraction``: of one stream: weights read a second, as a share of what one core can read.
+    - ``first_call_s``: set-up, compilation and the first step or text.
+    - ``peak_rss_mb``: the most memory of the process until two steps or texts were made.
+    - ``step_rss_mb``: what of it set-up and the two added to a process that has imported the peer's library; neither
+      counts the parity check.
+    - ``ratio_to_torch``: where torch was measured: its time over this one's, the median of the rounds' ratios.
+
+    Raises:
+        ConfigError: a peer is not known, or does not take part in the workload's suite.
+    """
+    check_peers(peers, work.suite)
     base = {**work.to_dict(), "threads": threads}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -180,8 +202,6 @@ def measure(
             peer = PEERS[name]
             if not peer.available:
                 yield {**base, "peer": name, "parity": f"left out: {peer.needs} is not installed"}
-                continue
-            if peer.maker(work.suite) is None:
                 continue
             for label, setting in peer.settings_of(work.suite).items():
                 say(f"{work.title}: {name}, {label}")

@@ -12,11 +12,11 @@ from unrolled.bench import report as reports
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
-from unrolled.bench.peers import PEERS
+from unrolled.bench.peers import peers_of
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
-from unrolled.bench.workloads import WORKLOADS, Workload, grid
+from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.console import FILE_WIDTH, err, out, table, warn
-from unrolled.cli.options import one_of
+from unrolled.cli.options import default, one_of
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
@@ -34,12 +34,32 @@ Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them
 Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
 Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
 Batch = Annotated[str | None, typer.Option(help="Batch sizes, or streams side by side.")]
-Peers = Annotated[str | None, typer.Option(help=f"Who takes part; left out: all. {one_of(PEERS)}")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Append every measurement to this file as it is made.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few sizes and short rounds: a minute or two.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every peer. [default: the cores there are]")]
-Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, of which the median counts.")]
-Named = Annotated[str | None, typer.Option("--workload", help=f"A named set. {one_of(WORKLOADS)}")]
+Threads = Annotated[int | None, typer.Option(min=1, help=f"Threads of every peer. {default('the cores there are')}")]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Rounds, of which the median counts. " + default(f"{Effort().rounds}, with --quick {QUICK.rounds}"),
+    ),
+]
+
+
+def _peers(suite: str) -> Any:
+    return typer.Option(
+        help=f"Who takes part, with commas between them; left out: all. There are {', '.join(peers_of(suite))}."
+    )
+
+
+def _workload(suite: str) -> Any:
+    return typer.Option(metavar="NAME", help=f"A named set. {one_of(workloads_of(suite))}")
+
+
+TrainPeers = Annotated[str | None, _peers("train")]
+GeneratePeers = Annotated[str | None, _peers("generate")]
+TrainWorkloads = Annotated[str | None, _workload("train")]
+GenerateWorkloads = Annotated[str | None, _workload("generate")]
 
 
 def _numbers(text: str | None, option: str, usual: Sequence[int]) -> list[int]:
@@ -64,8 +84,9 @@ def _run(
     rounds: int | None,
 ) -> None:
     """Measure, write lines as they come, and show the tables."""
-    names = _names(peers, [name for name in PEERS if name != "torch-compile" or not quick])
-    check_peers(names)
+    suite = works[0].suite
+    names = _names(peers, [name for name in peers_of(suite) if name != "torch-compile" or not quick])
+    check_peers(names, suite)
     count = threads or usable_cores()
     effort = QUICK if quick else Effort()
     if rounds is not None:
@@ -99,8 +120,8 @@ def train(
     batch: Batch = None,
     length: Annotated[int, typer.Option(help="Steps of a batch.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 65,
-    peers: Peers = None,
-    workload: Named = None,
+    peers: TrainPeers = None,
+    workload: TrainWorkloads = None,
     json: JsonFile = None,
     quick: Quick = False,
     threads: Threads = None,
@@ -133,8 +154,8 @@ def generate(
     batch: Batch = None,
     length: Annotated[int, typer.Option(help="Tokens written in each stream.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 100,
-    peers: Peers = None,
-    workload: Named = None,
+    peers: GeneratePeers = None,
+    workload: GenerateWorkloads = None,
     json: JsonFile = None,
     quick: Quick = False,
     threads: Threads = None,
@@ -249,11 +270,10 @@ def memory(
 
 
 def _named(name: str, suite: str) -> list[Workload]:
-    check_choice("workload", name, WORKLOADS)
-    works = list(WORKLOADS[name])
-    if works[0].suite != suite:
-        raise ConfigError(f"workload: {name} is measured by unrolled bench {works[0].suite}")
-    return works
+    if name in WORKLOADS and (other := WORKLOADS[name][0].suite) != suite:
+        raise ConfigError(f"workload: {name} is measured by unrolled bench {other}")
+    check_choice("workload", name, workloads_of(suite))
+    return list(WORKLOADS[name])
 
 
 def _show(lines: Sequence[reports.Line]) -> None:
