@@ -303,7 +303,10 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture: .png, .svg or .pdf.")] = None,
 ) -> None:
-    """Tables and a picture from files of measurements."""
+    """Tables and a picture from files of measurements.
+
+    Repeats of a measurement have a row each; the picture shows the last.
+    """
     lines = reports.read_lines(files)
     if plot is not None:
         reports.draw(lines, plot)
