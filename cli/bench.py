@@ -325,8 +325,11 @@ def compare(
         float | None, typer.Option(help="Exit with code 1 if anything got slower by more than this many percent.")
     ] = None,
 ) -> None:
-    """What got slower: every workload and peer that both files have, the largest slowdown first."""
-    changes = reports.compare(reports.read_lines([old]), reports.read_lines([new]))
+    """What got slower: every workload and peer that the old file measured, the largest slowdown first.
+
+    Of repeats in a file (--json appends) the last one counts. What failed or is missing in the new file is named.
+    """
+    changes, lost = reports.compare(reports.read_lines([old]), reports.read_lines([new]))
     shown = table("Time of a step or text, new over old", "workload", "old ms", "new ms", "ratio", "")
     for change in changes:
         mark = "slower" if change.slower else ""
@@ -336,5 +339,7 @@ def compare(
     out.print(shown, soft_wrap=False)
     slower = [change for change in changes if change.slower]
     out.print(f"{len(slower)} of {len(changes)} slower by more than 5% and the spread of both measurements")
-    if fail_above is not None and any(change.ratio > 1 + fail_above / 100 for change in slower):
+    for name, why in lost.items():
+        warn(out, f"{name}: measured before, now {why}")
+    if fail_above is not None and (lost or any(change.ratio > 1 + fail_above / 100 for change in slower)):
         raise typer.Exit(1)

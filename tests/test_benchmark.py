@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from unrolled.bench import report
+from unrolled.bench import report, runner, worker
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers import PEERS, make_checkpoint
 from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
-from unrolled.bench.workloads import WORKLOADS, Workload, grid
+from unrolled.bench.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.main import app
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.threads import ONNXRUNTIME_THREADS, THREAD_VARIABLES
@@ -201,15 +203,16 @@ def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: 
 def test_compare_finds_what_got_slower() -> None:
     old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.020, hidden=256)]
     new = [line("numba", 0.012), line("torch", 0.0104), line("numba", 0.015, hidden=256)]
-    changes = report.compare(old, new)
+    changes, lost = report.compare(old, new)
+    assert not lost
     assert [(round(change.ratio, 2), change.slower) for change in changes] == [
         (1.2, True),
         (1.04, False),
         (0.75, False),
     ]
     noisy = [line("numba", 0.012, spread_s=0.003)]
-    assert not report.compare(old, noisy)[0].slower
-    with pytest.raises(ConfigError, match="in common"):
+    assert not report.compare(old, noisy).changes[0].slower
+    with pytest.raises(ConfigError, match="that the old one measured"):
         report.compare(old, [line("numba", 0.01, vocab=7)])
 
 
@@ -271,3 +274,52 @@ def test_alarm_an_engine_that_fails_is_told() -> None:
     job = BatchJob(Workload("generate", "gru", hidden=8, vocab=9), "abacus", rows=2, lanes=1, threads=1)
     with pytest.raises(ModelFileError, match=r"abacus: .*choose one of"):
         measure_batch(job)
+def test_compare_names_what_was_lost_and_takes_the_last_of_repeats() -> None:
+    failed, left_out = {"parity": "failed: loss 1 differs by 1"}, {"parity": "left out: torch is not installed"}
+    old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.010, hidden=256), line("numpy", 1.0, **failed)]
+    new = [line("numba", 0.010, **failed), line("torch", 0.010, **left_out), line("numpy", 1.0, **failed)]
+    name = "train, lstm 1×{}, B 32, 2 threads: {}"
+    assert report.compare(old, new) == ([], {
+        name.format(128, "numba"): failed["parity"],
+        name.format(128, "torch"): left_out["parity"],
+        name.format(256, "numba"): "missing",
+    })  # fmt: skip
+    (change,), lost = report.compare([*old[1:2], line("torch", 0.020)], [*new[1:2], line("torch", 0.030)])
+    assert (change.old_s, change.new_s, lost) == (0.020, 0.030, {})
+    assert report.compare(old[:1], [*old[:1], *new[:1]]).lost  # the last failed
+    with pytest.raises(ConfigError, match="that the old one measured"):
+        report.compare(old[3:], new)
+
+
+def test_what_was_not_measured_at_its_best_says_so() -> None:
+    why = {"onednn, fused": "loss 1 differs by 1", "onednn, foreach": "died"}
+    partly, whole = line("torch", 0.1, failed_settings=why), line("torch", 0.1)
+    assert report.remarks(whole) == []
+    assert report.remarks(partly) == [
+        "torch, lstm 1×128, B 32: without its setting 'onednn, fused', which failed: loss 1 differs by 1",
+        "torch, lstm 1×128, B 32: without its setting 'onednn, foreach', which failed: died",
+    ]
+    assert f"\n- {report.remarks(partly)[1]}\n" in report.markdown([partly])
+    none = {**partly, "parity": "failed: loss 1 differs by 1"}
+    assert report.remarks(none)[0].endswith(": failed: loss 1 differs by 1")
+    assert report.remarks(none)[2] == "torch, lstm 1×128, B 32, onednn, foreach: died"
+    assert len(report.remarks({**none, "failed_settings": {"default": "loss 1 differs by 1"}})) == 1
+
+
+def test_every_peer_that_was_measured_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    figures: list[Any] = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, output: figures.append(figure))
+    peers = [*PEERS, "a new one"]
+    lines = [line(peer, 0.01 * n, suite=suite) for n, peer in enumerate(peers, 1) for suite in SUITES]
+    report.draw([MACHINE, *lines, line("failed", 1.0, parity="failed: so it is")], tmp_path / "picture.png")
+    styles = set()
+    for axes in figures[0].axes:
+        drawn = {artist.get_label(): artist for artist in axes.get_lines()}
+        assert list(drawn) == [*peers, "FMA peak"]
+        assert [drawn[peer].get_xdata()[0] for peer in peers] == [line["gflops"] for line in lines[::2]]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(drawn)
+        styles |= {(drawn[peer].get_color(), drawn[peer].get_marker()) for peer in peers}
+    assert len(styles) == len(peers)  # no two alike, and the same in both panels
+
+
