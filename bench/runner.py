@@ -134,7 +134,7 @@ class Row(NamedTuple):
     peer: str
     setting: str
     worker: Worker
-    first_call: float
+    first: dict[str, Any]  # what it answered before the rounds
     rounds: list[dict[str, Any]]
 
 
@@ -211,14 +211,14 @@ def measure(
                     worker = stack.enter_context(
                         Worker({**job, "seconds": effort.seconds, "output": str(output)}, effort.patience)
                     )
-                    first_call = worker.answer()["first_call_s"]
+                    first = worker.answer()
                     with np.load(output) as arrays:
                         allowed = ROUNDED_PARITY if peer.rounded else PARITY
                         verdict = compare_arrays({n: arrays[n] for n in arrays.files}, reference, allowed)
                 except WorkerError as error:
                     verdict = str(error)
                 if verdict == "ok":
-                    rows.append(Row(name, label, worker, first_call, []))
+                    rows.append(Row(name, label, worker, first, []))
                 else:
                     failures[name] = verdict
         _run_rounds(rows, effort, failures, lambda n: say(f"{work.title}: round {n + 1} of {effort.rounds}"))
@@ -279,9 +279,7 @@ def _lines(
             "tokens_per_s": work.tokens / median,
             "gflops": gflops,
             "peak_fraction": gflops / limits["fma_gflops"][str(threads)],
-            "first_call_s": row.first_call,
-            "peak_rss_mb": row.rounds[-1]["peak_rss_mb"],
-            "step_rss_mb": row.rounds[-1]["step_rss_mb"],
+            **row.first,
             "parity": "ok",
         }
         if work.suite == "generate" and work.batch == 1:
