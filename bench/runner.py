@@ -138,6 +138,9 @@ class Row(NamedTuple):
     rounds: list[dict[str, Any]]
 
 
+Failures = dict[str, dict[str, str]]  # peer -> setting -> why
+
+
 def machine_line(threads: int) -> dict[str, Any]:
     """The first line of a file: what was measured on, and its limits."""
     with Worker({"peer": "limits", "threads": threads}, 300) as worker:
@@ -197,7 +200,7 @@ def measure(
         say(f"{work.title}: reference")
         reference = _reference(work, folder, threads, effort.patience)
         rows: list[Row] = []
-        failures: dict[str, str] = {}
+        failures: Failures = {}
         for name in peers:
             peer = PEERS[name]
             if not peer.available:
@@ -220,12 +223,12 @@ def measure(
                 if verdict == "ok":
                     rows.append(Row(name, label, worker, first, []))
                 else:
-                    failures[name] = verdict
+                    failures.setdefault(name, {})[label] = verdict
         _run_rounds(rows, effort, failures, lambda n: say(f"{work.title}: round {n + 1} of {effort.rounds}"))
         yield from _lines(base, work, rows, failures, limits, threads)
 
 
-def _run_rounds(rows: list[Row], effort: Effort, failures: dict[str, str], say: Callable[[int], None]) -> None:
+def _run_rounds(rows: list[Row], effort: Effort, failures: Failures, say: Callable[[int], None]) -> None:
     """Rounds of all, one after the other; a setting far slower than its peer's best leaves after the second."""
     for n in range(effort.rounds + 1):  # the first is not counted: caches and thread pools wake up
         say(n)
@@ -234,7 +237,7 @@ def _run_rounds(rows: list[Row], effort: Effort, failures: dict[str, str], say: 
             try:
                 answer = row.worker.measure()
             except WorkerError as error:
-                failures[row.peer] = str(error)
+                failures.setdefault(row.peer, {})[row.setting] = str(error)
                 rows.remove(row)
                 continue
             if n > 0:
@@ -252,7 +255,7 @@ def _lines(
     base: dict[str, Any],
     work: Workload,
     rows: Sequence[Row],
-    failures: dict[str, str],
+    failures: Failures,
     limits: dict[str, Any],
     threads: int,
 ) -> Iterator[dict[str, Any]]:
@@ -260,9 +263,10 @@ def _lines(
     for row in rows:
         if row.peer not in best or _median(row) < _median(best[row.peer]):
             best[row.peer] = row
-    for name in failures:
+    for name, settings in failures.items():
         if name not in best:
-            yield {**base, "peer": name, "parity": f"failed: {failures[name]}"}
+            parity = f"failed: {next(iter(settings.values()))}"
+            yield {**base, "peer": name, "parity": parity, "failed_settings": settings}
     torch = best.get("torch")
     for name, row in best.items():
         seconds = [answer["seconds"] for answer in row.rounds]
@@ -282,6 +286,8 @@ def _lines(
             **row.first,
             "parity": "ok",
         }
+        if name in failures:
+            line["failed_settings"] = failures[name]
         if work.suite == "generate" and work.batch == 1:
             line["bandwidth_fraction"] = work.weight_bytes / median * work.length / 1e9 / _bandwidth(work, limits)
         if torch is not None:

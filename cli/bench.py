@@ -290,9 +290,8 @@ def _show(lines: Sequence[reports.Line]) -> None:
             if line["parity"] == "ok":
                 shown.add_row(*reports.cells(line))
         out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
-        for line in rows:
-            if line["parity"] != "ok":
-                warn(out, f"{line['peer']}, {reports.workload_name(line)}: {line['parity']}")
+        for remark in (remark for line in rows for remark in reports.remarks(line)):
+            warn(out, remark)
         if text := reports.summary(lines, suite):
             out.print(text)
 
@@ -322,7 +321,10 @@ def compare(
     old: Annotated[Path, typer.Argument(help="Measurements before.")],
     new: Annotated[Path, typer.Argument(help="Measurements after.")],
     fail_above: Annotated[
-        float | None, typer.Option(help="Exit with code 1 if anything got slower by more than this many percent.")
+        float | None,
+        typer.Option(
+            help="Exit with code 1 if anything got slower by more than this many percent, or has no time in the new file."
+        ),
     ] = None,
 ) -> None:
     """What got slower: every workload and peer that the old file measured, the largest slowdown first.
