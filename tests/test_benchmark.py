@@ -476,6 +476,11 @@ def test_the_overhead_of_one_text_is_the_time_beside_the_graph() -> None:
         assert spread == 0  # of one round
 
 
+def test_lanes_that_are_never_full_are_refused() -> None:
+    result = CliRunner().invoke(app, ["bench", "batch", "--rows", "100", "--lanes", "101"])
+    assert str(result.exception) == "rows: got 100, needs at least as many as lanes, which are 101"
+
+
 def test_alarm_an_engine_that_fails_is_told() -> None:
     job = BatchJob(Workload("generate", "gru", hidden=8, vocab=9), "abacus", rows=2, lanes=1, threads=1)
     with pytest.raises(ModelFileError, match=r"abacus: .*choose one of"):
