@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.bench.workloads import Workload
-from unrolled.engine.errors import ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.threads import THREAD_VARIABLES
 
 PROMPT, OUTPUT = (5, 200), (1, 400)  # tokens
@@ -32,13 +32,21 @@ ALONE = 48  # texts written one by one: some 10,000 tokens, seconds of every eng
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What a worker measures."""
+    """What a worker measures.
+
+    Raises:
+        ConfigError: there are fewer rows than lanes, so that these are never full.
+    """
 
     work: Workload
     engine: str
     rows: int
     lanes: int
     threads: int
+
+    def __post_init__(self) -> None:
+        if self.rows < self.lanes:
+            raise ConfigError(f"rows: got {self.rows}, needs at least as many as lanes, which are {self.lanes}")
 
 
 def _requests(prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64]) -> Iterator[Any]:

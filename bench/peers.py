@@ -294,3 +294,8 @@ PEERS: dict[str, Peer] = {
     "onnxruntime-graph": Peer("ONNX file, the sampling loop inside", "onnxruntime", None, _graph),
 }
 REFERENCE = "numpy"
+
+
+def peers_of(suite: str) -> list[str]:
+    """Names of those that take part in a suite."""
+    return [name for name, peer in PEERS.items() if peer.maker(suite) is not None]

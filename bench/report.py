@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unrolled.bench.peers import PEERS
 from unrolled.bench.workloads import SUITES
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.pictures import INK, dress, new_figure, save_figure
@@ -101,6 +102,16 @@ def cells(line: Line) -> list[str]:
     ]
 
 
+def remarks(line: Line) -> list[str]:
+    """What a table must not be read without: that nothing was measured, or not every setting, and why."""
+    about, failed = f"{line['peer']}, {workload_name(line)}", line.get("failed_settings", {})
+    if line["parity"] != "ok":
+        # the only setting's reason is that of the line
+        more = [f"{about}, {setting}: {why}" for setting, why in failed.items()] if len(failed) > 1 else []
+        return [f"{about}: {line['parity']}", *more]
+    return [f"{about}: without its setting {setting!r}, which failed: {why}" for setting, why in failed.items()]
+
+
 def summary(lines: Sequence[Line], suite: str) -> str:
     """One sentence over all workloads of a suite."""
     found = ratios(measured(lines, suite))
@@ -138,13 +149,15 @@ def markdown(lines: Sequence[Line]) -> str:
             continue
         head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
         parts.append(head + "".join(f"\n| {' | '.join(cells(row))} |" for row in rows))
+        if notes := [f"- {note}" for row in rows if row["parity"] == "ok" for note in remarks(row)]:
+            parts.append("\n".join(notes))
         if text := summary(lines, suite):
             parts.append(text)
     return "\n\n".join(parts) + "\n"
 
 
 class Change(NamedTuple):
-    """One workload and peer in two files."""
+    """One workload and peer that two files measured."""
 
     name: str
     old_s: float
@@ -160,52 +173,75 @@ class Change(NamedTuple):
 NOTICED = 0.05  # changes below this are noise on most machines
 
 
-def compare(old: Sequence[Line], new: Sequence[Line]) -> list[Change]:
-    """What both files measured, the largest slowdown first.
+class Comparison(NamedTuple):
+    """What became of the measurements of an old file in a new one."""
+
+    changes: list[Change]  # the largest slowdown first
+    lost: dict[str, str]  # workload and peer that only the old one has a time of -> why
+
+
+def compare(old: Sequence[Line], new: Sequence[Line]) -> Comparison:
+    """Hold what ``old`` measured against ``new``; of several lines about one workload and peer the last counts.
 
     Raises:
-        ConfigError: the files have no measurement in common.
+        ConfigError: ``new`` has no line about anything that ``old`` measured.
     """
 
     def by_name(lines: Sequence[Line]) -> dict[str, Line]:
-        rows = [line for line in lines if line["suite"] in SUITES and line["parity"] == "ok"]
         return {
             f"{line['suite']}, {workload_name(line)}, {line.get('threads')} threads: {line['peer']}": line
-            for line in rows
+            for line in lines
+            if line["suite"] in SUITES
         }
 
-    before, after = by_name(old), by_name(new)
-    changes = []
-    for name in before.keys() & after.keys():
-        one, two = before[name], after[name]
+    after = by_name(new)
+    before = {name: line for name, line in by_name(old).items() if line["parity"] == "ok"}
+    if not before.keys() & after.keys():
+        raise ConfigError("the new file has no workload, peer and number of threads that the old one measured")
+    changes, lost = [], {}
+    for name, one in before.items():
+        two = after.get(name, {"parity": "missing"})
+        if two["parity"] != "ok":
+            lost[name] = two["parity"]
+            continue
         margin = max(NOTICED * one["median_s"], one.get("spread_s", 0.0) + two.get("spread_s", 0.0))
         changes.append(
             Change(name, one["median_s"], two["median_s"], two["median_s"] > one["median_s"] + margin)
         )  # fmt: skip
-    if not changes:
-        raise ConfigError("the two files have no workload, peer and number of threads in common")
-    return sorted(changes, key=lambda change: -change.ratio)
+    return Comparison(sorted(changes, key=lambda change: -change.ratio), lost)
 
 
-COLORS = {
-    "numba": "#2563eb",
-    "torch": "#d97706",
-    "numpy": "#6b7280",
-    "onnxruntime": "#059669",
-    "torch-compile": "#dc2626",
-    "torchscript": "#7c3aed",
-}
+# in the order of the peers; a second shape of points where there are more peers than colours
+PALETTE = (
+    "#6b7280", "#2563eb", "#06b6d4", "#d97706", "#dc2626", "#78350f", "#7c3aed", "#059669", "#84cc16", "#db2777",
+)  # fmt: skip
+MARKERS = "os^D"
+
+
+def _styles(groups: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """How each peer that was measured is drawn; one of the registry looks the same in every picture."""
+    there = {peer for suite in groups for workload in suite.values() for peer in workload}
+    known = [*PEERS, *sorted(there - set(PEERS))]
+    return {
+        peer: {"color": PALETTE[n % len(PALETTE)], "marker": MARKERS[n // len(PALETTE) % len(MARKERS)]}
+        for n, peer in enumerate(known)
+        if peer in there
+    }
 
 
 def draw(lines: Sequence[Line], output: Path) -> None:
-    """GFLOP/s of every peer, workload by workload, under the machine's peak; a panel a suite.
+    """GFLOP/s of every peer that was measured, workload by workload, under the machine's peak; a panel a suite.
+
+    Of several measurements of one workload and peer the last is drawn.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
     suites = [suite for suite in SUITES if measured(lines, suite)]
     groups = {suite: _groups(measured(lines, suite)) for suite in suites}
-    heights = [0.9 + 0.24 * len(groups[suite]) for suite in suites]
+    styles = _styles(groups.values())
+    legend = 0.3 + 0.19 * (len(styles) + 1)
+    heights = [max(0.9 + 0.24 * len(groups[suite]), legend) for suite in suites]
     figure = new_figure(height=sum(heights))
     panels = figure.subplots(len(suites), 1, squeeze=False, height_ratios=heights)[:, 0]
     peak = max(
@@ -213,17 +249,17 @@ def draw(lines: Sequence[Line], output: Path) -> None:
     )
     for axes, suite in zip(panels, suites, strict=True):
         names = list(groups[suite])
-        for peer, color in COLORS.items():
+        for peer, style in styles.items():
             points = [
                 (groups[suite][name][peer], place) for place, name in enumerate(names) if peer in groups[suite][name]
             ]
             if points:
                 x, y = zip(*points, strict=True)
-                axes.plot(x, y, "o", color=color, markersize=6, label=peer)
+                axes.plot(x, y, linestyle="", markersize=6, label=peer, **style)
         if peak:
             axes.axvline(peak, color=INK, linewidth=1, linestyle="--", label="FMA peak")
         axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xscale("log")
         axes.set_xlabel("GFLOP/s of useful work")
         axes.set_title("training step" if suite == "train" else "generation", loc="left", fontsize=11)

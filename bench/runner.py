@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unrolled.bench.peers import PEERS, REFERENCE
+from unrolled.bench.peers import PEERS, REFERENCE, peers_of
 from unrolled.bench.system import system_info
 from unrolled.bench.workloads import Workload
 from unrolled.engine.errors import ConfigError, UnrolledError
@@ -134,8 +134,11 @@ class Row(NamedTuple):
     peer: str
     setting: str
     worker: Worker
-    first_call: float
+    first: dict[str, Any]  # what it answered before the rounds
     rounds: list[dict[str, Any]]
+
+
+Failures = dict[str, dict[str, str]]  # peer -> setting -> why
 
 
 def machine_line(threads: int) -> dict[str, Any]:
@@ -146,9 +149,12 @@ def machine_line(threads: int) -> dict[str, Any]:
     return {"suite": "machine", "date": when, "threads": threads, **system_info(), "limits": limits}
 
 
-def check_peers(peers: Sequence[str]) -> None:
-    if unknown := [name for name in peers if name not in PEERS]:
-        raise ConfigError(f"peers: {', '.join(unknown)} not known; there are {', '.join(PEERS)}")
+def check_peers(peers: Sequence[str], suite: str) -> None:
+    """Check that all are known and take part in the suite; ConfigError names those that do."""
+    there = peers_of(suite)
+    for names, why in ((PEERS, "not known"), (there, f"not measured by unrolled bench {suite}")):
+        if absent := [name for name in peers if name not in names]:
+            raise ConfigError(f"peers: {', '.join(absent)} {why}; choose from {', '.join(there)}")
 
 
 def _reference(work: Workload, folder: Path, threads: int, patience: float) -> dict[str, np.ndarray]:
@@ -168,20 +174,37 @@ def measure(
     effort: Effort,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, Any]]:
-    """Measure the peers on one workload and yield a line for each, once all rounds are over."""
+    """Measure the peers on one workload and yield a line for each, once all rounds are over.
+
+    Every line has the workload's fields, ``threads``, ``peer`` and ``parity``: "ok", or "failed: …" or "left out: …". If
+    settings of the peer failed the parity check or died, ``failed_settings`` says which ones and why, also where another
+    one passed. A peer that was measured has besides, of the fastest of the settings that passed:
+
+    - ``setting``, ``rounds``: its name; rounds counted.
+    - ``median_s``, ``spread_s``: seconds of a step or text, and the distance of the quartiles.
+    - ``tokens_per_s``, ``gflops``, ``peak_fraction``: speed, as the workload counts it; share of the FMA peak.
+    - ``bandwidth_fraction``: of one stream: weights read a second, as a share of what one core can read.
+    - ``first_call_s``: set-up, compilation and the first step or text.
+    - ``peak_rss_mb``: the most memory of the process until two steps or texts were made.
+    - ``step_rss_mb``: what of it set-up and the two added to a process that has imported the peer's library; neither
+      counts the parity check.
+    - ``ratio_to_torch``: where torch was measured: its time over this one's, the median of the rounds' ratios.
+
+    Raises:
+        ConfigError: a peer is not known, or does not take part in the workload's suite.
+    """
+    check_peers(peers, work.suite)
     base = {**work.to_dict(), "threads": threads}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         say(f"{work.title}: reference")
         reference = _reference(work, folder, threads, effort.patience)
         rows: list[Row] = []
-        failures: dict[str, str] = {}
+        failures: Failures = {}
         for name in peers:
             peer = PEERS[name]
             if not peer.available:
                 yield {**base, "peer": name, "parity": f"left out: {peer.needs} is not installed"}
-                continue
-            if peer.maker(work.suite) is None:
                 continue
             for label, setting in peer.settings_of(work.suite).items():
                 say(f"{work.title}: {name}, {label}")
@@ -191,21 +214,21 @@ def measure(
                     worker = stack.enter_context(
                         Worker({**job, "seconds": effort.seconds, "output": str(output)}, effort.patience)
                     )
-                    first_call = worker.answer()["first_call_s"]
+                    first = worker.answer()
                     with np.load(output) as arrays:
                         allowed = ROUNDED_PARITY if peer.rounded else PARITY
                         verdict = compare_arrays({n: arrays[n] for n in arrays.files}, reference, allowed)
                 except WorkerError as error:
                     verdict = str(error)
                 if verdict == "ok":
-                    rows.append(Row(name, label, worker, first_call, []))
+                    rows.append(Row(name, label, worker, first, []))
                 else:
-                    failures[name] = verdict
+                    failures.setdefault(name, {})[label] = verdict
         _run_rounds(rows, effort, failures, lambda n: say(f"{work.title}: round {n + 1} of {effort.rounds}"))
         yield from _lines(base, work, rows, failures, limits, threads)
 
 
-def _run_rounds(rows: list[Row], effort: Effort, failures: dict[str, str], say: Callable[[int], None]) -> None:
+def _run_rounds(rows: list[Row], effort: Effort, failures: Failures, say: Callable[[int], None]) -> None:
     """Rounds of all, one after the other; a setting far slower than its peer's best leaves after the second."""
     for n in range(effort.rounds + 1):  # the first is not counted: caches and thread pools wake up
         say(n)
@@ -214,7 +237,7 @@ def _run_rounds(rows: list[Row], effort: Effort, failures: dict[str, str], say: 
             try:
                 answer = row.worker.measure()
             except WorkerError as error:
-                failures[row.peer] = str(error)
+                failures.setdefault(row.peer, {})[row.setting] = str(error)
                 rows.remove(row)
                 continue
             if n > 0:
@@ -232,7 +255,7 @@ def _lines(
     base: dict[str, Any],
     work: Workload,
     rows: Sequence[Row],
-    failures: dict[str, str],
+    failures: Failures,
     limits: dict[str, Any],
     threads: int,
 ) -> Iterator[dict[str, Any]]:
@@ -240,9 +263,10 @@ def _lines(
     for row in rows:
         if row.peer not in best or _median(row) < _median(best[row.peer]):
             best[row.peer] = row
-    for name in failures:
+    for name, settings in failures.items():
         if name not in best:
-            yield {**base, "peer": name, "parity": f"failed: {failures[name]}"}
+            parity = f"failed: {next(iter(settings.values()))}"
+            yield {**base, "peer": name, "parity": parity, "failed_settings": settings}
     torch = best.get("torch")
     for name, row in best.items():
         seconds = [answer["seconds"] for answer in row.rounds]
@@ -259,11 +283,11 @@ def _lines(
             "tokens_per_s": work.tokens / median,
             "gflops": gflops,
             "peak_fraction": gflops / limits["fma_gflops"][str(threads)],
-            "first_call_s": row.first_call,
-            "peak_rss_mb": row.rounds[-1]["peak_rss_mb"],
-            "step_rss_mb": row.rounds[-1]["step_rss_mb"],
+            **row.first,
             "parity": "ok",
         }
+        if name in failures:
+            line["failed_settings"] = failures[name]
         if work.suite == "generate" and work.batch == 1:
             line["bandwidth_fraction"] = work.weight_bytes / median * work.length / 1e9 / _bandwidth(work, limits)
         if torch is not None:

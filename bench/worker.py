@@ -1,11 +1,12 @@
 """One contestant in a process of its own: ``python -m unrolled.bench.worker``, a JSON line in, a JSON line out.
 
-The first line is the job; the answer says how long the first call took. Then each line asks for one round of timing, and
-the answer is the seconds of a step; between them the process waits without using the processor.
+The first line is the job; the answer says how long the first call took and what memory two steps took. Then each line asks
+for one round of timing, and the answer is the seconds of a step; between them the process waits without using the processor.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -34,6 +35,12 @@ def memory_mb() -> float | None:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
+def _memory(before: float | None) -> dict[str, float | None]:
+    """The peak of the process, and what it grew by since ``before``."""
+    peak = memory_mb()
+    return {"peak_rss_mb": peak, "step_rss_mb": None if peak is None or before is None else peak - before}
+
+
 def answers(job: dict[str, Any], asked: Iterator[str]) -> Iterator[dict[str, Any]]:
     """What is said to the job, and to every line after it."""
     if job["peer"] == "limits":
@@ -50,20 +57,20 @@ def answers(job: dict[str, Any], asked: Iterator[str]) -> Iterator[dict[str, Any
     contestant = make(work, job["setting"], job["threads"])
     contestant.run()
     first_call = time.perf_counter() - started
-    arrays: Any = make(work, job["setting"], job["threads"]).parity()
-    np.savez(job["output"], **arrays)
-    yield {"first_call_s": first_call}
     started = time.perf_counter()
     contestant.run()
     repeats = max(1, int(job["seconds"] / (time.perf_counter() - started)))
+    memory = _memory(before)  # before parity, which takes a second model and copies of all parameters
+    arrays: Any = make(work, job["setting"], job["threads"]).parity()
+    np.savez(job["output"], **arrays)
+    del arrays
+    gc.collect()
+    yield {"first_call_s": first_call, **memory}
     for _ in asked:
         started = time.perf_counter()
         for _ in range(repeats):
             contestant.run()
-        seconds = (time.perf_counter() - started) / repeats
-        peak = memory_mb()
-        grown = None if peak is None or before is None else peak - before
-        yield {"seconds": seconds, "peak_rss_mb": peak, "step_rss_mb": grown}
+        yield {"seconds": (time.perf_counter() - started) / repeats}
 
 
 def main() -> None:

@@ -111,3 +111,8 @@ WORKLOADS: dict[str, Sequence[Workload]] = {
     "generate": grid("generate", CELLS, (1,), HIDDEN, (1, 64, 256), **_GENERATE),
     "generate-quick": grid("generate", ("lstm",), (1,), (128,), (1, 64), **_GENERATE),
 }
+
+
+def workloads_of(suite: str) -> list[str]:
+    """Names of the sets of a suite."""
+    return [name for name, works in WORKLOADS.items() if works[0].suite == suite]

@@ -12,11 +12,11 @@ from unrolled.bench import report as reports
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
-from unrolled.bench.peers import PEERS
+from unrolled.bench.peers import peers_of
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
-from unrolled.bench.workloads import WORKLOADS, Workload, grid
+from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.console import FILE_WIDTH, err, out, table, warn
-from unrolled.cli.options import one_of
+from unrolled.cli.options import default, one_of
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
@@ -34,12 +34,32 @@ Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them
 Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
 Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
 Batch = Annotated[str | None, typer.Option(help="Batch sizes, or streams side by side.")]
-Peers = Annotated[str | None, typer.Option(help=f"Who takes part; left out: all. {one_of(PEERS)}")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Append every measurement to this file as it is made.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few sizes and short rounds: a minute or two.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every peer. [default: the cores there are]")]
-Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds, of which the median counts.")]
-Named = Annotated[str | None, typer.Option("--workload", help=f"A named set. {one_of(WORKLOADS)}")]
+Threads = Annotated[int | None, typer.Option(min=1, help=f"Threads of every peer. {default('the cores there are')}")]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Rounds, of which the median counts. " + default(f"{Effort().rounds}, with --quick {QUICK.rounds}"),
+    ),
+]
+
+
+def _peers(suite: str) -> Any:
+    return typer.Option(
+        help=f"Who takes part, with commas between them; left out: all. There are {', '.join(peers_of(suite))}."
+    )
+
+
+def _workload(suite: str) -> Any:
+    return typer.Option(metavar="NAME", help=f"A named set. {one_of(workloads_of(suite))}")
+
+
+TrainPeers = Annotated[str | None, _peers("train")]
+GeneratePeers = Annotated[str | None, _peers("generate")]
+TrainWorkloads = Annotated[str | None, _workload("train")]
+GenerateWorkloads = Annotated[str | None, _workload("generate")]
 
 
 def _numbers(text: str | None, option: str, usual: Sequence[int]) -> list[int]:
@@ -64,8 +84,9 @@ def _run(
     rounds: int | None,
 ) -> None:
     """Measure, write lines as they come, and show the tables."""
-    names = _names(peers, [name for name in PEERS if name != "torch-compile" or not quick])
-    check_peers(names)
+    suite = works[0].suite
+    names = _names(peers, [name for name in peers_of(suite) if name != "torch-compile" or not quick])
+    check_peers(names, suite)
     count = threads or usable_cores()
     effort = QUICK if quick else Effort()
     if rounds is not None:
@@ -99,8 +120,8 @@ def train(
     batch: Batch = None,
     length: Annotated[int, typer.Option(help="Steps of a batch.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 65,
-    peers: Peers = None,
-    workload: Named = None,
+    peers: TrainPeers = None,
+    workload: TrainWorkloads = None,
     json: JsonFile = None,
     quick: Quick = False,
     threads: Threads = None,
@@ -133,8 +154,8 @@ def generate(
     batch: Batch = None,
     length: Annotated[int, typer.Option(help="Tokens written in each stream.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 100,
-    peers: Peers = None,
-    workload: Named = None,
+    peers: GeneratePeers = None,
+    workload: GenerateWorkloads = None,
     json: JsonFile = None,
     quick: Quick = False,
     threads: Threads = None,
@@ -249,11 +270,10 @@ def memory(
 
 
 def _named(name: str, suite: str) -> list[Workload]:
-    check_choice("workload", name, WORKLOADS)
-    works = list(WORKLOADS[name])
-    if works[0].suite != suite:
-        raise ConfigError(f"workload: {name} is measured by unrolled bench {works[0].suite}")
-    return works
+    if name in WORKLOADS and (other := WORKLOADS[name][0].suite) != suite:
+        raise ConfigError(f"workload: {name} is measured by unrolled bench {other}")
+    check_choice("workload", name, workloads_of(suite))
+    return list(WORKLOADS[name])
 
 
 def _show(lines: Sequence[reports.Line]) -> None:
@@ -270,9 +290,8 @@ def _show(lines: Sequence[reports.Line]) -> None:
             if line["parity"] == "ok":
                 shown.add_row(*reports.cells(line))
         out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
-        for line in rows:
-            if line["parity"] != "ok":
-                warn(out, f"{line['peer']}, {reports.workload_name(line)}: {line['parity']}")
+        for remark in (remark for line in rows for remark in reports.remarks(line)):
+            warn(out, remark)
         if text := reports.summary(lines, suite):
             out.print(text)
 
@@ -283,7 +302,10 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture: .png, .svg or .pdf.")] = None,
 ) -> None:
-    """Tables and a picture from files of measurements."""
+    """Tables and a picture from files of measurements.
+
+    Repeats of a measurement have a row each; the picture shows the last.
+    """
     lines = reports.read_lines(files)
     if plot is not None:
         reports.draw(lines, plot)
@@ -299,11 +321,17 @@ def compare(
     old: Annotated[Path, typer.Argument(help="Measurements before.")],
     new: Annotated[Path, typer.Argument(help="Measurements after.")],
     fail_above: Annotated[
-        float | None, typer.Option(help="Exit with code 1 if anything got slower by more than this many percent.")
+        float | None,
+        typer.Option(
+            help="Exit with code 1 if anything got slower by more than this many percent, or has no time in the new file."
+        ),
     ] = None,
 ) -> None:
-    """What got slower: every workload and peer that both files have, the largest slowdown first."""
-    changes = reports.compare(reports.read_lines([old]), reports.read_lines([new]))
+    """What got slower: every workload and peer that the old file measured, the largest slowdown first.
+
+    Of repeats in a file (--json appends) the last one counts. What failed or is missing in the new file is named.
+    """
+    changes, lost = reports.compare(reports.read_lines([old]), reports.read_lines([new]))
     shown = table("Time of a step or text, new over old", "workload", "old ms", "new ms", "ratio", "")
     for change in changes:
         mark = "slower" if change.slower else ""
@@ -313,5 +341,7 @@ def compare(
     out.print(shown, soft_wrap=False)
     slower = [change for change in changes if change.slower]
     out.print(f"{len(slower)} of {len(changes)} slower by more than 5% and the spread of both measurements")
-    if fail_above is not None and any(change.ratio > 1 + fail_above / 100 for change in slower):
+    for name, why in lost.items():
+        warn(out, f"{name}: measured before, now {why}")
+    if fail_above is not None and (lost or any(change.ratio > 1 + fail_above / 100 for change in slower)):
         raise typer.Exit(1)

@@ -12,6 +12,7 @@ from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Draws, StepModel, check_moved, check_step
 from unrolled.engine.errors import ModelFileError, first_line
+from unrolled.engine.threads import onnxruntime_threads
 from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
 from unrolled.export.storage import FLOAT32, Weights
 from unrolled.runtime.philox import uniforms
@@ -183,15 +184,18 @@ class OnnxWriter(OnnxModel):
 
 
 def run_onnx(data: bytes, info: FileInfo, where: str) -> StepModel:
-    """An ONNX model in memory, whose metadata says ``info``.
+    """An ONNX model in memory, whose metadata says ``info``, on as many threads as the environment says.
 
     Raises:
+        ConfigError: it says no number of threads.
         ModelFileError: onnxruntime cannot load it, or its inputs and outputs are not those of its form and sizes.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what is wrong with a file is told by our error, not by the library's log
+    if (threads := onnxruntime_threads()) is not None:
+        options.intra_op_num_threads = threads
     try:
         # without a fallback, which would be the same provider again, told on standard output
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from rich.text import Text
 
 from unrolled.cli import decoding
 from unrolled.cli.console import print_json
+from unrolled.cli.main import app
 from unrolled.engine.errors import ConfigError
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 60
@@ -461,6 +465,18 @@ def test_help_of_every_verb_and_version() -> None:
         assert verb in shown
         assert "Usage" in run(verb, "--help").stdout
     assert run("--version").stdout.startswith("unrolled ")
+
+
+def test_no_help_text_loses_a_bracket_to_markup() -> None:
+    def commands(command: Any) -> Iterator[Any]:
+        yield command
+        for below in getattr(command, "commands", {}).values():
+            yield from commands(below)
+
+    for command in commands(typer.main.get_command(app)):
+        for text in (command.help, *(getattr(parameter, "help", None) for parameter in command.params)):
+            text = text or ""
+            assert Text.from_markup(text).plain == text.replace("\\[", "["), command.name
 
 
 def test_json_has_no_numbers_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:
