@@ -53,7 +53,7 @@ class ModelFileError(UnrolledError):
 
 
 class DivergedError(UnrolledError):
-    """The loss or the gradient became NaN or infinite while training."""
+    """The loss or the gradient became NaN or infinite while training, or the loss exploded."""
 
 
 class ProcessLostError(UnrolledError):

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
-from unrolled.engine.dropout import Dropout
+from unrolled.engine.dropout import Dropout, Masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate, step_evaluator
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
@@ -317,12 +318,16 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
     with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
         folder.start(trainable)
-        with pytest.raises(DivergedError, match="step 4: validation loss nan"):
+        with pytest.raises(
+            DivergedError,
+            match=r"step 4: validation loss nan, gradient norm 0\.\d+: .*lower learning rate \(now 0\.01\)",
+        ):
             train(trainable, data, data, TrainingConfig(epochs=5, validate_every=4), [folder])
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_far_above_a_guess_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_losses(losses: list[float]) -> tuple[TrainingResult, list[str]]:
+    """A training whose steps have the given losses, in parts of that of a guess; and what it warned of."""
     config = models.config("rnn", 1)
     told: list[str] = []
 
@@ -330,15 +335,62 @@ def test_a_loss_far_above_a_guess_is_told_once(monkeypatch: pytest.MonkeyPatch) 
         def on_warning(self, message: str) -> None:
             told.append(message)
 
-    guess = math.log(config.vocab_size)
-    for loss, expected in ((2.9 * guess, 0), (3.1 * guess, 1)):
-        trainable = engine("numpy", config)
-        found = StepResult(LossResult(28 * loss, 0, 28), 1.0, models.state(config, 4))
-        monkeypatch.setattr(trainable, "train_step", lambda *arguments, found=found: found)
-        train(trainable, stream(config), None, TrainingConfig(steps=120), [Told()])
-        assert len(told) == expected
-    assert "step 50: for 50 steps the loss has been above 3 times that of a blind guess" in told[0]
-    assert "try a lower learning rate" in told[0]
+    guess, steps = math.log(config.vocab_size), iter(losses)
+    trainable = engine("numpy", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            trainable,
+            "train_step",
+            lambda *arguments: StepResult(LossResult(28 * guess * next(steps), 0, 28), 7.5, models.state(config, 4)),
+        )
+        return train(trainable, stream(config), None, TrainingConfig(steps=len(losses)), [Told()]), told
+
+
+def test_a_loss_that_explodes_ends_the_training() -> None:
+    explodes = (
+        r"step 51: for 50 steps the loss has been above 3 times that of a blind guess \(now .*gradient norm 7\.5.*try"
+    )
+    with pytest.raises(DivergedError, match=explodes):
+        with_losses([1.0] + [3.1] * 50)
+    with pytest.raises(DivergedError, match="step 70"):
+        with_losses([20.0] * 20 + [61.0] * 50)
+
+
+@pytest.mark.parametrize(
+    ("losses", "warned"),
+    [
+        ([1.0] + [2.9] * 120, 0),
+        ([1.0] + ([3.1] * 49 + [2.9]) * 3, 0),  # it comes back, again and again
+        ([20.0] * 20 + list(np.linspace(50, 1, 100)), 1),  # large initial weights; it falls
+        ([20.0] * 120, 1),
+    ],
+)
+def test_a_loss_that_is_high_and_does_not_explode_is_let_be(losses: list[float], warned: int) -> None:
+    result, told = with_losses(losses)
+    assert (result.steps, len(told)) == (len(losses), warned)
+    assert all("step 50: for 50 steps the loss" in message and "at first; try initial" in message for message in told)
+
+
+def test_an_explosion_keeps_the_best_checkpoint(tmp_path: Path) -> None:
+    run = prepare_run(
+        Corpus("fox", TEXT),
+        replace(
+            experiment(),
+            training=TrainingConfig(steps=200, validate_every=4, schedule="step", decay=Decay(1.0)),
+            optimizer=OptimizerConfig("sgd", 0.1),
+            clip_norm=None,
+        ),
+    )
+    step = run.trainable.train_step
+
+    def wild(batch: Batch, state: np.ndarray, rate: float, masks: Masks | None) -> StepResult:
+        return step(batch, state, rate if run.trainable.optimizer.updates[0] < 12 else 1e3, masks)  # type: ignore[attr-defined]
+
+    run.trainable.train_step = wild  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match=r"step \d+: for 50 steps .* gradient norm .* lower learning rate"):
+        run.run(tmp_path / "run")
+    result = load_checkpoint(tmp_path / "run" / "best.safetensors").training["result"]
+    assert result["best_step"] == result["steps"] <= 12
 
 
 def test_ctrl_c_ends_the_step_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig, Dataset
 from unrolled.engine.encoded import EncodedCorpus
-from unrolled.engine.errors import CorpusError, DivergedError
+from unrolled.engine.errors import CorpusError
 from unrolled.engine.evaluation import evaluate
 from unrolled.engine.experiment import PreparedRun, encode, prepare_run
 from unrolled.engine.recipe import experiment_of
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent, train
+from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent, diverged, train
 from unrolled.export.trainables import make_trainable
 
 RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
@@ -105,7 +105,7 @@ def run_trial(
 
     Raises:
         PrunedError: the listener wanted no more.
-        DivergedError: loss or gradient became NaN or infinite.
+        DivergedError: loss or gradient became NaN or infinite, or the loss exploded.
         ConfigError: the options do not go together.
         CorpusError: the corpus has no validation part.
     """
@@ -138,7 +138,7 @@ class _Watch(Observer):
         self._rung = rung
         loss = evaluate(self.trainable.evaluate, self.trainable.config, self.validation, self.trainable.dtype).loss
         if not math.isfinite(loss):
-            raise DivergedError(f"step {event.step}: validation loss {loss}; try a lower learning rate")
+            raise diverged(event.step, f"validation loss {loss:.4g}", event.grad_norm, event.learning_rate)
         self._best = min(self._best, loss)
         if not self.listener.wants_more(rung, self._best):
             raise PrunedError
