@@ -101,7 +101,8 @@ class TrainableContestant:
     def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
         from unrolled.export.trainables import make_trainable
 
-        optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, eps=ADAM_EPS)
+        constants = {"eps": ADAM_EPS} if work.optimizer == "adam" else {}
+        optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, **constants)
         self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM, precision)
         self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)
 

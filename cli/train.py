@@ -126,6 +126,22 @@ def train(
         str, typer.Option(metavar="NAME", help=options.one_of(SCHEDULES), rich_help_panel=OPTIMISATION)
     ] = "cosine",
     momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION)] = 0.0,
+    alpha: Annotated[
+        float, typer.Option(help="Decay of rmsprop's mean of squared gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.99,
+    beta1: Annotated[
+        float, typer.Option(help="Decay of adam's and adamw's mean of gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.9,
+    beta2: Annotated[
+        float, typer.Option(help="Decay of their mean of squared gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.999,
+    eps: Annotated[
+        float,
+        typer.Option(
+            help="Of rmsprop, adam and adamw: added to the root of that mean.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = 1e-8,
     weight_decay: Annotated[
         float | None,
         typer.Option(

@@ -145,14 +145,19 @@ def test_training_learns_and_is_repeatable(name: str) -> None:
     assert np.mean(runs[0].losses[-10:]) < 0.6 * np.mean(runs[0].losses[:10])
 
 
+OTHER_CONSTANTS = {"momentum": 0.8, "alpha": 0.7, "beta1": 0.6, "beta2": 0.8, "eps": 0.1}
+
+
+@pytest.mark.parametrize("usual", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str) -> None:
+def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usual: bool) -> None:
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     from unrolled.export.torch_model import TORCH_OPTIMIZERS
 
     rng = np.random.default_rng(0)
-    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, momentum=0.8 if optimizer == "sgd" else 0.0)
+    constants = {} if usual else {name: OTHER_CONSTANTS[name] for name in OPTIMIZERS[optimizer].constants}
+    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, **constants)
     params = rng.standard_normal(37)
     twin = torch.nn.Parameter(torch.from_numpy(params.copy()))
     ours = Optimizer(config, params, get_backend(backend).optim.UPDATES)
@@ -493,9 +498,16 @@ def test_bad_training_settings_are_named(settings: dict[str, object], message: s
         ({"name": "adagrad"}, "optimizer: got 'adagrad'"),
         ({"learning_rate": 0.0}, "learning_rate: got 0.0"),
         ({"beta1": 1.0}, "beta1: got 1.0"),
-        ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd"),
+        ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd; adam takes none"),
+        ({"name": "rmsprop", "momentum": 0.9}, "momentum: got 0.9, which goes with sgd; rmsprop takes none"),
+        ({"name": "rmsprop", "alpha": 1.0}, "alpha: got 1.0"),
+        ({"name": "adamw", "beta2": -0.1}, "beta2: got -0.1"),
+        ({"alpha": 0.9}, "alpha: got 0.9, which goes with rmsprop; adam takes none"),
+        ({"name": "rmsprop", "beta1": 0.8}, "beta1: got 0.8, which goes with adam and adamw; rmsprop takes none"),
+        ({"name": "sgd", "eps": 1e-6}, "eps: got 1e-06, which goes with rmsprop and adam and adamw; sgd takes none"),
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
         ({"eps": 0.0}, "eps: got 0.0"),
+        ({"eps": 1e-40}, "eps: got 1e-40, needs a number of at least 1.2e-38"),
         ({"label_smoothing": 1.0}, "label_smoothing: got 1.0"),
         ({"clip_value": 0.0}, "clip_value: got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate: got nan"),

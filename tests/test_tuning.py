@@ -100,6 +100,7 @@ def test_every_searchable_option_has_a_usual_range_that_works_somewhere() -> Non
         "dropout": {"layers": 2},
         "tie": {"hidden": 128},
         "momentum": {"optimizer": "sgd"},
+        "alpha": {"optimizer": "rmsprop"},
     }
     for name in USUAL:
         options = {"steps": 1, **companions.get(name, {})}
