@@ -16,6 +16,7 @@ import pytest
 
 from unrolled.cli import decoding
 from unrolled.cli.console import print_json
+from unrolled.cli.main import _message, main
 from unrolled.engine.errors import ConfigError
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 60
@@ -412,6 +413,24 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_errors_of_the_system_name_the_file_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    text, tokens = tmp_path / "fox.txt", tmp_path / "fox.tokens"
+    text.write_text(TEXT)
+    monkeypatch.setattr(sys, "argv", ["unrolled", "encode", str(text), "-o", str(tokens)])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.split() == f"error: {tokens}: No space left on device".split()
+    assert list(tmp_path.iterdir()) == [text]
+    assert "unrolled encode" in _message(MemoryError())
 
 
 def test_debug_shows_where_an_error_came_from() -> None:
