@@ -83,7 +83,7 @@ def test_train_writes_a_run_and_reports_it(corpus: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("batching", ["stream", "records"])
 def test_train_reads_columns_fields_and_standard_input(tmp_path: Path, batching: str) -> None:
-    lines = TEXT.splitlines()[:60]
+    lines = [f"{number} {line}" for number, line in enumerate(TEXT.splitlines()[:60])]
     (tmp_path / "a.csv").write_text("id,text\n" + "".join(f'{i},"{line}"\n' for i, line in enumerate(lines)))
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": line}) + "\n" for line in lines))
     common = ("--engine", "numpy", "--steps", "3", "--batching", batching, *SMALL)

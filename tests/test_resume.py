@@ -90,11 +90,12 @@ class StopAt(Observer):
 def test_stopped_twice_and_resumed_is_as_never_stopped(engine: str, batching: str, tmp_path: Path) -> None:
     data = replace(EXPERIMENT.data, batching=batching, length=40)
     experiment = replace(EXPERIMENT, data=data)
-    prepared(experiment, engine).run(tmp_path / "whole")
+    text = "".join(f"{number} {line}" for number, line in enumerate(TEXT.splitlines(keepends=True)))
+    prepared(experiment, engine, text).run(tmp_path / "whole")
     for step in (10, 31):
         with pytest.raises(RuntimeError):
-            prepared(experiment, engine).run(tmp_path / "run", observers=[StopAt(step)], resume=True)
-    result = prepared(experiment, engine).run(tmp_path / "run", resume=True)
+            prepared(experiment, engine, text).run(tmp_path / "run", observers=[StopAt(step)], resume=True)
+    result = prepared(experiment, engine, text).run(tmp_path / "run", resume=True)
     assert (result.steps, len(result.losses)) == (33, 5)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 

@@ -529,7 +529,8 @@ def experiment(batching: str = "stream", level: str = "char", **model: object) -
 @pytest.mark.parametrize("batching", ["stream", "records"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_run_folder_holds_what_it_should(tmp_path: Path, batching: str, level: str) -> None:
-    run = prepare_run(Corpus("fox", TEXT), experiment(batching, level))
+    text = "".join(f"{number} {line}" for number, line in enumerate(TEXT.splitlines(keepends=True)))
+    run = prepare_run(Corpus("fox", text), experiment(batching, level))
     result = run.run(tmp_path / "run")
     steps = list(read_metrics(tmp_path / "run", "step"))
     validations = list(read_metrics(tmp_path / "run", "validation"))
