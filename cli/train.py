@@ -17,7 +17,7 @@ from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
 from unrolled.engine.corpus import ReadOptions
-from unrolled.engine.dataset import doubt
+from unrolled.engine.dataset import doubts
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.experiment import PreparedRun, prepare_run
@@ -89,7 +89,10 @@ def train(
     level: options.Level = "char",
     batching: options.Batching = "stream",
     batch: Annotated[int, typer.Option(help="Lanes or records a batch.", rich_help_panel=DATA)] = 32,
-    length: Annotated[int, typer.Option(help="Tokens a chunk; the longest record.", rich_help_panel=DATA)] = 64,
+    length: Annotated[
+        int,
+        typer.Option(help="Tokens a chunk; of longer records the end is lost.", rich_help_panel=DATA),
+    ] = 64,
     split: Annotated[
         str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
     ] = ",".join(map(str, DEFAULT_SPLIT)),
@@ -267,7 +270,7 @@ def _announce(console: Console, run: PreparedRun, output: Path, processes: int) 
         f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
         f"batch {data.batch_size} × {data.length} -> {output}"
     )
-    if message := doubt(run.dataset):
+    for message in doubts(run.dataset):
         warn(console, message)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.batches import (
@@ -130,6 +131,26 @@ def doubt(data: Dataset) -> str | None:
         f"validation on {what} says little: its loss has a standard error of about ±{SPREAD / math.sqrt(tokens):.2f}; "
         "which step was best is then partly chance. More text, or a larger part for it in the split, would help"
     )
+
+
+def cut_records(data: Dataset) -> str | None:
+    """How many records are longer than the length that was asked for, if there are any; they lose their end."""
+    parts = [part for part in (data.train, data.validation, data.test) if isinstance(part, RecordBatches)]
+    if not parts:
+        return None
+    lengths = np.concatenate([np.diff(part.starts) - 1 for part in parts])
+    limit, longest = parts[0].length, int(lengths.max())
+    if longest <= limit:
+        return None
+    return (
+        f"{int((lengths > limit).sum()):,} of {len(lengths):,} records are longer than {limit:,} tokens and lose their end, "
+        f"so that a model does not learn where such a one stops; --length {longest} keeps all of them whole"
+    )
+
+
+def doubts(data: Dataset) -> list[str]:
+    """What people should know of a data set before they train on it."""
+    return [message for message in (cut_records(data), doubt(data)) if message]
 
 
 def _different(batches: RecordBatches) -> tuple[int, int]:

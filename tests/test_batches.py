@@ -27,7 +27,7 @@ from unrolled.engine.batches import (
     split_corpus,
 )
 from unrolled.engine.corpus import Corpus, builtin_corpus
-from unrolled.engine.dataset import DataConfig, doubt, prepare
+from unrolled.engine.dataset import DataConfig, doubt, doubts, prepare
 from unrolled.engine.errors import ConfigError, CorpusError, UnknownTokenError
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, WordTokenizer
 
@@ -656,3 +656,16 @@ def test_a_small_validation_is_doubted() -> None:
         DataConfig(split=(0.5, 0.5, 0.0), batching="records"),
     )
     assert "validation on 120 tokens in 15 different records says little" in str(doubt(repeated))
+
+
+def test_records_that_lose_their_end_are_told_of() -> None:
+    def of(length: int, batching: str = "records") -> list[str]:
+        text = "".join(f"{'x' * (number % 50)}{number:04}\n" for number in range(1000))
+        return doubts(prepare(Corpus("c", text), DataConfig(batching=batching, length=length, split=(0.8, 0.1, 0.1))))
+
+    assert of(54) == of(8, "stream") == []  # 49, four digits and <eos>
+    assert of(53) == [
+        "20 of 1,000 records are longer than 53 tokens and lose their end, so that a model does not learn where such a one "
+        "stops; --length 54 keeps all of them whole"
+    ]
+    assert of(10)[0].startswith("880 of 1,000 records")

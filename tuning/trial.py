@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
 from unrolled.engine.corpus import Corpus
-from unrolled.engine.dataset import DataConfig, Dataset
+from unrolled.engine.dataset import DataConfig, Dataset, doubts
 from unrolled.engine.encoded import EncodedCorpus
 from unrolled.engine.errors import CorpusError
 from unrolled.engine.evaluation import evaluate
@@ -41,6 +41,10 @@ class Listener(Protocol):
 
     def pulse(self, done: float, step: int, loss: float) -> None:
         """The share of the budget that is used up, and the last step's training loss."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """What people should know of the data, before the first step."""
         ...
 
     def wants_more(self, rung: int, loss: float) -> bool:
@@ -113,6 +117,8 @@ def run_trial(
     validation = run.dataset.validation
     if validation is None:  # of a token file, which has its own split
         raise CorpusError(f"{datasets.corpus.name}: has no validation part, which a search goes by; encode it with one")
+    for message in doubts(run.dataset):
+        listener.warn(message)
     watch = _Watch(run.trainable, validation, listener, clock)
     result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)
     assert result.best is not None  # validated behind the last step
