@@ -18,7 +18,7 @@ from unrolled.engine.backends import BF16, FLOAT32
 from unrolled.engine.batches import Batch
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.contract import StepModel, zero_state
-from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.optim import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.params import Params, initial_params
 from unrolled.engine.text import CharTokenizer
 
@@ -101,7 +101,8 @@ class TrainableContestant:
     def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
         from unrolled.export.trainables import make_trainable
 
-        optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, eps=ADAM_EPS)
+        constants = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].constants else {}
+        optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, **constants)
         self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM, precision)
         self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)
 

@@ -31,6 +31,9 @@ from unrolled.cli.verify import verify
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
 
 BAD_INPUT, INTERRUPTED = 2, 130
+LARGE_TEXT = (
+    "a large text is encoded once, in bounded memory, by unrolled encode, and train then reads the .tokens file"
+)
 
 app = typer.Typer(
     name="unrolled",
@@ -121,7 +124,9 @@ def _message(error: BaseException) -> str:
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         text = getattr(error, "format_message", lambda: str(error))() + hint
     elif isinstance(error, MemoryError):
-        text = f"not enough memory ({error}); make the model, the batch or the corpus smaller"
+        text = f"not enough memory ({error}); make the model or the batch smaller; {LARGE_TEXT}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     else:
         text = str(error) or type(error).__name__
     if isinstance(error, ConfigError | NothingLeftError | UnknownTokenError):

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from unrolled.cli.console import rate, table
+from unrolled.cli.console import rate, table, warn
 from unrolled.tuning.space import Value, written
 from unrolled.tuning.study import StudyObserver, Trial
 from unrolled.tuning.trial import RUNGS
@@ -91,6 +91,9 @@ class StudyDisplay(StudyObserver):
             (f": {message}" if message else "", "yellow"),
         )
         self.console.print(line)
+
+    def on_warning(self, message: str) -> None:
+        warn(self.console, message)
 
     def _count(self, trial: Trial) -> bool:
         """Whether the trial is the best one so far."""

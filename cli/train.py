@@ -17,7 +17,7 @@ from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
 from unrolled.engine.corpus import ReadOptions
-from unrolled.engine.dataset import doubt
+from unrolled.engine.dataset import doubts
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.experiment import PreparedRun, prepare_run
@@ -89,7 +89,10 @@ def train(
     level: options.Level = "char",
     batching: options.Batching = "stream",
     batch: Annotated[int, typer.Option(help="Lanes or records a batch.", rich_help_panel=DATA)] = 32,
-    length: Annotated[int, typer.Option(help="Tokens a chunk; the longest record.", rich_help_panel=DATA)] = 64,
+    length: Annotated[
+        int,
+        typer.Option(help="Tokens a chunk; of longer records the end is lost.", rich_help_panel=DATA),
+    ] = 64,
     split: Annotated[
         str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
     ] = ",".join(map(str, DEFAULT_SPLIT)),
@@ -126,6 +129,22 @@ def train(
         str, typer.Option(metavar="NAME", help=options.one_of(SCHEDULES), rich_help_panel=OPTIMISATION)
     ] = "cosine",
     momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION)] = 0.0,
+    alpha: Annotated[
+        float, typer.Option(help="Decay of rmsprop's mean of squared gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.99,
+    beta1: Annotated[
+        float, typer.Option(help="Decay of adam's and adamw's mean of gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.9,
+    beta2: Annotated[
+        float, typer.Option(help="Decay of their mean of squared gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.999,
+    eps: Annotated[
+        float,
+        typer.Option(
+            help="Of rmsprop, adam and adamw: added to the root of that mean.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = 1e-8,
     weight_decay: Annotated[
         float | None,
         typer.Option(
@@ -251,7 +270,7 @@ def _announce(console: Console, run: PreparedRun, output: Path, processes: int) 
         f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
         f"batch {data.batch_size} × {data.length} -> {output}"
     )
-    if message := doubt(run.dataset):
+    for message in doubts(run.dataset):
         warn(console, message)
 
 

@@ -134,7 +134,8 @@ class RecordBatches:
             raise CorpusError("there is no record to read")
 
     @property
-    def _lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> NDArray[np.int64]:
+        """Predicted tokens of each record (R,)."""
         return np.minimum(np.diff(self.starts) - 1, self.length)
 
     @property
@@ -143,7 +144,7 @@ class RecordBatches:
 
     @property
     def tokens_per_epoch(self) -> int:
-        return int(self._lengths.sum())
+        return int(self.lengths.sum())
 
     def _rows(self, rng: np.random.Generator | None, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The records of each batch."""
@@ -157,7 +158,7 @@ class RecordBatches:
             yield batches[place]
 
     def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        lengths = self._lengths
+        lengths = self.lengths
         for rows in self._rows(rng, lengths):
             T, B = int(lengths[rows].max()), len(rows)
             inputs = np.full((T, B), self.padding_id, np.int64)
@@ -218,7 +219,10 @@ def split_corpus(corpus: Corpus, batching: str, fractions: Sequence[float] = DEF
 
     A stream is cut in order (validation and test are its last parts, so neither overlaps what was trained on). Records are
     shuffled by ``seed`` first, because lists are often sorted; equal ones go where the first of them goes, so that none is
-    validated on that was trained on, unless there are too few different ones to fill a part.
+    validated on that was trained on. Where that would leave a part without any, the different ones are what is cut.
+
+    Raises:
+        CorpusError: there are fewer different records than parts.
     """
     check_choice("batching", batching, BATCHINGS)
     train, validation, _ = check_fractions(fractions)
@@ -233,13 +237,35 @@ def split_corpus(corpus: Corpus, batching: str, fractions: Sequence[float] = DEF
 
 
 def _split_records(records: tuple[str, ...], first: int, second: int) -> Split:
-    """Cut at two places; a record that was there before goes to its first part, unless that would empty its own."""
-    parts: tuple[list[str], ...] = ([], [], [])
+    """Cut at two places; a record that was there before goes to its first part."""
     home: dict[str, int] = {}
     for i, record in enumerate(records):
-        parts[home.setdefault(record, (i >= first) + (i >= second))].append(record)
-    cut = records[:first], records[first:second], records[second:]
-    return Split(*(tuple(part) or given for part, given in zip(parts, cut, strict=True)))
+        home.setdefault(record, (i >= first) + (i >= second))
+    sizes = (first, second - first, len(records) - second)
+    if set(home.values()) != {part for part, size in enumerate(sizes) if size}:
+        home = _shared_out(list(home), sizes)
+    parts: tuple[list[str], ...] = ([], [], [])
+    for record in records:
+        parts[home[record]].append(record)
+    return Split(*map(tuple, parts))
+
+
+def _shared_out(different: list[str], sizes: tuple[int, int, int]) -> dict[str, int]:
+    """The part of each of a few different records: in the proportion of ``sizes``, at least one where that is not 0."""
+    N, K, left = sum(sizes), len(different), sum(size > 0 for size in sizes)
+    if left > K:
+        raise CorpusError(
+            f"the {N:,} records are only {K} different one{'s' if K > 1 else ''}, too few for {left} parts that have none "
+            "in common; add others, or leave parts out of the split, as 1,0,0 does"
+        )
+    home, begin, total = {}, 0, 0
+    for part, size in enumerate(sizes):
+        if size:
+            total, left = total + size, left - 1
+            end = min(max(round(K * total / N), begin + 1), K - left)
+            home.update(dict.fromkeys(different[begin:end], part))
+            begin = end
+    return home
 
 
 def _collect(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArray:

@@ -76,7 +76,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises:
         ConfigError: ``path`` is a folder, or its folder cannot be made.
-        OSError: the disk is full, or the folder cannot be written.
+        OSError: the disk is full, or the folder cannot be written; its file name is ``path``.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, a file name was expected")
@@ -84,7 +84,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # which people know
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -92,9 +96,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's files are the owner's alone
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):  # none where writing or flushing failed
+            error.filename, error.filename2 = str(path), None
         raise
 
 

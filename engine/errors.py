@@ -52,8 +52,12 @@ class ModelFileError(UnrolledError):
     """A model file is missing, damaged, from elsewhere, or of a version that this release cannot read."""
 
 
+class SaveError(UnrolledError, OSError):
+    """A training cannot write its folder any more; its last save is intact."""
+
+
 class DivergedError(UnrolledError):
-    """The loss or the gradient became NaN or infinite while training."""
+    """The loss or the gradient became NaN or infinite while training, or the loss exploded."""
 
 
 class ProcessLostError(UnrolledError):

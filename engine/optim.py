@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 
+LEAST_EPS = float(np.finfo(np.float32).tiny)  # a smaller one is 0 in float32, and 0/0 where a gradient was always 0
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -30,7 +32,7 @@ class OptimizerConfig:
         momentum: of sgd.
         beta1, beta2: decay of Adam's first and second moments.
         alpha: decay of RMSProp's second moment.
-        eps: added to the root of the second moment.
+        eps: added to the root of the second moment, of both.
         clip_value: the largest size of any one gradient, before they are clipped by norm; None: any.
         sum_over_time: the loss is summed over a row's steps and averaged over rows, instead of averaged over both, so
             that gradients are T times as large (W. Zaremba et al. 2014, whose learning rates and norms are for it).
@@ -54,8 +56,12 @@ class OptimizerConfig:
         check_choice("optimizer", self.name, OPTIMIZERS)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate: got {self.learning_rate}, needs a number above 0")
-        if self.momentum and self.name != "sgd":
-            raise ConfigError(f"momentum: got {self.momentum}, which goes with sgd; {self.name} takes none")
+        for field in CONSTANTS:
+            if getattr(self, field) != _usual(field) and field not in OPTIMIZERS[self.name].constants:
+                takers = " and ".join(name for name, rule in OPTIMIZERS.items() if field in rule.constants)
+                raise ConfigError(
+                    f"{field}: got {getattr(self, field)}, which goes with {takers}; {self.name} takes none"
+                )
         for field in ("momentum", "beta1", "beta2", "alpha", "label_smoothing"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"{field}: got {getattr(self, field)}, needs a number from 0 up to, not including, 1")
@@ -63,8 +69,8 @@ class OptimizerConfig:
             raise ConfigError(f"weight_decay: got {self.weight_decay}, needs a number that is not negative")
         if self.clip_value is not None and not 0 < self.clip_value < math.inf:
             raise ConfigError(f"clip_value: got {self.clip_value}, needs a number above 0, or None for no clipping")
-        if not 0 < self.eps < math.inf:
-            raise ConfigError(f"eps: got {self.eps}, needs a number above 0")
+        if not LEAST_EPS <= self.eps < math.inf:
+            raise ConfigError(f"eps: got {self.eps}, needs a number of at least {LEAST_EPS:.2g}")
 
     @property
     def base_rate(self) -> float:
@@ -144,18 +150,25 @@ def grad_norm(grads: NDArray) -> float:
 
 @dataclass(frozen=True)
 class Rule:
-    """The learning rate and weight decay that are usual for an update."""
+    """The constants that an update has, and the learning rate and weight decay that are usual for it."""
 
+    constants: tuple[str, ...]  # fields of OptimizerConfig, besides those that all have
     usual_rate: float
     usual_decay: float = 0.0
 
 
 OPTIMIZERS: dict[str, Rule] = {
-    "sgd": Rule(1.0),
-    "rmsprop": Rule(2e-3),
-    "adam": Rule(2e-3),
-    "adamw": Rule(2e-3, 0.01),
+    "sgd": Rule(("momentum",), 1.0),
+    "rmsprop": Rule(("alpha", "eps"), 2e-3),
+    "adam": Rule(("beta1", "beta2", "eps"), 2e-3),
+    "adamw": Rule(("beta1", "beta2", "eps"), 2e-3, 0.01),
 }
+CONSTANTS = tuple(dict.fromkeys(name for rule in OPTIMIZERS.values() for name in rule.constants))
+
+
+def _usual(constant: str) -> float:
+    """The default of one of ``CONSTANTS``."""
+    return float(getattr(OptimizerConfig, constant))
 
 
 class Optimizer:

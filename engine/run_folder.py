@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
-from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.lock import FolderLock
 from unrolled.engine.resume import (
@@ -106,6 +106,7 @@ class RunFolder(Observer):
     Raises:
         ConfigError: the folder holds a run already, or one that cannot be resumed, is in use by another process, or
             cannot be written.
+        SaveError: while the run goes, the disk is full or the folder cannot be written any more.
     """
 
     def __init__(
@@ -124,10 +125,12 @@ class RunFolder(Observer):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.path)
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be written ({error.strerror})") from error
+            kept = "; the run in it stays as it is" if holds_run(self.path) else ""
+            raise ConfigError(f"{self.path}: cannot be written ({error.strerror}){kept}") from error
         self._earlier = holds_run(self.path)
         self._resume = resume and RESUME in self._earlier
         self._saved = False  # until the first save an earlier run stays as it is
+        self._step = 0  # of the last save
         self._run = secrets.token_hex(8)
         self._metrics: IO[bytes] | None = None
 
@@ -145,6 +148,7 @@ class RunFolder(Observer):
         Raises:
             ConfigError: corpus or settings are not those that the run began with.
             ModelFileError: a file is damaged.
+            SaveError: what a kill left cannot be put right, for the folder cannot be written.
         """
         if not self._resume:
             self._sweep()
@@ -153,7 +157,12 @@ class RunFolder(Observer):
         state = load_resume_state(self.path / RESUME)
         check_same(state.settings, settings_of(self.record, trainable), follows_limit)
         trainable.load_training_state(state.arrays)
-        self._run, self._saved = state.run, True
+        self._run, self._saved, self._step = state.run, True, state.result.steps
+        with self._writing():
+            self._put_right(trainable, state)
+        return state.result
+
+    def _put_right(self, trainable: Trainable, state: ResumeState) -> None:
         if self._draft.exists():  # killed in its first save
             self._take_over()
         self._sweep()
@@ -163,7 +172,23 @@ class RunFolder(Observer):
         os.truncate(metrics, state.metrics_bytes)
         self._metrics = self._open(metrics)
         self._save_checkpoints(trainable, state.result)
-        return state.result
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the system says when it cannot write, as a SaveError."""
+        try:
+            yield
+        except OSError as error:
+            raise self._told(error) from error
+
+    def _told(self, error: OSError) -> SaveError:
+        # the system names no file where it flushes lines; all others do
+        message = f"{error.filename or self.path / METRICS}: cannot be written ({error.strerror or error}); "
+        if self._saved:
+            message += f"the last save, of step {self._step:,}, is intact: once there is room, --resume goes on from it"
+        else:
+            message += "nothing was saved yet" + ("; the earlier run is as it was" if self._earlier else "")
+        return SaveError(message)
 
     def _open(self, path: Path) -> IO[bytes]:
         try:
@@ -179,11 +204,15 @@ class RunFolder(Observer):
 
     def _write(self, values: dict[str, Any]) -> None:
         assert self._metrics is not None
-        self._metrics.write((to_json(values, ascii=True) + "\n").encode())
+        with self._writing():
+            self._metrics.write((to_json(values, ascii=True) + "\n").encode())
 
     def on_step(self, event: StepEvent) -> None:
         assert self._metrics is not None
-        self._metrics.write(step_line(event).encode())
+        try:  # no context manager, which would take as long as the line itself
+            self._metrics.write(step_line(event).encode())
+        except OSError as error:
+            raise self._told(error) from error
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
         position = {"step": event.step, "epoch": event.epoch, "seconds": event.seconds}
@@ -193,15 +222,17 @@ class RunFolder(Observer):
         self._write({"event": "sample", **asdict(event)})
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
-        self._save(trainable, result)
+        with self._writing():
+            self._save(trainable, result)
 
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
         if result.steps == 0:
             return  # interrupted before anything was learned
-        if result.whole:  # not stopped by force in the middle of a step, of which the last save knows nothing
-            self._save(trainable, result)
-        if result.best is None and self._saved:  # without validation the last is the best there is
-            self._save_checkpoint(BEST, trainable, result)
+        with self._writing():
+            if result.whole:  # not stopped by force in the middle of a step, of which the last save knows nothing
+                self._save(trainable, result)
+            if result.best is None and self._saved:  # without validation the last is the best there is
+                self._save_checkpoint(BEST, trainable, result)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -226,6 +257,7 @@ class RunFolder(Observer):
         save_resume_state(
             self.path / RESUME, ResumeState(self._run, settings, result, self._metrics.tell(), arrays)
         )  # fmt: skip
+        self._step = result.steps
         if not self._saved:
             self._saved = True
             self._metrics.close()  # Windows renames no open file

@@ -230,8 +230,8 @@ def train(
         group: the processes that train together; all of them stop at the same step.
 
     Raises:
-        DivergedError: loss or gradient became NaN or infinite; the parameters are those before that step, and the
-            checkpoints written so far stay.
+        DivergedError: loss or gradient became NaN or infinite, and the parameters are those before that step; or the loss
+            exploded. The checkpoints written so far stay.
     """
     loop = _Loop(trainable, data, validation, config, observers, clock, group)
     if start is not None:
@@ -244,6 +244,14 @@ def train(
     for observer in observers:
         observer.on_end(trainable, loop.result)
     return loop.result
+
+
+def diverged(step: int, what: str, norm: float, rate: float) -> DivergedError:
+    """The error that ends a training: ``what`` happened, the step's gradient norm and learning rate, what to try."""
+    return DivergedError(
+        f"step {step}: {what}, gradient norm {norm:.4g}: the training has diverged; try a lower learning rate "
+        f"(now {rate:.4g}), a longer warm-up or stronger clipping"
+    )
 
 
 class _Loop:
@@ -261,7 +269,11 @@ class _Loop:
         self.config, self.observers, self.clock, self.group = config, observers, clock, group
         self.pressed: float = False  # Ctrl-C, in any process, when they last asked each other
         self.result = TrainingResult(trainable.engine)
-        self.high = 0  # steps in a row whose loss is far above that of a guess
+        self.first = math.nan  # loss of the first step
+        self.high = self.exploding = (
+            0  # steps in a row whose loss is far above that of a guess; and far above the first
+        )
+        self.norm = self.rate = math.nan  # gradient norm and learning rate of the last step
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
 
     def run(self, ctrl_c: CtrlC) -> None:
@@ -326,11 +338,9 @@ class _Loop:
     def _record(self, done: float, outcome: StepResult, rate: float) -> None:
         result, norm, tokens = self.result, outcome.grad_norm, outcome.loss.tokens
         loss, accuracy = outcome.loss.loss / max(tokens, 1), outcome.loss.correct / max(tokens, 1)
+        self.norm, self.rate = norm, rate
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise DivergedError(
-                f"step {result.steps}: loss {loss:.4g}, gradient norm {norm:.4g}; try a lower learning rate "
-                f"(now {rate:.4g}) or stronger clipping"
-            )
+            raise diverged(result.steps, f"loss {loss:.4g}", norm, rate)
         result.epochs = result.steps / self.data.batches_per_epoch
         result.tokens += tokens
         result.tokens_per_s = result.tokens / max(result.step_seconds, 1e-9)
@@ -341,20 +351,28 @@ class _Loop:
         )
         for observer in self.observers:
             observer.on_step(event)
-        self._watch(loss, norm, rate)
+        self._watch(loss)
 
-    def _watch(self, loss: float, norm: float, rate: float) -> None:
-        """Say once that the loss has been far above that of a guess for a while: finite, and yet diverged."""
+    def _watch(self, loss: float) -> None:
+        """Stop where the loss has exploded though it is finite, and say so where it is as high from the first step on.
+
+        A run that learns is never there: with uniform probabilities it has the loss of a guess, and what begins above it,
+        because initial weights are large, falls.
+        """
         guess = math.log(self.trainable.config.vocab_size)
+        self.first = loss if math.isnan(self.first) else self.first
         self.high = self.high + 1 if loss > HIGH_LOSS * guess else 0
+        self.exploding = self.exploding + 1 if loss > HIGH_LOSS * max(guess, self.first) else 0
+        far = f"for {HIGH_STEPS} steps the loss has been above {HIGH_LOSS} times that of a blind guess"
+        figures = f"now {loss:.4g}, a guess has {guess:.4g}"
+        if self.exploding == HIGH_STEPS:
+            raise diverged(self.result.steps, f"{far} ({figures})", self.norm, self.rate)
         if self.high == HIGH_STEPS:
-            message = (
-                f"step {self.result.steps}: for {HIGH_STEPS} steps the loss has been above {HIGH_LOSS} times that of a "
-                f"blind guess (now {loss:.4g}, a guess has {guess:.4g}; gradient norm {norm:.4g}): the training has "
-                f"probably diverged; try a lower learning rate (now {rate:.4g}) or stronger clipping"
-            )
             for observer in self.observers:
-                observer.on_warning(message)
+                observer.on_warning(
+                    f"step {self.result.steps}: {far} ({figures}), and it was {self.first:.4g} at first; "
+                    f"try initial weights in a smaller range, or a lower learning rate (now {self.rate:.4g})"
+                )
 
     def _interval(self, begin: float) -> None:
         if self.validation is not None:
@@ -371,7 +389,7 @@ class _Loop:
         trainable, result = self.trainable, self.result
         metrics = evaluate(trainable.evaluate, trainable.config, validation, trainable.dtype)
         if not math.isfinite(metrics.loss):
-            raise DivergedError(f"step {result.steps}: validation loss {metrics.loss}; try a lower learning rate")
+            raise diverged(result.steps, f"validation loss {metrics.loss:.4g}", self.norm, self.rate)
         best = result.best is None or metrics.loss < result.best.loss
         result.last, result.last_step = metrics, result.steps
         self._count(best)

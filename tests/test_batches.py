@@ -27,7 +27,7 @@ from unrolled.engine.batches import (
     split_corpus,
 )
 from unrolled.engine.corpus import Corpus, builtin_corpus
-from unrolled.engine.dataset import DataConfig, doubt, prepare
+from unrolled.engine.dataset import DataConfig, doubt, doubts, prepare
 from unrolled.engine.errors import ConfigError, CorpusError, UnknownTokenError
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, WordTokenizer
 
@@ -594,6 +594,37 @@ def test_no_record_is_in_two_parts_even_where_a_list_repeats_itself(seed: int) -
     assert sum(map(len, split)) == 200
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fractions", [(0.9, 0.05, 0.05), (0.02, 0.49, 0.49), (0.9, 0.1, 0), (0.5, 0, 0.5), (1, 0, 0)])
+@pytest.mark.parametrize("different", [3, 4, 20])
+def test_no_record_is_in_two_parts_even_where_few_are_different(
+    different: int, fractions: tuple[float, ...], seed: int
+) -> None:
+    records = [f"name {number % different}" for number in range(600)]
+    split = split_corpus(Corpus("names", "\n".join(records)), "records", fractions, seed)
+    parts = [set(part) for part in split]
+    assert sum(map(len, split)) == 600
+    assert sum(map(len, parts)) == different  # so none is in two
+    assert [bool(part) for part in parts] == [fraction > 0 for fraction in fractions]
+    assert split == split_corpus(Corpus("names", "\n".join(records)), "records", fractions, seed)
+
+
+def test_few_different_records_are_shared_out_as_the_parts_are_large() -> None:
+    text = "\n".join(f"name {number % 20}" for number in range(6000))
+    sizes = [len(set(part)) for part in split_corpus(Corpus("names", text), "records", (0.6, 0.3, 0.1))]
+    assert sizes == [12, 6, 2]
+
+
+@pytest.mark.parametrize(
+    ("different", "message"), [(1, "only 1 different one, too few for 3"), (2, "only 2 different ones")]
+)
+def test_fewer_different_records_than_parts_are_an_error(different: int, message: str) -> None:
+    corpus = Corpus("c", "".join(f"name {number % different}\n" for number in range(300)))
+    with pytest.raises(CorpusError, match=f"the 300 records are {message}"):
+        prepare(corpus, DataConfig(batching="records"))
+    assert prepare(corpus, DataConfig(batching="records", split=(1, 0, 0))).validation is None
+
+
 def test_a_validation_stream_begins_where_training_ends() -> None:
     text = "".join(chr(0x4E00 + i) for i in range(1000))  # no character twice, so that any overlap shows
     data = prepare(Corpus("once", text), DataConfig(split=(0.7, 0.2, 0.1), batch_size=4, length=9))
@@ -619,6 +650,22 @@ def test_a_small_validation_is_doubted() -> None:
     assert of(3000) is None
     assert "validation on 192 tokens says little: its loss has a standard error of about ±0.11" in str(of(400))
     assert of(3000, "records") is None
-    assert "in 15 records" in str(of(300, "records"))
-    same = prepare(Corpus("c", "the same\n" * 300), DataConfig(split=(0.5, 0.5, 0.0), batching="records"))
-    assert "validation is on records that are trained on" in str(doubt(same))
+    assert "in 15 different records" in str(of(300, "records"))
+    repeated = prepare(
+        Corpus("c", "".join(f"name {n % 30:02}\n" for n in range(3000))),
+        DataConfig(split=(0.5, 0.5, 0.0), batching="records"),
+    )
+    assert "validation on 120 tokens in 15 different records says little" in str(doubt(repeated))
+
+
+def test_records_that_lose_their_end_are_told_of() -> None:
+    def of(length: int, batching: str = "records") -> list[str]:
+        text = "".join(f"{'x' * (number % 50)}{number:04}\n" for number in range(1000))
+        return doubts(prepare(Corpus("c", text), DataConfig(batching=batching, length=length, split=(0.8, 0.1, 0.1))))
+
+    assert of(54) == of(8, "stream") == []  # 49, four digits and <eos>
+    assert of(53) == [
+        "20 of 1,000 records are longer than 53 tokens and lose their end, so that a model does not learn where such a one "
+        "stops; --length 54 keeps all of them whole"
+    ]
+    assert of(10)[0].startswith("880 of 1,000 records")

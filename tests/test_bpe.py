@@ -307,7 +307,7 @@ def test_a_merge_may_not_make_a_special_token() -> None:
 
 @pytest.mark.parametrize("batching", ["stream", "records"])
 def test_a_corpus_becomes_batches(batching: str) -> None:
-    config = DataConfig("bpe", batching, 4, 8, (0.8, 0.2, 0), vocab_size=300)
+    config = DataConfig("bpe", batching, 4, 8, (1, 0, 0), vocab_size=300)
     data = prepare(Corpus("cats", TEXT * 2), config)
     assert isinstance(data.tokenizer, BpeTokenizer)
     assert len(data.tokenizer) == 300

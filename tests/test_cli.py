@@ -19,7 +19,7 @@ from rich.text import Text
 
 from unrolled.cli import decoding
 from unrolled.cli.console import print_json
-from unrolled.cli.main import app
+from unrolled.cli.main import _message, app, main
 from unrolled.engine.errors import ConfigError
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 60
@@ -86,7 +86,7 @@ def test_train_writes_a_run_and_reports_it(corpus: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("batching", ["stream", "records"])
 def test_train_reads_columns_fields_and_standard_input(tmp_path: Path, batching: str) -> None:
-    lines = TEXT.splitlines()[:60]
+    lines = [f"{number} {line}" for number, line in enumerate(TEXT.splitlines()[:60])]
     (tmp_path / "a.csv").write_text("id,text\n" + "".join(f'{i},"{line}"\n' for i, line in enumerate(lines)))
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"body": line}) + "\n" for line in lines))
     common = ("--engine", "numpy", "--steps", "3", "--batching", batching, *SMALL)
@@ -424,6 +424,24 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_errors_of_the_system_name_the_file_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    text, tokens = tmp_path / "fox.txt", tmp_path / "fox.tokens"
+    text.write_text(TEXT)
+    monkeypatch.setattr(sys, "argv", ["unrolled", "encode", str(text), "-o", str(tokens)])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.split() == f"error: {tokens}: No space left on device".split()
+    assert list(tmp_path.iterdir()) == [text]
+    assert "unrolled encode" in _message(MemoryError())
 
 
 def test_debug_shows_where_an_error_came_from() -> None:

@@ -52,6 +52,24 @@ def test_a_recipe_sets_options_and_flags_go_before_it(tmp_path: Path) -> None:
     assert (optimizer["sum_over_time"], record["data"]["split"]) == (True, [0.8, 0.2, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "flags", "expected"),
+    [
+        ('optimizer = "rmsprop"\nalpha = 0.95', ("--eps", "1e-6"), {"name": "rmsprop", "alpha": 0.95, "eps": 1e-6}),
+        ("beta1 = 0.8\neps = 1e-7", ("--beta2", "0.95"), {"name": "adam", "beta1": 0.8, "beta2": 0.95, "eps": 1e-7}),
+        ("beta1 = 0.8", ("--optimizer", "adamw", "--beta1", "0.7"), {"name": "adamw", "beta1": 0.7, "beta2": 0.999}),
+    ],
+)
+def test_constants_of_optimizers_come_from_recipes_and_flags(
+    recipe: str, flags: tuple[str, ...], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "r.toml").write_text(recipe)
+    optimizer = trained(tmp_path, "--recipe", str(tmp_path / "r.toml"), *flags)["optimizer"]
+    assert {name: optimizer[name] for name in expected} == expected
+    with pytest.raises(ConfigError, match="which goes with"):
+        trained(tmp_path, "--recipe", str(tmp_path / "r.toml"), *flags, "--optimizer", "sgd", "--overwrite")
+
+
 @pytest.mark.parametrize("order", [("--preset", "--recipe"), ("--recipe", "--preset")])
 def test_a_recipe_goes_before_a_preset_in_whatever_order(order: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("hidden = 9\nbatch = 3\n")
@@ -72,7 +90,7 @@ def test_every_preset_is_a_recipe(preset: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hiden = 6", "has hiden; known are average, batch, "),
+        ("hiden = 6", "has hiden; known are alpha, average, batch, "),
         ("resume = true", "has resume; known are"),
         ("output = 'x'", "has output; known are"),
         ("[hidden]\nx = 1", "hidden is a dict, needs one value"),

@@ -22,7 +22,7 @@ from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
-from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.lock import LOCK, FolderLock
 from unrolled.engine.optim import OPTIMIZERS, Decay, OptimizerConfig
@@ -91,11 +91,12 @@ class StopAt(Observer):
 def test_stopped_twice_and_resumed_is_as_never_stopped(engine: str, batching: str, tmp_path: Path) -> None:
     data = replace(EXPERIMENT.data, batching=batching, length=40)
     experiment = replace(EXPERIMENT, data=data)
-    prepared(experiment, engine).run(tmp_path / "whole")
+    text = "".join(f"{number} {line}" for number, line in enumerate(TEXT.splitlines(keepends=True)))
+    prepared(experiment, engine, text).run(tmp_path / "whole")
     for step in (10, 31):
         with pytest.raises(RuntimeError):
-            prepared(experiment, engine).run(tmp_path / "run", observers=[StopAt(step)], resume=True)
-    result = prepared(experiment, engine).run(tmp_path / "run", resume=True)
+            prepared(experiment, engine, text).run(tmp_path / "run", observers=[StopAt(step)], resume=True)
+    result = prepared(experiment, engine, text).run(tmp_path / "run", resume=True)
     assert (result.steps, len(result.losses)) == (33, 5)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
@@ -324,6 +325,9 @@ def test_a_line_that_is_cut_is_left_out_of_the_metrics(tmp_path: Path) -> None:
         list(read_metrics(tmp_path, "step"))
 
 
+FULL = ("metrics.jsonl", RESUME, "best.safetensors", "last.safetensors")  # in the order of a save
+
+
 @pytest.mark.parametrize("call", [0, 1, 2, 3, 4, 5])
 def test_a_disk_that_fills_up_keeps_the_last_save(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared().run(tmp_path / "whole")
@@ -336,8 +340,14 @@ def test_a_disk_that_fills_up_keeps_the_last_save(call: int, tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(
+            SaveError, match=r"cannot be written \(No space left on device\); the last save, of step "
+        ) as told:
             prepared().run(tmp_path / "run")
+    assert isinstance(told.value, OSError)
+    state = load_resume_state(tmp_path / "run" / RESUME)
+    assert f"of step {state.result.steps}, is intact: once there is room, --resume goes on" in str(told.value)
+    assert str(tmp_path / "run" / FULL[call % 4]) in str(told.value)
     assert load_checkpoint(tmp_path / "run").training["result"]["steps"] >= 7
     prepared().run(tmp_path / "run", resume=True)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
@@ -347,9 +357,50 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
     def refused(*arguments: Any) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refused)
-    with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\)"):
-        prepared().run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\)$"):
+            prepared().run(tmp_path / "run")
+    with pytest.raises(RuntimeError):
+        prepared().run(tmp_path / "run", observers=[StopAt(16)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        with pytest.raises(ConfigError, match=r"\(Permission denied\); the run in it stays as it is"):
+            prepared().run(tmp_path / "run", resume=True)
+    monkeypatch.setattr(os, "truncate", refused)
+    with pytest.raises(SaveError, match=r"\(Permission denied\); the last save, of step 14, is intact"):
+        prepared().run(tmp_path / "run", resume=True)
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv = ["unrolled", *sys.argv[2:]]
+from unrolled.cli.main import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes here")
+def test_the_command_without_room_names_the_file_and_how_to_go_on(tmp_path: Path) -> None:
+    corpus, folder = tmp_path / "fox.txt", tmp_path / "run"
+    corpus.write_text(TEXT * 5)
+    arguments = ["train", str(corpus), "-o", str(folder), "--engine", "numpy", *COMMAND, "--resume"]
+    arguments = [part.format(steps=600) for part in arguments]
+    limited = [sys.executable, "-c", LIMITED, "120000", *arguments]  # metrics.jsonl comes to it
+    done = subprocess.run(limited, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"}, check=False)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    saved = load_resume_state(folder / RESUME).result.steps
+    assert 20 <= saved < 600
+    assert last == (
+        f"error: {folder / 'metrics.jsonl'}: cannot be written (File too large); the last save, of step {saved}, is intact: "
+        "once there is room, --resume goes on from it"
+    )
+    for name, given in (("run", folder), ("whole", tmp_path / "whole")):
+        with start("numpy", corpus, given, 600, "--resume") as process:
+            assert json.loads(process.communicate()[0])["steps"] == 600, name
+    assert_same_end(folder, tmp_path / "whole")
 
 
 COMMAND = (

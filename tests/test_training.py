@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.ctrl_c import CtrlC
 from unrolled.engine.dataset import DataConfig
-from unrolled.engine.dropout import Dropout
+from unrolled.engine.dropout import Dropout, Masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate, step_evaluator
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
@@ -145,14 +146,19 @@ def test_training_learns_and_is_repeatable(name: str) -> None:
     assert np.mean(runs[0].losses[-10:]) < 0.6 * np.mean(runs[0].losses[:10])
 
 
+OTHER_CONSTANTS = {"momentum": 0.8, "alpha": 0.7, "beta1": 0.6, "beta2": 0.8, "eps": 0.1}
+
+
+@pytest.mark.parametrize("usual", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str) -> None:
+def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usual: bool) -> None:
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     from unrolled.export.torch_model import TORCH_OPTIMIZERS
 
     rng = np.random.default_rng(0)
-    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, momentum=0.8 if optimizer == "sgd" else 0.0)
+    constants = {} if usual else {name: OTHER_CONSTANTS[name] for name in OPTIMIZERS[optimizer].constants}
+    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, **constants)
     params = rng.standard_normal(37)
     twin = torch.nn.Parameter(torch.from_numpy(params.copy()))
     ours = Optimizer(config, params, get_backend(backend).optim.UPDATES)
@@ -318,12 +324,16 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
     with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
         folder.start(trainable)
-        with pytest.raises(DivergedError, match="step 4: validation loss nan"):
+        with pytest.raises(
+            DivergedError,
+            match=r"step 4: validation loss nan, gradient norm 0\.\d+: .*lower learning rate \(now 0\.01\)",
+        ):
             train(trainable, data, data, TrainingConfig(epochs=5, validate_every=4), [folder])
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_far_above_a_guess_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_losses(losses: list[float]) -> tuple[TrainingResult, list[str]]:
+    """A training whose steps have the given losses, in parts of that of a guess; and what it warned of."""
     config = models.config("rnn", 1)
     told: list[str] = []
 
@@ -331,15 +341,62 @@ def test_a_loss_far_above_a_guess_is_told_once(monkeypatch: pytest.MonkeyPatch) 
         def on_warning(self, message: str) -> None:
             told.append(message)
 
-    guess = math.log(config.vocab_size)
-    for loss, expected in ((2.9 * guess, 0), (3.1 * guess, 1)):
-        trainable = engine("numpy", config)
-        found = StepResult(LossResult(28 * loss, 0, 28), 1.0, models.state(config, 4))
-        monkeypatch.setattr(trainable, "train_step", lambda *arguments, found=found: found)
-        train(trainable, stream(config), None, TrainingConfig(steps=120), [Told()])
-        assert len(told) == expected
-    assert "step 50: for 50 steps the loss has been above 3 times that of a blind guess" in told[0]
-    assert "try a lower learning rate" in told[0]
+    guess, steps = math.log(config.vocab_size), iter(losses)
+    trainable = engine("numpy", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            trainable,
+            "train_step",
+            lambda *arguments: StepResult(LossResult(28 * guess * next(steps), 0, 28), 7.5, models.state(config, 4)),
+        )
+        return train(trainable, stream(config), None, TrainingConfig(steps=len(losses)), [Told()]), told
+
+
+def test_a_loss_that_explodes_ends_the_training() -> None:
+    explodes = (
+        r"step 51: for 50 steps the loss has been above 3 times that of a blind guess \(now .*gradient norm 7\.5.*try"
+    )
+    with pytest.raises(DivergedError, match=explodes):
+        with_losses([1.0] + [3.1] * 50)
+    with pytest.raises(DivergedError, match="step 70"):
+        with_losses([20.0] * 20 + [61.0] * 50)
+
+
+@pytest.mark.parametrize(
+    ("losses", "warned"),
+    [
+        ([1.0] + [2.9] * 120, 0),
+        ([1.0] + ([3.1] * 49 + [2.9]) * 3, 0),  # it comes back, again and again
+        ([20.0] * 20 + list(np.linspace(50, 1, 100)), 1),  # large initial weights; it falls
+        ([20.0] * 120, 1),
+    ],
+)
+def test_a_loss_that_is_high_and_does_not_explode_is_let_be(losses: list[float], warned: int) -> None:
+    result, told = with_losses(losses)
+    assert (result.steps, len(told)) == (len(losses), warned)
+    assert all("step 50: for 50 steps the loss" in message and "at first; try initial" in message for message in told)
+
+
+def test_an_explosion_keeps_the_best_checkpoint(tmp_path: Path) -> None:
+    run = prepare_run(
+        Corpus("fox", TEXT),
+        replace(
+            experiment(),
+            training=TrainingConfig(steps=200, validate_every=4, schedule="step", decay=Decay(1.0)),
+            optimizer=OptimizerConfig("sgd", 0.1),
+            clip_norm=None,
+        ),
+    )
+    step = run.trainable.train_step
+
+    def wild(batch: Batch, state: np.ndarray, rate: float, masks: Masks | None) -> StepResult:
+        return step(batch, state, rate if run.trainable.optimizer.updates[0] < 12 else 1e3, masks)  # type: ignore[attr-defined]
+
+    run.trainable.train_step = wild  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match=r"step \d+: for 50 steps .* gradient norm .* lower learning rate"):
+        run.run(tmp_path / "run")
+    result = load_checkpoint(tmp_path / "run" / "best.safetensors").training["result"]
+    assert result["best_step"] == result["steps"] <= 12
 
 
 def test_ctrl_c_ends_the_step_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,9 +510,16 @@ def test_bad_training_settings_are_named(settings: dict[str, object], message: s
         ({"name": "adagrad"}, "optimizer: got 'adagrad'"),
         ({"learning_rate": 0.0}, "learning_rate: got 0.0"),
         ({"beta1": 1.0}, "beta1: got 1.0"),
-        ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd"),
+        ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd; adam takes none"),
+        ({"name": "rmsprop", "momentum": 0.9}, "momentum: got 0.9, which goes with sgd; rmsprop takes none"),
+        ({"name": "rmsprop", "alpha": 1.0}, "alpha: got 1.0"),
+        ({"name": "adamw", "beta2": -0.1}, "beta2: got -0.1"),
+        ({"alpha": 0.9}, "alpha: got 0.9, which goes with rmsprop; adam takes none"),
+        ({"name": "rmsprop", "beta1": 0.8}, "beta1: got 0.8, which goes with adam and adamw; rmsprop takes none"),
+        ({"name": "sgd", "eps": 1e-6}, "eps: got 1e-06, which goes with rmsprop and adam and adamw; sgd takes none"),
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
         ({"eps": 0.0}, "eps: got 0.0"),
+        ({"eps": 1e-40}, "eps: got 1e-40, needs a number of at least 1.2e-38"),
         ({"label_smoothing": 1.0}, "label_smoothing: got 1.0"),
         ({"clip_value": 0.0}, "clip_value: got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate: got nan"),
@@ -477,7 +541,8 @@ def experiment(batching: str = "stream", level: str = "char", **model: object) -
 @pytest.mark.parametrize("batching", ["stream", "records"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_run_folder_holds_what_it_should(tmp_path: Path, batching: str, level: str) -> None:
-    run = prepare_run(Corpus("fox", TEXT), experiment(batching, level))
+    text = "".join(f"{number} {line}" for number, line in enumerate(TEXT.splitlines(keepends=True)))
+    run = prepare_run(Corpus("fox", text), experiment(batching, level))
     result = run.run(tmp_path / "run")
     steps = list(read_metrics(tmp_path / "run", "step"))
     validations = list(read_metrics(tmp_path / "run", "validation"))

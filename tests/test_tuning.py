@@ -60,7 +60,10 @@ class Quiet:
     """A listener that lets every trial go on, and remembers."""
 
     def __init__(self, until: int = 99) -> None:
-        self.until, self.losses = until, {}  # type: ignore[var-annotated]
+        self.until, self.losses, self.warnings = until, {}, []  # type: ignore[var-annotated]
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     def pulse(self, done: float, step: int, loss: float) -> None:
         assert 0 < done <= 1
@@ -100,6 +103,7 @@ def test_every_searchable_option_has_a_usual_range_that_works_somewhere() -> Non
         "dropout": {"layers": 2},
         "tie": {"hidden": 128},
         "momentum": {"optimizer": "sgd"},
+        "alpha": {"optimizer": "rmsprop"},
     }
     for name in USUAL:
         options = {"steps": 1, **companions.get(name, {})}
@@ -240,6 +244,14 @@ def test_a_corpus_is_encoded_once_for_all_batch_sizes_and_lengths(monkeypatch: p
     assert len(calls) == 1
 
 
+def test_a_trial_warns_of_a_validation_part_that_says_little() -> None:
+    listener = Quiet()
+    run_trial(Datasets(CORPUS), {**BASE, "split": "0.9,0.1,0"}, listener)
+    assert [message.partition(":")[0] for message in listener.warnings] == ["validation on 312 tokens says little"]
+    run_trial(Datasets(CORPUS), {**BASE, "split": "0.6,0.4,0"}, listener)
+    assert len(listener.warnings) == 1
+
+
 # The study
 
 
@@ -270,6 +282,21 @@ class Stop(StudyObserver):
 
     def on_end(self, trial: Trial) -> None:
         self._look("end", trial)
+
+
+class Warned(StudyObserver):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def on_warning(self, message: str) -> None:
+        self.messages.append(message)
+
+
+def test_a_study_warns_once_of_a_validation_part_that_says_little(tmp_path: Path) -> None:
+    observer = Warned()
+    search(tmp_path / "study", plan("lr", trials=3, split="0.9,0.1,0"), observer=observer)
+    assert len(observer.messages) == 1
+    assert "says little" in observer.messages[0]
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,9 @@ class StudyObserver:
 
     def on_end(self, trial: Trial) -> None: ...
 
+    def on_warning(self, message: str) -> None:
+        """What people should know of the data that trials are held against each other on; each message once."""
+
 
 @dataclass(frozen=True)
 class StudyResult:
@@ -206,6 +209,7 @@ class _Loop:
         self.running: dict[Worker, Any] = {}  # to Optuna's trials
         self.interrupted = False
         self.failures: Counter[str] = Counter()  # by state, since the last trial that could be trained
+        self.warned: set[str] = set()
         self.begun = time.monotonic()
 
     def run(self, ctrl_c: CtrlC) -> None:
@@ -262,6 +266,10 @@ class _Loop:
         trial = self.running[worker]
         if values["kind"] == "pulse":
             self.observer.on_pulse(self._seen(trial), values["done"], values["step"])
+        elif values["kind"] == "warning":
+            if values["message"] not in self.warned:
+                self.warned.add(values["message"])
+                self.observer.on_warning(values["message"])
         elif values["kind"] == "rung":
             trial.report(values["loss"], values["rung"])
             more = not trial.should_prune()

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
 from unrolled.engine.corpus import Corpus
-from unrolled.engine.dataset import DataConfig, Dataset
+from unrolled.engine.dataset import DataConfig, Dataset, doubts
 from unrolled.engine.encoded import EncodedCorpus
-from unrolled.engine.errors import CorpusError, DivergedError
+from unrolled.engine.errors import CorpusError
 from unrolled.engine.evaluation import evaluate
 from unrolled.engine.experiment import PreparedRun, encode, prepare_run
 from unrolled.engine.recipe import experiment_of
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent, train
+from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent, diverged, train
 from unrolled.export.trainables import make_trainable
 
 RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
@@ -41,6 +41,10 @@ class Listener(Protocol):
 
     def pulse(self, done: float, step: int, loss: float) -> None:
         """The share of the budget that is used up, and the last step's training loss."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """What people should know of the data, before the first step."""
         ...
 
     def wants_more(self, rung: int, loss: float) -> bool:
@@ -105,7 +109,7 @@ def run_trial(
 
     Raises:
         PrunedError: the listener wanted no more.
-        DivergedError: loss or gradient became NaN or infinite.
+        DivergedError: loss or gradient became NaN or infinite, or the loss exploded.
         ConfigError: the options do not go together.
         CorpusError: the corpus has no validation part.
     """
@@ -113,6 +117,8 @@ def run_trial(
     validation = run.dataset.validation
     if validation is None:  # of a token file, which has its own split
         raise CorpusError(f"{datasets.corpus.name}: has no validation part, which a search goes by; encode it with one")
+    for message in doubts(run.dataset):
+        listener.warn(message)
     watch = _Watch(run.trainable, validation, listener, clock)
     result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)
     assert result.best is not None  # validated behind the last step
@@ -138,7 +144,7 @@ class _Watch(Observer):
         self._rung = rung
         loss = evaluate(self.trainable.evaluate, self.trainable.config, self.validation, self.trainable.dtype).loss
         if not math.isfinite(loss):
-            raise DivergedError(f"step {event.step}: validation loss {loss}; try a lower learning rate")
+            raise diverged(event.step, f"validation loss {loss:.4g}", event.grad_norm, event.learning_rate)
         self._best = min(self._best, loss)
         if not self.listener.wants_more(rung, self._best):
             raise PrunedError

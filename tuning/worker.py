@@ -1,7 +1,7 @@
 """Trials in a process of their own: ``python -m unrolled.tuning.worker``, JSON lines in and out.
 
-The first line in is the corpus. Then each ``{"options", "lanes"}`` is a trial, answered by lines of ``kind`` "pulse" and
-"rung", each of the latter waiting for ``{"more": true or false}``, and one of "end". When the input ends, so does the
+The first line in is the corpus. Then each ``{"options", "lanes"}`` is a trial, answered by lines of ``kind`` "warning", "pulse"
+and "rung", each of the last waiting for ``{"more": true or false}``, and one of "end". When the input ends, so does the
 process, in the middle of a step if need be: whoever asked is gone.
 """
 
@@ -62,6 +62,9 @@ class _Channel:
 
     def pulse(self, done: float, step: int, loss: float) -> None:
         self.send(kind="pulse", done=done, step=step, loss=loss)
+
+    def warn(self, message: str) -> None:
+        self.send(kind="warning", message=message)
 
     def wants_more(self, rung: int, loss: float) -> bool:
         self.send(kind="rung", rung=rung, loss=loss)
