@@ -93,7 +93,8 @@ Recipe = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"A recipe that comes with unrolled. {one_of(PRESETS)}",
+        help=f"A recipe that comes with unrolled, with its limit in epochs. {one_of(PRESETS)} On a megabyte of text and two "
+        "cores they take a minute, three minutes, and twenty with --precision bf16 (35 in float32).",
         metavar="NAME",
         is_eager=True,
         callback=take_preset,

@@ -200,8 +200,10 @@ def train(
         float, typer.Option(help="Largest gradient norm; 0: no clipping.", rich_help_panel=OPTIMISATION)
     ] = 1.0,
     epochs: Annotated[
-        int | None,
-        typer.Option(help="Passes over the data. " + options.default(f"{DEFAULT_EPOCHS} without another limit")),
+        float | None,
+        typer.Option(
+            help="Passes over the data, also a fraction. " + options.default(f"{DEFAULT_EPOCHS} without another limit")
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Of training, validation included.")] = None,

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.exceptions import TyperException
 
 from unrolled.cli.main import app
-from unrolled.cli.recipes import FOLDER, PRESETS
+from unrolled.cli.recipes import FOLDER, PRESETS, read_recipe
+from unrolled.engine.batches import StreamBatches
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.recipe import OPTIONS, experiment_of
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
 RECIPE = """
@@ -84,7 +87,16 @@ def test_a_recipe_goes_before_a_preset_in_whatever_order(order: tuple[str, str],
 def test_every_preset_is_a_recipe(preset: str, tmp_path: Path) -> None:
     record = trained(tmp_path, "--preset", preset, "--hidden", "4", "--embed", "4", "--length", "4")
     assert record["training"]["dropout"]["outputs"] > 0
+    assert record["training"]["epochs"] > 0
     assert {path.stem for path in FOLDER.glob("*.toml")} == set(PRESETS)
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("small", 2489), ("medium", 1642), ("large", 3973)])
+def test_presets_end_where_the_figures_were_measured(preset: str, steps: int) -> None:
+    recipe = read_recipe(FOLDER / f"{preset}.toml", set(OPTIONS))
+    data = StreamBatches(np.zeros(1_003_854, np.uint8), recipe["batch"], recipe["length"])
+    training = experiment_of({**recipe, "split": "0.9,0.1,0"}).training
+    assert training.done(steps - 1, data.batches_per_epoch, 0) < 1 <= training.done(steps, data.batches_per_epoch, 0)
 
 
 @pytest.mark.parametrize(
