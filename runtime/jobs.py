@@ -5,7 +5,8 @@ Results are JSON lines, one a text:
     {"id": …, "prompt": …, "text": …, "finish_reason": …, "tokens": how many}
 
 with ``sample`` behind the id where a prompt has several texts, and ``token_ids`` and ``logprobs`` where asked for. A row
-that cannot be served is {"id", "line", "error"} in its place.
+that cannot be served is {"id", "line", "error"} in its place, and so is a text (with ``sample`` where there are several) that
+its settings leave no token to go on with: all that has no error is whole.
 
 Rows are written in blocks: the lanes are empty at the beginning and the end of each. A row's bits do not depend on its
 neighbours, as far as was measured, but no library of products promises it; from the beginning of a block on, a job that goes
@@ -27,7 +28,7 @@ from typing import Any
 from unrolled.engine.backends import FLOAT32
 from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
-from unrolled.engine.errors import ConfigError, JobError, UnrolledError
+from unrolled.engine.errors import ConfigError, JobError, NothingLeftError, UnrolledError
 from unrolled.engine.jsontext import parse_value, to_json
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.interrupts import Interrupts
@@ -35,7 +36,7 @@ from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.prompt_files import PROMPT_FORMATS, BadRow, PromptFile, PromptRow, Row
 from unrolled.runtime.result_files import STDOUT, ResultFile, Results, open_results
 from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, row_requests
-from unrolled.runtime.rows import Generation, Request, resolve
+from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
 from unrolled.runtime.sampling import check_whole
 
 BLOCK = 32  # rows for each lane in a block: lanes that run empty at its end cost some percent, more rows are redone
@@ -89,9 +90,9 @@ class Progress:
     """How far a job is."""
 
     rows: int = 0  # that are over, of this shard, those kept from before included
-    errors: int = 0  # of the rows
+    errors: int = 0  # of the rows, those that cannot be served or one of whose texts cannot be written to its end
     kept: int = 0  # of the rows
-    texts: int = 0  # written by this process
+    texts: int = 0  # written by this process, errors not counted
     tokens: int = 0  # of them
     seconds: float = 0.0
     total: int | None = None  # rows, about; None where that is not known
@@ -108,7 +109,9 @@ class _Waiting:
 
     row: Row
     error: str | None = None
+    settings: tuple[str, ...] = ()  # that may ban tokens
     written: int = 0  # texts
+    failed: bool = False  # whether one of them is an error
 
 
 @dataclass
@@ -141,7 +144,7 @@ class _Run:
         for row in rows:
             requests, error = self._prepare(row)
             if error is None:
-                self.waiting.append(_Waiting(row))
+                self.waiting.append(_Waiting(row, settings=requests[0].config.rules.extras))
                 yield from requests
             elif self.job.strict:
                 self.refused = JobError(f"{self.job.input}, line {row.line}: {error}")
@@ -165,13 +168,27 @@ class _Run:
         while self.waiting[0].error is not None:
             self._write_error()
         waiting = self.waiting[0]
-        self._write_line(self._record(waiting, generation))
-        self.progress.texts += 1
-        self.progress.tokens += len(generation.tokens)
+        if generation.finish_reason == NOTHING_LEFT:
+            waiting.failed = True
+            record = self._stuck_record(waiting.row, waiting.written, waiting.settings)
+            if self.job.strict:
+                raise JobError(f"{self.job.input}, line {waiting.row.line}: {record['error']}")
+            self._write_line(record)
+        else:
+            self._write_line(self._record(waiting, generation))
+            self.progress.texts += 1
+            self.progress.tokens += len(generation.tokens)
         waiting.written += 1
         if waiting.written == self.config.num_return_sequences:
+            self.progress.errors += waiting.failed
             self.waiting.popleft()
             self._row_is_over()
+
+    def _stuck_record(self, row: Row, sample: int, settings: tuple[str, ...]) -> dict[str, Any]:
+        """Of a text that its settings leave no token to go on with."""
+        several = self.config.num_return_sequences
+        error = str(NothingLeftError(settings, (row.index * several + sample,)))
+        return {"id": row.id, **({"sample": sample} if several > 1 else {}), "line": row.line, "error": error}
 
     def _record(self, waiting: _Waiting, generation: Generation) -> dict[str, Any]:
         record: dict[str, Any] = {"id": waiting.row.id}
@@ -219,13 +236,21 @@ class _Run:
         Raises:
             JobError: those of another row are.
         """
+        failed = False
         for sample in range(self.config.num_return_sequences):
             line = self.results.kept_line()
             if line is None:
                 return False
             record = _parsed(line)
+            whole = False  # whether the record is all that there is of the row
             if "error" in record:
-                good = record == parse_value(to_json(_error_record(row, self._prepare(row)[1])))
+                requests, error = self._prepare(row)
+                whole, failed = error is not None, True
+                wanted = (
+                    _error_record(row, error) if whole
+                    else self._stuck_record(row, sample, requests[0].config.rules.extras)
+                )  # fmt: skip
+                good = record == parse_value(to_json(wanted))
             else:
                 good = isinstance(row, PromptRow) and (record.get("id"), record.get("prompt")) == (row.id, row.prompt)
                 good = good and record.get("sample", 0) == sample
@@ -234,9 +259,9 @@ class _Run:
                     f"{self.job.output}: {to_json(record)[:80]} is not of {self.job.input}, line {row.line}; "
                     "the input has changed: begin anew with --overwrite"
                 )
-            if "error" in record:
-                self.progress.errors += 1
+            if whole:
                 break
+        self.progress.errors += failed
         self.progress.rows += 1
         return True
 

@@ -205,6 +205,45 @@ def test_a_strict_job_ends_at_the_first_bad_row_and_can_be_gone_on_with(model: S
     assert (progress.rows, progress.errors) == (5, 0)
 
 
+STUCK = {"prompt": "ab", "no_repeat_ngram_size": 1, "max_new_tokens": 40, "stop": ["Ω"]}  # of 11 letters 9 are left
+
+
+def test_a_text_with_no_token_left_is_an_error_record(model: StepModel, tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"id": "s", **STUCK}, {"prompt": "b"}]
+    output = done(model, tmp_path, rows)
+    got = records(output)
+    error = "no_repeat_ngram_size: no token is left to come next in row 1; allow more"
+    assert got[1] == {"id": "s", "line": 2, "error": error}
+    wanted = generate(model, ["a", "a", "b"], CONFIG)
+    assert [got[i]["text"] for i in (0, 2)] == [wanted[i].text for i in (0, 2)]
+    again = replace(Job(str(tmp_path / "in.jsonl"), str(output), lanes=LANES), overwrite=True)
+    progress = run_job(model, again, CONFIG)
+    assert (progress.rows, progress.errors, progress.texts) == (3, 1, 2)
+    assert progress.tokens == sum(record.get("tokens", 0) for record in got)
+    strict = tmp_path / "strict.jsonl"
+    with pytest.raises(JobError, match=r"in.jsonl, line 2: no_repeat_ngram_size: no token is left"):
+        run_job(model, replace(again, output=str(strict), strict=True), CONFIG)
+    assert records(strict) == got[:1]
+
+
+def test_a_job_goes_on_behind_texts_with_no_token_left(model: StepModel, tmp_path: Path) -> None:
+    config = replace(CONFIG, num_return_sequences=2)
+    rows: list[Any] = prompts(150)
+    rows[2:2], rows[70:70] = [STUCK], [STUCK, "{"]
+    job = Job(write_input(tmp_path, rows), str(tmp_path / "whole.jsonl"), lanes=LANES, resume=True)
+    progress = run_job(model, job, config)
+    assert (progress.errors, progress.texts) == (3, 300)
+    whole = Path(job.output).read_bytes()
+    assert [(record.get("sample"), record["line"]) for record in records(job.output) if "error" in record] == [
+        *((0, 3), (1, 3), (0, 71), (1, 71), (None, 72))
+    ]
+    part = replace(job, output=str(tmp_path / "part.jsonl"))
+    assert run_job(model, part, config, Stop(100)).interrupted
+    progress = run_job(model, part, config)
+    assert Path(part.output).read_bytes() == whole
+    assert (progress.rows, progress.errors, progress.kept) == (153, 3, 64)
+
+
 @pytest.mark.parametrize("ending", ["csv", "txt"])
 def test_other_formats(model: StepModel, tmp_path: Path, ending: str) -> None:
     source = tmp_path / f"in.{ending}"
