@@ -134,6 +134,7 @@ def test_what_is_no_batch_or_setting_is_refused(path: str) -> None:
     for settings, message in (
         ({"top_k": -1}, "top_k: got -1"),
         ({"heat": 1}, "no setting heat"),
+        ({"num_beams": 3}, "no setting num_beams"),
         ({"lanes": 0}, "lanes: got 0"),
         ({"engine": "numpi"}, "engine: got 'numpi'"),
     ):
