@@ -40,7 +40,7 @@ Bias = Annotated[
 MinNewTokens = Annotated[int, _option("No <eos> before so many tokens.")]
 ForcedPrefix = Annotated[str, _option("What every text begins with.")]
 Stop = Annotated[list[str] | None, _option("Text at which writing ends; may be repeated.")]
-NumBeams = Annotated[int, _option("Search with so many beams instead of drawing; 1: no search.")]
+NumBeams = Annotated[int, _option("With --prompt: search with so many beams instead of drawing; 1: no search.")]
 LengthPenalty = Annotated[float, _option("With beams: above 0 favours long texts, below 0 short ones.")]
 EarlyStopping = Annotated[
     str,
@@ -50,7 +50,7 @@ EarlyStopping = Annotated[
         metavar="NAME",
     ),
 ]
-Logprobs = Annotated[bool, _option("With --json: how probable the model found each token.", "--logprobs")]
+Logprobs = Annotated[bool, _option("With --json or --input: how probable the model found each token.", "--logprobs")]
 
 
 def beams(num_beams: int, length_penalty: float, early_stopping: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def generate_text(
     input: many.Input = None,
     output: many.Output = STDOUT,
     format: many.Format = None,
-    lanes: many.Lanes = 256,
+    lanes: many.Lanes = Job.lanes,
     resume: many.Resume = False,
     overwrite: many.Overwrite = False,
     strict: many.Strict = False,
@@ -68,8 +68,14 @@ def generate_text(
     """
     if prompt and input:
         raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
-    if not input and (output != STDOUT or format or resume or overwrite or strict or token_ids or shard != "0/1"):
-        raise ConfigError("output: it and its options go with --input, which names a file of prompts")
+    if not input:
+        many.check_no_job(
+            output=output != STDOUT, format=format, resume=resume, overwrite=overwrite, strict=strict,
+            token_ids=token_ids, shard=shard != "0/1", lanes=lanes != Job.lanes,
+            max_prompt_tokens=max_prompt_tokens != MAX_PROMPT_TOKENS,
+        )  # fmt: skip
+        if logprobs and not json:
+            raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
     settings: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,
@@ -92,7 +98,9 @@ def generate_text(
     beams = decoding.beams(num_beams, length_penalty, early_stopping)
     if input:
         if beams:
-            raise ConfigError("num_beams, input: got both; a file of prompts is written by drawing or greedily")
+            raise ConfigError(
+                "num_beams, input: got both; a file of prompts is written by drawing or greedily, beams go with --prompt"
+            )
         part = many.parse_shard(shard)
         job = Job(
             input, output, format, lanes, part, token_ids, max_prompt_tokens, precision, strict, resume, overwrite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,7 +32,8 @@ Input = Annotated[
         "--input",
         "-i",
         metavar="FILE",
-        help=f"Prompts: {', '.join(ENDINGS)}, or - for standard input. Fields beside prompt and id are settings of the row.",
+        help=f"Prompts: {', '.join(ENDINGS)}, or - for standard input. "
+        "Fields beside prompt and id are settings of the row. Not with beams.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -77,6 +78,12 @@ TokenIds = Annotated[bool, typer.Option("--token-ids", help="Also say which toke
 MaxPromptTokens = Annotated[
     int, typer.Option(help="A row with a longer prompt becomes an error record.", rich_help_panel=PANEL)
 ]
+
+
+def check_no_job(**given: Any) -> None:
+    """ConfigError where options that only a job has are given without one."""
+    if names := [f"--{name.replace('_', '-')}" for name, there in given.items() if there]:
+        raise ConfigError(f"{', '.join(names)}: go with --input, which names a file of prompts")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -15,12 +15,12 @@ from unrolled.engine.backends import FLOAT32
 from unrolled.engine.checkpoint import resolve_model_file
 from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
-from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.engine.errors import ConfigError, NothingLeftError, UnrolledError
 from unrolled.runtime.adapters import ENGINES
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, ROW_SETTINGS, make_config, row_requests
-from unrolled.runtime.rows import Generation, Request, resolve
+from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
 from unrolled.runtime.sampling import check_whole
 from unrolled.runtime.session import load
 
@@ -58,7 +58,7 @@ class BatchGenerator:
         text            str
         finish_reason   as of ``Generation``, or "error"
         tokens          how many, int64
-        error           why the row cannot be served; "" where it can
+        error           why the row cannot be served, or its settings leave its text no token to go on with; else ""
         logprobs        lists of float, where asked for
         sample          which of its prompt's texts it is, int64, where ``num_return_sequences`` is above 1: each row then
                         stands there as often
@@ -75,7 +75,7 @@ class BatchGenerator:
         lanes: texts that are written side by side.
         precision: as for ``load``.
         max_prompt_tokens: a longer prompt cannot be served.
-        strict: raise at a row that cannot be served.
+        strict: raise at a row that cannot be served, or a text with no token to go on with.
         settings: of ``GenerationConfig``, for all rows.
 
     Raises:
@@ -112,6 +112,7 @@ class BatchGenerator:
         Raises:
             ConfigError: there is no prompt column, the columns are not of one length, or an index is none.
             UnrolledError: a row cannot be served, and ``strict``; or no row can, as the settings do not fit the model.
+            NothingLeftError: the settings leave no token for the text of this index, and ``strict``.
             ModelFileError: the model cannot be loaded.
         """
         columns = {name: np.asarray(batch[name]) for name in batch.keys()}  # noqa: SIM118 - a table's rows are else meant
@@ -120,7 +121,20 @@ class BatchGenerator:
             return self._with_texts(columns, [], [])
         model = shared_model(self.model_path, self.engine, self.precision)
         requests, errors = self._requests(model, resolve(model, self.config), columns, count)
-        return self._with_texts(columns, errors, list(write_rows(model, requests, self.lanes)))
+        return self._with_texts(columns, errors, self._write(model, requests))
+
+    def _write(self, model: StepModel, requests: list[Request]) -> list[Generation | str]:
+        """The texts, or why one cannot be written to its end."""
+        written: list[Generation | str] = []
+        for request, text in zip(requests, write_rows(model, requests, self.lanes), strict=True):
+            if text.finish_reason != NOTHING_LEFT:
+                written.append(text)
+                continue
+            error = NothingLeftError(request.config.rules.extras, (text.index,))
+            if self.strict:
+                raise error
+            written.append(str(error))
+        return written
 
     @property
     def _added(self) -> tuple[str, ...]:
@@ -171,20 +185,21 @@ class BatchGenerator:
         check_whole("index", index, 0)
         return row_requests(model, prompt, index, config, overrides, self.max_prompt_tokens)
 
-    def _with_texts(self, columns: Columns, errors: list[str], written: list[Generation]) -> Columns:
+    def _with_texts(self, columns: Columns, errors: list[str], written: list[Generation | str]) -> Columns:
         """The columns, each row as often as it has texts, with what was written."""
         repeats = self.config.num_return_sequences
         waiting = iter(written)
-        rows: list[Generation | None] = []
+        found: list[Generation | str] = []
         for error in errors:
-            rows += [None] * repeats if error else [next(waiting) for _ in range(repeats)]
+            found += [error] * repeats if error else [next(waiting) for _ in range(repeats)]
+        rows = [None if isinstance(one, str) else one for one in found]
         made = {name: np.repeat(column, repeats, axis=0) for name, column in columns.items()}
         if "sample" in self._added:
             made["sample"] = np.tile(np.arange(repeats), len(errors))
         made["text"] = _objects([row.text if row else "" for row in rows])
         made["finish_reason"] = _objects([row.finish_reason if row else "error" for row in rows])
         made["tokens"] = np.array([len(row.tokens) if row else 0 for row in rows], np.int64)
-        made["error"] = _objects([error for error in errors for _ in range(repeats)])
+        made["error"] = _objects([one if isinstance(one, str) else "" for one in found])
         if "logprobs" in self._added:
             made["logprobs"] = _objects([list(row.logprobs or ()) if row else [] for row in rows])
         return made

@@ -31,7 +31,7 @@ class Context:
         tokens: (n,) int64, n ≥ 1, all that stands before.
         state: (S, L, H) float32, behind tokens[:-1].
         written: how many of the tokens were drawn: the next draw of a text that goes on is this one.
-        digest: of the model, which any engine may run.
+        digest: of the weights that it was read with, which any engine may run.
     """
 
     tokens: NDArray[np.int64]
@@ -40,10 +40,16 @@ class Context:
     digest: str
 
     def check(self, model: StepModel) -> None:
-        """ConfigError unless the context is of this model."""
+        """ConfigError unless the context is of this model, with weights stored as they are here, and its tokens are too."""
         S, L, _, H = model.config.state_shape(1)
-        if self.digest != model.digest or self.state.shape != (S, L, H):
-            raise ConfigError("context: was read by another model than this one; states of one mean nothing to another")
+        if self.digest != weights_digest(model) or self.state.shape != (S, L, H):
+            raise ConfigError(
+                "context: was read by another model than this one, or one of weights that are stored otherwise; "
+                "states of one mean nothing to another"
+            )
+        V = model.config.vocab_size
+        if not 0 <= self.tokens.min() <= self.tokens.max() < V:
+            raise ConfigError(f"context: has tokens that are not of the model's vocabulary of {V}")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors file: ``tokens``, ``state``, and in its metadata the format, ``written`` and ``digest``.
@@ -76,15 +82,32 @@ class Context:
                     raise ModelFileError(f"{path}: is no context; Context.save writes them")
                 described = json.loads(file.metadata()["context"])
                 tokens, state = file.get_tensor("tokens"), file.get_tensor("state")
-                context = cls(tokens, state, described["written"], described["digest"])
+                written, digest = described["written"], described["digest"]
+                context = cls(tokens, state, written, digest)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, ModelFileError):
                 raise
             raise ModelFileError(f"{path}: cannot be read as a context ({error})") from error
         good = tokens.ndim == 1 and len(tokens) and tokens.dtype == np.int64 and state.dtype == np.float32
-        if not good or state.ndim != 3 or not isinstance(context.written, int) or not np.isfinite(state).all():
+        if not good or state.ndim != 3 or not np.isfinite(state).all() or tokens.min() < 0:
             raise ModelFileError(f"{path}: its arrays are not those of a context")
+        if not isinstance(digest, str):
+            raise ModelFileError(f"{path}: its digest is {digest!r}, needs a text")
+        if not isinstance(written, int) or isinstance(written, bool) or not 0 <= written <= len(tokens):
+            raise ModelFileError(
+                f"{path}: written is {written!r}, needs a whole number from 0 to its {len(tokens)} tokens"
+            )
         return context
+
+
+def weights_digest(model: StepModel) -> str:
+    """Of the weights that a model computes with: those that come back from a file in fp16 or int8 are others than the
+    checkpoint's, and computing with int8, which such a file may do too, makes other states.
+    """
+    weights = getattr(model, "weights", None)
+    if weights is None or not weights.digest:
+        return model.digest
+    return f"{weights.digest} int8" if weights.quantized else weights.digest
 
 
 def more_tokens(model: StepModel, prompt: str, context: Context | None) -> NDArray[np.int64]:
@@ -127,4 +150,4 @@ def _move(model: StepModel, tokens: NDArray[np.int64], context: Context | None, 
         _, state = RowModel(model).read(np.ascontiguousarray(tokens[:-1, None]), state)
     before = tokens[:0] if context is None else context.tokens[:-1]
     drawn = written + (0 if context is None else context.written)
-    return Context(np.concatenate([before, tokens]), state[:, :, 0], drawn, model.digest)
+    return Context(np.concatenate([before, tokens]), state[:, :, 0], drawn, weights_digest(model))

@@ -5,16 +5,19 @@ Results are JSON lines, one a text:
     {"id": …, "prompt": …, "text": …, "finish_reason": …, "tokens": how many}
 
 with ``sample`` behind the id where a prompt has several texts, and ``token_ids`` and ``logprobs`` where asked for. A row
-that cannot be served is {"id", "line", "error"} in its place.
+that cannot be served is {"id", "line", "error"} in its place, and so is a text (with ``sample`` where there are several) that
+its settings leave no token to go on with: all that has no error is whole.
 
 Rows are written in blocks: the lanes are empty at the beginning and the end of each. A row's bits do not depend on its
 neighbours, as far as was measured, but no library of products promises it; from the beginning of a block on, a job that goes
 on has the same neighbours as one that was not interrupted. It therefore writes the block that it was cut in once more, and
-sees that the lines kept come out the same.
+sees that the lines kept come out the same. Of blocks that are over, the rows have a digest in the .job file, settings
+included, which the lines do not show.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,14 +31,15 @@ from unrolled.engine.backends import FLOAT32
 from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, JobError, UnrolledError
-from unrolled.engine.jsontext import parse_value, to_json
+from unrolled.engine.jsontext import to_json
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.interrupts import Interrupts
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.prompt_files import PROMPT_FORMATS, BadRow, PromptFile, PromptRow, Row
+from unrolled.runtime.records import Record, error_record, parse_line, row_bytes, stuck_record, text_record, to_line
 from unrolled.runtime.result_files import STDOUT, ResultFile, Results, open_results
 from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, row_requests
-from unrolled.runtime.rows import Generation, Request, resolve
+from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
 from unrolled.runtime.sampling import check_whole
 
 BLOCK = 32  # rows for each lane in a block: lanes that run empty at its end cost some percent, more rows are redone
@@ -89,9 +93,9 @@ class Progress:
     """How far a job is."""
 
     rows: int = 0  # that are over, of this shard, those kept from before included
-    errors: int = 0  # of the rows
+    errors: int = 0  # of the rows, those that cannot be served or one of whose texts cannot be written to its end
     kept: int = 0  # of the rows
-    texts: int = 0  # written by this process
+    texts: int = 0  # written by this process, errors not counted
     tokens: int = 0  # of them
     seconds: float = 0.0
     total: int | None = None  # rows, about; None where that is not known
@@ -108,7 +112,9 @@ class _Waiting:
 
     row: Row
     error: str | None = None
+    settings: tuple[str, ...] = ()  # that may ban tokens
     written: int = 0  # texts
+    failed: bool = False  # whether one of them is an error
 
 
 @dataclass
@@ -124,9 +130,33 @@ class _Run:
     progress: Progress
     waiting: deque[_Waiting] = field(default_factory=deque)
     refused: JobError | None = None  # the row at which a strict job ends
+    lines: tuple[int, int] = (0, 0)  # of the input, from which to which the block goes
+    digest: Any = None  # of the rows of the block
 
     def __post_init__(self) -> None:
         self.started = self.shown = time.perf_counter()
+
+    def block(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows of a block; as they are read they go into its digest."""
+        self.digest = hashlib.sha256()
+        for place, row in enumerate(rows):
+            self.lines = (self.lines[0] if place else row.line, row.line)
+            self.digest.update(row_bytes(row))
+            yield row
+
+    def end_block(self) -> None:
+        """All rows of a block are read, and their results are there.
+
+        Raises:
+            JobError: they are not those that an earlier process read.
+        """
+        with self.interrupts.held():
+            same = self.results.end_block(self.digest.hexdigest())
+        if not same:
+            raise JobError(
+                f"{self.job.output}: was written for other rows, or other settings of rows, than are in {self.job.input} "
+                f"from line {self.lines[0]} to {self.lines[1]}; the input has changed: begin anew with --overwrite"
+            )
 
     def write(self, rows: Iterable[Row]) -> None:
         """Write a block of rows."""
@@ -136,12 +166,13 @@ class _Run:
         self._write_errors()
         if self.refused is not None:
             raise self.refused
+        self.end_block()
 
     def _requests(self, rows: Iterable[Row]) -> Iterator[Request]:
         for row in rows:
             requests, error = self._prepare(row)
             if error is None:
-                self.waiting.append(_Waiting(row))
+                self.waiting.append(_Waiting(row, settings=requests[0].config.rules.extras))
                 yield from requests
             elif self.job.strict:
                 self.refused = JobError(f"{self.job.input}, line {row.line}: {error}")
@@ -164,30 +195,22 @@ class _Run:
         """Write a text, which is one of the row that has waited longest."""
         while self.waiting[0].error is not None:
             self._write_error()
-        waiting = self.waiting[0]
-        self._write_line(self._record(waiting, generation))
-        self.progress.texts += 1
-        self.progress.tokens += len(generation.tokens)
+        waiting, several = self.waiting[0], self.config.num_return_sequences
+        if generation.finish_reason == NOTHING_LEFT:
+            waiting.failed = True
+            record = stuck_record(waiting.row, waiting.written, several, waiting.settings)
+            if self.job.strict:
+                raise JobError(f"{self.job.input}, line {waiting.row.line}: {record['error']}")
+            self._write_line(record)
+        else:
+            self._write_line(text_record(waiting.row, waiting.written, several, generation, self.job.token_ids))
+            self.progress.texts += 1
+            self.progress.tokens += len(generation.tokens)
         waiting.written += 1
-        if waiting.written == self.config.num_return_sequences:
+        if waiting.written == several:
+            self.progress.errors += waiting.failed
             self.waiting.popleft()
             self._row_is_over()
-
-    def _record(self, waiting: _Waiting, generation: Generation) -> dict[str, Any]:
-        record: dict[str, Any] = {"id": waiting.row.id}
-        if self.config.num_return_sequences > 1:
-            record["sample"] = waiting.written
-        record |= {
-            "prompt": generation.prompt,
-            "text": generation.text,
-            "finish_reason": generation.finish_reason,
-            "tokens": len(generation.tokens),
-        }
-        if self.job.token_ids:
-            record["token_ids"] = generation.tokens
-        if generation.logprobs is not None:
-            record["logprobs"] = generation.logprobs
-        return record
 
     def _write_errors(self) -> None:
         while self.waiting and self.waiting[0].error is not None:
@@ -195,13 +218,13 @@ class _Run:
 
     def _write_error(self) -> None:
         waiting = self.waiting.popleft()
-        self._write_line(_error_record(waiting.row, waiting.error))
+        self._write_line(error_record(waiting.row, waiting.error))
         self.progress.errors += 1
         self._row_is_over()
 
-    def _write_line(self, record: dict[str, Any]) -> None:
+    def _write_line(self, record: Record) -> None:
         with self.interrupts.held():
-            self.results.write(_line(record))
+            self.results.write(to_line(record))
 
     def _row_is_over(self) -> None:
         self.progress.rows += 1
@@ -219,13 +242,19 @@ class _Run:
         Raises:
             JobError: those of another row are.
         """
-        for sample in range(self.config.num_return_sequences):
+        failed, several = False, self.config.num_return_sequences
+        for sample in range(several):
             line = self.results.kept_line()
             if line is None:
                 return False
-            record = _parsed(line)
+            record = parse_line(line)
+            whole = False  # whether the record is all that there is of the row
             if "error" in record:
-                good = record == parse_value(to_json(_error_record(row, self._prepare(row)[1])))
+                requests, error = self._prepare(row)
+                whole, failed = error is not None, True
+                settings = () if whole else requests[0].config.rules.extras
+                wanted = error_record(row, error) if whole else stuck_record(row, sample, several, settings)
+                good = record == parse_line(to_line(wanted))
             else:
                 good = isinstance(row, PromptRow) and (record.get("id"), record.get("prompt")) == (row.id, row.prompt)
                 good = good and record.get("sample", 0) == sample
@@ -234,31 +263,11 @@ class _Run:
                     f"{self.job.output}: {to_json(record)[:80]} is not of {self.job.input}, line {row.line}; "
                     "the input has changed: begin anew with --overwrite"
                 )
-            if "error" in record:
-                self.progress.errors += 1
+            if whole:
                 break
+        self.progress.errors += failed
         self.progress.rows += 1
         return True
-
-
-def _error_record(row: Row, error: str | None) -> dict[str, Any]:
-    return {"id": row.id, "line": row.line, "error": error}
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    text = to_json(record) + "\n"
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 not
-        return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text).encode()
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        record = parse_value(line.decode())
-    except ValueError:
-        record = None
-    return record if isinstance(record, dict) else {}
 
 
 def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
@@ -278,23 +287,29 @@ def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) 
 
 def _resumed(run: _Run, blocks: Iterator[Iterator[Row]], results: ResultFile) -> Iterator[Iterable[Row]]:
     """The blocks that are left to write, the first of them perhaps kept in part."""
-    for block in blocks:
+    for number, block in enumerate(blocks):
         results.mark()
         before, seen = replace(run.progress), []
+        whole = True
         for row in block:
             seen.append(row)
-            if not run.is_kept(row):
-                if results.complete:
-                    raise JobError(
-                        f"{results.path}: has no results of {run.job.input}, line {row.line}, and no {results.path.name}.job "
-                        "says how it was written; begin anew with --overwrite"
-                    )
-                results.rewind()
-                run.progress.rows, run.progress.errors = before.rows, before.errors
-                run.progress.kept = before.rows
-                yield chain(seen, block)
-                yield from blocks
-                return
+            whole = run.is_kept(row)
+            if not whole:
+                break
+        if not whole and results.complete:
+            raise JobError(
+                f"{results.path}: has no results of {run.job.input}, line {seen[-1].line}, and no {results.path.name}.job "
+                "says how it was written; begin anew with --overwrite"
+            )
+        # all lines of a block without a digest may be there, but who knows of what settings
+        if not whole or (results.blocks is not None and number >= results.blocks):
+            results.rewind()
+            run.progress.rows, run.progress.errors = before.rows, before.errors
+            run.progress.kept = before.rows
+            yield chain(seen, block)
+            yield from blocks
+            return
+        run.end_block()
     run.progress.kept = run.progress.rows
     run.progress.complete = results.complete
 
@@ -337,7 +352,7 @@ def _run(run: _Run, prompts: PromptFile) -> None:
     lines = prompts.count_lines()
     run.progress.total = None if lines is None else len(range(which, lines, of))
     rows = (row for row in prompts if row.index % of == which)
-    blocks: Iterator[Iterator[Row]] = (block for _, block in groupby(rows, key=lambda row: row.index // size))
+    blocks = (run.block(block) for _, block in groupby(rows, key=lambda row: row.index // size))
     left = _resumed(run, blocks, run.results) if isinstance(run.results, ResultFile) else blocks
     try:
         for block in left:

@@ -4,7 +4,8 @@
     id,prompt,temperature                                   .csv, .tsv: a header, then a record a row
     Once                                                    .txt: a prompt a line, blank ones too
 
-What is neither ``id`` nor ``prompt`` is a setting of that row alone. A row without an id has its index for one. All are
+What is neither ``id`` nor ``prompt`` is a setting of that row alone; a table with another column is refused as a whole, an
+object with another field is a bad row. A row without an id has its index for one. All are
 UTF-8, with or without byte order mark, with line ends of any system (inside a quoted field they become \\n). A row that
 cannot be read becomes a ``BadRow`` in its place, and the next line is read as if nothing had been.
 """
@@ -175,10 +176,15 @@ def _read_delimited(lines: _Lines, delimiter: str) -> Iterator[Row]:
     known = ("id", "prompt", *ROW_SETTINGS)
     if "prompt" not in header:
         raise PromptFileError(f"no column prompt in the header; there are {', '.join(header) or 'none'}")
+    # a misspelt setting must not be passed over in silence, and looks like any other column
+    if unknown := [name for name in header if name not in known]:
+        raise PromptFileError(
+            f"no setting {', '.join(map(repr, unknown))}: take these columns out of the file; "
+            f"it can have {', '.join(known)}"
+        )
     for name in header:
-        if name not in known or header.count(name) > 1:
-            what = "stands in the header twice" if name in known else f"is unknown; known are {', '.join(known)}"
-            raise PromptFileError(f"the column {name!r} {what}")
+        if header.count(name) > 1:
+            raise PromptFileError(f"the column {name!r} stands in the header twice")
     return _table_rows(lines, records, reader, header)
 
 

@@ -1,8 +1,8 @@
 """Files of results that grow by whole lines, and that a later process can go on with.
 
-Beside a file OUT that is not finished lies OUT.job, which says what is being written: it is there, whole, before the
-first line and goes when the last one is on the disk. Each line is written at once, so that a process that is killed
-leaves whole lines and at most one that is cut; that one is taken off before the file goes on.
+Beside a file OUT that is not finished lies OUT.job (``JobFile``), which says what is being written. Each line is written
+at once, so that a process that is killed leaves whole lines and at most one that is cut; that one is taken off before the
+file goes on.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from unrolled.engine.checkpoint import write_atomically
-from unrolled.engine.errors import JobError, ModelFileError
+from unrolled.engine.errors import JobError
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.lock import try_lock
+from unrolled.runtime.job_file import JobFile
 
 STDOUT = "-"
-ABOUT_SUFFIX = ".job"
 
 
 class Results(Protocol):
     """Where lines go."""
+
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks an earlier process is known to have finished; None: nobody knows, and all lines may be kept."""
+        ...
 
     def kept_line(self) -> bytes | None:
         """The next line of an earlier process, or None behind the last."""
@@ -38,6 +42,10 @@ class Results(Protocol):
         ...
 
     def write(self, line: bytes) -> None: ...
+    def end_block(self, digest: str) -> bool:
+        """The next block is over, its rows have this digest; False: an earlier process read others there."""
+        ...
+
     def finish(self) -> None:
         """All lines are written."""
         ...
@@ -47,6 +55,8 @@ class Results(Protocol):
 
 class ResultStream:
     """Standard output, a pipe or a device: nothing is kept, and what is written is gone."""
+
+    blocks = 0
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._name = file, name
@@ -63,6 +73,9 @@ class ResultStream:
             self._file.flush()
         except OSError as error:
             raise JobError(f"{self._name}: cannot be written ({error.strerror})") from error
+
+    def end_block(self, digest: str) -> bool:
+        return True
 
     def finish(self) -> None: ...
 
@@ -86,11 +99,12 @@ class ResultFile:
     """
 
     def __init__(self, path: Path, about: dict[str, Any], resume: bool = False, overwrite: bool = False) -> None:
-        self.path, self._about_path = path, path.with_name(path.name + ABOUT_SUFFIX)
+        self.path, self._job = path, JobFile(path)
+        self._over = 0  # blocks
         if path.is_dir():
             raise JobError(f"{path}: is a folder, a file name was expected")
         if path.exists() and not resume and not overwrite:
-            unfinished = ", and is not finished: --resume goes on with it" if self._about_path.exists() else ""
+            unfinished = ", and is not finished: --resume goes on with it" if self._job.path.exists() else ""
             raise JobError(f"{path}: exists{unfinished}; --overwrite begins anew")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +125,7 @@ class ResultFile:
         about = parse_json(to_json(about), "about")  # as it will be read: tuples are lists
         self._size = self._kept = self._mark = self._read = 0  # bytes: of the file, of it kept, and of those read again
         self.complete = False  # whether it was finished by the process before
-        if resume and self._about_path.exists():
+        if resume and self._job.path.exists():
             self._check_about(about)
         elif resume and self._file.seek(0, os.SEEK_END) > 0:
             self.complete = True
@@ -121,26 +135,26 @@ class ResultFile:
             return
         self._size = self._kept = _end_of_lines(self._file)
         if self.complete and self._size < self._file.seek(0, os.SEEK_END):
-            raise JobError(f"{self.path}: ends inside a line, and no {self._about_path.name} says what it is")
+            raise JobError(f"{self.path}: ends inside a line, and no {self._job.path.name} says what it is")
         self._file.truncate(self._size)
 
     def _write_about(self, about: dict[str, Any]) -> None:
         try:
-            write_atomically(self._about_path, to_json(about, indent=2).encode())
+            self._job.begin(about)
         except OSError as error:
             self.path.unlink()
-            raise JobError(f"{self._about_path}: cannot be written ({error.strerror})") from error
+            raise JobError(f"{self._job.path}: cannot be written ({error.strerror})") from error
 
     def _check_about(self, about: dict[str, Any]) -> None:
         """The job is the one that was begun."""
-        try:
-            begun = parse_json(self._about_path.read_text(encoding="utf-8"), str(self._about_path))
-        except (OSError, UnicodeDecodeError, ModelFileError) as error:
-            raise JobError(f"{self._about_path}: cannot be read ({error}); --overwrite begins anew") from error
-        if differences := _differences(begun, about):
+        if differences := _differences(self._job.read(), about):
             raise JobError(
                 f"{self.path}: was begun with {', '.join(differences)}; go on with the same, or begin anew with --overwrite"
             )
+
+    @property
+    def blocks(self) -> int | None:
+        return self._job.blocks
 
     def kept_line(self) -> bytes | None:
         if self._read >= self._kept:
@@ -173,17 +187,32 @@ class ResultFile:
             _write_whole(self._file, line)
         except OSError as error:
             self._file.truncate(self._size)  # which needs no room
-            raise JobError(
-                f"{self.path}: cannot be written ({error.strerror}); "
-                f"{self._size:,} bytes of whole lines are kept: make room and go on with --resume"
-            ) from error
+            raise self._no_room(self.path, error) from error
         self._size += len(line)
+
+    def _no_room(self, path: Path, error: OSError) -> JobError:
+        return JobError(
+            f"{path}: cannot be written ({error.strerror}); "
+            f"{self._size:,} bytes of whole lines are kept: make room and go on with --resume"
+        )
+
+    def end_block(self, digest: str) -> bool:
+        self._over += 1
+        if self._job.blocks is None:
+            return True
+        if self._over <= self._job.blocks:
+            return self._job.digest(self._over - 1) == digest
+        try:
+            self._job.add(digest)
+        except OSError as error:
+            raise self._no_room(self._job.path, error) from error
+        return True
 
     def finish(self) -> None:
         if self._read < self._kept:
             raise JobError(f"{self.path}: holds more lines than the input has rows; --overwrite begins anew")
         os.fsync(self._file.fileno())
-        self._about_path.unlink(missing_ok=True)
+        self._job.remove()
 
     def close(self) -> None:
         self._reader.close()

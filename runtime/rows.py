@@ -60,7 +60,8 @@ def resolve(model: StepModel, config: GenerationConfig) -> GenerationConfig:
 class Generation:
     """One text: what was written behind ``prompt``, and why it ended.
 
-    That is "eos", "stop", "length", or "nothing left" where the settings ban every token that could come next.
+    That is "eos", "stop", "length", or "nothing left" where the settings ban every token that could come next; the last only
+    from ``write_rows``: who calls it makes an error of it.
     """
 
     prompt: str

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.checkpoint import save_checkpoint
-from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
+from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
 from unrolled.runtime import batch_generator, generate, load
 from unrolled.runtime.batch_generator import BatchGenerator, shared_model
 
@@ -108,6 +108,21 @@ def test_bad_rows_are_errors_in_their_column_or_raise(path: str) -> None:
     assert [error.split(",")[0] for error in bad["error"]] == ["index: got -1", "index: got 0.5", ""]
 
 
+def test_a_text_with_no_token_left_is_an_error(path: str) -> None:
+    batch = {"prompt": np.array(["a", "ab", "cab"]), "no_repeat_ngram_size": np.array([0, 1, 0])}
+    settings = {**SETTINGS, "max_new_tokens": 40, "stop": ()}
+    got = BatchGenerator(path, "numpy", num_return_sequences=2, logprobs=True, **settings)(batch)
+    wanted = generate(load(path, "numpy"), ["a", "a", "cab"], num_return_sequences=2, **settings)
+    error = "no_repeat_ngram_size: no token is left to come next in row {}; allow more"
+    assert got["error"].tolist() == ["", "", error.format(2), error.format(3), "", ""]
+    assert got["text"].tolist() == [text.text if text.index // 2 != 1 else "" for text in wanted]
+    assert got["finish_reason"].tolist() == [*["length"] * 2, *["error"] * 2, *["length"] * 2]
+    assert got["tokens"].tolist() == [40, 40, 0, 0, 40, 40]
+    assert [len(values) for values in got["logprobs"]] == [40, 40, 0, 0, 40, 40]
+    with pytest.raises(NothingLeftError, match="row 1"):
+        BatchGenerator(path, "numpy", strict=True, **settings)(batch)
+
+
 def test_an_empty_batch_is_none_and_nothing_is_loaded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_generator, "load", lambda *_: pytest.fail("loaded"))
     got = BatchGenerator(path, "numpy")({"prompt": np.array([], dtype=object)})
@@ -119,6 +134,7 @@ def test_what_is_no_batch_or_setting_is_refused(path: str) -> None:
     for settings, message in (
         ({"top_k": -1}, "top_k: got -1"),
         ({"heat": 1}, "no setting heat"),
+        ({"num_beams": 3}, "no setting num_beams"),
         ({"lanes": 0}, "lanes: got 0"),
         ({"engine": "numpi"}, "engine: got 'numpi'"),
     ):

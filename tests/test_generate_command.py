@@ -103,7 +103,14 @@ def test_standard_input_to_standard_output(run: Run, model: str) -> None:
     ("arguments", "message"),
     [
         (("--input", "x.jsonl", "--prompt", "a"), "prompt, input: got both"),
-        (("--output", "x"), "go with --input"),
+        (("--output", "x"), "error: --output: go with --input"),
+        (
+            ("--lanes", "8", "-p", "a", "--max-prompt-tokens", "5"),
+            "error: --lanes, --max-prompt-tokens: go with --input",
+        ),
+        (("--resume", "--strict"), "--resume, --strict: go with --input"),
+        (("--prompt", "a", "--logprobs"), "logprobs: they go with --json or --input"),
+        (("--input", "x.jsonl", "--num-beams", "3"), "beams go with --prompt"),
         (("--input", "x.jsonl"), "x.jsonl: cannot be read (no such file"),
         (("--input", "x.jsonl", "--shard", "2/2"), "shard: got 2, needs a whole number from 0 to 1"),
         (("--input", "x.jsonl", "--shard", "2"), "shard: got '2', needs I/N"),

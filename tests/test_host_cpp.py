@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import same_text
 
+from unrolled.cli.options import unescape
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
@@ -59,6 +60,11 @@ def ids(program: Path, *arguments: object) -> list[list[int]] | None:
     return [[int(n) for n in line.split()] for line in done.stdout.splitlines()]
 
 
+def typed(prompt: str) -> str:
+    """A prompt as an option that stands for it."""
+    return prompt.replace("\\", "\\\\")
+
+
 def options_of(settings: dict[str, Any]) -> list[str]:
     """The options for settings of ``generate``."""
     if not settings.get("do_sample", True):
@@ -80,7 +86,7 @@ def test_texts_are_pythons(tmp_path: Path, program: Path, cell: str, level: str)
     path = export_model(hosts.checkpoint(cell, level), tmp_path / "model.pt", "torchscript")
     model = load(path)
     join = " " if level == "word" else ""
-    asked = [part for prompt in hosts.PROMPTS for part in ("--prompt", prompt)]
+    asked = [part for prompt in hosts.PROMPTS for part in ("--prompt", typed(prompt))]
     for settings in SETTINGS:
         rows = generate(model, hosts.PROMPTS, max_new_tokens=70, **settings)
         tokens = [(prompt_tokens(model.tokenizer, row.prompt).tolist(), list(row.tokens)) for row in rows]
@@ -91,12 +97,29 @@ def test_texts_are_pythons(tmp_path: Path, program: Path, cell: str, level: str)
 
 
 @pytest.mark.slow
+def test_prompts_are_typed_as_for_the_command(tmp_path: Path, program: Path) -> None:
+    known = sorted(set(r"abnt\n" + "\n\t"))
+    path = export_model(_checkpoint(CharTokenizer(known)), tmp_path / "model.pt", "torchscript")
+    model = load(path)
+    for given in (r"a\nb", r"\t", r"\\n", r"a\\\nb", r"\a\b", "a\\", r"\\\t\n\\", "\n", "\\"):
+        text = unescape(given)
+        tokens = ids(program, path, "--prompt", given, "--tokens", 5)
+        assert tokens == [
+            model.tokenizer.encode(text).tolist(),
+            list(generate(model, [text], max_new_tokens=5)[0].tokens),
+        ]
+    assert unescape(r"\\n\n") == "\\n\n"
+    assert run(program, path, "--prompt", r"a\nb", "--tokens", 1).stdout.startswith("a\nb")
+    assert r"\n is a line end, \t a tab and \\ a backslash" in run(program, "--help").stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("level", same_text.LEVELS)
 @pytest.mark.parametrize("cell", same_text.CELLS)
 def test_long_texts_are_numpys(tmp_path: Path, program: Path, cell: str, level: str) -> None:
     reference = same_text.reference(cell, level)
     path = export_model(reference.checkpoint, tmp_path / "model.pt", "torchscript")
-    asked = [part for prompt in reference.prompts for part in ("--prompt", prompt)]
+    asked = [part for prompt in reference.prompts for part in ("--prompt", typed(prompt))]
     for settings in same_text.SETTINGS.values():
         lines = ids(program, path, *asked, "--tokens", same_text.TOKENS, *options_of(settings))
         assert lines is not None
@@ -127,7 +150,7 @@ def test_tokenizers_are_pythons(tmp_path: Path, program: Path, unknown: str, low
                 expected = prompt_tokens(tokenizer, text).tolist()
             except UnknownTokenError:
                 expected = None
-            got = ids(program, path, "--prompt", text, "--tokens", 1)
+            got = ids(program, path, "--prompt", typed(text), "--tokens", 1)
             assert (got and got[0]) == expected, (tokenizer.to_dict(), text)
 
 
@@ -142,7 +165,7 @@ def test_byte_pairs_are_pythons(tmp_path: Path, program: Path, lowercase: bool) 
         "  a" + " " * 70 + "b" * 70,
         " ".join(hosts.random_texts(300)),
     ):
-        got = ids(program, path, "--prompt", text, "--tokens", 1)
+        got = ids(program, path, "--prompt", typed(text), "--tokens", 1)
         assert got is not None
         assert got[0] == prompt_tokens(tokenizer, text).tolist()
     # random weights write bytes that are no UTF-8, and end within characters

@@ -25,6 +25,7 @@ from unrolled.engine.errors import ConfigError, JobError, UnknownTokenError
 from unrolled.runtime import GenerationConfig, generate, jobs
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.interrupts import Interrupts
+from unrolled.runtime.job_file import JobFile
 from unrolled.runtime.jobs import Job, Progress, run_job
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.result_files import ResultStream
@@ -206,6 +207,45 @@ def test_a_strict_job_ends_at_the_first_bad_row_and_can_be_gone_on_with(model: S
     assert (progress.rows, progress.errors) == (5, 0)
 
 
+STUCK = {"prompt": "ab", "no_repeat_ngram_size": 1, "max_new_tokens": 40, "stop": ["Ω"]}  # of 11 letters 9 are left
+
+
+def test_a_text_with_no_token_left_is_an_error_record(model: StepModel, tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"id": "s", **STUCK}, {"prompt": "b"}]
+    output = done(model, tmp_path, rows)
+    got = records(output)
+    error = "no_repeat_ngram_size: no token is left to come next in row 1; allow more"
+    assert got[1] == {"id": "s", "line": 2, "error": error}
+    wanted = generate(model, ["a", "a", "b"], CONFIG)
+    assert [got[i]["text"] for i in (0, 2)] == [wanted[i].text for i in (0, 2)]
+    again = replace(Job(str(tmp_path / "in.jsonl"), str(output), lanes=LANES), overwrite=True)
+    progress = run_job(model, again, CONFIG)
+    assert (progress.rows, progress.errors, progress.texts) == (3, 1, 2)
+    assert progress.tokens == sum(record.get("tokens", 0) for record in got)
+    strict = tmp_path / "strict.jsonl"
+    with pytest.raises(JobError, match=r"in.jsonl, line 2: no_repeat_ngram_size: no token is left"):
+        run_job(model, replace(again, output=str(strict), strict=True), CONFIG)
+    assert records(strict) == got[:1]
+
+
+def test_a_job_goes_on_behind_texts_with_no_token_left(model: StepModel, tmp_path: Path) -> None:
+    config = replace(CONFIG, num_return_sequences=2)
+    rows: list[Any] = prompts(150)
+    rows[2:2], rows[70:70] = [STUCK], [STUCK, "{"]
+    job = Job(write_input(tmp_path, rows), str(tmp_path / "whole.jsonl"), lanes=LANES, resume=True)
+    progress = run_job(model, job, config)
+    assert (progress.errors, progress.texts) == (3, 300)
+    whole = Path(job.output).read_bytes()
+    assert [(record.get("sample"), record["line"]) for record in records(job.output) if "error" in record] == [
+        *((0, 3), (1, 3), (0, 71), (1, 71), (None, 72))
+    ]
+    part = replace(job, output=str(tmp_path / "part.jsonl"))
+    assert run_job(model, part, config, Stop(100)).interrupted
+    progress = run_job(model, part, config)
+    assert Path(part.output).read_bytes() == whole
+    assert (progress.rows, progress.errors, progress.kept) == (153, 3, 64)
+
+
 @pytest.mark.parametrize("ending", ["csv", "txt"])
 def test_other_formats(model: StepModel, tmp_path: Path, ending: str) -> None:
     source = tmp_path / f"in.{ending}"
@@ -278,7 +318,7 @@ def test_a_job_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_pa
         progress = run_job(model, job, CONFIG)
         assert output.read_bytes() == whole, cut
         assert (progress.rows, progress.errors) == (154, 4)
-        assert progress.kept == (154 if cut == len(whole) else whole[:cut].count(b"\n") // 64 * 64)
+        assert progress.kept == min(whole[:cut].count(b"\n") // 64, 1) * 64  # one block has its digest
         assert not Path(f"{output}.job").exists()
 
 
@@ -338,14 +378,85 @@ def test_an_input_that_changed_is_noticed(model: StepModel, tmp_path: Path) -> N
         write_input(tmp_path, changed)
         with pytest.raises(JobError, match=f"is not of .*line {place + 1}; the input has changed"):
             run_job(model, job, CONFIG)
-    # settings of a row are no part of the lines, but the block that is written again shows them
+    # settings of a row are no part of the lines: of a block that is over the digest shows them …
+    for change in ({"temperature": 0.7}, {"seed": 99}, {"stop": ["c"], "top_k": 3}):
+        write_input(tmp_path, [*rows[:3], {**rows[3], **change}, *rows[4:]])
+        with pytest.raises(
+            JobError, match=r"other settings of rows, than are in .* from line 1 to 64; the input has ch"
+        ):
+            run_job(model, job, CONFIG)
+    # … and of the one that is not, which is written again, its lines
     write_input(tmp_path, [*rows[:145], {**rows[145], "seed": 99}, *rows[146:]])
     with pytest.raises(JobError, match="stands where"):
         run_job(model, job, CONFIG)
-    write_input(tmp_path, rows[:100])
-    with pytest.raises(JobError, match="more lines than the input has rows"):
-        run_job(model, job, CONFIG)
+    for count, message in (
+        (100, "for other rows, .* from line 65 to 100"),
+        (128, "more lines than the input has rows"),
+    ):
+        write_input(tmp_path, rows[:count])
+        with pytest.raises(JobError, match=message):
+            run_job(model, job, CONFIG)
     assert (Path(f"{output}.job").read_bytes(), output.read_bytes()) == (about, kept)
+
+
+def test_settings_that_say_the_same_are_no_change(model: StepModel, tmp_path: Path) -> None:
+    """Neither the order of a row's fields nor blank lines between rows."""
+    rows = prompts(150)
+    rows[3] |= {"top_k": 5, "temperature": 0.5}
+    whole = done(model, tmp_path, rows).read_bytes()
+    output, job = interrupted(model, tmp_path, rows, 140)
+    write_input(tmp_path, [*rows[:3], "", dict(reversed(rows[3].items())), *rows[4:]])
+    run_job(model, job, CONFIG)
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("tail", [b"", b"0" * 30, b"\0" * 65, b"x" * 200])
+def test_what_a_killed_process_left_of_a_digest_is_taken_off(model: StepModel, tmp_path: Path, tail: bytes) -> None:
+    rows = prompts(200)
+    whole = done(model, tmp_path, rows).read_bytes()
+    output, job = interrupted(model, tmp_path, rows, 150)
+    about = Path(f"{output}.job")
+    about.write_bytes(about.read_bytes()[:-65] + tail)  # the second block's digest is lost
+    write_input(tmp_path, [*rows[:64], {**rows[64], "seed": 99}, *rows[65:]])
+    with pytest.raises(JobError, match="stands where"):  # written again, though all of its lines are there
+        run_job(model, job, CONFIG)
+    write_input(tmp_path, rows)
+    assert run_job(model, job, CONFIG).kept == 64
+    assert output.read_bytes() == whole
+    assert not about.exists()
+
+
+def test_no_room_for_a_digest_is_an_error_that_loses_nothing(
+    model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = prompts(100)
+    whole = done(model, tmp_path, rows).read_bytes()
+    job = Job(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), lanes=LANES, resume=True)
+
+    def full(file: JobFile, digest: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobFile, "add", full)
+        with pytest.raises(JobError, match=r"part\.jsonl\.job: cannot be written \(No space .* whole lines are kept"):
+            run_job(model, job, CONFIG)
+    assert len(records(job.output)) == 64
+    run_job(model, job, CONFIG)
+    assert Path(job.output).read_bytes() == whole
+
+
+def test_a_job_file_without_digests_goes_on(model: StepModel, tmp_path: Path) -> None:
+    """As earlier releases wrote it: what is known of rows is their ids and prompts."""
+    rows = prompts(200)
+    whole = done(model, tmp_path, rows).read_bytes()
+    output, job = interrupted(model, tmp_path, rows, 150)
+    about = Path(f"{output}.job")
+    about.write_bytes(about.read_bytes().partition(b"\n}\n")[0] + b"\n}")
+    assert run_job(model, job, CONFIG, Stop(180)).interrupted
+    assert about.read_bytes().endswith(b"\n}")
+    write_input(tmp_path, [*rows[:3], {**rows[3], "temperature": 0.7}, *rows[4:]])
+    assert run_job(model, job, CONFIG).kept == 128
+    assert output.read_bytes() == whole
 
 
 def test_an_output_that_was_changed_is_noticed(model: StepModel, tmp_path: Path) -> None:

@@ -127,8 +127,9 @@ def test_a_quote_that_is_not_closed_costs_a_record_and_not_the_file(tmp_path: Pa
     [
         ("a.csv", "text\na\n", "no column prompt in the header; there is text".replace("is", "are")),
         ("a.csv", "", "no column prompt"),
-        ("a.csv", "prompt,temprature\na,1\n", "'temprature' is unknown"),
-        ("a.csv", "prompt,num_return_sequences\na,1\n", "'num_return_sequences' is unknown"),
+        ("a.csv", "prompt,temprature\na,1\n", "no setting 'temprature': take these columns out"),
+        ("a.csv", "x,prompt,,seed,y\n1,a,,2,3\n", "no setting 'x', '', 'y': .*; it can have id, prompt, do_sample"),
+        ("a.csv", "prompt,num_return_sequences\na,1\n", "no setting 'num_return_sequences'"),
         ("a.tsv", "prompt\tprompt\na\tb\n", "'prompt' stands in the header twice"),
         ("a.csv", b"prompt\xff\n", "the header: byte 0xff"),
         ("a.md", "a", "the ending '.md'"),

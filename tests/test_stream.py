@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
 import pytest
 
+from unrolled.engine.checkpoint import save_checkpoint
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
 from unrolled.engine.text import BOS, EOS, CharTokenizer, WordTokenizer
+from unrolled.export.storage import FLOAT32, INT8, Weights, as_restored
 from unrolled.runtime import Context, Generation, extend, generate, read, stream, write
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.onnx_model import open_checkpoint
@@ -145,6 +150,74 @@ def test_alarm_another_state_writes_another_text() -> None:
     wrong = replace(context, state=np.zeros_like(context.state))
     settings = {"max_new_tokens": 60, "seed": 1}
     assert generate(model, ["a"], context=wrong, **settings) != generate(model, ["a"], context=context, **settings)
+
+
+CONTINUE = """
+import sys
+from unrolled.runtime import Context, generate, load
+context = Context.load(sys.argv[2])
+for text in generate(load(sys.argv[1], "numpy"), ["", "cab"], context=context, max_new_tokens=30, seed=4):
+    print(text.text)
+"""
+
+
+def test_a_text_goes_on_in_another_process(tmp_path: Path) -> None:
+    checkpoint = models.checkpoint("lstm", 2)
+    save_checkpoint(tmp_path / "model.safetensors", checkpoint)
+    model = make_model(checkpoint, "numpy")
+    (whole,) = generate(model, ["deadbeef"], max_new_tokens=50, seed=4)
+    (first,) = generate(model, ["deadbeef"], max_new_tokens=20, seed=4)
+    context = extend(model, read(model, "deadbeef"), replace(first, prompt=""))
+    context.save(tmp_path / "a.context")
+    command = [sys.executable, "-c", CONTINUE, str(tmp_path / "model.safetensors"), str(tmp_path / "a.context")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    here = generate(model, ["", "cab"], context=context, max_new_tokens=30, seed=4)
+    assert done.stdout.splitlines() == [text.text for text in here]
+    assert first.text + here[0].text == whole.text
+
+
+def test_contexts_tell_stored_weights_apart(tmp_path: Path) -> None:
+    """Whichever goes on: float32 weights, those that come back from fp16 or int8, and int8 computed with."""
+    checkpoint = models.checkpoint("lstm", 2)
+    stored = (FLOAT32, Weights("fp16"), Weights("int8"), INT8)
+    contexts = [read(open_checkpoint(checkpoint, "step", weights), "cab") for weights in stored]
+    for place, weights in enumerate(stored):
+        for form in ("step", "both"):
+            model = open_checkpoint(checkpoint, form, weights)
+            for other, context in enumerate(contexts):
+                if other == place:
+                    assert len(generate(model, ["a"], context=context, max_new_tokens=3)[0].tokens) == 3
+                else:
+                    with pytest.raises(ConfigError, match="weights that are stored otherwise"):
+                        generate(model, ["a"], context=context)
+    assert contexts[0].digest == checkpoint.digest
+    assert generate(make_model(checkpoint, "numpy"), ["a"], context=contexts[0], max_new_tokens=3)
+    # the weights that came back are a checkpoint like any other
+    back = make_model(as_restored(checkpoint, "int8"), "numpy")
+    assert generate(back, ["a"], context=contexts[2], max_new_tokens=3)
+
+
+def test_what_a_context_says_is_checked(tmp_path: Path) -> None:
+    model = make("numpy")
+    context = read(model, "cab")
+    file = tmp_path / "c.context"
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"written": -1}, "written is -1, needs a whole number from 0 to its 3"),
+        ({"written": 4}, "written is 4"),
+        ({"written": True}, "written is True"),
+        ({"written": 1.5}, "written is 1.5"),
+        ({"digest": None}, "its digest is None"),
+        ({"tokens": np.array([1, -1], np.int64)}, "not those of a context"),
+    )
+    for change, message in changes:
+        replace(context, **change).save(file)
+        with pytest.raises(ModelFileError, match=message):
+            Context.load(file)
+    replace(context, tokens=np.array([1, models.V], np.int64)).save(file)
+    for prompt in ("", "a"):
+        with pytest.raises(ConfigError, match=f"tokens that are not of the model's vocabulary of {models.V}"):
+            generate(model, [prompt], context=Context.load(file), repetition_penalty=1.2)
 
 
 def test_contexts_of_other_models_and_damaged_files_are_refused(tmp_path: Path) -> None:

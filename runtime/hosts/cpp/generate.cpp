@@ -15,6 +15,7 @@
 constexpr const char* HELP =
     "Usage: generate model.pt [--prompt TEXT] [--tokens N] [--greedy] [--temperature T] [--top-k K] [--top-p P]\n"
     "                [--seed S] [--ids]\n"
+    "In a prompt \\n is a line end, \\t a tab and \\\\ a backslash.\n"
     "Writes text behind each prompt, one after the other, with a model that unrolled exported as TorchScript.\n";
 constexpr std::int64_t CHUNK = 32;  // tokens written at a time, so that text is shown as it grows
 constexpr auto MOST = std::numeric_limits<std::int64_t>::max();
@@ -40,6 +41,18 @@ Number parse_number(const std::string& name, const std::string& text, Number lea
     throw HostError(name + ": got \"" + text + "\", needs " + needs.str());
 }
 
+// A prompt as typed: \n is a line end, \t a tab, \\ a backslash; any other backslash stands for itself.
+std::string unescape(const std::string& text) {
+    std::string plain;
+    for (std::size_t i = 0; i < text.size(); i++) {
+        const char next = text[i] == '\\' && i + 1 < text.size() ? text[i + 1] : '\0';
+        const bool escape = next == 'n' || next == 't' || next == '\\';
+        plain += !escape ? text[i] : next == 'n' ? '\n' : next == 't' ? '\t' : '\\';
+        i += escape;
+    }
+    return plain;
+}
+
 Options parse_options(int argc, char** argv) {
     Options options;
     for (int i = 1; i < argc; i++) {
@@ -51,7 +64,7 @@ Options parse_options(int argc, char** argv) {
         if (name == "--help") options.help = true;
         else if (name == "--greedy") options.greedy = true;
         else if (name == "--ids") options.ids = true;
-        else if (name == "--prompt") options.prompts.push_back(value());
+        else if (name == "--prompt") options.prompts.push_back(unescape(value()));
         else if (name == "--tokens") options.tokens = parse_number<std::int64_t>(name, value(), 1, MOST);
         else if (name == "--top-k") options.top_k = parse_number<std::int64_t>(name, value(), 0, MOST);
         else if (name == "--top-p") options.top_p = parse_number<double>(name, value(), 0, 1);
