@@ -1,4 +1,4 @@
-"""What a smaller export costs: its size, perplexity and speed beside those of the file with the weights as they are."""
+"""What an export costs or gains: its size, perplexity and speed beside those of ONNX with the weights as they are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from unrolled.engine.contract import StepModel
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.evaluation import evaluate, step_evaluator
 from unrolled.engine.rescore import batches_to_score
+from unrolled.export.formats import FORMATS
 from unrolled.export.onnx_graph import build
 from unrolled.export.storage import FLOAT32, Weights
 from unrolled.runtime.generate import generate
-from unrolled.runtime.onnx_model import open_checkpoint, open_onnx
+from unrolled.runtime.onnx_model import open_checkpoint
+from unrolled.runtime.session import load
 
 TOKENS, ROUNDS = 200, 5
 
@@ -23,28 +25,38 @@ TOKENS, ROUNDS = 200, 5
 def measure(checkpoint: Checkpoint, path: Path, form: str, weights: Weights, text: Corpus) -> dict[str, Any]:
     """Bytes, perplexity of ``text`` and tokens/s of one stream, "before" and "after", of an ONNX file in memory and ``path``.
 
-    Speeds are medians of rounds that take turns. Logits come from the step form, whatever the form of the file.
+    The file in memory is of the same form, for a file of another format of form step. Speeds are medians of rounds that
+    take turns. Logits are the file's own; one of form generate shows none, and they come from the same weights in form step.
+
+    Args:
+        path: an exported file of any format.
+        form: of that file.
+        weights: how it holds them.
     """
-    sizes = {"before": build(checkpoint, form).ByteSize(), "after": path.stat().st_size}
-    models = {"before": open_checkpoint(checkpoint, form), "after": open_onnx(path)}
+    before_form = form if path.suffix == FORMATS["onnx"].suffix else "step"
+    sizes = {"before": build(checkpoint, before_form).ByteSize(), "after": path.stat().st_size}
+    models = {"before": open_checkpoint(checkpoint, before_form), "after": load(path)}
     rates: dict[str, list[float]] = {when: [] for when in models}
     for model in models.values():
         _rate(model)
     for _ in range(ROUNDS):
         for when, model in models.items():
             rates[when].append(_rate(model))
+    if form == "generate":
+        models = {
+            when: open_checkpoint(checkpoint, "step", held) for when, held in (("before", FLOAT32), ("after", weights))
+        }
     return {
         when: {
             "bytes": sizes[when],
-            "perplexity": _perplexity(checkpoint, FLOAT32 if when == "before" else weights, text),
+            "perplexity": _perplexity(model, text),
             "tokens_per_s": statistics.median(rates[when]),
         }
-        for when in models
+        for when, model in models.items()
     }
 
 
-def _perplexity(checkpoint: Checkpoint, weights: Weights, text: Corpus) -> float:
-    model = open_checkpoint(checkpoint, "step", weights)
+def _perplexity(model: StepModel, text: Corpus) -> float:
     batches = batches_to_score(text, model.tokenizer, model.training)
     return evaluate(step_evaluator(model), model.config, batches).perplexity
 

@@ -138,7 +138,7 @@ def _measure(checkpoint: Any, path: Path, form: str, weights: Weights, text: Cor
 
 def _print_figures(figures: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
-    for title in ("", "float32", "this file", ""):
+    for title in ("", "ONNX float32", "this file", ""):
         table.add_column(title, justify="left" if not title else "right")
     for name, unit in (("bytes", "{:,.0f}"), ("perplexity", "{:.4f}"), ("tokens_per_s", "{:,.0f}")):
         before, after = (figures[when][name] for when in ("before", "after"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ class Settings(NamedTuple):
     top_p: float
     seed: int
 
+
+Draw = Callable[[NDArray, float, Settings], int]  # a token from logits (V,) and a uniform
 
 SAMPLED = (Settings(0.9, 0, 1.0, 1), Settings(0.8, 5, 1.0, 2), Settings(0.9, 0, 0.9, 3), Settings(1.2, 12, 0.8, 4))
 
@@ -51,25 +54,36 @@ def greedy_tokens(model: Stepper, prompt: list[int], count: int, margin: float =
     return _write(model, prompt, count, choose)
 
 
+def uniforms(seed: int, sequences: NDArray[np.int64], steps: Any) -> NDArray[np.float64]:
+    """The documented uniforms of a seed, rows and steps."""
+    from unrolled.runtime import philox  # upwards, as in ``draw``: one definition for every engine and host
+
+    return philox.uniforms(seed, sequences, steps)
+
+
+def draw(logits: NDArray, u: float, settings: Settings) -> int:
+    """The token drawn from logits (V,) at ``u``, by the sampling rules."""
+    # Upwards, when it is called: a file records draws, and the rules for them are the runtime's.
+    from unrolled.runtime import sampling
+
+    config = sampling.SamplingConfig(True, *settings)
+    return int(sampling.choose(logits[None], config, np.array([u]))[0])
+
+
 def sampled_tokens(
-    model: Stepper, prompt: list[int], count: int, settings: Settings, margin: float = 0.0
+    model: Stepper, prompt: list[int], count: int, settings: Settings, margin: float = 0.0, draw: Draw = draw
 ) -> list[int]:  # fmt: skip
     """Up to ``count`` drawn tokens of the row with index 0, while every draw would be the same ``margin`` to either side."""
-    # the one look upwards: a file records draws, and the rules for them are the runtime's
-    from unrolled.runtime import sampling
-    from unrolled.runtime.philox import uniforms
-
-    def draw(logits: NDArray, u: float, top_p: float) -> int:
-        config = sampling.SamplingConfig(True, settings.temperature, settings.top_k, top_p, settings.seed)
-        return int(sampling.choose(logits[None], config, np.array([u]))[0])
 
     def choose(logits: NDArray, step: int) -> int | None:
         u = float(uniforms(settings.seed, np.array([0]), step)[0])
-        token = draw(logits, u, settings.top_p)
+        token = draw(logits, u, settings)
         if margin == 0:
             return token
-        limits = [settings.top_p] if settings.top_p == 1 else [settings.top_p - margin, settings.top_p + margin]
-        near = [draw(logits, float(np.clip(u + off, 0, 1 - 1e-12)), p) for off in (-margin, margin) for p in limits]
+        top_p = settings.top_p
+        limits = [top_p] if top_p == 1 else [top_p - margin, top_p + margin]
+        places = [float(np.clip(u + off, 0, 1 - 1e-12)) for off in (-margin, margin)]
+        near = [draw(logits, place, settings._replace(top_p=limit)) for place in places for limit in limits]
         ranked = np.sort(logits)[::-1]
         k = settings.top_k
         firm = not 0 < k < len(ranked) or ranked[k - 1] - ranked[k] >= MARGIN

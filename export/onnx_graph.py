@@ -276,7 +276,7 @@ def build(
 
 def _quantized_cases(checkpoint: Checkpoint, weights: Weights) -> list[dict[str, Any]]:
     """What onnxruntime computes on this processor: only it has the operators."""
-    from unrolled.runtime.onnx_model import open_checkpoint  # the runtime is above; below it nothing runs such a graph
+    from unrolled.runtime.onnx_model import open_checkpoint  # upwards, when called: nothing below runs such a graph
 
     return golden_cases(open_checkpoint(checkpoint, "step", weights), 2 * weights.tolerance, drawn=False)
 

@@ -9,20 +9,72 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import Checkpoint, write_atomically
+from unrolled.engine.contract import Draws
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.params import parameter_shapes
 from unrolled.export.archive import DAMAGE, check_archive
-from unrolled.export.golden import golden_cases
+from unrolled.export.golden import Settings, golden_cases, uniforms
 from unrolled.export.metadata import FileInfo, file_metadata, parse_metadata
 from unrolled.export.storage import FLOAT32
 from unrolled.export.torch_model import make_torch_model
 
 EXTRA_FILE = "unrolled.json"
+
+
+class ScriptedModel:
+    """A scripted module by its own ``step``, ``choose`` and ``generate``, which hosts call.
+
+    What they raise, and results that are of no use, are a ModelFileError.
+    """
+
+    engine = "torchscript"
+
+    def __init__(self, module: Any, info: FileInfo) -> None:
+        self.module, self.config, self.tokenizer = module, info.config, info.tokenizer
+        self.training, self.digest = info.training, info.checkpoint_digest
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Arrays for the tensors of the method ``name``."""
+        given = [torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        try:
+            with torch.inference_mode():
+                result = getattr(self.module, name)(*given)
+            return [value.numpy() for value in result] if isinstance(result, tuple) else result.numpy()
+        except Exception as error:  # a program raises what it likes
+            raise ModelFileError(f"its {name} does not run ({first_line(error)})") from error
+
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """The step contract, a call for each of T steps."""
+        rows = []
+        for row in tokens:
+            logits, state = self._call("step", row, state)
+            rows.append(logits)
+        return np.stack(rows), state
+
+    def draw(self, logits: NDArray, u: float, settings: Settings) -> int:
+        """The token drawn from logits (V,); without the seed, which has become u."""
+        token = self._call("choose", logits[None], np.array([u]), *settings[:-1])
+        return int(token[0])
+
+    def write(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
+    ) -> tuple[NDArray[np.int64], NDArray]:
+        """As ``unrolled.engine.contract.WritingModel``."""
+        steps = draws.first_step + np.arange(draws.steps)[:, None]
+        if draws.do_sample:
+            u, settings = uniforms(draws.seed, draws.sequences, steps), (draws.temperature, draws.top_k, draws.top_p)
+        else:
+            u, settings = np.zeros((draws.steps, len(lengths))), (1.0, 1, 1.0)
+        eos = self.tokenizer.eos_id
+        written, moved = self._call("generate", tokens, lengths, state, u, *settings, -1 if eos is None else eos)
+        return written, moved
 
 
 def script(checkpoint: Checkpoint) -> Any:

@@ -8,58 +8,32 @@ they would only say so again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint, model_digest
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import Draws, StepModel, WritingModel, pad_prompts, zero_state
+from unrolled.engine.contract import StepModel, Stepper, zero_state
 from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.params import Params, parameter_shapes
-from unrolled.export.golden import MARGIN, greedy_tokens, recorded_draws, sampled_tokens
+from unrolled.export.checking import Check, Failed, close, need, random_tokens
+from unrolled.export.golden import MARGIN, Draw, greedy_tokens, recorded_draws, sampled_tokens
+from unrolled.export.golden import draw as rules_draw
 from unrolled.export.metadata import FORMS, FileInfo
 from unrolled.export.storage import FLOAT32, Weights
+from unrolled.export.verify_writing import check_goes_on, check_own_step, check_written
 
 if TYPE_CHECKING:
     from unrolled.export.onnx_file import OnnxFile
+    from unrolled.export.torchscript import ScriptedModel
 
 GREEDY_TOKENS = 200
+METHODS = ("forward", "step", "choose", "generate")  # of a scripted module
 SHAPES = ((1, 1), (1, 3), (7, 1), (13, 5))  # (T, B) that were never traced
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-class _Failed(Exception):
-    """A check's way out, with what is wrong."""
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise _Failed(message)
-
-
-def _close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32.tolerance) -> float:
-    """The largest difference; fails beyond the tolerance, and on NaN."""
-    _need(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
-    _need(bool(np.isfinite(got).all()), f"{what}: NaN or infinite")
-    difference = np.abs(got.astype(np.float64) - expected)
-    worst = float(difference.max(initial=0.0))
-    allowed = tolerance + tolerance * np.abs(expected)
-    _need(bool((difference <= allowed).all()), f"{what}: off by up to {worst:.3g}, allowed is {tolerance:g}")
-    return worst
 
 
 class _ModelFile:
@@ -83,6 +57,12 @@ class _ModelFile:
             raise MissingDependencyError(needed) from error
 
         return read_torchscript(self.path)
+
+    @property
+    def scripted(self) -> ScriptedModel:
+        from unrolled.export.torchscript import ScriptedModel
+
+        return ScriptedModel(*self.torchscript)
 
     @cached_property
     def info(self) -> FileInfo | None:
@@ -108,14 +88,14 @@ def _check_onnx_names(file: _ModelFile, info: FileInfo) -> str:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _Failed(f"not a valid ONNX model: {first_line(error)}") from error
+        raise Failed(f"not a valid ONNX model: {first_line(error)}") from error
     form = FORMS[info.form]
     for kind, values, expected in (
         ("inputs", model.graph.input, form.inputs),
         ("outputs", model.graph.output, form.outputs),
     ):
         names = [value.name for value in values]
-        _need(names == list(expected), f"{kind} are {', '.join(names)}; form {info.form} has {', '.join(expected)}")
+        need(names == list(expected), f"{kind} are {', '.join(names)}; form {info.form} has {', '.join(expected)}")
     return f"{', '.join(form.inputs)} -> {', '.join(form.outputs)}; opset {model.opset_import[0].version}"
 
 
@@ -125,11 +105,11 @@ def _check_onnx_axes(file: _ModelFile, info: FileInfo) -> str:
     for value in (*model.graph.input, *model.graph.output):
         axes = (form.inputs | form.outputs)[value.name]
         dims = value.type.tensor_type.shape.dim
-        _need(len(dims) == len(axes), f"{value.name} has {len(dims)} axes, needs {len(axes)}")
+        need(len(dims) == len(axes), f"{value.name} has {len(dims)} axes, needs {len(axes)}")
         for place, (dim, axis) in enumerate(zip(dims, axes, strict=True)):
             if axis is not None:
                 free.add(axis)
-                _need(
+                need(
                     dim.dim_param == axis and not dim.HasField("dim_value"),
                     f"{value.name}, axis {place}: {axis} is frozen at {dim.dim_value}",
                 )
@@ -138,14 +118,14 @@ def _check_onnx_axes(file: _ModelFile, info: FileInfo) -> str:
 
 def _check_torchscript_names(file: _ModelFile, info: FileInfo) -> str:
     module, _ = file.torchscript
-    missing = [name for name in ("forward", "step", "generate") if not hasattr(module, name)]
-    _need(not missing, f"the module has no {', '.join(missing)}")
-    return "forward, step, generate"
+    missing = [name for name in METHODS if not hasattr(module, name)]
+    need(not missing, f"the module has no {', '.join(missing)}")
+    return ", ".join(METHODS)
 
 
 def _check_digest(file: _ModelFile, info: FileInfo) -> str:
     """The weights, config and tokeniser in the file are those it was written with, to the bit."""
-    _need(
+    need(
         model_digest(info.config, info.tokenizer, file.params(info.config)) == info.weights.digest,
         "weights, config or tokenizer are not those the file was written with",
     )
@@ -159,20 +139,14 @@ STRUCTURE: dict[str, list[tuple[str, Callable[[_ModelFile, FileInfo], str]]]] = 
 }
 
 
-def _random_tokens(config: ModelConfig, T: int, B: int) -> tuple[NDArray[np.int64], NDArray]:
-    rng = np.random.default_rng((T, B))
-    state = rng.uniform(-1, 1, config.state_shape(B)).astype(np.float32)
-    return rng.integers(0, config.vocab_size, (T, B)), state
-
-
 def _check_shapes(model: StepModel) -> str:
     config = model.config
     for T, B in SHAPES:
-        tokens, state = _random_tokens(config, T, B)
+        tokens, state = random_tokens(config, T, B)
         logits, after = model.step(tokens, state)
         wanted = (T, B, config.vocab_size)
-        _need(logits.shape == wanted, f"logits at (T, B) = ({T}, {B}): {logits.shape}, needs {wanted}")
-        _need(
+        need(logits.shape == wanted, f"logits at (T, B) = ({T}, {B}): {logits.shape}, needs {wanted}")
+        need(
             after.shape == state.shape,
             f"next_state at (T, B) = ({T}, {B}): {after.shape}, needs {state.shape}",
         )
@@ -181,21 +155,24 @@ def _check_shapes(model: StepModel) -> str:
 
 def _check_chunks(model: StepModel, weights: Weights) -> str:
     """A sequence equals its chunks; a state that is dropped or mixed up between rows shows here."""
-    tokens, state = _random_tokens(model.config, 9, 3)
+    tokens, state = random_tokens(model.config, 9, 3)
     whole, end = model.step(tokens, state)
     first, middle = model.step(np.ascontiguousarray(tokens[:4]), state)
     second, after = model.step(np.ascontiguousarray(tokens[4:]), middle)
-    moved, _ = model.step(tokens, np.zeros_like(state))
-    _need(bool(np.abs(moved - whole).max() > 0), "the state that goes in makes no difference")
+    for s, layer in np.ndindex(state.shape[:2]):
+        other = state.copy()
+        other[s, layer] = 0
+        moved, _ = model.step(tokens, other)
+        need(bool((moved != whole).any()), f"the state that goes in makes no difference (state {s} of layer {layer})")
     if weights.quantized:  # whose scale is that of all numbers of a call, so that pieces are rounded otherwise
         return "the state makes a difference"
-    worst = _close(np.concatenate([first, second]), whole, "a sequence in two chunks")
-    _close(after, end, "the state after two chunks")
+    worst = close(np.concatenate([first, second]), whole, "a sequence in two chunks")
+    close(after, end, "the state after two chunks")
     return f"a sequence is its chunks, within {worst:.1e}"
 
 
 def _check_golden_values(model: StepModel, golden: list[dict[str, Any]], tolerance: float) -> str:
-    _need(bool(golden), "the file has no golden cases")
+    need(bool(golden), "the file has no golden cases")
     worst = 0.0
     for number, case in enumerate(golden):
         logits, _ = model.step(np.array(case["prompt"], np.int64)[:, None], zero_state(model.config, 1))
@@ -203,75 +180,25 @@ def _check_golden_values(model: StepModel, golden: list[dict[str, Any]], toleran
         total = last.max() + np.log(np.exp(last - last.max()).sum())
         got = np.append(last[case["logit_indices"]], total)
         expected = np.append(np.array(case["logits"], np.float64), case["logsumexp"])
-        worst = max(worst, _close(got, expected, f"golden case {number + 1}", tolerance))
+        worst = max(worst, close(got, expected, f"golden case {number + 1}", tolerance))
     return f"{len(golden)} golden cases, within {worst:.1e}"
 
 
-def _check_golden_tokens(model: StepModel, golden: list[dict[str, Any]]) -> str:
+def _check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw = rules_draw) -> str:
     greedy, drawn = 0, 0
     for number, case in enumerate(golden):
         got = greedy_tokens(model, case["prompt"], len(case["greedy"]))
-        _need(got == case["greedy"], f"golden case {number + 1}: other greedy tokens than recorded")
+        need(got == case["greedy"], f"golden case {number + 1}: other greedy tokens than recorded")
         greedy += len(got)
         for settings, tokens in recorded_draws(case):
-            got = sampled_tokens(model, case["prompt"], len(tokens), settings)
-            _need(got == tokens, f"golden case {number + 1}: other draws than recorded at {settings}")
+            got = sampled_tokens(model, case["prompt"], len(tokens), settings, draw=draw)
+            need(got == tokens, f"golden case {number + 1}: other draws than recorded at {settings}")
             drawn += len(got)
     return f"{greedy} recorded greedy tokens, {drawn} drawn ones"
 
 
-def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple[NDArray[np.int64], NDArray]:
-    """What the graph writes behind prompts of different lengths."""
-    tokens, lengths = pad_prompts(prompts)
-    return model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)
-
-
-def _check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
-    """The golden tokens, all prompts side by side; every row has index 0, as they were recorded."""
-    prompts = [case["prompt"] for case in golden]
-    rows, total = np.zeros(len(prompts), np.int64), 0
-    kinds: list[tuple[str, Draws, list[list[int]]]] = []
-    texts = [case["greedy"] for case in golden]
-    kinds.append(("greedy tokens", Draws(0, 0, rows, False, 1.0, 0, 1.0, 0), texts))
-    for cases in zip(*(recorded_draws(case) for case in golden), strict=True):
-        s = cases[0][0]
-        draws = Draws(0, 0, rows, True, s.temperature, s.top_k, s.top_p, s.seed)
-        kinds.append((f"draws at {s}", draws, [tokens for _, tokens in cases]))
-    for what, draws, expected in kinds:
-        steps = max(map(len, expected))
-        if steps == 0:
-            continue
-        written, _ = _write(model, prompts, draws._replace(steps=steps))
-        for b, tokens in enumerate(expected):
-            got = written[: len(tokens), b].tolist()
-            # a row that wrote <eos> repeats it, and when all have, the rest is missing
-            end = tokens.index(eos) + 1 if (eos := model.tokenizer.eos_id) in tokens else len(tokens)
-            _need(got[:end] == tokens[:end], f"golden case {b + 1}: the graph writes other {what} than recorded")
-            total += end
-    return f"{total} recorded tokens written in the graph"
-
-
-def _check_goes_on(model: WritingModel) -> str:
-    """A text is its pieces, and a row does not see the others."""
-    rng = np.random.default_rng(1)
-    prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in (3, 1, 7)]
-    draws = Draws(12, 0, np.arange(3), True, 1.0, 0, 1.0, 5)
-    whole, end = _write(model, prompts, draws)
-    if len(whole) < draws.steps:
-        return "texts end too soon to be cut"
-    first, middle = _write(model, prompts, draws._replace(steps=5))
-    ones = np.ones(3, np.int64)
-    second, after = model.write(first[-1:], ones, middle, draws._replace(steps=7, first_step=5))
-    _need(bool((np.concatenate([first, second]) == whole).all()), "a text written in two pieces is another")
-    _close(after, end, "the state behind two pieces")
-    for b, prompt in enumerate(prompts):
-        alone, _ = _write(model, [prompt], draws._replace(sequences=np.array([b])))
-        _need(bool((alone[:, 0] == whole[: len(alone), b]).all()), f"row {b} writes another text alone")
-    return "a text is its pieces, and a row the same alone"
-
-
 def _check_sizes(config: ModelConfig, other: ModelConfig) -> str:
-    _need(
+    need(
         config.state_shape(1) == other.state_shape(1) and config.vocab_size == other.vocab_size,
         f"the file is a {_size(config)}, the checkpoint a {_size(other)}",
     )
@@ -286,18 +213,18 @@ def _check_against_values(model: StepModel, checkpoint: Checkpoint) -> str:
     reference = _reference(checkpoint)
     worst = 0.0
     for T, B in SHAPES:
-        tokens, state = _random_tokens(model.config, T, B)
+        tokens, state = random_tokens(model.config, T, B)
         expected, expected_state = reference.step(tokens, state)
         logits, after = model.step(tokens, state)
-        worst = max(worst, _close(logits, expected, f"logits at (T, B) = ({T}, {B})"))
-        _close(after, expected_state, f"next_state at (T, B) = ({T}, {B})")
+        worst = max(worst, close(logits, expected, f"logits at (T, B) = ({T}, {B})"))
+        close(after, expected_state, f"next_state at (T, B) = ({T}, {B})")
     return f"logits and states of the checkpoint, within {worst:.1e}"
 
 
 def _check_against_tokens(model: StepModel, checkpoint: Checkpoint) -> str:
     expected = greedy_tokens(_reference(checkpoint), [0], GREEDY_TOKENS, MARGIN)
     got = greedy_tokens(model, [0], len(expected))
-    _need(got == expected, "other greedy tokens than the checkpoint's")
+    need(got == expected, "other greedy tokens than the checkpoint's")
     return f"{len(expected)} greedy tokens of the checkpoint"
 
 
@@ -355,10 +282,15 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
         if info is not None and stepping:
             yield "values", lambda: _check_golden_values(model, golden, weights.tolerance)
             yield "tokens", lambda: _check_golden_tokens(model, golden)
-        if hasattr(model, "write"):
-            yield "written tokens", lambda: _check_written(model, golden)
+        writer = model if hasattr(model, "write") else None
+        if path.suffix == ".pt":
+            writer = scripted = file.scripted
+            yield "own step", lambda: check_own_step(scripted, model)
+            yield "own tokens", lambda: _check_golden_tokens(scripted, golden, scripted.draw)
+        if writer is not None:
+            yield "written tokens", lambda: check_written(writer, golden)
             if not weights.quantized:  # where a row's rounding depends on its neighbours
-                yield "written pieces", lambda: _check_goes_on(model)
+                yield "written pieces", lambda: check_goes_on(writer)
         if info is not None:
             yield "digest", lambda: _check_digest(file, info)
         if against is not None:
@@ -374,7 +306,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
     try:
         for name, step in steps():
             yield Check(name, True, step())
-    except _Failed as error:
+    except Failed as error:
         yield Check(name, False, str(error))
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
         yield Check(name, False, f"{type(error).__name__}: {first_line(error)}")

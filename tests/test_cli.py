@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 import typer
 from rich.text import Text
@@ -20,7 +21,9 @@ from rich.text import Text
 from unrolled.cli import decoding
 from unrolled.cli.console import print_json
 from unrolled.cli.main import _message, app, main
+from unrolled.engine.checkpoint import save_checkpoint
 from unrolled.engine.errors import ConfigError
+from unrolled.export import web
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 60
 SMALL = ("--hidden", "16", "--embed", "8", "--batch", "4", "--length", "16", "--schedule", "constant", "--no-samples")
@@ -194,6 +197,48 @@ def test_smaller_exports_say_what_they_cost(corpus: Path, tmp_path: Path) -> Non
     shown = run("export", folder, "--weights", "fp16", "--measure", text).stdout
     assert "perplexity" in shown
     assert "this file" in shown
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "web"])
+def test_exports_of_every_format_say_what_they_cost(trained: Path, corpus: Path, tmp_path: Path, kind: str) -> None:
+    options: tuple[str, ...] = ("--weights", "int8")
+    remark = ""
+    if kind == "torchscript":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+        options, remark = (), "TorchScript is deprecated upstream"
+    else:
+        for name in web.RUNTIME:
+            (tmp_path / name).write_text(name)
+        options += ("--onnxruntime-web", str(tmp_path))
+    path = tmp_path / ("model.pt" if kind == "torchscript" else "page")
+    done = run("export", str(trained), "--format", kind, *options, "-o", str(path), "--measure", str(corpus), "--json")
+    values = json.loads(done.stdout)
+    file = path if path.is_file() else path / web.MODEL
+    assert values["after"]["bytes"] == file.stat().st_size
+    assert values["before"]["bytes"] == (trained / "model.onnx").stat().st_size
+    part = run_json("eval", str(file), str(corpus))
+    assert values["after"]["perplexity"] == pytest.approx(part["perplexity"], rel=1e-5)
+    if kind == "torchscript":  # the same weights
+        assert values["after"]["perplexity"] == pytest.approx(values["before"]["perplexity"], rel=1e-5)
+    assert min(values[when]["tokens_per_s"] for when in ("before", "after")) > 0
+    assert remark in done.stderr
+    assert "".join(values["remarks"]).startswith(remark)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("gru", "onnxruntime has no int8 operator for gru: its recurrent weights are stored in int8"),
+        ("rnn", "onnxruntime has no int8 operator for rnn: its recurrent weights are stored in int8"),
+        ("lstm", "With products in int8 the file runs in onnxruntime only"),
+    ],
+)
+def test_each_cell_says_what_quantizing_gives_it(tmp_path: Path, cell: str, words: str) -> None:
+    save_checkpoint(tmp_path / "model.safetensors", models.checkpoint(cell))
+    given = str(tmp_path / "model.safetensors")
+    done = run("export", given, "--quantize", "int8", "-o", str(tmp_path / "small.onnx"), "--json")
+    assert " ".join(done.stderr.split()).count(words) == 1
+    assert [remark for remark in json.loads(done.stdout)["remarks"] if words in remark]
 
 
 def test_a_diverged_run_leaves_the_earlier_one(corpus: Path, tmp_path: Path) -> None:
