@@ -160,8 +160,8 @@ class Rule:
 OPTIMIZERS: dict[str, Rule] = {
     "sgd": Rule(("momentum",), 1.0),
     "rmsprop": Rule(("alpha", "eps"), 2e-3),
-    "adam": Rule(("beta1", "beta2", "eps"), 2e-3),
-    "adamw": Rule(("beta1", "beta2", "eps"), 2e-3, 0.01),
+    "adam": Rule(("beta1", "beta2", "eps"), 4e-3),
+    "adamw": Rule(("beta1", "beta2", "eps"), 4e-3, 0.01),
 }
 CONSTANTS = tuple(dict.fromkeys(name for rule in OPTIMIZERS.values() for name in rule.constants))
 
