@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,20 +30,38 @@ FOLDER = hosts.HOSTS / "cpp"
 COMPILER = shutil.which("g++")
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, built once: half a minute."""
-    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+def build(folder: Path, number: int) -> subprocess.CompletedProcess[str]:
+    """Run a block of commands of the README, to the letter, in a copy of the host: 1 is the compiler's line, 2 is CMake."""
+    pytest.importorskip("torch", reason="the torch extra is not installed")
     if COMPILER is None or not sys.platform.startswith("linux"):
         pytest.skip("needs g++ on Linux")
-    home = Path(torch.__file__).parent
-    built = tmp_path_factory.mktemp("cpp") / "generate"
-    include = [f"-I{home}/include", f"-I{home}/include/torch/csrc/api/include"]
-    link = [f"-L{home}/lib", f"-Wl,-rpath,{home}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
-    command = [COMPILER, "-std=c++20", "-O1", str(FOLDER / "generate.cpp"), "-o", str(built), *include, *link]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    blocks = re.findall(r"```sh\n(.*?)```", (FOLDER / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("build", "generate"))
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    command = ["bash", "-euo", "pipefail", "-c", blocks[number]]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, built once by the compiler's line: half a minute."""
+    folder = tmp_path_factory.mktemp("cpp") / "host"
+    done = build(folder, 1)
     assert done.returncode == 0, done.stderr
-    return built
+    return folder / "generate"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
+def test_cmake_builds_it(tmp_path: Path) -> None:
+    done = build(tmp_path / "host", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = export_model(models.checkpoint("gru"), tmp_path / "model.pt", "torchscript")
+    (row,) = generate(load(path), ["abc"], max_new_tokens=40, seed=3)
+    shown = run(tmp_path / "host" / "build" / "generate", path, "--prompt", "abc", "--tokens", 40, "--seed", 3)
+    assert (shown.returncode, shown.stdout) == (0, "abc" + row.text + "\n"), shown.stderr
 
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

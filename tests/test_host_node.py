@@ -15,11 +15,14 @@ import numpy as np
 import onnx
 import pytest
 import same_text
+from exports import STORED
 
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
 from unrolled.export.formats import export_model
 from unrolled.export.metadata import FORMS
+from unrolled.export.onnx_file import read_onnx
+from unrolled.export.web import RUNTIME
 from unrolled.runtime import generate, load
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.sampling import SamplingConfig, choose
@@ -109,6 +112,42 @@ def long_texts(
     """Each of the settings with what Node then writes behind every prompt, all in one process."""
     given = {"path": str(path), "prompts": prompts, "tokens": tokens, "settings": settings}
     yield from zip(settings, run_script(GENERATE, given), strict=True)
+
+
+WASM = (hosts.HOSTS / "web" / "node_modules" / "onnxruntime-web" / "dist" / RUNTIME[0]).as_uri()  # what the page loads
+RUNTIMES = {"node": "'onnxruntime-node';", "web": f"'{WASM}';\nort.env.wasm.numThreads = 1;"}
+
+
+@pytest.mark.parametrize("stored", ["fp16", "int8", "quantized"])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_smaller_files_write_what_python_writes(tmp_path: Path, runtime: str, cell: str, stored: str) -> None:
+    """Of a quantized file, whose rounding is the processor's, the greedy tokens that it records as firm."""
+    folder = FOLDER if runtime == "node" else hosts.HOSTS / "web"
+    if not (folder / "node_modules" / f"onnxruntime-{runtime}").exists():
+        pytest.skip(f"onnxruntime-{runtime} is not installed: (cd {folder} && npm install --ignore-scripts)")
+    checkpoint = models.checkpoint(cell)
+    checkpoint.params["output.weight"] *= 10  # so that greedy tokens are firm
+    path = export_model(checkpoint, tmp_path / "model.onnx", "onnx", "both", weights=STORED[stored])
+    model, tokenizer = load(path), checkpoint.tokenizer
+    if stored == "quantized":
+        greedy = [case for case in read_onnx(path).info.golden if len(case["greedy"]) >= 2]
+        asked: list[tuple[str, int, dict[str, Any]]] = [
+            (tokenizer.decode(case["prompt"]), len(case["greedy"]), {"do_sample": False}) for case in greedy
+        ]
+        expected = [case["greedy"] for case in greedy]
+    else:
+        asked = [
+            ("abc", 40, {"do_sample": False}),
+            ("k", 40, {"seed": 7}),
+            ("gi", 40, {"seed": 8, "top_k": 5, "top_p": 0.9}),
+        ]
+        expected = [list(generate(model, [text], max_new_tokens=n, **s)[0].tokens) for text, n, s in asked]
+    assert expected
+    script = GENERATE.replace("'onnxruntime-node';", RUNTIMES[runtime])
+    for (prompt, tokens, settings), row in zip(asked, expected, strict=True):
+        given = {"path": str(path), "prompts": [prompt], "tokens": tokens, "settings": [settings]}
+        assert run_script(script, given) == [[row]]
 
 
 @needs_runtime
