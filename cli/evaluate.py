@@ -9,7 +9,8 @@ import typer
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, out, print_json
 from unrolled.engine.batches import BATCHINGS
-from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.corpus import ReadOptions
+from unrolled.engine.encoded import open_corpus
 from unrolled.engine.evaluation import count_unknown, step_evaluator
 from unrolled.engine.evaluation import evaluate as score
 from unrolled.engine.rescore import PARTS, batches_to_score
@@ -55,7 +56,7 @@ def evaluate(
     With --part and the defaults the figures are those that the training showed.
     """
     opened = load(model, engine, precision)
-    text = read_corpus(corpus or (), ReadOptions(column, field, encoding))
+    text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
     batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
     metrics = score(step_evaluator(opened), opened.config, batches)
     unknown = count_unknown(batches, opened.tokenizer.unk_id)

@@ -221,7 +221,7 @@ def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
             raise CorpusError(f"--column and --field go with a file; {name} is built in")
         return BUILTINS[source]().content
     if Path(source).suffix == ".tokens":
-        raise CorpusError(f"{name}: holds ids, which train reads, alone; here the text itself is needed")
+        raise CorpusError(f"{name}: holds ids, which train and eval read, alone; here the text itself is needed")
     text = _decode(_bytes_of(source), name, options.encoding)
     if source == STDIN and options.field:
         reader: Reader = _read_jsonl

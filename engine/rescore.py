@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from unrolled.engine.batches import BATCHINGS, Batches, make_batches
+from unrolled.engine.batches import BATCHINGS, Batches, StreamBatches, make_batches
 from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import BUILTIN, Corpus
 from unrolled.engine.dataset import PARTS, DataConfig, prepare
+from unrolled.engine.encoded import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.jsontext import object_in
 from unrolled.engine.text import Tokenizer
 
 
 def batches_to_score(
-    corpus: Corpus,
+    corpus: Corpus | EncodedCorpus,
     tokenizer: Tokenizer,
     record: dict[str, Any],
     part: str | None = None,
@@ -32,8 +33,11 @@ def batches_to_score(
         batch_size, length: 1 and 512 for a whole corpus if left out, as in training for a part.
 
     Raises:
-        ConfigError: the corpus is not the one that was trained on, or a setting is not known.
+        ConfigError: the corpus is not the one that was trained on, a setting is not known, or a token file was encoded
+            with another vocabulary or split.
     """
+    if isinstance(corpus, EncodedCorpus) and corpus.tokenizer.to_dict() != tokenizer.to_dict():
+        raise ConfigError(f"{corpus.name}: encoded with another vocabulary than the model's; name the text itself")
     if part is not None:
         return _part(corpus, tokenizer, record, part, batching, batch_size, length)
     trained_on = object_in(record, "corpus")
@@ -41,6 +45,10 @@ def batches_to_score(
         raise ConfigError(f"name a corpus: the model was trained on {trained_on.get('name')}, not on the built-in one")
     batching = batching or ("records" if tokenizer.bos_id is not None else "stream")
     check_choice("batching", batching, BATCHINGS)
+    if isinstance(corpus, EncodedCorpus):
+        if batching != "stream":
+            raise ConfigError("batching: a .tokens file is a stream; records are read from the text")
+        return StreamBatches(corpus.ids, batch_size or 1, length or 512)
     if batching == "stream":
         return make_batches(corpus.text, tokenizer, batch_size or 1, length or 512)
     if tokenizer.bos_id is None:
@@ -51,7 +59,7 @@ def batches_to_score(
 
 
 def _part(
-    corpus: Corpus,
+    corpus: Corpus | EncodedCorpus,
     tokenizer: Tokenizer,
     record: dict[str, Any],
     part: str,
@@ -70,7 +78,14 @@ def _part(
     if batching not in (None, config.batching):
         raise ConfigError(f"batching: the model was trained with {config.batching!r}, and so its parts are")
     config = replace(config, batch_size=batch_size or config.batch_size, length=length or config.length)
-    batches = getattr(prepare(corpus, config, tokenizer), part)
+    if isinstance(corpus, EncodedCorpus):
+        if tuple(config.split) != tuple(corpus.data["split"]):
+            raise ConfigError(
+                f"part: {corpus.name} was encoded with another split than the training's; name the text itself"
+            )
+        batches = getattr(corpus.prepare(config), part)
+    else:
+        batches = getattr(prepare(corpus, config, tokenizer), part)
     if batches is None:
         raise ConfigError(f"part: the training had no {part} part (split {', '.join(map(str, config.split))})")
     return batches

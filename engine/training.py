@@ -28,8 +28,8 @@ class TrainingConfig:
     """How long and how to train; the first limit that is reached ends it.
 
     Args:
-        epochs, steps, seconds: limits; at least one. Epochs may be a fraction; seconds are of the wall clock from the first
-            step on, validation included, compilation not.
+        epochs, steps, seconds: limits; at least one. Epochs may be a fraction. Seconds are of the wall clock from the
+            first step on, validation included, compilation not.
         schedule: a key of ``SCHEDULES``, over the share of the nearest limit that is used up.
         validate_every: steps between validations, and between saves; None: once an epoch, at most 250.
         seed: of the initial weights, of dropout and of the records' order.
@@ -44,7 +44,7 @@ class TrainingConfig:
     epochs: float | None = None
     steps: int | None = None
     seconds: float | None = None
-    schedule: str = "constant"
+    schedule: str = "cosine"
     validate_every: int | None = None
     seed: int = 0
     dropout: Dropout = NO_DROPOUT

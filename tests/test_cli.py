@@ -504,6 +504,16 @@ def test_a_token_file_trains_as_its_text_does(tmp_path: Path, corpus: Path) -> N
         for place, (source, level) in enumerate([(file, ()), (str(corpus), ("--level", "word"))])
     ]
     assert losses[0] == losses[1]
+    for part in ((), ("--part", "validation")):
+        texts = [run_json("eval", str(tmp_path / "run0"), source, *part) for source in (file, str(corpus))]
+        assert texts[0]["loss"] == pytest.approx(texts[1]["loss"], abs=1e-6)
+        assert texts[0]["tokens"] == texts[1]["tokens"]
+    split = str(tmp_path / "split.tokens")
+    run("encode", str(corpus), "-o", split, "--level", "word", "--split", "0.9,0.1,0")
+    assert "another split" in run("eval", str(tmp_path / "run0"), split, "--part", "validation", code=2).stderr
+    run("encode", str(corpus), "-o", split)
+    assert "another vocabulary than the model's" in run("eval", str(tmp_path / "run0"), split, code=2).stderr
+    assert "is a stream" in run("eval", str(tmp_path / "run0"), file, "--batching", "records", code=2).stderr
     assert "fox.txt -> " in run("encode", str(corpus), "-o", file).stdout
     assert "encoded with 'char'; encode it anew" in run("train", file, "--level", "word", code=2).stderr
 

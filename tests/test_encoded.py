@@ -161,7 +161,7 @@ def test_what_cannot_be_encoded_is_a_named_error_and_leaves_what_was_there(tmp_p
         read_encoded(output).prepare(DataConfig())
 
 
-def test_token_files_are_for_training_alone(tmp_path: Path) -> None:
+def test_token_files_are_opened_alone(tmp_path: Path) -> None:
     files, encoded = written(tmp_path, CONFIGS["char"])
     path = tmp_path / "all.tokens"
     opened = open_corpus([str(path)], ReadOptions())
@@ -170,7 +170,7 @@ def test_token_files_are_for_training_alone(tmp_path: Path) -> None:
     assert open_corpus(files, ReadOptions()) == read_corpus(files)
     with pytest.raises(CorpusError, match=r"a \.tokens file holds ids"):
         open_corpus([path], ReadOptions(column="x"))
-    with pytest.raises(CorpusError, match="holds ids, which train reads, alone"):
+    with pytest.raises(CorpusError, match="holds ids, which train and eval read, alone"):
         open_corpus([path, *files], ReadOptions())
 
 

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 
 from unrolled.engine import lock
+from unrolled.engine.backends import FLOAT32
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
+from unrolled.engine.kernels import bf16
 from unrolled.engine.lock import LOCK, FolderLock
 from unrolled.engine.optim import OPTIMIZERS, Decay, OptimizerConfig
 from unrolled.engine.resume import RESUME, load_resume_state
@@ -42,13 +44,15 @@ EXPERIMENT = Experiment(
 )
 
 
-def prepared(experiment: Experiment = EXPERIMENT, engine: str = "numpy", text: str = TEXT) -> PreparedRun:
+def prepared(
+    experiment: Experiment = EXPERIMENT, engine: str = "numpy", text: str = TEXT, precision: str = FLOAT32
+) -> PreparedRun:
     if engine == "torch":
         pytest.importorskip("torch", reason="the torch extra is not installed")
     return prepare_run(
         Corpus("fox", text),
         experiment,
-        lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip),
+        lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision),
     )
 
 
@@ -102,7 +106,7 @@ def test_stopped_twice_and_resumed_is_as_never_stopped(engine: str, batching: st
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("engine", ["numpy", "torch"])
+@pytest.mark.parametrize("engine", TRAINABLES)
 def test_every_optimizer_goes_on_where_it_was(engine: str, optimizer: str, tmp_path: Path) -> None:
     rule = OptimizerConfig(optimizer, 0.01, 0.01, momentum=0.9 if optimizer == "sgd" else 0.0)
     experiment = replace(EXPERIMENT, optimizer=rule)
@@ -110,6 +114,17 @@ def test_every_optimizer_goes_on_where_it_was(engine: str, optimizer: str, tmp_p
     with pytest.raises(RuntimeError):
         prepared(experiment, engine).run(tmp_path / "run", observers=[StopAt(16)])
     prepared(experiment, engine).run(tmp_path / "run", resume=True)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.skipif(not bf16.available(), reason="this processor has no AVX512-BF16")
+def test_products_in_bfloat16_go_on_where_they_were(tmp_path: Path) -> None:
+    prepared(engine="numba", precision="bf16").run(tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        prepared(engine="numba", precision="bf16").run(tmp_path / "run", observers=[StopAt(16)])
+    with pytest.raises(ConfigError, match="engine was numba-bf16, now numba"):
+        prepared(engine="numba").run(tmp_path / "run", resume=True)
+    prepared(engine="numba", precision="bf16").run(tmp_path / "run", resume=True)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
@@ -209,7 +224,7 @@ def test_a_run_that_is_finished_stays_as_it_is(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "whole" / "best.safetensors").digest == before
 
 
-@pytest.mark.parametrize("engine", ["numpy", "torch"])
+@pytest.mark.parametrize("engine", TRAINABLES)
 def test_averaged_weights_go_on(engine: str, tmp_path: Path) -> None:
     experiment = replace(EXPERIMENT, training=replace(EXPERIMENT.training, average=0.9))
     prepared(experiment, engine).run(tmp_path / "whole")

@@ -328,7 +328,7 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
             DivergedError,
             match=r"step 4: validation loss nan, gradient norm 0\.\d+: .*lower learning rate \(now 0\.01\)",
         ):
-            train(trainable, data, data, TrainingConfig(epochs=5, validate_every=4), [folder])
+            train(trainable, data, data, TrainingConfig(epochs=5, schedule="constant", validate_every=4), [folder])
     assert not (tmp_path / "run").exists()
 
 
@@ -476,7 +476,11 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
         folder.start(trainable)
         result = train(
-            trainable, _Interrupting(data.ids, 4, 7), data, TrainingConfig(epochs=5, validate_every=4), [folder]
+            trainable,
+            _Interrupting(data.ids, 4, 7),
+            data,
+            TrainingConfig(epochs=5, schedule="constant", validate_every=4),
+            [folder],
         )
     assert result.interrupted
     assert result.steps == 6
