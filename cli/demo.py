@@ -31,7 +31,9 @@ from unrolled.export.web import find_onnxruntime_web
 from unrolled.runtime import generate, load
 from unrolled.runtime.web_server import WebServer
 
-SETTINGS = shlex.split("--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --lr 2e-3 --schedule constant --seed 1")
+SETTINGS = shlex.split(
+    "--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --lr 2e-3 --schedule constant --seed 1"
+)
 PROMPTS = ("The ", "A class ", ">>> ")
 
 
