@@ -101,7 +101,7 @@ class TrainableContestant:
     def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
         from unrolled.export.trainables import make_trainable
 
-        constants = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].constants else {}
+        constants: dict[str, Any] = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].constants else {}
         optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, **constants)
         self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM, precision)
         self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)

@@ -54,7 +54,7 @@ def greedy_tokens(model: Stepper, prompt: list[int], count: int, margin: float =
     return _write(model, prompt, count, choose)
 
 
-def uniforms(seed: int, sequences: NDArray[np.int64], steps: Any) -> NDArray[np.float64]:
+def uniforms(seed: int, sequences: NDArray[np.integer], steps: Any) -> NDArray[np.float64]:
     """The documented uniforms of a seed, rows and steps."""
     from unrolled.runtime import philox  # upwards, as in ``draw``: one definition for every engine and host
 
