@@ -270,9 +270,8 @@ class _Loop:
         self.pressed: float = False  # Ctrl-C, in any process, when they last asked each other
         self.result = TrainingResult(trainable.engine)
         self.first = math.nan  # loss of the first step
-        self.high = self.exploding = (
-            0  # steps in a row whose loss is far above that of a guess; and far above the first
-        )
+        self.high = 0  # steps in a row whose loss is far above that of a guess
+        self.exploding = 0  # steps in a row whose loss is far above the first one, too
         self.norm = self.rate = math.nan  # gradient norm and learning rate of the last step
         self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
 
