@@ -19,8 +19,11 @@ COLUMNS = ("workload", "peer", "ms", "±", "tokens/s", "GFLOP/s", "peak", "first
 SUBJECT = "numba"  # whose ratio to torch is summed up
 
 
+OTHERS = ("batch", "memory")  # verbs whose lines have no peers to compare
+
+
 def read_lines(paths: Iterable[Path]) -> list[Line]:
-    """All measurements of some files.
+    """All measurements of steps and texts in some files, and of the machine; those of other verbs are passed over.
 
     Raises:
         ModelFileError: a line is not what ``unrolled bench`` writes; says which.
@@ -38,15 +41,16 @@ def read_lines(paths: Iterable[Path]) -> list[Line]:
                 line = json.loads(row)
             except ValueError as error:
                 raise ModelFileError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(line, dict) or line.get("suite") not in (*SUITES, "machine"):
+            if not isinstance(line, dict) or line.get("suite") not in (*SUITES, *OTHERS, "machine"):
                 raise ModelFileError(
                     f"{path}, line {number}: not a line of unrolled bench; suite is missing or unknown"
                 )
             if line["suite"] in SUITES and (missing := [key for key in (*SIZES, "peer", "parity") if key not in line]):
                 raise ModelFileError(f"{path}, line {number}: {', '.join(missing)} missing")
-            lines.append(line)
+            if line["suite"] not in OTHERS:
+                lines.append(line)
     if not any(line["suite"] in SUITES for line in lines):
-        raise ModelFileError("no measurement in " + ", ".join(map(str, paths)))
+        raise ModelFileError("no measurement of bench train or generate in " + ", ".join(map(str, paths)))
     return lines
 
 

@@ -233,7 +233,7 @@ def batch(
             with json.open("a", encoding="utf-8") as stream:
                 for rate in rounds_of:
                     stream.write(
-                        to_json({"suite": "batch", "engine": name, "rows": rows, **work.to_dict(), **rate}) + "\n"
+                        to_json({**work.to_dict(), "suite": "batch", "engine": name, "rows": rows, **rate}) + "\n"
                     )
     out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
 
@@ -261,7 +261,7 @@ def memory(
         shown.add_row(name, *memory_cells(found))
         if json is not None:
             with json.open("a", encoding="utf-8") as stream:
-                stream.write(to_json({"suite": "memory", **found, **work.to_dict()}) + "\n")
+                stream.write(to_json({**found, **work.to_dict(), "suite": "memory"}) + "\n")
     out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
     out.print(
         f"weights, gradients and two moments: {parameters_mb(work):,.0f} MB; "

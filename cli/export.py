@@ -92,7 +92,7 @@ def export(
         written = {
             "format": kind,
             "form": form,
-            "weights": weights,
+            "weights": stored.storage,
             "quantize": quantize,
             "path": str(path),
             "bytes": size,

@@ -322,6 +322,7 @@ def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
         ("{", "line 1: not JSON"),
         ('{"a": 1}', "line 1: not a line of unrolled bench"),
         ('{"suite": "train", "peer": "numba"}', "line 1: cell, layers"),
+        ('{"suite": "memory", "engine": "numba"}', "no measurement of bench train or generate"),
         ("", "no measurement"),
     ],
 )

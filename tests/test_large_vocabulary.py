@@ -146,7 +146,7 @@ def test_the_command_shows_what_was_measured(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "weights, gradients and two moments" in result.stdout
     line = json.loads(file.read_text())
-    assert (line["engine"], line["vocab"], line["length"]) == ("numpy", 9, 4)
+    assert (line["suite"], line["engine"], line["vocab"], line["length"]) == ("memory", "numpy", 9, 4)
     assert line["peak_mb"] is None or f"{line['peak_mb']:,.0f}" in result.stdout
     with pytest.raises(ConfigError, match="engine: numpy failed: TypeError"):
         measure_memory("numpy", SimpleNamespace(to_dict=lambda: {"vocab": 9}))  # type: ignore[arg-type]
