@@ -60,6 +60,14 @@ class DivergedError(UnrolledError):
     """The loss or the gradient became NaN or infinite while training, or the loss exploded."""
 
 
+def diverged(step: int, what: str, norm: float, rate: float) -> DivergedError:
+    """The error that ends a training: ``what`` happened, the step's gradient norm and learning rate, what to try."""
+    return DivergedError(
+        f"step {step}: {what}, gradient norm {norm:.4g}: the training has diverged; try a lower learning rate "
+        f"(now {rate:.4g}), a longer warm-up or stronger clipping"
+    )
+
+
 class ProcessLostError(UnrolledError):
     """A process that trains together with this one has ended or does not answer."""
 

@@ -16,7 +16,7 @@ from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.contract import zero_state
 from unrolled.engine.ctrl_c import CtrlC
 from unrolled.engine.dropout import NO_DROPOUT, Dropout, dropout_masks
-from unrolled.engine.errors import ConfigError, DivergedError
+from unrolled.engine.errors import ConfigError, diverged
 from unrolled.engine.evaluation import Metrics, evaluate
 from unrolled.engine.group import ALONE, Group
 from unrolled.engine.optim import SCHEDULES, Decay, Moment
@@ -244,14 +244,6 @@ def train(
     for observer in observers:
         observer.on_end(trainable, loop.result)
     return loop.result
-
-
-def diverged(step: int, what: str, norm: float, rate: float) -> DivergedError:
-    """The error that ends a training: ``what`` happened, the step's gradient norm and learning rate, what to try."""
-    return DivergedError(
-        f"step {step}: {what}, gradient norm {norm:.4g}: the training has diverged; try a lower learning rate "
-        f"(now {rate:.4g}), a longer warm-up or stronger clipping"
-    )
 
 
 class _Loop:

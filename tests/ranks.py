@@ -29,7 +29,7 @@ from unrolled.export.trainables import make_trainable, training_group
 STEPS = 12
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
 RESUMED = Experiment(
-    TrainingConfig(steps=STEPS, validate_every=5, seed=4, dropout=Dropout(0.1, 0.2), average=0.9),
+    TrainingConfig(steps=STEPS, schedule="constant", validate_every=5, seed=4, dropout=Dropout(0.1, 0.2), average=0.9),
     DataConfig(batch_size=5, length=13, split=(0.8, 0.2, 0.0)),
     ModelSettings("gru", 5, 7, 2, dropout=0.3),
 )
