@@ -125,7 +125,7 @@ def test_the_command_writes_curve_and_picture_and_takes_recipes(
     figures = json.loads(capsys.readouterr().out)
     lines = [json.loads(line) for line in (tmp_path / "lr" / "lr.jsonl").read_text().splitlines()]
     assert len(lines) == figures["updates"]
-    assert lines[0]["learning_rate"] == pytest.approx(1e-5)
+    assert lines[0]["learning_rate"] == pytest.approx(2e-5)
     assert list(lines[0]) == ["step", "learning_rate", "loss", "smoothed"]
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     assert (tmp_path / "lr" / "lr.png").read_bytes().startswith(b"\x89PNG")

@@ -344,7 +344,7 @@ def test_another_study_in_the_folder_is_an_error_that_names_the_difference(whole
         search(folder, plan("lr", "batch=2,4"))
     for other, message in (
         (plan("lr", "batch=2,4", hidden=9), r"a study goes on .* hidden was 8, now 9"),
-        (plan("lr=0.1:1", "batch=2,4"), r"lr was lr=0.0001:0.02:log, now lr=0.1:1"),
+        (plan("lr=0.1:1", "batch=2,4"), r"lr was lr=0.0002:0.04:log, now lr=0.1:1"),
         (plan("lr"), r"batch was batch=2,4, now None"),
         (plan("lr", "batch=2,4", steps=11), r"steps was 10, now 11"),
     ):
