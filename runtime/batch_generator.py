@@ -182,7 +182,7 @@ class BatchGenerator:
             raise ConfigError(f"prompt: got {prompt!r}, needs a text")
         if isinstance(index, float) and index.is_integer():  # what tables make of whole numbers with gaps among them
             index = int(index)
-        check_whole("index", index, 0)
+        check_whole("index", index, 0, (2**63 - 1) // config.num_return_sequences)
         return row_requests(model, prompt, index, config, overrides, self.max_prompt_tokens)
 
     def _with_texts(self, columns: Columns, errors: list[str], written: list[Generation | str]) -> Columns:

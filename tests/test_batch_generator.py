@@ -50,6 +50,12 @@ def test_logprobs_are_a_column_of_lists(path: str) -> None:
     assert len(got["logprobs"][0]) == got["tokens"][0]
 
 
+def test_an_index_that_draws_cannot_be_numbered_by_is_an_error_of_its_row(path: str) -> None:
+    write = BatchGenerator(path, "numpy", index_column="i", num_return_sequences=3, max_new_tokens=2)
+    got = write({"prompt": np.array(["ab", "ab"]), "i": np.array([2**63 + 5, 1], np.uint64)})
+    assert [error.split(",")[0] for error in got["error"][::3]] == ["index: got 9223372036854775813", ""]
+
+
 def test_an_index_makes_texts_independent_of_the_batches(path: str) -> None:
     rows = {"p": np.array(PROMPTS), "row": np.arange(8)}
     write = BatchGenerator(path, "numpy", "p", "row", **SETTINGS)
