@@ -354,6 +354,8 @@ class _Loop:
         self.first = loss if math.isnan(self.first) else self.first
         self.high = self.high + 1 if loss > HIGH_LOSS * guess else 0
         self.exploding = self.exploding + 1 if loss > HIGH_LOSS * max(guess, self.first) else 0
+        if HIGH_STEPS not in (self.high, self.exploding):
+            return
         far = f"for {HIGH_STEPS} steps the loss has been above {HIGH_LOSS} times that of a blind guess"
         figures = f"now {loss:.4g}, a guess has {guess:.4g}"
         if self.exploding == HIGH_STEPS:
