@@ -23,7 +23,7 @@ from unrolled.export.archive import DAMAGE, check_archive
 from unrolled.export.golden import Settings, golden_cases, uniforms
 from unrolled.export.metadata import FileInfo, file_metadata, parse_metadata
 from unrolled.export.storage import FLOAT32
-from unrolled.export.torch_model import make_torch_model
+from unrolled.export.torch_model import as_tensor, make_torch_model
 
 EXTRA_FILE = "unrolled.json"
 
@@ -42,7 +42,7 @@ class ScriptedModel:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Arrays for the tensors of the method ``name``."""
-        given = [torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        given = [as_tensor(value) if isinstance(value, np.ndarray) else value for value in arguments]
         try:
             with torch.inference_mode():
                 result = getattr(self.module, name)(*given)
