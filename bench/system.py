@@ -70,6 +70,7 @@ def _numba_info() -> dict[str, Any]:
     try:
         import numba
 
+        from unrolled.engine.kernels import amx
         from unrolled.engine.kernels.kernel import threading_layer
         from unrolled.engine.kernels.target import TARGET
         from unrolled.engine.kernels.tile import PANEL_BYTES, TILE_ROWS
@@ -82,5 +83,6 @@ def _numba_info() -> dict[str, Any]:
         "tile": f"{TILE_ROWS} rows of {PANEL_BYTES // 4} float32",
         "fma": TARGET.fma,
         "avx512_bf16": TARGET.avx512_bf16,
+        "amx_bf16": amx.AVAILABLE,
         "target": getattr(numba.config, "CPU_NAME", None) or "this processor",
     }

@@ -63,8 +63,12 @@ def test_a_word_holds_two_numbers_rounded_to_nearest_even() -> None:
     np.testing.assert_array_equal(np.signbit(got[-4:-2, 0]), [False, True])
 
 
+# rows, depth and columns of a product: below, at and above those of tiles and panels
+SIZES = [(1, 1, 1), (3, 5, 7), (33, 255, 100), (70, 65, 37), (1, 512, 200), (9, 2, 32), (64, 32, 64), (49, 96, 80)]
+
+
 @pytest.mark.usefixtures("anywhere")
-@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (33, 255, 100), (70, 65, 37), (1, 512, 200), (9, 2, 32)])
+@pytest.mark.parametrize("size", SIZES)
 def test_products_are_those_of_rounded_factors(size: tuple[int, int, int]) -> None:
     M, K, N = size
     rng = np.random.default_rng(M * K * N)
@@ -120,14 +124,14 @@ def test_gradients_are_near_those_of_float32(cell: str) -> None:
 def test_a_row_is_the_same_bits_alone_and_in_any_batch(cell: str, H: int) -> None:
     config = models.config(cell, hidden_size=H)
     model = LanguageModel(config, models.params(config, np.float32), "numba", "bf16")
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (6, 17))
-    state = models.state(config, 17, np.float32)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (6, 99))
+    state = models.state(config, 99, np.float32)
     logits, final = model.step(tokens, state)
     threads = numba.get_num_threads()
     try:
         for count in {1, threads}:
             numba.set_num_threads(count)
-            for rows in ([0], [16], [3, 5], list(range(1, 10))):
+            for rows in ([0], [98], [3, 5], list(range(1, 10)), list(range(30, 52))):
                 some, moved = model.step(tokens[:, rows], np.ascontiguousarray(state[:, :, rows]))
                 np.testing.assert_array_equal(some, logits[:, rows])
                 np.testing.assert_array_equal(moved, final[:, :, rows])

@@ -387,7 +387,7 @@ def test_info_of_the_system() -> None:
     assert values["cores"] >= 1
     assert values["versions"]["numpy"]
     assert values["numba"]["threading_layer"] in ("omp", "tbb", "workqueue")
-    assert set(values["numba"]) >= {"threads", "vector", "tile", "fma", "avx512_bf16", "target"}
+    assert set(values["numba"]) >= {"threads", "vector", "tile", "fma", "avx512_bf16", "amx_bf16", "target"}
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,9 @@ def test_kernels_of_changed_sources_are_dropped_and_others_kept(tmp_path: Path) 
     assert not kernel.exists()
     assert other.exists()
     assert sorted(path.name for path in cache.iterdir()) == ["kernels.sha256", "note.txt"]
+    kernel.write_bytes(b"1")
+    drop_stale_cache(sources, cache, variant="another")
+    assert not kernel.exists()
 
 
 def test_numba_without_a_compiler_is_refused_clearly() -> None:

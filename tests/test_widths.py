@@ -14,7 +14,7 @@ import pytest
 from llvmlite import binding
 from numba import njit
 
-from unrolled.engine.kernels import gemm, tile
+from unrolled.engine.kernels import amx, gemm, tile
 from unrolled.engine.kernels.target import TARGET, Target, describe
 
 ALL_WIDTHS = [
@@ -55,13 +55,15 @@ def product_assembly() -> str:
 @pytest.mark.parametrize(
     ("cpu", "features", "expected"),
     [
-        ("generic", "", Target(16, 16, False, False)),
-        ("haswell", "", Target(32, 16, True, False)),
-        ("haswell", "-fma", Target(32, 16, False, False)),
-        ("x86-64-v3", "", Target(32, 16, True, False)),
-        ("skylake-avx512", "", Target(64, 32, True, False)),
-        ("skylake-avx512", "+avx512bf16", Target(64, 32, True, True)),
-        ("znver4", "-avx512f", Target(32, 16, True, False)),
+        ("generic", "", Target(16, 16, False, False, False)),
+        ("haswell", "", Target(32, 16, True, False, False)),
+        ("haswell", "-fma", Target(32, 16, False, False, False)),
+        ("x86-64-v3", "", Target(32, 16, True, False, False)),
+        ("skylake-avx512", "", Target(64, 32, True, False, False)),
+        ("skylake-avx512", "+avx512bf16", Target(64, 32, True, True, False)),
+        ("skylake-avx512", "+avx512bf16,+amx-tile", Target(64, 32, True, True, False)),
+        ("skylake-avx512", "+avx512bf16,+amx-tile,+amx-bf16", Target(64, 32, True, True, True)),
+        ("znver4", "-avx512f", Target(32, 16, True, False, False)),
     ],
 )
 def test_the_compiler_says_what_a_target_has(cpu: str, features: str, expected: Target) -> None:
@@ -71,7 +73,7 @@ def test_the_compiler_says_what_a_target_has(cpu: str, features: str, expected: 
 def test_arm_has_32_narrow_registers() -> None:
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
-    assert describe("aarch64-unknown-linux-gnu", "generic", "") == Target(16, 32, True, False)
+    assert describe("aarch64-unknown-linux-gnu", "generic", "") == Target(16, 32, True, False, False)
 
 
 def test_the_tile_leaves_registers_for_its_factors() -> None:
@@ -112,5 +114,17 @@ def test_narrower_targets_compute_the_same(settings: dict[str, str], width: int,
     here, tests = Path(__file__).parent, ALL_WIDTHS + (MORE_OF_AVX2 if settings == AVX2 else [])
     files = [str(here / test) for test in tests]
     out = run(settings, tmp_path, "-m", "pytest", "-n0", "-q", "-k", "not float64", *files)
+    assert re.search(r"\d+ passed", out)
+    assert "failed" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not amx.AVAILABLE, reason="tests of bfloat16 run without the processor's tiles as it is")
+def test_bfloat16_without_the_tiles_of_the_processor(tmp_path: Path) -> None:
+    settings = {"NUMBA_CPU_FEATURES": "+avx512bf16,-amx-tile,-amx-bf16"}
+    asked = "from unrolled.engine.kernels import amx, bf16; print(bf16.available(), amx.AVAILABLE)"
+    assert run(settings, tmp_path, "-c", asked).split() == ["True", "False"]
+    few = "products or (gradients and lstm)"  # each kernel is compiled anew
+    out = run(settings, tmp_path, "-m", "pytest", "-n0", "-q", "-k", few, str(Path(__file__).parent / "test_bf16.py"))
     assert re.search(r"\d+ passed", out)
     assert "failed" not in out

@@ -7,10 +7,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from unrolled.engine.kernels import bf16, gru, layers, lstm, optim, rnn
+from unrolled.engine.kernels import amx, bf16, gru, layers, lstm, optim, rnn
 from unrolled.engine.kernels.kernel import Kernel, drop_stale_cache
+from unrolled.engine.kernels.target import TARGET
 
-drop_stale_cache()  # before anything is called, and so before anything is loaded
+drop_stale_cache(
+    variant="amx refused" if TARGET.amx_bf16 and not amx.AVAILABLE else ""
+)  # before anything is called, and so before anything is loaded
 
 KERNELS: dict[str, Kernel] = {
     "rnn": Kernel(rnn.forward_tanh, rnn.backward_tanh),

@@ -2,7 +2,8 @@
 
 bfloat16 is the upper half of a float32: its range, 8 bits of its precision. The instruction (vdpbf16ps) takes pairs that
 follow each other along the depth of a product, x₀·y₀ + x₁·y₁ a lane, so both factors lie in memory as 32-bit words of
-two numbers, the earlier one in the lower half. To all else a product of words is one of half the depth.
+two numbers, the earlier one in the lower half. To all else a product of words is one of half the depth, filled up with
+zeros to whole tiles where the processor has those (``amx``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.kernels import amx
 from unrolled.engine.kernels.kernel import compiled, intrinsic
 from unrolled.engine.kernels.target import TARGET
 
@@ -130,17 +132,34 @@ def make_pairing(count: int) -> Any:
     return pair
 
 
+# words from the end of a row of a first factor to the next: rows a power of two apart would share few sets of the cache
+GAP = amx.LANES if amx.AVAILABLE else 0
+
+
+_UNIT = amx.DEPTH if amx.AVAILABLE else 1
+
+
+def packed_depth(K: int) -> int:
+    """Words of K numbers along the depth of a product."""
+    return ((K + 1) // 2 + _UNIT - 1) // _UNIT * _UNIT
+
+
+packed_words = compiled(packed_depth)
+
+
 @compiled
-def _round_rows(x: NDArray, at: int, stride: int, rows: int, K: int, words: NDArray) -> None:
-    """Words of ``rows`` rows of K float32 from ``at`` on in the flat ``x``; a row of an odd K ends with a zero."""
+def _round_rows(x: NDArray, at: int, stride: int, rows: int, K: int, words: NDArray, width: int) -> None:
+    """``width`` words of each of ``rows`` rows of K float32 from ``at`` on in the flat ``x``; zeros follow the last."""
     pairs = K // 2
-    width = (K + 1) // 2
     for r in range(rows):
-        row, into = x[at + r * stride : at + r * stride + K], words[r * width : (r + 1) * width]
+        to = r * (width + GAP)
+        row, into = x[at + r * stride : at + r * stride + K], words[to : to + width]
         for j in range(pairs):
             into[j] = word(row[2 * j], row[2 * j + 1])
         if K % 2:
             into[pairs] = word(row[K - 1], np.float32(0))
+        for j in range((K + 1) // 2, width):
+            into[j] = 0
 
 
 # Names for compiled code to call, the same for both kinds of product; the implementation goes by the panels' dtype.
@@ -164,7 +183,7 @@ def operand(x, at, stride, rows, K, panels, memory):  # type: ignore[no-untyped-
 @overload(new_operand, inline="always")
 def _new_operand_for(panels, rows):  # type: ignore[no-untyped-def]
     if panels.dtype == WORD:
-        return lambda panels, rows: np.empty(rows * panels.shape[1], np.int32)
+        return lambda panels, rows: np.empty(rows * (panels.shape[1] + GAP), np.int32)
     return lambda panels, rows: np.empty(0, panels.dtype)
 
 
@@ -173,8 +192,8 @@ def _operand_for(x, at, stride, rows, K, panels, memory):  # type: ignore[no-unt
     if panels.dtype == WORD:
 
         def rounded(x, at, stride, rows, K, panels, memory):  # type: ignore[no-untyped-def]
-            _round_rows(x, at, stride, rows, K, memory)
-            return memory, 0, panels.shape[1]
+            _round_rows(x, at, stride, rows, K, memory, panels.shape[1])
+            return memory, 0, panels.shape[1] + GAP
 
         return rounded
     return lambda x, at, stride, rows, K, panels, memory: (x, at, stride)

@@ -3,7 +3,8 @@
 A panel holds PANEL_BYTES of columns for every row of the second factor, padded with zeros, one after the other:
 panels (P, K, W). The reference of every function is the NumPy product in its first line.
 
-Panels of words hold pairs of bfloat16 (``bf16``), (P, ⌈K/2⌉, W); the functions that only run tiles do not tell them apart.
+Panels of words hold pairs of bfloat16 (``bf16``), (P, ⌈K/2⌉, W), or some rows of zeros more where the processor has tiles
+of its own (``amx``); elsewhere the functions that only run tiles do not tell them apart.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from numba import get_num_threads, prange
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.bf16 import WORD, WORD_DTYPE, make_pairing, new_operand, operand, word
+from unrolled.engine.kernels import amx
+from unrolled.engine.kernels.bf16 import (
+    WORD,
+    WORD_DTYPE,
+    make_pairing,
+    new_operand,
+    operand,
+    packed_depth,
+    packed_words,
+    word,
+)
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import (
@@ -27,6 +38,7 @@ from unrolled.engine.kernels.tile import (
     copy_panel_row,
     copy_strip,
     copy_transposed,
+    copy_words_transposed,
     prefetch,
     thin_1,
     thin_2,
@@ -51,6 +63,9 @@ SUM_ROWS = 64  # of a first factor, whose sum is added to that of all
 # Items from strip to strip. One line of the cache more than it takes, or all strips would be written to one set of lines.
 AHEAD = 8  # rows: each is a piece of a line of its own page, which the processor does not foresee
 STRIP_ITEMS = DEPTH_BLOCK * STRIP + 16
+
+AMX_GROUP = 256  # columns of a first factor that are packed at a time for a processor's own tiles
+AMX_STRIP = DEPTH_BLOCK + amx.LANES  # words from one of them to the next
 
 _pair_strip, _pair_panel_row = make_pairing(STRIP), make_pairing(PANEL_BYTES // WORD_DTYPE.itemsize)
 
@@ -163,8 +178,9 @@ def _pack(b: NDArray, panels: NDArray, transposed: bool, paired: int, parts: int
 def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
     N, K = b.shape if transposed else b.shape[::-1]
     dtype = WORD_DTYPE if bf16 else b.dtype
-    W = panel_width(dtype)
-    panels = empty((-(-N // W), -(-K // 2) if bf16 else K, W), dtype)
+    W, filled = panel_width(dtype), (K + 1) // 2 if bf16 else K
+    panels = empty((-(-N // W), packed_depth(K) if bf16 else K, W), dtype)
+    panels[:, filled:] = 0
     _pack(b, panels, transposed, 2 if bf16 else 1, get_num_threads())
     return panels
 
@@ -277,11 +293,10 @@ def _few_rows(
 
 
 @compiled
-def add_product_part(
+def _add_part(
     a: NDArray, a_offset: int, a_row: int, a_depth: int, panels: NDArray, first: int, c: NDArray, c_offset: int,
-    c_row: int, rows: int, N: int, back: bool = False,
+    c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
-    """``add_product`` for the N columns from the start of panel ``first``; ``c_offset`` is that of its first column."""
     K, W = panels.shape[1], panels.shape[2]
     flat = panels.reshape(-1)
     if rows <= TILE_ROWS:
@@ -298,6 +313,31 @@ def add_product_part(
                 _tiles(a, a_at, a_row, a_depth, flat, panel_at, c, c_at, c_row, rows, depth)
             else:
                 _edge(a, a_at, a_row, a_depth, flat, panel_at, c, c_at, c_row, rows, depth, edge, W)
+
+
+@compiled
+def _add_part_amx(
+    a: NDArray, a_offset: int, a_row: int, a_depth: int, panels: NDArray, first: int, c: NDArray, c_offset: int,
+    c_row: int, rows: int, N: int, back: bool,
+) -> None:  # fmt: skip
+    amx.add_product(
+        a, a_offset, a_row, panels.reshape(-1), panels.shape[1], panels.shape[2], first, c, c_offset, c_row, rows, N, back
+    )  # fmt: skip
+
+
+def add_product_part(a, a_offset, a_row, a_depth, panels, first, c, c_offset, c_row, rows, N, back):  # type: ignore[no-untyped-def]
+    """``add_product`` for the N columns from the start of panel ``first``; ``c_offset`` is that of its first column."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(add_product_part)
+def _add_product_part_for(a, a_offset, a_row, a_depth, panels, first, c, c_offset, c_row, rows, N, back):  # type: ignore[no-untyped-def]
+    add = _add_part_amx if panels.dtype == WORD and amx.AVAILABLE else _add_part
+
+    def run(a, a_offset, a_row, a_depth, panels, first, c, c_offset, c_row, rows, N, back):  # type: ignore[no-untyped-def]
+        add(a, a_offset, a_row, a_depth, panels, first, c, c_offset, c_row, rows, N, back)
+
+    return run
 
 
 @compiled
@@ -439,6 +479,32 @@ def _pack_strips_words(
             strips[at + m - whole] = word(low[m - m0], high[m - m0])
 
 
+@compiled
+def _pack_strips_amx(
+    a: NDArray, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray, places: NDArray
+) -> None:  # fmt: skip
+    """A row of ``strips`` for each column, ``AMX_STRIP`` words apart."""
+    width = a.shape[1]
+    flat = a.reshape(-1)
+    whole = m0 + (m1 - m0) // amx.LANES * amx.LANES
+    zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
+    for k in range(0, rows, 2 * amx.DEPTH):
+        for row in range(k, min(k + 2 * amx.DEPTH, rows), 4):
+            _add_rows(a, k0, row, rows, m0, m1, sums, places, block)
+        full = k + 2 * amx.DEPTH <= rows
+        done = whole if full else m0
+        for m in range(m0, done, amx.LANES):
+            copy_words_transposed(
+                flat, (k0 + k) * width + m, width, strips, (m - m0) * AMX_STRIP + k // 2, AMX_STRIP
+            )  # fmt: skip
+        for m in range(done, m1):
+            at = (m - m0) * AMX_STRIP + k // 2
+            for j in range(amx.DEPTH):
+                low = a[k0 + k + 2 * j, m] if k + 2 * j < rows else zero
+                high = a[k0 + k + 2 * j + 1, m] if k + 2 * j + 1 < rows else zero
+                strips[at + j] = word(low, high)
+
+
 def _pack_strips(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
     """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, strip by strip; adds row k of them to sums[places[k]]."""
     raise NotImplementedError("for compiled code only")
@@ -446,12 +512,13 @@ def _pack_strips(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-
 
 @overload(_pack_strips)
 def _pack_strips_for(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
-    pack = _pack_strips_words if strips.dtype == WORD else _pack_strips_as_they_are
+    in_words = _pack_strips_amx if amx.AVAILABLE else _pack_strips_words
+    pack = in_words if strips.dtype == WORD else _pack_strips_as_they_are
     return lambda a, k0, rows, m0, m1, strips, sums, places: pack(a, k0, rows, m0, m1, strips, sums, places)
 
 
 @compiled
-def _pack_rows_as_they_are(b: NDArray, k0: int, depth: int, panels: NDArray, W: int) -> None:
+def _pack_rows_as_they_are(b: NDArray, k0: int, depth: int, panels: NDArray, W: int) -> int:
     N = b.shape[1]
     flat = b.reshape(-1)
     for k in range(depth):
@@ -463,15 +530,18 @@ def _pack_rows_as_they_are(b: NDArray, k0: int, depth: int, panels: NDArray, W: 
         if rest:
             for j in range(W):
                 panels[at + j] = flat[row_at + N - rest + j] if j < rest else 0
+    return depth
 
 
 @compiled
-def _pack_rows_words(b: NDArray, k0: int, rows: int, panels: NDArray, W: int) -> None:
+def _pack_rows_words(b: NDArray, k0: int, rows: int, panels: NDArray, W: int) -> int:
     N = b.shape[1]
     flat = b.reshape(-1)
-    depth = (rows + 1) // 2
+    depth, filled = packed_words(rows), (rows + 1) // 2
     zero = np.float32(0)
-    for k in range(depth):
+    for p in range((N + W - 1) // W):
+        panels[(p * depth + filled) * W : (p + 1) * depth * W] = 0
+    for k in range(filled):
         two = 2 * k + 1 < rows
         low_at, high_at, at = (k0 + 2 * k) * N, (k0 + 2 * k + 1) * N, k * W
         for n in range(0, N, W):
@@ -484,10 +554,11 @@ def _pack_rows_words(b: NDArray, k0: int, rows: int, panels: NDArray, W: int) ->
                     high = flat[high_at + n + j] if some and two else zero
                     panels[at + j] = word(low, high)
             at += depth * W
+    return depth
 
 
 def _pack_rows(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
-    """``rows`` rows of ``b`` from k0 on as flat panels of that depth, padded with zeros."""
+    """``rows`` rows of ``b`` from k0 on as flat panels, padded with zeros; returns their depth."""
     raise NotImplementedError("for compiled code only")
 
 
@@ -497,38 +568,60 @@ def _pack_rows_for(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
     return lambda b, k0, rows, panels, W: pack(b, k0, rows, panels, W)
 
 
+@compiled
+def _multiply_strips_as_they_are(
+    strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
+) -> None:  # fmt: skip
+    for n0 in range(0, N, W):
+        panel_at = n0 // W * depth * W
+        for m in range(0, rows, STRIP):
+            at, into, high = m // STRIP * STRIP_ITEMS, c_at + m * N + n0, min(STRIP, rows - m)
+            if n0 + W <= N:
+                _tiles(strips, at, 1, STRIP, panels, panel_at, c, into, N, high, depth)
+            else:
+                _edge(strips, at, 1, STRIP, panels, panel_at, c, into, N, high, depth, N - n0, W)
+
+
+@compiled
+def _multiply_strips_amx(
+    strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
+) -> None:  # fmt: skip
+    amx.add_product(strips, 0, AMX_STRIP, panels, depth, W, 0, c, c_at, N, rows, N, False)
+
+
+def _multiply_strips(strips, panels, depth, W, c, c_at, rows, N):  # type: ignore[no-untyped-def]
+    """``rows`` rows of N items of the flat ``c``, from ``c_at`` on, += packed strips times packed panels of that depth."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(_multiply_strips)
+def _multiply_strips_for(strips, panels, depth, W, c, c_at, rows, N):  # type: ignore[no-untyped-def]
+    multiply = _multiply_strips_amx if strips.dtype == WORD and amx.AVAILABLE else _multiply_strips_as_they_are
+    return lambda strips, panels, depth, W, c, c_at, rows, N: multiply(strips, panels, depth, W, c, c_at, rows, N)
+
+
 @compiled_parallel
 def _add_transposed_product(
     a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray,
-    W: int, paired: int, parts: int,
+    W: int, block: int, group: int, unit: int, parts: int,
 ) -> None:  # fmt: skip
-    """``paired`` rows of the factors make one of the packed ones."""
+    """As much of the depth as ``block`` rows at a time, and ``group`` columns of ``a``, which are shared out in units."""
     (K, N), M = b.shape, c.shape[0]
     flat_c = c.reshape(-1)
     beyond = column + M
     more = max(sums.shape[1] - beyond, 0)  # columns that are only summed
     for part in prange(parts):
-        first, last = part * M // parts // STRIP * STRIP, (part + 1) * M // parts // STRIP * STRIP
+        first, last = part * M // parts // unit * unit, (part + 1) * M // parts // unit * unit
         if part == parts - 1:
             last = M
         own, own_panels = strips[part], panels[part]
-        for k0 in range(0, K, DEPTH_BLOCK * paired):
-            rows = min(DEPTH_BLOCK * paired, K - k0)
-            depth = (rows + paired - 1) // paired
-            _pack_rows(b, k0, rows, own_panels, W)
-            for m0 in range(first, last, STRIPS * STRIP):
-                m1 = min(m0 + STRIPS * STRIP, last)
+        for k0 in range(0, K, block):
+            rows = min(block, K - k0)
+            depth = _pack_rows(b, k0, rows, own_panels, W)
+            for m0 in range(first, last, group):
+                m1 = min(m0 + group, last)
                 _pack_strips(a, k0, rows, column + m0, column + m1, own, sums, places)
-                for n0 in range(0, N, W):
-                    panel_at = n0 // W * depth * W
-                    for m in range(m0, m1, STRIP):
-                        at, high = (m - m0) // STRIP * STRIP_ITEMS, min(STRIP, m1 - m)
-                        if n0 + W <= N:
-                            _tiles(own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, high, depth)
-                        else:
-                            _edge(
-                                own, at, 1, STRIP, own_panels, panel_at, flat_c, m * N + n0, N, high, depth, N - n0, W
-                            )  # fmt: skip
+                _multiply_strips(own, own_panels, depth, W, flat_c, m0 * N, m1 - m0, N)
             _add_columns(
                 a, k0, rows, beyond + part * more // parts, beyond + (part + 1) * more // parts, sums, places
             )  # fmt: skip
@@ -549,8 +642,14 @@ def add_transposed_product(
     176 GFLOP/s on two cores at K = 2048, M = 1024, N = 256.
     """
     dtype, paired = (WORD_DTYPE, 2) if bf16 else (a.dtype, 1)
-    parts, W = get_num_threads(), panel_width(dtype)
-    depth = min(DEPTH_BLOCK, -(-len(a) // paired))
-    strips = empty((parts, STRIPS * STRIP_ITEMS), dtype)
-    panels = empty((parts, depth * -(-b.shape[1] // W) * W), dtype)
-    _add_transposed_product(a, column, b, c, sums, places, strips, panels, W, paired, parts)
+    parts, W, N = get_num_threads(), panel_width(dtype), b.shape[1]
+    if bf16 and amx.AVAILABLE:
+        unit, group, items = 2 * amx.ROWS, AMX_GROUP, AMX_GROUP * AMX_STRIP
+    else:
+        unit, group, items = STRIP, STRIPS * STRIP, STRIPS * STRIP_ITEMS
+    rows = min(DEPTH_BLOCK * paired, len(a))
+    depth = packed_depth(rows) if bf16 else rows
+    strips, panels = empty((parts, items), dtype), empty((parts, depth * -(-N // W) * W), dtype)
+    _add_transposed_product(
+        a, column, b, c, sums, places, strips, panels, W, DEPTH_BLOCK * paired, group, unit, parts
+    )  # fmt: skip

@@ -133,14 +133,16 @@ def cache_folder() -> Path:
     return Path(_start_threads.dispatcher.stats.cache_path)
 
 
-def drop_stale_cache(sources: Path = Path(__file__).parent, cache: Path | None = None) -> None:
-    """Remove cached kernels when any kernel's source has changed.
+def drop_stale_cache(
+    sources: Path = Path(__file__).parent, cache: Path | None = None, variant: str = ""
+) -> None:  # fmt: skip
+    """Remove cached kernels when any kernel's source has changed, or the ``variant`` that they are compiled in.
 
     Numba looks at the file of the cached function only, and would go on with the old code of what that one calls.
     Several processes may do it at once: a kernel whose file is gone is compiled again.
     """
     cache = cache or cache_folder()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(variant.encode())
     for source in sorted(sources.glob("*.py")):
         digest.update(source.read_bytes())
     mark = cache / "kernels.sha256"

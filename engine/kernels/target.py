@@ -27,6 +27,7 @@ class Target(NamedTuple):
     registers: int
     fma: bool  # a product is added in one instruction
     avx512_bf16: bool  # products of bfloat16; False where it is not certain
+    amx_bf16: bool  # the same on tiles; the system may still refuse them
 
 
 def describe(triple: str, cpu: str, features: str) -> Target:
@@ -37,7 +38,9 @@ def describe(triple: str, cpu: str, features: str) -> Target:
     many = vector_bytes == 64 or triple.startswith(("aarch64", "arm64"))
     # vmulps, fmul, ... stand where a product is not added at once by vfmadd213ps, fmla, ...
     fma = "mul" not in assembly
-    return Target(vector_bytes, 32 if many else 16, fma, vector_bytes == 64 and "+avx512bf16" in features.split(","))
+    listed = set(features.split(","))
+    in_pairs = vector_bytes == 64 and "+avx512bf16" in listed
+    return Target(vector_bytes, 32 if many else 16, fma, in_pairs, in_pairs and {"+amx-tile", "+amx-bf16"} <= listed)
 
 
 TARGET = describe(*cpu_target.target_context.codegen().magic_tuple())

@@ -164,6 +164,46 @@ def _make_copy(size: Any) -> Any:
     return copy
 
 
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """The columns of as many registers as each has lanes."""
+    lanes = len(rows)
+    half, numbers = lanes // 2, ir.VectorType(ir.IntType(32), lanes)
+    low = ir.Constant(numbers, [n // 2 + n % 2 * lanes for n in range(lanes)])
+    high = ir.Constant(numbers, [half + n // 2 + n % 2 * lanes for n in range(lanes)])
+    for _ in range(half.bit_length()):
+        rows = [builder.shuffle_vector(rows[n // 2], rows[n // 2 + half], high if n % 2 else low) for n in range(lanes)]
+    return rows
+
+
+@intrinsic
+def copy_words_transposed(typing_context, source, source_at, source_row, target, target_at, target_row):  # type: ignore[no-untyped-def]
+    """Words of two rows each of the flat ``source``, of as many pairs as a register has lanes, as rows of one column each."""
+    if source.dtype != types.float32 or target.dtype != bf16.WORD:
+        return None
+    i = types.intp
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        lanes = VECTOR_BYTES // 4
+        kind = ir.VectorType(ir.IntType(32), lanes)
+
+        def place(n: int, r: int) -> Any:
+            data = context.make_array(signature.args[n])(context, builder, args[n]).data
+            at = builder.add(args[n + 1], builder.mul(args[n + 2], ir.Constant(ir.IntType(64), r)))
+            return builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
+
+        def row(r: int) -> Any:
+            value = builder.load(place(0, r))
+            value.align = 4
+            return value
+
+        words = [bf16.emit_words(builder, row(2 * n), row(2 * n + 1), kind) for n in range(lanes)]
+        for r, column in enumerate(_transposed(builder, words)):
+            builder.store(column, place(3, r)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(source, i, i, target, i, i), codegen
+
+
 @intrinsic
 def copy_transposed(typing_context, source, source_at, source_row, target, target_at, target_row):  # type: ignore[no-untyped-def]
     """A square of as many rows and columns as a register has lanes, between flat arrays, its rows so far apart.
@@ -191,13 +231,7 @@ def copy_transposed(typing_context, source, source_at, source_row, target, targe
         rows = [builder.load(place(0, r)) for r in range(lanes)]
         for row in rows:
             row.align = item_bytes
-        half = lanes // 2
-        low = ir.Constant(numbers, [n // 2 + n % 2 * lanes for n in range(lanes)])
-        high = ir.Constant(numbers, [half + n // 2 + n % 2 * lanes for n in range(lanes)])
-        for _ in range(half.bit_length()):
-            rows = [
-                builder.shuffle_vector(rows[n // 2], rows[n // 2 + half], high if n % 2 else low) for n in range(lanes)
-            ]
+        rows = _transposed(builder, rows)
         if words:
             bits = [builder.bitcast(row, numbers) for row in rows]
             rows = [bf16.emit_words(builder, bits[n], bits[n + 1], numbers) for n in range(0, lanes, 2)]
