@@ -11,26 +11,26 @@ from tolerances import assert_within_ulps
 
 from unrolled.engine.kernels import activations, bits
 from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.kernels.vectors import elementwise
 
 NAMES = ("exp_negative", "sigmoid", "tanh")
 LARGEST, SMALLEST = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
 
 
-def vectorised(name: str) -> Callable[[NDArray], NDArray]:
-    """The function over an array: a loop that LLVM turns into vector instructions."""
-    function = getattr(activations, name)
+def applied(name: str) -> Callable[[NDArray], NDArray]:
+    """The function over an array."""
+    run = elementwise(getattr(activations, name))
 
     @compiled
     def apply(x: np.ndarray) -> np.ndarray:
         out = np.empty_like(x)
-        for i in range(len(x)):
-            out[i] = function(x[i])
+        run((x,), (out,), (), len(x))
         return out
 
     return apply
 
 
-APPLY = {name: vectorised(name) for name in NAMES}
+APPLY = {name: applied(name) for name in NAMES}
 
 
 def truth(name: str, x: NDArray) -> NDArray:

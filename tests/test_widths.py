@@ -19,6 +19,7 @@ from unrolled.engine.kernels.target import TARGET, Target, describe
 
 ALL_WIDTHS = [
     "test_activations.py",
+    "test_vectors.py",
     "test_widths.py",
     "test_engines.py::test_kernels_equal_the_reference_array_by_array",
 ]

@@ -1,4 +1,4 @@
-"""The GRU compiled: contract and formulas in ``unrolled.engine.cells.gru``; sharing out and loops as in the LSTM's kernel."""
+"""The GRU compiled: contract and formulas in ``unrolled.engine.cells.gru``; sharing out as in the LSTM's kernel."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from unrolled.engine.kernels.split import (
     start_gates,
 )
 from unrolled.engine.kernels.team import meet, wait
+from unrolled.engine.kernels.vectors import Vector, elementwise
 
 
 @compiled
 def start(gates: NDArray, x: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> None:
     """``start_gates`` for r and z; the third product, before the reset gate is applied, starts from its own bias alone."""
     start_gates(gates, x, bias, 2, H, u0, u1)
-    a, b = gates[2 * H + u0 : 2 * H + u1], bias[2 * H + u0 : 2 * H + u1]
-    for j in range(u1 - u0):
-        a[j] = b[j]
+    gates[2 * H + u0 : 2 * H + u1] = bias[2 * H + u0 : 2 * H + u1]
+
+
+def _activate(r: Vector, z: Vector, hn: Vector, x_n: Vector, h_prev: Vector) -> tuple[Vector, ...]:
+    r, z = sigmoid(r), sigmoid(z)
+    n = tanh(x_n + r * hn)
+    return r, z, n, (1 - z) * n + z * h_prev
+
+
+_activate_all = elementwise(_activate)
 
 
 @compiled
 def activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
     """Units u0 … u1 of one row: gates (4·H,) holds a_r, a_z, hn; it becomes r, z, hn, n."""
-    H, m = h.shape[0], u1 - u0
+    H = h.shape[0]
     r, z = gates[u0:u1], gates[H + u0 : H + u1]
     hn, n = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
-    x_n, h_prev, h = x_n[u0:u1], h_prev[u0:u1], h[u0:u1]
-    for j in range(m):
-        r[j] = sigmoid(r[j])
-    for j in range(m):
-        z[j] = sigmoid(z[j])
-    for j in range(m):
-        n[j] = tanh(x_n[j] + r[j] * hn[j])
-    for j in range(m):
-        h[j] = (1 - z[j]) * n[j] + z[j] * h_prev[j]
+    _activate_all((r, z, hn, x_n[u0:u1], h_prev[u0:u1]), (r, z, n, h[u0:u1]), (), u1 - u0)
 
 
 @compiled_parallel
@@ -77,27 +77,29 @@ def _forward(
                     wait(team, active, t + 1)
 
 
+def _differentiate(
+    r: Vector, z: Vector, hn: Vector, n: Vector, h_prev: Vector, dh: Vector, dh_next: Vector
+) -> tuple[Vector, ...]:  # fmt: skip
+    """Gradients of a_r, a_z, hn and n's argument, and the one that goes past the gates, dh·z."""
+    dh = dh_next + dh
+    dn = dh * (1 - z) * (1 - n * n)
+    return dn * hn * r * (1 - r), dh * (h_prev - n) * z * (1 - z), dn * r, dn, dh * z
+
+
+_differentiate_all = elementwise(_differentiate)
+
+
 @compiled
 def _backward_row(gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray, u0: int, u1: int) -> None:
     """Units u0 … u1 of one row of one step: r, z, hn, n become the gradients of a_r, a_z, hn and n's argument.
 
-    dh_next becomes the gradient that goes past the gates, dh·z.
+    dh_next becomes the gradient that goes past the gates.
     """
-    H, m = h_prev.shape[0], u1 - u0
+    H = h_prev.shape[0]
     r, z = gates[u0:u1], gates[H + u0 : H + u1]
     hn, n = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
-    h_prev, dh, dh_next = h_prev[u0:u1], dh[u0:u1], dh_next[u0:u1]
-    for j in range(m):
-        dh_next[j] += dh[j]
-    for j in range(m):
-        dz = dh_next[j] * (h_prev[j] - n[j]) * z[j] * (1 - z[j])
-        n[j] = dh_next[j] * (1 - z[j]) * (1 - n[j] * n[j])
-        dh_next[j] *= z[j]
-        z[j] = dz
-    for j in range(m):
-        dr = n[j] * hn[j] * r[j] * (1 - r[j])
-        hn[j] = n[j] * r[j]
-        r[j] = dr
+    dh_next = dh_next[u0:u1]
+    _differentiate_all((r, z, hn, n, h_prev[u0:u1], dh[u0:u1], dh_next), (r, z, hn, n, dh_next), (), u1 - u0)
 
 
 @compiled_parallel

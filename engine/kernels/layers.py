@@ -24,6 +24,7 @@ from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Columns, Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
+from unrolled.engine.kernels.vectors import elementwise
 from unrolled.engine.layers import LOGITS_BYTES, LossResult
 
 
@@ -179,12 +180,14 @@ def _total(p: NDArray) -> float:
     return total
 
 
+_exp_below = elementwise(lambda x, highest: exp_negative(x - highest))
+
+
 @compiled
 def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, bool]:
     """p (V,) becomes e^(x - max); returns the row's loss, the sum of p, and whether the target is the first largest."""
     highest = largest(x)  # a NaN may be passed over here; p and the loss have it
-    for v in range(x.shape[0]):
-        p[v] = exp_negative(x[v] - highest)
+    _exp_below((x,), (p,), (highest,), x.shape[0])
     total = _total(p)
     first = x[target] == highest
     if first:

@@ -1,12 +1,12 @@
 """The LSTM compiled: contract and formulas in ``unrolled.engine.cells.lstm``, sharing out in ``split``.
 
-The element-wise work is in short loops over few rows while they are in cache, because LLVM leaves a loop over eight or
-more arrays scalar.
+The element-wise work is done a row at a time, while what the products made of it is in cache.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 from numba import prange
 from numpy.typing import NDArray
 
@@ -26,26 +26,25 @@ from unrolled.engine.kernels.split import (
     start_gates,
 )
 from unrolled.engine.kernels.team import meet, wait
+from unrolled.engine.kernels.vectors import Vector, elementwise
+
+
+def _activate(i: Vector, f: Vector, g: Vector, o: Vector, c_prev: Vector) -> tuple[Vector, ...]:
+    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+    c = f * c_prev + i * g
+    return i, f, g, o, c, o * tanh(c)
+
+
+_activate_all = elementwise(_activate)
 
 
 @compiled
 def activate(gates: NDArray, c_prev: NDArray, c: NDArray, h: NDArray, u0: int, u1: int) -> None:
     """Units u0 … u1 of one row: gates (4·H,) from arguments to i, f, g, o; c and h (H,)."""
-    H, n = h.shape[0], u1 - u0
+    H = h.shape[0]
     i, f = gates[u0:u1], gates[H + u0 : H + u1]
     g, o = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
-    c_prev, c, h = c_prev[u0:u1], c[u0:u1], h[u0:u1]
-    for j in range(n):
-        i[j] = sigmoid(i[j])
-    for j in range(n):
-        f[j] = sigmoid(f[j])
-    for j in range(n):
-        g[j] = tanh(g[j])
-    for j in range(n):
-        c[j] = f[j] * c_prev[j] + i[j] * g[j]
-    for j in range(n):
-        o[j] = sigmoid(o[j])
-        h[j] = o[j] * tanh(c[j])
+    _activate_all((i, f, g, o, c_prev[u0:u1]), (i, f, g, o, c[u0:u1], h[u0:u1]), (), u1 - u0)
 
 
 @compiled_parallel
@@ -74,33 +73,32 @@ def _forward(
                     wait(team, active, t + 1)
 
 
+def _differentiate(
+    i: Vector, f: Vector, g: Vector, o: Vector, c_prev: Vector, c: Vector, dh: Vector, dh_next: Vector, dc: Vector
+) -> tuple[Any, ...]:  # fmt: skip
+    """Gradients of the arguments of i, f, g, o; 0, from where the product sums up dh_next; dc of the step before."""
+    tanh_c = tanh(c)
+    dh = dh_next + dh
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    di, df = dc * g * i * (1 - i), dc * c_prev * f * (1 - f)
+    return di, df, dc * i * (1 - g * g), dh * tanh_c * o * (1 - o), 0, dc * f
+
+
+_differentiate_all = elementwise(_differentiate)
+
+
 @compiled
 def _backward_row(
-    gates: NDArray, c_prev: NDArray, c: NDArray, dh: NDArray, dh_next: NDArray, dc: NDArray, u0: int, u1: int,
-    tanh_c: NDArray,
+    gates: NDArray, c_prev: NDArray, c: NDArray, dh: NDArray, dh_next: NDArray, dc: NDArray, u0: int, u1: int
 ) -> None:  # fmt: skip
     """Units u0 … u1 of one row of one step: gates become their arguments' gradients, dc the one of the step before."""
-    H, n = c.shape[0], u1 - u0
+    H = c.shape[0]
     i, f = gates[u0:u1], gates[H + u0 : H + u1]
     g, o = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
-    c_prev, c, dh, dh_next, dc = c_prev[u0:u1], c[u0:u1], dh[u0:u1], dh_next[u0:u1], dc[u0:u1]
-    for j in range(n):
-        tanh_c[j] = tanh(c[j])
-    for j in range(n):
-        dh_next[j] += dh[j]
-    for j in range(n):
-        dc[j] += dh_next[j] * o[j] * (1 - tanh_c[j] * tanh_c[j])
-    for j in range(n):
-        o[j] = dh_next[j] * tanh_c[j] * o[j] * (1 - o[j])
-        dh_next[j] = 0
-    for j in range(n):
-        di = dc[j] * g[j] * i[j] * (1 - i[j])
-        g[j] = dc[j] * i[j] * (1 - g[j] * g[j])
-        i[j] = di
-    for j in range(n):
-        df = dc[j] * c_prev[j] * f[j] * (1 - f[j])
-        dc[j] *= f[j]
-        f[j] = df
+    dh_next, dc = dh_next[u0:u1], dc[u0:u1]
+    _differentiate_all(
+        (i, f, g, o, c_prev[u0:u1], c[u0:u1], dh[u0:u1], dh_next, dc), (i, f, g, o, dh_next, dc), (), u1 - u0
+    )  # fmt: skip
 
 
 @compiled_parallel
@@ -117,12 +115,12 @@ def _backward(
         if active > 0:
             W = panels.shape[2]
             first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
-            tanh_c, memory = np.empty(H, dh.dtype), new_operand(panels, last - first)
+            memory = new_operand(panels, last - first)
             for step in range(T):
                 t = T - 1 - step
                 for b in range(first, last):
                     c_prev, c = states[1, t, b], states[1, t + 1, b]
-                    _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1, tanh_c)
+                    _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1)
                 if by_units:
                     wait(team, active, step + 1)
                 n, c_at = last - first, first * H + u0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import prange
 from numpy.typing import NDArray
 
@@ -20,16 +22,18 @@ from unrolled.engine.kernels.split import (
     start_gates,
 )
 from unrolled.engine.kernels.team import meet, wait
+from unrolled.engine.kernels.vectors import Vector, elementwise, select
+
+_tanh_all = elementwise(tanh)
+_relu_all = elementwise(lambda a: a.at_least(0))
 
 
 @compiled
 def activate(a: NDArray, relu: bool) -> None:
     if relu:
-        for j in range(a.shape[0]):
-            a[j] = max(a[j], a.dtype.type(0))
+        _relu_all((a,), (a,), (), a.shape[0])
     else:
-        for j in range(a.shape[0]):
-            a[j] = tanh(a[j])
+        _tanh_all((a,), (a,), (), a.shape[0])
 
 
 @compiled_parallel
@@ -58,19 +62,26 @@ def _run(
                     wait(team, active, t + 1)
 
 
+def _differentiate_tanh(h: Vector, dh: Vector, dh_next: Vector) -> tuple[Any, ...]:
+    """The argument's gradient, and 0, from where the product sums up dh_next."""
+    return (dh + dh_next) * (1 - h * h), 0
+
+
+def _differentiate_relu(h: Vector, dh: Vector, dh_next: Vector) -> tuple[Any, ...]:
+    dh = dh + dh_next
+    return select(h > 0, dh, dh.constant(0)), 0
+
+
+_differentiate_tanh_all, _differentiate_relu_all = elementwise(_differentiate_tanh), elementwise(_differentiate_relu)
+
+
 @compiled
 def _backward_row(h: NDArray, dh: NDArray, dh_next: NDArray, relu: bool) -> None:
     """dh becomes the gradient of the activation's argument."""
-    for j in range(h.shape[0]):
-        dh[j] += dh_next[j]
     if relu:
-        for j in range(h.shape[0]):
-            dh[j] = dh[j] if h[j] > 0 else h.dtype.type(0)
+        _differentiate_relu_all((h, dh, dh_next), (dh, dh_next), (), h.shape[0])
     else:
-        for j in range(h.shape[0]):
-            dh[j] *= 1 - h[j] * h[j]
-    for j in range(h.shape[0]):
-        dh_next[j] = 0
+        _differentiate_tanh_all((h, dh, dh_next), (dh, dh_next), (), h.shape[0])
 
 
 @compiled_parallel

@@ -12,6 +12,7 @@ from unrolled.engine.kernels.gemm import add_product, add_product_part, panel_wi
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.team import new_team
+from unrolled.engine.kernels.vectors import elementwise
 
 
 class Split(NamedTuple):
@@ -57,13 +58,15 @@ def add_gates(
         add_product_part(h, h_offset, h_row, 1, panels, at // W, gates, offset + at, width, rows, u1 - u0, back)
 
 
+_add = elementwise(lambda x, bias: x + bias)
+
+
 @compiled
 def start_gates(gates: NDArray, x: NDArray, bias: NDArray, G: int, H: int, u0: int, u1: int) -> None:
     """Units u0 … u1 of the first G gates of one row: input product and bias."""
     for g in range(G):
-        a, b, c = gates[g * H + u0 : g * H + u1], x[g * H + u0 : g * H + u1], bias[g * H + u0 : g * H + u1]
-        for j in range(u1 - u0):
-            a[j] = b[j] + c[j]
+        first, last = g * H + u0, g * H + u1
+        _add((x[first:last], bias[first:last]), (gates[first:last],), (), u1 - u0)
 
 
 def new_states(s0: NDArray, T: int) -> NDArray:
