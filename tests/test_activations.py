@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from jit import compiled
 from numpy.typing import NDArray
 from tolerances import assert_within_ulps
 
 from unrolled.engine.kernels import activations, bits
-from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.vectors import elementwise
 
 NAMES = ("exp_negative", "sigmoid", "tanh")

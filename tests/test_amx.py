@@ -54,8 +54,8 @@ def test_other_systems_and_libraries_have_none(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(not amx.AVAILABLE, reason="this processor has no tiles")
-def test_products_in_bf16_run_on_tiles_and_on_nothing_else() -> None:
-    product = njit(gemm.add_product.py_func)
+def test_products_in_bf16_run_on_tiles() -> None:
+    product = njit(gemm.add_product.py_func)  # anew, because Numba does not show what it has cached
     panels = gemm.pack(np.ones((8, 40), np.float32), True)
     words = np.zeros((3, panels.shape[1]), np.int32)
     words[:, :4] = 0x3F803F80  # one and one

@@ -9,16 +9,16 @@ import models
 import numba
 import numpy as np
 import pytest
+from jit import compiled
 from numpy.typing import NDArray
 from tolerances import assert_close
 
 from unrolled.engine.backends import get_backend
 from unrolled.engine.contract import Draws, zero_state
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.kernels import bf16
+from unrolled.engine.kernels import bf16, gemm
 from unrolled.engine.kernels.decode import Decoder
 from unrolled.engine.kernels.gemm import add_transposed_product, pack, pack_transposed, product
-from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.export.trainables import make_trainable
@@ -64,7 +64,18 @@ def test_a_word_holds_two_numbers_rounded_to_nearest_even() -> None:
 
 
 # rows, depth and columns of a product: below, at and above those of tiles and panels
-SIZES = [(1, 1, 1), (3, 5, 7), (33, 255, 100), (70, 65, 37), (1, 512, 200), (9, 2, 32), (64, 32, 64), (49, 96, 80)]
+SIZES = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (33, 255, 100),
+    (70, 65, 37),
+    (1, 512, 200),
+    (9, 2, 32),
+    (64, 32, 64),
+    (49, 96, 80),
+    (35, 70, 50),
+    (1, 70, 50),
+]
 
 
 @pytest.mark.usefixtures("anywhere")
@@ -85,6 +96,55 @@ def test_products_are_those_of_rounded_factors(size: tuple[int, int, int]) -> No
     assert_close(c / scale, (1 + exact[0].T @ exact[2]) / scale, "bf16 product", np.float32, "transposed product")
     expected = np.stack([1 + a[place::2].sum(0, np.float64) for place in (0, 1)])
     assert_close(sums / scale, expected / scale, "bf16 product", np.float32, "sums are not rounded")
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize(
+    ("K", "M", "N", "column", "places"), [(1100, 600, 40, 3, 1), (2049, 70, 50, 0, 5), (31, 48, 64, 16, 1)]
+)
+def test_transposed_products_of_many_rows_and_columns(K: int, M: int, N: int, column: int, places: int) -> None:
+    rng = np.random.default_rng(K)
+    a, b = rng.standard_normal((K, column + M + 9)).astype(np.float32), rng.standard_normal((K, N)).astype(np.float32)
+    c, sums, where = np.ones((M, N), np.float32), np.ones((places, column + M + 5), np.float32), np.arange(K) % places
+    add_transposed_product(a, b, c, sums, where, True, column)
+    exact, scale = rounded(a).astype(np.float64)[:, column : column + M], np.sqrt(K)
+    expected = (1 + exact.T @ rounded(b)) / scale
+    assert_close(c / scale, expected, "bf16 product", np.float32, "transposed product")
+    totals = np.stack([1 + a[place::places, column : column + M + 5].sum(0, np.float64) for place in range(places)])
+    assert_close(sums[:, column:] / scale, totals / scale, "bf16 product", np.float32, "sums")
+    assert (sums[:, :column] == 1).all()
+
+
+@compiled
+def add_rows(words: NDArray, panels: NDArray, c: NDArray) -> None:
+    gemm.add_product(
+        words.reshape(-1), 0, words.shape[1], 1, panels, c.reshape(-1), 0, c.shape[1], len(c), c.shape[1]
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize(("K", "N"), [(256, 128), (33, 70), (200, 100), (512, 48), (100, 16)])
+def test_a_row_of_a_product_is_the_same_bits_among_any_number_of_others(K: int, N: int) -> None:
+    rng = np.random.default_rng(K)
+    panels = pack(rng.standard_normal((K, N)).astype(np.float32), True)
+    factors = rounded(
+        rng.standard_normal((40, K + K % 2)).astype(np.float32)
+        * 2.0 ** rng.integers(-20, 20, (40, 1), np.int32).astype(np.float32)
+    )
+    factors[:, K:] = 0
+    factors[3, 0], factors[4, 1] = np.inf, np.nan
+    halves = factors.view(np.uint32) >> 16
+    words = np.zeros((40, panels.shape[1]), np.int32)
+    words[:, : (K + 1) // 2] = (halves[:, ::2] | halves[:, 1::2] << 16).view(np.int32)
+    before = rng.standard_normal((40, N)).astype(np.float32)
+    every = before.copy()
+    add_rows(words, panels, every)
+    assert np.isfinite(np.delete(every, [3, 4], axis=0)).all()
+    assert not np.isfinite(every[3:5]).any()
+    for first, last in [(r, r + 1) for r in range(40)] + [(1, 17), (7, 40), (2, 34), (0, 5)]:
+        some = before[first:last].copy()
+        add_rows(words[first:last].copy(), panels, some)
+        np.testing.assert_array_equal(some, every[first:last])
 
 
 @pytest.mark.usefixtures("anywhere")

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jit import compiled
 from numba.core.errors import TypingError
 from tolerances import assert_close, assert_within_ulps
 
 from unrolled.engine.kernels import activations
-from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.target import TARGET
 from unrolled.engine.kernels.vectors import REGISTERS, elementwise, quotient, select
 
@@ -29,7 +29,7 @@ _quotient_all = elementwise(quotient)
 
 @compiled
 def mixed(a: np.ndarray, b: np.ndarray, factor: Any, into: np.ndarray, count: int) -> None:
-    """Rows of ``into`` (3, ≥ count), of which the last is also the first input's."""
+    """The three outputs are rows of ``into`` (3, ≥ count)."""
     _mixed_all((a, b), (into[0], into[1], into[2]), (factor,), count)
 
 
@@ -88,15 +88,21 @@ def test_a_number_has_the_same_bits_wherever_it_stands() -> None:
             np.testing.assert_array_equal(some, whole[first : first + count])
 
 
-def test_a_quotient_is_within_a_unit_of_the_exact_one() -> None:
+def test_a_quotient_is_within_two_units_of_the_exact_one() -> None:
     rng = np.random.default_rng(2)
     a, b = (rng.standard_normal(100_000) * 10.0 ** rng.uniform(-12, 12, 100_000)).astype(np.float32).reshape(2, -1)
+    worst = 2 - rng.uniform(0, 1e-3, (2, 50_000)).astype(np.float32)  # where a unit is smallest for the number
+    a, b = np.append(a, worst[0] * worst[1]), np.append(b, worst[0])
     got, exact = np.empty_like(a), a.astype(np.float64) / b
     divide(a, b, got)
     assert_within_ulps(got, exact, "quotient")
 
 
-def test_dtypes_are_not_mixed() -> None:
+def test_dtypes_are_not_mixed_and_numbers_lie_together() -> None:
+    with pytest.raises(TypingError):
+        in_place(np.ones(4, np.int32), np.ones(4, np.int32))
+    with pytest.raises(TypingError):
+        in_place(np.ones(8, np.float32)[::2], np.ones(4, np.float32))
     with pytest.raises(TypingError):
         mixed(np.ones(4, np.float32), np.ones(4), np.float32(1), np.ones((3, 4), np.float32), 4)
     with pytest.raises(TypingError):

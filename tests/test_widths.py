@@ -29,6 +29,7 @@ MORE_OF_AVX2 = [  # the width that most people's processors have: the output lay
     "test_decode.py",
     "test_flow.py::test_rows_that_flow_write_what_each_writes_alone",
     "test_bitwise.py",
+    "test_bf16.py::test_products_are_those_of_rounded_factors",
 ]
 
 REGISTERS = {64: "zmm", 32: "ymm", 16: "xmm"}

@@ -30,8 +30,8 @@ TOLERANCES: dict[tuple[str, str], tuple[float, float]] = {
     ("curve", "float32"): (0.0, 2e-4),
 }
 
-# units in the last place of float32, denormal numbers included; over all float32 from 0.01 to 10 tanh is off by 3.3
-ULPS = {"exp_negative": 2.0, "sigmoid": 3.0, "tanh": 4.0, "quotient": 1.5}
+# units in the last place of float32, denormal numbers included; over all float32 from 0.01 to 10 tanh is off by 3.8
+ULPS = {"exp_negative": 2.0, "sigmoid": 3.0, "tanh": 4.0, "quotient": 1.6}
 
 
 # how many times torch's distance from float64 the compiled engine's float32 gradients may have; 0.5 to 1.5 were seen

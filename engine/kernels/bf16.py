@@ -81,8 +81,25 @@ def add_product(builder: Any, x: Any, y: Any, total: Any) -> Any:
     return total
 
 
+def _emit_rounded(builder: Any, first: Any, second: Any) -> Any:
+    """32 bfloat16 from two registers of the bits of 16 float32, one after the other."""
+    floats, result = ir.VectorType(ir.FloatType(), 16), ir.VectorType(_BFloat(), 32)
+    convert = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, [floats] * 2), "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+    )
+    return builder.call(convert, [builder.bitcast(second, floats), builder.bitcast(first, floats)])
+
+
 def emit_words(builder: Any, low: Any, high: Any, kind: Any) -> Any:
-    """Words of float32 ``low`` and ``high``, given as bits of the integer type ``kind``; rounded to nearest, ties to even."""
+    """Words of float32 ``low`` and ``high``, given as bits of the integer type ``kind``; rounded to nearest, ties to even.
+
+    The processor's own rounding, of whole registers, takes a number below 2⁻¹²⁶ for 0, as most of its products do.
+    """
+    if _HAS_INSTRUCTION and getattr(kind, "count", 1) == 16:
+        halves = ir.VectorType(ir.IntType(16), 32)
+        both = builder.bitcast(_emit_rounded(builder, low, high), halves)
+        order = ir.Constant(ir.VectorType(ir.IntType(32), 32), [n // 2 + n % 2 * 16 for n in range(32)])
+        return builder.bitcast(builder.shuffle_vector(both, ir.Constant(halves, ir.Undefined), order), kind)
 
     def number(value: int) -> Any:
         lanes = getattr(kind, "count", 0)
@@ -110,21 +127,24 @@ word: Any = _word_intrinsic
 
 def make_pairing(count: int) -> Any:
     """An intrinsic that writes the words of ``count`` neighbours of two rows, for flat arrays."""
+    lanes = min(count, 16)  # a whole register at a time has an instruction
 
     @intrinsic
     def pair(typing_context, source, low_at, high_at, target, target_at):  # type: ignore[no-untyped-def]
         i = types.intp
 
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            kind = ir.VectorType(ir.IntType(32), count)
+            kind = ir.VectorType(ir.IntType(32), lanes)
 
-            def place(n: int, at: int) -> Any:
+            def place(n: int, at: int, further: int) -> Any:
                 data = context.make_array(signature.args[n])(context, builder, args[n]).data
-                return builder.bitcast(builder.gep(data, [args[at]]), kind.as_pointer())
+                there = builder.add(args[at], ir.Constant(ir.IntType(64), further))
+                return builder.bitcast(builder.gep(data, [there]), kind.as_pointer())
 
-            low, high = builder.load(place(0, 1)), builder.load(place(0, 2))
-            low.align = high.align = 4
-            builder.store(emit_words(builder, low, high, kind), place(3, 4)).align = 4
+            for further in range(0, count, lanes):
+                low, high = (builder.load(place(0, at, further)) for at in (1, 2))
+                low.align = high.align = 4
+                builder.store(emit_words(builder, low, high, kind), place(3, 4, further)).align = 4
             return context.get_dummy_value()
 
         return types.void(source, i, i, target, i), codegen
@@ -147,14 +167,52 @@ def packed_depth(K: int) -> int:
 packed_words = compiled(packed_depth)
 
 
+ROUNDED = 32  # numbers of a row that are rounded at a time
+
+
+@intrinsic
+def _round_some(typing_context, source, source_at, target, target_at):  # type: ignore[no-untyped-def]
+    """The words of ROUNDED numbers that follow each other, for flat arrays."""
+    if source.dtype != types.float32 or target.dtype != WORD:
+        return None
+    i = types.intp
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        half = ir.VectorType(ir.IntType(32), ROUNDED // 2)
+
+        def place(n: int, further: int) -> Any:
+            data = context.make_array(signature.args[n])(context, builder, args[n]).data
+            at = builder.add(args[n + 1], ir.Constant(ir.IntType(64), further))
+            return builder.bitcast(builder.gep(data, [at]), half.as_pointer())
+
+        first, second = builder.load(place(0, 0)), builder.load(place(0, ROUNDED // 2))
+        first.align = second.align = 4
+        if _HAS_INSTRUCTION:
+            words = builder.bitcast(_emit_rounded(builder, first, second), half)
+        else:
+            low, high = (
+                builder.shuffle_vector(first, second, ir.Constant(half, list(range(odd, ROUNDED, 2)))) for odd in (0, 1)
+            )
+            words = emit_words(builder, low, high, half)
+        builder.store(words, place(2, 0)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(source, i, target, i), codegen
+
+
 @compiled
 def _round_rows(x: NDArray, at: int, stride: int, rows: int, K: int, words: NDArray, width: int) -> None:
-    """``width`` words of each of ``rows`` rows of K float32 from ``at`` on in the flat ``x``; zeros follow the last."""
-    pairs = K // 2
+    """``width`` words of each of ``rows`` rows of K float32 from ``at`` on in the flat ``x``; zeros follow the last.
+
+    Rows of ``words`` are ``width`` + GAP apart.
+    """
+    pairs, whole = K // 2, K // ROUNDED * ROUNDED
     for r in range(rows):
         to = r * (width + GAP)
+        for j in range(0, whole, ROUNDED):
+            _round_some(x, at + r * stride + j, words, to + j // 2)
         row, into = x[at + r * stride : at + r * stride + K], words[to : to + width]
-        for j in range(pairs):
+        for j in range(whole // 2, pairs):
             into[j] = word(row[2 * j], row[2 * j + 1])
         if K % 2:
             into[pairs] = word(row[K - 1], np.float32(0))

@@ -617,7 +617,7 @@ def _add_transposed_product(
         own, own_panels = strips[part], panels[part]
         for k0 in range(0, K, block):
             rows = min(block, K - k0)
-            depth = _pack_rows(b, k0, rows, own_panels, W)
+            depth = _pack_rows(b, k0, rows, own_panels, W) if first < last else 0
             for m0 in range(first, last, group):
                 m1 = min(m0 + group, last)
                 _pack_strips(a, k0, rows, column + m0, column + m1, own, sums, places)
@@ -644,7 +644,7 @@ def add_transposed_product(
     dtype, paired = (WORD_DTYPE, 2) if bf16 else (a.dtype, 1)
     parts, W, N = get_num_threads(), panel_width(dtype), b.shape[1]
     if bf16 and amx.AVAILABLE:
-        unit, group, items = 2 * amx.ROWS, AMX_GROUP, AMX_GROUP * AMX_STRIP
+        unit, group, items = amx.ROWS, AMX_GROUP, AMX_GROUP * AMX_STRIP
     else:
         unit, group, items = STRIP, STRIPS * STRIP, STRIPS * STRIP_ITEMS
     rows = min(DEPTH_BLOCK * paired, len(a))

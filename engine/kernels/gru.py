@@ -135,7 +135,8 @@ def forward(
     table, rows = as_gathered(xg)
     (T, B), H = rows.shape, w_hh.shape[1]
     states, gates = new_states(s0, T), empty((T, B, 4 * H), table.dtype)
-    _forward(table, rows, pack_transposed(w_hh, bf16), b_hh, by_state(states), gates, *split(B, H, table.dtype))
+    panels = pack_transposed(w_hh, bf16)
+    _forward(table, rows, panels, b_hh, by_state(states), gates, *split(B, H, panels))
     return states, gates
 
 
@@ -145,5 +146,6 @@ def backward(
     """As ``cells.gru.backward``, but ``gates`` is used up: both gradients, which share r's and z's, are columns of it."""
     _, B, H = dh.shape
     ds = ds_T.copy()
-    _backward(dh, ds, by_state(states), gates, pack(w_hh, bf16), *split(B, H, dh.dtype))
+    panels = pack(w_hh, bf16)
+    _backward(dh, ds, by_state(states), gates, panels, *split(B, H, panels))
     return Columns(gates, ((0, 2 * H), (3 * H, 4 * H))), Columns(gates, ((0, 3 * H),)), ds

@@ -135,7 +135,8 @@ def forward(
     table, rows = as_gathered(xg)
     (T, B), (G, H) = rows.shape, w_hh.shape
     states, gates = new_states(s0, T), empty((T, B, G), table.dtype)
-    _forward(table, rows, pack_transposed(w_hh, bf16), b_hh, by_state(states), gates, *split(B, H, table.dtype))
+    panels = pack_transposed(w_hh, bf16)
+    _forward(table, rows, panels, b_hh, by_state(states), gates, *split(B, H, panels))
     return states, gates
 
 
@@ -145,5 +146,6 @@ def backward(
     """As ``cells.lstm.backward``, but ``gates`` is used up: dxg takes its memory."""
     ds = ds_T.copy()
     _, B, H = dh.shape
-    _backward(dh, ds, by_state(states), gates, pack(w_hh, bf16), *split(B, H, dh.dtype))
+    panels = pack(w_hh, bf16)
+    _backward(dh, ds, by_state(states), gates, panels, *split(B, H, panels))
     return gates, gates, ds

@@ -114,7 +114,8 @@ def _forward(
     table, rows = as_gathered(xg)
     (T, B), H = rows.shape, w_hh.shape[1]
     states = new_states(s0, T)
-    _run(table, rows, pack_transposed(w_hh, bf16), b_hh, by_state(states), relu, *split(B, H, table.dtype))
+    panels = pack_transposed(w_hh, bf16)
+    _run(table, rows, panels, b_hh, by_state(states), relu, *split(B, H, panels))
     return states, states[1:, 0]
 
 
@@ -124,7 +125,8 @@ def _backward(
     """As ``cells.rnn.backward``, but ``dh`` is used up: dxg takes its memory."""
     ds = ds_T.copy()
     _, B, H = dh.shape
-    _run_back(dh, ds, by_state(states), pack(w_hh, bf16), relu, *split(B, H, dh.dtype))
+    panels = pack(w_hh, bf16)
+    _run_back(dh, ds, by_state(states), panels, relu, *split(B, H, panels))
     return dh, dh, ds
 
 
