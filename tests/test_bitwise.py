@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.dropout import dropout_masks
+from unrolled.engine.kernels import gru, lstm, rnn, split
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.params import Params
@@ -87,6 +88,45 @@ def test_training_again_gives_the_same_parameters_on_any_threads(
         got = trained(config, optimizer, threads)
         for name, value in expected.items():
             assert_same(got[name], value, f"{name}, {threads} threads")
+
+
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_large_weights_that_are_shared_out_by_units_train_the_same_parameters(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, shared = models.config(cell, 2, hidden_size=64, embedding_size=19), []
+
+    def share(B: int, H: int, panels: NDArray) -> split.Split:
+        shared.append(split.split(B, H, panels))
+        return shared[-1]
+
+    for kernel in (lstm, gru, rnn):
+        monkeypatch.setattr(kernel, "split", share)
+    by_rows = trained(config, "adamw", 2)
+    assert {found.by_units for found in shared} == {True, False}  # of 17 and 33 rows, and of 2 and 3
+    shared.clear()
+    monkeypatch.setattr(split, "_LARGE", 0)
+    monkeypatch.setattr(split, "_FEW_ROWS", 17)
+    by_units = trained(config, "adamw", 2)
+    assert {found.by_units for found in shared} == {True}
+    for name, value in by_rows.items():
+        assert_same(by_units[name], value, name)
+
+
+def test_weights_count_as_large_by_their_bytes() -> None:
+    def panels(size: int) -> NDArray:
+        return np.empty((size // 4 // 32, 1, 32), np.float32)
+
+    with on_threads(2):
+        for size, rows, by_units in (
+            (2 << 20, 31, True),
+            (2 << 20, 32, False),
+            (2 << 19, 4, False),
+            (2 << 19, 3, True),
+        ):
+            assert split.split(rows, 512, panels(size)).by_units == by_units
+    with on_threads(1):
+        assert not split.split(3, 512, panels(2 << 20)).by_units
 
 
 def test_alarm_other_batches_train_other_parameters() -> None:
