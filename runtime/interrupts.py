@@ -40,11 +40,11 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What came meanwhile is raised at the end."""
-        self._holding = True
+        """What came meanwhile is raised at the end; of several, one in the other, at that of the outermost."""
+        before, self._holding = self._holding, True
         try:
             yield
         finally:
-            self._holding = False
-        if self._asked:
+            self._holding = before
+        if self._asked and not before:
             raise KeyboardInterrupt

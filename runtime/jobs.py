@@ -161,7 +161,8 @@ class _Run:
     def write(self, rows: Iterable[Row]) -> None:
         """Write a block of rows."""
         for generation in write_rows(self.model, self._requests(rows), self.job.lanes):
-            self._take(generation)
+            with self.interrupts.held():  # what is written is counted, too
+                self._take(generation)
             self._write_errors()
         self._write_errors()
         if self.refused is not None:
@@ -217,14 +218,14 @@ class _Run:
             self._write_error()
 
     def _write_error(self) -> None:
-        waiting = self.waiting.popleft()
-        self._write_line(error_record(waiting.row, waiting.error))
-        self.progress.errors += 1
-        self._row_is_over()
+        with self.interrupts.held():
+            waiting = self.waiting.popleft()
+            self._write_line(error_record(waiting.row, waiting.error))
+            self.progress.errors += 1
+            self._row_is_over()
 
     def _write_line(self, record: Record) -> None:
-        with self.interrupts.held():
-            self.results.write(to_line(record))
+        self.results.write(to_line(record))
 
     def _row_is_over(self) -> None:
         self.progress.rows += 1

@@ -27,7 +27,11 @@ def kills(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--kills"))
 
 
+LONGEST = "test_widths.py"  # a file goes to one worker: last, it would leave the other without work for minutes
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != LONGEST)
     if config.getoption("--run-slow"):
         return
     for item in items:

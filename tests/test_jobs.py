@@ -666,6 +666,45 @@ def test_a_signal_inside_a_write_waits_for_its_end() -> None:
     assert order == ["written"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end a process at once there")
+def test_one_wait_inside_another_ends_with_the_outer_one() -> None:
+    order: list[str] = []
+
+    def write() -> None:
+        with Interrupts() as interrupts, interrupts.held():
+            with interrupts.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+                order.append("written")
+            order.append("counted")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert order == ["written", "counted"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end a process at once there")
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_row_that_was_written_when_the_signal_came_is_counted(
+    bad: bool, model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Any] = prompts(90)
+    rows[30:40] = ["{"] * 10 if bad else rows[30:40]
+    output, write, written = tmp_path / "out.jsonl", jobs._Run._write_line, 0
+
+    def watched(run: Any, record: Any) -> None:
+        nonlocal written
+        write(run, record)
+        written += 1
+        if written == 35:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(jobs._Run, "_write_line", watched)
+    progress = run_job(model, Job(write_input(tmp_path, rows), str(output), lanes=LANES), CONFIG)
+    assert progress.interrupted
+    assert len(records(output)) == progress.rows == 35
+    assert progress.errors == (5 if bad else 0)
+
+
 def test_memory_and_open_rows_do_not_grow_with_bad_rows(
     model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
