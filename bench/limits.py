@@ -11,21 +11,25 @@ import numpy as np
 from numba import prange, set_num_threads
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm import STRIP, panel_width
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum, drop_stale_cache
-from unrolled.engine.kernels.tile import TILE_ROWS, tile_4, tile_8
+from unrolled.engine.kernels.panels import panel_width
+from unrolled.engine.kernels.tile import LOWER, TILE_ROWS, VECTORS, multiply_tile
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
+_W = panel_width(np.dtype(np.float32))
+_SIZES = (
+    TILE_ROWS * DEPTH,
+    2 * DEPTH * _W,
+    2 * TILE_ROWS * _W,
+)  # of A, two panels and C: three registers of their four
+_FLOP = 2 * TILE_ROWS * DEPTH * 3 * _W // VECTORS
 DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 
 
 @compiled
 def _run_core(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int) -> None:
     for _ in range(rounds):
-        if TILE_ROWS == 8:
-            tile_8(a, 0, DEPTH, 1, panel, 0, 0, c, 0, W, DEPTH)
-        else:
-            tile_4(a, 0, DEPTH, 1, panel, 0, 0, c, 0, W, DEPTH)
+        multiply_tile(TILE_ROWS, LOWER, a, 0, DEPTH, 1, panel, 0, DEPTH * W, c, 0, 2 * W, c, 0, 2 * W, DEPTH)
 
 
 @compiled_parallel
@@ -87,11 +91,9 @@ def _seconds(run: Callable[[int], None], rounds: int) -> float:
 
 def fma_peak(threads: int) -> float:
     """GFLOP/s in float32 of the micro-kernel on factors that stay in the L1 cache."""
-    W = panel_width(np.dtype(np.float32))
-    a = np.zeros((threads, STRIP * DEPTH), np.float32)
-    panel, c = np.zeros((threads, DEPTH * W), np.float32), np.zeros((threads, STRIP * W), np.float32)
-    seconds = _best(lambda rounds: _run_tiles(a, panel, c, W, rounds, threads))
-    return threads * 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
+    factors = [np.zeros((threads, size), np.float32) for size in _SIZES]
+    seconds = _best(lambda rounds: _run_tiles(*factors, _W, rounds, threads))
+    return threads * _FLOP / seconds / 1e9
 
 
 def core_peak() -> float:
@@ -100,10 +102,9 @@ def core_peak() -> float:
     Its bursts fit into one turn of the scheduler, so that it comes out right on a busy machine too, where a parallel region
     waits for its last thread.
     """
-    W = panel_width(np.dtype(np.float32))
-    a, panel, c = (np.zeros(size, np.float32) for size in (STRIP * DEPTH, DEPTH * W, STRIP * W))
-    seconds = _best(lambda rounds: _run_core(a, panel, c, W, rounds), BRIEF)
-    return 2 * TILE_ROWS * DEPTH * W / seconds / 1e9
+    factors = [np.zeros(size, np.float32) for size in _SIZES]
+    seconds = _best(lambda rounds: _run_core(*factors, _W, rounds), BRIEF)
+    return _FLOP / seconds / 1e9
 
 
 def read_bandwidth(size: int, threads: int) -> float:

@@ -18,7 +18,9 @@ from unrolled.engine.contract import Draws, zero_state
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.kernels import bf16, gemm
 from unrolled.engine.kernels.decode import Decoder
-from unrolled.engine.kernels.gemm import add_transposed_product, pack, pack_transposed, product
+from unrolled.engine.kernels.gemm import product
+from unrolled.engine.kernels.panels import pack, pack_transposed
+from unrolled.engine.kernels.transposed import add_transposed_product
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.export.trainables import make_trainable

@@ -10,8 +10,8 @@ from tolerances import assert_close
 from unrolled.engine.backends import get_backend
 from unrolled.engine.cells import CELLS
 from unrolled.engine.contract import StepModel, zero_state
-from unrolled.engine.kernels.gemm import add_transposed_product
 from unrolled.engine.kernels.split import Columns
+from unrolled.engine.kernels.transposed import add_transposed_product
 from unrolled.engine.layers import softmax_cross_entropy
 from unrolled.engine.model import LanguageModel
 from unrolled.runtime import ENGINES
@@ -58,10 +58,13 @@ def test_kernels_equal_the_reference_array_by_array(cell: str, size: tuple[int, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("places", [1, 5])
-@pytest.mark.parametrize("column", [0, 3])
-def test_a_transposed_product_takes_columns_and_sums_more(column: int, places: int, dtype: type) -> None:
+@pytest.mark.parametrize(
+    ("column", "K", "M", "N", "width"), [(0, 1203, 37, 45, 60), (3, 1203, 37, 45, 60), (5, 270, 600, 100, 640)]
+)
+def test_a_transposed_product_takes_columns_and_sums_more(
+    column: int, K: int, M: int, N: int, width: int, places: int, dtype: type
+) -> None:
     """Columns before ``column`` are not read, and those behind the product's are summed alone, if sums have them."""
-    K, M, N, width = 1203, 37, 45, 60
     rng = np.random.default_rng(column + places)
     a, b = rng.standard_normal((K, width)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
     where, scale = rng.integers(0, places, K), np.sqrt(K)
@@ -168,6 +171,15 @@ def test_recycled_memory_is_never_that_of_a_living_array() -> None:
     assert [float(array.mean()) for array in held] == [0.0, 2.0, 4.0]
     assert (view == 3).all()
     assert address in [array.ctypes.data for array in new]
+
+
+def test_large_arrays_start_at_a_line_of_the_cache() -> None:
+    from unrolled.engine.kernels.pool import LINE, SMALLEST, empty
+
+    sizes = [SMALLEST, SMALLEST + 4, 5 * SMALLEST + 12]
+    held = [empty((size // 4,), np.float32) for size in sizes for _ in range(3)]
+    assert [array.ctypes.data % LINE for array in held] == [0] * 9
+    assert [array.nbytes for array in held] == [size for size in sizes for _ in range(3)]
 
 
 def test_cross_entropy_of_known_probabilities() -> None:

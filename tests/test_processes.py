@@ -14,6 +14,7 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+from numba import njit
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.kernels.kernel import drop_stale_cache
@@ -195,3 +196,10 @@ def test_texts_written_by_several_threads_are_those_of_one() -> None:
     assert [found[seed] for seed in range(4)] == alone
     assert len({tuple(texts) for texts in alone}) == 4
     assert np.shape(alone) == (4, 3)
+
+
+def test_functions_of_no_module_compile_beside_the_kernels() -> None:
+    made: dict[str, Any] = {}
+    exec("def double(x): return 2 * x", {}, made)
+    assert made["double"].__module__ is None
+    assert njit(made["double"])(21) == 42

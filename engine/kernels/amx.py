@@ -22,8 +22,11 @@ from numba import types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
+from unrolled.engine.kernels.bf16 import emit_halves
+from unrolled.engine.kernels.copies import copy_block
 from unrolled.engine.kernels.kernel import compiled, intrinsic
 from unrolled.engine.kernels.target import TARGET
+from unrolled.engine.kernels.vectors import broadcast
 
 ROWS = 16  # of a tile
 DEPTH = 16  # words of a tile's row
@@ -98,32 +101,33 @@ def release(typing_context):  # type: ignore[no-untyped-def]
 
 
 def _make(emit: Callable[..., None], *shape: int) -> Any:
-    """An intrinsic for a block of C: += words times panels, by ``emit``; flat arrays, offsets and strides in items.
+    """An intrinsic for a block of C = start + words · panels, by ``emit``; flat arrays, offsets and strides in items.
 
     ``panel_far`` is the way from a panel to the next, for blocks that are wider than one.
     """
 
     @intrinsic
     def block(  # type: ignore[no-untyped-def]
-        typing_context, a, a_at, a_row, panel, panel_at, panel_row, panel_far, c, c_at, c_row, depth
-    ):
-        if not a.dtype == panel.dtype == types.int32 or c.dtype != types.float32:
+        typing_context, a, a_at, a_row, panel, panel_at, panel_row, panel_far, start, start_at, start_row, c, c_at, c_row,
+        depth,
+    ):  # fmt: skip
+        if not a.dtype == panel.dtype == types.int32 or not start.dtype == c.dtype == types.float32:
             return None
         i = types.intp
 
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            data = [context.make_array(signature.args[n])(context, builder, args[n]).data for n in (0, 3, 7)]
+            data = [context.make_array(signature.args[n])(context, builder, args[n]).data for n in (0, 3, 7, 10)]
             emit(builder, *shape, *data, args)
             return context.get_dummy_value()
 
-        return types.void(a, i, i, panel, i, i, i, c, i, i, i), codegen
+        return types.void(a, i, i, panel, i, i, i, start, i, i, c, i, i, i), codegen
 
     return block
 
 
-def _emit_block(builder: Any, high: int, wide: int, a: Any, panel: Any, c: Any, args: Any) -> None:
+def _emit_block(builder: Any, high: int, wide: int, a: Any, panel: Any, start: Any, c: Any, args: Any) -> None:
     """``high`` × ``wide`` tiles."""
-    _, a_at, a_row, _, panel_at, panel_row, panel_far, _, c_at, c_row, depth = args
+    _, a_at, a_row, _, panel_at, panel_row, panel_far, _, start_at, start_row, _, c_at, c_row, depth = args
 
     def number(value: int) -> Any:
         return ir.Constant(_I64, value)
@@ -140,18 +144,17 @@ def _emit_block(builder: Any, high: int, wide: int, a: Any, panel: Any, c: Any, 
     def move(name: str, which: int, pointer: Any, stride: Any) -> None:
         _call(builder, name, [_I8, _BYTES, _I64], [tile(which), pointer, stride])
 
-    c_stride, a_stride, panel_stride = in_bytes(c_row), in_bytes(a_row), in_bytes(panel_row)
-    sums = {
-        (m, n): place(c, builder.add(c_at, builder.add(builder.mul(c_row, number(ROWS * m)), number(LANES * n))))
-        for m in range(high)
-        for n in range(wide)
-    }
+    def move_sums(name: str, data: Any, start: Any, row: Any) -> None:
+        for m in range(high):
+            for n in range(wide):
+                at = builder.add(start, builder.add(builder.mul(row, number(ROWS * m)), number(LANES * n)))
+                move(name, of_c(m, n), place(data, at), in_bytes(row))
 
     def of_c(m: int, n: int) -> int:
         return (4 // high) * m + n
 
-    for (m, n), pointer in sums.items():
-        move("tileloadd64", of_c(m, n), pointer, c_stride)
+    a_stride, panel_stride = in_bytes(a_row), in_bytes(panel_row)
+    move_sums("tileloadd64", start, start_at, start_row)
     entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
     builder.branch(loop)  # the depth is at least one tile
     builder.position_at_end(loop)
@@ -173,24 +176,21 @@ def _emit_block(builder: Any, high: int, wide: int, a: Any, panel: Any, c: Any, 
     k.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
     builder.position_at_end(done)
-    for (m, n), pointer in sums.items():
-        move("tilestored64", of_c(m, n), pointer, c_stride)
+    move_sums("tilestored64", c, c_at, c_row)
 
 
 block_2x2, block_2x1 = _make(_emit_block, 2, 2), _make(_emit_block, 2, 1)
 block_1x4, block_1x2, block_1x1 = (_make(_emit_block, 1, wide) for wide in (4, 2, 1))
 
 
-def _emit_row(builder: Any, wide: int, a: Any, panel: Any, c: Any, args: Any) -> None:
+def _emit_row(builder: Any, wide: int, a: Any, panel: Any, start: Any, c: Any, args: Any) -> None:
     """One row of ``wide`` tiles without tiles, but as they sum it.
 
     Over the depth of a tile the first numbers of the pairs are summed from 0 on, and the second; C takes both sums.
     """
-    _, a_at, _, _, panel_at, panel_row, panel_far, _, c_at, _, depth = args
+    _, a_at, _, _, panel_at, panel_row, panel_far, _, start_at, _, _, c_at, _, depth = args
     words, floats = ir.VectorType(ir.IntType(32), LANES), ir.VectorType(ir.FloatType(), LANES)
     fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(floats, [floats] * 3), "llvm.fma.v16f32")
-    sixteen, upper = ir.Constant(words, [16] * LANES), ir.Constant(words, [-0x10000] * LANES)
-    undefined, firsts = ir.Constant(words, ir.Undefined), ir.Constant(words, [0] * LANES)
 
     def number(value: int) -> Any:
         return ir.Constant(_I64, value)
@@ -200,15 +200,7 @@ def _emit_row(builder: Any, wide: int, a: Any, panel: Any, c: Any, args: Any) ->
         value.align = 4
         return value
 
-    def halves(word: Any) -> list[Any]:
-        """The first and the second numbers of words as float32."""
-        return [builder.bitcast(half, floats) for half in (builder.shl(word, sixteen), builder.and_(word, upper))]
-
-    def everywhere(word: Any) -> Any:
-        return builder.shuffle_vector(builder.insert_element(undefined, word, ir.Constant(_I32, 0)), undefined, firsts)
-
-    places = [builder.add(c_at, number(LANES * n)) for n in range(wide)]
-    before = [load(c, place, floats) for place in places]
+    before = [load(start, builder.add(start_at, number(LANES * n)), floats) for n in range(wide)]
     entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
     builder.branch(loop)  # the depth is at least that of a tile
     builder.position_at_end(loop)
@@ -217,11 +209,12 @@ def _emit_row(builder: Any, wide: int, a: Any, panel: Any, c: Any, args: Any) ->
     sums = [builder.phi(floats) for _ in range(wide)]
     parts = [[ir.Constant(floats, None)] * 2 for _ in range(wide)]
     for k in range(DEPTH):
-        x = halves(everywhere(load(a, builder.add(builder.add(a_at, k0), number(k)), ir.IntType(32))))
+        word = load(a, builder.add(builder.add(a_at, k0), number(k)), _I32)
+        x = emit_halves(builder, broadcast(builder, word, words))
         at = builder.add(panel_at, builder.mul(builder.add(k0, number(k)), panel_row))
         for n in range(wide):
             there = builder.add(at, number(LANES * (n % 2)))
-            y = halves(load(panel, builder.add(there, panel_far) if n >= 2 else there, words))
+            y = emit_halves(builder, load(panel, builder.add(there, panel_far) if n >= 2 else there, words))
             parts[n] = [builder.call(fma, [x[half], y[half], parts[n][half]]) for half in (0, 1)]
     following = [builder.fadd(sums[n], builder.fadd(*parts[n])) for n in range(wide)]
     k_next = builder.add(k0, number(DEPTH))
@@ -231,91 +224,85 @@ def _emit_row(builder: Any, wide: int, a: Any, panel: Any, c: Any, args: Any) ->
     for n in range(wide):
         sums[n].add_incoming(before[n], entry)
         sums[n].add_incoming(following[n], loop)
-        pointer = builder.bitcast(builder.gep(c, [places[n]]), floats.as_pointer())
-        builder.store(following[n], pointer).align = 4
+        place = builder.gep(c, [builder.add(c_at, number(LANES * n))])
+        builder.store(following[n], builder.bitcast(place, floats.as_pointer())).align = 4
 
 
 row_4, row_2, row_1 = (_make(_emit_row, wide) for wide in (4, 2, 1))
 
 
 @compiled
-def _add_columns(
-    a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, p: int, c: NDArray, c_at: int, c_row: int,
-    rows: int, columns: int,
+def _columns(
+    a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, p: int, start: NDArray, start_at: int,
+    start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, columns: int,
 ) -> None:  # fmt: skip
     """``rows`` rows from the start of panel p on; 16 columns are written, or 32 where there are more. Shapes are set."""
     panel_at = p * K * W
     wide, high = columns > LANES, rows > ROWS
     for r in range(0, rows, 2 * ROWS):
-        r_at, into = a_at + r * a_row, c_at + r * c_row
+        r_at, from_at, into = a_at + r * a_row, start_at + r * start_row, c_at + r * c_row
         if rows == 1 and wide:
-            row_2(a, r_at, a_row, panels, panel_at, W, 0, c, into, c_row, K)
+            row_2(a, r_at, a_row, panels, panel_at, W, 0, start, from_at, start_row, c, into, c_row, K)
         elif rows == 1:
-            row_1(a, r_at, a_row, panels, panel_at, W, 0, c, into, c_row, K)
+            row_1(a, r_at, a_row, panels, panel_at, W, 0, start, from_at, start_row, c, into, c_row, K)
         elif high and wide:
-            block_2x2(a, r_at, a_row, panels, panel_at, W, 0, c, into, c_row, K)
+            block_2x2(a, r_at, a_row, panels, panel_at, W, 0, start, from_at, start_row, c, into, c_row, K)
         elif high:
-            block_2x1(a, r_at, a_row, panels, panel_at, W, 0, c, into, c_row, K)
+            block_2x1(a, r_at, a_row, panels, panel_at, W, 0, start, from_at, start_row, c, into, c_row, K)
         elif wide:
-            block_1x2(a, r_at, a_row, panels, panel_at, W, 0, c, into, c_row, K)
+            block_1x2(a, r_at, a_row, panels, panel_at, W, 0, start, from_at, start_row, c, into, c_row, K)
         else:
-            block_1x1(a, r_at, a_row, panels, panel_at, W, 0, c, into, c_row, K)
+            block_1x1(a, r_at, a_row, panels, panel_at, W, 0, start, from_at, start_row, c, into, c_row, K)
 
 
 @compiled
-def _add_rows(
-    a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, first: int, c: NDArray, c_at: int, c_row: int,
-    rows: int, N: int, back: bool,
+def _rows(
+    a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, first: int, start: NDArray, start_at: int,
+    start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
     """Up to 32 rows, or a multiple of 32."""
     if rows > 1:
         configure(min(rows, 2 * ROWS))
-    count = (N + W - 1) // W
-    edge = N - (count - 1) * W  # columns of the last panel
-    whole = count if edge == W else count - 1
+    whole, edge = N // W, N % W
     # few rows wait for their own sums: two panels at once keep twice as many going
     pairs = whole // 2 if rows <= ROWS else 0
-    groups = count - pairs
-    for i in range(groups):
-        group = groups - 1 - i if back else i
-        p = 2 * group if group < pairs else group + pairs
-        into = c_at + p * W
-        if group < pairs and rows == 1:
-            row_4(a, a_at, a_row, panels, (first + p) * K * W, W, K * W, c, into, c_row, K)
-        elif group < pairs:
-            block_1x4(a, a_at, a_row, panels, (first + p) * K * W, W, K * W, c, into, c_row, K)
-        elif p < whole:
-            _add_columns(a, a_at, a_row, panels, K, W, first + p, c, into, c_row, rows, W)
-        elif edge == LANES:
-            _add_columns(a, a_at, a_row, panels, K, W, first + p, c, into, c_row, rows, edge)
+    pieces = whole - pairs + (1 if edge > 0 else 0)
+    for i in range(pieces):
+        piece = pieces - 1 - i if back else i
+        p = 2 * piece if piece < pairs else piece + pairs
+        at, from_at, into = (first + p) * K * W, start_at + p * W, c_at + p * W
+        if piece < pairs and rows == 1:
+            row_4(a, a_at, a_row, panels, at, W, K * W, start, from_at, start_row, c, into, c_row, K)
+        elif piece < pairs:
+            block_1x4(a, a_at, a_row, panels, at, W, K * W, start, from_at, start_row, c, into, c_row, K)
+        elif p < whole or edge == LANES:
+            columns = W if p < whole else edge
+            _columns(a, a_at, a_row, panels, K, W, first + p, start, from_at, start_row, c, into, c_row, rows, columns)
         else:
             narrow = np.zeros(rows * W, c.dtype)
-            for r in range(rows):
-                for j in range(edge):
-                    narrow[r * W + j] = c[into + r * c_row + j]
-            _add_columns(a, a_at, a_row, panels, K, W, first + p, narrow, 0, W, rows, edge)
-            for r in range(rows):
-                for j in range(edge):
-                    c[into + r * c_row + j] = narrow[r * W + j]
+            copy_block(start, from_at, start_row, narrow, 0, W, rows, edge)
+            _columns(a, a_at, a_row, panels, K, W, first + p, narrow, 0, W, narrow, 0, W, rows, edge)
+            copy_block(narrow, 0, W, c, into, c_row, rows, edge)
 
 
 @compiled
-def add_product(
-    a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, first: int, c: NDArray, c_at: int, c_row: int,
-    rows: int, N: int, back: bool,
+def multiply(
+    a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, first: int, start: NDArray, start_at: int,
+    start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
-    """C += A @ B for ``rows`` rows of words and the N columns from the start of panel ``first`` on, on one thread.
+    """C = start + A @ B for ``rows`` rows of words and the N columns from the start of panel ``first`` on, on one thread.
 
-    All flat: A's rows ``a_row`` apart, panels of K words and W columns, C's rows ``c_row`` apart. ``back``: the last first.
+    All flat: A's rows ``a_row`` apart, panels of K words and W columns, rows of ``start`` and C so far apart. ``back``: the
+    last first.
 
     One row goes without tiles: while other work runs on the same core a tile takes four times as long to fill, 25 GB/s of
     weights, and the FMA does the same at 50 (67 and 105 on a core of one's own; Emerald Rapids, 512 KB).
     """
     many = rows // (2 * ROWS) * (2 * ROWS)
     if many > 0:
-        _add_rows(a, a_at, a_row, panels, K, W, first, c, c_at, c_row, many, N, back)
+        _rows(a, a_at, a_row, panels, K, W, first, start, start_at, start_row, c, c_at, c_row, many, N, back)
     if many < rows:
-        a_at, c_at = a_at + many * a_row, c_at + many * c_row
-        _add_rows(a, a_at, a_row, panels, K, W, first, c, c_at, c_row, rows - many, N, back)
+        a_at, start_at, c_at = a_at + many * a_row, start_at + many * start_row, c_at + many * c_row
+        _rows(a, a_at, a_row, panels, K, W, first, start, start_at, start_row, c, c_at, c_row, rows - many, N, back)
     if rows > 1:
         release()

@@ -14,9 +14,10 @@ from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Draws
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels import gru, lstm, rnn
-from unrolled.engine.kernels.bf16 import new_operand, operand
-from unrolled.engine.kernels.gemm import add_product, pack_transposed, panel_width, product
+from unrolled.engine.kernels.gemm import add_product, product
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.operands import new_operand, operand
+from unrolled.engine.kernels.panels import pack_transposed, panel_width
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.split import add_gates, start_gates
 from unrolled.engine.kernels.tile import VECTORS

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from unrolled.engine.contract import Flow
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.bf16 import new_operand
 from unrolled.engine.kernels.decode import ROWS, Decoder, gates_width, multiply_rows, padded_columns, step_layer
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.operands import new_operand
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 
 

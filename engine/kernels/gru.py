@@ -6,9 +6,10 @@ from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import sigmoid, tanh
-from unrolled.engine.kernels.bf16 import new_operand, operand
-from unrolled.engine.kernels.gemm import add_product_part, pack, pack_transposed
+from unrolled.engine.kernels.gemm import add_product_part
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.operands import new_operand, operand
+from unrolled.engine.kernels.panels import pack, pack_transposed
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import (
     Columns,

@@ -92,7 +92,7 @@ class _Announcer(event.Listener):
     said = False
 
     def on_start(self, event: event.Event) -> None:
-        module = event.data["dispatcher"].py_func.__module__
+        module = event.data["dispatcher"].py_func.__module__ or ""  # None for functions made by exec, of whomever
         if not self.said and module.startswith("unrolled."):
             self.said = True
             logging.getLogger("unrolled").warning(

@@ -9,21 +9,15 @@ from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import exp_negative
-from unrolled.engine.kernels.bf16 import new_operand, operand
 from unrolled.engine.kernels.bits import largest
-from unrolled.engine.kernels.gemm import (
-    add_product,
-    add_transposed_product,
-    pack,
-    pack_transposed,
-    panel_width,
-    product,
-    products,
-)
+from unrolled.engine.kernels.gemm import multiply, product, products
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum
+from unrolled.engine.kernels.operands import new_operand, operand
+from unrolled.engine.kernels.panels import pack, pack_transposed, panel_width
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Columns, Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
+from unrolled.engine.kernels.transposed import add_transposed_product
 from unrolled.engine.kernels.vectors import elementwise
 from unrolled.engine.layers import LOGITS_BYTES, LossResult
 
@@ -238,27 +232,27 @@ OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients 
 @compiled_parallel
 def _output_rows(
     h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray, losses: NDArray,
-    hits: NDArray, dlogits: NDArray, dh: NDArray, count: int, smoothing: float, parts: int,
+    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int,
+    smoothing: float, parts: int,
 ) -> None:  # fmt: skip
-    """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H)."""
-    (N, H), V, width = h.shape, bias.shape[0], dlogits.shape[1]
+    """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
+
+    ``bias`` (width,) is as wide as a row of logits.
+    """
+    (N, H), width = h.shape, dlogits.shape[1]
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
     spread, rest = h.dtype.type(smoothing / (V * count)), h.dtype.type((1 - smoothing) / count)
     for part in prange(parts):
         first, last = part * N // parts, (part + 1) * N // parts
-        p = np.empty(V, h.dtype)
+        p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
         h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
         # even pieces in whole tiles: a last piece of few rows would read all weights for them
         pieces = max(1, (last - first + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
         tiles = max(1, ((last - first + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS)
         for n0 in range(first, last, tiles * TILE_ROWS):
             n1 = min(n0 + tiles * TILE_ROWS, last)
-            for n in range(n0, n1):
-                row = dlogits[n]
-                for v in range(V):
-                    row[v] = bias[v]
             x, at, stride = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
-            add_product(x, at, stride, 1, panels, flat_logits, n0 * width, width, n1 - n0, width)
+            multiply(x, at, stride, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width)
             for n in range(n0, n1):
                 losses[n], hits[n] = 0, False
                 row = dlogits[n, :V]
@@ -274,9 +268,8 @@ def _output_rows(
                 else:
                     row[:] = 0
             if dh.shape[0] > 0:
-                dh[n0:n1] = 0
                 d, at, stride = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
-                add_product(d, at, stride, 1, back, flat_dh, n0 * H, H, n1 - n0, H)
+                multiply(d, at, stride, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H)
 
 
 def output_loss(
@@ -298,14 +291,15 @@ def output_loss(
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
     dh = empty((N if grads else 0, H), dtype)
     panels, back = pack_transposed(weight, bf16), pack(weight if grads else weight[:0], bf16)
+    padded_bias = np.pad(bias, (0, width - V))
     chunk = max(OUTPUT_ROWS * get_num_threads(), LOGITS_BYTES // (width * dtype.itemsize))
     dlogits = empty((min(chunk, N), width), dtype)
     for n in range(0, N, chunk):
         part = slice(n, min(n + chunk, N))
         some = dlogits[: part.stop - n]
         _output_rows(
-            rows[part], panels, bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part], some, dh[part],
-            max(count, 1), smoothing, get_num_threads(),
+            rows[part], panels, padded_bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part], some,
+            dh[part], V, max(count, 1), smoothing, get_num_threads(),
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16)

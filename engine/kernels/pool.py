@@ -12,14 +12,23 @@ import math
 import os
 import sys
 import threading
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 SMALLEST = 1 << 16  # bytes; smaller arrays come from np.empty, which keeps them at hand itself
+LINE = 64  # bytes of a cache; large arrays of the C library start 16 behind one, and each wide load would read two
 MOST_BUFFERS, MOST_BYTES = 64, 1 << 29  # beyond either the free buffers are dropped
 
-_buffers: list[NDArray[np.uint8]] = []
+
+class _Buffer(NamedTuple):
+    memory: NDArray[np.uint8]
+    first: int  # byte of it that starts a line
+    size: int  # bytes from there on
+
+
+_buffers: list[_Buffer] = []
 _lock = threading.Lock()
 
 
@@ -33,34 +42,33 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
 
 
-def _references(place: int) -> int:
-    return sys.getrefcount(_buffers[place])
+def _new_buffer(size: int) -> _Buffer:
+    memory = np.empty(size + LINE, np.uint8)
+    return _Buffer(memory, -memory.ctypes.data % LINE, size)
 
 
-def _count_when_free() -> int:
-    """What ``_references`` says of a buffer that only the list holds; differs between versions of Python."""
-    _buffers.append(np.empty(1, np.uint8))
-    count = _references(0)
-    _buffers.clear()
-    return count
+def _references(buffer: _Buffer) -> int:
+    return sys.getrefcount(buffer.memory)
 
 
-_FREE = _count_when_free()
+# what that says of a buffer that nobody uses; differs between versions of Python
+_FREE = _references(_new_buffer(1))
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """An array of undefined content, C-contiguous."""
+    """An array of undefined content, C-contiguous; with SMALLEST bytes or more it starts at a line of the cache."""
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
     if size < SMALLEST:
         return np.empty(shape, kind)
     with _lock:
-        for place in range(len(_buffers)):
+        for buffer in _buffers:
             # up to an eighth larger, so that batches of varying length share buffers
-            if size <= len(_buffers[place]) <= size + size // 8 and _references(place) == _FREE:
-                return _buffers[place][:size].view(kind).reshape(shape)
-        if len(_buffers) >= MOST_BUFFERS or sum(map(len, _buffers)) + size > MOST_BYTES:
-            _buffers[:] = [_buffers[place] for place in range(len(_buffers)) if _references(place) > _FREE]
-        buffer = np.empty(size, np.uint8)
-        _buffers.append(buffer)
-        return buffer[:size].view(kind).reshape(shape)
+            if size <= buffer.size <= size + size // 8 and _references(buffer) == _FREE:
+                break
+        else:
+            if len(_buffers) >= MOST_BUFFERS or sum(buffer.size for buffer in _buffers) + size > MOST_BYTES:
+                _buffers[:] = [buffer for buffer in _buffers if _references(buffer) > _FREE]
+            buffer = _new_buffer(size)
+            _buffers.append(buffer)
+        return buffer.memory[buffer.first : buffer.first + size].view(kind).reshape(shape)

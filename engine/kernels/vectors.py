@@ -197,7 +197,7 @@ def _emit(
     kind = ir.VectorType(number, lanes) if lanes > 1 else number
     align = 4 if isinstance(number, ir.FloatType) else 8
     registers = REGISTERS if lanes > 1 else 1
-    everywhere = [Vector(builder, [_broadcast(builder, value, kind)] * registers) for value in constants]
+    everywhere = [Vector(builder, [broadcast(builder, value, kind)] * registers) for value in constants]
 
     def run(at: Any, masks: list[Any]) -> None:
         places = [builder.add(at, ir.Constant(_I64, r * lanes)) for r in range(registers)]
@@ -223,12 +223,12 @@ def _emit(
     if lanes > 1:
         with builder.if_then(builder.icmp_signed("<", whole, count), likely=False):
             places = ir.VectorType(_I32, lanes)
-            left = _broadcast(builder, builder.trunc(builder.sub(count, whole), _I32), places)
+            left = broadcast(builder, builder.trunc(builder.sub(count, whole), _I32), places)
             here = [ir.Constant(places, [r * lanes + lane for lane in range(lanes)]) for r in range(registers)]
             run(whole, [builder.icmp_signed("<", some, left) for some in here])
 
 
-def _broadcast(builder: Any, value: Any, kind: Any) -> Any:
+def broadcast(builder: Any, value: Any, kind: Any) -> Any:
     if not isinstance(kind, ir.VectorType):
         return value
     undefined = ir.Constant(kind, ir.Undefined)

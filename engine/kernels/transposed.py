@@ -1,0 +1,286 @@
+"""Gradients of weights: the product of a transposed first factor, whose rows are added up on the way.
+
+Both factors are packed a block of rows at a time, so that a tile reads neither across a page for every row. Columns of
+the first factor are packed in strips, which the micro-kernel reads as rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import get_num_threads, prange
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels import amx
+from unrolled.engine.kernels.bf16 import WORD, WORD_DTYPE, word
+from unrolled.engine.kernels.copies import copy_words_transposed, make_copy_and_add, make_pairing, prefetch
+from unrolled.engine.kernels.gemm import multiply_columns
+from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.operands import packed_depth
+from unrolled.engine.kernels.panels import pack_rows, panel_width
+from unrolled.engine.kernels.pool import empty
+from unrolled.engine.kernels.target import TARGET
+from unrolled.engine.kernels.tile import TILE_ROWS
+
+DEPTH = 256  # packed rows at a time; fewer: sums are read and written more often, but what is packed stays in the cache
+COLUMNS = 256  # of the first factor, packed at a time: neighbours that lie in one page
+SUM_ROWS = 64  # of a first factor, whose sum is added to that of all
+AHEAD = 8  # rows: each is a piece of a line of its own page, which the processor does not foresee
+STRIP = max(TILE_ROWS, TARGET.vector_bytes // 4)  # columns that lie together once packed: whole tiles and registers
+# Items from strip to strip. One line of the cache more than it takes, or all strips would be written to one set of lines.
+STRIP_ITEMS = DEPTH * STRIP + 16
+
+AMX_DEPTH = 512
+AMX_STRIP = AMX_DEPTH + amx.LANES  # words from one to the next
+
+_SUMMED = 4  # rows that are added up first
+_copy_and_add = make_copy_and_add(1, STRIP)
+_copy_and_sum = make_copy_and_add(_SUMMED, STRIP)
+_pair_strip = make_pairing(STRIP)
+
+
+@compiled
+def _add_rows(
+    a: NDArray, k0: int, row: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray, block: NDArray
+) -> None:  # fmt: skip
+    """Columns m0 … m1 of four rows of ``a``, from k0 + row on, to their places in ``sums``; of ``rows`` the last may be fewer.
+
+    A long chain of additions gathers rounding errors, so where there is one place, four rows are added up first, and
+    SUM_ROWS are a sum apart, in ``block`` (m1 - m0,), which is empty again behind the last.
+    """
+    first, last = k0 + row, k0 + min(row + _SUMMED, rows)
+    if sums.shape[0] > 1:
+        for k in range(first, last):
+            values, some = a[k, m0:m1], sums[places[k], m0:m1]
+            for m in range(m1 - m0):  # from 0: a start that might be negative keeps the loop scalar
+                some[m] += values[m]
+        return
+    if last - first == _SUMMED:
+        one, two, three, four = a[first, m0:m1], a[first + 1, m0:m1], a[first + 2, m0:m1], a[first + 3, m0:m1]
+        for m in range(m1 - m0):
+            block[m] += (one[m] + two[m]) + (three[m] + four[m])
+    else:
+        for k in range(first, last):
+            values = a[k, m0:m1]
+            for m in range(m1 - m0):
+                block[m] += values[m]
+    _close_block(row, rows, m0, m1, sums, block)
+
+
+@compiled
+def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: NDArray) -> None:
+    """Behind the last rows of a sum apart."""
+    if (row + _SUMMED) % SUM_ROWS == 0 or row + _SUMMED >= rows:
+        total = sums[0, m0:m1]
+        for m in range(m1 - m0):
+            total[m] += block[m]
+            block[m] = 0
+
+
+@compiled
+def _add_columns(a: NDArray, k0: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray) -> None:
+    """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, added to ``sums`` and nothing else."""
+    if m0 < m1:
+        block = np.zeros(m1 - m0, a.dtype)
+        for row in range(0, rows, _SUMMED):
+            _add_rows(a, k0, row, rows, m0, m1, sums, places, block)
+
+
+@compiled
+def _pack_strips_as_they_are(
+    a: NDArray, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray, places: NDArray
+) -> None:  # fmt: skip
+    """What lies in whole strips and fours of rows is copied and added up in one pass."""
+    width, table_width = a.shape[1], sums.shape[1]
+    flat, flat_sums = a.reshape(-1), sums.reshape(-1)
+    whole, one_sum = m0 + (m1 - m0) // STRIP * STRIP, sums.shape[0] == 1
+    block = np.zeros(m1 - m0, a.dtype)
+    for row in range(0, rows, _SUMMED):
+        fours = row + _SUMMED <= rows
+        copied = m0
+        if fours and one_sum:
+            for m in range(m0, whole, STRIP):
+                at = (k0 + row) * width + m
+                for r in range(_SUMMED):
+                    prefetch(flat, at + (AHEAD + r) * width)
+                _copy_and_sum(flat, at, width, strips, (m - m0) // STRIP * STRIP_ITEMS + row * STRIP, block, m - m0)
+            _close_block(row, rows, m0, whole, sums, block)
+            copied = whole
+        elif fours:
+            for k in range(row, row + _SUMMED):
+                at, table_at = (k0 + k) * width, places[k0 + k] * table_width
+                for m in range(m0, whole, STRIP):
+                    prefetch(flat, at + m + AHEAD * width)
+                    strip = (m - m0) // STRIP * STRIP_ITEMS + k * STRIP
+                    _copy_and_add(flat, at + m, width, strips, strip, flat_sums, table_at + m)
+            copied = whole
+        if copied < m1:
+            _add_rows(a, k0, row, rows, copied, m1, sums, places, block[copied - m0 :])
+        for k in range(row, min(row + _SUMMED, rows)):
+            for m in range(copied - m0, m1 - m0):
+                strips[m // STRIP * STRIP_ITEMS + k * STRIP + m % STRIP] = a[k0 + k, m0 + m]
+
+
+@compiled
+def _pack_strips_words(
+    a: NDArray, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray, places: NDArray
+) -> None:  # fmt: skip
+    width = a.shape[1]
+    flat = a.reshape(-1)
+    whole = m0 + (m1 - m0) // STRIP * STRIP
+    zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
+    for k in range(0, rows, 2):
+        if k % _SUMMED == 0:
+            _add_rows(a, k0, k, rows, m0, m1, sums, places, block)
+        two = k + 1 < rows
+        low_at, high_at = (k0 + k) * width, (k0 + k + 1) * width
+        low = a[k0 + k, m0:m1]
+        high = a[k0 + k + 1, m0:m1] if two else np.zeros(m1 - m0, a.dtype)
+        at = k // 2 * STRIP
+        for m in range(m0, whole, STRIP):
+            prefetch(flat, high_at + m + (AHEAD - 1) * width)
+            prefetch(flat, high_at + m + AHEAD * width)
+            if two:
+                _pair_strip(flat, low_at + m, high_at + m, strips, at)
+            else:
+                for j in range(STRIP):
+                    strips[at + j] = word(flat[low_at + m + j], zero)
+            at += STRIP_ITEMS
+        for m in range(whole, m1):
+            strips[at + m - whole] = word(low[m - m0], high[m - m0])
+
+
+@compiled
+def _pack_strips_amx(
+    a: NDArray, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray, places: NDArray
+) -> None:  # fmt: skip
+    """A row of ``strips`` for each column, ``AMX_STRIP`` words apart."""
+    width = a.shape[1]
+    flat = a.reshape(-1)
+    whole = m0 + (m1 - m0) // amx.LANES * amx.LANES
+    zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
+    for k in range(0, rows, 2 * amx.DEPTH):
+        for row in range(k, min(k + 2 * amx.DEPTH, rows), _SUMMED):
+            _add_rows(a, k0, row, rows, m0, m1, sums, places, block)
+        full = k + 2 * amx.DEPTH <= rows
+        done = whole if full else m0
+        for m in range(m0, done, amx.LANES):
+            copy_words_transposed(
+                flat, (k0 + k) * width + m, width, strips, (m - m0) * AMX_STRIP + k // 2, AMX_STRIP
+            )  # fmt: skip
+        for m in range(done, m1):
+            at = (m - m0) * AMX_STRIP + k // 2
+            for j in range(amx.DEPTH):
+                low = a[k0 + k + 2 * j, m] if k + 2 * j < rows else zero
+                high = a[k0 + k + 2 * j + 1, m] if k + 2 * j + 1 < rows else zero
+                strips[at + j] = word(low, high)
+
+
+@compiled
+def _multiply_strips_as_they_are(
+    strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
+) -> None:  # fmt: skip
+    for m in range(0, rows, STRIP):
+        at, into, high = m // STRIP * STRIP_ITEMS, c_at + m * N, min(STRIP, rows - m)
+        back = m // STRIP % 2 == 1
+        multiply_columns(strips, at, 1, STRIP, panels, 0, depth * W, W, c, into, N, c, into, N, high, N, depth, back)
+
+
+@compiled
+def _multiply_strips_amx(
+    strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
+) -> None:  # fmt: skip
+    amx.multiply(strips, 0, AMX_STRIP, panels, depth, W, 0, c, c_at, N, c, c_at, N, rows, N, False)
+
+
+class _Strips(NamedTuple):
+    """One way to pack a first factor: how much at a time, and what packs and multiplies it."""
+
+    pack: Any
+    multiply: Any
+    rows: int  # of both factors at a time
+    unit: int  # columns that are not shared out to two threads
+    items: int  # of COLUMNS columns
+
+
+_AS_THEY_ARE = _Strips(
+    _pack_strips_as_they_are, _multiply_strips_as_they_are, DEPTH, STRIP, COLUMNS // STRIP * STRIP_ITEMS
+)  # fmt: skip
+_WORDS = _AS_THEY_ARE._replace(pack=_pack_strips_words, rows=2 * DEPTH)
+_TILES = _Strips(_pack_strips_amx, _multiply_strips_amx, 2 * AMX_DEPTH, amx.ROWS, COLUMNS * AMX_STRIP)
+
+
+def _strips(bf16: bool) -> _Strips:
+    if not bf16:
+        return _AS_THEY_ARE
+    return _TILES if amx.AVAILABLE else _WORDS
+
+
+def _pack_strips(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
+    """Columns m0 … m1 of ``rows`` rows of ``a`` from k0 on, strip by strip; adds row k of them to sums[places[k]]."""
+    raise NotImplementedError("for compiled code only")
+
+
+def _multiply_strips(strips, panels, depth, W, c, c_at, rows, N):  # type: ignore[no-untyped-def]
+    """``rows`` rows of N items of the flat ``c``, from ``c_at`` on, += packed strips times packed panels of that depth."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(_pack_strips)
+def _pack_strips_for(a, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
+    pack = _strips(strips.dtype == WORD).pack
+    return lambda a, k0, rows, m0, m1, strips, sums, places: pack(a, k0, rows, m0, m1, strips, sums, places)
+
+
+@overload(_multiply_strips)
+def _multiply_strips_for(strips, panels, depth, W, c, c_at, rows, N):  # type: ignore[no-untyped-def]
+    multiply = _strips(strips.dtype == WORD).multiply
+    return lambda strips, panels, depth, W, c, c_at, rows, N: multiply(strips, panels, depth, W, c, c_at, rows, N)
+
+
+@compiled_parallel
+def _add_transposed_product(
+    a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray,
+    W: int, block: int, unit: int, parts: int,
+) -> None:  # fmt: skip
+    """As much of the depth as ``block`` rows at a time; columns of ``a`` are shared out in units."""
+    (K, N), M = b.shape, c.shape[0]
+    flat_c = c.reshape(-1)
+    beyond = column + M
+    more = max(sums.shape[1] - beyond, 0)  # columns that are only summed
+    for part in prange(parts):
+        first, last = part * M // parts // unit * unit, (part + 1) * M // parts // unit * unit
+        if part == parts - 1:
+            last = M
+        own, own_panels = strips[part], panels[part]
+        for k0 in range(0, K, block):
+            rows = min(block, K - k0)
+            depth = pack_rows(b, k0, rows, own_panels, W) if first < last else 0
+            for m0 in range(first, last, COLUMNS):
+                m1 = min(m0 + COLUMNS, last)
+                _pack_strips(a, k0, rows, column + m0, column + m1, own, sums, places)
+                _multiply_strips(own, own_panels, depth, W, flat_c, m0 * N, m1 - m0, N)
+            _add_columns(
+                a, k0, rows, beyond + part * more // parts, beyond + (part + 1) * more // parts, sums, places
+            )  # fmt: skip
+
+
+def add_transposed_product(
+    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, bf16: bool = False, column: int = 0
+) -> None:  # fmt: skip
+    """c += a[:, column:column + M].T @ b and np.add.at(sums, places, a) for ``a`` (K, ≥ M), ``b`` (K, N), ``c`` (M, N).
+
+    ``sums`` (R, ≥ column + M) has rows for what is added up together, ``places`` (K,) says which: for one sum R is 1, for
+    a table of tokens its rows. Both need every number of ``a``, which is read once. Columns of ``a`` before ``column``, or
+    behind the last of ``sums``, are not read; those of ``sums`` behind the M of the product are only summed.
+
+    M is shared out. With ``bf16`` the factors of the product are rounded, the sums are not.
+    """
+    dtype, strips = WORD_DTYPE if bf16 else a.dtype, _strips(bf16)
+    parts, W, N = get_num_threads(), panel_width(dtype), b.shape[1]
+    rows = min(strips.rows, len(a))
+    depth = packed_depth(rows) if bf16 else rows
+    packed, panels = empty((parts, strips.items), dtype), empty((parts, depth * -(-N // W) * W), dtype)
+    _add_transposed_product(a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.unit, parts)
