@@ -24,16 +24,16 @@ from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.target import TARGET
 from unrolled.engine.kernels.tile import TILE_ROWS
 
-DEPTH = 256  # packed rows at a time; fewer: sums are read and written more often, but what is packed stays in the cache
-COLUMNS = 256  # of the first factor, packed at a time: neighbours that lie in one page
+DEPTH = 512  # packed rows at a time: fewer and what is packed is nearer, but sums are read and written more often
+COLUMNS = 128  # of the first factor, packed at a time
 SUM_ROWS = 64  # of a first factor, whose sum is added to that of all
 AHEAD = 8  # rows: each is a piece of a line of its own page, which the processor does not foresee
 STRIP = max(TILE_ROWS, TARGET.vector_bytes // 4)  # columns that lie together once packed: whole tiles and registers
 # Items from strip to strip. One line of the cache more than it takes, or all strips would be written to one set of lines.
 STRIP_ITEMS = DEPTH * STRIP + 16
 
-AMX_DEPTH = 512
-AMX_STRIP = AMX_DEPTH + amx.LANES  # words from one to the next
+AMX_COLUMNS = 256
+AMX_STRIP = DEPTH + amx.LANES  # words from one to the next
 
 _SUMMED = 4  # rows that are added up first
 _copy_and_add = make_copy_and_add(1, STRIP)
@@ -200,16 +200,17 @@ class _Strips(NamedTuple):
 
     pack: Any
     multiply: Any
-    rows: int  # of both factors at a time
+    rows: int  # of both factors
+    columns: int  # of the first
     unit: int  # columns that are not shared out to two threads
-    items: int  # of COLUMNS columns
+    items: int  # that are packed at a time
 
 
 _AS_THEY_ARE = _Strips(
-    _pack_strips_as_they_are, _multiply_strips_as_they_are, DEPTH, STRIP, COLUMNS // STRIP * STRIP_ITEMS
+    _pack_strips_as_they_are, _multiply_strips_as_they_are, DEPTH, COLUMNS, STRIP, COLUMNS // STRIP * STRIP_ITEMS
 )  # fmt: skip
 _WORDS = _AS_THEY_ARE._replace(pack=_pack_strips_words, rows=2 * DEPTH)
-_TILES = _Strips(_pack_strips_amx, _multiply_strips_amx, 2 * AMX_DEPTH, amx.ROWS, COLUMNS * AMX_STRIP)
+_TILES = _Strips(_pack_strips_amx, _multiply_strips_amx, 2 * DEPTH, AMX_COLUMNS, amx.ROWS, AMX_COLUMNS * AMX_STRIP)
 
 
 def _strips(bf16: bool) -> _Strips:
@@ -243,9 +244,9 @@ def _multiply_strips_for(strips, panels, depth, W, c, c_at, rows, N):  # type: i
 @compiled_parallel
 def _add_transposed_product(
     a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray,
-    W: int, block: int, unit: int, parts: int,
+    W: int, block: int, group: int, unit: int, parts: int,
 ) -> None:  # fmt: skip
-    """As much of the depth as ``block`` rows at a time; columns of ``a`` are shared out in units."""
+    """As much of the depth as ``block`` rows at a time, and ``group`` columns of ``a``, which are shared out in units."""
     (K, N), M = b.shape, c.shape[0]
     flat_c = c.reshape(-1)
     beyond = column + M
@@ -258,8 +259,8 @@ def _add_transposed_product(
         for k0 in range(0, K, block):
             rows = min(block, K - k0)
             depth = pack_rows(b, k0, rows, own_panels, W) if first < last else 0
-            for m0 in range(first, last, COLUMNS):
-                m1 = min(m0 + COLUMNS, last)
+            for m0 in range(first, last, group):
+                m1 = min(m0 + group, last)
                 _pack_strips(a, k0, rows, column + m0, column + m1, own, sums, places)
                 _multiply_strips(own, own_panels, depth, W, flat_c, m0 * N, m1 - m0, N)
             _add_columns(
@@ -283,4 +284,6 @@ def add_transposed_product(
     rows = min(strips.rows, len(a))
     depth = packed_depth(rows) if bf16 else rows
     packed, panels = empty((parts, strips.items), dtype), empty((parts, depth * -(-N // W) * W), dtype)
-    _add_transposed_product(a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.unit, parts)
+    _add_transposed_product(
+        a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.columns, strips.unit, parts
+    )  # fmt: skip
