@@ -13,29 +13,28 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum, drop_stale_cache
 from unrolled.engine.kernels.panels import panel_width
-from unrolled.engine.kernels.tile import LOWER, TILE_ROWS, VECTORS, multiply_tile
+from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS, WIDE, multiply_tile
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
 _W = panel_width(np.dtype(np.float32))
-_SIZES = (
-    TILE_ROWS * DEPTH,
-    2 * DEPTH * _W,
-    2 * TILE_ROWS * _W,
-)  # of A, two panels and C: three registers of their four
-_FLOP = 2 * TILE_ROWS * DEPTH * 3 * _W // VECTORS
+# of A, two panels and C: three registers of their four
+_SIZES = (TILE_ROWS * DEPTH, 2 * DEPTH * _W, 2 * TILE_ROWS * _W)
+_FLOP = 2 * TILE_ROWS * DEPTH * WIDE * _W // VECTORS
 DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 
 
 @compiled
-def _run_core(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int) -> None:
+def _run_core(a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
     for _ in range(rounds):
-        multiply_tile(TILE_ROWS, LOWER, a, 0, DEPTH, 1, panel, 0, DEPTH * W, c, 0, 2 * W, c, 0, 2 * W, DEPTH)
+        multiply_tile(
+            TILE_ROWS, WIDE, a, 0, DEPTH, 1, panel, 0, _W // VECTORS, DEPTH * _W, c, 0, 2 * _W, c, 0, 2 * _W, DEPTH
+        )  # fmt: skip
 
 
 @compiled_parallel
-def _run_tiles(a: NDArray, panel: NDArray, c: NDArray, W: int, rounds: int, parts: int) -> None:
+def _run_tiles(a: NDArray, panel: NDArray, c: NDArray, rounds: int, parts: int) -> None:
     for part in prange(parts):
-        _run_core(a[part], panel[part], c[part], W, rounds)
+        _run_core(a[part], panel[part], c[part], rounds)
 
 
 drop_stale_cache(cache=Path(_run_tiles.dispatcher.stats.cache_path))  # of this folder, when the tiles changed
@@ -92,7 +91,7 @@ def _seconds(run: Callable[[int], None], rounds: int) -> float:
 def fma_peak(threads: int) -> float:
     """GFLOP/s in float32 of the micro-kernel on factors that stay in the L1 cache."""
     factors = [np.zeros((threads, size), np.float32) for size in _SIZES]
-    seconds = _best(lambda rounds: _run_tiles(*factors, _W, rounds, threads))
+    seconds = _best(lambda rounds: _run_tiles(*factors, rounds, threads))
     return threads * _FLOP / seconds / 1e9
 
 
@@ -103,7 +102,7 @@ def core_peak() -> float:
     waits for its last thread.
     """
     factors = [np.zeros(size, np.float32) for size in _SIZES]
-    seconds = _best(lambda rounds: _run_core(*factors, _W, rounds), BRIEF)
+    seconds = _best(lambda rounds: _run_core(*factors, rounds), BRIEF)
     return _FLOP / seconds / 1e9
 
 

@@ -73,14 +73,14 @@ def _numba_info() -> dict[str, Any]:
         from unrolled.engine.kernels import amx
         from unrolled.engine.kernels.kernel import threading_layer
         from unrolled.engine.kernels.target import TARGET
-        from unrolled.engine.kernels.tile import PANEL_BYTES, TILE_ROWS
+        from unrolled.engine.kernels.tile import TILE_ROWS, VECTOR_BYTES, WIDE
     except ImportError as error:
         return {"error": str(error)}
     return {
         "threads": numba.get_num_threads(),
         "threading_layer": threading_layer(),
         "vector": f"{TARGET.vector_bytes * 8} bits, {TARGET.vector_bytes // 4} float32",
-        "tile": f"{TILE_ROWS} rows of {PANEL_BYTES // 4} float32",
+        "tile": f"{TILE_ROWS} rows of {WIDE * VECTOR_BYTES // 4} float32",
         "fma": TARGET.fma,
         "avx512_bf16": TARGET.avx512_bf16,
         "amx_bf16": amx.AVAILABLE,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from jit import compiled
+from numba import get_num_threads
 from numpy.typing import NDArray
 from tolerances import assert_close
 
 from unrolled.engine.kernels import gemm
-from unrolled.engine.kernels.gemm import product, products
+from unrolled.engine.kernels.gemm import ROW_BLOCK, product, products
 from unrolled.engine.kernels.panels import pack, pack_transposed, panel_width
 from unrolled.engine.kernels.tile import TILE_ROWS
 
@@ -32,6 +33,12 @@ def multiply_part(
 
 def multiply(a: NDArray, panels: NDArray, start: NDArray, start_row: int, c: NDArray, back: bool) -> None:
     multiply_part(a, panels, 0, np.atleast_2d(start), 0, start_row, c, 0, c.shape[1], back)
+
+
+@compiled
+def multiply_all(a: NDArray, panels: NDArray, start: NDArray, start_row: int, c: NDArray) -> None:
+    (M, K), N = a.shape, c.shape[1]
+    gemm.multiply(a.reshape(-1), 0, K, 1, panels, start.reshape(-1), 0, start_row, c.reshape(-1), 0, N, M, N)
 
 
 def make_factors(M: int, K: int, N: int, dtype: type) -> tuple[NDArray, NDArray, NDArray]:
@@ -73,6 +80,16 @@ def test_a_row_has_the_same_bits_in_tiles_of_every_shape(dtype: type) -> None:
             np.testing.assert_array_equal(some, every[-M:, :columns])
 
 
+def test_many_rows_go_in_blocks() -> None:
+    M = 2 * ROW_BLOCK + 3
+    a, b, start = make_factors(M, 20, 40, np.float32)
+    exact = a.astype(np.float64) @ b
+    for from_one in (False, True):
+        c = np.empty((M, 40), np.float32)
+        multiply_all(a, pack(b), start, 0 if from_one else 40, c)
+        assert_close(c / 5, ((start[0] if from_one else start) + exact) / 5, "engine", np.float32, "product")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_part_of_the_columns_is_that_of_all(dtype: type) -> None:
     W = panel_width(np.dtype(dtype))
@@ -85,11 +102,18 @@ def test_a_part_of_the_columns_is_that_of_all(dtype: type) -> None:
     np.testing.assert_array_equal(part[:, first:last], whole[:, first:last])
     np.testing.assert_array_equal(part[:, :first], start[:, :first])
     np.testing.assert_array_equal(part[:, last:], start[:, last:])
+    own = np.full((9, 3 * W + 20), np.nan, dtype)  # which lies elsewhere, and so far apart
+    own[:, 7 : 3 * W + 12] = start[:, first:last]
+    part[:] = 7
+    multiply_part(a, packed, 2, own, 7, 3 * W + 20, part, first, 3 * W + 5, True)
+    np.testing.assert_array_equal(part[:, first:last], whole[:, first:last])
+    assert (part[:, :first] == 7).all()
+    assert (part[:, last:] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_of_ranges_of_columns_are_added_up(dtype: type) -> None:
-    a, b, _ = make_factors(150, 90, 70, dtype)
+    a, b, _ = make_factors(ROW_BLOCK * get_num_threads() + 22, 90, 70, dtype)
     bias = np.arange(70, dtype=dtype)
     exact = a.astype(np.float64) @ b + bias
     factors = [(k0, k1, pack(np.ascontiguousarray(b[k0:k1]))) for k0, k1 in ((0, 50), (50, 90))]

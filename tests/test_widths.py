@@ -23,6 +23,7 @@ ALL_WIDTHS = [
     "test_vectors.py",
     "test_widths.py",
     "test_engines.py::test_kernels_equal_the_reference_array_by_array",
+    "test_engines.py::test_a_transposed_product_takes_columns_and_sums_more",
     "test_products.py",
 ]
 MORE_OF_AVX2 = [  # the width that most people's processors have: the output layer, sampling, optimisers and bits, too
@@ -81,8 +82,8 @@ def test_arm_has_32_narrow_registers() -> None:
 
 
 def test_the_tile_leaves_registers_for_its_factors() -> None:
-    assert TARGET.registers >= tile.TILE_ROWS * 3 + 3 + 1  # sums, a row of the panels, and one number of A
-    assert TARGET.registers >= tile.WIDE_ROWS * 4 + 4 + 1
+    for rows, width in ((tile.TILE_ROWS, tile.WIDE), (tile.FEW_ROWS, 4)):
+        assert rows * width + width + 1 <= TARGET.registers  # sums, a row of the panels, one number of A
 
 
 @x86_only

@@ -144,10 +144,10 @@ def _emit_block(builder: Any, high: int, wide: int, a: Any, panel: Any, start: A
     def move(name: str, which: int, pointer: Any, stride: Any) -> None:
         _call(builder, name, [_I8, _BYTES, _I64], [tile(which), pointer, stride])
 
-    def move_sums(name: str, data: Any, start: Any, row: Any) -> None:
+    def move_sums(name: str, data: Any, first: Any, row: Any) -> None:
         for m in range(high):
             for n in range(wide):
-                at = builder.add(start, builder.add(builder.mul(row, number(ROWS * m)), number(LANES * n)))
+                at = builder.add(first, builder.add(builder.mul(row, number(ROWS * m)), number(LANES * n)))
                 move(name, of_c(m, n), place(data, at), in_bytes(row))
 
     def of_c(m: int, n: int) -> int:

@@ -5,7 +5,6 @@ Arrays come with an offset and strides in items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -56,8 +55,8 @@ def _item_bytes(kind: Any) -> int:
     return 8 if isinstance(kind.element, ir.DoubleType) else 4
 
 
-def make_copy(size: Callable[[int], int]) -> Any:
-    """An intrinsic that copies ``size(item_bytes)`` items."""
+def make_copy(size: int) -> Any:
+    """An intrinsic that copies ``size`` bytes."""
 
     @intrinsic
     def copy(typing_context, source, source_at, target, target_at):  # type: ignore[no-untyped-def]
@@ -67,7 +66,7 @@ def make_copy(size: Callable[[int], int]) -> Any:
 
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             flat = _Flat(context, builder, signature, args)
-            kind = ir.VectorType(context.get_value_type(target.dtype), size(target.dtype.bitwidth // 8))
+            kind = ir.VectorType(context.get_value_type(target.dtype), size * 8 // target.dtype.bitwidth)
             flat.store(flat.load(0, flat.at(1), kind), 2, flat.at(3))
             return context.get_dummy_value()
 

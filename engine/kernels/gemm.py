@@ -19,20 +19,19 @@ from unrolled.engine.kernels.copies import copy_block
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.pool import empty
-from unrolled.engine.kernels.tile import FOUR, LOWER, ONE, TILE_ROWS, TWO, UPPER, VECTORS, WIDE_ROWS, multiply_tile
+from unrolled.engine.kernels.tile import FEW_ROWS, TILE_ROWS, VECTORS, multiply_tile
 
-DEPTH_BLOCK = (
-    512  # rows of a panel read at a time; more rows: sums are read and written less, but panels leave the L2 cache
-)
+# rows of a panel read at a time; more rows: sums are read and written less, but panels leave the L2 cache
+DEPTH_BLOCK = 512
 ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
 
 
 @compiled
 def _tiles(
-    shape: int, a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, far: int,
+    width: int, a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, second: int, far: int,
     start: NDArray, start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int,
 ) -> None:  # fmt: skip
-    """All rows of one shape of tile, 8, 4, 2 or 1 at a time; arguments as of the micro-kernel."""
+    """All rows of a tile's width, 8, 4, 2 or 1 at a time; arguments as of the micro-kernel."""
     left = rows
     while left > 0:
         if TILE_ROWS == 8 and left >= 8:
@@ -42,7 +41,8 @@ def _tiles(
         else:
             n = 2 if left >= 2 else 1
         multiply_tile(
-            n, shape, a, a_at, a_row, a_depth, panels, panel_at, far, start, start_at, start_row, c, c_at, c_row, depth
+            n, width, a, a_at, a_row, a_depth, panels, panel_at, second, far, start, start_at, start_row, c, c_at, c_row,
+            depth,
         )  # fmt: skip
         a_at, start_at, c_at, left = a_at + n * a_row, start_at + n * start_row, c_at + n * c_row, left - n
 
@@ -54,15 +54,14 @@ def _edge(
 ) -> None:  # fmt: skip
     """The last panel, of whose columns ``edge`` < W are C's: by way of a block of its own where a tile is wider."""
     lanes = W // VECTORS
-    shape = ONE if edge <= lanes else TWO
     if edge == lanes:
         _tiles(
-            shape, a, a_at, a_row, a_depth, panels, panel_at, 0, start, start_at, start_row, c, c_at, c_row, rows, depth
+            1, a, a_at, a_row, a_depth, panels, panel_at, 0, 0, start, start_at, start_row, c, c_at, c_row, rows, depth
         )  # fmt: skip
         return
-    narrow = np.zeros(rows * W, c.dtype)
+    narrow, width = np.zeros(rows * W, c.dtype), 1 if edge < lanes else 2
     copy_block(start, start_at, start_row, narrow, 0, W, rows, edge)
-    _tiles(shape, a, a_at, a_row, a_depth, panels, panel_at, 0, narrow, 0, W, narrow, 0, W, rows, depth)
+    _tiles(width, a, a_at, a_row, a_depth, panels, panel_at, lanes, 0, narrow, 0, W, narrow, 0, W, rows, depth)
     copy_block(narrow, 0, W, c, c_at, c_row, rows, edge)
 
 
@@ -72,29 +71,35 @@ def multiply_columns(
     start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, depth: int, back: bool,
 ) -> None:  # fmt: skip
     """C = start + A @ B for the N columns and ``depth`` rows of panels of W columns from ``panel_at`` on, ``far`` apart."""
-    span = 2 if rows <= WIDE_ROWS and rows != 3 else 3
+    lanes = W // VECTORS
+    span = 2 if rows <= FEW_ROWS and rows != 3 else 3  # three rows are two tiles, and only one of them is so few
     whole, edge = N // W, N % W
     groups = whole // span
     pieces = groups + whole - groups * span + (1 if edge > 0 else 0)
     for i in range(pieces):
         piece = pieces - 1 - i if back else i
         p = piece * span if piece < groups else piece + groups * (span - 1)
-        at, from_at, into = panel_at + p * far, start_at + p * W, c_at + p * W
+        at, s_at, into = panel_at + p * far, start_at + p * W, c_at + p * W
         if piece < groups and span == 2:
             _tiles(
-                FOUR, a, a_at, a_row, a_depth, panels, at, far, start, from_at, start_row, c, into, c_row, rows, depth
+                4, a, a_at, a_row, a_depth, panels, at, lanes, far, start, s_at, start_row, c, into, c_row, rows, depth
             )
         elif piece < groups:
             _tiles(
-                LOWER, a, a_at, a_row, a_depth, panels, at, far, start, from_at, start_row, c, into, c_row, rows, depth
+                3, a, a_at, a_row, a_depth, panels, at, lanes, far, start, s_at, start_row, c, into, c_row, rows, depth
             )
+            # the other half: the second panel's last register, and the third panel
+            at, s_at, into = at + far + lanes, s_at + 3 * lanes, into + 3 * lanes
+            second = far - lanes
             _tiles(
-                UPPER, a, a_at, a_row, a_depth, panels, at, far, start, from_at, start_row, c, into, c_row, rows, depth
+                3, a, a_at, a_row, a_depth, panels, at, second, far, start, s_at, start_row, c, into, c_row, rows, depth
             )
         elif p < whole:
-            _tiles(TWO, a, a_at, a_row, a_depth, panels, at, 0, start, from_at, start_row, c, into, c_row, rows, depth)
+            _tiles(
+                2, a, a_at, a_row, a_depth, panels, at, lanes, 0, start, s_at, start_row, c, into, c_row, rows, depth
+            )
         else:
-            _edge(a, a_at, a_row, a_depth, panels, at, start, from_at, start_row, c, into, c_row, rows, depth, edge, W)
+            _edge(a, a_at, a_row, a_depth, panels, at, start, s_at, start_row, c, into, c_row, rows, depth, edge, W)
 
 
 @compiled
@@ -104,7 +109,7 @@ def _multiply_part(
 ) -> None:  # fmt: skip
     K, W = panels.shape[1], panels.shape[2]
     flat = panels.reshape(-1)
-    block = K if rows <= TILE_ROWS else DEPTH_BLOCK  # for one tile of rows a panel is read once
+    block = K if rows <= TILE_ROWS else DEPTH_BLOCK  # so few rows read a panel once
     depth = min(block, K)
     multiply_columns(
         a, a_at, a_row, a_depth, flat, first * K * W, K * W, W, start, start_at, start_row, c, c_at, c_row, rows, N,
@@ -132,7 +137,7 @@ def _multiply_part_amx(
 def multiply_part(  # type: ignore[no-untyped-def]
     a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
 ):
-    """``multiply`` for the N columns from the start of panel ``first``, which those of ``start`` and ``c`` are too."""
+    """``multiply`` for the N columns from panel ``first`` on; ``start_at`` and ``c_at`` are the places of the first of them."""
     raise NotImplementedError("for compiled code only")
 
 
@@ -164,7 +169,7 @@ def multiply(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, start: NDArray, start_at: int, start_row: int,
     c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool = False,
 ) -> None:  # fmt: skip
-    """C = start + A @ B for ``rows`` rows, on one thread.
+    """C = start + A @ B for ``rows`` rows, on one thread; the depth of the product is 1 or more.
 
     ``a``, ``start`` and ``c`` are flat, C-contiguous arrays with an offset and strides in items; element (r, k) of A lies at
     a_at + r·a_row + k·a_depth, row r of C, N items long, at c_at + r·c_row, and that of ``start`` at start_at +
@@ -192,16 +197,16 @@ def add_product(
 def _product(
     a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray, parts: int
 ) -> None:  # fmt: skip
-    """``start`` is flat."""
+    """c = start + a[:, k0:k1] @ b; rows of ``start`` lie ``start_row`` items apart."""
     (M, width), N = a.shape, c.shape[1]
-    flat_a, flat_c = a.reshape(-1), c.reshape(-1)
+    flat_a, flat_c, flat_start = a.reshape(-1), c.reshape(-1), start.reshape(-1)
     for part in prange(parts):
         first, last = part * M // parts, (part + 1) * M // parts
         memory = new_operand(panels, ROW_BLOCK)
         for m in range(first, last, ROW_BLOCK):
             some = min(ROW_BLOCK, last - m)
             factor, at, stride = operand(flat_a, m * width + k0, width, some, k1 - k0, panels, memory)
-            multiply(factor, at, stride, 1, panels, start, m * start_row, start_row, flat_c, m * N, N, some, N)
+            multiply(factor, at, stride, 1, panels, flat_start, m * start_row, start_row, flat_c, m * N, N, some, N)
 
 
 def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
@@ -215,5 +220,5 @@ def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDAr
     start, start_row = bias, 0
     for k0, k1, panels in factors:
         _product(a, k0, k1, panels, start, start_row, c, get_num_threads())
-        start, start_row = c.reshape(-1), len(bias)
+        start, start_row = c, len(bias)
     return c

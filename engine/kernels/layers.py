@@ -232,8 +232,8 @@ OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients 
 @compiled_parallel
 def _output_rows(
     h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray, losses: NDArray,
-    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int,
-    smoothing: float, parts: int,
+    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float,
+    parts: int,
 ) -> None:  # fmt: skip
     """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
 

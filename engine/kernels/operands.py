@@ -73,7 +73,7 @@ def _new_operand_for(panels, rows):  # type: ignore[no-untyped-def]
         def words(panels, rows):  # type: ignore[no-untyped-def]
             size = rows * (panels.shape[1] + GAP)
             memory = np.empty(size + LINE // 4, np.int32)
-            first = -memory.ctypes.data % LINE // 4
+            first = -memory.ctypes.data % LINE // 4  # tiles load whole lines
             return memory[first : first + size]
 
         return words

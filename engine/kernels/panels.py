@@ -23,7 +23,7 @@ from unrolled.engine.kernels.tile import PANEL_BYTES, VECTORS
 
 PACK_ROWS = 16  # rows of a second factor packed at a time: as many lanes as a register has at the most, or a multiple
 
-_copy_row = make_copy(lambda item_bytes: PANEL_BYTES // item_bytes)
+_copy_row = make_copy(PANEL_BYTES)
 _pair_row = make_pairing(PANEL_BYTES // WORD_DTYPE.itemsize)
 
 
@@ -80,13 +80,13 @@ def _copy_rows_for(b, k, p, panels):  # type: ignore[no-untyped-def]
 
 
 @overload(_put_for)
-def _put_overload(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
+def _put_by_dtype(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
     put = _put_word if panels.dtype == WORD else _put
     return lambda b, k, p, j, transposed, panels: put(b, k, p, j, transposed, panels)
 
 
 @overload(_copy_rows_for)
-def _copy_rows_overload(b, k, p, panels):  # type: ignore[no-untyped-def]
+def _copy_rows_by_dtype(b, k, p, panels):  # type: ignore[no-untyped-def]
     copy = _copy_rows_words if panels.dtype == WORD else _copy_rows
     return lambda b, k, p, panels: copy(b, k, p, panels)
 
@@ -137,7 +137,7 @@ def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
     dtype = WORD_DTYPE if bf16 else b.dtype
     W, filled = panel_width(dtype), (K + 1) // 2 if bf16 else K
     panels = empty((-(-N // W), packed_depth(K) if bf16 else K, W), dtype)
-    if filled < panels.shape[1]:
+    if bf16:
         panels[:, filled:] = 0
     _pack(b, panels, transposed, 2 if bf16 else 1, get_num_threads())
     return panels
@@ -199,6 +199,6 @@ def pack_rows(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
 
 
 @overload(pack_rows)
-def _pack_rows_overload(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+def _pack_rows_for(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
     pack = _pack_rows_words if panels.dtype == WORD else _pack_rows_as_they_are
     return lambda b, k0, rows, panels, W: pack(b, k0, rows, panels, W)

@@ -19,33 +19,33 @@ from unrolled.engine.kernels.kernel import intrinsic
 from unrolled.engine.kernels.target import TARGET
 from unrolled.engine.kernels.vectors import broadcast
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 VECTORS = 2  # registers a row of a panel
 VECTOR_BYTES = TARGET.vector_bytes
-# 8 rows × 3 registers of sums fill 28 of 32 registers with what they are made of (AVX-512, NEON), 4 × 3 all of 16.
+# 8 rows × 3 registers of sums fill 28 of 32 registers with what they are made of (AVX-512, NEON), 4 × 3 all of 16 (where
+# an FMA needs none of its own).
 TILE_ROWS = 8 if TARGET.registers == 32 else 4
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # width of a panel
 
-
-# Tiles by shape: the registers that one takes of the panels that lie side by side. Three panels are two tiles of three
-# registers: as many broadcasts of A as a tile of two has, for half as many sums more. Few rows wait for their own sums
-# and for what they load: two panels at once keep twice as many going.
-ONE, TWO, LOWER, UPPER, FOUR = range(5)
-_REGISTERS = {ONE: (0,), TWO: (0, 1), LOWER: (0, 1, 2), UPPER: (3, 4, 5), FOUR: (0, 1, 2, 3)}
-WIDE_ROWS = TILE_ROWS // 2  # of a tile of FOUR: as many as the registers hold
-AHEAD = 16  # rows of a panel that are asked for before they are needed: on an Intel Xeon 5 to 25% faster, the more rows
+# A tile is one to four registers wide, of panels that lie side by side. Three panels are two tiles of three registers: as
+# many broadcasts of A as a tile of two has, for half as many sums more. Few rows wait for their own sums and for what they
+# load: two panels at once keep twice as many going.
+WIDE = 3  # registers of the tiles that most of a product is made of
+FEW_ROWS = TILE_ROWS // 2  # of a tile of four registers: as many as there are registers for
+# rows of a panel that are asked for before they are needed: 5 to 25% faster, the more the larger the weights
+AHEAD = 16
 _LINE = 64  # bytes
 
 
 @intrinsic
 def multiply_tile(  # type: ignore[no-untyped-def]
-    typing_context, rows, shape, a, a_at, a_row, a_depth, panel, panel_at, panel_far, start, start_at, start_row, c, c_at,
-    c_row, depth,
+    typing_context, rows, width, a, a_at, a_row, a_depth, panel, panel_at, second, far, start, start_at, start_row, c,
+    c_at, c_row, depth,
 ):  # fmt: skip
-    """C = start + A · panel for a tile of 1, 2, 4 or TILE_ROWS rows of one shape (FOUR: WIDE_ROWS at the most).
+    """C = start + A · panel for a tile of 1, 2, 4 or TILE_ROWS rows and 1 to 4 registers (4: FEW_ROWS at the most).
 
-    Flat arrays come with an offset and strides in elements; a row of a panel is VECTORS registers wide, and panels lie
-    ``panel_far`` apart. ``c_at`` and ``start_at`` are the places of the first panel's first column, whatever the shape.
+    Flat arrays come with an offset and strides in elements; a row of a panel is VECTORS registers wide. The second register
+    lies ``second`` behind the first, and the next two ``far`` behind these two.
     """
     dtype = c.dtype
     in_pairs = a.dtype == panel.dtype == bf16.WORD and dtype == types.float32
@@ -54,23 +54,21 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     if start.dtype != dtype:
         return None
     i = types.intp
-    signature = types.void(i, i, a, i, i, i, panel, i, i, start, i, i, c, i, i, i)
+    signature = types.void(i, i, a, i, i, i, panel, i, i, i, start, i, i, c, i, i, i)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         array = {
             name: context.make_array(signature.args[n])(context, builder, args[n]).data
-            for name, n in (("a", 2), ("panel", 6), ("start", 9), ("c", 12))
+            for name, n in (("a", 2), ("panel", 6), ("start", 10), ("c", 13))
         }
         item, scalar = context.get_value_type(a.dtype), context.get_value_type(dtype)
-        heights = sorted({1, 2, 4, TILE_ROWS})
         done = builder.append_basic_block("tile_done")
-        which = builder.add(builder.mul(args[0], ir.Constant(_I64, len(_REGISTERS))), args[1])
-        choice = builder.switch(which, done)
-        for shape, registers in _REGISTERS.items():
-            for height in heights if shape != FOUR else [n for n in heights if n <= WIDE_ROWS]:
+        choice = builder.switch(builder.add(builder.mul(args[0], ir.Constant(_I64, 8)), args[1]), done)
+        for height in sorted({1, 2, 4, TILE_ROWS}):
+            for width in (1, 2, 3, 4) if height <= FEW_ROWS else (1, 2, 3):
                 with builder.goto_block(builder.append_basic_block("tile")):
-                    choice.add_case(ir.Constant(_I64, height * len(_REGISTERS) + shape), builder.block)
-                    _emit(builder, item, scalar, height, registers, array, args)
+                    choice.add_case(ir.Constant(_I64, 8 * height + width), builder.block)
+                    _emit(builder, item, scalar, height, width, array, args)
                     builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -79,13 +77,13 @@ def multiply_tile(  # type: ignore[no-untyped-def]
 
 
 def _emit(
-    builder: Any, item: Any, scalar: Any, rows: int, registers: tuple[int, ...], array: dict[str, Any], args: Any
+    builder: Any, item: Any, scalar: Any, rows: int, width: int, array: dict[str, Any], args: Any
 ) -> None:  # fmt: skip
     """The loop over the depth: one load a register of the panels, one broadcast a row of A, one FMA for the two.
 
     ``item`` is the type of the factors, ``scalar`` that of C.
     """
-    _, _, _, a_at, a_row, a_depth, _, panel_at, panel_far, _, start_at, start_row, _, c_at, c_row, depth = args
+    _, _, _, a_at, a_row, a_depth, _, panel_at, second, far, _, start_at, start_row, _, c_at, c_row, depth = args
     item_bytes = 4 if isinstance(scalar, ir.FloatType) else 8
     lanes = VECTOR_BYTES // item_bytes
     vector, items = ir.VectorType(scalar, lanes), ir.VectorType(item, lanes)
@@ -112,25 +110,23 @@ def _emit(
         return [builder.gep(array[name], [builder.add(at, builder.mul(stride, number(r)))]) for r in range(rows)]
 
     a_rows, c_rows = rows_of("a", a_at, a_row), rows_of("c", c_at, c_row)
-    columns = [number(v * lanes) for v in registers]
+    columns = [number(v * lanes) for v in range(width)]
     before = [[load(row, column, vector) for column in columns] for row in rows_of("start", start_at, start_row)]
-    panels = {
-        p: builder.gep(array["panel"], [builder.add(panel_at, builder.mul(panel_far, number(p)))])
-        for p in {v // VECTORS for v in registers}
-    }
+    first = builder.gep(array["panel"], [panel_at])
+    panels = [first, *(builder.gep(first, [at]) for at in (second, far, builder.add(far, second)))][:width]
 
     entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
     builder.branch(loop)  # the depth is at least 1
     builder.position_at_end(loop)
     k = builder.phi(_I64)
     k.add_incoming(number(0), entry)
-    sums = [[builder.phi(vector) for _ in registers] for _ in range(rows)]
+    sums = [[builder.phi(vector) for _ in columns] for _ in range(rows)]
     panel_row = builder.mul(k, number(VECTORS * lanes))
-    b = [load(panels[v // VECTORS], builder.add(panel_row, number(v % VECTORS * lanes)), items) for v in registers]
+    b = [load(panel, panel_row, items) for panel in panels]
     if rows >= 4:  # fewer do not keep up with what comes in any case
-        for p, line in sorted({(v // VECTORS, v % VECTORS * VECTOR_BYTES // _LINE) for v in registers}):
-            further = number(AHEAD * VECTORS * lanes + line * _LINE // item_bytes)
-            emit_prefetch(builder, builder.gep(panels[p], [builder.add(panel_row, further)]))
+        further = builder.add(panel_row, number(AHEAD * VECTORS * lanes))
+        for panel in panels if VECTOR_BYTES == _LINE else panels[::2]:  # of narrower ones two share a line
+            emit_prefetch(builder, builder.gep(panel, [further]))
     position = builder.mul(k, a_depth)
     following = []
     for row, totals in zip(a_rows, sums, strict=True):

@@ -71,7 +71,7 @@ def _add_rows(
 
 @compiled
 def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: NDArray) -> None:
-    """Behind the last rows of a sum apart."""
+    """Add ``block`` to the one sum and empty it, behind the last rows of a sum apart; elsewhere nothing."""
     if (row + _SUMMED) % SUM_ROWS == 0 or row + _SUMMED >= rows:
         total = sums[0, m0:m1]
         for m in range(m1 - m0):
@@ -277,6 +277,7 @@ def add_transposed_product(
     a table of tokens its rows. Both need every number of ``a``, which is read once. Columns of ``a`` before ``column``, or
     behind the last of ``sums``, are not read; those of ``sums`` behind the M of the product are only summed.
 
+    All are C-contiguous and, but for ``places``, of one dtype.
     M is shared out. With ``bf16`` the factors of the product are rounded, the sums are not.
     """
     dtype, strips = WORD_DTYPE if bf16 else a.dtype, _strips(bf16)

@@ -229,6 +229,7 @@ def _emit(
 
 
 def broadcast(builder: Any, value: Any, kind: Any) -> Any:
+    """``value`` in every lane of a register of that kind; as it is where the kind is a number's."""
     if not isinstance(kind, ir.VectorType):
         return value
     undefined = ir.Constant(kind, ir.Undefined)
