@@ -96,7 +96,7 @@ class _Announcer(event.Listener):
         if not self.said and module.startswith("unrolled."):
             self.said = True
             logging.getLogger("unrolled").warning(
-                "compiling the Numba kernels for this processor, once: up to a minute; they are kept in %s",
+                "compiling the Numba kernels for this processor, once: a minute or two; they are kept in %s",
                 cache_folder(),
             )
 
