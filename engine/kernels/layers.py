@@ -291,7 +291,8 @@ def output_loss(
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
     dh = empty((N if grads else 0, H), dtype)
     panels, back = pack_transposed(weight, bf16), pack(weight if grads else weight[:0], bf16)
-    padded_bias = np.pad(bias, (0, width - V))
+    padded_bias = np.zeros(width, dtype)
+    padded_bias[:V] = bias
     chunk = max(OUTPUT_ROWS * get_num_threads(), LOGITS_BYTES // (width * dtype.itemsize))
     dlogits = empty((min(chunk, N), width), dtype)
     for n in range(0, N, chunk):
