@@ -109,6 +109,11 @@ def torchrun_group() -> Iterator[TorchGroup]:
             "several processes need torch.distributed with gloo, which this torch was built without; "
             "install another build of torch, or start one process, without torchrun"
         )
+    # Torch's own functions take the group of the moment of their import as a default, and an optimizer imports them. Imported
+    # later than this, they keep the group and its threads to the end, where a thread that still has a tensor of a broken
+    # connection aborts the process.
+    import torch.distributed.nn  # noqa: F401 - for its defaults
+
     try:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:

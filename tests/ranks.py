@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import models
 import numpy as np
+from torch import distributed as dist
 
 from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
 from unrolled.engine.contract import zero_state
@@ -186,12 +188,14 @@ def lost(group: Group) -> dict[str, Any]:
 def main(folder: Path) -> None:
     with training_group("torch") as group:
         assert group.size == 2
+        threads = weakref.ref(dist.group.WORLD)
         curves = {f"{case}/{name}": value for case in CASES for name, value in curve(case, group).items()}
         wrong = curve("records", group, unweighted)
         found = {**stops(group), **work(group), **folders(group, folder)}
         np.savez(folder / f"curves-{group.rank}.npz", **curves, **{f"wrong/{name}": wrong[name] for name in wrong})
         found.update(lost(group))
-        (folder / f"found-{group.rank}.json").write_text(json.dumps(found))
+    found["ended"] = threads() is None  # its threads would run on into the end of the interpreter
+    (folder / f"found-{group.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -127,6 +127,10 @@ def test_what_stops_one_process_stops_all(pair: Path) -> None:
     assert "has ended or does not answer" in found(pair, 1)["lost"]
 
 
+def test_a_group_ends_with_its_block(pair: Path) -> None:
+    assert [found(pair, rank)["ended"] for rank in range(2)] == [True, True]
+
+
 def test_each_process_warms_up_with_its_rows_and_asks_the_others_once_a_step(pair: Path) -> None:
     assert [found(pair, rank)["rows"] for rank in range(2)] == [[2], [3]]
     for rank in range(2):
