@@ -102,13 +102,16 @@ def test_products_are_those_of_rounded_factors(size: tuple[int, int, int]) -> No
 
 @pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(
-    ("K", "M", "N", "column", "places"), [(1100, 600, 40, 3, 1), (2049, 70, 50, 0, 5), (31, 48, 64, 16, 1)]
+    ("K", "M", "N", "column", "places", "batch"),
+    [(1100, 600, 40, 3, 1, 1), (2049, 70, 50, 0, 5, 1), (31, 48, 64, 16, 1, 1), (1280, 70, 50, 3, 5, 64)],
 )
-def test_transposed_products_of_many_rows_and_columns(K: int, M: int, N: int, column: int, places: int) -> None:
+def test_transposed_products_of_many_rows_and_columns(
+    K: int, M: int, N: int, column: int, places: int, batch: int
+) -> None:  # fmt: skip
     rng = np.random.default_rng(K)
     a, b = rng.standard_normal((K, column + M + 9)).astype(np.float32), rng.standard_normal((K, N)).astype(np.float32)
     c, sums, where = np.ones((M, N), np.float32), np.ones((places, column + M + 5), np.float32), np.arange(K) % places
-    add_transposed_product(a, b, c, sums, where, True, column)
+    add_transposed_product(a, b, c, sums, where, True, column, batch)
     exact, scale = rounded(a).astype(np.float64)[:, column : column + M], np.sqrt(K)
     expected = (1 + exact.T @ rounded(b)) / scale
     assert_close(c / scale, expected, "bf16 product", np.float32, "transposed product")

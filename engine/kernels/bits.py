@@ -4,60 +4,69 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import overload
+from numba.core import cgutils
 
-from unrolled.engine.kernels.kernel import compiled, intrinsic
+from unrolled.engine.kernels.kernel import intrinsic
+from unrolled.engine.kernels.target import TARGET
+from unrolled.engine.kernels.vectors import broadcast, load
 
-
-def _from_bits(kind: Any, bits_kind: Any, number: Any) -> Any:
-    @intrinsic
-    def from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return builder.bitcast(args[0], number)
-
-        return kind(bits_kind), codegen
-
-    return from_bits
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
-float32_from_bits = _from_bits(types.float32, types.int32, ir.FloatType())
-float64_from_bits = _from_bits(types.float64, types.int64, ir.DoubleType())
+@intrinsic
+def float64_from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
 
 
-def _make_largest(bits_type: Any, from_bits: Any) -> Any:
-    limits = np.iinfo(bits_type)
-    least, most, sign = bits_type(limits.min), bits_type(limits.max), bits_type(limits.bits - 1)
-
-    @compiled
-    def largest(values):  # type: ignore[no-untyped-def]
-        bits = values.view(bits_type)
-        found = least
-        for i in range(bits.shape[0]):
-            ordered = bits_type(bits[i] ^ ((bits[i] >> sign) & most))
-            found = ordered if ordered > found else found
-        return from_bits(found ^ ((found >> sign) & most))
-
-    return largest
-
-
-_largest_float32 = _make_largest(np.int32, float32_from_bits)
-_largest_float64 = _make_largest(np.int64, float64_from_bits)
-
-
-def largest(values):  # type: ignore[no-untyped-def]
-    """The maximum of float32 or float64 numbers (n,), n ≥ 1; where a NaN is among them, that or the maximum of the others.
+@intrinsic
+def largest(typing_context, values):  # type: ignore[no-untyped-def]
+    """The maximum of float32 or float64 numbers (n,), n ≥ 1, C-contiguous; NaN where one with its sign bit clear is among them.
 
     A loop over the numbers stays scalar, because a maximum of floats is not one in any order; one of integers is. Bits order
     as their numbers do once those of a negative number, but for the sign, are turned around.
     """
-    raise NotImplementedError("for compiled code only")
+    if values.dtype not in (types.float32, types.float64) or values.ndim != 1 or values.layout != "C":
+        return None
 
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        bits = values.dtype.bitwidth
+        lanes, integer = TARGET.vector_bytes * 8 // bits, ir.IntType(bits)
+        kind, places = ir.VectorType(integer, lanes), ir.VectorType(_I32, lanes)
+        count = builder.extract_value(array.shape, 0)
+        data = builder.bitcast(array.data, integer.as_pointer())
+        most, sign = (ir.Constant(kind, [number] * lanes) for number in (2 ** (bits - 1) - 1, bits - 1))
 
-@overload(largest, inline="always")
-def _largest_for(values):  # type: ignore[no-untyped-def]
-    if values.dtype == types.float32:
-        return lambda values: _largest_float32(values)
-    return lambda values: _largest_float64(values)
+        def ordered(value: Any) -> Any:
+            return builder.xor(value, builder.and_(builder.ashr(value, sign), most))
+
+        found = cgutils.alloca_once_value(builder, ir.Constant(kind, [-(2 ** (bits - 1))] * lanes))
+
+        def look_at(at: Any, mask: Any) -> None:
+            pointer = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
+            value, before = ordered(load(builder, pointer, kind, bits // 8, mask)), builder.load(found)
+            value = builder.select(mask, value, before) if mask is not None else value
+            builder.store(builder.select(builder.icmp_signed(">", value, before), value, before), found)
+
+        whole = builder.and_(count, ir.Constant(_I64, -lanes))
+        step = ir.Constant(_I64, lanes)
+        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), whole, step, _I64) as (at, _):
+            look_at(at, None)
+        with builder.if_then(builder.icmp_signed("<", whole, count)):
+            left = broadcast(builder, builder.trunc(builder.sub(count, whole), _I32), places)
+            look_at(whole, builder.icmp_signed("<", ir.Constant(places, list(range(lanes))), left))
+        maximum = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(integer, [kind]), f"llvm.vector.reduce.smax.v{lanes}i{bits}"
+        )
+        highest = builder.call(maximum, [builder.load(found)])
+        turned = builder.and_(
+            builder.ashr(highest, ir.Constant(integer, bits - 1)), ir.Constant(integer, 2 ** (bits - 1) - 1)
+        )
+        return builder.bitcast(builder.xor(highest, turned), context.get_value_type(values.dtype))
+
+    return values.dtype(values), codegen

@@ -90,13 +90,18 @@ def linear_backward_weight(
     for k0, k1 in dy.ranges:
         last = first + k1 - k0
         sums, places = _one_sum(np.zeros(k1, rows.dtype), rows)
-        add_transposed_product(rows, x, dweight[first:last], sums, places, bf16, k0)
+        add_transposed_product(rows, x, dweight[first:last], sums, places, bf16, k0, _batch(dy.array))
         dbias[first:last] += sums[0, k0:]
         first = last
 
 
 def _as_columns(dy: NDArray | Columns) -> Columns:
     return dy if isinstance(dy, Columns) else Columns(dy, ((0, dy.shape[-1]),))
+
+
+def _batch(x: NDArray) -> int:
+    """Rows of the batch of (T, B, N), or 1 where an array has no steps."""
+    return x.shape[1] if x.ndim == 3 else 1
 
 
 def _one_sum(dbias: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
@@ -147,7 +152,7 @@ def first_layer_backward(
         return
     rows, (used, places) = _rows(dhg.array), _used_rows(embedding, tokens)
     sums = np.zeros((len(used), rows.shape[1]), rows.dtype)
-    add_transposed_product(rows, _rows(h_prev), dw_hh, sums, places.reshape(-1), bf16)
+    add_transposed_product(rows, _rows(h_prev), dw_hh, sums, places.reshape(-1), bf16, batch=_batch(h_prev))
     _table_backward(np.asarray(dxg._replace(array=sums)), used, embedding, w_ih, (dembedding, dw_ih, db_ih), bf16)
     db_hh += np.asarray(dhg._replace(array=sums)).sum(axis=0)
 
@@ -232,8 +237,7 @@ OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients 
 @compiled_parallel
 def _output_rows(
     h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray, losses: NDArray,
-    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float,
-    parts: int,
+    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, runs: int, parts: int,
 ) -> None:  # fmt: skip
     """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
 
@@ -242,17 +246,21 @@ def _output_rows(
     (N, H), width = h.shape, dlogits.shape[1]
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
     spread, rest = h.dtype.type(smoothing / (V * count)), h.dtype.type((1 - smoothing) / count)
+    stride = N // runs
     for part in prange(parts):
-        first, last = part * N // parts, (part + 1) * N // parts
+        begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
         p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
         h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
         # even pieces in whole tiles: a last piece of few rows would read all weights for them
-        pieces = max(1, (last - first + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
-        tiles = max(1, ((last - first + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS)
-        for n0 in range(first, last, tiles * TILE_ROWS):
-            n1 = min(n0 + tiles * TILE_ROWS, last)
-            x, at, stride = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
-            multiply(x, at, stride, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width)
+        pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
+        piece = max(1, ((own + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS) * TILE_ROWS
+        pieces = (own + piece - 1) // piece
+        for i in range(runs * pieces):
+            run = i // pieces * stride + begin
+            n0 = run + i % pieces * piece
+            n1 = min(n0 + piece, run + own)
+            x, at, row_items = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
+            multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width)
             for n in range(n0, n1):
                 losses[n], hits[n] = 0, False
                 row = dlogits[n, :V]
@@ -268,8 +276,8 @@ def _output_rows(
                 else:
                     row[:] = 0
             if dh.shape[0] > 0:
-                d, at, stride = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
-                multiply(d, at, stride, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H)
+                d, at, row_items = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
+                multiply(d, at, row_items, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H)
 
 
 def output_loss(
@@ -295,14 +303,17 @@ def output_loss(
     padded_bias[:V] = bias
     chunk = max(OUTPUT_ROWS * get_num_threads(), LOGITS_BYTES // (width * dtype.itemsize))
     dlogits = empty((min(chunk, N), width), dtype)
+    batch = _batch(h) if chunk >= N else 1
+    # each thread its own rows of the batch, as in the recurrence, where they come in whole tiles
+    runs = N // batch if batch % (2 * TILE_ROWS * get_num_threads()) == 0 else 1
     for n in range(0, N, chunk):
         part = slice(n, min(n + chunk, N))
         some = dlogits[: part.stop - n]
         _output_rows(
             rows[part], panels, padded_bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part], some,
-            dh[part], V, max(count, 1), smoothing, get_num_threads(),
+            dh[part], V, max(count, 1), smoothing, runs, get_num_threads(),
         )  # fmt: skip
         if grads:
-            add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16)
+            add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16, batch=batch)
     result = LossResult(float(losses.sum()), int(hits.sum()), count)
     return result, dh.reshape(h.shape) if grads else None

@@ -154,11 +154,20 @@ def pack_transposed(b: NDArray, bf16: bool = False) -> NDArray:
 
 
 @compiled
-def _pack_rows_as_they_are(b: NDArray, k0: int, depth: int, panels: NDArray, W: int) -> int:
+def row_of(rows: tuple[int, int, int], k: int) -> int:
+    """The k-th of some rows of a matrix, which lie in runs: (the first, how many a run, from run to run)."""
+    first, run, stride = rows
+    return first + k // run * stride + k % run
+
+
+@compiled
+def _pack_rows_as_they_are(
+    b: NDArray, which: tuple[int, int, int], k0: int, depth: int, panels: NDArray, W: int
+) -> int:  # fmt: skip
     N = b.shape[1]
     flat = b.reshape(-1)
     for k in range(depth):
-        row_at, at = (k0 + k) * N, k * W
+        row_at, at = row_of(which, k0 + k) * N, k * W
         for n in range(0, N - W + 1, W):
             _copy_row(flat, row_at + n, panels, at)
             at += depth * W
@@ -170,7 +179,9 @@ def _pack_rows_as_they_are(b: NDArray, k0: int, depth: int, panels: NDArray, W: 
 
 
 @compiled
-def _pack_rows_words(b: NDArray, k0: int, rows: int, panels: NDArray, W: int) -> int:
+def _pack_rows_words(
+    b: NDArray, which: tuple[int, int, int], k0: int, rows: int, panels: NDArray, W: int
+) -> int:  # fmt: skip
     N = b.shape[1]
     flat = b.reshape(-1)
     depth, filled = packed_words(rows), (rows + 1) // 2
@@ -179,7 +190,8 @@ def _pack_rows_words(b: NDArray, k0: int, rows: int, panels: NDArray, W: int) ->
         panels[(p * depth + filled) * W : (p + 1) * depth * W] = 0
     for k in range(filled):
         two = 2 * k + 1 < rows
-        low_at, high_at, at = (k0 + 2 * k) * N, (k0 + 2 * k + 1) * N, k * W
+        low_at, at = row_of(which, k0 + 2 * k) * N, k * W
+        high_at = low_at + N
         for n in range(0, N, W):
             if two and n + W <= N:
                 _pair_row(flat, low_at + n, high_at + n, panels, at)
@@ -193,12 +205,15 @@ def _pack_rows_words(b: NDArray, k0: int, rows: int, panels: NDArray, W: int) ->
     return depth
 
 
-def pack_rows(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
-    """``rows`` rows of ``b`` from k0 on as flat panels, padded with zeros; returns their depth."""
+def pack_rows(b, which, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+    """``rows`` rows of those of ``b`` from the k0-th on as flat panels, padded with zeros; returns their depth.
+
+    Which they are says ``row_of``.
+    """
     raise NotImplementedError("for compiled code only")
 
 
 @overload(pack_rows)
-def _pack_rows_for(b, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+def _pack_rows_for(b, which, k0, rows, panels, W):  # type: ignore[no-untyped-def]
     pack = _pack_rows_words if panels.dtype == WORD else _pack_rows_as_they_are
-    return lambda b, k0, rows, panels, W: pack(b, k0, rows, panels, W)
+    return lambda b, which, k0, rows, panels, W: pack(b, which, k0, rows, panels, W)

@@ -205,11 +205,11 @@ def _emit(
         def pointers(data: Any) -> list[Any]:
             return [builder.bitcast(builder.gep(data, [place]), kind.as_pointer()) for place in places]
 
-        def load(data: Any) -> Vector:
+        def read(data: Any) -> Vector:
             pairs = zip(pointers(data), masks, strict=True)
-            return Vector(builder, [_load(builder, pointer, kind, align, mask) for pointer, mask in pairs])
+            return Vector(builder, [load(builder, pointer, kind, align, mask) for pointer, mask in pairs])
 
-        loaded = [load(data) for data in inputs]
+        loaded = [read(data) for data in inputs]
         results = formula(*loaded, *everywhere)
         for data, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
             vector = result if isinstance(result, Vector) else loaded[0].constant(result)
@@ -237,12 +237,14 @@ def broadcast(builder: Any, value: Any, kind: Any) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, kind.count), [0] * kind.count))
 
 
-def _load(builder: Any, pointer: Any, kind: Any, align: int, mask: Any) -> Any:
+def load(builder: Any, pointer: Any, kind: Any, align: int, mask: Any = None) -> Any:
+    """A register from memory that is aligned to ``align`` bytes, its items'; zeros where ``mask`` is not set."""
     if mask is None:
         value = builder.load(pointer)
         value.align = align
         return value
-    name = f"llvm.masked.load.v{kind.count}f{align * 8}.p0"
+    letter = "i" if isinstance(kind.element, ir.IntType) else "f"
+    name = f"llvm.masked.load.v{kind.count}{letter}{align * 8}.p0"
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(kind, [pointer.type, _I32, mask.type, kind]), name
     )
