@@ -19,7 +19,7 @@ from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack_transposed, panel_width
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
-from unrolled.engine.kernels.split import add_gates, start_gates
+from unrolled.engine.kernels.split import hidden_product
 from unrolled.engine.kernels.tile import VECTORS
 from unrolled.engine.params import Params, layer_params, output_weight_name
 
@@ -38,23 +38,17 @@ def step_layer(
     x, at, stride = operand(h_prev.reshape(-1), 0, H, R, H, panels, memory)
     flat_gates, width = gates.reshape(-1), gates.shape[1]
     if kind == _LSTM:
+        hidden_product(x, at, stride, panels, b_hh, flat_gates, 0, width, R, H, 4, 0, H, back)
         for r in range(R):
-            start_gates(gates[r], xg[places[r]], b_hh, 4, H, 0, H)
-        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 4, 0, H, back)
-        for r in range(R):
-            lstm.activate(gates[r], c_prev[r], c[r], h[r], 0, H)
+            lstm.activate(gates[r], xg[places[r]], c_prev[r], c[r], h[r], 0, H)
     elif kind == _GRU:
+        hidden_product(x, at, stride, panels, b_hh, flat_gates, 0, width, R, H, 3, 0, H, back)
         for r in range(R):
-            gru.start(gates[r], xg[places[r]], b_hh, H, 0, H)
-        add_gates(x, at, stride, panels, flat_gates, 0, width, R, H, 3, 0, H, back)
-        for r in range(R):
-            gru.activate(gates[r], xg[places[r], 2 * H :], h_prev[r], h[r], 0, H)
+            gru.activate(gates[r], xg[places[r]], h_prev[r], h[r], 0, H)
     else:
+        hidden_product(x, at, stride, panels, b_hh, h.reshape(-1), 0, H, R, H, 1, 0, H, back)
         for r in range(R):
-            start_gates(h[r], xg[places[r]], b_hh, 1, H, 0, H)
-        add_gates(x, at, stride, panels, h.reshape(-1), 0, H, R, H, 1, 0, H, back)
-        for r in range(R):
-            rnn.activate(h[r], kind == _RNN_RELU)
+            rnn.activate(h[r], xg[places[r]], kind == _RNN_RELU)
 
 
 @compiled

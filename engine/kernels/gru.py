@@ -14,27 +14,21 @@ from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import (
     Columns,
     Gathered,
-    add_gates,
     as_gathered,
     by_state,
+    hidden_product,
     new_states,
     share,
     split,
-    start_gates,
 )
 from unrolled.engine.kernels.team import meet, wait
 from unrolled.engine.kernels.vectors import Vector, elementwise
 
 
-@compiled
-def start(gates: NDArray, x: NDArray, bias: NDArray, H: int, u0: int, u1: int) -> None:
-    """``start_gates`` for r and z; the third product, before the reset gate is applied, starts from its own bias alone."""
-    start_gates(gates, x, bias, 2, H, u0, u1)
-    gates[2 * H + u0 : 2 * H + u1] = bias[2 * H + u0 : 2 * H + u1]
-
-
-def _activate(r: Vector, z: Vector, hn: Vector, x_n: Vector, h_prev: Vector) -> tuple[Vector, ...]:
-    r, z = sigmoid(r), sigmoid(z)
+def _activate(
+    r: Vector, z: Vector, hn: Vector, x_r: Vector, x_z: Vector, x_n: Vector, h_prev: Vector
+) -> tuple[Vector, ...]:  # fmt: skip
+    r, z = sigmoid(r + x_r), sigmoid(z + x_z)
     n = tanh(x_n + r * hn)
     return r, z, n, (1 - z) * n + z * h_prev
 
@@ -43,12 +37,13 @@ _activate_all = elementwise(_activate)
 
 
 @compiled
-def activate(gates: NDArray, x_n: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
-    """Units u0 … u1 of one row: gates (4·H,) holds a_r, a_z, hn; it becomes r, z, hn, n."""
+def activate(gates: NDArray, x: NDArray, h_prev: NDArray, h: NDArray, u0: int, u1: int) -> None:
+    """Units u0 … u1 of one row: gates (4·H,) holds the hidden product, x (3·H,) the input's; gates becomes r, z, hn, n."""
     H = h.shape[0]
     r, z = gates[u0:u1], gates[H + u0 : H + u1]
     hn, n = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
-    _activate_all((r, z, hn, x_n[u0:u1], h_prev[u0:u1]), (r, z, n, h[u0:u1]), (), u1 - u0)
+    x_r, x_z, x_n = x[u0:u1], x[H + u0 : H + u1], x[2 * H + u0 : 2 * H + u1]
+    _activate_all((r, z, hn, x_r, x_z, x_n, h_prev[u0:u1]), (r, z, n, h[u0:u1]), (), u1 - u0)
 
 
 @compiled_parallel
@@ -66,14 +61,13 @@ def _forward(
             first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
             memory = new_operand(panels, last - first)
             for t in range(T):
-                for b in range(first, last):
-                    start(gates[t, b], table[rows[t, b]], b_hh, H, u0, u1)
                 at, n = t * B + first, last - first
                 h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
-                add_gates(h, h_at, h_row, panels, flat_gates, at * width, width, n, H, 3, u0, u1, t % 2 == 1)
+                hidden_product(
+                    h, h_at, h_row, panels, b_hh, flat_gates, at * width, width, n, H, 3, u0, u1, t % 2 == 1
+                )  # fmt: skip
                 for b in range(first, last):
-                    x_n = table[rows[t, b], 2 * H :]
-                    activate(gates[t, b], x_n, states[0, t, b], states[0, t + 1, b], u0, u1)
+                    activate(gates[t, b], table[rows[t, b]], states[0, t, b], states[0, t + 1, b], u0, u1)
                 if by_units:
                     wait(team, active, t + 1)
 

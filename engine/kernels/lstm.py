@@ -18,20 +18,21 @@ from unrolled.engine.kernels.panels import pack, pack_transposed
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import (
     Gathered,
-    add_gates,
     as_gathered,
     by_state,
+    hidden_product,
     new_states,
     share,
     split,
-    start_gates,
 )
 from unrolled.engine.kernels.team import meet, wait
 from unrolled.engine.kernels.vectors import Vector, elementwise
 
 
-def _activate(i: Vector, f: Vector, g: Vector, o: Vector, c_prev: Vector) -> tuple[Vector, ...]:
-    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+def _activate(
+    i: Vector, f: Vector, g: Vector, o: Vector, x_i: Vector, x_f: Vector, x_g: Vector, x_o: Vector, c_prev: Vector
+) -> tuple[Vector, ...]:  # fmt: skip
+    i, f, g, o = sigmoid(i + x_i), sigmoid(f + x_f), tanh(g + x_g), sigmoid(o + x_o)
     c = f * c_prev + i * g
     return i, f, g, o, c, o * tanh(c)
 
@@ -40,12 +41,16 @@ _activate_all = elementwise(_activate)
 
 
 @compiled
-def activate(gates: NDArray, c_prev: NDArray, c: NDArray, h: NDArray, u0: int, u1: int) -> None:
-    """Units u0 … u1 of one row: gates (4·H,) from arguments to i, f, g, o; c and h (H,)."""
+def activate(gates: NDArray, x: NDArray, c_prev: NDArray, c: NDArray, h: NDArray, u0: int, u1: int) -> None:
+    """Units u0 … u1 of one row: gates (4·H,) from the hidden product to i, f, g, o; x (4·H,) the input's; c and h (H,)."""
     H = h.shape[0]
     i, f = gates[u0:u1], gates[H + u0 : H + u1]
     g, o = gates[2 * H + u0 : 2 * H + u1], gates[3 * H + u0 : 3 * H + u1]
-    _activate_all((i, f, g, o, c_prev[u0:u1]), (i, f, g, o, c[u0:u1], h[u0:u1]), (), u1 - u0)
+    x_i, x_f = x[u0:u1], x[H + u0 : H + u1]
+    x_g, x_o = x[2 * H + u0 : 2 * H + u1], x[3 * H + u0 : 3 * H + u1]
+    _activate_all(
+        (i, f, g, o, x_i, x_f, x_g, x_o, c_prev[u0:u1]), (i, f, g, o, c[u0:u1], h[u0:u1]), (), u1 - u0
+    )  # fmt: skip
 
 
 @compiled_parallel
@@ -63,13 +68,12 @@ def _forward(
             first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
             memory = new_operand(panels, last - first)
             for t in range(T):
-                for b in range(first, last):
-                    start_gates(gates[t, b], table[rows[t, b]], b_hh, 4, H, u0, u1)
                 at, n = t * B + first, last - first
                 h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
-                add_gates(h, h_at, h_row, panels, flat_gates, at * G, G, n, H, 4, u0, u1, t % 2 == 1)
+                hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, at * G, G, n, H, 4, u0, u1, t % 2 == 1)
                 for b in range(first, last):
-                    activate(gates[t, b], states[1, t, b], states[1, t + 1, b], states[0, t + 1, b], u0, u1)
+                    x, c = table[rows[t, b]], states[1, t + 1, b]
+                    activate(gates[t, b], x, states[1, t, b], c, states[0, t + 1, b], u0, u1)
                 if by_units:
                     wait(team, active, t + 1)
 

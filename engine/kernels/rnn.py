@@ -14,27 +14,27 @@ from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack, pack_transposed
 from unrolled.engine.kernels.split import (
     Gathered,
-    add_gates,
     as_gathered,
     by_state,
+    hidden_product,
     new_states,
     share,
     split,
-    start_gates,
 )
 from unrolled.engine.kernels.team import meet, wait
 from unrolled.engine.kernels.vectors import Vector, elementwise, select
 
-_tanh_all = elementwise(tanh)
-_relu_all = elementwise(lambda a: a.at_least(0))
+_tanh_all = elementwise(lambda a, x: tanh(a + x))
+_relu_all = elementwise(lambda a, x: (a + x).at_least(0))
 
 
 @compiled
-def activate(a: NDArray, relu: bool) -> None:
+def activate(a: NDArray, x: NDArray, relu: bool) -> None:
+    """Units of one row, from the hidden product and the input's to h."""
     if relu:
-        _relu_all((a,), (a,), (), a.shape[0])
+        _relu_all((a, x), (a,), (), a.shape[0])
     else:
-        _tanh_all((a,), (a,), (), a.shape[0])
+        _tanh_all((a, x), (a,), (), a.shape[0])
 
 
 @compiled_parallel
@@ -52,13 +52,11 @@ def _run(
             first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
             memory = new_operand(panels, last - first)
             for t in range(steps - 1):
-                for b in range(first, last):
-                    start_gates(h[t + 1, b], table[rows[t, b]], b_hh, 1, H, u0, u1)
                 n, to = last - first, ((t + 1) * B + first) * H
                 before, at, row = operand(flat, (t * B + first) * H, H, n, H, panels, memory)
-                add_gates(before, at, row, panels, flat, to, H, n, H, 1, u0, u1, t % 2 == 1)
+                hidden_product(before, at, row, panels, b_hh, flat, to, H, n, H, 1, u0, u1, t % 2 == 1)
                 for b in range(first, last):
-                    activate(h[t + 1, b, u0:u1], relu)
+                    activate(h[t + 1, b, u0:u1], table[rows[t, b], u0:u1], relu)
                 if by_units:
                     wait(team, active, t + 1)
 

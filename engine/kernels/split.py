@@ -8,11 +8,10 @@ import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm import add_product, add_product_part
+from unrolled.engine.kernels.gemm import multiply, multiply_part
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.team import new_team
-from unrolled.engine.kernels.vectors import elementwise
 
 
 class Split(NamedTuple):
@@ -53,29 +52,23 @@ def share(part: int, parts: int, by_units: bool, B: int, H: int, W: int) -> tupl
 
 
 @compiled
-def add_gates(
-    h: NDArray, h_offset: int, h_row: int, panels: NDArray, gates: NDArray, offset: int, width: int, rows: int, H: int, G: int,
-    u0: int, u1: int, back: bool,
+def hidden_product(
+    h: NDArray, h_offset: int, h_row: int, panels: NDArray, bias: NDArray, gates: NDArray, offset: int, width: int,
+    rows: int, H: int, G: int, u0: int, u1: int, back: bool,
 ) -> None:  # fmt: skip
-    """gates[r, g·H + u0 … g·H + u1] += h[r] · w_hhᵀ for G gates; flat, rows ``h_row`` and ``width`` apart."""
+    """gates[r, g·H + u0 … g·H + u1] = h[r] · w_hhᵀ + bias for G gates; flat, rows ``h_row`` and ``width`` apart.
+
+    The input product is not in it: what activates the gates adds that, when it reads them, and saves a pass.
+    """
     if u1 - u0 == H:
-        add_product(h, h_offset, h_row, 1, panels, gates, offset, width, rows, G * H, back)
+        multiply(h, h_offset, h_row, 1, panels, bias, 0, 0, gates, offset, width, rows, G * H, back)
         return
     W = panels.shape[2]
     for i in range(G):
         at = (G - 1 - i if back else i) * H + u0
-        add_product_part(h, h_offset, h_row, 1, panels, at // W, gates, offset + at, width, rows, u1 - u0, back)
-
-
-_add = elementwise(lambda x, bias: x + bias)
-
-
-@compiled
-def start_gates(gates: NDArray, x: NDArray, bias: NDArray, G: int, H: int, u0: int, u1: int) -> None:
-    """Units u0 … u1 of the first G gates of one row: input product and bias."""
-    for g in range(G):
-        first, last = g * H + u0, g * H + u1
-        _add((x[first:last], bias[first:last]), (gates[first:last],), (), u1 - u0)
+        multiply_part(
+            h, h_offset, h_row, 1, panels, at // W, bias, at, 0, gates, offset + at, width, rows, u1 - u0, back
+        )  # fmt: skip
 
 
 def new_states(s0: NDArray, T: int) -> NDArray:
