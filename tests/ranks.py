@@ -188,13 +188,13 @@ def lost(group: Group) -> dict[str, Any]:
 def main(folder: Path) -> None:
     with training_group("torch") as group:
         assert group.size == 2
-        threads = weakref.ref(dist.group.WORLD)
+        world = weakref.ref(dist.group.WORLD)
         curves = {f"{case}/{name}": value for case in CASES for name, value in curve(case, group).items()}
         wrong = curve("records", group, unweighted)
         found = {**stops(group), **work(group), **folders(group, folder)}
         np.savez(folder / f"curves-{group.rank}.npz", **curves, **{f"wrong/{name}": wrong[name] for name in wrong})
         found.update(lost(group))
-    found["ended"] = threads() is None  # its threads would run on into the end of the interpreter
+    found["ended"] = world() is None  # its threads would run on into the end of the interpreter
     (folder / f"found-{group.rank}.json").write_text(json.dumps(found))
 
 

@@ -118,4 +118,10 @@ def test_the_largest_number_is_that_of_numpy(dtype: type) -> None:
             assert largest(some) == some.max()
     assert largest(np.array([-1, info.max, np.inf, 3], dtype)) == np.inf
     assert largest(np.array([-np.inf, info.min, -0.0], dtype)) == 0
+    for count in (17, 33, 100):  # in every place of whole registers, and of the rest behind them
+        for place in range(count):
+            values = np.linspace(-3, -2, count + 1, dtype=dtype)[1:]
+            values[place] = 0.5
+            assert largest(values) == 0.5
     assert np.isnan(largest(np.array([1, np.nan, np.inf], dtype)))
+    assert largest(np.array([1, -np.nan, 2], dtype)) == 2

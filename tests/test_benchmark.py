@@ -335,6 +335,14 @@ def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: 
         report.read_lines([tmp_path / "missing.jsonl"])
 
 
+def test_a_workload_is_named_by_all_that_is_not_as_usual() -> None:
+    line = {"suite": "train", "cell": "lstm", "layers": 1, "hidden": 128, "batch": 32, "length": 64, "vocab": 65}
+    assert report.workload_name(line) == "lstm 1×128, B 32"
+    assert report.workload_name({**line, "embedding": 128, "optimizer": "adam"}) == "lstm 1×128, B 32"
+    assert report.workload_name({**line, "embedding": 64, "optimizer": "sgd"}) == "lstm 1×128, B 32, E 64, sgd"
+    assert report.workload_name({**line, "length": 20, "vocab": 10_000}) == "lstm 1×128, B 32, L 20, V 10000"
+
+
 def test_compare_finds_what_got_slower() -> None:
     old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.020, hidden=256)]
     new = [line("numba", 0.012), line("torch", 0.0104), line("numba", 0.015, hidden=256)]

@@ -25,6 +25,7 @@ ALL_WIDTHS = [
     "test_engines.py::test_kernels_equal_the_reference_array_by_array",
     "test_engines.py::test_a_transposed_product_takes_columns_and_sums_more",
     "test_products.py",
+    "test_shared_work.py",
 ]
 MORE_OF_AVX2 = [  # the width that most people's processors have: the output layer, sampling, optimisers and bits, too
     "test_engines.py::test_cross_entropy_equals_the_reference",

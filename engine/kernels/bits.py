@@ -25,7 +25,9 @@ def float64_from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def largest(typing_context, values):  # type: ignore[no-untyped-def]
-    """The maximum of float32 or float64 numbers (n,), n ≥ 1, C-contiguous; NaN where one with its sign bit clear is among them.
+    """The maximum of float32 or float64 numbers (n,), n ≥ 1, C-contiguous.
+
+    A NaN with its sign bit set counts as less than all numbers, any other as more.
 
     A loop over the numbers stays scalar, because a maximum of floats is not one in any order; one of integers is. Bits order
     as their numbers do once those of a negative number, but for the sign, are turned around.

@@ -17,7 +17,7 @@ from unrolled.engine.kernels.panels import pack, pack_transposed, panel_width
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Columns, Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
-from unrolled.engine.kernels.transposed import add_transposed_product
+from unrolled.engine.kernels.transposed import SUM_ROWS, add_transposed_product
 from unrolled.engine.kernels.vectors import elementwise
 from unrolled.engine.layers import LOGITS_BYTES, LossResult
 
@@ -231,22 +231,23 @@ def softmax_cross_entropy(
     return result, dlogits.reshape(logits.shape) if gradient else None
 
 
+SMALL = 1 << 18  # bytes of weights that stay in any core's cache
 OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
 
 
 @compiled_parallel
 def _output_rows(
     h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray, losses: NDArray,
-    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, runs: int, parts: int,
+    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, ranges: int, parts: int,
 ) -> None:  # fmt: skip
     """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
 
-    ``bias`` (width,) is as wide as a row of logits.
+    ``bias`` (width,) is as wide as a row of logits. Positions are ``ranges`` of equal length, each shared out to all parts.
     """
     (N, H), width = h.shape, dlogits.shape[1]
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
     spread, rest = h.dtype.type(smoothing / (V * count)), h.dtype.type((1 - smoothing) / count)
-    stride = N // runs
+    stride = N // ranges
     for part in prange(parts):
         begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
         p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
@@ -255,10 +256,10 @@ def _output_rows(
         pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
         piece = max(1, ((own + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS) * TILE_ROWS
         pieces = (own + piece - 1) // piece
-        for i in range(runs * pieces):
-            run = i // pieces * stride + begin
-            n0 = run + i % pieces * piece
-            n1 = min(n0 + piece, run + own)
+        for i in range(ranges * pieces):
+            first = i // pieces * stride + begin
+            n0 = first + i % pieces * piece
+            n1 = min(n0 + piece, first + own)
             x, at, row_items = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
             multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width)
             for n in range(n0, n1):
@@ -301,17 +302,21 @@ def output_loss(
     panels, back = pack_transposed(weight, bf16), pack(weight if grads else weight[:0], bf16)
     padded_bias = np.zeros(width, dtype)
     padded_bias[:V] = bias
-    chunk = max(OUTPUT_ROWS * get_num_threads(), LOGITS_BYTES // (width * dtype.itemsize))
+    # whole groups of rows that are summed together; the number of threads is not in it, on which no result depends
+    chunk = max(1, -(-LOGITS_BYTES // (width * dtype.itemsize * SUM_ROWS))) * SUM_ROWS
     dlogits = empty((min(chunk, N), width), dtype)
     batch = _batch(h) if chunk >= N else 1
-    # each thread its own rows of the batch, as in the recurrence, where they come in whole tiles
-    runs = N // batch if batch % (2 * TILE_ROWS * get_num_threads()) == 0 else 1
+    parts = get_num_threads()
+    # Each thread its own rows of the batch, as in the recurrence: two tiles of a step at least, where it does not matter
+    # that weights are read more often.
+    own_rows = parts > 1 and batch % (2 * TILE_ROWS * parts) == 0 and weight.nbytes <= SMALL
+    ranges = N // batch if N and own_rows else 1
     for n in range(0, N, chunk):
         part = slice(n, min(n + chunk, N))
         some = dlogits[: part.stop - n]
         _output_rows(
             rows[part], panels, padded_bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part], some,
-            dh[part], V, max(count, 1), smoothing, runs, get_num_threads(),
+            dh[part], V, max(count, 1), smoothing, ranges, parts,
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16, batch=batch)

@@ -9,6 +9,8 @@ of its own (``amx``).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import get_num_threads, prange
 from numba.extending import overload
@@ -153,21 +155,26 @@ def pack_transposed(b: NDArray, bf16: bool = False) -> NDArray:
     return _packed(b, True, bf16)
 
 
-@compiled
-def row_of(rows: tuple[int, int, int], k: int) -> int:
-    """The k-th of some rows of a matrix, which lie in runs: (the first, how many a run, from run to run)."""
-    first, run, stride = rows
-    return first + k // run * stride + k % run
+class Runs(NamedTuple):
+    """Some rows of a matrix: ``length`` that follow each other from ``first`` on, as many again ``stride`` behind, …"""
+
+    first: int
+    length: int
+    stride: int
 
 
 @compiled
-def _pack_rows_as_they_are(
-    b: NDArray, which: tuple[int, int, int], k0: int, depth: int, panels: NDArray, W: int
-) -> int:  # fmt: skip
+def row_of(runs: Runs, k: int) -> int:
+    """The k-th of these rows."""
+    return runs.first + k // runs.length * runs.stride + k % runs.length
+
+
+@compiled
+def _pack_rows_as_they_are(b: NDArray, runs: Runs, k0: int, depth: int, panels: NDArray, W: int) -> int:
     N = b.shape[1]
     flat = b.reshape(-1)
     for k in range(depth):
-        row_at, at = row_of(which, k0 + k) * N, k * W
+        row_at, at = row_of(runs, k0 + k) * N, k * W
         for n in range(0, N - W + 1, W):
             _copy_row(flat, row_at + n, panels, at)
             at += depth * W
@@ -179,9 +186,7 @@ def _pack_rows_as_they_are(
 
 
 @compiled
-def _pack_rows_words(
-    b: NDArray, which: tuple[int, int, int], k0: int, rows: int, panels: NDArray, W: int
-) -> int:  # fmt: skip
+def _pack_rows_words(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
     N = b.shape[1]
     flat = b.reshape(-1)
     depth, filled = packed_words(rows), (rows + 1) // 2
@@ -190,7 +195,7 @@ def _pack_rows_words(
         panels[(p * depth + filled) * W : (p + 1) * depth * W] = 0
     for k in range(filled):
         two = 2 * k + 1 < rows
-        low_at, at = row_of(which, k0 + 2 * k) * N, k * W
+        low_at, at = row_of(runs, k0 + 2 * k) * N, k * W
         high_at = low_at + N
         for n in range(0, N, W):
             if two and n + W <= N:
@@ -205,15 +210,12 @@ def _pack_rows_words(
     return depth
 
 
-def pack_rows(b, which, k0, rows, panels, W):  # type: ignore[no-untyped-def]
-    """``rows`` rows of those of ``b`` from the k0-th on as flat panels, padded with zeros; returns their depth.
-
-    Which they are says ``row_of``.
-    """
+def pack_rows(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+    """``rows`` of the ``runs`` of ``b``, from the k0-th on, as flat panels, padded with zeros; returns their depth."""
     raise NotImplementedError("for compiled code only")
 
 
 @overload(pack_rows)
-def _pack_rows_for(b, which, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+def _pack_rows_for(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
     pack = _pack_rows_words if panels.dtype == WORD else _pack_rows_as_they_are
-    return lambda b, which, k0, rows, panels, W: pack(b, which, k0, rows, panels, W)
+    return lambda b, runs, k0, rows, panels, W: pack(b, runs, k0, rows, panels, W)

@@ -30,7 +30,7 @@ _relu_all = elementwise(lambda a, x: (a + x).at_least(0))
 
 @compiled
 def activate(a: NDArray, x: NDArray, relu: bool) -> None:
-    """Units of one row, from the hidden product and the input's to h."""
+    """Units (n,) of one row: ``a`` from the hidden product to h; ``x`` (n,) is the input's."""
     if relu:
         _relu_all((a, x), (a,), (), a.shape[0])
     else:

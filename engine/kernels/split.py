@@ -56,7 +56,7 @@ def hidden_product(
     h: NDArray, h_offset: int, h_row: int, panels: NDArray, bias: NDArray, gates: NDArray, offset: int, width: int,
     rows: int, H: int, G: int, u0: int, u1: int, back: bool,
 ) -> None:  # fmt: skip
-    """gates[r, g·H + u0 … g·H + u1] = h[r] · w_hhᵀ + bias for G gates; flat, rows ``h_row`` and ``width`` apart.
+    """gates[r, g·H + u0 … g·H + u1] = h[r] · w_hhᵀ + bias (G·H,) for G gates; flat, rows ``h_row`` and ``width`` apart.
 
     The input product is not in it: what activates the gates adds that, when it reads them, and saves a pass.
     """

@@ -19,7 +19,7 @@ from unrolled.engine.kernels.copies import copy_words_transposed, make_copy_and_
 from unrolled.engine.kernels.gemm import multiply_columns
 from unrolled.engine.kernels.kernel import compiled, compiled_parallel
 from unrolled.engine.kernels.operands import packed_depth
-from unrolled.engine.kernels.panels import pack_rows, panel_width, row_of
+from unrolled.engine.kernels.panels import Runs, pack_rows, panel_width, row_of
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.target import TARGET
 from unrolled.engine.kernels.tile import TILE_ROWS
@@ -81,18 +81,18 @@ def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: ND
 
 @compiled
 def _add_columns(
-    a: NDArray, which: tuple[int, int, int], k0: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray
+    a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray
 ) -> None:  # fmt: skip
-    """Columns m0 … m1 of ``rows`` rows of ``a`` from the k0-th on, added to ``sums`` and nothing else."""
+    """Columns m0 … m1 of ``rows`` of the ``runs`` of ``a``, from the k0-th on, added to ``sums`` and nothing else."""
     if m0 < m1:
         block = np.zeros(m1 - m0, a.dtype)
         for row in range(0, rows, _SUMMED):
-            _add_rows(a, row_of(which, k0 + row), row, rows, m0, m1, sums, places, block)
+            _add_rows(a, row_of(runs, k0 + row), row, rows, m0, m1, sums, places, block)
 
 
 @compiled
 def _pack_strips_as_they_are(
-    a: NDArray, which: tuple[int, int, int], k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
+    a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
     """What lies in whole strips and fours of rows is copied and added up in one pass."""
@@ -102,7 +102,7 @@ def _pack_strips_as_they_are(
     block = np.zeros(m1 - m0, a.dtype)
     for row in range(0, rows, _SUMMED):
         fours = row + _SUMMED <= rows
-        first, copied = row_of(which, k0 + row), m0
+        first, copied = row_of(runs, k0 + row), m0
         if fours and one_sum:
             for m in range(m0, whole, STRIP):
                 at = first * width + m
@@ -128,7 +128,7 @@ def _pack_strips_as_they_are(
 
 @compiled
 def _pack_strips_words(
-    a: NDArray, which: tuple[int, int, int], k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
+    a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
     width = a.shape[1]
@@ -136,7 +136,7 @@ def _pack_strips_words(
     whole = m0 + (m1 - m0) // STRIP * STRIP
     zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
     for k in range(0, rows, 2):
-        first = row_of(which, k0 + k)
+        first = row_of(runs, k0 + k)
         if k % _SUMMED == 0:
             _add_rows(a, first, k, rows, m0, m1, sums, places, block)
         two = k + 1 < rows
@@ -159,7 +159,7 @@ def _pack_strips_words(
 
 @compiled
 def _pack_strips_amx(
-    a: NDArray, which: tuple[int, int, int], k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
+    a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
     """A row of ``strips`` for each column, ``AMX_STRIP`` words apart."""
@@ -168,7 +168,7 @@ def _pack_strips_amx(
     whole = m0 + (m1 - m0) // amx.LANES * amx.LANES
     zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
     for k in range(0, rows, 2 * amx.DEPTH):
-        first = row_of(which, k0 + k)
+        first = row_of(runs, k0 + k)
         for row in range(k, min(k + 2 * amx.DEPTH, rows), _SUMMED):
             _add_rows(a, first + row - k, row, rows, m0, m1, sums, places, block)
         full = k + 2 * amx.DEPTH <= rows
@@ -210,7 +210,7 @@ class _Strips(NamedTuple):
     rows: int  # of both factors
     together: int  # rows that must lie one behind the other
     columns: int  # of the first
-    unit: int  # columns that are not shared out to two threads
+    unit: int  # columns that go to one thread together
     items: int  # that are packed at a time
 
 
@@ -229,10 +229,10 @@ def _strips(bf16: bool) -> _Strips:
     return _TILES if amx.AVAILABLE else _WORDS
 
 
-def _pack_strips(a, which, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
-    """Columns m0 … m1 of ``rows`` rows of ``a``, strip by strip; adds row k of ``a`` to sums[places[k]].
+def _pack_strips(a, runs, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
+    """Columns m0 … m1 of ``rows`` of the ``runs`` of ``a``, from the k0-th on, strip by strip.
 
-    They are those that ``which`` says (``row_of``), from the k0-th on.
+    Adds row k of ``a`` to sums[places[k]].
     """
     raise NotImplementedError("for compiled code only")
 
@@ -243,10 +243,10 @@ def _multiply_strips(strips, panels, depth, W, c, c_at, rows, N):  # type: ignor
 
 
 @overload(_pack_strips)
-def _pack_strips_for(a, which, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
+def _pack_strips_for(a, runs, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
     pack = _strips(strips.dtype == WORD).pack
-    return lambda a, which, k0, rows, m0, m1, strips, sums, places: pack(
-        a, which, k0, rows, m0, m1, strips, sums, places
+    return lambda a, runs, k0, rows, m0, m1, strips, sums, places: pack(
+        a, runs, k0, rows, m0, m1, strips, sums, places
     )  # fmt: skip
 
 
@@ -258,56 +258,59 @@ def _multiply_strips_for(strips, panels, depth, W, c, c_at, rows, N):  # type: i
 
 @compiled
 def _add_part(
-    a: NDArray, column: int, b: NDArray, which: tuple[int, int, int], K: int, c: NDArray, first: int, last: int,
-    beyond: int, end: int, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, W: int, block: int, group: int,
+    a: NDArray, column: int, b: NDArray, runs: Runs, K: int, c: NDArray, first: int, last: int, begin: int, end: int,
+    sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, W: int, block: int, group: int,
 ) -> None:  # fmt: skip
-    """Rows first … last of ``c``, with K rows of both factors; columns beyond … end of ``a`` are only summed."""
+    """Rows first … last of ``c``, with K rows of both factors; columns begin … end of ``a`` are only summed.
+
+    As much of the depth as ``block`` rows at a time, and ``group`` columns of ``a``.
+    """
     N, flat_c = b.shape[1], c.reshape(-1)
     for k0 in range(0, K, block):
         rows = min(block, K - k0)
-        depth = pack_rows(b, which, k0, rows, panels, W) if first < last else 0
+        depth = pack_rows(b, runs, k0, rows, panels, W) if first < last else 0
         for m0 in range(first, last, group):
             m1 = min(m0 + group, last)
-            _pack_strips(a, which, k0, rows, column + m0, column + m1, strips, sums, places)
+            _pack_strips(a, runs, k0, rows, column + m0, column + m1, strips, sums, places)
             _multiply_strips(strips, panels, depth, W, flat_c, m0 * N, m1 - m0, N)
-        _add_columns(a, which, k0, rows, beyond, end, sums, places)
+        _add_columns(a, runs, k0, rows, begin, end, sums, places)
 
 
 @compiled_parallel
 def _add_transposed_product(
     a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray,
-    W: int, block: int, group: int, unit: int, halves: int, runs: int, c_more: NDArray, sums_more: NDArray, parts: int,
+    W: int, block: int, group: int, unit: int, pieces: int, count: int, c_more: NDArray, sums_more: NDArray, parts: int,
 ) -> None:  # fmt: skip
-    """As much of the depth as ``block`` rows at a time, and ``group`` columns of ``a``, which are shared out in units.
+    """The depth is added up in one of ``pieces`` or in two, columns of ``a`` are shared out in units.
 
-    Of two ``halves``, each has its half of each of ``runs`` ranges of rows that follow each other. The second adds up in
-    ``c_more`` and ``sums_more``, which are added to the first's at the end. Of an even number of threads each works on one
-    half, of an odd number on both.
+    The rows are ``count`` ranges of equal length, of each of which a piece has its half. The second adds up in ``c_more``
+    and ``sums_more``, which are added to ``c`` and ``sums`` at the end. Of an even number of threads half work on either
+    piece at once; of an odd number all work on one after the other.
     """
     (K, N), M = b.shape, len(c)
-    stride, beyond = K // runs, column + M
+    stride, beyond = K // count, column + M
     more = max(sums.shape[1] - beyond, 0)  # columns that are only summed
-    apart = halves if parts % halves == 0 else 1
-    slots = parts // apart
+    at_once = pieces if parts % pieces == 0 else 1
+    slots = parts // at_once
     for part in prange(parts):
         slot = part % slots
         first, last = slot * M // slots // unit * unit, (slot + 1) * M // slots // unit * unit
         if slot == slots - 1:
             last = M
         begin, end = beyond + slot * more // slots, beyond + (slot + 1) * more // slots
-        for half in range(part // slots, halves, apart):
-            row = half * stride // halves
-            run = (half + 1) * stride // halves - row
-            own_c, own_sums = (c_more, sums_more) if half > 0 else (c, sums)
-            if half > 0:
+        for piece in range(part // slots, pieces, at_once):
+            row = piece * stride // pieces
+            length = (piece + 1) * stride // pieces - row
+            own_c, own_sums = (c_more, sums_more) if piece > 0 else (c, sums)
+            if piece > 0:
                 own_c[first:last] = 0
                 own_sums[:, column + first : column + last] = 0
                 own_sums[:, begin:end] = 0
             _add_part(
-                a, column, b, (row, run, stride), run * runs, own_c, first, last, begin, end, own_sums, places, strips[part],
-                panels[part], W, block, group,
+                a, column, b, Runs(row, length, stride), length * count, own_c, first, last, begin, end, own_sums, places,
+                strips[part], panels[part], W, block, group,
             )  # fmt: skip
-    if halves > 1:
+    if pieces > 1:
         for part in prange(parts):
             for m in range(part * M // parts, (part + 1) * M // parts):
                 total, own = c[m], c_more[m]
@@ -331,22 +334,23 @@ def add_transposed_product(
     All are C-contiguous and, but for ``places``, of one dtype.
     With ``bf16`` the factors of the product are rounded, the sums are not.
 
-    Threads share out M. Where K is large beside it, halves of K are added up apart, on any number of threads, so that
-    results do not depend on it: two threads then pack half of both factors each, and not all of ``b``. If row k is that of
-    a step and of k % ``batch`` in its batch, a half has the rows of half a batch, as far as they come in groups that fit:
-    those that its thread had in the recurrence. RNN of 128 and 256, B = 64, two threads: a step 1.05 times as fast.
+    Threads share out M. Where K is large beside M and R, it is added up in two pieces, on any number of threads, so that
+    results do not depend on it: of two threads each then packs half of both factors, and not all of ``b``. If row k is that
+    of a step and of k % ``batch`` in its batch, a piece has the rows of half a batch, as far as they come in groups that
+    fit. Of two threads each had just these in the recurrence: RNN of 128 and 256, B = 64, a step 1.06 times as fast.
     """
     dtype, strips = WORD_DTYPE if bf16 else a.dtype, _strips(bf16)
     (K, N), M, parts, W = b.shape, len(c), get_num_threads(), panel_width(dtype)
     rows = min(strips.rows, K)
     depth = packed_depth(rows) if bf16 else rows
     packed, panels = empty((parts, strips.items), dtype), empty((parts, depth * -(-N // W) * W), dtype)
-    halves, runs, second = 1, 1, 0
-    if K >= 2 * M:
-        halves, second = 2, 1
-        runs = K // batch if K % batch == 0 and batch % (2 * strips.together) == 0 else 1
-    c_more, sums_more = (empty((second * len(array), array.shape[1]), array.dtype) for array in (c, sums))
+    pieces, count = 1, 1
+    if 2 * max(M, len(sums)) <= K:
+        pieces = 2
+        if K % batch == 0 and batch % (2 * strips.together) == 0:
+            count = K // batch
+    c_more, sums_more = (empty(((pieces - 1) * len(one), one.shape[1]), one.dtype) for one in (c, sums))
     _add_transposed_product(
-        a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.columns, strips.unit, halves, runs, c_more,
+        a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.columns, strips.unit, pieces, count, c_more,
         sums_more, parts,
     )  # fmt: skip
