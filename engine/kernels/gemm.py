@@ -54,15 +54,18 @@ def _edge(
 ) -> None:  # fmt: skip
     """The last panel, of whose columns ``edge`` < W are C's: by way of a block of its own where a tile is wider."""
     lanes = W // VECTORS
-    if edge == lanes:
-        _tiles(
-            1, a, a_at, a_row, a_depth, panels, panel_at, 0, 0, start, start_at, start_row, c, c_at, c_row, rows, depth
-        )  # fmt: skip
-        return
-    narrow, width = np.zeros(rows * W, c.dtype), 1 if edge < lanes else 2
-    copy_block(start, start_at, start_row, narrow, 0, W, rows, edge)
-    _tiles(width, a, a_at, a_row, a_depth, panels, panel_at, lanes, 0, narrow, 0, W, narrow, 0, W, rows, depth)
-    copy_block(narrow, 0, W, c, c_at, c_row, rows, edge)
+    whole = edge == lanes
+    into, into_at, into_row, width = c, c_at, c_row, 1 if edge <= lanes else 2
+    if not whole:
+        into, into_at, into_row = np.zeros(rows * W, c.dtype), 0, W
+        copy_block(start, start_at, start_row, into, into_at, into_row, rows, edge)
+        start, start_at, start_row = into, into_at, into_row
+    _tiles(
+        width, a, a_at, a_row, a_depth, panels, panel_at, lanes, lanes, start, start_at, start_row, into, into_at, into_row,
+        rows, depth,
+    )  # fmt: skip
+    if not whole:
+        copy_block(into, into_at, into_row, c, c_at, c_row, rows, edge)
 
 
 @compiled
@@ -79,27 +82,20 @@ def multiply_columns(
     for i in range(pieces):
         piece = pieces - 1 - i if back else i
         p = piece * span if piece < groups else piece + groups * (span - 1)
-        at, s_at, into = panel_at + p * far, start_at + p * W, c_at + p * W
-        if piece < groups and span == 2:
-            _tiles(
-                4, a, a_at, a_row, a_depth, panels, at, lanes, far, start, s_at, start_row, c, into, c_row, rows, depth
-            )
-        elif piece < groups:
-            _tiles(
-                3, a, a_at, a_row, a_depth, panels, at, lanes, far, start, s_at, start_row, c, into, c_row, rows, depth
-            )
-            # the other half: the second panel's last register, and the third panel
-            at, s_at, into = at + far + lanes, s_at + 3 * lanes, into + 3 * lanes
-            second = far - lanes
-            _tiles(
-                3, a, a_at, a_row, a_depth, panels, at, second, far, start, s_at, start_row, c, into, c_row, rows, depth
-            )
-        elif p < whole:
-            _tiles(
-                2, a, a_at, a_row, a_depth, panels, at, lanes, 0, start, s_at, start_row, c, into, c_row, rows, depth
-            )
-        else:
+        at, s_at, into, second = panel_at + p * far, start_at + p * W, c_at + p * W, lanes
+        if p >= whole:
             _edge(a, a_at, a_row, a_depth, panels, at, start, s_at, start_row, c, into, c_row, rows, depth, edge, W)
+        else:
+            # Two panels are a tile of four registers, three are two of three. One place that calls, with a width that is
+            # not known before: for each that is, Numba would compile all heights anew, in every kernel.
+            width = VECTORS if piece >= groups else VECTORS * span // (span - 1)
+            for half in range(span - 1 if piece < groups else 1):
+                if half > 0:  # the second panel's last register, and the third panel
+                    at, s_at, into, second = at + far + lanes, s_at + 3 * lanes, into + 3 * lanes, far - lanes
+                _tiles(
+                    width, a, a_at, a_row, a_depth, panels, at, second, far, start, s_at, start_row, c, into, c_row, rows,
+                    depth,
+                )  # fmt: skip
 
 
 @compiled
@@ -141,7 +137,7 @@ def multiply_part(  # type: ignore[no-untyped-def]
     raise NotImplementedError("for compiled code only")
 
 
-@overload(multiply_part)
+@overload(multiply_part, inline="always")
 def _multiply_part_for(  # type: ignore[no-untyped-def]
     a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
 ):

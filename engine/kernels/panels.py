@@ -81,13 +81,13 @@ def _copy_rows_for(b, k, p, panels):  # type: ignore[no-untyped-def]
     raise NotImplementedError("for compiled code only")
 
 
-@overload(_put_for)
+@overload(_put_for, inline="always")
 def _put_by_dtype(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
     put = _put_word if panels.dtype == WORD else _put
     return lambda b, k, p, j, transposed, panels: put(b, k, p, j, transposed, panels)
 
 
-@overload(_copy_rows_for)
+@overload(_copy_rows_for, inline="always")
 def _copy_rows_by_dtype(b, k, p, panels):  # type: ignore[no-untyped-def]
     copy = _copy_rows_words if panels.dtype == WORD else _copy_rows
     return lambda b, k, p, panels: copy(b, k, p, panels)
@@ -215,7 +215,7 @@ def pack_rows(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
     raise NotImplementedError("for compiled code only")
 
 
-@overload(pack_rows)
+@overload(pack_rows, inline="always")
 def _pack_rows_for(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
     pack = _pack_rows_words if panels.dtype == WORD else _pack_rows_as_they_are
     return lambda b, runs, k0, rows, panels, W: pack(b, runs, k0, rows, panels, W)

@@ -242,7 +242,7 @@ def _multiply_strips(strips, panels, depth, W, c, c_at, rows, N):  # type: ignor
     raise NotImplementedError("for compiled code only")
 
 
-@overload(_pack_strips)
+@overload(_pack_strips, inline="always")
 def _pack_strips_for(a, runs, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
     pack = _strips(strips.dtype == WORD).pack
     return lambda a, runs, k0, rows, m0, m1, strips, sums, places: pack(
@@ -250,7 +250,7 @@ def _pack_strips_for(a, runs, k0, rows, m0, m1, strips, sums, places):  # type: 
     )  # fmt: skip
 
 
-@overload(_multiply_strips)
+@overload(_multiply_strips, inline="always")
 def _multiply_strips_for(strips, panels, depth, W, c, c_at, rows, N):  # type: ignore[no-untyped-def]
     multiply = _strips(strips.dtype == WORD).multiply
     return lambda strips, panels, depth, W, c, c_at, rows, N: multiply(strips, panels, depth, W, c, c_at, rows, N)
