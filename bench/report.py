@@ -73,10 +73,9 @@ def _number(value: float | None, form: str, factor: float = 1.0) -> str:
 
 def workload_name(line: Line) -> str:
     """What was measured, as short as it can be said: cell, layers × hidden size, batch, and what is not as usual."""
-    usual = {"length": 64, "vocab": 65 if line["suite"] == "train" else 100, "embedding": 128}
-    rest = [f"{key[0].upper()} {line[key]}" for key in usual if line.get(key, usual[key]) != usual[key]]
-    optimizer = line.get("optimizer", "adam")
-    rest += [optimizer] if optimizer != "adam" else []
+    usual = {"length": 64, "vocab": 65 if line["suite"] == "train" else 100, "embedding": 128, "optimizer": "adam"}
+    unusual = {key: line[key] for key in usual if line.get(key, usual[key]) != usual[key]}
+    rest = [value if key == "optimizer" else f"{key[0].upper()} {value}" for key, value in unusual.items()]
     return ", ".join([f"{line['cell']} {line['layers']}×{line['hidden']}", f"B {line['batch']}", *rest])
 
 

@@ -61,7 +61,7 @@ def test_a_transposed_product_in_two_pieces_equals_the_reference_on_any_threads(
     a, b = rng.standard_normal((K, column + M + 9)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
     where = rng.integers(0, places, K)
 
-    def add(batch: int = batch) -> tuple[NDArray, NDArray]:
+    def add() -> tuple[NDArray, NDArray]:
         c, sums = np.ones((M, N), dtype), np.ones((places, column + M + 5), dtype)
         add_transposed_product(a, b, c, sums, where, column=column, batch=batch)
         return c, sums
