@@ -57,7 +57,10 @@ class Agreement:
     remark: str | None = None  # what should be known about the source
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.divergences is not None:
+            values["divergences"] = [one.to_dict() for one in self.divergences]
+        return values
 
 
 def contestants(model: str | Path) -> list[Contestant]:

@@ -7,7 +7,8 @@ of one border is then two tokens. Anything else is a fault.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ class Divergence:
     @property
     def explained(self) -> bool:
         return self.margin is not None and self.margin <= BORDER
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "explained": self.explained}
 
 
 def first_divergences(

@@ -77,7 +77,7 @@ def test_alarm_a_file_with_other_weights_disagrees(tmp_path: Path) -> None:
     assert (reference.equal_texts, reference.divergences) == (1.0, ())
     assert changed.divergences is not None
     assert changed.equal_texts == 1 - len(changed.divergences) / 6
-    assert not any(one.explained for one in changed.divergences)
+    assert not any(one["explained"] for one in changed.to_dict()["divergences"])
     assert missing.error is not None
     assert "no such file" in missing.error
 

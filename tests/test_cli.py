@@ -369,6 +369,15 @@ def test_verify_of_a_damaged_file_exits_with_1(trained: Path, tmp_path: Path) ->
     assert "FAILED" in done.stdout
 
 
+def check_texts(row: dict[str, Any], texts: int) -> None:
+    """Tokens as NumPy's, but where rounding explains another: some three of a million draws fall on a border that moved."""
+    assert row["greedy_match"] == 1.0
+    assert all(one["explained"] for one in row["divergences"]), row
+    assert row["equal_texts"] == pytest.approx(1 - len(row["divergences"]) / texts)
+    assert (row["sampled_match"] == 1.0) is (not row["divergences"])
+    assert len(row["divergences"]) <= 1
+
+
 @pytest.mark.slow
 def test_compare_holds_every_engine_and_file_against_numpy(trained: Path) -> None:
     report = run_json("compare", str(trained), "--tokens", "60", "-n", "2", "-p", "the ", "-p", "lazy")
@@ -377,8 +386,7 @@ def test_compare_holds_every_engine_and_file_against_numpy(trained: Path) -> Non
     assert names == ["numpy", "numba", "torch", "torchscript", "onnxruntime", "onnxruntime", "torchscript"]
     for row in report["agreement"]:
         assert row["max_logit_error"] < 1e-4
-        assert (row["greedy_match"], row["sampled_match"]) == (1.0, 1.0)
-        assert (row["equal_texts"], row["divergences"]) == (1.0, [])
+        check_texts(row, 4)
         assert row["tokens_per_s_1"] > 0
 
 
@@ -572,7 +580,6 @@ def test_demo_writes_its_summary(tmp_path: Path) -> None:
     assert {row["engine"] for row in summary["agreement"]} == {"numpy", "numba", "torch", "onnxruntime", "torchscript"}
     for row in summary["agreement"]:
         assert row["max_logit_error"] < 1e-4
-        assert row["greedy_match"] == 1.0
-        assert row["sampled_match"] == 1.0
+        check_texts(row, 3)
     assert all(sample["text"] for sample in summary["samples"])
     assert "validation loss" in done.stdout
