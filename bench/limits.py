@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange, set_num_threads
+from numba import set_num_threads
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum, drop_stale_cache
+from unrolled.engine.kernels.kernel import compiled, compiled_sum, drop_stale_cache
 from unrolled.engine.kernels.panels import panel_width
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS, WIDE, multiply_tile
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
@@ -32,9 +33,8 @@ def _run_core(a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
 
 
 @compiled_parallel
-def _run_tiles(a: NDArray, panel: NDArray, c: NDArray, rounds: int, parts: int) -> None:
-    for part in prange(parts):
-        _run_core(a[part], panel[part], c[part], rounds)
+def _run_tiles(part: int, parts: int, a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
+    _run_core(a[part], panel[part], c[part], rounds)
 
 
 drop_stale_cache(cache=Path(_run_tiles.dispatcher.stats.cache_path))  # of this folder, when the tiles changed
@@ -49,11 +49,10 @@ def _total(values: NDArray) -> Any:
 
 
 @compiled_parallel
-def _read(values: NDArray, sums: NDArray, rounds: int, parts: int) -> None:
+def _read(part: int, parts: int, values: NDArray, sums: NDArray, rounds: int) -> None:
     """Every part reads its own row of ``values`` again and again."""
-    for part in prange(parts):
-        for _ in range(rounds):
-            sums[part, 0] += _total(values[part])
+    for _ in range(rounds):
+        sums[part, 0] += _total(values[part])
 
 
 class Effort(NamedTuple):
@@ -91,7 +90,7 @@ def _seconds(run: Callable[[int], None], rounds: int) -> float:
 def fma_peak(threads: int) -> float:
     """GFLOP/s in float32 of the micro-kernel on factors that stay in the L1 cache."""
     factors = [np.zeros((threads, size), np.float32) for size in _SIZES]
-    seconds = _best(lambda rounds: _run_tiles(*factors, rounds, threads))
+    seconds = _best(lambda rounds: _run_tiles(threads, *factors, rounds))
     return threads * _FLOP / seconds / 1e9
 
 
@@ -109,7 +108,7 @@ def core_peak() -> float:
 def read_bandwidth(size: int, threads: int) -> float:
     """GB/s of reading ``size`` bytes, each thread its own, again and again."""
     values, sums = np.zeros((threads, size // 4), np.float32), np.zeros((threads, 16), np.float32)
-    return threads * size / _best(lambda rounds: _read(values, sums, rounds, threads)) / 1e9
+    return threads * size / _best(lambda rounds: _read(threads, values, sums, rounds)) / 1e9
 
 
 def cache_sizes() -> dict[str, int]:

@@ -71,7 +71,7 @@ def _numba_info() -> dict[str, Any]:
         import numba
 
         from unrolled.engine.kernels import amx
-        from unrolled.engine.kernels.kernel import threading_layer
+        from unrolled.engine.kernels.parallel import threading_layer
         from unrolled.engine.kernels.target import TARGET
         from unrolled.engine.kernels.tile import TILE_ROWS, VECTOR_BYTES, WIDE
     except ImportError as error:

@@ -123,7 +123,7 @@ def test_transposed_products_of_many_rows_and_columns(
 @compiled
 def add_rows(words: NDArray, panels: NDArray, c: NDArray) -> None:
     gemm.add_product(
-        words.reshape(-1), 0, words.shape[1], 1, panels, c.reshape(-1), 0, c.shape[1], len(c), c.shape[1]
+        words.reshape(-1), 0, words.shape[1], 1, panels, c.reshape(-1), 0, c.shape[1], len(c), c.shape[1], False
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def multiply(a: NDArray, panels: NDArray, start: NDArray, start_row: int, c: NDA
 @compiled
 def multiply_all(a: NDArray, panels: NDArray, start: NDArray, start_row: int, c: NDArray) -> None:
     (M, K), N = a.shape, c.shape[1]
-    gemm.multiply(a.reshape(-1), 0, K, 1, panels, start.reshape(-1), 0, start_row, c.reshape(-1), 0, N, M, N)
+    gemm.multiply(a.reshape(-1), 0, K, 1, panels, start.reshape(-1), 0, start_row, c.reshape(-1), 0, N, M, N, False)
 
 
 def make_factors(M: int, K: int, N: int, dtype: type) -> tuple[NDArray, NDArray, NDArray]:

@@ -52,7 +52,7 @@ def product_assembly() -> str:
     """Of the product on one thread in float32; compiled anew, because Numba does not show what it has cached."""
     add_product = njit(gemm.add_product.py_func)
     a, c = np.ones(6, np.float32), np.zeros(10, np.float32)
-    add_product(a, 0, 3, 1, pack(np.ones((3, 5), np.float32)), c, 0, 5, 2, 5)
+    add_product(a, 0, 3, 1, pack(np.ones((3, 5), np.float32)), c, 0, 5, 2, 5, False)
     assert (c == 3).all()
     return "".join(add_product.inspect_asm().values())
 

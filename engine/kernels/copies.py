@@ -106,6 +106,13 @@ def make_copy_and_add(rows: int, count: int) -> Any:
 
 
 @compiled
+def copy_row(source: NDArray, target: NDArray) -> None:
+    """target[:] = source, without Numba's code for shapes that do not fit, which takes long to compile."""
+    for j in range(len(source)):
+        target[j] = source[j]
+
+
+@compiled
 def copy_block(
     source: NDArray, source_at: int, source_row: int, target: NDArray, target_at: int, target_row: int, rows: int,
     columns: int,

@@ -7,17 +7,19 @@ Names and formulas are those of ``unrolled.engine.cells``; here only the last st
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Draws
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels import gru, lstm, rnn
+from unrolled.engine.kernels.copies import copy_row
 from unrolled.engine.kernels.gemm import add_product, product
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack_transposed, panel_width
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.split import hidden_product
 from unrolled.engine.kernels.tile import VECTORS
@@ -60,75 +62,89 @@ def multiply_rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory
         for n in range(N):
             row[n] = bias[n]
     factor, at, stride = operand(x.reshape(-1), 0, K, R, K, panels, memory)
-    add_product(factor, at, stride, 1, panels, y.reshape(-1), 0, width, R, width)
+    add_product(factor, at, stride, 1, panels, y.reshape(-1), 0, width, R, width, False)
 
 
 @compiled
-def _move(
+def move(
     kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
-    places: NDArray, each: NDArray, hs: NDArray, cs: NDArray, now: int, xg: NDArray, gates: NDArray, memory: NDArray,
-    back: bool,
+    places: NDArray, each: NDArray, hs: NDArray, cs: NDArray, now: int, R: int, xg: NDArray, gates: NDArray,
+    memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
-    """One step of all layers: states hs[now], cs[now] (L, R, H) to those of 1 - now; row r read the token places[r]."""
+    """One step of the first R rows: states hs[now], cs[now] (L, ≥ R, H) to those of 1 - now; row r read places[r]."""
     for layer in range(hs.shape[1]):
         if layer > 0:
-            multiply_rows(hs[1 - now, layer - 1], panels_ih[layer - 1], b_ih[layer - 1], xg, memory)
+            multiply_rows(hs[1 - now, layer - 1, :R], panels_ih[layer - 1], b_ih[layer - 1], xg[:R], memory)
         step_layer(
-            kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer], cs[now, layer],
-            hs[1 - now, layer], cs[1 - now, layer], gates, panels_hh[layer], b_hh[layer], memory, back,
+            kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer, :R], cs[now, layer, :R],
+            hs[1 - now, layer, :R], cs[1 - now, layer, :R], gates[:R], panels_hh[layer], b_hh[layer], memory, back,
         )  # fmt: skip
+
+
+@compiled
+def enter(state: NDArray, b: int, h: NDArray, c: NDArray, r: int) -> None:
+    """Row r of the layers' states ``h`` and ``c`` (L, R, H) becomes that of row b of ``state`` (S, L, B, H)."""
+    for layer in range(h.shape[0]):
+        copy_row(state[0, layer, b], h[layer, r])
+        copy_row(state[state.shape[0] - 1, layer, b], c[layer, r])
+
+
+@compiled
+def leave(state: NDArray, b: int, h: NDArray, c: NDArray, r: int) -> None:
+    """The way back of ``enter``; where there is one state, it is ``h``."""
+    for layer in range(h.shape[0]):
+        copy_row(c[layer, r], state[state.shape[0] - 1, layer, b])
+        copy_row(h[layer, r], state[0, layer, b])
 
 
 @compiled_parallel
 def _decode(
-    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
+    part: int, parts: int, kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
     b_hh: NDArray, panels_out: NDArray, b_out: NDArray, logits: NDArray, state: NDArray, first_step: NDArray,
     sequences: NDArray, do_sample: NDArray, temperature: NDArray, top_k: NDArray, top_p: NDArray, seed: NDArray,
-    tokens: NDArray, reading: bool, parts: int,
+    tokens: NDArray, reading: bool,
 ) -> None:  # fmt: skip
     """``logits`` (B, width) and ``state`` (S, L, B, H) move on by the N steps of ``tokens`` (N, B).
 
     They are drawn, by settings (B,) a row, or, where ``reading``, given; then only the last step's logits are made.
     """
     N, B = tokens.shape
-    S, L, _, H = state.shape
+    _, L, _, H = state.shape
     G, V = table.shape[1], b_out.shape[0]
     width = gates_width(kind, H)
-    for part in prange(parts):
-        begin, end = part * B // parts, (part + 1) * B // parts
-        for b0 in range(begin, end, ROWS):
-            R = min(ROWS, end - b0)
-            # two of each: a step reads one and writes the other
-            hs, cs = np.empty((2, L, R, H), table.dtype), np.empty((2, L, R, H), table.dtype)
-            hs[0] = state[0, :, b0 : b0 + R]
-            cs[0] = state[S - 1, :, b0 : b0 + R]
-            each = np.arange(R)
-            places = np.empty(R, np.int64)
-            xg, gates = np.empty((R, G), table.dtype), np.empty((R, width), table.dtype)
-            memory = new_operand(panels_out, R)
-            scores, weights = np.empty((SIDE_BY_SIDE, V)), np.empty((SIDE_BY_SIDE, V))
-            rows, u = np.arange(b0, b0 + R), np.empty(R)
-            some = logits[b0 : b0 + R]
-            now = 0
-            for n in range(N):
-                if not reading:
-                    for r in range(R):
-                        u[r] = uniform(seed[b0 + r], sequences[b0 + r], first_step[b0 + r] + np.uint64(n))
-                    choose(
-                        some, rows, u, do_sample, temperature, top_k, top_p, scores, weights, tokens[n, b0 : b0 + R]
-                    )  # fmt: skip
+    begin, end = part * B // parts, (part + 1) * B // parts
+    for b0 in range(begin, end, ROWS):
+        R = min(ROWS, end - b0)
+        # two of each: a step reads one and writes the other
+        hs, cs = np.empty((2, L, R, H), table.dtype), np.empty((2, L, R, H), table.dtype)
+        for r in range(R):
+            enter(state, b0 + r, hs[0], cs[0], r)
+        each = np.arange(R)
+        places = np.empty(R, np.int64)
+        xg, gates = np.empty((R, G), table.dtype), np.empty((R, width), table.dtype)
+        memory = new_operand(panels_out, R)
+        scores, weights = np.empty((SIDE_BY_SIDE, V)), np.empty((SIDE_BY_SIDE, V))
+        rows, u = np.arange(b0, b0 + R), np.empty(R)
+        some = logits[b0 : b0 + R]
+        now = 0
+        for n in range(N):
+            if not reading:
                 for r in range(R):
-                    places[r] = max(tokens[n, b0 + r], 0)
-                _move(
-                    kind, table, panels_ih, panels_hh, b_ih, b_hh, places, each, hs, cs, now, xg, gates, memory,
-                    n % 2 == 1,
+                    u[r] = uniform(seed[b0 + r], sequences[b0 + r], first_step[b0 + r] + np.uint64(n))
+                choose(
+                    some, rows, u, do_sample, temperature, top_k, top_p, scores, weights, tokens[n, b0 : b0 + R]
                 )  # fmt: skip
-                now = 1 - now
-                if not reading or n == N - 1:
-                    multiply_rows(hs[now, L - 1], panels_out, b_out, some, memory)
-            if S > 1:
-                state[1, :, b0 : b0 + R] = cs[now]
-            state[0, :, b0 : b0 + R] = hs[now]
+            for r in range(R):
+                places[r] = max(tokens[n, b0 + r], 0)
+            move(
+                kind, table, panels_ih, panels_hh, b_ih, b_hh, places, each, hs, cs, now, R, xg, gates, memory,
+                n % 2 == 1,
+            )  # fmt: skip
+            now = 1 - now
+            if not reading or n == N - 1:
+                multiply_rows(hs[now, L - 1], panels_out, b_out, some, memory)
+        for r in range(R):
+            leave(state, b0 + r, hs[now], cs[now], r)
 
 
 @compiled
@@ -202,7 +218,7 @@ class Decoder:
             np.array(np.broadcast_to(values, B), dtype)
             for values, dtype in zip(draws[1:], _SETTINGS, strict=True)
         ]  # fmt: skip
-        _decode(*self.weights, padded, moved, *settings, tokens, reading, min(get_num_threads(), B))
+        _decode(min(get_num_threads(), B), *self.weights, padded, moved, *settings, tokens, reading)
         return moved
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numba.extending import overload
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels import amx
 from unrolled.engine.kernels.bf16 import WORD
 from unrolled.engine.kernels.copies import copy_block
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import FEW_ROWS, TILE_ROWS, VECTORS, multiply_tile
 
@@ -163,7 +164,7 @@ def add_product_part(
 @compiled
 def multiply(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, start: NDArray, start_at: int, start_row: int,
-    c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool = False,
+    c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
     """C = start + A @ B for ``rows`` rows, on one thread; the depth of the product is 1 or more.
 
@@ -183,7 +184,7 @@ def multiply(
 @compiled
 def add_product(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, c: NDArray, c_at: int, c_row: int,
-    rows: int, N: int, back: bool = False,
+    rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
     """C += A @ B; as ``multiply``."""
     multiply(a, a_at, a_row, a_depth, panels, c, c_at, c_row, c, c_at, c_row, rows, N, back)
@@ -191,18 +192,17 @@ def add_product(
 
 @compiled_parallel
 def _product(
-    a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray, parts: int
+    part: int, parts: int, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray,
 ) -> None:  # fmt: skip
     """c = start + a[:, k0:k1] @ b; rows of ``start`` lie ``start_row`` items apart."""
     (M, width), N = a.shape, c.shape[1]
     flat_a, flat_c, flat_start = a.reshape(-1), c.reshape(-1), start.reshape(-1)
-    for part in prange(parts):
-        first, last = part * M // parts, (part + 1) * M // parts
-        memory = new_operand(panels, ROW_BLOCK)
-        for m in range(first, last, ROW_BLOCK):
-            some = min(ROW_BLOCK, last - m)
-            factor, at, stride = operand(flat_a, m * width + k0, width, some, k1 - k0, panels, memory)
-            multiply(factor, at, stride, 1, panels, flat_start, m * start_row, start_row, flat_c, m * N, N, some, N)
+    first, last = part * M // parts, (part + 1) * M // parts
+    memory = new_operand(panels, ROW_BLOCK)
+    for m in range(first, last, ROW_BLOCK):
+        some = min(ROW_BLOCK, last - m)
+        factor, at, stride = operand(flat_a, m * width + k0, width, some, k1 - k0, panels, memory)
+        multiply(factor, at, stride, 1, panels, flat_start, m * start_row, start_row, flat_c, m * N, N, some, N, False)
 
 
 def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
@@ -215,6 +215,6 @@ def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDAr
     c = empty((len(a), len(bias)), a.dtype)
     start, start_row = bias, 0
     for k0, k1, panels in factors:
-        _product(a, k0, k1, panels, start, start_row, c, get_num_threads())
+        _product(get_num_threads(), a, k0, k1, panels, start, start_row, c)
         start, start_row = c, len(bias)
     return c

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import sigmoid, tanh
 from unrolled.engine.kernels.gemm import add_product_part
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack, pack_transposed
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import (
     Columns,
@@ -48,28 +48,27 @@ def activate(gates: NDArray, x: NDArray, h_prev: NDArray, h: NDArray, u0: int, u
 
 @compiled_parallel
 def _forward(
-    table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int,
-    by_units: bool, team: NDArray,
+    part: int, parts: int, by_units: bool, team: NDArray, table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray,
+    states: NDArray, gates: NDArray,
 ) -> None:  # fmt: skip
     """``states`` (1, T + 1, B, H)."""
     T, B, width = gates.shape
     H = states.shape[3]
     flat_h, flat_gates = states[0].reshape(-1), gates.reshape(-1)
-    for part in prange(parts):
-        active = meet(team, parts) if by_units else parts
-        if active > 0:
-            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
-            memory = new_operand(panels, last - first)
-            for t in range(T):
-                at, n = t * B + first, last - first
-                h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
-                hidden_product(
-                    h, h_at, h_row, panels, b_hh, flat_gates, at * width, width, n, H, 3, u0, u1, t % 2 == 1
-                )  # fmt: skip
-                for b in range(first, last):
-                    activate(gates[t, b], table[rows[t, b]], states[0, t, b], states[0, t + 1, b], u0, u1)
-                if by_units:
-                    wait(team, active, t + 1)
+    active = meet(team, parts) if by_units else parts
+    if active > 0:
+        first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+        memory = new_operand(panels, last - first)
+        for t in range(T):
+            at, n = t * B + first, last - first
+            h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
+            hidden_product(
+                h, h_at, h_row, panels, b_hh, flat_gates, at * width, width, n, H, 3, u0, u1, t % 2 == 1
+            )  # fmt: skip
+            for b in range(first, last):
+                activate(gates[t, b], table[rows[t, b]], states[0, t, b], states[0, t + 1, b], u0, u1)
+            if by_units:
+                wait(team, active, t + 1)
 
 
 def _differentiate(
@@ -99,28 +98,27 @@ def _backward_row(gates: NDArray, h_prev: NDArray, dh: NDArray, dh_next: NDArray
 
 @compiled_parallel
 def _backward(
-    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, parts: int, by_units: bool,
-    team: NDArray,
+    part: int, parts: int, by_units: bool, team: NDArray, dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray,
+    panels: NDArray,
 ) -> None:  # fmt: skip
     """``ds`` (1, B, H) is the gradient of the state, walking backwards; gates become gradients."""
     T, B, H = dh.shape
     width = 4 * H
     flat_gates, flat_ds = gates.reshape(-1), ds.reshape(-1)
-    for part in prange(parts):
-        active = meet(team, parts) if by_units else parts
-        if active > 0:
-            W = panels.shape[2]
-            first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
-            memory = new_operand(panels, last - first)
-            for step in range(T):
-                t = T - 1 - step
-                for b in range(first, last):
-                    _backward_row(gates[t, b], states[0, t, b], dh[t, b], ds[0, b], u0, u1)
-                if by_units:
-                    wait(team, active, step + 1)
-                m, c_at = last - first, first * H + u0
-                d, at, d_row = operand(flat_gates, (t * B + first) * width, width, m, 3 * H, panels, memory)
-                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, m, u1 - u0, t % 2 == 1)
+    active = meet(team, parts) if by_units else parts
+    if active > 0:
+        W = panels.shape[2]
+        first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+        memory = new_operand(panels, last - first)
+        for step in range(T):
+            t = T - 1 - step
+            for b in range(first, last):
+                _backward_row(gates[t, b], states[0, t, b], dh[t, b], ds[0, b], u0, u1)
+            if by_units:
+                wait(team, active, step + 1)
+            m, c_at = last - first, first * H + u0
+            d, at, d_row = operand(flat_gates, (t * B + first) * width, width, m, 3 * H, panels, memory)
+            add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, m, u1 - u0, t % 2 == 1)
 
 
 def forward(
@@ -131,7 +129,7 @@ def forward(
     (T, B), H = rows.shape, w_hh.shape[1]
     states, gates = new_states(s0, T), empty((T, B, 4 * H), table.dtype)
     panels = pack_transposed(w_hh, bf16)
-    _forward(table, rows, panels, b_hh, by_state(states), gates, *split(B, H, panels))
+    _forward(*split(B, H, panels), table, rows, panels, b_hh, by_state(states), gates)
     return states, gates
 
 
@@ -142,5 +140,5 @@ def backward(
     _, B, H = dh.shape
     ds = ds_T.copy()
     panels = pack(w_hh, bf16)
-    _backward(dh, ds, by_state(states), gates, panels, *split(B, H, panels))
+    _backward(*split(B, H, panels), dh, ds, by_state(states), gates, panels)
     return Columns(gates, ((0, 2 * H), (3 * H, 4 * H))), Columns(gates, ((0, 3 * H),)), ds

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import exp_negative
 from unrolled.engine.kernels.bits import largest
+from unrolled.engine.kernels.copies import copy_row
 from unrolled.engine.kernels.gemm import multiply, product, products
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel, compiled_sum
+from unrolled.engine.kernels.kernel import compiled, compiled_sum
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack, pack_transposed, panel_width
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Columns, Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
@@ -23,29 +25,27 @@ from unrolled.engine.layers import LOGITS_BYTES, LossResult
 
 
 @compiled_parallel
-def _gather(weight: NDArray, tokens: NDArray, rows: NDArray, parts: int) -> None:
+def _gather(part: int, parts: int, weight: NDArray, tokens: NDArray, rows: NDArray) -> None:
     N = len(tokens)
-    for part in prange(parts):
-        for n in range(part * N // parts, (part + 1) * N // parts):
-            rows[n] = weight[tokens[n]]
+    for n in range(part * N // parts, (part + 1) * N // parts):
+        copy_row(weight[tokens[n]], rows[n])
 
 
 @compiled_parallel
-def _clear(array: NDArray, parts: int) -> None:
+def _clear(part: int, parts: int, array: NDArray) -> None:
     N = array.shape[0]
-    for part in prange(parts):
-        array[part * N // parts : (part + 1) * N // parts] = 0
+    array[part * N // parts : (part + 1) * N // parts] = 0
 
 
 def zeros(size: int, dtype: np.dtype) -> NDArray:
     array = empty((size,), dtype)
-    _clear(array, get_num_threads())
+    _clear(get_num_threads(), array)
     return array
 
 
 def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
     x = empty((*tokens.shape, weight.shape[1]), weight.dtype)
-    _gather(weight, tokens.reshape(-1), _rows(x), get_num_threads())
+    _gather(get_num_threads(), weight, tokens.reshape(-1), _rows(x))
     return x
 
 
@@ -54,19 +54,18 @@ def _rows(x: NDArray) -> NDArray:
 
 
 @compiled_parallel
-def _add_rows_at(rows: NDArray, places: NDArray, total: NDArray, parts: int) -> None:
+def _add_rows_at(part: int, parts: int, rows: NDArray, places: NDArray, total: NDArray) -> None:
     """total[places[m]] += rows[m]; the columns are shared out to the threads, so no two write to one place."""
     N = total.shape[1]
-    for part in prange(parts):
-        first, last = part * N // parts, (part + 1) * N // parts
-        for m in range(rows.shape[0]):
-            row, into = rows[m, first:last], total[places[m], first:last]
-            for j in range(last - first):  # from 0: a start that might be negative keeps the loop scalar
-                into[j] += row[j]
+    first, last = part * N // parts, (part + 1) * N // parts
+    for m in range(rows.shape[0]):
+        row, into = rows[m, first:last], total[places[m], first:last]
+        for j in range(last - first):  # from 0: a start that might be negative keeps the loop scalar
+            into[j] += row[j]
 
 
 def embedding_backward(dx: NDArray, tokens: NDArray, dweight: NDArray) -> None:
-    _add_rows_at(_rows(dx), tokens.reshape(-1), dweight, get_num_threads())
+    _add_rows_at(get_num_threads(), _rows(dx), tokens.reshape(-1), dweight)
 
 
 def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, bf16: bool = False) -> NDArray:
@@ -197,26 +196,25 @@ def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, boo
 
 @compiled_parallel
 def _softmax_cross_entropy(
-    logits: NDArray, targets: NDArray, mask: NDArray, losses: NDArray, hits: NDArray, dlogits: NDArray, count: int,
-    parts: int,
+    part: int, parts: int, logits: NDArray, targets: NDArray, mask: NDArray, losses: NDArray, hits: NDArray,
+    dlogits: NDArray, count: int,
 ) -> None:  # fmt: skip
     """Losses (N,), hits (N,) and gradient (N, V) of ``logits`` (N, V); a gradient of no rows is not computed."""
     N, V = logits.shape
     one = logits.dtype.type(1)
-    for part in prange(parts):
-        p = np.empty(V, logits.dtype)
-        for n in range(part * N // parts, (part + 1) * N // parts):
-            losses[n], hits[n] = 0, False
-            if mask[n]:
-                losses[n], total, hits[n] = _softmax_row(logits[n], targets[n], p)
-                if dlogits.shape[0] > 0:
-                    factor = logits.dtype.type(1.0 / (total * count))
-                    row = dlogits[n]
-                    for v in range(V):
-                        row[v] = p[v] * factor
-                    row[targets[n]] -= one / logits.dtype.type(count)
-            elif dlogits.shape[0] > 0:
-                dlogits[n] = 0
+    p = np.empty(V, logits.dtype)
+    for n in range(part * N // parts, (part + 1) * N // parts):
+        losses[n], hits[n] = 0, False
+        if mask[n]:
+            losses[n], total, hits[n] = _softmax_row(logits[n], targets[n], p)
+            if dlogits.shape[0] > 0:
+                factor = logits.dtype.type(1.0 / (total * count))
+                row = dlogits[n]
+                for v in range(V):
+                    row[v] = p[v] * factor
+                row[targets[n]] -= one / logits.dtype.type(count)
+        elif dlogits.shape[0] > 0:
+            dlogits[n] = 0
 
 
 def softmax_cross_entropy(
@@ -226,7 +224,7 @@ def softmax_cross_entropy(
     losses, hits = np.empty(len(rows), np.float64), np.empty(len(rows), np.bool_)
     dlogits = empty(rows.shape if gradient else (0, rows.shape[1]), logits.dtype)
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
-    _softmax_cross_entropy(rows, flat_targets, flat_mask, losses, hits, dlogits, max(count, 1), get_num_threads())
+    _softmax_cross_entropy(get_num_threads(), rows, flat_targets, flat_mask, losses, hits, dlogits, max(count, 1))
     result = LossResult(float(losses.sum()), int(hits.sum()), count)
     return result, dlogits.reshape(logits.shape) if gradient else None
 
@@ -237,8 +235,8 @@ OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients 
 
 @compiled_parallel
 def _output_rows(
-    h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray, losses: NDArray,
-    hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, ranges: int, parts: int,
+    part: int, parts: int, h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray,
+    losses: NDArray, hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, ranges: int,
 ) -> None:  # fmt: skip
     """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
 
@@ -248,37 +246,36 @@ def _output_rows(
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
     spread, rest = h.dtype.type(smoothing / (V * count)), h.dtype.type((1 - smoothing) / count)
     stride = N // ranges
-    for part in prange(parts):
-        begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
-        p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
-        h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
-        # even pieces in whole tiles: a last piece of few rows would read all weights for them
-        pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
-        piece = max(1, ((own + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS) * TILE_ROWS
-        pieces = (own + piece - 1) // piece
-        for i in range(ranges * pieces):
-            first = i // pieces * stride + begin
-            n0 = first + i % pieces * piece
-            n1 = min(n0 + piece, first + own)
-            x, at, row_items = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
-            multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width)
-            for n in range(n0, n1):
-                losses[n], hits[n] = 0, False
-                row = dlogits[n, :V]
-                if mask[n]:
-                    target = row[targets[n]]
-                    losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
-                    if smoothing > 0:
-                        losses[n] += smoothing * (target - _total(row) / V)
-                    scale = h.dtype.type(1.0 / (total * count))
-                    for v in range(V):
-                        row[v] = p[v] * scale - spread
-                    row[targets[n]] -= rest
-                else:
-                    row[:] = 0
-            if dh.shape[0] > 0:
-                d, at, row_items = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
-                multiply(d, at, row_items, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H)
+    begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
+    p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
+    h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
+    # even pieces in whole tiles: a last piece of few rows would read all weights for them
+    pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
+    piece = max(1, ((own + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS) * TILE_ROWS
+    pieces = (own + piece - 1) // piece
+    for i in range(ranges * pieces):
+        first = i // pieces * stride + begin
+        n0 = first + i % pieces * piece
+        n1 = min(n0 + piece, first + own)
+        x, at, row_items = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
+        multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width, False)
+        for n in range(n0, n1):
+            losses[n], hits[n] = 0, False
+            row = dlogits[n, :V]
+            if mask[n]:
+                target = row[targets[n]]
+                losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
+                if smoothing > 0:
+                    losses[n] += smoothing * (target - _total(row) / V)
+                scale = h.dtype.type(1.0 / (total * count))
+                for v in range(V):
+                    row[v] = p[v] * scale - spread
+                row[targets[n]] -= rest
+            else:
+                row[:] = 0
+        if dh.shape[0] > 0:
+            d, at, row_items = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
+            multiply(d, at, row_items, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H, False)
 
 
 def output_loss(
@@ -315,8 +312,8 @@ def output_loss(
         part = slice(n, min(n + chunk, N))
         some = dlogits[: part.stop - n]
         _output_rows(
-            rows[part], panels, padded_bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part], some,
-            dh[part], V, max(count, 1), smoothing, ranges, parts,
+            parts, rows[part], panels, padded_bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part],
+            some, dh[part], V, max(count, 1), smoothing, ranges,
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16, batch=batch)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import sigmoid, tanh
 from unrolled.engine.kernels.gemm import add_product_part
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack, pack_transposed
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import (
     Gathered,
@@ -55,27 +55,26 @@ def activate(gates: NDArray, x: NDArray, c_prev: NDArray, c: NDArray, h: NDArray
 
 @compiled_parallel
 def _forward(
-    table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, gates: NDArray, parts: int,
-    by_units: bool, team: NDArray,
+    part: int, parts: int, by_units: bool, team: NDArray, table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray,
+    states: NDArray, gates: NDArray,
 ) -> None:  # fmt: skip
     """``states`` (2, T + 1, B, H)."""
     T, B, G = gates.shape
     H = states.shape[3]
     flat_h, flat_gates = states[0].reshape(-1), gates.reshape(-1)
-    for part in prange(parts):
-        active = meet(team, parts) if by_units else parts
-        if active > 0:
-            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
-            memory = new_operand(panels, last - first)
-            for t in range(T):
-                at, n = t * B + first, last - first
-                h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
-                hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, at * G, G, n, H, 4, u0, u1, t % 2 == 1)
-                for b in range(first, last):
-                    x, c = table[rows[t, b]], states[1, t + 1, b]
-                    activate(gates[t, b], x, states[1, t, b], c, states[0, t + 1, b], u0, u1)
-                if by_units:
-                    wait(team, active, t + 1)
+    active = meet(team, parts) if by_units else parts
+    if active > 0:
+        first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+        memory = new_operand(panels, last - first)
+        for t in range(T):
+            at, n = t * B + first, last - first
+            h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
+            hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, at * G, G, n, H, 4, u0, u1, t % 2 == 1)
+            for b in range(first, last):
+                x, c = table[rows[t, b]], states[1, t + 1, b]
+                activate(gates[t, b], x, states[1, t, b], c, states[0, t + 1, b], u0, u1)
+            if by_units:
+                wait(team, active, t + 1)
 
 
 def _differentiate(
@@ -108,29 +107,28 @@ def _backward_row(
 
 @compiled_parallel
 def _backward(
-    dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray, panels: NDArray, parts: int, by_units: bool,
-    team: NDArray,
+    part: int, parts: int, by_units: bool, team: NDArray, dh: NDArray, ds: NDArray, states: NDArray, gates: NDArray,
+    panels: NDArray,
 ) -> None:  # fmt: skip
     """``ds`` (2, B, H) is the gradient of the state, walking backwards; gates become dxg."""
     T, B, H = dh.shape
     G = 4 * H
     flat_gates, flat_ds = gates.reshape(-1), ds.reshape(-1)
-    for part in prange(parts):
-        active = meet(team, parts) if by_units else parts
-        if active > 0:
-            W = panels.shape[2]
-            first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
-            memory = new_operand(panels, last - first)
-            for step in range(T):
-                t = T - 1 - step
-                for b in range(first, last):
-                    c_prev, c = states[1, t, b], states[1, t + 1, b]
-                    _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1)
-                if by_units:
-                    wait(team, active, step + 1)
-                n, c_at = last - first, first * H + u0
-                d, at, d_row = operand(flat_gates, (t * B + first) * G, G, n, G, panels, memory)
-                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
+    active = meet(team, parts) if by_units else parts
+    if active > 0:
+        W = panels.shape[2]
+        first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+        memory = new_operand(panels, last - first)
+        for step in range(T):
+            t = T - 1 - step
+            for b in range(first, last):
+                c_prev, c = states[1, t, b], states[1, t + 1, b]
+                _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1)
+            if by_units:
+                wait(team, active, step + 1)
+            n, c_at = last - first, first * H + u0
+            d, at, d_row = operand(flat_gates, (t * B + first) * G, G, n, G, panels, memory)
+            add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
 
 
 def forward(
@@ -141,7 +139,7 @@ def forward(
     (T, B), (G, H) = rows.shape, w_hh.shape
     states, gates = new_states(s0, T), empty((T, B, G), table.dtype)
     panels = pack_transposed(w_hh, bf16)
-    _forward(table, rows, panels, b_hh, by_state(states), gates, *split(B, H, panels))
+    _forward(*split(B, H, panels), table, rows, panels, b_hh, by_state(states), gates)
     return states, gates
 
 
@@ -152,5 +150,5 @@ def backward(
     ds = ds_T.copy()
     _, B, H = dh.shape
     panels = pack(w_hh, bf16)
-    _backward(dh, ds, by_state(states), gates, panels, *split(B, H, panels))
+    _backward(*split(B, H, panels), dh, ds, by_state(states), gates, panels)
     return gates, gates, ds

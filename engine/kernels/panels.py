@@ -12,14 +12,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numba.extending import overload
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.bf16 import WORD, WORD_DTYPE, word
 from unrolled.engine.kernels.copies import copy_transposed, make_copy, make_pairing
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import packed_depth, packed_words
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import PANEL_BYTES, VECTORS
 
@@ -94,7 +95,7 @@ def _copy_rows_by_dtype(b, k, p, panels):  # type: ignore[no-untyped-def]
 
 
 @compiled_parallel
-def _pack(b: NDArray, panels: NDArray, transposed: bool, paired: int, parts: int) -> None:
+def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, paired: int) -> None:
     """``paired`` rows make one of the packed ones. The depth is shared out in whole blocks of rows."""
     P, depth, W = panels.shape
     N, K = b.shape
@@ -103,35 +104,34 @@ def _pack(b: NDArray, panels: NDArray, transposed: bool, paired: int, parts: int
     lanes = W // VECTORS
     source, target = b.reshape(-1), panels.reshape(-1)
     blocks = K // PACK_ROWS
-    for part in prange(parts):
-        first, last = part * blocks // parts * PACK_ROWS, (part + 1) * blocks // parts * PACK_ROWS
-        whole = N // W
-        if transposed:
-            # a register's lanes of rows at a time, the depth in pieces: both sides stay in the cache
-            for k0 in range(first, last, 8 * PACK_ROWS):
-                for n in range(0, N - lanes + 1, lanes):
-                    at = (n // W * depth) * W + n % W
-                    for k in range(k0, min(k0 + 8 * PACK_ROWS, last), lanes):
-                        copy_transposed(source, n * K + k, K, target, at + k // paired * W, W)
-            whole = N // lanes * lanes
-        else:
-            for k in range(first, last, PACK_ROWS):
-                for p in range(whole):
-                    _copy_rows_for(b, k, p, panels)
-            whole *= W
-        end = K if part == parts - 1 else last
-        edge = (P - 1) * W
-        for k in range(first, last):  # columns that fill no register or panel
-            for j in range(whole - edge, N - edge):
-                _put_for(b, k, P - 1, j, transposed, panels)
-        for k in range(last, end):  # rows that fill no block
-            for p in range(P):
-                for j in range(min(W, N - p * W)):
-                    _put_for(b, k, p, j, transposed, panels)
-        packed_end = depth if part == parts - 1 else last // paired
-        for k in range(first // paired, packed_end):
-            for j in range(N - (P - 1) * W, W):
-                panels[P - 1, k, j] = 0
+    first, last = part * blocks // parts * PACK_ROWS, (part + 1) * blocks // parts * PACK_ROWS
+    whole = N // W
+    if transposed:
+        # a register's lanes of rows at a time, the depth in pieces: both sides stay in the cache
+        for k0 in range(first, last, 8 * PACK_ROWS):
+            for n in range(0, N - lanes + 1, lanes):
+                at = (n // W * depth) * W + n % W
+                for k in range(k0, min(k0 + 8 * PACK_ROWS, last), lanes):
+                    copy_transposed(source, n * K + k, K, target, at + k // paired * W, W)
+        whole = N // lanes * lanes
+    else:
+        for k in range(first, last, PACK_ROWS):
+            for p in range(whole):
+                _copy_rows_for(b, k, p, panels)
+        whole *= W
+    end = K if part == parts - 1 else last
+    edge = (P - 1) * W
+    for k in range(first, last):  # columns that fill no register or panel
+        for j in range(whole - edge, N - edge):
+            _put_for(b, k, P - 1, j, transposed, panels)
+    for k in range(last, end):  # rows that fill no block
+        for p in range(P):
+            for j in range(min(W, N - p * W)):
+                _put_for(b, k, p, j, transposed, panels)
+    packed_end = depth if part == parts - 1 else last // paired
+    for k in range(first // paired, packed_end):
+        for j in range(N - (P - 1) * W, W):
+            panels[P - 1, k, j] = 0
 
 
 def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
@@ -141,7 +141,7 @@ def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
     panels = empty((-(-N // W), packed_depth(K) if bf16 else K, W), dtype)
     if bf16:
         panels[:, filled:] = 0
-    _pack(b, panels, transposed, 2 if bf16 else 1, get_num_threads())
+    _pack(get_num_threads(), b, panels, transposed, 2 if bf16 else 1)
     return panels
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import prange
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import tanh
 from unrolled.engine.kernels.gemm import add_product_part
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack, pack_transposed
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.split import (
     Gathered,
     as_gathered,
@@ -39,26 +39,25 @@ def activate(a: NDArray, x: NDArray, relu: bool) -> None:
 
 @compiled_parallel
 def _run(
-    table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray, states: NDArray, relu: bool, parts: int,
-    by_units: bool, team: NDArray,
+    part: int, parts: int, by_units: bool, team: NDArray, table: NDArray, rows: NDArray, panels: NDArray, b_hh: NDArray,
+    states: NDArray, relu: bool,
 ) -> None:  # fmt: skip
     """``states`` (1, T + 1, B, H)."""
     _, steps, B, H = states.shape
     h = states[0]
     flat = h.reshape(-1)
-    for part in prange(parts):
-        active = meet(team, parts) if by_units else parts
-        if active > 0:
-            first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
-            memory = new_operand(panels, last - first)
-            for t in range(steps - 1):
-                n, to = last - first, ((t + 1) * B + first) * H
-                before, at, row = operand(flat, (t * B + first) * H, H, n, H, panels, memory)
-                hidden_product(before, at, row, panels, b_hh, flat, to, H, n, H, 1, u0, u1, t % 2 == 1)
-                for b in range(first, last):
-                    activate(h[t + 1, b, u0:u1], table[rows[t, b], u0:u1], relu)
-                if by_units:
-                    wait(team, active, t + 1)
+    active = meet(team, parts) if by_units else parts
+    if active > 0:
+        first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
+        memory = new_operand(panels, last - first)
+        for t in range(steps - 1):
+            n, to = last - first, ((t + 1) * B + first) * H
+            before, at, row = operand(flat, (t * B + first) * H, H, n, H, panels, memory)
+            hidden_product(before, at, row, panels, b_hh, flat, to, H, n, H, 1, u0, u1, t % 2 == 1)
+            for b in range(first, last):
+                activate(h[t + 1, b, u0:u1], table[rows[t, b], u0:u1], relu)
+            if by_units:
+                wait(team, active, t + 1)
 
 
 def _differentiate_tanh(h: Vector, dh: Vector, dh_next: Vector) -> tuple[Any, ...]:
@@ -85,26 +84,26 @@ def _backward_row(h: NDArray, dh: NDArray, dh_next: NDArray, relu: bool) -> None
 
 @compiled_parallel
 def _run_back(
-    dh: NDArray, ds: NDArray, states: NDArray, panels: NDArray, relu: bool, parts: int, by_units: bool, team: NDArray
+    part: int, parts: int, by_units: bool, team: NDArray, dh: NDArray, ds: NDArray, states: NDArray, panels: NDArray,
+    relu: bool,
 ) -> None:  # fmt: skip
     """``ds`` (1, B, H) is the gradient of the state, walking backwards; dh becomes dxg."""
     T, B, H = dh.shape
     flat_dh, flat_ds = dh.reshape(-1), ds.reshape(-1)
-    for part in prange(parts):
-        active = meet(team, parts) if by_units else parts
-        if active > 0:
-            W = panels.shape[2]
-            first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
-            memory = new_operand(panels, last - first)
-            for step in range(T):
-                t = T - 1 - step
-                for b in range(first, last):
-                    _backward_row(states[0, t + 1, b, u0:u1], dh[t, b, u0:u1], ds[0, b, u0:u1], relu)
-                if by_units:
-                    wait(team, active, step + 1)
-                n, c_at = last - first, first * H + u0
-                d, at, d_row = operand(flat_dh, (t * B + first) * H, H, n, H, panels, memory)
-                add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
+    active = meet(team, parts) if by_units else parts
+    if active > 0:
+        W = panels.shape[2]
+        first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
+        memory = new_operand(panels, last - first)
+        for step in range(T):
+            t = T - 1 - step
+            for b in range(first, last):
+                _backward_row(states[0, t + 1, b, u0:u1], dh[t, b, u0:u1], ds[0, b, u0:u1], relu)
+            if by_units:
+                wait(team, active, step + 1)
+            n, c_at = last - first, first * H + u0
+            d, at, d_row = operand(flat_dh, (t * B + first) * H, H, n, H, panels, memory)
+            add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
 
 
 def _forward(
@@ -114,7 +113,7 @@ def _forward(
     (T, B), H = rows.shape, w_hh.shape[1]
     states = new_states(s0, T)
     panels = pack_transposed(w_hh, bf16)
-    _run(table, rows, panels, b_hh, by_state(states), relu, *split(B, H, panels))
+    _run(*split(B, H, panels), table, rows, panels, b_hh, by_state(states), relu)
     return states, states[1:, 0]
 
 
@@ -125,7 +124,7 @@ def _backward(
     ds = ds_T.copy()
     _, B, H = dh.shape
     panels = pack(w_hh, bf16)
-    _run_back(dh, ds, by_state(states), panels, relu, *split(B, H, panels))
+    _run_back(*split(B, H, panels), dh, ds, by_state(states), panels, relu)
     return dh, dh, ds
 
 

@@ -73,11 +73,15 @@ def exp_float64(x: float) -> float:
 def _above(scores: NDArray, weights: NDArray, limit: float, counted: bool) -> tuple[int, float]:
     """How many scores are above a limit, and their weights, or their number again, summed."""
     count, total = 0, 0.0
+    if counted:
+        for v in range(scores.shape[0]):
+            count += scores[v] > limit
+        return count, float(count)
     for v in range(scores.shape[0]):
         above = scores[v] > limit
         count += above
         total += weights[v] if above else 0.0
-    return count, float(count) if counted else total
+    return count, total
 
 
 @compiled

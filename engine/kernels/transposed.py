@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numba.extending import overload
 from numpy.typing import NDArray
 
@@ -17,9 +17,10 @@ from unrolled.engine.kernels import amx
 from unrolled.engine.kernels.bf16 import WORD, WORD_DTYPE, word
 from unrolled.engine.kernels.copies import copy_words_transposed, make_copy_and_add, make_pairing, prefetch
 from unrolled.engine.kernels.gemm import multiply_columns
-from unrolled.engine.kernels.kernel import compiled, compiled_parallel
+from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import packed_depth
 from unrolled.engine.kernels.panels import Runs, pack_rows, panel_width, row_of
+from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.target import TARGET
 from unrolled.engine.kernels.tile import TILE_ROWS
@@ -278,48 +279,54 @@ def _add_part(
 
 @compiled_parallel
 def _add_transposed_product(
-    a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray,
-    W: int, block: int, group: int, unit: int, pieces: int, count: int, c_more: NDArray, sums_more: NDArray, parts: int,
+    part: int, parts: int, a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray,
+    strips: NDArray, panels: NDArray, W: int, block: int, group: int, unit: int, pieces: int, count: int,
+    c_more: NDArray, sums_more: NDArray,
 ) -> None:  # fmt: skip
     """The depth is added up in one of ``pieces`` or in two, columns of ``a`` are shared out in units.
 
-    The rows are ``count`` ranges of equal length, of each of which a piece has its half. The second adds up in ``c_more``
-    and ``sums_more``, which are added to ``c`` and ``sums`` at the end. Of an even number of threads half work on either
-    piece at once; of an odd number all work on one after the other.
+    The rows are ``count`` ranges of equal length, of each of which a piece has its half. The second is left in ``c_more``
+    and ``sums_more``. Of an even number of threads half work on either piece at once; of an odd number all work on one
+    after the other.
     """
-    (K, N), M = b.shape, len(c)
+    K, M = len(b), len(c)
     stride, beyond = K // count, column + M
     more = max(sums.shape[1] - beyond, 0)  # columns that are only summed
     at_once = pieces if parts % pieces == 0 else 1
     slots = parts // at_once
-    for part in prange(parts):
-        slot = part % slots
-        first, last = slot * M // slots // unit * unit, (slot + 1) * M // slots // unit * unit
-        if slot == slots - 1:
-            last = M
-        begin, end = beyond + slot * more // slots, beyond + (slot + 1) * more // slots
-        for piece in range(part // slots, pieces, at_once):
-            row = piece * stride // pieces
-            length = (piece + 1) * stride // pieces - row
-            own_c, own_sums = (c_more, sums_more) if piece > 0 else (c, sums)
-            if piece > 0:
-                own_c[first:last] = 0
-                own_sums[:, column + first : column + last] = 0
-                own_sums[:, begin:end] = 0
-            _add_part(
-                a, column, b, Runs(row, length, stride), length * count, own_c, first, last, begin, end, own_sums, places,
-                strips[part], panels[part], W, block, group,
-            )  # fmt: skip
-    if pieces > 1:
-        for part in prange(parts):
-            for m in range(part * M // parts, (part + 1) * M // parts):
-                total, own = c[m], c_more[m]
-                for n in range(N):
-                    total[n] += own[n]
-            for r in range(part * len(sums) // parts, (part + 1) * len(sums) // parts):
-                total, own = sums[r, column:], sums_more[r, column:]
-                for n in range(len(total)):
-                    total[n] += own[n]
+    slot = part % slots
+    first, last = slot * M // slots // unit * unit, (slot + 1) * M // slots // unit * unit
+    if slot == slots - 1:
+        last = M
+    begin, end = beyond + slot * more // slots, beyond + (slot + 1) * more // slots
+    for piece in range(part // slots, pieces, at_once):
+        row = piece * stride // pieces
+        length = (piece + 1) * stride // pieces - row
+        own_c, own_sums = (c_more, sums_more) if piece > 0 else (c, sums)
+        if piece > 0:
+            own_c[first:last] = 0
+            own_sums[:, column + first : column + last] = 0
+            own_sums[:, begin:end] = 0
+        _add_part(
+            a, column, b, Runs(row, length, stride), length * count, own_c, first, last, begin, end, own_sums, places,
+            strips[part], panels[part], W, block, group,
+        )  # fmt: skip
+
+
+@compiled_parallel
+def _add_piece(
+    part: int, parts: int, c: NDArray, c_more: NDArray, sums: NDArray, sums_more: NDArray, column: int
+) -> None:  # fmt: skip
+    """The second piece is added to the first: c += c_more, and sums += sums_more from ``column`` on."""
+    (M, N), R = c.shape, len(sums)
+    for m in range(part * M // parts, (part + 1) * M // parts):
+        total, own = c[m], c_more[m]
+        for n in range(N):
+            total[n] += own[n]
+    for r in range(part * R // parts, (part + 1) * R // parts):
+        total, own = sums[r, column:], sums_more[r, column:]
+        for n in range(len(total)):
+            total[n] += own[n]
 
 
 def add_transposed_product(
@@ -351,6 +358,8 @@ def add_transposed_product(
             count = K // batch
     c_more, sums_more = (empty(((pieces - 1) * len(one), one.shape[1]), one.dtype) for one in (c, sums))
     _add_transposed_product(
-        a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.columns, strips.unit, pieces, count, c_more,
-        sums_more, parts,
+        parts, a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.columns, strips.unit, pieces, count,
+        c_more, sums_more,
     )  # fmt: skip
+    if pieces > 1:
+        _add_piece(parts, c, c_more, sums, sums_more, column)
