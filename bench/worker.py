@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import queue
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,11 +76,32 @@ def answers(job: dict[str, Any], asked: Iterator[str]) -> Iterator[dict[str, Any
         yield {"seconds": (time.perf_counter() - started) / repeats}
 
 
+def _lines() -> Iterator[str]:
+    """The lines of the input, which a thread reads: it ends the process when its parent is gone.
+
+    Else a worker whose bench was killed would measure on to its next question, beside what is measured then.
+    """
+    parent, lines = os.getppid(), queue.SimpleQueue[str | None]()
+
+    def read() -> None:
+        with open(0, "rb", buffering=0, closefd=False) as asked:  # a buffer's lock would be held when the process ends
+            for line in asked:
+                lines.put(line.decode())
+        lines.put(None)
+        while os.getppid() == parent:  # which closed the input, but waits for answers
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(lines.get, None)  # type: ignore[arg-type]  # of None, where it ends
+
+
 def main() -> None:
     """Answer until the input ends; an error that a peer raises is an answer too."""
-    job = json.loads(sys.stdin.readline())
+    asked = _lines()
+    job = json.loads(next(asked))
     try:
-        for answer in answers(job, sys.stdin):
+        for answer in answers(job, asked):
             print(json.dumps(answer), flush=True)
     except Exception as error:  # whatever a peer raises is its result
         print(json.dumps({"error": f"{type(error).__name__}: {(str(error) or '-').splitlines()[0]}"}), flush=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +265,36 @@ def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "failed_settings" not in torch
     assert torch["ratio_to_torch"] == 1
     assert numpy["ratio_to_torch"] > 0
+
+
+MEASURE_LONG = """
+import json, time
+from unrolled.bench.runner import Worker
+from unrolled.bench.workloads import Workload
+work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
+job = {"peer": "numpy", "workload": work, "setting": {}, "threads": 1, "seconds": 120, "output": "arrays.npz"}
+with Worker(job, 120) as worker:
+    worker.answer()
+    worker._ask("go")
+    print(worker._process.pid, flush=True)
+    worker.answer()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
+def test_a_worker_ends_with_a_bench_that_is_killed(tmp_path: Path) -> None:
+    bench = subprocess.Popen([sys.executable, "-c", MEASURE_LONG], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert bench.stdout is not None
+    state = Path("/proc", bench.stdout.readline().strip(), "stat")
+    assert state.exists()
+    bench.kill()
+    bench.communicate()
+    for _ in range(100):  # ended, though whoever inherited it may not have asked about it yet
+        if not state.exists() or ") Z " in state.read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("measures on")
 
 
 def test_a_worker_that_fails_says_why() -> None:
