@@ -93,7 +93,7 @@ def _lines() -> Iterator[str]:
         os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
-    return iter(lines.get, None)  # type: ignore[arg-type]  # of None, where it ends
+    return iter(lines.get, None)
 
 
 def main() -> None:

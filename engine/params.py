@@ -6,6 +6,7 @@ biases kept, so a checkpoint of any engine loads in every other.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -37,6 +38,7 @@ class LayerNames(NamedTuple):
     b_hh: str
 
 
+@functools.cache
 def layer_names(layer: int) -> LayerNames:
     return LayerNames(*(f"rnn.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 

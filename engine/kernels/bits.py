@@ -42,9 +42,14 @@ def largest(typing_context, values):  # type: ignore[no-untyped-def]
         kind, places = ir.VectorType(integer, lanes), ir.VectorType(_I32, lanes)
         count = builder.extract_value(array.shape, 0)
         data = builder.bitcast(array.data, integer.as_pointer())
-        most, sign = (ir.Constant(kind, [number] * lanes) for number in (2 ** (bits - 1) - 1, bits - 1))
 
         def ordered(value: Any) -> Any:
+            """Bits as an integer that orders as the number does, or such an integer as bits; of one or of a register."""
+            many = isinstance(value.type, ir.VectorType)
+            sign, most = (
+                ir.Constant(value.type, [number] * lanes if many else number)
+                for number in (bits - 1, 2 ** (bits - 1) - 1)
+            )
             return builder.xor(value, builder.and_(builder.ashr(value, sign), most))
 
         found = cgutils.alloca_once_value(builder, ir.Constant(kind, [-(2 ** (bits - 1))] * lanes))
@@ -65,10 +70,7 @@ def largest(typing_context, values):  # type: ignore[no-untyped-def]
         maximum = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(integer, [kind]), f"llvm.vector.reduce.smax.v{lanes}i{bits}"
         )
-        highest = builder.call(maximum, [builder.load(found)])
-        turned = builder.and_(
-            builder.ashr(highest, ir.Constant(integer, bits - 1)), ir.Constant(integer, 2 ** (bits - 1) - 1)
-        )
-        return builder.bitcast(builder.xor(highest, turned), context.get_value_type(values.dtype))
+        highest = ordered(builder.call(maximum, [builder.load(found)]))
+        return builder.bitcast(highest, context.get_value_type(values.dtype))
 
     return values.dtype(values), codegen

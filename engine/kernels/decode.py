@@ -18,11 +18,10 @@ from unrolled.engine.kernels.copies import copy_row
 from unrolled.engine.kernels.gemm import add_product, product
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
-from unrolled.engine.kernels.panels import pack_transposed, panel_width
+from unrolled.engine.kernels.panels import pack_transposed, padded_columns
 from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.split import hidden_product
-from unrolled.engine.kernels.tile import VECTORS
 from unrolled.engine.params import Params, layer_params, output_weight_name
 
 ROWS = 64  # of a thread's rows, that go through all steps together: their gates stay in the L2 cache beside the weights
@@ -151,12 +150,6 @@ def _decode(
 def gates_width(kind: int, H: int) -> int:
     """Columns of the scratch that a layer's gates need."""
     return 4 * H if kind in (_LSTM, _GRU) else 1
-
-
-def padded_columns(columns: int, dtype: np.dtype) -> int:
-    """Columns rounded up to whole registers, so that no tile is wider than its row."""
-    lanes = panel_width(dtype) // VECTORS
-    return -(-columns // lanes) * lanes
 
 
 class Decoder:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from unrolled.engine.contract import Flow
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels.copies import copy_row
-from unrolled.engine.kernels.decode import ROWS, Decoder, enter, gates_width, leave, move, multiply_rows, padded_columns
+from unrolled.engine.kernels.decode import ROWS, Decoder, enter, gates_width, leave, move, multiply_rows
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand
+from unrolled.engine.kernels.panels import padded_columns
 from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 

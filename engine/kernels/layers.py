@@ -14,11 +14,11 @@ from unrolled.engine.kernels.copies import copy_row
 from unrolled.engine.kernels.gemm import multiply, product, products
 from unrolled.engine.kernels.kernel import compiled, compiled_sum
 from unrolled.engine.kernels.operands import new_operand, operand
-from unrolled.engine.kernels.panels import pack, pack_transposed, panel_width
+from unrolled.engine.kernels.panels import pack, pack_transposed, padded_columns
 from unrolled.engine.kernels.parallel import compiled_parallel
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Columns, Gathered
-from unrolled.engine.kernels.tile import TILE_ROWS, VECTORS
+from unrolled.engine.kernels.tile import TILE_ROWS
 from unrolled.engine.kernels.transposed import SUM_ROWS, add_transposed_product
 from unrolled.engine.kernels.vectors import elementwise
 from unrolled.engine.layers import LOGITS_BYTES, LossResult
@@ -291,8 +291,7 @@ def output_loss(
     """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
     rows, dtype, (V, H) = _rows(h), h.dtype, weight.shape
     N, count = len(rows), int(mask.sum())
-    lanes = panel_width(dtype) // VECTORS
-    width = -(-V // lanes) * lanes  # whole registers, so that no tile is wider than its row
+    width = padded_columns(V, dtype)
     losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
     dh = empty((N if grads else 0, H), dtype)

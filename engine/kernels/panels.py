@@ -35,6 +35,12 @@ def panel_width(dtype: np.dtype) -> int:
     return PANEL_BYTES // dtype.itemsize
 
 
+def padded_columns(columns: int, dtype: np.dtype) -> int:
+    """Columns rounded up to whole registers, so that no tile is wider than its row."""
+    lanes = panel_width(dtype) // VECTORS
+    return -(-columns // lanes) * lanes
+
+
 @compiled
 def _put(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
     """One number of ``b`` or ``b.T`` to row k and column j of panel p, of its dtype."""
