@@ -99,7 +99,7 @@ def _lines() -> Iterator[str]:
 def main() -> None:
     """Answer until the input ends; an error that a peer raises is an answer too."""
     asked = _lines()
-    job = json.loads(next(asked))
+    job = json.loads(next(asked, ""))
     try:
         for answer in answers(job, asked):
             print(json.dumps(answer), flush=True)

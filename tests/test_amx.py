@@ -61,7 +61,7 @@ def test_products_in_bf16_run_on_tiles() -> None:
     words = np.zeros((3, panels.shape[1]), np.int32)
     words[:, :4] = 0x3F803F80  # one and one
     c = np.zeros((3, 48), np.float32)
-    product(words.reshape(-1), 0, panels.shape[1], 1, panels, c.reshape(-1), 0, 48, 3, 40)
+    product(words.reshape(-1), 0, panels.shape[1], 1, panels, c.reshape(-1), 0, 48, 3, 40, False)
     np.testing.assert_array_equal(c, np.repeat([[8.0, 0.0]], [40, 8], axis=1).repeat(3, axis=0))
     assembly = "".join(product.inspect_asm().values())
     assert re.search(r"\btdpbf16ps\b", assembly)

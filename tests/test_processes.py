@@ -47,7 +47,9 @@ COUNT = """
     ours = [d for d in gc.get_objects() if isinstance(d, Dispatcher) and d.__module__.startswith("unrolled")]
     stats = [d.stats for d in ours]
     count = lambda name: sum(sum(getattr(s, name).values()) for s in stats)
-    print(json.dumps({"hits": count("cache_hits"), "misses": count("cache_misses")}))
+    from unrolled.engine.kernels.parallel import _run_parts
+    found = {"hits": count("cache_hits"), "misses": count("cache_misses"), "loops": len(_run_parts.signatures)}
+    print(json.dumps(found))
 """
 
 
@@ -56,6 +58,7 @@ def test_a_second_process_starts_without_compiling_and_the_first_says_that_it_do
     first = run(COUNT, NUMBA_CACHE_DIR=str(tmp_path))
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["misses"] > 10
+    assert json.loads(first.stdout)["loops"] == 1  # the parallel loop is compiled once for all kernels
     assert first.stderr.count("compiling the Numba kernels") == 1
     assert str(tmp_path) in first.stderr
     second = run(COUNT, NUMBA_CACHE_DIR=str(tmp_path))

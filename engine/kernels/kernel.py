@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,17 +20,37 @@ if getattr(numba.config, "DISABLE_JIT", 0):
     raise ImportError("NUMBA_DISABLE_JIT is set, and the micro-kernel exists only compiled; the numpy engine is Python")
 
 # error_model: Python's check for division by zero is a branch that keeps a loop from being vectorised.
-# Kernels take the number of threads as an argument: asking for it inside would keep them from being cached.
 # contract: a multiplication and an addition may become one FMA; nothing is reordered.
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+
+_PROCESS = uuid.uuid4().hex[:8]
+
+
+def kept_apart(dispatcher: Any) -> Any:
+    """The same compiled function, whose files in the cache have names that no other process gives.
+
+    Numba numbers them without a lock. Of two processes that compile one function for different types at the same time, the
+    second would write its code into the first one's file, and whoever loads that later would run code for other types.
+    """
+    files = dispatcher._cache._cache_file
+    numbered = files._data_name
+
+    def name(number: int) -> str:
+        stem, suffix = os.path.splitext(numbered(number))
+        return f"{stem}.{_PROCESS}-{os.getpid()}{suffix}"  # forked processes share the first half
+
+    files._data_name = name
+    return dispatcher
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function for the types of its arguments, from Python or from other compiled functions.
 
-    Numba would compile it again for each constant that a compiled caller gives, products for their strides of 1 and 0.
+    Constants of a compiled caller are passed like any other number. Numba would compile the function again for each of
+    them, products for their strides of 1 and 0.
     """
-    dispatcher = njit(**OPTIONS)(function)
+    dispatcher = kept_apart(njit(**OPTIONS)(function))
     resolve = dispatcher.get_call_template
 
     def resolve_without_constants(args: Sequence[Any], kws: dict[str, Any]) -> Any:
@@ -41,8 +62,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
-# for sums whose order nothing else has to repeat: several run side by side, the same ones every time
-compiled_sum: Callable[..., Any] = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def compiled_sum(function: Callable[..., Any]) -> Any:
+    """As ``compiled``, for sums whose order nothing else has to repeat: several run side by side, the same every time."""
+    return kept_apart(njit(**{**OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}})(function))
 
 
 intrinsic: Any = numba.extending.intrinsic  # whose type has callers pass the typing context too

@@ -22,18 +22,17 @@ from numba import get_num_threads, njit, prange, typeof, types
 from numba.core import cgutils
 
 from unrolled.engine.errors import ForkError
-from unrolled.engine.kernels.kernel import OPTIONS, compiled, intrinsic
+from unrolled.engine.kernels.kernel import OPTIONS, cache_folder, compiled, intrinsic, kept_apart
 
 _ENTRY = (types.intp,) * 3  # of every entry: the address of its arguments, the part, the number of parts
 
 
-def _call(context: Any, builder: Any, address: Any, of: Sequence[Any], values: Sequence[Any]) -> None:
-    """The call of a compiled function that takes ``values`` of Numba's types ``of``; its exception is passed on."""
+def _call(context: Any, builder: Any, address: Any, of: Sequence[Any], values: Sequence[Any]) -> Any:
+    """Call a compiled function that takes ``values`` of Numba's types ``of``; whether it ended with an exception."""
     convention = context.call_conv
     function = builder.inttoptr(address, convention.get_function_type(types.none, of).as_pointer())
     status, _ = convention.call_function(builder, function, types.none, of, values)
-    with cgutils.if_unlikely(builder, status.is_error):
-        convention.return_status_propagate(builder, status)
+    return status.is_error
 
 
 @intrinsic
@@ -45,6 +44,7 @@ def _call_entry(_: Any, entry: Any, arguments: Any, part: Any, parts: Any) -> An
     return types.none(types.intp, *_ENTRY), emit
 
 
+@kept_apart
 @njit(parallel=True, **OPTIONS)
 def _run_parts(entry: int, arguments: int, parts: int) -> None:
     for part in prange(parts):
@@ -75,7 +75,10 @@ def _borrowed(context: Any, builder: Any, of: Any, value: Any) -> Any:
 
 @intrinsic
 def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
-    """Addresses of an entry, and of what it reads: the function's ``address`` and its tuple of ``arguments``."""
+    """Addresses of an entry, and of what it reads: the function's ``address`` and its tuple of ``arguments``.
+
+    The first number there becomes 1 where a part ended with an exception, which threads of the pool cannot raise.
+    """
     of = (types.intp, types.intp, *arguments.types)
 
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
@@ -85,17 +88,20 @@ def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
             _borrowed(context, builder, one, value)
             for one, value in zip(arguments.types, cgutils.unpack_tuple(builder, packed), strict=True)
         ]
-        kept = ir.LiteralStructType([value.type for value in (address, *borrowed)])
+        contents = (ir.Constant(address.type, 0), address, *borrowed)
+        kept = ir.LiteralStructType([value.type for value in contents])
         memory = cgutils.alloca_once(builder, kept)  # which the caller keeps until all parts have run
-        for place, value in enumerate((address, *borrowed)):
+        for place, value in enumerate(contents):
             builder.store(value, cgutils.gep_inbounds(builder, memory, 0, place))
         module = builder.module
         entry = ir.Function(module, convention.get_function_type(types.none, _ENTRY), module.get_unique_name("entry"))
         entry.linkage = "internal"
         inside = ir.IRBuilder(entry.append_basic_block())
         at, part, parts = convention.get_arguments(entry)
-        function, *given = cgutils.unpack_tuple(inside, inside.load(inside.inttoptr(at, kept.as_pointer())))
-        _call(context, inside, function, of, [part, parts, *given])
+        pointer = inside.inttoptr(at, kept.as_pointer())
+        _, function, *given = cgutils.unpack_tuple(inside, inside.load(pointer))
+        with cgutils.if_unlikely(inside, _call(context, inside, function, of, [part, parts, *given])):
+            inside.store(ir.Constant(address.type, 1), cgutils.gep_inbounds(inside, pointer, 0, 0))
         convention.return_value(inside, context.get_dummy_value())
         addresses = [builder.ptrtoint(one, address.type) for one in (entry, memory)]
         return context.make_tuple(builder, signature.return_type, addresses)
@@ -103,16 +109,30 @@ def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
     return types.UniTuple(types.intp, 2)(types.intp, arguments), emit
 
 
+@intrinsic
+def _number_at(_: Any, address: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
+        return builder.load(builder.inttoptr(values[0], values[0].type.as_pointer()))
+
+    return types.intp(types.intp), emit
+
+
+_RAN, _FAILED, _UNKNOWN = range(3)
+
+
 @compiled
-def _launch(known: Any, parts: int, *arguments: Any) -> bool:
-    """Run the function whose digest of types and address are in ``known`` (n, 2); false where these types are not."""
+def _launch(known: Any, parts: int, *arguments: Any) -> int:
+    """Run the function whose digest of types and address are in ``known`` (n, 2), unless these types are not.
+
+    The number of threads is an argument, because asking for it inside would keep the code from being cached.
+    """
     digest = _digest_of(arguments)
     for i in range(len(known)):
         if known[i, 0] == digest:
             entry, packed = _entry_of(known[i, 1], arguments)
             _run_parts(entry, packed, parts)
-            return True
-    return False
+            return _FAILED if _number_at(packed) else _RAN
+    return _UNKNOWN
 
 
 class _Threads:
@@ -124,7 +144,7 @@ class _Threads:
         self.forked = False
         self.unguarded = False  # several Python threads may call, and nothing was forked
 
-    def run(self, known: Any, arguments: tuple[Any, ...]) -> bool:
+    def run(self, known: Any, arguments: tuple[Any, ...]) -> int:
         """A call that needs a look: the first, any of the workqueue layer, and those in a forked process."""
         if self.forked:
             raise ForkError(
@@ -133,11 +153,11 @@ class _Threads:
                 "or set NUMBA_THREADING_LAYER=workqueue"
             )
         with self.lock:  # two Python threads at once would end the process in the workqueue layer
-            ran = bool(_launch(known, *arguments))
-            if ran and self.layer is None:
+            done: int = _launch(known, *arguments)
+            if done != _UNKNOWN and self.layer is None:
                 self.layer = numba.threading_layer()
                 self.unguarded = self.layer != "workqueue"
-        return ran
+        return done
 
     def after_fork(self) -> None:
         self.lock = threading.RLock()  # whoever held it is not in this process
@@ -157,6 +177,7 @@ def compiled_parallel(function: Callable[..., None]) -> Any:
 
     Raises, when called:
         ForkError: this process was forked from one whose threads had started.
+        MemoryError: a part ended with an exception, for which kernels have no other reason.
     """
     body = compiled(function)
     known = np.zeros((0, 2), np.int64)
@@ -164,11 +185,16 @@ def compiled_parallel(function: Callable[..., None]) -> Any:
     @functools.wraps(function)
     def call(*arguments: Any) -> None:
         nonlocal known
-        if not (_launch(known, *arguments) if _threads.unguarded else _threads.run(known, arguments)):
+        done = _launch(known, *arguments) if _threads.unguarded else _threads.run(known, arguments)
+        if done == _UNKNOWN:
             of = tuple(typeof(argument) for argument in arguments[1:])
             with _threads.lock:  # another Python thread may be adding, too
                 known = np.append(known, [[_digest(of), _address(body, of)]], axis=0)
-            call(*arguments)
+            done = _threads.run(known, arguments)
+        if done == _FAILED:
+            raise MemoryError(f"{function.__name__}: no memory for what a part of the work needs")
+        if done != _RAN:
+            raise RuntimeError(f"{function.__name__}: {cache_folder()} holds code of other kernels; remove that folder")
 
     own = inspect.signature(function)
     call.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
@@ -181,7 +207,10 @@ def _address(body: Any, of: tuple[Any, ...]) -> int:
     signature = (types.intp, types.intp, *of)
     body.compile(signature)
     result = body.overloads[signature]
-    return int(result.library.get_pointer_to_function(result.fndesc.mangled_name))
+    address = int(result.library.get_pointer_to_function(result.fndesc.mangled_name))
+    if result.signature.return_type != types.none or not address:  # what is called as returning nothing
+        raise TypeError(f"{body.__name__} returns {result.signature.return_type}; a function of a part returns nothing")
+    return address
 
 
 @compiled_parallel
