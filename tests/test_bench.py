@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unrolled.bench.agreement import Contestant, compare, contestants, default_prompts, measure_agreement
-from unrolled.bench.divergence import Divergence, border_margins, first_divergences
+from unrolled.bench.divergence import BORDER, Divergence, border_margins, first_divergences
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.bench.system import system_info
 from unrolled.engine.checkpoint import Checkpoint, save_checkpoint
@@ -118,8 +118,8 @@ def test_divergences_are_the_first_ones_with_their_distance_from_the_border() ->
 def test_only_a_draw_on_the_border_of_tokens_that_are_left_is_explained() -> None:
     logits = np.log([[0.5, 0.25, 1e-9, 0.25]])
     for u, pair, top_k, explained in (
-        (0.5 + 5e-7, (0, 1), 0, True),
-        (0.5 - 2e-6, (1, 0), 0, False),
+        (0.5 + BORDER / 2, (0, 1), 0, True),
+        (0.5 - 2 * BORDER, (1, 0), 0, False),
         (0.75, (1, 3), 0, True),  # over a token that is hardly ever drawn
         (0.75, (1, 2), 3, False),  # which top_k left out
         (0.5, (0, 3), 0, False),

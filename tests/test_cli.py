@@ -370,7 +370,7 @@ def test_verify_of_a_damaged_file_exits_with_1(trained: Path, tmp_path: Path) ->
 
 
 def check_texts(row: dict[str, Any], texts: int) -> None:
-    """Tokens as NumPy's, but where rounding explains another: some three of a million draws fall on a border that moved."""
+    """Tokens as NumPy's, but where rounding explains another: of 100,000 draws about one falls on a border that moved."""
     assert row["greedy_match"] == 1.0
     assert all(one["explained"] for one in row["divergences"]), row
     assert row["equal_texts"] == pytest.approx(1 - len(row["divergences"]) / texts)
