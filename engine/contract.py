@@ -183,9 +183,15 @@ def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np
     return np.zeros(config.state_shape(batch_size), dtype)
 
 
+def are_ids(tokens: NDArray, vocab_size: int) -> bool:
+    """Whether all tokens, if there are any, are in the vocabulary."""
+    # one look at them: negative numbers are huge ones without a sign
+    return int(tokens.astype(np.int64, copy=False).view(np.uint64).max(initial=0)) < vocab_size
+
+
 def check_ids(config: ModelConfig, tokens: NDArray) -> None:
     """ShapeError where one of the tokens, of any shape that is not empty, is outside the vocabulary."""
-    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+    if not are_ids(tokens, config.vocab_size):
         raise ShapeError(
             f"tokens: ids from {tokens.min()} to {tokens.max()}; the vocabulary has 0 … {config.vocab_size - 1}"
         )

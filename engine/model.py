@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unrolled.engine.backends import FLOAT32, Backend, get_backend
 from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import check_step
+from unrolled.engine.contract import are_ids, check_step
 from unrolled.engine.dropout import Masks
 from unrolled.engine.errors import ConfigError, ShapeError
 from unrolled.engine.layers import LossResult
@@ -241,6 +241,6 @@ class LanguageModel:
                 f"batch: inputs {batch.inputs.shape}, targets {batch.targets.shape} and mask {batch.mask.shape} "
                 "need one shape (T, B)"
             )
-        counted = batch.targets[batch.mask]
-        if counted.size and (counted.min() < 0 or counted.max() >= self.config.vocab_size):
-            raise ShapeError(f"targets: ids outside the vocabulary's 0 … {self.config.vocab_size - 1}")
+        # those that do not count may be anything, but seldom are
+        if not are_ids(batch.targets, V := self.config.vocab_size) and not are_ids(batch.targets[batch.mask], V):
+            raise ShapeError(f"targets: ids outside the vocabulary's 0 … {V - 1}")

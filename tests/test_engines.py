@@ -10,6 +10,7 @@ from tolerances import assert_close
 from unrolled.engine.backends import get_backend
 from unrolled.engine.cells import CELLS
 from unrolled.engine.contract import StepModel, zero_state
+from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.split import Columns
 from unrolled.engine.kernels.transposed import add_transposed_product
 from unrolled.engine.layers import softmax_cross_entropy
@@ -272,3 +273,26 @@ def test_alarm_a_state_that_is_dropped_is_noticed() -> None:
     second, _ = model.step(np.ascontiguousarray(tokens[3:]), np.zeros_like(state))
     with pytest.raises(AssertionError):
         assert_close(second, whole[3:], "invariant")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_targets_that_do_not_count_may_be_anything_and_others_only_tokens(backend: str) -> None:
+    config = models.config("gru")
+    model, batch, state = (
+        LanguageModel(config, models.params(config), backend),
+        models.batch(config),
+        models.state(config),
+    )
+    mask = batch.mask.copy()
+    mask[1, 0] = False
+    expected = model.gradients(batch._replace(mask=mask), state)
+    for strange in (-100, config.vocab_size, np.iinfo(np.int64).max):
+        targets = batch.targets.copy()
+        targets[1, 0] = strange
+        got = model.gradients(batch._replace(targets=targets, mask=mask), state)
+        assert got.loss == expected.loss
+        assert (got.flat == expected.flat).all()
+        with pytest.raises(ShapeError, match="targets: ids outside the vocabulary's 0"):
+            model.gradients(batch._replace(targets=targets, mask=np.ones_like(mask)), state)
+        with pytest.raises(ShapeError, match=f"tokens: ids from .*{strange}"):
+            model.gradients(batch._replace(inputs=targets), state)

@@ -7,7 +7,6 @@ Names and formulas are those of ``unrolled.engine.cells``; here only the last st
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
@@ -19,7 +18,7 @@ from unrolled.engine.kernels.gemm import add_product, product
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack_transposed, padded_columns
-from unrolled.engine.kernels.parallel import compiled_parallel
+from unrolled.engine.kernels.parallel import compiled_parallel, get_num_threads
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.split import hidden_product
 from unrolled.engine.params import Params, layer_params, output_weight_name

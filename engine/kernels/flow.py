@@ -8,7 +8,6 @@ those of ``unrolled.engine.kernels.decode``, bit for bit; logits are made for th
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.contract import Flow
@@ -18,7 +17,7 @@ from unrolled.engine.kernels.decode import ROWS, Decoder, enter, gates_width, le
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand
 from unrolled.engine.kernels.panels import padded_columns
-from unrolled.engine.kernels.parallel import compiled_parallel
+from unrolled.engine.kernels.parallel import compiled_parallel, get_num_threads
 from unrolled.engine.kernels.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 
 

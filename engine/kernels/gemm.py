@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import get_num_threads
 from numba.extending import overload
 from numpy.typing import NDArray
 
@@ -18,7 +17,7 @@ from unrolled.engine.kernels.bf16 import WORD
 from unrolled.engine.kernels.copies import copy_block
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import new_operand, operand
-from unrolled.engine.kernels.parallel import compiled_parallel
+from unrolled.engine.kernels.parallel import compiled_parallel, get_num_threads
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import FEW_ROWS, TILE_ROWS, VECTORS, multiply_tile
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import logging
 import os
 import uuid
@@ -44,21 +45,30 @@ def kept_apart(dispatcher: Any) -> Any:
     return dispatcher
 
 
+# Parameters whose constants are worth code of their own: with strides of A that are known, eight rows of a tile need one
+# address instead of eight. Weights' gradients take 1.03 times as long without.
+CONSTANTS = {"a_row", "a_depth"}
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function for the types of its arguments, from Python or from other compiled functions.
 
-    Constants of a compiled caller are passed like any other number. Numba would compile the function again for each of
-    them, products for their strides of 1 and 0.
+    Constants of a compiled caller are passed like any other number, but for ``CONSTANTS``. Numba would compile the function
+    again for each of them.
     """
     dispatcher = kept_apart(njit(**OPTIONS)(function))
     resolve = dispatcher.get_call_template
+    names = list(inspect.signature(function).parameters)
 
-    def resolve_without_constants(args: Sequence[Any], kws: dict[str, Any]) -> Any:
+    def plain(name: str, given: Any) -> Any:
+        return given if name in CONSTANTS else types.unliteral(given)
+
+    def resolve_plain(args: Sequence[Any], kws: dict[str, Any]) -> Any:
         return resolve(
-            tuple(types.unliteral(one) for one in args), {name: types.unliteral(one) for name, one in kws.items()}
-        )
+            tuple(map(plain, names, args)), {name: plain(name, given) for name, given in kws.items()}
+        )  # fmt: skip
 
-    dispatcher.get_call_template = resolve_without_constants
+    dispatcher.get_call_template = resolve_plain
     return dispatcher
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.activations import exp_negative
@@ -15,7 +14,7 @@ from unrolled.engine.kernels.gemm import multiply, product, products
 from unrolled.engine.kernels.kernel import compiled, compiled_sum
 from unrolled.engine.kernels.operands import new_operand, operand
 from unrolled.engine.kernels.panels import pack, pack_transposed, padded_columns
-from unrolled.engine.kernels.parallel import compiled_parallel
+from unrolled.engine.kernels.parallel import compiled_parallel, get_num_threads
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.split import Columns, Gathered
 from unrolled.engine.kernels.tile import TILE_ROWS
@@ -220,12 +219,12 @@ def _softmax_cross_entropy(
 def softmax_cross_entropy(
     logits: NDArray, targets: NDArray, mask: NDArray, gradient: bool
 ) -> tuple[LossResult, NDArray | None]:
-    rows, count = _rows(logits), int(mask.sum())
+    rows, count = _rows(logits), int(np.count_nonzero(mask))
     losses, hits = np.empty(len(rows), np.float64), np.empty(len(rows), np.bool_)
     dlogits = empty(rows.shape if gradient else (0, rows.shape[1]), logits.dtype)
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
     _softmax_cross_entropy(get_num_threads(), rows, flat_targets, flat_mask, losses, hits, dlogits, max(count, 1))
-    result = LossResult(float(losses.sum()), int(hits.sum()), count)
+    result = LossResult(float(losses.sum()), int(np.count_nonzero(hits)), count)
     return result, dlogits.reshape(logits.shape) if gradient else None
 
 
@@ -290,7 +289,7 @@ def output_loss(
 ) -> tuple[LossResult, NDArray | None]:
     """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
     rows, dtype, (V, H) = _rows(h), h.dtype, weight.shape
-    N, count = len(rows), int(mask.sum())
+    N, count = len(rows), int(np.count_nonzero(mask))
     width = padded_columns(V, dtype)
     losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
@@ -316,5 +315,5 @@ def output_loss(
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16, batch=batch)
-    result = LossResult(float(losses.sum()), int(hits.sum()), count)
+    result = LossResult(float(losses.sum()), int(np.count_nonzero(hits)), count)
     return result, dh.reshape(h.shape) if grads else None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.kernel import compiled_sum
-from unrolled.engine.kernels.parallel import compiled_parallel
+from unrolled.engine.kernels.parallel import compiled_parallel, get_num_threads
 from unrolled.engine.optim import Moments, OptimizerConfig, Progress, Update
 
 NORM_BLOCK = 1 << 14  # numbers summed by one thread at a time; the blocks' sums are added in order, whoever made them

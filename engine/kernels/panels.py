@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 from numba.extending import overload
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from unrolled.engine.kernels.bf16 import WORD, WORD_DTYPE, word
 from unrolled.engine.kernels.copies import copy_transposed, make_copy, make_pairing
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import packed_depth, packed_words
-from unrolled.engine.kernels.parallel import compiled_parallel
+from unrolled.engine.kernels.parallel import compiled_parallel, get_num_threads
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.tile import PANEL_BYTES, VECTORS
 

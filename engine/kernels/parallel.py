@@ -18,8 +18,9 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import get_num_threads, njit, prange, typeof, types
+from numba import njit, prange, typeof, types
 from numba.core import cgutils
+from numba.np.ufunc import parallel as _numba_threads
 
 from unrolled.engine.errors import ForkError
 from unrolled.engine.kernels.kernel import OPTIONS, cache_folder, compiled, intrinsic, kept_apart
@@ -143,6 +144,7 @@ class _Threads:
         self.layer: str | None = None
         self.forked = False
         self.unguarded = False  # several Python threads may call, and nothing was forked
+        self.count: Callable[[], int] = numba.get_num_threads
 
     def run(self, known: Any, arguments: tuple[Any, ...]) -> int:
         """A call that needs a look: the first, any of the workqueue layer, and those in a forked process."""
@@ -157,6 +159,7 @@ class _Threads:
             if done != _UNKNOWN and self.layer is None:
                 self.layer = numba.threading_layer()
                 self.unguarded = self.layer != "workqueue"
+                self.count = getattr(_numba_threads, "_get_num_threads", self.count)
         return done
 
     def after_fork(self) -> None:
@@ -168,6 +171,11 @@ class _Threads:
 _threads = _Threads()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.after_fork)
+
+
+def get_num_threads() -> int:
+    """As Numba's, without the locks that it takes each time to see whether threads have started."""
+    return int(_threads.count())
 
 
 def compiled_parallel(function: Callable[..., None]) -> Any:

@@ -8,6 +8,7 @@ count tells.
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 import sys
@@ -28,7 +29,8 @@ class _Buffer(NamedTuple):
     size: int  # bytes from there on
 
 
-_buffers: list[_Buffer] = []
+_buffers: list[_Buffer] = []  # by size; looking at each, after a kernel had the cache, took a tenth of a small step
+_sizes: list[int] = []  # theirs
 _lock = threading.Lock()
 
 
@@ -55,6 +57,17 @@ def _references(buffer: _Buffer) -> int:
 _FREE = _references(_new_buffer(1))
 
 
+def _add_buffer(size: int) -> _Buffer:
+    """A new one, in its place; free ones are dropped where there are too many."""
+    if len(_buffers) >= MOST_BUFFERS or sum(_sizes) + size > MOST_BYTES:
+        _buffers[:] = [buffer for buffer in _buffers if _references(buffer) > _FREE]
+        _sizes[:] = [buffer.size for buffer in _buffers]
+    buffer, place = _new_buffer(size), bisect.bisect_left(_sizes, size)
+    _buffers.insert(place, buffer)
+    _sizes.insert(place, size)
+    return buffer
+
+
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     """An array of undefined content, C-contiguous; with SMALLEST bytes or more it starts at a line of the cache."""
     kind = np.dtype(dtype)
@@ -62,13 +75,11 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     if size < SMALLEST:
         return np.empty(shape, kind)
     with _lock:
-        for buffer in _buffers:
-            # up to an eighth larger, so that batches of varying length share buffers
-            if size <= buffer.size <= size + size // 8 and _references(buffer) == _FREE:
+        first = bisect.bisect_left(_sizes, size)
+        # up to an eighth larger, so that batches of varying length share buffers
+        for buffer in _buffers[first : bisect.bisect_right(_sizes, size + size // 8, first)]:
+            if _references(buffer) == _FREE:
                 break
         else:
-            if len(_buffers) >= MOST_BUFFERS or sum(buffer.size for buffer in _buffers) + size > MOST_BYTES:
-                _buffers[:] = [buffer for buffer in _buffers if _references(buffer) > _FREE]
-            buffer = _new_buffer(size)
-            _buffers.append(buffer)
-        return buffer.memory[buffer.first : buffer.first + size].view(kind).reshape(shape)
+            buffer = _add_buffer(size)
+        return np.ndarray(shape, kind, buffer.memory, buffer.first)

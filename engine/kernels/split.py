@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import multiply, multiply_part
 from unrolled.engine.kernels.kernel import compiled
+from unrolled.engine.kernels.parallel import get_num_threads
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.team import new_team
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 from numba.extending import overload
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from unrolled.engine.kernels.gemm import multiply_columns
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.operands import packed_depth
 from unrolled.engine.kernels.panels import Runs, pack_rows, panel_width, row_of
-from unrolled.engine.kernels.parallel import compiled_parallel
+from unrolled.engine.kernels.parallel import compiled_parallel, get_num_threads
 from unrolled.engine.kernels.pool import empty
 from unrolled.engine.kernels.target import TARGET
 from unrolled.engine.kernels.tile import TILE_ROWS
