@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import operator
 import os
 import sys
 import threading
@@ -29,8 +30,8 @@ class _Buffer(NamedTuple):
     size: int  # bytes from there on
 
 
-_buffers: list[_Buffer] = []  # by size; looking at each, after a kernel had the cache, took a tenth of a small step
-_sizes: list[int] = []  # theirs
+_buffers: list[_Buffer] = []  # by size: a look at each of them costs more than all else here
+_size_of = operator.attrgetter("size")
 _lock = threading.Lock()
 
 
@@ -59,12 +60,10 @@ _FREE = _references(_new_buffer(1))
 
 def _add_buffer(size: int) -> _Buffer:
     """A new one, in its place; free ones are dropped where there are too many."""
-    if len(_buffers) >= MOST_BUFFERS or sum(_sizes) + size > MOST_BYTES:
+    if len(_buffers) >= MOST_BUFFERS or sum(map(_size_of, _buffers)) + size > MOST_BYTES:
         _buffers[:] = [buffer for buffer in _buffers if _references(buffer) > _FREE]
-        _sizes[:] = [buffer.size for buffer in _buffers]
-    buffer, place = _new_buffer(size), bisect.bisect_left(_sizes, size)
-    _buffers.insert(place, buffer)
-    _sizes.insert(place, size)
+    buffer = _new_buffer(size)
+    bisect.insort(_buffers, buffer, key=_size_of)
     return buffer
 
 
@@ -75,9 +74,10 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     if size < SMALLEST:
         return np.empty(shape, kind)
     with _lock:
-        first = bisect.bisect_left(_sizes, size)
+        first = bisect.bisect_left(_buffers, size, key=_size_of)
         # up to an eighth larger, so that batches of varying length share buffers
-        for buffer in _buffers[first : bisect.bisect_right(_sizes, size + size // 8, first)]:
+        last = bisect.bisect_right(_buffers, size + size // 8, first, key=_size_of)
+        for buffer in _buffers[first:last]:
             if _references(buffer) == _FREE:
                 break
         else:
