@@ -268,7 +268,6 @@ def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MEASURE_LONG = """
-import json, time
 from unrolled.bench.runner import Worker
 from unrolled.bench.workloads import Workload
 work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()

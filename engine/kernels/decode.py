@@ -56,9 +56,7 @@ def multiply_rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory
     """y (R, width) = x (R, K) · panels + bias (N,); the columns from N to width are padding."""
     (R, K), (_, width), N = x.shape, y.shape, bias.shape[0]
     for r in range(R):
-        row = y[r, :N]
-        for n in range(N):
-            row[n] = bias[n]
+        copy_row(bias, y[r, :N])
     factor, at, stride = operand(x.reshape(-1), 0, K, R, K, panels, memory)
     add_product(factor, at, stride, 1, panels, y.reshape(-1), 0, width, R, width, False)
 

@@ -50,13 +50,9 @@ def kept_apart(dispatcher: Any) -> Any:
 CONSTANTS = {"a_row", "a_depth"}
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function for the types of its arguments, from Python or from other compiled functions.
-
-    Constants of a compiled caller are passed like any other number, but for ``CONSTANTS``. Numba would compile the function
-    again for each of them.
-    """
-    dispatcher = kept_apart(njit(**OPTIONS)(function))
+def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """As ``compiled``, with options of Numba's."""
+    dispatcher = kept_apart(njit(**options)(function))
     resolve = dispatcher.get_call_template
     names = list(inspect.signature(function).parameters)
 
@@ -72,9 +68,18 @@ def compiled(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function for the types of its arguments, from Python or from other compiled functions.
+
+    Constants of a compiled caller are passed like any other number, but for ``CONSTANTS``. Numba would compile the function
+    again for each of them.
+    """
+    return _compile(function, OPTIONS)
+
+
 def compiled_sum(function: Callable[..., Any]) -> Any:
     """As ``compiled``, for sums whose order nothing else has to repeat: several run side by side, the same every time."""
-    return kept_apart(njit(**{**OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}})(function))
+    return _compile(function, {**OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}})
 
 
 intrinsic: Any = numba.extending.intrinsic  # whose type has callers pass the typing context too

@@ -25,7 +25,7 @@ from unrolled.engine.kernels.split import (
     share,
     split,
 )
-from unrolled.engine.kernels.team import meet, wait
+from unrolled.engine.kernels.team import wait
 from unrolled.engine.kernels.vectors import Vector, elementwise
 
 
@@ -62,19 +62,19 @@ def _forward(
     T, B, G = gates.shape
     H = states.shape[3]
     flat_h, flat_gates = states[0].reshape(-1), gates.reshape(-1)
-    active = meet(team, parts) if by_units else parts
-    if active > 0:
-        first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
-        memory = new_operand(panels, last - first)
-        for t in range(T):
-            at, n = t * B + first, last - first
-            h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
-            hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, at * G, G, n, H, 4, u0, u1, t % 2 == 1)
-            for b in range(first, last):
-                x, c = table[rows[t, b]], states[1, t + 1, b]
-                activate(gates[t, b], x, states[1, t, b], c, states[0, t + 1, b], u0, u1)
-            if by_units:
-                wait(team, active, t + 1)
+    active, first, last, u0, u1 = share(part, parts, by_units, team, B, H, panels.shape[2])
+    if active == 0:
+        return
+    memory = new_operand(panels, last - first)
+    for t in range(T):
+        at, n = t * B + first, last - first
+        h, h_at, h_row = operand(flat_h, at * H, H, n, H, panels, memory)
+        hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, at * G, G, n, H, 4, u0, u1, t % 2 == 1)
+        for b in range(first, last):
+            x, c = table[rows[t, b]], states[1, t + 1, b]
+            activate(gates[t, b], x, states[1, t, b], c, states[0, t + 1, b], u0, u1)
+        if by_units:
+            wait(team, active, t + 1)
 
 
 def _differentiate(
@@ -114,21 +114,21 @@ def _backward(
     T, B, H = dh.shape
     G = 4 * H
     flat_gates, flat_ds = gates.reshape(-1), ds.reshape(-1)
-    active = meet(team, parts) if by_units else parts
-    if active > 0:
-        W = panels.shape[2]
-        first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
-        memory = new_operand(panels, last - first)
-        for step in range(T):
-            t = T - 1 - step
-            for b in range(first, last):
-                c_prev, c = states[1, t, b], states[1, t + 1, b]
-                _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1)
-            if by_units:
-                wait(team, active, step + 1)
-            n, c_at = last - first, first * H + u0
-            d, at, d_row = operand(flat_gates, (t * B + first) * G, G, n, G, panels, memory)
-            add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
+    W = panels.shape[2]
+    active, first, last, u0, u1 = share(part, parts, by_units, team, B, H, W)
+    if active == 0:
+        return
+    memory = new_operand(panels, last - first)
+    for step in range(T):
+        t = T - 1 - step
+        for b in range(first, last):
+            c_prev, c = states[1, t, b], states[1, t + 1, b]
+            _backward_row(gates[t, b], c_prev, c, dh[t, b], ds[0, b], ds[1, b], u0, u1)
+        if by_units:
+            wait(team, active, step + 1)
+        n, c_at = last - first, first * H + u0
+        d, at, d_row = operand(flat_gates, (t * B + first) * G, G, n, G, panels, memory)
+        add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
 
 
 def forward(

@@ -21,7 +21,7 @@ from unrolled.engine.kernels.split import (
     share,
     split,
 )
-from unrolled.engine.kernels.team import meet, wait
+from unrolled.engine.kernels.team import wait
 from unrolled.engine.kernels.vectors import Vector, elementwise, select
 
 _tanh_all = elementwise(lambda a, x: tanh(a + x))
@@ -46,18 +46,18 @@ def _run(
     _, steps, B, H = states.shape
     h = states[0]
     flat = h.reshape(-1)
-    active = meet(team, parts) if by_units else parts
-    if active > 0:
-        first, last, u0, u1 = share(part % active, active, by_units, B, H, panels.shape[2])
-        memory = new_operand(panels, last - first)
-        for t in range(steps - 1):
-            n, to = last - first, ((t + 1) * B + first) * H
-            before, at, row = operand(flat, (t * B + first) * H, H, n, H, panels, memory)
-            hidden_product(before, at, row, panels, b_hh, flat, to, H, n, H, 1, u0, u1, t % 2 == 1)
-            for b in range(first, last):
-                activate(h[t + 1, b, u0:u1], table[rows[t, b], u0:u1], relu)
-            if by_units:
-                wait(team, active, t + 1)
+    active, first, last, u0, u1 = share(part, parts, by_units, team, B, H, panels.shape[2])
+    if active == 0:
+        return
+    memory = new_operand(panels, last - first)
+    for t in range(steps - 1):
+        n, to = last - first, ((t + 1) * B + first) * H
+        before, at, row = operand(flat, (t * B + first) * H, H, n, H, panels, memory)
+        hidden_product(before, at, row, panels, b_hh, flat, to, H, n, H, 1, u0, u1, t % 2 == 1)
+        for b in range(first, last):
+            activate(h[t + 1, b, u0:u1], table[rows[t, b], u0:u1], relu)
+        if by_units:
+            wait(team, active, t + 1)
 
 
 def _differentiate_tanh(h: Vector, dh: Vector, dh_next: Vector) -> tuple[Any, ...]:
@@ -90,20 +90,20 @@ def _run_back(
     """``ds`` (1, B, H) is the gradient of the state, walking backwards; dh becomes dxg."""
     T, B, H = dh.shape
     flat_dh, flat_ds = dh.reshape(-1), ds.reshape(-1)
-    active = meet(team, parts) if by_units else parts
-    if active > 0:
-        W = panels.shape[2]
-        first, last, u0, u1 = share(part % active, active, by_units, B, H, W)
-        memory = new_operand(panels, last - first)
-        for step in range(T):
-            t = T - 1 - step
-            for b in range(first, last):
-                _backward_row(states[0, t + 1, b, u0:u1], dh[t, b, u0:u1], ds[0, b, u0:u1], relu)
-            if by_units:
-                wait(team, active, step + 1)
-            n, c_at = last - first, first * H + u0
-            d, at, d_row = operand(flat_dh, (t * B + first) * H, H, n, H, panels, memory)
-            add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
+    W = panels.shape[2]
+    active, first, last, u0, u1 = share(part, parts, by_units, team, B, H, W)
+    if active == 0:
+        return
+    memory = new_operand(panels, last - first)
+    for step in range(T):
+        t = T - 1 - step
+        for b in range(first, last):
+            _backward_row(states[0, t + 1, b, u0:u1], dh[t, b, u0:u1], ds[0, b, u0:u1], relu)
+        if by_units:
+            wait(team, active, step + 1)
+        n, c_at = last - first, first * H + u0
+        d, at, d_row = operand(flat_dh, (t * B + first) * H, H, n, H, panels, memory)
+        add_product_part(d, at, d_row, 1, panels, u0 // W, flat_ds, c_at, H, n, u1 - u0, t % 2 == 1)
 
 
 def _forward(

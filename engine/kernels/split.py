@@ -11,7 +11,7 @@ from unrolled.engine.kernels.gemm import multiply, multiply_part
 from unrolled.engine.kernels.kernel import compiled
 from unrolled.engine.kernels.parallel import get_num_threads
 from unrolled.engine.kernels.pool import empty
-from unrolled.engine.kernels.team import new_team
+from unrolled.engine.kernels.team import meet, new_team
 
 
 class Split(NamedTuple):
@@ -43,12 +43,17 @@ def split(B: int, H: int, panels: NDArray) -> Split:
 
 
 @compiled
-def share(part: int, parts: int, by_units: bool, B: int, H: int, W: int) -> tuple[int, int, int, int]:
-    """The rows first … last and units u0 … u1 of one part."""
-    if by_units:
-        P = H // W
-        return 0, B, part * P // parts * W, (part + 1) * P // parts * W
-    return part * B // parts, (part + 1) * B // parts, 0, H
+def share(
+    part: int, parts: int, by_units: bool, team: NDArray, B: int, H: int, W: int
+) -> tuple[int, int, int, int, int]:  # fmt: skip
+    """In how many parts the work goes, 0 where there is none for this one, and its rows first … last and units u0 … u1."""
+    if not by_units:
+        return parts, part * B // parts, (part + 1) * B // parts, 0, H
+    active, P = meet(team, parts), H // W
+    if active == 0:
+        return 0, 0, 0, 0, 0
+    own = part % active
+    return active, 0, B, own * P // active * W, (own + 1) * P // active * W
 
 
 @compiled
