@@ -165,8 +165,8 @@ class BpeTokenizer(Vocabulary):
         ids = {token: index for index, token in enumerate(vocabulary)}
         return cls(vocabulary, [(ids[left], ids[right]) for left, right in merges], lowercase)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "lowercase": self.lowercase, "merges": [list(pair) for pair in self.merges]}
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "lowercase": self.lowercase, "merges": [list(pair) for pair in self.merges]}
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """Ids of one match of ``PATTERN``."""

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from unrolled.engine.canonical import completed, described
 from unrolled.engine.cells import CELLS
 from unrolled.engine.cells.cell import Cell
 from unrolled.engine.errors import ConfigError
@@ -72,13 +73,15 @@ class ModelConfig:
         return self.embedding_size if layer == 0 else self.hidden_size
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Return the canonical form."""
+        return described(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of ``to_dict``; unknown and missing keys are ConfigErrors."""
         if not isinstance(values, dict):
             raise ConfigError(f"model config: got a {type(values).__name__}, needs an object of settings")
+        values = completed(cls, values)
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from unrolled.engine.batches import (
     make_batches,
     split_corpus,
 )
+from unrolled.engine.canonical import completed, described
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
@@ -82,7 +83,8 @@ class DataConfig:
         return LEVELS[self.level].fit(text, specials=specials, **self._chosen())
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "split": list(self.split)}
+        """Return the canonical form."""
+        return {**described(self), "split": list(self.split)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:
@@ -91,6 +93,7 @@ class DataConfig:
         Raises:
             ConfigError: a setting is missing, unknown or out of range.
         """
+        values = completed(cls, values)
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise ConfigError(

@@ -11,7 +11,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine import vocabulary
+from unrolled.engine.canonical import later_settings
 from unrolled.engine.checkpoint import KEY, replacing
 from unrolled.engine.corpus import READERS, STDIN, Corpus, ReadOptions, read_corpus
 from unrolled.engine.dataset import DataConfig, Dataset, fit_text, joined_batches
@@ -54,7 +55,7 @@ class EncodedCorpus:
         Raises:
             ConfigError: it asks for something else.
         """
-        given, usual = config.to_dict(), DataConfig().to_dict()
+        given, usual = ({**asdict(one), "split": list(one.split)} for one in (config, DataConfig()))
         for name in SETTINGS:
             if given[name] not in (usual[name], self.data[name]):
                 raise ConfigError(
@@ -224,7 +225,9 @@ def _checked(path: Path, header: dict[str, Any], start: int, size: int) -> Encod
         raise ModelFileError(f"format {described['format_version']!r}; this release reads {FORMAT_VERSION}")
     tokenizer = tokenizer_from_dict(described["tokenizer"])
     dtype, V = DTYPES[header["ids"]["dtype"]], len(tokenizer.vocabulary)
-    parts, corpus, data = described["parts"], described["corpus"], described["data"]
+    parts, corpus = described["parts"], described["corpus"]
+    later = {name: value for name, value in later_settings(DataConfig).items() if name in SETTINGS}
+    data = {**later, **described["data"]}
     if len(parts) != 3 or not all(type(n) is int and n >= 0 for n in parts) or dtype != smallest_unsigned(V):
         raise ModelFileError("parts or type of its ids are damaged")
     if size != start + sum(parts) * dtype.itemsize:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.engine.averaging import Averaged
+from unrolled.engine.canonical import described
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig, Dataset, prepare
@@ -64,10 +65,10 @@ class Experiment:
         return {
             "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
             "data": self.data.to_dict(),
-            "initial": asdict(self.initial),
-            "training": asdict(self.training),
+            "initial": described(self.initial),
+            "training": described(self.training),
             "optimizer": {
-                **asdict(self.optimizer),
+                **described(self.optimizer),
                 "learning_rate": self.optimizer.base_rate,
                 "weight_decay": self.optimizer.decay,
                 "clip_norm": self.clip_norm,

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.bpe import BpeTokenizer
+from unrolled.engine.canonical import completed
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.vocabulary import (
     BOS,
@@ -97,8 +98,8 @@ class CharTokenizer(Vocabulary):
         wanted = ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
         return cls([*wanted, *map(chr, np.flatnonzero(seen))], unknown, lowercase)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "lowercase": self.lowercase}
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "lowercase": self.lowercase}
 
     def encode_pieces(self, text: Text) -> Iterator[NDArray]:
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
@@ -197,8 +198,8 @@ class WordTokenizer(Vocabulary):
         ranked = sorted(counts, key=lambda word: (-counts[word], word))[:room]
         return cls([*wanted, *ranked], unknown, lowercase, punctuation)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "lowercase": self.lowercase, "punctuation": self.punctuation}
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "lowercase": self.lowercase, "punctuation": self.punctuation}
 
     def _word_pieces(self, text: Text) -> Iterator[list[str]]:
         pattern = self._WORDS_AND_MARKS if self.punctuation else self._WORDS
@@ -253,6 +254,7 @@ def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
         for flag in ("lowercase", "punctuation"):
             if not isinstance(settings.get(flag, False), bool):
                 raise TypeError(f"{flag} is neither true nor false")
-        return LEVELS[settings.pop("level")](**settings)
+        kind = LEVELS[settings.pop("level")]
+        return kind(**completed(kind, settings))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"tokenizer: not a valid description ({type(error).__name__}: {error})") from error

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.batches import Batch, Batches, batches_from
+from unrolled.engine.canonical import completed
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.contract import zero_state
 from unrolled.engine.ctrl_c import CtrlC
@@ -161,9 +162,9 @@ class TrainingResult:
         Raises:
             ConfigError: a value is missing, unknown or of the wrong kind.
         """
+        values = completed(cls, values)
         if set(values) != {f.name for f in fields(cls)} - set(NOT_RECORDED):
             raise ConfigError(f"training result: got {', '.join(sorted(values)) or 'nothing'}")
-        values = dict(values)
         for key in ("best", "last"):
             if values[key] is not None:
                 values[key] = Metrics.from_dict(values[key])

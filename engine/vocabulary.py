@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, UnknownTokenError
 
@@ -151,6 +152,10 @@ class Vocabulary:
         return hash((self.level, self.vocabulary, self.unknown))
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the canonical form, which ``tokenizer_from_dict`` reads."""
+        return canonical(type(self), self._settings())
+
+    def _settings(self) -> dict[str, Any]:
         return {"level": self.level, "vocabulary": list(self.vocabulary), "unknown": self.unknown}
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib import metadata as package_metadata
 from typing import Any, NamedTuple
 
+from unrolled.engine.canonical import canonical, completed
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
@@ -99,7 +100,7 @@ def file_metadata(
         "format_version": FORMAT_VERSION,
         "form": form,
         "sampling": SAMPLING_VERSION,
-        "weights": to_json(weights._asdict()),
+        "weights": to_json(canonical(Weights, weights._asdict())),
         "producer": producer(),
         "config": to_json(config.to_dict()),
         "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
@@ -115,7 +116,7 @@ def _parse_weights(text: str | None, checkpoint_digest: str) -> Weights:
     """Weights of a file; one that says nothing holds the checkpoint's as they are."""
     if text is None:
         return FLOAT32._replace(digest=checkpoint_digest)
-    values = parse_json(text, "weights")
+    values = completed(Weights, parse_json(text, "weights"))
     wanted = {"storage": str, "quantized": bool, "digest": str, "tolerance": float}
     if {name: type(value) for name, value in values.items()} != wanted:
         raise ModelFileError(f"weights: needs {', '.join(wanted)}, each of its kind")

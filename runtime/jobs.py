@@ -21,13 +21,14 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from unrolled.engine.backends import FLOAT32
+from unrolled.engine.canonical import described
 from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, JobError, UnrolledError
@@ -282,7 +283,7 @@ def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) 
         "input": prompts.name,
         "format": prompts.format,
         **{name: getattr(job, name) for name in ("lanes", "shard", "token_ids", "max_prompt_tokens", "precision")},
-        "settings": asdict(replace(config, batch_size=1)),  # the lanes stand in its place
+        "settings": described(replace(config, batch_size=1)),  # the lanes stand in its place
     }
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.batches import DEFAULT_SPLIT
+from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.ctrl_c import CtrlC
@@ -99,7 +100,7 @@ class Plan:
 
     def settings(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
         """All that decides what the trials are, for the folder."""
-        fixed = {name: value for name, value in self.options.items() if name not in self.space}
+        fixed = canonical(Plan, {name: value for name, value in self.options.items() if name not in self.space})
         named = {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest}
         space = {name: f"{name}={domain}" for name, domain in self.space.items()}
         return finite({"corpus": named, "options": fixed, "search": space, "study": {"pruner": self.pruner}})

@@ -1,0 +1,328 @@
+"""Old files: everything that an earlier release wrote loads, computes the same, and is written again as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from frozen import freeze
+from tolerances import assert_close
+
+from unrolled.engine import canonical, checkpoint
+from unrolled.engine.checkpoint import load_checkpoint, save_checkpoint
+from unrolled.engine.config import ModelConfig
+from unrolled.engine.dataset import DataConfig
+from unrolled.engine.encoded import encode_files, read_encoded
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.experiment import ModelSettings
+from unrolled.engine.optim import OptimizerConfig
+from unrolled.engine.run_folder import read_metrics
+from unrolled.engine.text import LEVELS, CharTokenizer, tokenizer_from_dict
+from unrolled.engine.training import TrainingConfig, TrainingResult
+from unrolled.export.formats import export_model
+from unrolled.export.metadata import PREFIX
+from unrolled.export.storage import Weights
+from unrolled.runtime import Context, GenerationConfig, generate, load
+from unrolled.runtime.adapters import ENGINES
+from unrolled.runtime.jobs import Job, run_job
+
+RELEASE = Path(__file__).parent / "frozen" / "0.1.0"
+EXPECTED: dict[str, Any] = json.loads((RELEASE / "expected.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the files, as the current folder: some of them are gone on with."""
+    copy = tmp_path / "release"
+    shutil.copytree(RELEASE, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def needs_torch(engine: str) -> None:
+    if engine in ("torch", "torchscript"):
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+
+
+def assert_same_figures(got: dict[str, Any], expected: dict[str, Any], what: str, exact: bool = True) -> None:
+    """Compare digest, texts and loss; ``exact`` is false where processors round differently, so that texts may part."""
+    assert got["digest"] == expected["digest"], what
+    assert got["texts"].keys() == expected["texts"].keys() == freeze.SETTINGS.keys()
+    if exact:
+        assert got["texts"] == expected["texts"], what
+    if "loss" in expected:
+        assert_close(np.float64(got["loss"]), expected["loss"], "frozen loss" if exact else "quantized loss", what=what)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", EXPECTED["checkpoints"])
+def test_checkpoints_write_and_score_the_same(name: str, engine: str) -> None:
+    needs_torch(engine)
+    got = freeze.figures_of(f"{name}.safetensors", engine)
+    assert_same_figures(got, EXPECTED["checkpoints"][name], f"{name} on {engine}")
+
+
+@pytest.mark.parametrize("name", EXPECTED["onnx"])
+def test_onnx_files_write_and_score_the_same(name: str) -> None:
+    got = freeze.figures_of(name, loss="loss" in EXPECTED["onnx"][name])
+    assert_same_figures(got, EXPECTED["onnx"][name], name, exact="quantized" not in name)
+
+
+def test_torchscript_writes_and_scores_the_same() -> None:
+    needs_torch("torchscript")
+    assert_same_figures(freeze.figures_of("char-lstm.pt"), EXPECTED["torchscript"], "char-lstm.pt")
+
+
+def test_alarm_one_weight_or_text_that_is_off_is_seen() -> None:
+    expected = EXPECTED["checkpoints"]["char-gru"]
+    opened = load_checkpoint("char-gru.safetensors")
+    weight = max(opened.params, key=lambda name: opened.params[name].size)
+    params = {**opened.params, weight: opened.params[weight] * np.float32(1.05)}
+    save_checkpoint("off.safetensors", replace(opened, params=params))
+    got = freeze.figures_of("off.safetensors", "numpy")
+    with pytest.raises(AssertionError):
+        assert_same_figures(got, expected, "another weight")
+    with pytest.raises(AssertionError):
+        assert_same_figures({**got, "digest": expected["digest"], "texts": expected["texts"]}, expected, "its loss")
+    changed = {**expected["texts"], "greedy": ["another text"] * 2}
+    with pytest.raises(AssertionError):
+        assert_same_figures({**expected, "texts": changed}, expected, "another text")
+
+
+@pytest.mark.parametrize("name", EXPECTED["checkpoints"])
+def test_a_checkpoint_is_written_as_it_was_byte_for_byte(name: str) -> None:
+    path = Path(f"{name}.safetensors")
+    save_checkpoint("again.safetensors", load_checkpoint(path))
+    assert Path("again.safetensors").read_bytes() == path.read_bytes()
+
+
+def graph_and_metadata(path: str) -> tuple[bytes, dict[str, str]]:
+    """The graph, and the metadata but for what a release or a processor decides: producer, golden cases."""
+    model = onnx.load(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    for key in ("producer", "golden"):
+        del metadata[PREFIX + key]
+    return model.graph.SerializeToString(deterministic=True), metadata
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED["onnx"] if "-step-" in name])
+def test_a_step_graph_is_written_as_it_was(name: str) -> None:
+    source, storage = name.split("-step-")[0], name.split("-step-")[1].removesuffix(".onnx")
+    export_model(
+        load_checkpoint(f"{source}.safetensors"), Path("again.onnx"), "onnx", "step", weights=freeze.STORAGES[storage]
+    )
+    assert graph_and_metadata("again.onnx") == graph_and_metadata(name)
+
+
+@pytest.mark.parametrize("name", EXPECTED["runs"])
+def test_a_stopped_run_goes_on_to_the_end_that_it_had(name: str, folder: Path) -> None:
+    engine, experiment = freeze.RUNS[name]
+    needs_torch(engine)
+    expected, run = EXPECTED["runs"][name], folder / f"run-{name}"
+    before = len(list(read_metrics(run, "step")))
+    result = freeze.prepared(engine, experiment).run(run, resume=True)
+    steps = [line["loss"] for line in read_metrics(run, "step")]
+    validations = [[line["step"], line["loss"]] for line in read_metrics(run, "validation")]
+    assert 0 < len(result.losses) < len(steps) == result.steps
+    assert before < len(steps)
+    assert_close(np.array(steps, np.float32), np.array(expected["steps"], np.float32), "curve", what=name)
+    assert [step for step, _ in validations] == [step for step, _ in expected["validations"]]
+    assert_close(np.array(validations, np.float32), np.array(expected["validations"], np.float32), "curve", what=name)
+    assert freeze.texts_of(load(run / "last.safetensors", "numpy")) == expected["texts"]
+
+
+def test_a_stopped_run_still_refuses_another_setting(folder: Path) -> None:
+    engine, experiment = freeze.RUNS["numpy-usual"]
+    other = replace(experiment, model=replace(experiment.model, hidden_size=11))
+    with pytest.raises(ConfigError, match="hidden_size was 10, now 11"):
+        freeze.prepared(engine, other).run(folder / "run-numpy-usual", resume=True)
+
+
+@pytest.mark.parametrize("name", EXPECTED["tokens"])
+def test_token_files_hold_the_same_and_are_written_as_they_were(name: str) -> None:
+    expected, found = EXPECTED["tokens"][name], read_encoded(name)
+    assert list(found.parts) == expected["parts"]
+    assert (found.characters, found.digest) == (expected["characters"], expected["corpus"])
+    assert found.ids[:50].tolist() == expected["first"]
+    assert int(found.ids.astype("u8").sum()) == expected["sum"]
+    data = freeze.EXPERIMENTS[Path(name).stem].data
+    assert found.prepare(data).train.tokens_per_epoch > 0
+    if data.level == "bpe":
+        pytest.importorskip("tokenizers", reason="the bpe extra is not installed")
+    encode_files(["corpus.txt"], Path("again.tokens"), data)
+    assert Path("again.tokens").read_bytes() == Path(name).read_bytes()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_context_is_gone_on_with(engine: str) -> None:
+    needs_torch(engine)
+    expected, context = EXPECTED["context"], Context.load("context.safetensors")
+    assert (context.written, context.digest) == (expected["written"], expected["digest"])
+    model = load("char-lstm.safetensors", engine)
+    assert generate(model, [""], max_new_tokens=freeze.WRITTEN, seed=3, context=context)[0].text == expected["text"]
+    context.save("again.safetensors")
+    again = Context.load("again.safetensors")
+    assert (again.written, again.digest) == (context.written, context.digest)
+    np.testing.assert_array_equal(again.tokens, context.tokens)
+    np.testing.assert_array_equal(again.state, context.state)
+
+
+JOB = GenerationConfig(max_new_tokens=12, temperature=0.8, seed=17, num_return_sequences=2)
+
+
+@pytest.mark.parametrize(
+    ("engine", "file"), [("numpy", "char-lstm.safetensors"), ("onnxruntime", "char-lstm-both-float32.onnx")]
+)
+def test_an_unfinished_job_goes_on_to_the_same_results(engine: str, file: str) -> None:
+    model = load(file, engine)
+    output = Path(f"job-{engine}.jsonl")
+    whole = Path(f"job-{engine}-whole.jsonl").read_bytes()
+    assert whole.startswith(output.read_bytes())
+    assert len(output.read_bytes()) < len(whole)
+    done = run_job(model, Job("prompts.jsonl", str(output), lanes=1, resume=True), JOB)
+    assert (done.rows, done.errors) == (75, 1)
+    assert 0 < done.kept < 75
+    assert output.read_bytes() == whole
+
+
+def test_a_study_goes_on() -> None:
+    pytest.importorskip("optuna", reason="the tune extra is not installed")
+    before = Path("study/study.log").read_text()
+    command = [sys.executable, "-m", "unrolled.cli.main", "tune", *freeze.STUDY, "--trials", "3", "--resume", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    trials = json.loads(done.stdout)["trials"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 3
+    assert Path("study/study.log").read_text().startswith(before)
+
+
+# Later releases: a class with one setting more, whose value in old files is not the default of new models.
+
+
+@dataclass(frozen=True)
+class LaterConfig(ModelConfig):
+    """A model with a setting that 0.1.0 did not have."""
+
+    zoneout: float = 0.1
+
+
+class LaterChars(CharTokenizer):
+    """A tokenizer with a setting that 0.1.0 did not have."""
+
+    def __init__(
+        self, vocabulary: Any, unknown: str = "error", lowercase: bool = False, normalize: str = "nfc"
+    ) -> None:
+        super().__init__(vocabulary, unknown, lowercase)
+        self.normalize = normalize
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "normalize": self.normalize}
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next release: ``ModelConfig`` and character tokenizers with a setting more."""
+    monkeypatch.setitem(canonical.LATER, "LaterConfig", {"zoneout": 0.0})
+    monkeypatch.setitem(canonical.LATER, "LaterChars", {"normalize": "none"})
+    monkeypatch.setattr(checkpoint, "ModelConfig", LaterConfig)
+    monkeypatch.setitem(LEVELS, "char", LaterChars)
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("name", [name for name in EXPECTED["checkpoints"] if not name.startswith(("word", "bpe"))])
+def test_a_later_setting_changes_no_digest_and_no_byte_of_an_old_checkpoint(name: str) -> None:
+    path = Path(f"{name}.safetensors")
+    opened = load_checkpoint(path)
+    assert isinstance(opened.config, LaterConfig)
+    assert isinstance(opened.tokenizer, LaterChars)
+    assert (opened.config.zoneout, opened.tokenizer.normalize) == (
+        0.0,
+        "none",
+    )  # as 0.1.0 computed, not today's default
+    assert opened.digest == EXPECTED["checkpoints"][name]["digest"]
+    save_checkpoint("again.safetensors", opened)
+    assert Path("again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.usefixtures("later")
+def test_a_later_setting_with_another_value_is_kept_and_changes_the_digest() -> None:
+    opened = load_checkpoint("char-gru.safetensors")
+    for changed in (
+        replace(opened, config=replace(opened.config, zoneout=0.3)),
+        replace(opened, tokenizer=LaterChars(opened.tokenizer.vocabulary, normalize="nfc")),
+    ):
+        save_checkpoint("changed.safetensors", changed)
+        again = load_checkpoint("changed.safetensors")
+        assert (again.config, again.tokenizer) == (changed.config, changed.tokenizer)
+        assert again.digest == changed.digest != opened.digest
+
+
+def test_this_release_refuses_a_setting_of_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as next_release:
+        next_release.setitem(canonical.LATER, "LaterConfig", {"zoneout": 0.0})
+        next_release.setattr(checkpoint, "ModelConfig", LaterConfig)
+        opened = load_checkpoint("char-gru.safetensors")
+        save_checkpoint("later.safetensors", replace(opened, config=replace(opened.config, zoneout=0.3)))
+    with pytest.raises(ModelFileError, match="unknown setting zoneout"):
+        load_checkpoint("later.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("owner", "made"),
+    [
+        (ModelConfig, ModelConfig("gru", 7)),
+        (DataConfig, DataConfig(split=(0.5, 0.5, 0.0))),
+        (TrainingConfig, TrainingConfig(steps=3)),
+        (OptimizerConfig, OptimizerConfig()),
+        (ModelSettings, ModelSettings()),
+        (GenerationConfig, GenerationConfig()),
+    ],
+)
+def test_settings_of_every_kind_leave_out_what_reproduces_the_release(
+    owner: type, made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = canonical.described(made)
+    name, value = list(values.items())[-1]  # as if it had come later
+    monkeypatch.setitem(canonical.LATER, owner.__name__, {name: value})
+    assert canonical.described(made) == {key: kept for key, kept in values.items() if key != name}
+    assert canonical.completed(owner, canonical.described(made)) == values
+    monkeypatch.setitem(canonical.LATER, owner.__name__, {name: "another value"})
+    assert canonical.described(made) == values
+
+
+def test_token_files_and_resumed_runs_take_later_settings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setitem(canonical.LATER, "DataConfig", {"seed": 0})
+    monkeypatch.setitem(canonical.LATER, "TrainingResult", {"plateaus": 0})
+    assert "seed" not in DataConfig().to_dict()
+    assert DataConfig.from_dict(DataConfig(seed=0).to_dict()).seed == 0
+    values = TrainingResult("numpy").to_dict()
+    del values["plateaus"]
+    assert TrainingResult.from_dict(values).plateaus == 0
+    monkeypatch.setitem(canonical.LATER, "DataConfig", {"punctuation": False})
+    data = freeze.EXPERIMENTS["char-lstm"].data
+    encode_files(["corpus.txt"], Path("later.tokens"), data)
+    assert b"punctuation" not in Path("later.tokens").read_bytes()
+    assert read_encoded("later.tokens").data["punctuation"] is False
+    assert read_encoded("later.tokens").settle(data) == data
+
+
+def test_storage_of_weights_takes_later_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(canonical.LATER, "Weights", {"quantized": False})
+    opened = load_checkpoint("char-gru.safetensors")
+    export_model(opened, Path("later.onnx"), "onnx", "step", weights=Weights())
+    stored = {entry.key: entry.value for entry in onnx.load("later.onnx").metadata_props}[PREFIX + "weights"]
+    assert "quantized" not in stored
+    assert load("later.onnx").digest == opened.digest
+
+
+def test_tokenizers_are_read_as_they_are_written() -> None:
+    for name in EXPECTED["checkpoints"]:
+        tokenizer = load_checkpoint(f"{name}.safetensors").tokenizer
+        assert tokenizer_from_dict(tokenizer.to_dict()) == tokenizer
