@@ -47,6 +47,17 @@ class StepModel(Stepper, Protocol):
         ...
 
 
+# Of the settings of a draw, one value a row. An array of them always gets its dtype from here: NumPy makes float64 of a
+# list with 5 and 2⁶³, which rounds both.
+SETTING_DTYPES: dict[str, type[np.generic]] = {
+    "do_sample": np.bool_,
+    "temperature": np.float64,
+    "top_k": np.int64,
+    "top_p": np.float64,
+    "seed": np.uint64,
+}
+
+
 class Draws(NamedTuple):
     """Which tokens an engine that samples by itself is to draw; the rules are those of ``unrolled.runtime.sampling``.
 
@@ -113,7 +124,7 @@ class Flow(NamedTuple):
     @classmethod
     def of(cls, unread: Sequence[NDArray[np.int64]], steps: int, **columns: Any) -> Self:
         """A flow of ``steps`` of rows that read ``unread``; ``columns`` are left, first_draw, indices, settings, going."""
-        E, lengths = len(unread), np.array([len(tokens) for tokens in unread])
+        E, lengths = len(unread), np.array([len(tokens) for tokens in unread], np.int64)
         end = np.cumsum(lengths)
         return cls(
             tokens=np.concatenate(unread), at=end - lengths, end=end, drawn=np.zeros(E, np.int64),
@@ -169,7 +180,7 @@ def check_moved(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -
 
 def pad_prompts(prompts: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Prompts of different lengths as tokens (T, B), zeros behind the shorter ones, and lengths (B,)."""
-    lengths = np.array([len(prompt) for prompt in prompts])
+    lengths = np.array([len(prompt) for prompt in prompts], np.int64)
     tokens = np.zeros((lengths.max(), len(prompts)), np.int64)
     for b, prompt in enumerate(prompts):
         tokens[: len(prompt), b] = prompt

@@ -19,9 +19,9 @@ from unrolled.engine.errors import ConfigError, NothingLeftError, UnrolledError
 from unrolled.runtime.adapters import ENGINES
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.lanes import write_rows
-from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, ROW_SETTINGS, make_config, row_requests
+from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, ROW_SETTINGS, make_config, row_requests, whole_number
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
-from unrolled.runtime.sampling import check_whole
+from unrolled.runtime.sampling import EXACT, check_whole
 from unrolled.runtime.session import load
 
 Columns = dict[str, NDArray[Any]]
@@ -115,7 +115,7 @@ class BatchGenerator:
             NothingLeftError: the settings leave no token for the text of this index, and ``strict``.
             ModelFileError: the model cannot be loaded.
         """
-        columns = {name: np.asarray(batch[name]) for name in batch.keys()}  # noqa: SIM118 - a table's rows are else meant
+        columns = {name: _column(batch[name]) for name in batch.keys()}  # noqa: SIM118 - a table's rows are else meant
         count = self._check(columns)
         if count == 0:
             return self._with_texts(columns, [], [])
@@ -180,8 +180,7 @@ class BatchGenerator:
     ) -> list[Request]:
         if not isinstance(prompt, str):
             raise ConfigError(f"prompt: got {prompt!r}, needs a text")
-        if isinstance(index, float) and index.is_integer():  # what tables make of whole numbers with gaps among them
-            index = int(index)
+        index = whole_number(index)
         check_whole("index", index, 0, (2**63 - 1) // config.num_return_sequences)
         return row_requests(model, prompt, index, config, overrides, self.max_prompt_tokens)
 
@@ -203,6 +202,18 @@ class BatchGenerator:
         if "logprobs" in self._added:
             made["logprobs"] = _objects([list(row.logprobs or ()) if row else [] for row in rows])
         return made
+
+
+def _column(values: Any) -> NDArray[Any]:
+    """Return an array (n,) of a column, with all digits of its whole numbers.
+
+    NumPy makes float64 of a list with 5 and 2⁶³, which rounds both; such a list becomes an array of Python's integers.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind != "f" or not isinstance(values, list | tuple):
+        return array
+    rounded = any(isinstance(value, int | np.integer) and abs(int(value)) >= EXACT for value in values)
+    return _objects(list(values)) if rounded else array
 
 
 def _objects(values: list[Any]) -> NDArray[np.object_]:

@@ -107,7 +107,7 @@ class _Search:
             scores: (K, V) log-probabilities of the beams' next tokens behind the processors; ``raw`` before them.
         """
         V = scores.shape[1]
-        totals = (scores + np.array([[beam.total] for beam in self.beams])).reshape(-1)
+        totals = (scores + np.array([[beam.total] for beam in self.beams], np.float64)).reshape(-1)
         beams: list[Beam] = []
         parents: list[int] = []
         best = -math.inf
@@ -179,7 +179,7 @@ def _step(searches: Sequence[_Search], config: BeamConfig, logits: NDArray) -> l
     history = None
     if config.needs_history:
         tokens = [[*search.prompt, *beam.tokens] for search in searches for beam in search.beams]
-        history = History(tokens, np.full(len(tokens), len(searches[0].beams[0].tokens)))
+        history = History(tokens, np.full(len(tokens), len(searches[0].beams[0].tokens), np.int64))
     scores = process(raw, config, history)
     parents: list[int] = []
     begin = 0

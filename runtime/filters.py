@@ -33,7 +33,7 @@ class History(NamedTuple):
 
 def _flat(history: History) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """All tokens (N,) one row after the other, with the row of each and where that begins."""
-    lengths = np.array([len(row) for row in history.tokens])
+    lengths = np.array([len(row) for row in history.tokens], np.int64)
     tokens = np.fromiter(chain.from_iterable(history.tokens), np.int64, int(lengths.sum()))
     rows = np.repeat(np.arange(len(lengths)), lengths)
     return rows, (np.cumsum(lengths) - lengths)[rows], tokens
@@ -73,7 +73,7 @@ def ban_repeated_ngrams(scores: Scores, config: SamplingConfig, history: History
     if n == 0:
         return scores
     rows, begins, tokens = _flat(history)
-    ends = begins + np.array([len(row) for row in history.tokens])[rows]
+    ends = begins + np.array([len(row) for row in history.tokens], np.int64)[rows]
     last = np.flatnonzero(np.arange(len(tokens)) - begins >= n - 1)  # where a sequence of n ends
     for back in range(1, n):  # and begins as the row's next n tokens will
         if len(last) == 0:

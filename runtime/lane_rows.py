@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import zero_state
+from unrolled.engine.contract import SETTING_DTYPES, zero_state
 from unrolled.runtime.prompts import read_prompts
 from unrolled.runtime.rows import Row
 from unrolled.runtime.rowwise import RowModel
@@ -67,11 +67,14 @@ class Rules:
         for place, rules in enumerate(self.each):
             places.setdefault(id(rules), []).append(place)
         for some in places.values():
-            yield self.each[some[0]], np.array(some)
+            yield self.each[some[0]], np.array(some, np.intp)
 
-    def column(self, name: str) -> Any:
-        """One setting: a value where all rows share it, else an array (B,)."""
-        return getattr(self.first, name) if self.one else np.array([getattr(rules, name) for rules in self.each])
+    def column(self, name: str) -> NDArray:
+        """Return one setting of all rows, (B,), in the dtype that the contract gives it."""
+        dtype = SETTING_DTYPES[name]
+        if self.one:
+            return np.full(len(self.each), getattr(self.first, name), dtype)
+        return np.array([getattr(rules, name) for rules in self.each], dtype)
 
 
 def indices_of(rows: Sequence[Row]) -> NDArray[np.uint64]:

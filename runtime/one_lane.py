@@ -13,7 +13,7 @@ from numpy import copyto, divide, exp, subtract
 from numpy.typing import NDArray
 
 from unrolled.engine.contract import StepModel
-from unrolled.runtime.lane_rows import states_of
+from unrolled.runtime.lane_rows import draws_of, indices_of, states_of
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.rows import Row
 from unrolled.runtime.rowwise import least_rows
@@ -40,7 +40,7 @@ class _Chooser:
         best = int(logits.argmax())
         largest = logits.item(best)
         if self._filtered or not isfinite(largest):
-            return int(choose(logits[None], rules, np.array([u]))[0])
+            return int(choose(logits[None], rules, np.array([u], np.float64))[0])
         if not rules.do_sample:
             return best
         copyto(weights, logits)
@@ -78,8 +78,9 @@ class OneLane:
     def advance(self, lanes: int, more: bool) -> bool:
         row = self.rows[0]
         steps = min(self._chunk, row.left)
-        first, index = row.first_draw + len(row.tokens), np.array([row.request.index])
-        u = uniforms(row.rules.seed, index, first + np.arange(steps)).tolist() if row.rules.do_sample else [0.0] * steps
+        u = [0.0] * steps
+        if row.rules.do_sample:
+            u = uniforms(row.rules.seed, indices_of([row]), draws_of([row]) + np.arange(steps)).tolist()
         choose_one, step, token, eos, looks = self._choose, self._bound.step, self._token, self._eos, row.looks
         written: list[int] = []
         for value in u:

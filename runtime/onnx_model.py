@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import Draws, StepModel, check_moved, check_step
+from unrolled.engine.contract import SETTING_DTYPES, Draws, StepModel, check_moved, check_step
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.threads import onnxruntime_threads
 from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
@@ -132,12 +132,9 @@ class BoundStep:
 
 
 def _settings(temperature: float, top_k: int, top_p: float, end_token: int | None) -> dict[str, NDArray]:
-    return {
-        "temperature": np.array(temperature, np.float64),
-        "top_k": np.array(top_k, np.int64),
-        "top_p": np.array(top_p, np.float64),
-        "end_token": np.array(-1 if end_token is None else end_token, np.int64),
-    }
+    values = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings = {name: np.array(value, SETTING_DTYPES[name]) for name, value in values.items()}
+    return settings | {"end_token": np.array(-1 if end_token is None else end_token, np.int64)}
 
 
 class OnnxWriter(OnnxModel):
@@ -150,7 +147,7 @@ class OnnxWriter(OnnxModel):
             )
         check_step(self.config, tokens, state)
         T, B = tokens.shape
-        inputs = {"tokens": tokens, "state": state, "lengths": np.full(B, T), "uniforms": np.empty((0, B))}
+        inputs = {"tokens": tokens, "state": state, "lengths": np.full(B, T, np.int64), "uniforms": np.empty((0, B))}
         return self._step(tokens, inputs | _settings(1.0, 0, 1.0, None))
 
     def write(

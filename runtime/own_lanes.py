@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.contract import DecodingModel, Draws, Flow, FlowingModel, WritingModel, pad_prompts
+from unrolled.engine.contract import SETTING_DTYPES, DecodingModel, Draws, Flow, FlowingModel, WritingModel, pad_prompts
 from unrolled.runtime.lane_rows import Rules, draws_of, indices_of, replace_columns, replace_rows, states_of
 from unrolled.runtime.rows import Row
 from unrolled.runtime.sampling import PLAIN, SamplingConfig
@@ -57,9 +57,6 @@ class DecodeLanes:
         return any(row.reason is not None for row in self.rows)
 
 
-_DTYPES = (np.bool_, np.float64, np.int64, np.float64, np.uint64)  # of PLAIN
-
-
 class FlowLanes:
     """The model reads prompts, draws, and fills its lanes from the rows that wait in front of them."""
 
@@ -70,7 +67,7 @@ class FlowLanes:
         self._state = np.empty(model.config.state_shape(0), np.float32)
         self._going = np.empty(0, np.bool_)
         self._indices, self._draws = np.empty(0, np.uint64), np.empty(0, np.uint64)
-        self._columns = [np.empty(0, dtype) for dtype in _DTYPES]
+        self._columns = [np.empty(0, SETTING_DTYPES[name]) for name in PLAIN]
         self._left = np.empty(0, np.int64)
 
     def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
@@ -87,7 +84,7 @@ class FlowLanes:
         self._left = grown(self._left, [row.left for row in rows])
         if rows:
             rules = Rules(rows)
-            new = [np.broadcast_to(rules.column(name), n) for name in PLAIN]
+            new = [rules.column(name) for name in PLAIN]
         else:
             new = [column[:0] for column in self._columns]
         self._columns = [grown(kept, more) for kept, more in zip(self._columns, new, strict=True)]
@@ -143,7 +140,7 @@ class WholeLanes:
         steps = min(_steps(len(self.rows), self._chunk), max(row.left for row in self.rows))
         for rules, some in Rules(self.rows).groups():
             # rows that read a prompt apart from those that go on: nothing is padded for those
-            reading = np.array([not self.rows[b].tokens for b in some])
+            reading = np.array([not self.rows[b].tokens for b in some], np.bool_)
             for part in (some[reading], some[~reading]):
                 if len(part):
                     self._write(part, rules, steps)

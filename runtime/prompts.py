@@ -52,7 +52,7 @@ def read_prompts(
     B = len(prompts)
     begins = [None] * B if states is None else states
     order = sorted(range(B), key=lambda row: (id(begins[row]), prompts[row].tolist()))
-    lengths = np.array([len(prompts[row]) for row in order])
+    lengths = np.array([len(prompts[row]) for row in order], np.int64)
     # what each has in common with the one before it; the first with none
     common = np.zeros(B, np.int64)
     common[1:] = [_shared(prompts[a], prompts[b]) * (begins[a] is begins[b]) for a, b in itertools.pairwise(order)]

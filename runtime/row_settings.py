@@ -15,6 +15,7 @@ from unrolled.engine.jsontext import parse_value
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.rows import Request, resolve
+from unrolled.runtime.sampling import EXACT
 
 SETTINGS = tuple(field.name for field in fields(GenerationConfig))
 SHARED = ("num_return_sequences", "batch_size")  # one value for all rows: the first is part of every row's index
@@ -56,14 +57,32 @@ def parse_cell(name: str, text: str) -> Any:
 
 
 def plain_value(name: str, value: Any) -> Any:
-    """A setting out of a file or an array: None for a missing one, whole numbers as such, lists as tuples."""
+    """Return a setting from a file or an array: None for a missing one, whole numbers as such, lists as tuples."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, float) and value != value:
+    if is_missing(value):
         return None
-    if isinstance(value, float) and value.is_integer() and not {float, str} & _types(name):
-        return int(value)
+    if not {float, str} & _types(name):
+        value = whole_number(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value of a table is NaN, or what pandas has in its place."""
+    try:
+        return bool(value != value)
+    except TypeError:  # pandas.NA is neither true nor false
+        return True
+
+
+def whole_number(value: Any) -> Any:
+    """Return the whole number that a float holds exactly, as tables with gaps have them; leave anything else as it is.
+
+    A float from 2⁵³ on may be the rounded form of another number, so it stays a float, which ``check_whole`` refuses.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+        return int(value)
+    return value
 
 
 def row_config(config: GenerationConfig, overrides: Mapping[str, Any]) -> GenerationConfig:

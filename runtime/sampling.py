@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.contract import SETTING_DTYPES
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
 from unrolled.engine.text import Tokenizer, tokenizer_from_dict
 from unrolled.runtime.filters import FILTERS, PROCESSORS, History, Scores, weights
@@ -26,9 +27,11 @@ from unrolled.runtime.filters import FILTERS, PROCESSORS, History, Scores, weigh
 MIN_TEMPERATURE = 1e-6  # greedy in all but name; far below, logits over temperature overflow
 MOST_PENALTY = 1e6  # for repetition, and the least is one over it; with far more, scores overflow
 
+EXACT = 2**53  # from here on not every whole number is a float: what comes as a float may be a neighbour, rounded
+
 Text = str | tuple[int, ...]  # a text, or its ids
 # what every engine, file and host can do by itself, in the order of Draws
-PLAIN = ("do_sample", "temperature", "top_k", "top_p", "seed")
+PLAIN = tuple(SETTING_DTYPES)
 NO_HISTORY = History((), np.zeros(0, np.int64))
 
 
@@ -101,8 +104,7 @@ class SamplingConfig:
     def _take_numbers(self) -> None:
         """Keep numbers of NumPy's types as Python's, which JSON knows."""
         for name, value in [(field.name, getattr(self, field.name)) for field in fields(self)]:
-            if isinstance(value, numbers.Real) and not isinstance(value, bool | int | float):
-                object.__setattr__(self, name, int(value) if isinstance(value, numbers.Integral) else float(value))
+            object.__setattr__(self, name, _plain_number(value))
 
     def _take_texts(self) -> None:
         """Check what is a text or made of texts, and keep it as tuples."""
@@ -111,13 +113,13 @@ class SamplingConfig:
         for token in (suppressed := _items("suppress_tokens", self.suppress_tokens)):
             if not isinstance(token, str) or not token:
                 check_whole("suppress_tokens", token, 0)
-        object.__setattr__(self, "suppress_tokens", suppressed)
+        object.__setattr__(self, "suppress_tokens", tuple(map(_plain_number, suppressed)))
         pairs = self.sequence_bias
         biases = []
         for pair in pairs.items() if isinstance(pairs, Mapping) else _items("sequence_bias", pairs):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not _is_finite(pair[1]):
                 raise ConfigError(f"sequence_bias: got {pair!r}, needs a text with a finite number")
-            biases.append((_text("sequence_bias", pair[0]), pair[1]))
+            biases.append((_text("sequence_bias", pair[0]), _plain_number(pair[1])))
         object.__setattr__(self, "sequence_bias", tuple(biases))
         prefix: Any = self.forced_prefix
         empty = isinstance(prefix, str | tuple | list) and len(prefix) == 0
@@ -186,6 +188,13 @@ class SamplingConfig:
         return replace(self, **ids, min_new_tokens=least, eos_token_id=tokenizer.eos_id)
 
 
+def _plain_number(value: Any) -> Any:
+    """Return a number of NumPy or ``fractions`` as an int or a float; leave anything else as it is."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool | int | float):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
 def _is_number(value: object) -> bool:
     """Whether it is a number that a float can hold; infinite ones and NaN are."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -206,7 +215,13 @@ def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> 
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not good or not least <= int(value) <= most:  # type: ignore[call-overload]
         limits = f"of at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
-        raise ConfigError(f"{name}: got {value!r}, needs a whole number {limits}")
+        hint = ""
+        if isinstance(value, float) and EXACT <= abs(value) < math.inf:
+            hint = (
+                "; a floating-point number of this size may be rounded: write all of its digits, without . and e, "
+                "and give a column with missing values an integer type that has them"
+            )
+        raise ConfigError(f"{name}: got {value!r}, needs a whole number {limits}{hint}")
 
 
 def check_share(name: str, value: Any, meaning: str) -> None:
@@ -232,7 +247,7 @@ def _text(name: str, text: Any) -> Text:
         return text
     for token in text:
         check_whole(name, token, 0)
-    return tuple(text)
+    return tuple(map(_plain_number, text))
 
 
 def _ids(name: str, tokenizer: Tokenizer, text: Text) -> tuple[int, ...]:

@@ -178,7 +178,7 @@ def _score_rows(
 
 def _score_batch(model: StepModel, rows: Sequence[NDArray[np.int64]], state: NDArray) -> list[NDArray[np.float64]]:
     """``_score_rows`` of rows that fit side by side, the longest first; one that is over leaves the batch."""
-    lengths = np.array([len(row) - 1 for row in rows])
+    lengths = np.array([len(row) - 1 for row in rows], np.int64)
     found = [np.empty(length) for length in lengths]
     length = _chunk_length(len(rows), model.config.vocab_size)
     for begin in range(0, int(lengths[0]), length):

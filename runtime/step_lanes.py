@@ -72,7 +72,7 @@ class StepLanes:
         self._over = 0
         if self.rows:
             self._rules = Rules(self.rows)
-            self._looking = np.array([row.looks for row in self.rows])
+            self._looking = np.array([row.looks for row in self.rows], np.bool_)
             self._plain = all(row.config.plain for row in self.rows)
 
     def _padded(self, rows: list[Row], longest: int) -> NDArray[np.int64]:
