@@ -13,6 +13,7 @@ from unrolled.cli import decoding, options
 from unrolled.cli import generate_job as many
 from unrolled.cli.console import print_json
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.tables import TableFormat
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
 from unrolled.runtime.jobs import Job
@@ -46,6 +47,9 @@ def generate_text(
     input: many.Input = None,
     output: many.Output = STDOUT,
     format: many.Format = None,
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
     lanes: many.Lanes = Job.lanes,
     resume: many.Resume = False,
     overwrite: many.Overwrite = False,
@@ -70,7 +74,8 @@ def generate_text(
         raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
     if not input:
         many.check_no_job(
-            output=output != STDOUT, format=format, resume=resume, overwrite=overwrite, strict=strict,
+            output=output != STDOUT, format=format, delimiter=delimiter, quoting=quoting, header=header is not None,
+            resume=resume, overwrite=overwrite, strict=strict,
             token_ids=token_ids, shard=shard != "0/1", lanes=lanes != Job.lanes,
             max_prompt_tokens=max_prompt_tokens != MAX_PROMPT_TOKENS,
         )  # fmt: skip
@@ -102,8 +107,20 @@ def generate_text(
                 "num_beams, input: got both; a file of prompts is written by drawing or greedily, beams go with --prompt"
             )
         part = many.parse_shard(shard)
+        table = TableFormat(delimiter, quoting, header is not False)
         job = Job(
-            input, output, format, lanes, part, token_ids, max_prompt_tokens, precision, strict, resume, overwrite
+            input,
+            output,
+            format,
+            lanes,
+            part,
+            token_ids,
+            max_prompt_tokens,
+            precision,
+            strict,
+            resume,
+            overwrite,
+            table,
         )
         config = GenerationConfig(do_sample=not greedy, **settings)
         many.write_job(load(model, engine, precision), job, config, json)

@@ -148,6 +148,8 @@ def summary(progress: Progress, output: str) -> str:
         f"{progress.rows:,} rows{kept}{errors}; {progress.tokens:,} tokens in {clock(progress.seconds)}, "
         f"{rate(progress.tokens / max(progress.seconds, 1e-9))} tokens/s"
     )
+    if progress.blank_lines:
+        text += f"; blank lines, which are no rows: {progress.blank_lines:,}"
     if progress.interrupted:
         text = "interrupted; " + text + ("" if output == STDOUT else "; --resume goes on")
     return text

@@ -12,6 +12,7 @@ import typer
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.backends import PRECISIONS
 from unrolled.engine.corpus import IDENTIFIERS
+from unrolled.engine.tables import QUOTINGS
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
@@ -37,6 +38,31 @@ CorpusArgument = Annotated[
 ]
 Column = Annotated[str | None, typer.Option(help="Column of a .csv or .tsv.")]
 Field = Annotated[str | None, typer.Option(help="Field of a .jsonl; 'text' if left out.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MARK",
+        help="What separates the columns of a .csv or .tsv: , ; | or tab. "
+        + default("a tab in .tsv, else detected in the first rows"),
+    ),
+]
+Quoting = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="csv: cells in double quotes may hold delimiters and line ends; none: a quote is a character. "
+        f"{one_of(QUOTINGS)} {default('none in .tsv, else csv')}",
+    ),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first row of a .csv or .tsv names its columns; else they are numbered from 1. "
+        + default("yes"),
+        show_default=False,
+    ),
+]
 Encoding = Annotated[str, typer.Option(help="Character encoding of the files.")]
 Engine = Annotated[
     str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from unrolled.engine.errors import ModelFileError
@@ -37,17 +38,75 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def parse_value(text: str) -> Any:
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs, as ``object_pairs_hook``; ValueError where a name stands in it twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"the name {next(name for name in names if names.count(name) > 1)!r} stands in an object twice"
+        )
+    return made
+
+
+def parse_value(text: str, unique: bool = False) -> Any:
     """Any JSON value from elsewhere, of a depth that walking over it is safe; ValueError where it is not.
 
     Numbers too large for a float become infinite; who wants a number checks it.
+
+    Args:
+        unique: refuse an object with a name twice, of which only the last value would be left.
     """
     try:
-        value = json.loads(text, parse_constant=_no_number)
+        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=unique_names if unique else None)
     except RecursionError as error:
         raise ValueError(f"more than {MAX_DEPTH} levels deep") from error
     _check_depth(value)
     return value
+
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+def parse_array(text: str) -> list[tuple[int, Any]]:
+    """Return the items of a JSON array from elsewhere, each with the line that it begins in.
+
+    Raises:
+        ValueError: it is no array, or not JSON; the message names the line.
+    """
+    decoder = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=unique_names)
+    place = _skip(text, 0)
+    if text[place : place + 1] != "[":
+        raise ValueError("it begins with no [, needs an array of texts or objects; an object a line is named .jsonl")
+    items: list[tuple[int, Any]] = []
+    line, counted, place = 1, 0, _skip(text, place + 1)
+    while text[place : place + 1] != "]" or items:
+        line, counted = line + text.count("\n", counted, place), place
+        try:
+            value, place = decoder.raw_decode(text, place)
+            _check_depth(value)
+        except RecursionError as error:
+            raise ValueError(f"line {line}: more than {MAX_DEPTH} levels deep") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"line {line}: {error}") from error
+        items.append((line, value))
+        place = _skip(text, place)
+        if text[place : place + 1] == "]":
+            break
+        if text[place : place + 1] != ",":
+            raise ValueError(f"not JSON ({json.JSONDecodeError('expecting , or ]', text, place)})")
+        place = _skip(text, place + 1)
+    if (place := _skip(text, place + 1)) < len(text):
+        raise ValueError(f"not JSON ({json.JSONDecodeError('more behind the array', text, place)})")
+    return items
+
+
+def _skip(text: str, place: int) -> int:
+    """Return where the next character that is no blank stands."""
+    match = _BLANKS.match(text, place)
+    return place if match is None else match.end()
 
 
 def parse_json(text: str, what: str) -> dict[str, Any]:

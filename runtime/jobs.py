@@ -33,6 +33,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, JobError, UnrolledError
 from unrolled.engine.jsontext import to_json
+from unrolled.engine.tables import TableFormat
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.interrupts import Interrupts
 from unrolled.runtime.lanes import write_rows
@@ -54,7 +55,7 @@ class Job:
     Args:
         input: a file of prompts, or "-" for standard input.
         output: a file of results, or "-" for standard output.
-        format: of the input, a key of ``PROMPT_FORMATS``; None: the one of its ending.
+        format: of the input, one of ``PROMPT_FORMATS``; None: the one of its ending.
         lanes: texts that are written side by side.
         shard: (I, N): only the rows whose index leaves I when divided by N.
         token_ids: say also which tokens were drawn.
@@ -63,6 +64,7 @@ class Job:
         strict: end with an error at the first row that cannot be served, behind the results of those before it.
         resume: go on with what an earlier process left.
         overwrite: begin anew though the output exists.
+        table: how the input is written, if it is CSV or TSV.
     """
 
     input: str
@@ -76,6 +78,7 @@ class Job:
     strict: bool = False
     resume: bool = False
     overwrite: bool = False
+    table: TableFormat = field(default_factory=TableFormat)
 
     def __post_init__(self) -> None:
         if self.format is not None:
@@ -102,6 +105,7 @@ class Progress:
     total: int | None = None  # rows, about; None where that is not known
     interrupted: bool = False
     complete: bool = False  # whether there was nothing left to do
+    blank_lines: int = 0  # of the input, passed over so far
 
 
 Observer = Callable[[Progress], None]
@@ -282,6 +286,7 @@ def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) 
         "weights": str(getattr(model, "weights", None)),
         "input": prompts.name,
         "format": prompts.format,
+        **({} if job.table == TableFormat() else {"table": asdict(job.table)}),
         **{name: getattr(job, name) for name in ("lanes", "shard", "token_ids", "max_prompt_tokens", "precision")},
         "settings": described(replace(config, batch_size=1)),  # the lanes stand in its place
     }
@@ -337,7 +342,7 @@ def run_job(
     """
     config = config or GenerationConfig()
     resolved = resolve(model, config)
-    with PromptFile(job.input, job.format) as prompts, Interrupts() as interrupts:
+    with PromptFile(job.input, job.format, table=job.table) as prompts, Interrupts() as interrupts:
         if prompts.path is not None and Path(job.output).exists() and prompts.path.samefile(job.output):
             raise JobError(f"{job.output}: is the input; the output needs another name")
         results = open_results(job.output, _about(model, job, config, prompts), job.resume, job.overwrite)
@@ -362,4 +367,5 @@ def _run(run: _Run, prompts: PromptFile) -> None:
         run.results.finish()
     except KeyboardInterrupt:
         run.progress.interrupted = True
+    run.progress.blank_lines = prompts.blank_lines
     run.show(last=True)

@@ -1,18 +1,18 @@
-"""Prompt files, read row by row in constant memory: JSON lines, CSV, TSV, plain text, standard input.
+"""Prompt files, read row by row in constant memory: JSON lines, CSV, TSV, plain text, standard input; and JSON arrays.
 
     {"id": "a7", "prompt": "Once ", "temperature": 0.7}     .jsonl: an object a line; blank lines are no rows
     id,prompt,temperature                                   .csv, .tsv: a header, then a record a row
+    ["Once ", {"prompt": "Then ", "top_k": 3}]              .json: an array of prompts and objects, at most 64 Mi characters
     Once                                                    .txt: a prompt a line, blank ones too
 
 What is neither ``id`` nor ``prompt`` is a setting of that row alone; a table with another column is refused as a whole, an
-object with another field is a bad row. A row without an id has its index for one. All are
-UTF-8, with or without byte order mark, with line ends of any system (inside a quoted field they become \\n). A row that
-cannot be read becomes a ``BadRow`` in its place, and the next line is read as if nothing had been.
+object with another field is a bad row. A row without an id has its index for one. All are UTF-8, with or without byte order
+mark, with line ends of any system (inside a quoted cell they stay as they are). A row that cannot be read becomes a
+``BadRow`` in its place, and the next line is read as if nothing had been; an array that is not JSON is refused as a whole.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import sys
@@ -24,10 +24,12 @@ from typing import Any, BinaryIO
 from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import STDIN
 from unrolled.engine.errors import PromptFileError
-from unrolled.engine.jsontext import parse_value
+from unrolled.engine.jsontext import parse_array, parse_value
+from unrolled.engine.tables import Damage, LineError, Record, Table, TableError, TableFormat
 from unrolled.runtime.row_settings import ROW_SETTINGS, parse_cell
 
 ROW_LIMIT = 1 << 20  # characters of a line or record: what has no end must not fill the memory
+ARRAY_LIMIT = 1 << 26  # characters of a JSON array, which is held whole
 
 Id = str | int | float
 
@@ -56,50 +58,71 @@ class BadRow:
 Row = PromptRow | BadRow
 
 
-class _LineError(ValueError):
-    """A line that is no text, or has no end; reading goes on behind it."""
-
-
 class _Lines:
     """Decoded lines of a binary stream, with their number; goes on after each error."""
 
-    def __init__(self, stream: BinaryIO, limit: int) -> None:
+    def __init__(self, stream: BinaryIO, limit: int, newline: str | None) -> None:
         # bytes that are not UTF-8 become lone surrogates, so that one bad line does not end the reading
-        self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=None)
+        self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
         self.limit, self.number = limit, 0
+        self.blank = 0  # lines that were passed over
+        self._cut_end = False  # whether the other half of a line end may follow
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._text.readline(self.limit + 1)
+        line = self._piece(self.limit + 2)  # room for a line end of two characters
         if not line:
             raise StopIteration
         self.number += 1
-        if len(line) > self.limit and not line.endswith("\n"):
-            while (rest := self._text.readline(self.limit)) and not rest.endswith("\n"):
+        if len(line.rstrip("\r\n")) > self.limit:
+            while not line.endswith(("\n", "\r")) and (line := self._piece(self.limit + 2)):
                 pass
-            raise _LineError(f"longer than {self.limit:,} characters")
-        if not line.isascii():
-            try:
-                line.encode()
-            except UnicodeEncodeError as error:
-                byte = ord(line[error.start]) & 0xFF
-                raise _LineError(f"byte 0x{byte:02x} behind {error.start} characters is not UTF-8") from None
+            raise LineError(f"longer than {self.limit:,} characters")
+        _check_text(line)
         return line
+
+    def _piece(self, size: int) -> str:
+        """Return a line, or the first ``size`` characters of what is left of one."""
+        piece = self._text.readline(size)
+        if self._cut_end and piece == "\n":
+            piece = self._text.readline(size)
+        self._cut_end = len(piece) == size and piece.endswith("\r")
+        return piece
+
+    def read(self, limit: int) -> str:
+        """Return all that is left, up to ``limit`` characters."""
+        text = self._text.read(limit + 1)
+        if len(text) > limit:
+            raise LineError(
+                f"longer than {limit:,} characters, which are held whole; write an object a line, in .jsonl"
+            )
+        _check_text(text)
+        return text
 
     def close(self) -> None:
         """Leave the stream open, as it may be standard input."""
         self._text.detach()
 
 
-def _each(lines: _Lines) -> Iterator[str | _LineError]:
+def _check_text(text: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) & 0xFF
+        raise LineError(f"byte 0x{byte:02x} behind {error.start} characters is not UTF-8") from None
+
+
+def _each(lines: _Lines) -> Iterator[str | LineError]:
     while True:
         try:
             yield next(lines)
         except StopIteration:
             return
-        except _LineError as error:
+        except LineError as error:
             yield error
 
 
@@ -120,7 +143,7 @@ def _row(index: int, line: int, values: dict[str, Any]) -> Row:
 
 def _read_text(lines: _Lines) -> Iterator[Row]:
     for index, line in enumerate(_each(lines)):
-        if isinstance(line, _LineError):
+        if isinstance(line, LineError):
             yield BadRow(index, lines.number, index, str(line))
         else:
             yield PromptRow(index, lines.number, index, line.removesuffix("\n"), {})
@@ -128,9 +151,13 @@ def _read_text(lines: _Lines) -> Iterator[Row]:
 
 def _json_row(index: int, line: int, text: str) -> Row:
     try:
-        values = parse_value(text)
+        values = parse_value(text, unique=True)
     except ValueError as error:
         return BadRow(index, line, index, f"not JSON ({error})")
+    return _value_row(index, line, values)
+
+
+def _value_row(index: int, line: int, values: Any) -> Row:
     if not isinstance(values, dict):
         return BadRow(index, line, index, f"a JSON {type(values).__name__}, needs an object with a prompt")
     return _row(index, line, values)
@@ -139,96 +166,82 @@ def _json_row(index: int, line: int, text: str) -> Row:
 def _read_jsonl(lines: _Lines) -> Iterator[Row]:
     index = 0
     for line in _each(lines):
-        if isinstance(line, _LineError):
+        if isinstance(line, LineError):
             yield BadRow(index, lines.number, index, str(line))
         elif line.isspace():
+            lines.blank += 1
             continue
         else:
             yield _json_row(index, lines.number, line)
         index += 1
 
 
-class _Records:
-    """What the csv module reads: lines, until the record they make is too long."""
-
-    def __init__(self, lines: _Lines) -> None:
-        self.lines, self.size = lines, 0
-
-    def __iter__(self) -> _Records:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.lines)
-        self.size += len(line)
-        if self.size > self.lines.limit:
-            raise _LineError(f"longer than {self.lines.limit:,} characters; maybe a quote is not closed")
-        return line
-
-
-def _read_delimited(lines: _Lines, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts; ours is on the record
-    records = _Records(lines)
-    reader = csv.reader(records, delimiter=delimiter, strict=True)
+def _read_array(lines: _Lines) -> Iterator[Row]:
     try:
-        header = next(reader, [])
-    except (csv.Error, _LineError) as error:
-        raise PromptFileError(f"line {lines.number}, the header: {error}") from error
+        items = parse_array(lines.read(ARRAY_LIMIT))
+    except ValueError as error:
+        raise PromptFileError(str(error)) from error
+    lines.number = len(items)
+    return (
+        PromptRow(index, line, index, value, {}) if isinstance(value, str) else _value_row(index, line, value)
+        for index, (line, value) in enumerate(items)
+    )
+
+
+def _read_table(lines: _Lines, format: TableFormat, tab_separated: bool) -> Iterator[Row]:
+    try:
+        table = Table(_each(lines), format, tab_separated, lines.limit)
+    except TableError as error:
+        raise PromptFileError(f"line {error.line}: {error}") from error
+    if format.header:
+        _check_columns(table.columns)
+        return _table_rows(lines, table, table.columns)
+    if len(table.columns) > 1:
+        raise PromptFileError(
+            f"has {len(table.columns)} columns; without a header there can be one, the prompts: write one with their names"
+        )
+    return _table_rows(lines, table, ("prompt",))
+
+
+def _check_columns(columns: tuple[str, ...]) -> None:
     known = ("id", "prompt", *ROW_SETTINGS)
-    if "prompt" not in header:
-        raise PromptFileError(f"no column prompt in the header; there are {', '.join(header) or 'none'}")
+    if "prompt" not in columns:
+        raise PromptFileError(f"no column prompt in the header; there are {', '.join(columns) or 'none'}")
     # a misspelt setting must not be passed over in silence, and looks like any other column
-    if unknown := [name for name in header if name not in known]:
+    if unknown := [name for name in columns if name not in known]:
         raise PromptFileError(
             f"no setting {', '.join(map(repr, unknown))}: take these columns out of the file; "
             f"it can have {', '.join(known)}"
         )
-    for name in header:
-        if header.count(name) > 1:
+    for name in columns:
+        if columns.count(name) > 1:
             raise PromptFileError(f"the column {name!r} stands in the header twice")
-    return _table_rows(lines, records, reader, header)
 
 
-def _table_rows(lines: _Lines, records: _Records, reader: Any, header: list[str]) -> Iterator[Row]:
-    index = 0
-    while True:
-        records.size, line = 0, lines.number + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except (csv.Error, _LineError) as error:
-            yield BadRow(index, line, index, str(error))
-            index += 1
-            continue
-        if cells:  # a blank line is no record
-            yield _record(index, line, header, cells)
-            index += 1
+def _table_rows(lines: _Lines, table: Table, columns: tuple[str, ...]) -> Iterator[Row]:
+    for index, row in enumerate(table):
+        lines.blank = table.blank_lines
+        if isinstance(row, Damage):
+            yield BadRow(index, row.line, index, row.message)
+        else:
+            yield _record(index, row, columns)
 
 
-def _record(index: int, line: int, header: list[str], cells: list[str]) -> Row:
-    if len(cells) != len(header):
-        return BadRow(index, line, index, f"has {len(cells)} columns, the header {len(header)}")
-    values: dict[str, Any] = dict(zip(header, cells, strict=True))
+def _record(index: int, row: Record, columns: tuple[str, ...]) -> Row:
+    values: dict[str, Any] = dict(zip(columns, row.cells, strict=True))
     for name in values.keys() - {"id", "prompt"}:
         values[name] = parse_cell(name, values[name])
-    return _row(index, line, {**values, "id": values.get("id") or None})
+    return _row(index, row.line, {**values, "id": values.get("id") or None})
 
 
-def _read_csv(lines: _Lines) -> Iterator[Row]:
-    return _read_delimited(lines, ",")
-
-
-def _read_tsv(lines: _Lines) -> Iterator[Row]:
-    return _read_delimited(lines, "\t")
-
-
-PROMPT_FORMATS: dict[str, Callable[[_Lines], Iterator[Row]]] = {
+LINE_FORMATS: dict[str, Callable[[_Lines], Iterator[Row]]] = {
     "jsonl": _read_jsonl,
-    "csv": _read_csv,
-    "tsv": _read_tsv,
+    "json": _read_array,
     "txt": _read_text,
 }
-ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "txt"}
+TABLES = ("csv", "tsv")
+PROMPT_FORMATS = (*LINE_FORMATS, *TABLES)
+ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".txt": "txt"}
 
 
 class PromptFile:
@@ -236,24 +249,42 @@ class PromptFile:
 
     Args:
         source: a path, or "-" for standard input.
-        format: a key of ``PROMPT_FORMATS``; left out, the one of the file's ending, of standard input jsonl.
+        format: one of ``PROMPT_FORMATS``; left out, the one of the file's ending, of standard input jsonl.
         limit: the most characters of a line or record.
+        table: how a CSV or TSV is written.
 
     Raises:
-        PromptFileError: the file cannot be opened, its format is not known, or it is a table without a usable header.
+        PromptFileError: the file cannot be opened, its format is not known, or it is a table without a usable header or an
+            array that is not JSON.
     """
 
-    def __init__(self, source: str, format: str | None = None, limit: int = ROW_LIMIT) -> None:
+    def __init__(
+        self, source: str, format: str | None = None, limit: int = ROW_LIMIT, table: TableFormat | None = None
+    ) -> None:
         self.path = None if source == STDIN else Path(source)
         self.name = "standard input" if self.path is None else self.path.name
         self.format = _format_of(source, format)
+        self.table = table or TableFormat()
+        if self.format not in TABLES and (given := self.table.options()):
+            raise PromptFileError(
+                f"{self.name}: {', '.join(given)} go with .csv and .tsv files; this one is {self.format}"
+            )
         self._stream = _open(source)
-        self._lines = _Lines(self._stream, limit)
+        # line ends inside quoted cells stay as they are
+        self._lines = _Lines(self._stream, limit, newline="" if self.format in TABLES else None)
         try:
-            self._rows = PROMPT_FORMATS[self.format](self._lines)
+            if self.format in TABLES:
+                self._rows = _read_table(self._lines, self.table, self.format == "tsv")
+            else:
+                self._rows = LINE_FORMATS[self.format](self._lines)
         except PromptFileError as error:
             self.close()
             raise PromptFileError(f"{self.name}: {error}") from error
+
+    @property
+    def blank_lines(self) -> int:
+        """How many lines were passed over so far because nothing is in them."""
+        return self._lines.blank
 
     def __iter__(self) -> Iterator[Row]:
         return self._rows
@@ -270,14 +301,16 @@ class PromptFile:
             self._stream.close()
 
     def count_lines(self) -> int | None:
-        """Lines of a regular file, about as many as it has rows; None of what can be read only once."""
+        """Lines of a regular file, about as many as it has rows, or items; None of what can be read only once."""
         if self.path is None or not self.path.is_file():
             return None
+        if self.format == "json":
+            return self._lines.number
         with self.path.open("rb") as file:
             count, last = 0, b"\n"
             while chunk := file.read(1 << 20):
                 count, last = count + chunk.count(b"\n"), chunk[-1:]
-        return count + (last != b"\n") - (self.format in ("csv", "tsv"))
+        return count + (last != b"\n") - (self.format in TABLES and self.table.header)
 
 
 def _format_of(source: str, format: str | None) -> str:

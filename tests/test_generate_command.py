@@ -99,6 +99,22 @@ def test_standard_input_to_standard_output(run: Run, model: str) -> None:
     assert err.startswith("2 rows; 400 tokens")
 
 
+def test_tables_of_every_kind(run: Run, model: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text('"a"|\n\nb|\n')
+    table = ("--engine", "numpy", "--input", str(source), "--max-new-tokens", "2")
+    assert "without a header there can be one" in run(model, *table, "--delimiter", "|", "--no-header", code=2)[1]
+    source.write_text('"a"\n\nb\n')
+    out, err = run(model, *table, "--no-header")
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["a", "b"]
+    assert err.rstrip().endswith("; blank lines, which are no rows: 1")
+    source.write_text("prompt;seed\nab;1\n")
+    assert json.loads(run(model, *table)[0])["prompt"] == "ab"
+    assert "delimiter: got ':', choose one of , ; | tab" in run(model, *table, "--delimiter", ":", code=2)[1]
+    assert "quoting: got 'all', choose one of csv, none" in run(model, *table, "--quoting", "all", code=2)[1]
+    assert "--header: go with --input" in run(model, "-p", "a", "--no-header", code=2)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

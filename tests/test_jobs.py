@@ -22,6 +22,7 @@ import pytest
 from unrolled.engine.checkpoint import save_checkpoint
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, JobError, UnknownTokenError
+from unrolled.engine.tables import TableFormat
 from unrolled.runtime import GenerationConfig, generate, jobs, load
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.interrupts import Interrupts
@@ -246,14 +247,27 @@ def test_a_job_goes_on_behind_texts_with_no_token_left(model: StepModel, tmp_pat
     assert (progress.rows, progress.errors, progress.kept) == (153, 3, 64)
 
 
-@pytest.mark.parametrize("ending", ["csv", "txt"])
+@pytest.mark.parametrize("ending", ["csv", "txt", "json"])
 def test_other_formats(model: StepModel, tmp_path: Path, ending: str) -> None:
     source = tmp_path / f"in.{ending}"
-    source.write_text({"csv": "prompt,max_new_tokens\na,\nb,1\n", "txt": "a\nb\n"}[ending])
+    array = '["a", {"prompt": "b", "max_new_tokens": 1}]'
+    source.write_text({"csv": "prompt,max_new_tokens\na,\nb,1\n", "txt": "a\nb\n", "json": array}[ending])
     run_job(model, Job(str(source), str(tmp_path / "out")), GenerationConfig(max_new_tokens=4, seed=2))
     wanted = generate(model, ["a", "b"], max_new_tokens=4, seed=2)
     texts = [record["text"] for record in records(tmp_path / "out")]
-    assert texts == [wanted[0].text, wanted[1].text[: 1 if ending == "csv" else 4]]
+    assert texts == [wanted[0].text, wanted[1].text[: 4 if ending == "txt" else 1]]
+
+
+def test_how_a_table_is_written_is_part_of_a_job(model: StepModel, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_text("".join(f"{prompt}\n" for prompt in ["prompt", "ab", "", *"abc" * 20]))
+    job = Job(str(source), str(output), lanes=LANES, resume=True, table=TableFormat(";", "none"))
+    assert run_job(model, job, CONFIG, Stop(10)).interrupted
+    with pytest.raises(JobError, match=r'begun with table \{"delimiter": ";", "quoting": "none", .*, not null'):
+        run_job(model, replace(job, table=TableFormat()), CONFIG)
+    progress = run_job(model, job, CONFIG)
+    assert (progress.rows, progress.errors, progress.blank_lines) == (61, 0, 1)
+    assert records(output)[0]["prompt"] == "ab"
 
 
 def test_standard_input_and_output(

@@ -14,14 +14,21 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ConfigError, PromptFileError
+from unrolled.engine.tables import TableFormat
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.prompt_files import BadRow, PromptFile, PromptRow, Row
 from unrolled.runtime.row_settings import make_config, parse_cell, row_config
 
 
-def rows(path: Path, data: bytes | str, format: str | None = None, limit: int = 1000) -> list[Row]:
+def rows(
+    path: Path,
+    data: bytes | str,
+    format: str | None = None,
+    limit: int = 1000,
+    table: TableFormat | None = None,
+) -> list[Row]:
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    with PromptFile(str(path), format, limit) as prompts:
+    with PromptFile(str(path), format, limit, table) as prompts:
         return list(prompts)
 
 
@@ -40,11 +47,112 @@ def test_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ending", "mark"), [(".csv", ","), (".tsv", "\t")])
 def test_tables(tmp_path: Path, ending: str, mark: str) -> None:
     text = 'id,prompt,top_k,stop,do_sample\nx,"a\nb""c",5.0,END,True\n\n,d,,"[""p"", ""q""]",\ny,e,7,5,false\n'
-    assert rows(tmp_path / f"a{ending}", text.replace(",", mark).replace(f'"p""{mark} ', '"p"", ')) == [
+    data = text.replace(",", mark).replace(f'"p""{mark} ', '"p"", ')
+    assert rows(tmp_path / f"a{ending}", data, table=TableFormat(quoting="csv")) == [
         PromptRow(0, 2, "x", 'a\nb"c', {"top_k": 5, "stop": "END", "do_sample": True}),
         PromptRow(1, 5, 1, "d", {"top_k": None, "stop": ("p", "q"), "do_sample": None}),
         PromptRow(2, 6, "y", "e", {"top_k": 7, "stop": "5", "do_sample": False}),
     ]
+
+
+def prompts_of(found: list[Row]) -> list[str]:
+    """The prompts of rows that are all good."""
+    assert not [row for row in found if isinstance(row, BadRow)]
+    return [row.prompt for row in found if isinstance(row, PromptRow)]
+
+
+def test_tsv_has_no_quoting_unless_said(tmp_path: Path) -> None:
+    text = 'prompt\tseed\n"Hello\t1\nmiddle\t2\nworld"\t3\n"Yes" he said\t4\n'
+    assert prompts_of(rows(tmp_path / "a.tsv", text)) == ['"Hello', "middle", 'world"', '"Yes" he said']
+    (bad,) = rows(tmp_path / "a.tsv", 'prompt\tseed\n"a\tb"\t1\n')
+    assert bad == BadRow(
+        0, 2, 0, "has 3 columns, the header 2; where quotes hold delimiters and line ends, say --quoting csv"
+    )
+    quoted = TableFormat(quoting="csv")
+    assert prompts_of(rows(tmp_path / "a.tsv", 'prompt\tseed\n"a\tb"\t1\n', table=quoted)) == ["a\tb"]
+    plain = TableFormat(quoting="none")
+    assert prompts_of(rows(tmp_path / "a.csv", 'prompt,seed\n"Yes" he said,4\n', table=plain)) == ['"Yes" he said']
+
+
+@pytest.mark.parametrize(("mark", "name"), [(",", ","), (";", ";"), ("\t", "tab"), ("\t", "\\t"), ("|", "|")])
+def test_the_delimiter_is_detected_or_named(tmp_path: Path, mark: str, name: str) -> None:
+    text = f'id{mark}prompt\n1{mark}"a; b, c|d\te"\n2{mark}f\n'
+    for table in (None, TableFormat(delimiter=name)):
+        assert prompts_of(rows(tmp_path / "a.csv", text, table=table)) == ["a; b, c|d\te", "f"]
+
+
+def test_a_table_without_a_header_has_prompts_alone(tmp_path: Path) -> None:
+    plain = TableFormat(header=False)
+    assert rows(tmp_path / "a.csv", 'a\n"b, c"\n', table=plain) == [
+        PromptRow(0, 1, 0, "a", {}),
+        PromptRow(1, 2, 1, "b, c", {}),
+    ]
+    assert rows(tmp_path / "a.csv", "", table=plain) == []
+    with pytest.raises(PromptFileError, match="has 2 columns; without a header there can be one"):
+        rows(tmp_path / "a.csv", "a,1\n", table=plain)
+    with pytest.raises(PromptFileError, match=r"a\.jsonl: --delimiter, --no-header go with \.csv and \.tsv"):
+        rows(tmp_path / "a.jsonl", "", table=TableFormat(delimiter=";", header=False))
+
+
+def test_blanks_around_the_names_of_columns_do_not_count(tmp_path: Path) -> None:
+    assert rows(tmp_path / "a.csv", " id , prompt\n7, b\n") == [PromptRow(0, 2, "7", " b", {})]
+
+
+def test_line_ends_inside_quotes_stay(tmp_path: Path) -> None:
+    assert prompts_of(rows(tmp_path / "a.csv", b'prompt\r\n"a\r\nb\rc\nd"\r\n')) == ["a\r\nb\rc\nd"]
+
+
+def test_a_line_that_is_cut_inside_its_end_is_one_line(tmp_path: Path) -> None:
+    found = rows(tmp_path / "a.csv", b"prompt\r\n" + b"x" * 31 + b"\r\n" + b"y" * 28 + b"\r\nz\r\n", limit=30)
+    assert [(row.line, isinstance(row, BadRow)) for row in found] == [(2, True), (3, False), (4, False)]
+
+
+def test_json_arrays_of_prompts_and_objects(tmp_path: Path) -> None:
+    text = '\ufeff[\n "a",\n {"id": "x", "prompt": "b\\n", "top_k": 3}, 5,\n {"prompt": "c", "prompt": "d"}]\n'
+    with pytest.raises(PromptFileError, match=r"a\.json: line 4: the name 'prompt' stands in an object twice"):
+        rows(tmp_path / "a.json", text)
+    assert rows(tmp_path / "a.json", text.replace('"prompt": "c", ', "")) == [
+        PromptRow(0, 2, 0, "a", {}),
+        PromptRow(1, 3, "x", "b\n", {"top_k": 3}),
+        BadRow(2, 3, 2, "a JSON int, needs an object with a prompt"),
+        PromptRow(3, 4, 3, "d", {}),
+    ]
+    assert rows(tmp_path / "a.json", " [ ] ") == []
+    with PromptFile(str(tmp_path / "a.json")) as prompts:
+        assert prompts.count_lines() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "begins with no \\["),
+        ('{"prompt": "a"}', "needs an array of texts or objects; an object a line is named .jsonl"),
+        ('["a"\n"b"]', "not JSON .expecting , or ]: line 2 column 1"),
+        ('["a",\n]', "not JSON .*line 2 column 1"),
+        ('["a",\n', "not JSON .*line 2 column 1"),
+        ('["a"]\n["b"]', "more behind the array: line 2"),
+        ('["a", NaN]', "line 1: NaN is no number of JSON"),
+        ('["a",\n' + "[" * 70 + "]" * 70 + "]", "line 2: more than 64 levels deep"),
+        ('["a",\n' + "[" * 200_000, "line 2: more than 64 levels deep"),
+        (b'["\xff"]', "byte 0xff behind 2 characters"),
+    ],
+)
+def test_a_json_file_that_is_no_array_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(PromptFileError, match=message):
+        rows(tmp_path / "a.json", text)
+
+
+def test_a_json_array_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unrolled.runtime.prompt_files.ARRAY_LIMIT", 9)
+    assert prompts_of(rows(tmp_path / "a.json", '["abcde"]')) == ["abcde"]
+    with pytest.raises(PromptFileError, match="longer than 9 characters, which are held whole; write an object a line"):
+        rows(tmp_path / "a.json", '["abcdef"]')
+
+
+def test_a_name_that_stands_twice_in_an_object_is_a_bad_row(tmp_path: Path) -> None:
+    (bad,) = rows(tmp_path / "a.jsonl", '{"prompt": "a", "prompt": "b"}')
+    assert isinstance(bad, BadRow)
+    assert "the name 'prompt' stands in an object twice" in bad.error
 
 
 def test_plain_text_has_a_prompt_a_line_even_a_blank_one(tmp_path: Path) -> None:
@@ -122,6 +230,21 @@ def test_a_quote_that_is_not_closed_costs_a_record_and_not_the_file(tmp_path: Pa
     assert [row.prompt for row in got[2:] if isinstance(row, PromptRow)] == ["b"] * (60 - 49)
 
 
+def test_an_open_quote_is_named_by_its_line(tmp_path: Path) -> None:
+    """Also where the record begins before it, where a later quote closes it, and at the size limit."""
+    head = 'id,prompt\n1,ok\n"a\nb","c\n'
+    (_, bad) = rows(tmp_path / "a.csv", head + "d,e\nf,g\n")
+    assert isinstance(bad, BadRow)
+    assert (bad.line, bad.error.startswith("the quote that opens in line 4 is not closed")) == (3, True)
+    (_, bad, good) = rows(tmp_path / "a.csv", head + 'd,e\n"f",g\n2,ok\n')
+    assert isinstance(bad, BadRow)
+    assert "',' expected after '\"' in line 6, where the quote that opens in line 4 is closed" in bad.error
+    assert (good.line, good.id) == (7, "2")
+    (_, bad, *_) = rows(tmp_path / "a.csv", head + "d,e\n" * 40, limit=100)
+    assert isinstance(bad, BadRow)
+    assert bad.error == "longer than 100 characters; maybe a quote is not closed: one opens in line 4"
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -132,6 +255,7 @@ def test_a_quote_that_is_not_closed_costs_a_record_and_not_the_file(tmp_path: Pa
         ("a.csv", "prompt,num_return_sequences\na,1\n", "no setting 'num_return_sequences'"),
         ("a.tsv", "prompt\tprompt\na\tb\n", "'prompt' stands in the header twice"),
         ("a.csv", b"prompt\xff\n", "the header: byte 0xff"),
+        ("a.csv", "id,prompt;seed\na,b;c\n", "its delimiter is not plain: .* name it with --delimiter"),
         ("a.md", "a", "the ending '.md'"),
     ],
 )
@@ -145,8 +269,8 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         PromptFile(str(tmp_path / "none.txt"))
     with pytest.raises(PromptFileError, match="is a directory"):
         PromptFile(str(tmp_path), "txt")
-    with pytest.raises(ConfigError, match="format: got 'json'"):
-        PromptFile("-", "json")
+    with pytest.raises(ConfigError, match="format: got 'xml'"):
+        PromptFile("-", "xml")
 
 
 @pytest.mark.parametrize(("name", "data"), [("a.txt", "a\nb"), ("a.txt", "a\nb\n"), ("a.csv", "prompt\na\nb\n")])

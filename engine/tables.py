@@ -1,0 +1,273 @@
+"""Delimited tables, CSV and TSV, read record by record: names of columns, delimiter, quoting, and where damage is.
+
+A ``Table`` takes decoded lines and goes on after a damaged record, so that who reads a corpus can refuse the first one and
+who reads prompts can report each in its place. Memory is bounded by a record and by the first lines, in which the
+delimiter is detected.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal, NamedTuple
+
+from unrolled.engine.checks import check_choice
+from unrolled.engine.errors import ConfigError
+
+CANDIDATES = (",", ";", "\t", "|")
+SPELLINGS = {**{mark: mark for mark in CANDIDATES}, "tab": "\t", "\\t": "\t"}
+QUOTINGS: dict[str, Literal[0, 3]] = {"csv": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
+SAMPLE_LINES, SAMPLE_CHARS = 50, 1 << 16  # in which a delimiter is detected
+LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+class LineError(ValueError):
+    """A line cannot be decoded, or is too long; reading goes on with the next one."""
+
+
+class TableError(ValueError):
+    """A table cannot be read at all, because of what is in ``line``."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How a table is written.
+
+    Args:
+        delimiter: a key of ``SPELLINGS``; None: a tab in TSV, else detected in the first rows.
+        quoting: a key of ``QUOTINGS``. csv: a cell in double quotes may hold delimiters, line ends, and quotes that are
+            doubled. none: a quote is a character like any other. None: none in TSV, else csv.
+        header: whether the first row holds the names of the columns; without it they are numbered from 1.
+    """
+
+    delimiter: str | None = None
+    quoting: str | None = None
+    header: bool = True
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None:
+            if self.delimiter not in SPELLINGS:
+                raise ConfigError(f"delimiter: got {self.delimiter!r}, choose one of , ; | tab")
+            object.__setattr__(self, "delimiter", SPELLINGS[self.delimiter])
+        if self.quoting is not None:
+            check_choice("quoting", self.quoting, QUOTINGS)
+
+    def options(self) -> tuple[str, ...]:
+        """Return the options that differ from the default, as the command line spells them."""
+        given = {"--delimiter": self.delimiter, "--quoting": self.quoting, "--no-header": not self.header}
+        return tuple(name for name, value in given.items() if value)
+
+
+class Record(NamedTuple):
+    """A row with as many cells as the table has columns; ``line`` is the first of its lines."""
+
+    line: int
+    cells: list[str]
+
+
+class Damage(NamedTuple):
+    """A row that cannot be read: its first line, the line to look at (where a quote opens, for instance), and why."""
+
+    line: int
+    fault: int
+    message: str
+
+
+class _Lines:
+    """Feed lines to the csv module, numbered; keep those of the present record to explain its damage."""
+
+    def __init__(self, lines: Iterable[str | LineError], limit: int | None) -> None:
+        self._lines, self.limit = iter(lines), limit
+        self.number, self._size = 0, 0
+        self.record: list[str] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number += 1
+        if isinstance(line, LineError):
+            raise line
+        self.record.append(line)
+        self._size += len(line)
+        if self.limit is not None and self._size > self.limit:
+            raise LineError(f"longer than {self.limit:,} characters")
+        return line
+
+    def begin(self) -> int:
+        """Begin a record; return the line that it begins in."""
+        self.record.clear()
+        self._size = 0
+        return self.number + 1
+
+    def peek(self) -> tuple[list[str], bool]:
+        """Return the first lines, which are read again later, and whether they are all that there are."""
+        taken: list[str | LineError] = []
+        size = 0
+        while len(taken) < SAMPLE_LINES and size < SAMPLE_CHARS:
+            if (line := next(self._lines, None)) is None:
+                break
+            taken.append(line)
+            size += len(line) if isinstance(line, str) else 0
+        whole = len(taken) < SAMPLE_LINES and size < SAMPLE_CHARS
+        self._lines = chain(taken, self._lines)
+        return [line for line in taken if isinstance(line, str)], whole
+
+
+class Table:
+    """A table's columns, none if it is empty, and its rows, to be read once.
+
+    Args:
+        lines: decoded, each with its line end as it stands in the file; a ``LineError`` in the place of a bad one.
+        format: how the table is written.
+        tab_separated: whether it is TSV, which has other defaults.
+        limit: the most characters of a record; None: any number.
+
+    Raises:
+        TableError: there is no usable first row, or the delimiter is not plain.
+    """
+
+    def __init__(
+        self,
+        lines: Iterable[str | LineError],
+        format: TableFormat | None = None,
+        tab_separated: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts
+        self.format = format or TableFormat()
+        self._lines = _Lines(lines, limit)
+        self.quoting = self.format.quoting or ("none" if tab_separated else "csv")
+        self.delimiter = self.format.delimiter or ("\t" if tab_separated else self._detect())
+        self.blank_lines = 0  # passed over so far
+        self._reader = csv.reader(self._lines, delimiter=self.delimiter, quoting=QUOTINGS[self.quoting], strict=True)
+        first = next(self._records(), None)
+        if isinstance(first, Damage):
+            raise TableError(first.fault, f"the {'header' if self.format.header else 'first row'}: {first.message}")
+        self._first = None if self.format.header else first
+        cells = [] if first is None else first.cells
+        names = cells if self.format.header else map(str, range(1, len(cells) + 1))
+        self.columns = tuple(name.strip() for name in names)
+
+    def __iter__(self) -> Iterator[Record | Damage]:
+        """Yield all rows; lines that are blank are none, and are counted."""
+        if self._first is not None:
+            yield self._first
+        width = len(self.columns)
+        for row in self._records():
+            if isinstance(row, Record) and len(row.cells) != width:
+                yield Damage(row.line, row.line, self._width_message(row.cells))
+            else:
+                yield row
+
+    def _records(self) -> Iterator[Record | Damage]:
+        while True:
+            line = self._lines.begin()
+            try:
+                cells = next(self._reader)
+            except StopIteration:
+                return
+            except (csv.Error, LineError) as error:
+                yield self._damage(line, error)
+                continue
+            if cells:
+                yield Record(line, cells)
+            else:
+                self.blank_lines += 1
+
+    def _detect(self) -> str:
+        sample, whole = self._lines.peek()
+        return detect_delimiter(sample, whole, self.quoting)
+
+    def _damage(self, line: int, error: csv.Error | LineError) -> Damage:
+        """Say where the fault of a record is; a quote that is not closed shows only lines after the one it opens in."""
+        last, message = self._lines.number, str(error)
+        opens, is_open = _last_quote(self._lines.record, self.delimiter) if self.quoting == "csv" else (None, False)
+        opened = line if opens is None else line + opens
+        if isinstance(error, LineError):
+            if is_open and self._lines.record:
+                return Damage(line, opened, f"{message}; maybe a quote is not closed: one opens in line {opened}")
+            return Damage(line, last, message + (f" (line {last})" if last != line else ""))
+        if is_open:
+            message = f"the quote that opens in line {opened} is not closed"
+        elif opened != last:
+            message += f" in line {last}, where the quote that opens in line {opened} is closed"
+        return Damage(
+            line, opened, f"{message}; double a quote inside quotes, or read quotes as they are by --quoting none"
+        )
+
+    def _width_message(self, cells: Sequence[str]) -> str:
+        width, shown = len(self.columns), spelling(self.delimiter)
+        message = f"has {len(cells)} columns, the {'header' if self.format.header else 'first row'} {width}"
+        if self.quoting == "none":
+            quoted = any('"' in cell for cell in cells)
+            return f"{message}; where quotes hold delimiters and line ends, say --quoting csv" if quoted else message
+        if len(cells) < width:
+            return message
+        plain = "; a file with a text a line is plain text, and named .txt" if width == 1 else ""
+        return f"{message}; a text that holds the delimiter {shown} needs quotes around it{plain}"
+
+
+def spelling(delimiter: str) -> str:
+    """Return how messages show a delimiter."""
+    return "tab" if delimiter == "\t" else repr(delimiter)
+
+
+def detect_delimiter(sample: Sequence[str], whole: bool, quoting: str = "csv") -> str:
+    """Return the one of ``CANDIDATES`` that separates the columns in all of the first lines.
+
+    A comma in the first row alone, or no candidate in it, makes it CSV in the narrow sense: texts with another candidate in
+    them are no columns. Any other delimiter must give every row as many cells as the first one, and be the only one.
+
+    Args:
+        sample: the first lines.
+        whole: whether they are all lines; else the last record may be cut.
+
+    Raises:
+        TableError: it is not plain.
+    """
+    rows = {mark: _parse(sample, whole, mark, quoting) for mark in CANDIDATES}
+    possible = [mark for mark in CANDIDATES if rows[mark] and len(rows[mark][0]) > 1]
+    if possible in ([], [","]):
+        return ","
+    fitting = [mark for mark in possible if len({len(cells) for cells in rows[mark]}) == 1]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = " and ".join(f"{len(rows[mark][0])} columns by {spelling(mark)}" for mark in possible)
+    rest = "which fit the next rows too" if fitting else "but the next rows have other numbers"
+    raise TableError(1, f"its delimiter is not plain: the first row has {found}, {rest}; name it with --delimiter")
+
+
+def _parse(sample: Sequence[str], whole: bool, delimiter: str, quoting: str) -> list[list[str]]:
+    rows = [cells for cells in csv.reader(sample, delimiter=delimiter, quoting=QUOTINGS[quoting]) if cells]
+    return rows if whole or len(rows) < 2 else rows[:-1]
+
+
+_QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*')
+
+
+def _last_quote(lines: Sequence[str], delimiter: str) -> tuple[int | None, bool]:
+    """Return in which of a record's lines, from 0, its last quoted cell opens, and whether that is still open."""
+    text, place = "".join(lines), 0
+    opened, is_open = None, False
+    while place < len(text):
+        if match := _QUOTED.match(text, place):
+            opened, is_open = place, match.end() == len(text)
+            place = match.end() + 1
+            if text[place : place + 1] != delimiter:
+                break
+        else:
+            place = text.find(delimiter, place)
+            if place < 0:
+                break
+        place += 1
+    return (None if opened is None else len(LINE_END.findall(text, 0, opened))), is_open
