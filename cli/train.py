@@ -30,6 +30,7 @@ from unrolled.engine.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, Sampler, TrainingResult
+from unrolled.engine.validation_budget import MOST_STEPS, SHARE
 from unrolled.export.trainables import TRAINABLES, make_trainable, training_group
 from unrolled.report.tensorboard import EventFiles
 from unrolled.runtime import generate
@@ -208,7 +209,13 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Of training, validation included.")] = None,
     validate_every: Annotated[
-        int | None, typer.Option(help="Steps between validations. " + options.default("an epoch, 250 at the most"))
+        int | None,
+        typer.Option(
+            help="Steps between validations. "
+            + options.default(
+                f"an epoch, {MOST_STEPS} at the most; more where validation would take over {SHARE:.0%} of the work"
+            )
+        ),
     ] = None,
     seed: options.Seed = 0,
     samples: Annotated[
@@ -252,7 +259,7 @@ def _report(console: Console, run: PreparedRun, result: TrainingResult, output: 
     else:
         title = f"{run.corpus.name}: {run.trainable.config.spec.title}, {run.trainable.engine}"
         picture = _picture(console, output, title)
-        _summarise(console, result, output, picture)
+        _summarise(console, run, result, output, picture)
     if json:
         print_json({**result.to_dict(), "output": str(output)})
 
@@ -302,7 +309,21 @@ def _picture(console: Console, output: Path, title: str) -> Path | None:
     return output / PICTURE
 
 
-def _summarise(console: Console, result: TrainingResult, output: Path, picture: Path | None) -> None:
+def _validation_cost(result: TrainingResult, default: bool) -> str:
+    """Return what validations took of the work; a figure above what the default keeps to says why."""
+    assert result.last is not None
+    size = result.last.tokens
+    times = result.validation_tokens // size
+    text = (
+        f"{times:,} validation{'s' if times > 1 else ''} on {size:,} tokens took {result.validation_share:.1%} of the work, "
+        "counted in tokens"
+    )
+    if default and times == 1 and result.validation_share > SHARE:
+        text += f"; the one at the end alone is more than the {SHARE:.0%} that the default keeps to"
+    return text
+
+
+def _summarise(console: Console, run: PreparedRun, result: TrainingResult, output: Path, picture: Path | None) -> None:
     if not result.losses:
         console.print("the run is finished, nothing is left to do; raise its limit, or begin a new one")
     ended = "interrupted after" if result.interrupted else "trained for"
@@ -321,5 +342,7 @@ def _summarise(console: Console, result: TrainingResult, output: Path, picture: 
         )
     else:
         console.print("no validation: best.safetensors is the last")
+    if result.last is not None:
+        console.print(_validation_cost(result, run.experiment.training.validate_every is None))
     written = [BEST, LAST, RESUME, METRICS, *([picture.name] if picture else [])]
     console.print(f"in {output}: {', '.join(written)}")

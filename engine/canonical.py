@@ -12,7 +12,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 # by class, the settings added after 0.1.0: each with the value that files without it mean
-LATER: dict[str, dict[str, Any]] = {}
+LATER: dict[str, dict[str, Any]] = {
+    "TrainingConfig": {"validation_share": None},
+    "TrainingResult": {"validation_tokens": 0},
+}
 
 
 def later_settings(owner: type) -> dict[str, Any]:

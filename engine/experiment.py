@@ -66,7 +66,7 @@ class Experiment:
             "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
             "data": self.data.to_dict(),
             "initial": described(self.initial),
-            "training": described(self.training),
+            "training": described(replace(self.training, validation_share=self.training.bound)),
             "optimizer": {
                 **described(self.optimizer),
                 "learning_rate": self.optimizer.base_rate,
@@ -104,12 +104,14 @@ class PreparedRun:
         group.check_same({"settings": settings_of(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
         with ExitStack() as stack:
 
-            def begin() -> TrainingResult | None:
+            def begin() -> tuple[TrainingResult | None, float | None]:
                 folder = stack.enter_context(RunFolder(output, self.dataset.tokenizer, record, overwrite, resume))
                 watching.extend([folder, *observers, *([SampleWriter(sampler)] if sampler else [])])
-                return folder.start(trainable, follows_limit)
+                start = folder.start(trainable, follows_limit)
+                return start, folder.record["training"].get("validation_share")
 
-            start = group.shared(begin)
+            start, share = group.shared(begin)
+            training = replace(training, validation_share=share)  # of the run that goes on: 0.1.0's had none
             if start is not None and group.size > 1:
                 trainable.load_training_state(group.shared(trainable.training_state))
             data, validation = self.dataset.train, self.dataset.validation

@@ -121,6 +121,14 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def as_recorded(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``record`` without the settings that 0.1.0 did not have, where the run ``before`` is one of its runs."""
+    training = dict(record.get("training", {}))
+    if "validation_share" not in before.get("training", {}):
+        training.pop("validation_share", None)
+    return {**record, "training": training}
+
+
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], follows_limit: bool, what: str = "run") -> None:
     """Check that a training goes on with the settings it began with; its limits may be others.
 

@@ -12,11 +12,13 @@ from typing import IO, Any
 
 from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
+from unrolled.engine.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.lock import FolderLock
 from unrolled.engine.resume import (
     RESUME,
     ResumeState,
+    as_recorded,
     check_same,
     load_resume_state,
     save_resume_state,
@@ -24,7 +26,7 @@ from unrolled.engine.resume import (
 )
 from unrolled.engine.text import Tokenizer
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, SampleEvent, StepEvent, TrainingResult, ValidationEvent
+from unrolled.engine.training import Observer, TrainingResult
 
 METRICS = "metrics.jsonl"
 PICTURE = "curve.png"
@@ -155,11 +157,15 @@ class RunFolder(Observer):
             self._metrics = self._open(self._draft)
             return None
         state = load_resume_state(self.path / RESUME)
+        self.record = as_recorded(self.record, state.settings)
         check_same(state.settings, settings_of(self.record, trainable), follows_limit)
         trainable.load_training_state(state.arrays)
         self._run, self._saved, self._step = state.run, True, state.result.steps
         with self._writing():
             self._put_right(trainable, state)
+        if state.result.last is not None and not state.result.validation_tokens:  # 0.1.0 did not count them
+            validations = read_metrics(self.path, "validation")
+            state.result.validation_tokens = sum(values["tokens"] for values in validations)
         return state.result
 
     def _put_right(self, trainable: Trainable, state: ResumeState) -> None:

@@ -19,9 +19,11 @@ from unrolled.engine.ctrl_c import CtrlC
 from unrolled.engine.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.errors import ConfigError, diverged
 from unrolled.engine.evaluation import Metrics, evaluate
+from unrolled.engine.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.group import ALONE, Group
 from unrolled.engine.optim import SCHEDULES, Decay, Moment
 from unrolled.engine.trainable import StepResult, Trainable
+from unrolled.engine.validation_budget import SHARE, affordable, intervals, share_of_work
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class TrainingConfig:
         epochs, steps, seconds: limits; at least one. Epochs may be a fraction. Seconds are of the wall clock from the
             first step on, validation included, compilation not.
         schedule: a key of ``SCHEDULES``, over the share of the nearest limit that is used up.
-        validate_every: steps between validations, and between saves; None: once an epoch, at most 250.
+        validate_every: steps between validations, and between saves; None: saves once an epoch, at most every 250 steps,
+            and validations at as many of them as ``validation_share`` allows.
         seed: of the initial weights, of dropout and of the records' order.
         dropout: of inputs and outputs; between layers it is the model's.
         decay: constants of the schedules "step" and "plateau".
@@ -40,6 +43,9 @@ class TrainingConfig:
         patience: validations without a better loss after which training stops; None: never.
         average: decay of the moving average of the weights that is evaluated and saved; None: the weights themselves.
         reset: begin every batch with a state of zeros, instead of carrying it on where a batch continues the last.
+        validation_share: the most that validations take of the training's work where ``validate_every`` is None, counted
+            in tokens; the validation after the last step takes place even if it exceeds it alone. None: any share,
+            as in 0.1.0.
     """
 
     epochs: float | None = None
@@ -54,6 +60,7 @@ class TrainingConfig:
     patience: int | None = None
     average: float | None = None
     reset: bool = False
+    validation_share: float | None = SHARE
 
     def __post_init__(self) -> None:
         limits = {"epochs": self.epochs, "steps": self.steps, "seconds": self.seconds}
@@ -65,10 +72,16 @@ class TrainingConfig:
         for name, value, least in (("warmup", self.warmup, 0), ("patience", self.patience, 1)):
             if value is not None and value < least:
                 raise ConfigError(f"{name}: got {value}, needs at least {least}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ConfigError(f"average: got {self.average}, needs a number between 0 and 1")
+        for name, value in (("average", self.average), ("validation_share", self.validation_share)):
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"{name}: got {value}, needs a number between 0 and 1")
         check_seed(self.seed)
         check_choice("schedule", self.schedule, SCHEDULES)
+
+    @property
+    def bound(self) -> float | None:
+        """The share that validations are held to; None: any, as where ``validate_every`` says when they take place."""
+        return self.validation_share if self.validate_every is None else None
 
     def done(self, step: int, steps_per_epoch: int, seconds: float) -> float:
         """Share of the nearest limit that is used up; 1 and more: stop."""
@@ -85,41 +98,6 @@ class TrainingConfig:
         """What the learning rate is multiplied by in the step after ``step`` steps."""
         warm = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
         return warm * SCHEDULES[self.schedule](moment, self.decay)
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """One training step."""
-
-    step: int  # from 1
-    epoch: float  # passes over the training data so far
-    seconds: float
-    done: float  # share of the training, in [0, 1]
-    loss: float  # mean, nats a token
-    grad_norm: float
-    learning_rate: float
-    tokens: int  # of this step
-    tokens_per_s: float  # of all steps so far, validation not counted
-    accuracy: float  # share of this step's tokens that were the most probable one
-
-
-@dataclass(frozen=True)
-class ValidationEvent:
-    """One validation; ``best`` where its loss is the lowest so far."""
-
-    step: int
-    epoch: float
-    seconds: float
-    metrics: Metrics
-    best: bool
-
-
-@dataclass(frozen=True)
-class SampleEvent:
-    """A text that the model wrote behind ``step`` steps."""
-
-    step: int
-    text: str
 
 
 @dataclass
@@ -139,6 +117,7 @@ class TrainingResult:
     best: Metrics | None = None
     last_step: int = 0  # of the last validation
     last: Metrics | None = None
+    validation_tokens: int = 0  # predicted in all validations so far
     stale: int = 0  # validations since the best one
     plateaus: int = 0  # how often the rate went down because of them
     stale_plateau: int = 0  # validations since the best one or the last time that the rate went down
@@ -153,16 +132,23 @@ class TrainingResult:
         for key in ("best", "last"):
             values[key] = values[key].to_dict() if values[key] else None
         values["train_loss"] = self.train_loss if math.isfinite(self.train_loss) else None
+        values["validation_share"] = self.validation_share
         return values
+
+    @property
+    def validation_share(self) -> float:
+        """Share of the work so far that went into validations, counted in tokens."""
+        return share_of_work(self.validation_tokens, self.tokens)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingResult:
-        """The inverse of ``to_dict``.
+        """Return the result of what ``to_dict`` made, also of 0.1.0's, which counted no tokens of validations.
 
         Raises:
             ConfigError: a value is missing, unknown or of the wrong kind.
         """
         values = completed(cls, values)
+        values.pop("validation_share", None)
         if set(values) != {f.name for f in fields(cls)} - set(NOT_RECORDED):
             raise ConfigError(f"training result: got {', '.join(sorted(values)) or 'nothing'}")
         for key in ("best", "last"):
@@ -187,13 +173,13 @@ class Observer:
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None: ...
 
     def sample(self, trainable: Trainable) -> str | None:
-        """Every ``validate_every`` steps: a text by the live model, which all observers then get; None: none."""
+        """Return a text by the live model after a validation, or at a save without one; all observers get it; None: none."""
         return None
 
     def on_sample(self, event: SampleEvent) -> None: ...
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
-        """Every ``validate_every`` steps, behind the validation if there is one: the time to save."""
+        """Save; called at each interval of saves, after the validation if there is one."""
 
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None: ...
 
@@ -266,7 +252,8 @@ class _Loop:
         self.high = 0  # steps in a row whose loss is far above that of a guess
         self.exploding = 0  # steps in a row whose loss is far above the first one, too
         self.norm = self.rate = math.nan  # gradient norm and learning rate of the last step
-        self.validate_every = config.validate_every or min(data.batches_per_epoch, 250)
+        self.intervals = intervals(config.validate_every, config.bound, data, validation)
+        self.validated = validation.tokens_per_epoch if validation is not None else 0  # tokens of each validation
 
     def run(self, ctrl_c: CtrlC) -> None:
         result = self.result
@@ -291,8 +278,8 @@ class _Loop:
             result.seconds = self._ask(begin, ctrl_c)
             done = self._done(result.seconds)
             self._record(min(done, 1.0), outcome, rate)
-            if result.steps % self.validate_every == 0 or done >= 1:
-                self._interval(begin)
+            if result.steps % self.intervals.save == 0 or done >= 1:
+                self._interval(begin, self._validates(done))
                 done = max(done, self._done(self._ask(begin, ctrl_c)))
             result.whole = True
             result.seconds = self.clock() - begin
@@ -368,13 +355,22 @@ class _Loop:
                     f"try initial weights in a smaller range, or a lower learning rate (now {self.rate:.4g})"
                 )
 
-    def _interval(self, begin: float) -> None:
-        if self.validation is not None:
-            self._validate(self.validation, begin)
-        for text in [observer.sample(self.trainable) for observer in self.observers]:
-            if text is not None:
-                for observer in self.observers:
-                    observer.on_sample(SampleEvent(self.result.steps, text))
+    def _validates(self, done: float) -> bool:
+        """Whether the training validates after this step, or would if it had a validation part."""
+        result, share = self.result, self.config.bound
+        if done >= 1 or share is None:
+            return True
+        due = result.steps % self.intervals.validate == 0
+        return due and affordable(share, self.validated, result.validation_tokens, result.tokens)
+
+    def _interval(self, begin: float, validates: bool) -> None:
+        if validates:
+            if self.validation is not None:
+                self._validate(self.validation, begin)
+            for text in [observer.sample(self.trainable) for observer in self.observers]:
+                if text is not None:
+                    for observer in self.observers:
+                        observer.on_sample(SampleEvent(self.result.steps, text))
         self.result.whole, self.result.seconds = True, self.clock() - begin
         for observer in self.observers:
             observer.on_interval(self.trainable, self.result)
@@ -384,6 +380,7 @@ class _Loop:
         metrics = evaluate(trainable.evaluate, trainable.config, validation, trainable.dtype)
         if not math.isfinite(metrics.loss):
             raise diverged(result.steps, f"validation loss {metrics.loss:.4g}", self.norm, self.rate)
+        result.validation_tokens += metrics.tokens
         best = result.best is None or metrics.loss < result.best.loss
         result.last, result.last_step = metrics, result.steps
         self._count(best)

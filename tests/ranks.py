@@ -21,11 +21,12 @@ from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, DivergedError, ProcessLostError
+from unrolled.engine.events import StepEvent
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.group import ALONE, Group
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingConfig, TrainingResult, train
+from unrolled.engine.training import Observer, TrainingConfig, TrainingResult, train
 from unrolled.export.trainables import make_trainable, training_group
 
 STEPS = 12

@@ -13,7 +13,7 @@ from unrolled.bench.workloads import Workload
 from unrolled.cli import progress
 from unrolled.cli.progress import Speed, TrainingDisplay
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.training import SampleEvent, StepEvent
+from unrolled.engine.events import SampleEvent, StepEvent
 
 
 def event(step: int, done: float = 0.5) -> StepEvent:

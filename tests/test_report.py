@@ -27,12 +27,13 @@ from unrolled.engine.contract import zero_state
 from unrolled.engine.corpus import BUILTINS, Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, ModelFileError
+from unrolled.engine.events import StepEvent
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.run_folder import read_metrics
 from unrolled.engine.text import WordTokenizer
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingConfig
+from unrolled.engine.training import Observer, TrainingConfig
 from unrolled.report.charts import nice_ticks
 from unrolled.report.heldout import _rows, find_corpus, held_out
 from unrolled.report.image import LEVELS, heat_map

@@ -24,13 +24,14 @@ from unrolled.engine.corpus import Corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
+from unrolled.engine.events import StepEvent
 from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
 from unrolled.engine.kernels import bf16
 from unrolled.engine.lock import LOCK, FolderLock
 from unrolled.engine.optim import OPTIMIZERS, Decay, OptimizerConfig
 from unrolled.engine.resume import RESUME, load_resume_state
 from unrolled.engine.run_folder import read_metrics, step_line
-from unrolled.engine.training import Observer, StepEvent, TrainingConfig
+from unrolled.engine.training import Observer, TrainingConfig
 from unrolled.export.trainables import TRAINABLES, make_trainable
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12

@@ -26,6 +26,7 @@ from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout, Masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate, step_evaluator
+from unrolled.engine.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.layers import LossResult
 from unrolled.engine.optim import (
@@ -42,16 +43,7 @@ from unrolled.engine.optim import (
 from unrolled.engine.run_folder import RunFolder, read_metrics
 from unrolled.engine.text import LEVELS, CharTokenizer
 from unrolled.engine.trainable import EngineTrainable, StepResult, Trainable
-from unrolled.engine.training import (
-    Observer,
-    SampleEvent,
-    SampleWriter,
-    StepEvent,
-    TrainingConfig,
-    TrainingResult,
-    ValidationEvent,
-    train,
-)
+from unrolled.engine.training import Observer, SampleWriter, TrainingConfig, TrainingResult, train
 from unrolled.export.trainables import TRAINABLES, make_trainable
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40

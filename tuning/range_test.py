@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.errors import ConfigError, DivergedError
+from unrolled.engine.events import StepEvent
 from unrolled.engine.experiment import PreparedRun
 from unrolled.engine.optim import OPTIMIZERS, Moment
-from unrolled.engine.training import Observer, StepEvent, TrainingConfig, train
+from unrolled.engine.training import Observer, TrainingConfig, train
 
 SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
 STEPS = 200

@@ -14,10 +14,11 @@ from unrolled.engine.dataset import DataConfig, Dataset, doubts
 from unrolled.engine.encoded import EncodedCorpus
 from unrolled.engine.errors import CorpusError, diverged
 from unrolled.engine.evaluation import evaluate
+from unrolled.engine.events import StepEvent, ValidationEvent
 from unrolled.engine.experiment import PreparedRun, encode, prepare_run
 from unrolled.engine.recipe import experiment_of
 from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, StepEvent, TrainingResult, ValidationEvent, train
+from unrolled.engine.training import Observer, TrainingResult, train
 from unrolled.export.trainables import make_trainable
 
 RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
