@@ -48,10 +48,9 @@ def encode(
         unknown=unknown,
     )
     started = time.perf_counter()
-    encode_files(corpus, output, config, encoding)
+    size = encode_files(corpus, output, config, encoding)
     seconds = time.perf_counter() - started
     written = read_encoded(output)
-    size = sum(path.stat().st_size for path in corpus)
     if json:
         print_json(
             {

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import sys
 import sysconfig
 import warnings
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import IO
 
 from unrolled.engine.errors import CorpusError
+from unrolled.engine.sources import STDIN, Source, check_characters, ending, is_unnamed, shown
 
 BUILTIN = "python-reference"  # that which is read where none is named
-STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _read_jsonl(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, 
             raise CorpusError(f"{name}, line {number}: no object with a field {field!r}{there}; --field names another")
         if not isinstance(row[field], str):
             raise CorpusError(f"{name}, line {number}: field {field!r} is a {type(row[field]).__name__}, needs a text")
-        records.append(row[field])
+        records.append(check_characters(row[field], f"{name}, line {number}, field {field!r}"))
     return tuple(record for record in records if record.strip())
 
 
@@ -182,36 +183,8 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _bytes_of(source: str) -> bytes:
-    if source == STDIN:
-        return sys.stdin.buffer.read()
-    path = Path(source)
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CorpusError(f"{source}: no such file") from error
-    except IsADirectoryError as error:
-        raise CorpusError(f"{source}: is a folder; name the files in it, for instance {source}/*.txt") from error
-    except OSError as error:
-        raise CorpusError(f"{source}: cannot be read ({error.strerror})") from error
-
-
-def _decode(data: bytes, name: str, encoding: str) -> str:
-    try:
-        # utf-8-sig drops the byte order mark that spreadsheet programs write
-        return data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
-    except UnicodeDecodeError as error:
-        offset = error.start + len(data) - len(error.object)  # a byte order mark is cut off before decoding
-        raise CorpusError(
-            f"{name}: byte 0x{data[offset]:02x} at offset {offset} is not {encoding}; "
-            "name the file's encoding with --encoding, for instance latin-1 or utf-16"
-        ) from error
-    except (LookupError, UnicodeError) as error:
-        raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error
-
-
 def _name(source: str) -> str:
-    return "standard input" if source == STDIN else source
+    return "standard input" if source == STDIN else shown(source)
 
 
 def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
@@ -222,13 +195,15 @@ def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
         return BUILTINS[source]().content
     if Path(source).suffix == ".tokens":
         raise CorpusError(f"{name}: holds ids, which train and eval read, alone; here the text itself is needed")
-    text = _decode(_bytes_of(source), name, options.encoding)
-    if source == STDIN and options.field:
+    if os.path.isdir(source):
+        raise CorpusError(f"{name}: is a folder; name the files in it, for instance {name}/*.txt")
+    text = Source(source, options.encoding).read()
+    if is_unnamed(source) and options.field:
         reader: Reader = _read_jsonl
-    elif source == STDIN and options.column:
+    elif is_unnamed(source) and options.column:
         reader = _read_csv
     else:
-        reader = READERS.get(Path(source).suffix.lower(), _read_plain)
+        reader = READERS.get(ending(source), _read_plain)
     # newline="" leaves line ends inside quoted CSV fields to the csv module; plain text gets universal line ends
     return reader(io.StringIO(text, newline=None if reader is _read_plain else ""), name, options)
 
@@ -238,6 +213,8 @@ def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[str | tu
         content = _read_one(source, options)
         if not content or (isinstance(content, str) and not content.strip()):
             raise CorpusError(f"{_name(source)}: holds no text")
+        for number, record in enumerate([content] if isinstance(content, str) else content, 1):
+            check_characters(record, f"{_name(source)}, record {number:,}")
         yield content
 
 
@@ -258,7 +235,7 @@ def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None 
     if names.count(STDIN) > 1:
         raise CorpusError("standard input (-) can be read only once")
     contents = list(_contents(names, options))
-    name = ", ".join(Path(source).name if source != STDIN else "standard input" for source in names)
+    name = ", ".join(_name(Path(source).name) for source in names)
     if all(isinstance(content, str) for content in contents):
         return Corpus(name, "\n".join(contents) if len(contents) > 1 else contents[0])  # type: ignore[arg-type]
     if any(isinstance(content, str) for content in contents):

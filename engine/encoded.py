@@ -11,8 +11,9 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, groupby, pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,10 +23,11 @@ from numpy.typing import NDArray
 from unrolled.engine import vocabulary
 from unrolled.engine.canonical import later_settings
 from unrolled.engine.checkpoint import KEY, replacing
-from unrolled.engine.corpus import READERS, STDIN, Corpus, ReadOptions, read_corpus
+from unrolled.engine.corpus import READERS, Corpus, ReadOptions, read_corpus
 from unrolled.engine.dataset import DataConfig, Dataset, fit_text, joined_batches
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.sources import STDIN, Source, ending, shown
 from unrolled.engine.text import LEVELS, Tokenizer, smallest_unsigned, tokenizer_from_dict
 from unrolled.engine.vocabulary import whole_words
 
@@ -81,38 +83,43 @@ def open_corpus(sources: Sequence[str | Path], options: ReadOptions) -> Corpus |
     return read_corpus(sources, options)
 
 
-def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig, encoding: str = "utf-8") -> None:
-    """Write the token file of a text in one or several files.
+def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig, encoding: str = "utf-8") -> int:
+    """Write the token file of a text in one or several files; return how many bytes of text they hold.
 
-    The text is read piece by piece, two or three times over; memory does not grow with it.
+    The text is read piece by piece, two or three times over; memory does not grow with it. What can be read only once, as
+    a pipe, is copied beside the output first, and the copy removed at the end.
 
     Raises:
-        CorpusError: a file is missing, not in that encoding, no plain text, or holds too little.
+        CorpusError: a file is missing, not in that encoding, no plain text, holds too little, or changes meanwhile.
     """
     names = [str(source) for source in sources]
-    if not names or any(name == STDIN or Path(name).suffix.lower() in READERS for name in names):
+    if not names or any(name == STDIN or ending(name) in READERS for name in names):
         raise CorpusError(
-            f"encode: needs plain text files, which are read more than once; got {', '.join(names) or 'none'}"
+            f"encode: needs plain text files, which are read more than once; got {', '.join(map(shown, names)) or 'none'}"
         )
     if config.batching != "stream":
         raise ConfigError("batching: encode writes a stream")
-    survey = _Survey()
-    chunks = survey.watch(_read(names, encoding))
-    if (first := next(chunks, None)) is None:
-        raise CorpusError(f"{', '.join(names)}: holds no text")
-    chunks = chain([first], chunks)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(Source(name, encoding).rereadable(output.parent)) for name in names]
+        return _encode(opened, output, config)
+
+
+def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
+    name = ", ".join(source.name for source in sources)
+    survey, again = _Survey(), _Survey()
+    chunks = survey.watch(_read(sources))
     if config.level == "char":
-        tokenizer = fit_text(", ".join(names), chunks, config)
+        tokenizer = fit_text(name, chunks, config)
     else:
         for _ in chunks:
             pass
-        head = (chunk for part, chunk in _cut(_read(names, encoding), survey.cuts(config)) if part == 0)
-        tokenizer = fit_text(", ".join(names), whole_words(head, LEVELS[config.level].boundary), config)
+        head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
+        tokenizer = fit_text(name, whole_words(head, LEVELS[config.level].boundary), config)
     data = {name: value for name, value in config.to_dict().items() if name in SETTINGS}
     described = {
         "format_version": FORMAT_VERSION,
         "corpus": {
-            "name": ", ".join(Path(name).name for name in names),
+            "name": ", ".join(shown(Path(source.path).name) for source in sources),
             "characters": survey.characters,
             "sha256": survey.digest,
         },
@@ -120,20 +127,25 @@ def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig
         "tokenizer": tokenizer.to_dict(),
     }
     with replacing(output) as file:
-        _write(file, _cut(_read(names, encoding), survey.cuts(config)), tokenizer, described)
+        _write(file, _cut(again.watch(_read(sources)), survey.cuts(config)), tokenizer, described)
+        if again.digest != survey.digest:
+            raise CorpusError(f"{name}: changed while it was read; encode it when nothing writes it any more")
+    return survey.bytes
 
 
 class _Survey:
     """How long a text is, and its digest, found while it passes."""
 
     def __init__(self) -> None:
-        self.characters = 0
+        self.characters = self.bytes = 0
         self._hash = hashlib.sha256()
 
     def watch(self, chunks: Iterable[str]) -> Iterator[str]:
         for chunk in chunks:
             self.characters += len(chunk)
-            self._hash.update(chunk.encode("utf-8", "surrogatepass"))
+            data = chunk.encode()
+            self.bytes += len(data)
+            self._hash.update(data)
             yield chunk
 
     @property
@@ -146,24 +158,17 @@ class _Survey:
         return round(self.characters * train), round(self.characters * (train + validation))
 
 
-def _read(names: Sequence[str], encoding: str) -> Iterator[str]:
-    """The text of the files, joined by line ends, in pieces."""
-    bom_aware = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    for place, name in enumerate(names):
+def _read(sources: Sequence[Source]) -> Iterator[str]:
+    """The text of the sources, joined by line ends, in pieces."""
+    for place, source in enumerate(sources):
         if place > 0:
             yield "\n"
-        try:
-            with open(name, encoding=bom_aware) as stream:
-                while chunk := stream.read(vocabulary.PIECE_CHARS):
-                    yield chunk
-        except LookupError as error:
-            raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error
-        except UnicodeError as error:
-            raise CorpusError(
-                f"{name}: is not {encoding} ({error}); name the file's encoding with --encoding"
-            ) from error
-        except OSError as error:
-            raise CorpusError(f"{name}: cannot be read ({error.strerror})") from error
+        blank = True
+        for chunk in source.pieces(vocabulary.PIECE_CHARS):
+            blank = blank and not chunk.strip()
+            yield chunk
+        if blank:
+            raise CorpusError(f"{source.name}: holds no text")
 
 
 def _cut(chunks: Iterable[str], cuts: tuple[int, int]) -> Iterator[tuple[int, str]]:
@@ -186,7 +191,7 @@ def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokeni
     parts = [0, 0, 0]
     for part, group in groupby(pieces, key=lambda piece: piece[0]):
         for ids in tokenizer.encode_pieces(whole_words((text for _, text in group), LEVELS[tokenizer.level].boundary)):
-            ids.tofile(file)
+            file.write(ids.data)  # tofile's error does not say why the disk takes no more
             parts[part] += len(ids)
     file.seek(0)
     file.write(struct.pack("<Q", room) + _header(described, parts, dtype).ljust(room))

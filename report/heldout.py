@@ -16,6 +16,7 @@ from unrolled.engine.corpus import BUILTINS, READERS, Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.jsontext import object_in
+from unrolled.engine.sources import ending
 from unrolled.engine.text import Tokenizer
 
 
@@ -58,7 +59,7 @@ def find_corpus(checkpoint: Checkpoint, run: Path, given: Corpus | None) -> Corp
             missing = f"{path} does not hold the text of the training; name a text with --text"
         except CorpusError as error:
             missing = f"{error}; name a text with --text"
-        if path.suffix.lower() in READERS:
+        if ending(path) in READERS:
             missing = f"{path}: its column or field is not recorded; give --text {path} with --column or --field"
     raise CorpusError(missing)
 

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import io
 import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.corpus import STDIN
 from unrolled.engine.errors import PromptFileError
 from unrolled.engine.jsontext import parse_array, parse_value
+from unrolled.engine.sources import STDIN, Source, ending, is_compressed, is_unnamed, shown
 from unrolled.engine.tables import Damage, LineError, Record, Table, TableError, TableFormat
 from unrolled.runtime.row_settings import ROW_SETTINGS, parse_cell
 
@@ -262,7 +261,7 @@ class PromptFile:
         self, source: str, format: str | None = None, limit: int = ROW_LIMIT, table: TableFormat | None = None
     ) -> None:
         self.path = None if source == STDIN else Path(source)
-        self.name = "standard input" if self.path is None else self.path.name
+        self.name = "standard input" if self.path is None else shown(self.path.name)
         self.format = _format_of(source, format)
         self.table = table or TableFormat()
         if self.format not in TABLES and (given := self.table.options()):
@@ -297,12 +296,11 @@ class PromptFile:
 
     def close(self) -> None:
         self._lines.close()
-        if self.path is not None:
-            self._stream.close()
+        self._stream.close()
 
     def count_lines(self) -> int | None:
-        """Lines of a regular file, about as many as it has rows, or items; None of what can be read only once."""
-        if self.path is None or not self.path.is_file():
+        """Lines of a plain file, about as many as it has rows, or items; None of a pipe, and where they must be unpacked."""
+        if self.path is None or is_unnamed(self.path) or is_compressed(self._stream):
             return None
         if self.format == "json":
             return self._lines.number
@@ -317,22 +315,23 @@ def _format_of(source: str, format: str | None) -> str:
     if format is not None:
         check_choice("format", format, PROMPT_FORMATS)
         return format
-    if source == STDIN:
+    if ending(source) in ENDINGS:
+        return ENDINGS[ending(source)]
+    if is_unnamed(source):
         return "jsonl"
-    ending = Path(source).suffix.lower()
-    if ending not in ENDINGS:
-        known = ", ".join(ENDINGS)
-        raise PromptFileError(
-            f"{source}: the ending {ending!r} says nothing of its format; known are {known}, or name it with --format"
-        )
-    return ENDINGS[ending]
+    known = ", ".join(ENDINGS)
+    raise PromptFileError(
+        f"{shown(source)}: the ending {ending(source)!r} says nothing of its format; known are {known}, "
+        "or name it with --format"
+    )
 
 
 def _open(source: str) -> BinaryIO:
-    if source == STDIN:
-        return sys.stdin.buffer
+    opened = Source(source, None, error=PromptFileError)
+    stream = opened.open()
     try:
-        return open(source, "rb")
-    except OSError as error:
-        reason = error.strerror.lower() if error.strerror else str(error)
-        raise PromptFileError(f"{source}: cannot be read ({reason})") from error
+        opened.find_codec(stream)  # refuses what is not UTF-8 as a whole, where its beginning shows that
+    except PromptFileError:
+        stream.close()
+        raise
+    return stream

@@ -353,7 +353,7 @@ def test_jsonl_round_trip(tmp_path_factory: pytest.TempPathFactory, records: lis
 
 
 @PROPERTY
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\r\ufeff")).filter(str.strip))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r\ufeff\0")).filter(str.strip))
 def test_plain_round_trip(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("plain") / "a.txt"
     path.write_bytes(text.encode())

@@ -1,0 +1,88 @@
+"""Encodings of text: codecs by any of their names, what bytes seem to be in, and what is no character."""
+
+from __future__ import annotations
+
+import codecs
+
+from unrolled.engine.errors import CorpusError, UnrolledError
+
+# UTF-32 before UTF-16, whose mark begins like it
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+WIDE = frozenset(MARKS.values())  # codecs of Unicode, which refuse most bytes of any other encoding
+STRICT = WIDE | {"ascii", "iso8859-1"}  # codecs that decode to no half of a surrogate pair
+
+
+def surrogate_in(text: str) -> int | None:
+    """Return where half of a surrogate pair stands in ``text``, which is no character and has no place in UTF-8."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()  # many times as fast as a search
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def check_characters(text: str, where: str, error: type[UnrolledError] = CorpusError) -> str:
+    r"""Return ``text``, if all of it is characters.
+
+    Raises:
+        UnrolledError: of the class ``error``; there is half of a surrogate pair in it, which JSON can write as \ud83d.
+    """
+    place = surrogate_in(text)
+    if place is not None:
+        raise error(
+            f"{where}: \\u{ord(text[place]):04x} after {place:,} characters is half of a surrogate pair, and no character; "
+            "write the whole pair (an emoji is \\ud83d\\ude00), or take it out"
+        )
+    return text
+
+
+def probable_encoding(sample: bytes) -> str | None:
+    """Return the encoding that ``sample`` shows: by its mark, or by small high bytes as UTF-16 and UTF-32 have them."""
+    for mark, name in MARKS.items():
+        if sample.startswith(mark):
+            return name
+    if len(sample) < 4:
+        return None
+    n = len(sample) // 4 * 4
+    first, second, third, fourth = (sample[place:n:4] for place in range(4))
+    if n >= 8 and not any(fourth) and max(third) <= 0x10:
+        return "utf-32-le"
+    if n >= 8 and not any(first) and max(second) <= 0x10:
+        return "utf-32-be"
+    # below tab: high bytes of Latin, Greek, Cyrillic, Hebrew and Arabic characters, and control characters
+    even, odd = (sum(column.count(byte) for byte in range(8)) for column in (sample[::2], sample[1::2]))
+    enough = max(1 if b"\0" in sample else 8, len(sample) // 4)
+    if max(even, odd) < enough or min(even, odd) > max(even, odd) // 4:
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def by_zeros(sample: bytes) -> str | None:
+    """Return the UTF-16 whose only small bytes are those of line ends and digits, as in Chinese text."""
+    even, odd = sample[::2].count(0), sample[1::2].count(0)
+    if min(even, odd) > 0 or max(even, odd) < 2:
+        return None
+    return "utf-16-le" if odd else "utf-16-be"
+
+
+def find_codec(encoding: str) -> str:
+    """Return Python's own name of a text encoding; utf-8-sig counts as utf-8, whose mark is always dropped.
+
+    Raises:
+        CorpusError: Python does not know it, or it does not turn bytes into text.
+    """
+    try:
+        name = codecs.lookup(encoding).name
+        "a".encode(name)  # refuses rot13, base64 and their like, which codecs.lookup finds
+        codecs.getincrementaldecoder(name)
+    except (LookupError, ValueError, TypeError) as error:
+        raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error
+    return "utf-8" if name == "utf-8-sig" else name
