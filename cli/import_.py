@@ -9,18 +9,22 @@ import typer
 
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, out, print_json, table, warn
+from unrolled.cli.outputs import check_output
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, SUFFIX, Checkpoint, save_checkpoint
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.params import parameter_count
 from unrolled.engine.run_folder import check_free, drop_earlier, holds_run
 from unrolled.export.importing import Imported, import_weights
-from unrolled.export.weight_files import READERS, make_tokenizer, read_merges, read_vocabulary, read_weights
+from unrolled.export.weight_files import make_tokenizer, read_merges, read_vocabulary, read_weights
 
 
 def import_model(
     weights: Annotated[
-        Path, typer.Argument(help=f"A state_dict of a PyTorch language model, saved as {', '.join(READERS)}.")
+        Path,
+        typer.Argument(
+            help="A state_dict of a PyTorch language model: .safetensors, or what torch.save wrote, by any name."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help=f"Run folder, or checkpoint ({SUFFIX}), to write.")],
     vocabulary: Annotated[
@@ -39,20 +43,44 @@ def import_model(
         typer.Option(metavar="NAME", help="Where the gates do not say it. " + options.one_of(CELLS)),
     ] = None,
     tie: Annotated[bool, typer.Option("--tie", help="The output layer shares the embedding's matrix.")] = False,
-    ignore: Annotated[bool, typer.Option("--ignore", help="Leave out tensors that are no part of the model.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    embedding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The embedding's matrix, where its name does not say it.")
+    ] = None,
+    output_layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The output layer's matrix, where its name does not say it.")
+    ] = None,
+    recurrent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The recurrent layers' module, where there are several.")
+    ] = None,
+    state_dict: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Which model of a file that holds several, for instance an average."),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Leave out a tensor on which the logits do not depend; a pattern with *, may be repeated. Refused for "
+            "tensors that are known to change the logits.",
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Make a checkpoint of a model trained elsewhere, so that it can be run, exported and verified."""
+    overwrite = overwrite or force
     path = output if output.suffix == SUFFIX else output / BEST
-    if path == output and path.exists() and not force:
-        raise ConfigError(f"{path}: is there already; name another file, or say --force")
     earlier = []
     if path != output:
-        check_free(output, force, "--force")
+        check_free(output, overwrite)
         earlier = holds_run(output)
-    stored = read_weights(weights)
-    found = import_weights(stored.arrays, cell, tie, ignore, stored.dtypes)
+    for name in earlier:  # removed at the end, as the run's that was there
+        check_output(output / name, overwrite, [weights])
+    check_output(path, overwrite, [weights])
+    stored = read_weights(weights, state_dict)
+    found = import_weights(stored.arrays, cell, tie, ignore or (), stored.dtypes, embedding, output_layer, recurrent)
+    found.notes[:0] = stored.notes
     if vocabulary is None:
         raise ConfigError(
             f"--vocabulary is needed: the weights know {found.config.vocab_size} tokens by number alone; name a file with "
@@ -88,8 +116,6 @@ def _show(weights: Path, path: Path, found: Imported) -> None:
     for match in found.matches:
         shown.add_row(match.source or "–", match.name, " × ".join(map(str, match.shape)), match.note)
     out.print(shown)
-    for name in found.ignored:
-        out.print(f"ignored: {name}")
     for note in found.notes:
         warn(out, note)
     config = found.config

@@ -96,6 +96,7 @@ OPTION_NAMES = {
     "length_penalty": "--length-penalty",
     "early_stopping": "--early-stopping",
     "max_prompt_tokens": "--max-prompt-tokens",
+    "state_dict_key": "--state-dict",
 }
 
 _settings = {"debug": False}

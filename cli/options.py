@@ -97,6 +97,8 @@ Unknown = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Force = Annotated[bool, typer.Option("--force", hidden=True)]  # how --overwrite was called in 0.1.0
 Seed = Annotated[int, typer.Option(help="Fixes everything random.")]
 OnnxruntimeWeb = Annotated[
     Path | None,

@@ -9,37 +9,28 @@ Letters: V vocabulary, E embedding, H hidden, L layers, G gates.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.cells import CELLS
-from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.params import Params, layer_names, parameter_shapes
-
-Weights = Mapping[str, NDArray]
+from unrolled.export.foreign_tensors import changes_function, no_part
+from unrolled.export.recurrent_layers import KINDS, Layer, Weights, choose_cell, hidden_size, listed, recurrent_layers
+from unrolled.export.reparametrization import Recombined, recombine
 
 # The last part of a module's name, in lower case and without numbers.
 EMBEDDINGS = ("embedding", "embeddings", "embed", "embeds", "emb", "encoder", "wte", "word_embeddings", "char_embeddings",
               "token_embedding", "tok_embeddings", "lookup")  # fmt: skip
 OUTPUTS = ("decoder", "fc", "linear", "out", "output", "head", "lm_head", "proj", "projection", "dense", "logits",
            "classifier", "output_layer", "fc_out")  # fmt: skip
-KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 MAX_ONE_HOT = 4096  # tokens: the identity that stands in for an embedding has the square of it
-REMOVE = (
-    "merge it into plain weights first (remove_weight_norm, remove_parametrizations, or saving from the plain module)"
-)
-
-_RECURRENT = re.compile(
-    r"(?P<module>(?:.*\.)?)(?P<kind>(?:weight|bias)_(?:ih|hh))(?:_l(?P<layer>[0-9]{1,4}))?(?P<tail>.*)"
-)
-_WRAPPERS = ("module", "_orig_mod")  # of DataParallel and weight dropping, of torch.compile
 
 
 class Match(NamedTuple):
@@ -62,11 +53,11 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
-class _Layer(NamedTuple):
-    """Source names of one recurrent layer, by kind."""
+class ModelSettings(NamedTuple):
+    """What weights do not say of a model."""
 
-    where: str
-    sources: dict[str, str]
+    cell: str
+    tie: bool
 
 
 class _Ends(NamedTuple):
@@ -81,8 +72,11 @@ def import_weights(
     weights: Weights,
     cell: str | None = None,
     tie: bool = False,
-    ignore: bool = False,
+    ignore: Sequence[str] = (),
     dtypes: Mapping[str, str] | None = None,
+    embedding: str | None = None,
+    output_layer: str | None = None,
+    recurrent: str | None = None,
 ) -> Imported:
     """Recognise a language model in the arrays of a ``state_dict``.
 
@@ -90,135 +84,61 @@ def import_weights(
         weights: arrays by their names in the file.
         cell: a key of ``CELLS``; needed where the number of gates does not say it (rnn, the default, or rnn_relu).
         tie: the output layer shares the embedding's matrix, of which only one is in the file.
-        ignore: leave out what is no part of the model, instead of refusing it.
+        ignore: names of tensors to leave out, or patterns with ``*``; those that are known to change what a model
+            computes are refused all the same.
         dtypes: what the file has them in, where that is no dtype of NumPy's.
+        embedding: the embedding's matrix or module, where its name does not say it.
+        output_layer: the output layer's matrix or module, likewise.
+        recurrent: the module of the recurrent layers, or what their modules are in, where there are several.
 
     Raises:
         ModelFileError: no such model, or one that this package has no room for; names the tensors.
-        ConfigError: ``cell`` or ``tie`` does not go with the weights.
+        ConfigError: a setting does not go with the weights.
     """
-    _refuse_variants(weights)
-    layers, replaced = _recurrent_layers(weights)
-    H = _hidden_size(weights, layers)
-    cell, notes = _choose_cell(weights, layers, H, cell)
+    whole = recombine(weights)
+    layers, replaced = recurrent_layers(whole.arrays, recurrent)
+    H = hidden_size(whole.arrays, layers)
+    cell, notes = choose_cell(whole.arrays, layers, H, cell)
     notes += [f"{name}: not used, {name}_raw stands for it" for name in sorted(replaced)]
     used = {source for layer in layers for source in layer.sources.values()} | replaced
-    rest = {name: weights[name] for name in weights if name not in used}
-    E = int(weights[layers[0].sources["weight_ih"]].shape[1])
-    ends, doubles = _find_ends(rest, E, H)
-    left = [name for name in rest if name not in {*ends, *doubles}]
-    if left and not ignore:
-        raise ModelFileError(
-            f"{_listed(left)}: no part of a language model of embedding, recurrent layers and output, or not recognised; "
-            "say --ignore to leave that out"
-        )
+    rest = {name: value for name, value in whole.arrays.items() if name not in used}
+    E = int(whole.arrays[layers[0].sources["weight_ih"]].shape[1])
+    ends, doubles = _find_ends(rest, E, H, embedding, output_layer)
+    left = {name: value for name, value in rest.items() if name not in {*ends, *doubles}}
     notes += [f"{name}: the same values as {one}, read once" for name, one in doubles.items()]
-    return _assemble(weights, cell, layers, ends, tie, left, notes, dtypes or {})
+    notes += _leave_out(left, ignore)
+    return _assemble(whole, layers, ends, ModelSettings(cell, tie), notes, dtypes or {}, sorted(left))
 
 
-def _listed(names: Iterable[str], most: int = 4) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _refuse_variants(weights: Weights) -> None:
-    """Recurrent layers that are not those of this package."""
-    tails = {name: m["tail"] for name in weights if (m := _RECURRENT.fullmatch(name))}
-    if names := [name for name, tail in tails.items() if tail.startswith("_reverse")]:
-        raise ModelFileError(f"{_listed(names)}: a bidirectional layer, which cannot write text from left to right")
-    if names := [name for name in weights if re.search(r"(^|\.)weight_hr(_l|$)", name)]:
-        raise ModelFileError(f"{_listed(names)}: an LSTM with projections (proj_size), which is not supported")
-    if names := [name for name, tail in tails.items() if tail not in ("", "_raw")]:
-        raise ModelFileError(f"{_listed(names)}: a reparametrised weight; {REMOVE}")
-    if names := [name for name in weights if ".parametrizations." in f".{name}"]:
-        raise ModelFileError(f"{_listed(names)}: a reparametrised weight; {REMOVE}")
-
-
-def _recurrent_layers(weights: Weights) -> tuple[list[_Layer], set[str]]:
-    """The layers in their order, and plain weights for which a ``_raw`` one stands (dropped-out copies of a training)."""
-    found: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
-    replaced = set()
-    for name in sorted(weights, key=lambda name: (name.endswith("_raw"), name)):
-        if m := _RECURRENT.fullmatch(name):
-            module = ".".join(part for part in m["module"].split(".") if part not in _WRAPPERS)
-            sources = found[module, int(m["layer"] or 0)]
-            if m["kind"] in sources:
-                if not m["tail"]:
-                    raise ModelFileError(f"{sources[m['kind']]}, {name}: two of one layer")
-                replaced.add(sources[m["kind"]])
-            sources[m["kind"]] = name
-    if not found:
+def _leave_out(left: Weights, ignore: Sequence[str]) -> list[str]:
+    """Check that a model without the tensors that are ``left`` is the same, or was asked for; what there is to note."""
+    changing = {name: kind for name, value in left.items() if (kind := changes_function(name, value))}
+    for kind in sorted(set(changing.values())):
         raise ModelFileError(
-            f"no recurrent layer: no name ends in weight_ih_l0 or weight_ih; there are {_listed(sorted(weights), 8)}"
+            f"{listed(name for name in changing if changing[name] == kind)}: no part of a language model of embedding, "
+            f"recurrent layers and output, but {kind}, without which the model computes something else; it cannot be "
+            "imported, and --ignore does not leave it out"
         )
-    layers = [_Layer(f"{module}…_l{number}", found[module, number]) for module, number in _in_order(found)]
-    for layer in layers:
-        missing = [kind for kind in KINDS[:2] if kind not in layer.sources]
-        if not missing and len(layer.sources) == 3:
-            missing = [kind for kind in KINDS if kind not in layer.sources]
-        if missing:
-            raise ModelFileError(
-                f"{layer.where}: {', '.join(missing)} missing beside {_listed(layer.sources.values())}"
+    harmless = {name: kind for name, value in left.items() if (kind := no_part(name, value))}
+    for pattern in ignore:
+        if not any(fnmatchcase(name, pattern) for name in left):
+            raise ConfigError(
+                f"--ignore: {pattern!r} matches no tensor that is left over; these are {listed(left) or 'none'}"
             )
-    return layers, replaced
-
-
-def _in_order(found: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Modules by the numbers in their names, then layers by theirs; whatever else tells modules apart is no order."""
-    found = list(found)
-    modules = sorted({module for module, _ in found})
-    if len({re.sub(r"[0-9]+", "", module) for module in modules}) > 1:
+    asked = [name for name in left if any(fnmatchcase(name, pattern) for pattern in ignore)]
+    if unknown := [name for name in left if name not in {*harmless, *asked}]:
         raise ModelFileError(
-            f"recurrent layers under {_listed(modules)}: their order cannot be told from the names; "
-            "import files with one model, its layers numbered"
+            f"{listed(unknown)}: no part of a language model of embedding, recurrent layers and output, or not recognised; "
+            f"only if the logits do not depend on it, say --ignore {shlex.quote(unknown[0])}"
+            + (" and the others" if unknown[1:] else "")
         )
-    ordered = sorted(found, key=lambda place: ([int(n) for n in re.findall(r"[0-9]+", place[0])], place[1]))
-    for module in modules:
-        numbers = [number for name, number in ordered if name == module]
-        if numbers != list(range(len(numbers))):
-            absent = min(set(range(max(numbers))) - set(numbers))
-            raise ModelFileError(f"{module}weight_ih_l{absent}: missing; layers {numbers} are there")
-    return ordered
-
-
-def _hidden_size(weights: Weights, layers: list[_Layer]) -> int:
-    """H of all layers; shapes that contradict each other are named."""
-    sizes = []
-    for layer in layers:
-        name = layer.sources["weight_hh"]
-        shape = weights[name].shape
-        if len(shape) != 2 or 0 in shape or shape[0] % shape[1]:
-            raise ModelFileError(f"{name}: shape {shape}, needs (G·H, H) of a cell with G gates")
-        sizes.append(int(shape[1]))
-    if len(set(sizes)) > 1:
-        raise ModelFileError(f"layers of different widths, {sizes}; this package has one width for all")
-    H = sizes[0]
-    rows = {layer.where: weights[layer.sources["weight_hh"]].shape[0] for layer in layers}
-    if len(set(rows.values())) > 1:
-        raise ModelFileError(f"layers of different cells: weight_hh has {sorted(set(rows.values()))} rows")
-    for place, layer in enumerate(layers):
-        name = layer.sources["weight_ih"]
-        shape, wanted = weights[name].shape, (rows[layer.where], "E" if place == 0 else H)
-        if len(shape) != 2 or shape[0] != wanted[0] or 0 in shape or (place and shape[1] != H):
-            raise ModelFileError(
-                f"{name}: shape {shape}, needs ({wanted[0]}, {wanted[1]}) beside {layer.sources['weight_hh']}"
-            )
-    return H
-
-
-def _choose_cell(weights: Weights, layers: list[_Layer], H: int, cell: str | None) -> tuple[str, list[str]]:
-    """The cell with as many gates as the weights have."""
-    G = weights[layers[0].sources["weight_hh"]].shape[0] // H
-    fitting = [name for name, spec in CELLS.items() if spec.gates == G]
-    if not fitting:
-        raise ModelFileError(f"{layers[0].sources['weight_hh']}: {G} gates, and no cell has as many")
-    if cell is None:
-        notes = [f"{fitting[0]} assumed; if it is {' or '.join(fitting[1:])}, say --cell"] if fitting[1:] else []
-        return fitting[0], notes
-    check_choice("cell", cell, CELLS)
-    if cell not in fitting:
-        raise ConfigError(f"cell: got {cell!r}, but the weights have {G} gates, which is {' or '.join(fitting)}")
-    return cell, []
+    notes = [f"{name}: left out, {kind}" for name, kind in harmless.items() if name not in asked]
+    if asked:
+        notes.append(
+            f"{listed(asked, 16)}: left out as --ignore says; if the original's logits depend on it, this model computes "
+            "something else: compare them"
+        )
+    return notes
 
 
 def _stem(name: str) -> str:
@@ -233,20 +153,39 @@ def _one_of(kind: str, names: list[str], weights: Weights, doubles: dict[str, st
         return None
     for other in names[1:]:
         if not np.array_equal(weights[other], weights[names[0]]):
-            raise ModelFileError(f"{_listed(names)}: several {kind}s, and a model here has one")
+            option = "--embedding" if kind == "embedding" else "--output-layer"
+            raise ModelFileError(f"{listed(names)}: several {kind}s, and a model here has one; say which with {option}")
         doubles[other] = names[0]
     return names[0]
 
 
-def _find_ends(rest: Weights, E: int, H: int) -> tuple[_Ends, dict[str, str]]:
-    """Embedding, output matrix and output bias: by name first, then by shape where one alone has it."""
+def _named(option: str, name: str, tables: list[str]) -> str:
+    """The matrix that an option names, by its own name or its module's."""
+    for table in (name, f"{name}.weight"):
+        if table in tables:
+            return table
+    raise ConfigError(f"{option}: got {name!r}, which is no matrix of the file; there are {listed(tables, 8)}")
+
+
+def _find_ends(
+    rest: Weights, E: int, H: int, embedding_name: str | None = None, output_name: str | None = None
+) -> tuple[_Ends, dict[str, str]]:
+    """Embedding, output matrix and output bias: as named, else by usual names, then by shape where one alone has it."""
     tables = [name for name in sorted(rest) if name.endswith(".weight") and rest[name].ndim == 2]
     with_bias = {name for name in tables if name.removesuffix("weight") + "bias" in rest}
     named_embeddings = [name for name in tables if _stem(name) in EMBEDDINGS and name not in with_bias]
     named_outputs = [name for name in tables if _stem(name) in OUTPUTS]
+    if embedding_name is not None:
+        named_embeddings = [_named("--embedding", embedding_name, tables)]
+        named_outputs = [name for name in named_outputs if name not in named_embeddings]
+    if output_name is not None:
+        named_outputs = [_named("--output-layer", output_name, tables)]
+        if embedding_name is None:
+            named_embeddings = [name for name in named_embeddings if name not in named_outputs]
     unnamed = [name for name in tables if _stem(name) not in {*EMBEDDINGS, *OUTPUTS}]
     if not named_embeddings:
-        named_embeddings = [name for name in unnamed if name not in with_bias and rest[name].shape[1] == E]
+        others = [name for name in unnamed if name not in with_bias and name not in named_outputs]
+        named_embeddings = [name for name in others if rest[name].shape[1] == E]
     if not named_outputs:
         others = [name for name in unnamed if name not in named_embeddings and rest[name].shape[1] == H]
         named_outputs = [name for name in others if name in with_bias] or others
@@ -272,18 +211,21 @@ def _tied(weights: Weights, ends: _Ends, E: int, H: int, tie: bool) -> bool:
         if tie and not same:
             raise ConfigError(f"--tie: {ends.embedding} and {ends.output} are two different matrices")
         return same
-    if ends.output is None:
-        if not tie and ends.bias is None:
-            raise ModelFileError(
-                f"no output layer: no matrix (V, {H}) called {', '.join(OUTPUTS[:6])} or the like; "
-                "if it shares the embedding's, say --tie"
-            )
-        tied = True
-    else:  # without an embedding: tied, or the input is one-hot
+    tied = tie
+    if ends.output is None and not tie:
+        raise ModelFileError(
+            f"no output layer: no matrix (V, {H}) called {', '.join(OUTPUTS[:6])} or the like; "
+            "if it shares the embedding's, say --tie, and if it has another name, --output-layer"
+        )
+    if ends.output is not None and not tie:  # no embedding: tied, or the input is one-hot
         V = weights[ends.output].shape[0]
-        if E == H == V and not tie:
+        if E == H == V:
             raise ModelFileError("no embedding: the input may be one-hot, or share the output's matrix; then say --tie")
-        tied = tie or (E == H and E != V)
+        if E == H:
+            raise ModelFileError(
+                f"no embedding: no matrix (V, {E}) called {', '.join(EMBEDDINGS[:6])} or the like; if it shares the "
+                "output's, say --tie, and if it has another name, --embedding"
+            )
     if tied and ends.embedding is None and ends.output is None:
         raise ModelFileError("no embedding and no output layer")
     if tied and E != H:
@@ -294,15 +236,16 @@ def _tied(weights: Weights, ends: _Ends, E: int, H: int, tie: bool) -> bool:
 
 
 def _assemble(
-    weights: Weights,
-    cell: str,
-    layers: list[_Layer],
+    whole: Recombined,
+    layers: list[Layer],
     ends: _Ends,
-    tie: bool,
-    left: list[str],
+    settings: ModelSettings,
     notes: list[str],
     dtypes: Mapping[str, str],
+    left: list[str],
 ) -> Imported:
+    """Check sizes and values of what was found, and name it as this package does."""
+    weights, (cell, tie) = whole.arrays, settings
     first_in, first_hh = (weights[layers[0].sources[kind]] for kind in KINDS[:2])
     E, H = int(first_in.shape[1]), int(first_hh.shape[1])
     tied = _tied(weights, ends, E, H, tie)
@@ -325,15 +268,18 @@ def _assemble(
     params: Params = {}
     matches = []
     for name, shape in parameter_shapes(config).items():
-        source = sources[name]
+        source, shown = sources[name], None
         if source is not None:
-            params[name], note = _float32(source, weights[source], name, shape, dtypes.get(source))
+            parts = whole.parts.get(source, [source])
+            shown = ", ".join(parts)
+            params[name], note = _float32(shown, weights[source], name, shape, dtypes.get(parts[0]))
+            note = whole.kinds.get(source, note)
         elif name == "embedding.weight":
             params[name], note = np.eye(V, dtype=np.float32), "the identity"
         else:
             params[name], note = np.zeros(shape, np.float32), "not in the file: zeros"
-        matches.append(Match(source, name, shape, note))
-    return Imported(config, params, matches, sorted(left), notes)
+        matches.append(Match(shown, name, shape, note))
+    return Imported(config, params, matches, left, notes)
 
 
 def _check_one_hot(output: str, V: int, width: int, w_ih: str) -> None:

@@ -6,9 +6,7 @@ Files are data: nothing of them is run, and sizes are checked before anything is
 from __future__ import annotations
 
 import re
-import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +15,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
+from unrolled.engine.errors import ConfigError, ModelFileError, first_line
 from unrolled.engine.jsontext import parse_value
 from unrolled.engine.text import LEVELS, SPECIALS, UNK, Tokenizer
-from unrolled.export.archive import check_archive
 
 # of safetensors: the dtype, and how NumPy reads it, which has no bfloat16
 FLOATS = {"F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2")}
 TORCH_FLOATS = tuple(dtype for dtype, _ in FLOATS.values())
-# where a training's checkpoint keeps its weights
-NESTED = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights", "params")
+# files of other frameworks, by their first bytes
+FOREIGN = {
+    b"\x89HDF\r\n": "an HDF5 file (of Keras, for instance)",
+    b"\x1f\x8b": "compressed by gzip: decompress it first",
+    b"GGUF": "a GGUF file",
+}
 ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
-SPREAD = 4  # times the file's size: tied weights are stored once and named twice
 
 
 def bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -41,6 +41,7 @@ class StoredWeights(NamedTuple):
 
     arrays: dict[str, NDArray]
     dtypes: dict[str, str]
+    notes: list[str]  # where in the file they are, and what is beside them
 
 
 def _stand_in(shape: Sequence[int]) -> NDArray:
@@ -53,7 +54,7 @@ def _read_safetensors(path: Path) -> StoredWeights:
         tensors = deserialize(path.read_bytes())
     except SafetensorError as error:
         raise ModelFileError(f"{path}: not a readable .safetensors file ({first_line(error)})") from error
-    stored = StoredWeights({}, {})
+    stored = StoredWeights({}, {}, [])
     for name, tensor in tensors:
         kind, data, shape = tensor["dtype"], tensor["data"], tensor["shape"]
         dtype, layout = FLOATS.get(kind, (kind, ""))
@@ -66,62 +67,14 @@ def _read_safetensors(path: Path) -> StoredWeights:
     return stored
 
 
-def _load_torch(path: Path) -> Any:
-    """What torch's own reader of plain weights makes of a file; it runs no code, and says what it would have to run."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'{path}: reading weights saved by torch needs torch: pip install "unrolled[torch]"; '
-            "or save them as .safetensors"
-        ) from error
-    if zipfile.is_zipfile(path):
-        names = check_archive(path, "a file of torch's")
-        if any(name.endswith("/constants.pkl") for name in names):
-            raise ModelFileError(
-                f"{path}: is a TorchScript file, which is a program; save the module's state_dict() instead"
-            )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the ways in which older releases of torch wrote files
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        needs = re.findall(r"(?:GLOBAL|global|Unsupported class|type) ([\w.]+\.\w+)", str(error))
-        if needs:
-            raise ModelFileError(
-                f"{path}: holds more than weights ({needs[0]}), and reading that would run code of the file; "
-                "save the module's state_dict() alone, best as .safetensors"
-            ) from error
-        raise ModelFileError(f"{path}: not weights saved by torch, or damaged ({first_line(error)})") from error
+def _read_torch(path: Path, state_dict_key: str | None = None) -> StoredWeights:
+    from unrolled.export.torch_files import read_state_dict
 
-
-def _state_dict(values: Any, path: Path) -> dict[str, Any]:
-    """The tensors by name, at the top or one level down, where a training keeps them."""
+    found = read_state_dict(path, state_dict_key)
     import torch
 
-    if isinstance(values, Mapping):
-        for name in (None, *NESTED):
-            part = values if name is None else values.get(name)
-            if isinstance(part, Mapping):
-                found = {key: value for key, value in part.items() if isinstance(value, torch.Tensor)}
-                if found and all(isinstance(key, str) for key in found):
-                    return found
-    raise ModelFileError(
-        f"{path}: holds no tensors by name, neither at the top nor under {', '.join(NESTED)}; "
-        "save the module's state_dict()"
-    )
-
-
-def _read_torch(path: Path) -> StoredWeights:
-    tensors = _state_dict(_load_torch(path), path)
-    import torch
-
-    # a view with strides of 0 is of any shape and takes no place in the file
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if total > SPREAD * path.stat().st_size:
-        raise ModelFileError(f"{path}: declares {total:,} bytes of weights, the file has {path.stat().st_size:,}")
-    stored = StoredWeights({}, {})
-    for name, tensor in tensors.items():
+    stored = StoredWeights({}, {}, [])
+    for name, tensor in found.tensors.items():
         dense = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
         stored.dtypes[name] = str(tensor.dtype).removeprefix("torch.") if dense else f"{tensor.dtype}, {tensor.layout}"
         if dense and stored.dtypes[name] in TORCH_FLOATS:
@@ -129,24 +82,47 @@ def _read_torch(path: Path) -> StoredWeights:
             stored.arrays[name] = plain.contiguous().numpy()
         else:
             stored.arrays[name] = _stand_in(tensor.shape)
+    if found.key:
+        stored.notes.append(f"read are the tensors under {found.key}")
+    if found.beside:
+        more = f" and {len(found.beside) - 8} more" if len(found.beside) > 8 else ""
+        stored.notes.append(f"left out beside them: {', '.join(found.beside[:8])}{more}")
     return stored
 
 
-READERS = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch}
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as .safetensors does: the header's length, and a JSON object of that length."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
 
 
-def read_weights(path: Path) -> StoredWeights:
-    """The arrays of a ``state_dict`` by name; float16, float32 and float64 as they are, bfloat16 as float32.
+def read_weights(path: Path, state_dict_key: str | None = None) -> StoredWeights:
+    """Return the arrays of a ``state_dict`` by name; float16, float32 and float64 as they are, bfloat16 as float32.
+
+    The content of a file decides what it is, so that it can have any ending.
+
+    Args:
+        path: a .safetensors file, or one that ``torch.save`` wrote.
+        state_dict_key: which of several in a file of torch's, as the message that asks for it lists them.
 
     Raises:
         ModelFileError: missing, damaged, of another kind, or holding more than weights.
+        ConfigError: a file with several models of which none is named, or ``state_dict_key`` without need.
         MissingDependencyError: a file of torch's, and torch is not installed.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
-    if path.suffix.lower() not in READERS:
-        raise ModelFileError(f"{path}: the ending {path.suffix!r} is of no weights; known are {', '.join(READERS)}")
-    return READERS[path.suffix.lower()](path)
+    if path.suffix.lower() == ".safetensors" or _is_safetensors(path):
+        if state_dict_key is not None:
+            raise ConfigError(f"state_dict_key: {path} is a .safetensors file, which holds one")
+        return _read_safetensors(path)
+    with path.open("rb") as file:
+        start = file.read(8)
+    for magic, kind in FOREIGN.items():
+        if start.startswith(magic):
+            raise ModelFileError(f"{path}: is {kind}; needed is a state_dict, saved by torch or as .safetensors")
+    return _read_torch(path, state_dict_key)
 
 
 def read_vocabulary(path: Path, level: str) -> list[str]:

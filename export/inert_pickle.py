@@ -1,0 +1,98 @@
+"""A pickle reader that imports and runs nothing: every class and function of a file is replaced by an empty stand-in.
+
+``torch.load`` takes this module as its ``pickle_module``. Training frameworks keep objects of their own beside the weights
+(hyper-parameters, paths, NumPy scalars), which torch's reader of plain weights refuses together with the weights. Here they
+become stand-ins, so that the tensors can be read. That a call is never made does not depend on its name; a file that asks
+for a call into the standard library is refused all the same, because it is a program and no training's checkpoint.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from typing import IO, Any
+
+# modules and names of the standard library whose objects are plain data
+_DATA_MODULES = {"_codecs", "argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "functools",
+                 "pathlib", "typing", "uuid"}  # fmt: skip
+_DATA_NAMES = {"types.SimpleNamespace", *(f"builtins.{name}" for name in (
+    "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set", "slice", "str", "tuple"
+))}  # fmt: skip
+# functions of torch.* that make tensors of storages, and check offsets, sizes and strides against them
+_REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+
+
+class CallRefused(Exception):
+    """The file asks for a call of a function of the standard library; its name is the argument."""
+
+
+class _Inert(type):
+    """Classes of a file: a call gives an empty object, whatever it is called with."""
+
+    full_name = ""
+
+    def __call__(cls, *arguments: object, **named: object) -> Any:
+        module = cls.full_name.partition(".")[0]
+        if module in sys.stdlib_module_names and module not in _DATA_MODULES and cls.full_name not in _DATA_NAMES:
+            raise CallRefused(cls.full_name)
+        return super().__call__()
+
+
+class StandIn(metaclass=_Inert):
+    """An object of a file, without its content."""
+
+    def __new__(cls, *arguments: object, **named: object) -> Any:
+        return object.__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def append(self, value: object) -> None:
+        pass
+
+    extend = add = append
+
+
+def _new_dict(*arguments: object) -> dict[object, object]:
+    """Stand for ``defaultdict``, whose first argument is a function."""
+    return {}
+
+
+def _known(module: str, name: str) -> Any:
+    """Return what tensors and their containers are made of; None for anything else."""
+    if module == "collections":
+        return {"OrderedDict": OrderedDict, "defaultdict": _new_dict}.get(name)
+    if module.partition(".")[0] != "torch":
+        return None
+    import torch
+
+    if module == "torch._utils" and name in _REBUILD:
+        return getattr(torch._utils, name)
+    if module == "torch":
+        value = vars(torch).get(name)  # no attribute access, which can import modules
+        storage = isinstance(value, type) and issubclass(value, torch.TypedStorage)
+        return value if storage or isinstance(value, torch.dtype) or name in ("Size", "device") else None
+    return None
+
+
+# The one written in Python: the other makes room for as many entries of the memo as a file says, up to 32 GB.
+class Unpickler(pickle._Unpickler):
+    """Read a pickle whose classes and functions are stand-ins, but for those of plain tensors."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if self.proto < 3:  # type: ignore[attr-defined] # such pickles have the names of Python 2
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        known = _known(module, name)
+        if known is not None:
+            return known
+        return _Inert(name.rpartition(".")[2], (StandIn,), {"full_name": f"{module}.{name}"})
+
+
+def load(file: IO[bytes], **settings: Any) -> Any:
+    """Read one pickle; the name is that of ``pickle.load``, in whose place it is called."""
+    return Unpickler(file, **settings).load()
