@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unrolled.engine.jsontext import to_json
+from unrolled.engine.readers import Reading
 
 WIDTH = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
 FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
@@ -41,6 +43,12 @@ def table(title: str, *columns: str) -> Table:
 def emphasis(console: Console, *parts: str | tuple[str, str]) -> None:
     """Print a line of plain and styled parts."""
     console.print(Text.assemble(*parts))
+
+
+def show_readings(console: Console, readings: Iterable[Reading]) -> None:
+    """Print what was read of each file of records, and what was skipped, a line each."""
+    for reading in readings:
+        console.print(reading.describe())
 
 
 def warn(console: Console, text: str) -> None:

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from unrolled.cli import options
-from unrolled.cli.console import emphasis, out, print_json
-from unrolled.engine.batches import BATCHINGS
-from unrolled.engine.corpus import ReadOptions
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings
+from unrolled.engine.batches import BATCHINGS, RecordBatches
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.evaluation import count_unknown, step_evaluator
 from unrolled.engine.evaluation import evaluate as score
@@ -30,6 +29,9 @@ def evaluate(
     column: options.Column = None,
     field: options.Field = None,
     encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
     batching: Annotated[
         str | None,
         typer.Option(
@@ -55,16 +57,21 @@ def evaluate(
     A whole text is scored as one stream whose state is carried from the first token to the last, or record by record.
     With --part and the defaults the figures are those that the training showed.
     """
+    reading = options.read_options(locals())
     opened = load(model, engine, precision)
-    text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
+    text = open_corpus(corpus or (), reading)
     batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
     metrics = score(step_evaluator(opened), opened.config, batches)
     unknown = count_unknown(batches, opened.tokenizer.unk_id)
+    readings = text.read_as("records" if isinstance(batches, RecordBatches) else "stream")
     if json:
-        figures = {**metrics.to_dict(), "unknown": unknown}
+        show_readings(err, readings)
+        read = [reading.to_dict() for reading in readings]
+        figures = {**metrics.to_dict(), "unknown": unknown, "read": read}
         print_json({"model": model, "engine": opened.engine, "corpus": text.name, "part": part, **figures})
         return
     emphasis(out, (text.name, "bold"), f"{', ' + part if part else ''} by {model} on {opened.engine}")
+    show_readings(out, readings)
     out.print(f"  loss            {metrics.loss:.4f} nats a token")
     out.print(f"  perplexity      {metrics.perplexity:.3f}")
     out.print(f"  bits_per_token  {metrics.bits_per_token:.4f}")

@@ -10,10 +10,10 @@ import typer
 from rich.table import Table
 
 from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, warn
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.checks import check_choice
-from unrolled.engine.corpus import Corpus, ReadOptions, read_corpus
+from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.export.formats import FORMATS, export_model, usual_name
 from unrolled.export.metadata import FORMS
@@ -63,6 +63,12 @@ def export(
         ),
     ] = None,
     onnxruntime_web: options.OnnxruntimeWeb = None,
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
     json: options.Json = False,
 ) -> None:
     """Write a model as one file for other runtimes; config, tokenizer and golden cases are inside.
@@ -76,7 +82,12 @@ def export(
     wanted = FORMATS[kind]
     form = form or wanted.forms[0]
     stored = _weights(weights, quantize)
-    text = read_corpus((measure,), ReadOptions()) if measure else None
+    reading = options.read_options(locals())
+    if not measure and reading.of_records:
+        raise ConfigError(f"{', '.join(reading.of_records)}: go with --measure")
+    text = read_corpus((measure,), reading) if measure else None
+    if text:
+        show_readings(err, text.readings)
     checkpoint = load_checkpoint(source)
     path = output or source.parent / usual_name(kind)
     given = None if stored == FLOAT32 else stored

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, warn
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.progress import TrainingDisplay
-from unrolled.cli.settings import read_options, with_settings
+from unrolled.cli.settings import with_settings
 from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import ConfigError, UnrolledError
@@ -72,8 +72,10 @@ def lr_find(
     console = err if json else out
     curve, picture = output / CURVE, output / PICTURE
     _check_new((curve, picture), overwrite)
-    text = open_corpus(corpus or (), read_options(settings))
+    text = open_corpus(corpus or (), options.read_options(settings))
     run = prepare_trial(Datasets(text), {**settings, "average": None})
+    readings = text.read_as(run.experiment.data.batching)
+    show_readings(console, readings)
     console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}")
     with TrainingDisplay(console) as display:
         test = range_test(run, low, high, updates, display)
@@ -91,7 +93,10 @@ def lr_find(
         console.print(f"in {output}: {', '.join(written)}")
     if json:
         figures = {"suggestion": test.suggestion, "steepest_descent": test.steepest, "updates": len(test.losses)}
-        print_json({**figures, "exploded": test.exploded, "interrupted": test.interrupted, "output": str(output)})
+        read = [reading.to_dict() for reading in readings]
+        print_json(
+            {**figures, "read": read, "exploded": test.exploded, "interrupted": test.interrupted, "output": str(output)}
+        )
     if test.interrupted:
         raise typer.Exit(130)
 

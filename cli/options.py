@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.backends import PRECISIONS
 from unrolled.engine.corpus import IDENTIFIERS
+from unrolled.engine.readers import ReadOptions
 from unrolled.engine.tables import QUOTINGS
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
+
+READING = ("column", "field", "encoding", "delimiter", "quoting", "header")  # options that say how files are read
 
 
 def one_of(names: Iterable[str]) -> str:
@@ -31,13 +34,15 @@ Model = Annotated[str, typer.Argument(help="A run folder, a checkpoint (.safeten
 CorpusArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Text files, .csv/.tsv with --column, .jsonl with --field, or - for standard input. "
+        help="Text files, .csv/.tsv with --column, .jsonl/.json with --field, or - for standard input. "
         "Left out: the Python reference that ships with CPython, some 450 KB; "
         f"{IDENTIFIERS}: the names in its standard library, as records."
     ),
 ]
-Column = Annotated[str | None, typer.Option(help="Column of a .csv or .tsv.")]
-Field = Annotated[str | None, typer.Option(help="Field of a .jsonl; 'text' if left out.")]
+Column = Annotated[
+    str | None, typer.Option(help="Column of a .csv or .tsv; with --no-header its number. " + default("the only one"))
+]
+Field = Annotated[str | None, typer.Option(help="Field of a .jsonl or .json; 'text' if left out.")]
 Delimiter = Annotated[
     str | None,
     typer.Option(
@@ -129,6 +134,12 @@ Preset = Annotated[
     ),
 ]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to write behind; may be repeated.")]
+
+
+def read_options(settings: Mapping[str, Any]) -> ReadOptions:
+    """Return how files are read, of the options of a verb by their names."""
+    named = {name: settings[name] for name in READING if name != "header"}
+    return ReadOptions(**named, header=settings["header"] is not False)
 
 
 def unescape(text: str) -> str:

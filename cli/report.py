@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from unrolled.cli import options
-from unrolled.cli.console import out
-from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.cli.console import err, out, show_readings
+from unrolled.engine.corpus import read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.report.page import write_report
 
@@ -27,6 +27,9 @@ def report(
     column: options.Column = None,
     field: options.Field = None,
     encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
 ) -> None:
     """Write one page about one run or several: curves, differences, samples, and what the networks do with a text.
 
@@ -35,8 +38,11 @@ def report(
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output: got {output}, needs a name that ends in .html")
-    if text is None and (column or field):
-        raise ConfigError("--column and --field go with --text")
-    corpus = None if text is None else read_corpus(text, ReadOptions(column, field, encoding))
+    reading = options.read_options(locals())
+    if text is None and reading.of_records:
+        raise ConfigError(f"{', '.join(reading.of_records)}: go with --text")
+    corpus = None if text is None else read_corpus(text, reading)
+    if corpus is not None:
+        show_readings(err, corpus.readings)
     write_report(runs, output, corpus)
     out.print(str(output))

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.cli import options
-from unrolled.cli.console import out, print_json, table
+from unrolled.cli.console import err, out, print_json, show_readings, table
+from unrolled.engine.batches import RecordBatches
 from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
-from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.corpus import read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.evaluation import evaluate, step_evaluator
+from unrolled.engine.readers import ReadOptions
 from unrolled.engine.rescore import batches_to_score
 from unrolled.runtime import load, rank
 from unrolled.runtime.scoring import ORDERS, TextScore
@@ -41,6 +43,9 @@ def score(
     column: options.Column = None,
     field: options.Field = None,
     encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
     json: options.Json = False,
 ) -> None:
     r"""Log-probability and perplexity of texts, of files, or of alternatives behind a prompt, the most probable first.
@@ -53,9 +58,11 @@ def score(
     if file and (prompt is not None or eos or tokens):
         raise ConfigError("score: --prompt, --eos and --tokens do not go with files")
     check_choice("by", by, ORDERS)
+    reading = options.read_options(locals())
+    if not file and reading.of_records:
+        raise ConfigError(f"{', '.join(reading.of_records)}: go with files")
     opened = load(model, engine, precision)
     if file:
-        reading = ReadOptions(column, field, encoding)
         _print_files(opened, [_score_file(opened, name, reading) for name in file], json)
         return
     before = None if prompt is None else options.unescape(prompt)
@@ -78,6 +85,8 @@ def score(
 def _score_file(model: StepModel, name: str, reading: ReadOptions) -> dict[str, Any]:
     corpus = read_corpus([name], reading)
     batches = batches_to_score(corpus, model.tokenizer, model.training)
+    readings = corpus.read_as("records" if isinstance(batches, RecordBatches) else "stream")
+    show_readings(err, readings)
     metrics = evaluate(step_evaluator(model), model.config, batches)
     total = -metrics.loss * metrics.tokens
     return {
@@ -86,6 +95,7 @@ def _score_file(model: StepModel, name: str, reading: ReadOptions) -> dict[str, 
         "mean": -metrics.loss,
         "perplexity": metrics.perplexity,
         "tokens": metrics.tokens,
+        "read": [reading.to_dict() for reading in readings],
     }
 
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from unrolled.cli import options
 from unrolled.cli.train import train
-from unrolled.engine.corpus import ReadOptions
 from unrolled.engine.recipe import OPTIONS
 
-READING = ("column", "field", "encoding")
-SETTINGS = (*READING, "engine", "precision", *OPTIONS)
+SETTINGS = (*options.READING, "engine", "precision", *OPTIONS)
 IGNORED = ("samples", "tensorboard")  # of train: recipes may have them
 
 
@@ -50,7 +49,3 @@ def _parameters(verb: Callable[..., None]) -> list[inspect.Parameter]:
 def _hide(parameter: inspect.Parameter) -> inspect.Parameter:
     kind = parameter.annotation.__origin__ if hasattr(parameter.annotation, "__metadata__") else parameter.annotation
     return parameter.replace(annotation=Annotated[kind, typer.Option(hidden=True)])
-
-
-def read_options(settings: dict[str, Any]) -> ReadOptions:
-    return ReadOptions(**{name: settings[name] for name in READING})

@@ -11,12 +11,11 @@ from rich.console import Console
 from unrolled.bench.peak import flops_per_token, quick_peak
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, warn
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.progress import Speed, TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
-from unrolled.engine.corpus import ReadOptions
 from unrolled.engine.dataset import doubts
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
@@ -100,6 +99,9 @@ def train(
     column: options.Column = None,
     field: options.Field = None,
     encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
     lowercase: Annotated[
         bool | None,
         typer.Option(
@@ -232,11 +234,12 @@ def train(
     A recipe is a TOML file of these options by their names, for instance hidden = 256 or output-dropout = 0.1.
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
-    experiment = experiment_of(locals())  # whose names are those of the options
+    given = locals()  # whose names are those of the options
+    experiment, reading = experiment_of(given), options.read_options(given)
     with training_group(engine) as group:
         group.shared(lambda: check_start(output, overwrite, resume))
         observers: list[Observer] = [EventFiles(output)] if tensorboard else []
-        text = open_corpus(corpus or (), ReadOptions(column, field, encoding))
+        text = open_corpus(corpus or (), reading)
         run = prepare_run(
             text,
             experiment,
@@ -261,7 +264,8 @@ def _report(console: Console, run: PreparedRun, result: TrainingResult, output: 
         picture = _picture(console, output, title)
         _summarise(console, run, result, output, picture)
     if json:
-        print_json({**result.to_dict(), "output": str(output)})
+        read = [reading.to_dict() for reading in run.corpus.read_as(run.experiment.data.batching)]
+        print_json({**result.to_dict(), "read": read, "output": str(output)})
 
 
 def _announce(console: Console, run: PreparedRun, output: Path, processes: int) -> None:
@@ -274,6 +278,7 @@ def _announce(console: Console, run: PreparedRun, output: Path, processes: int) 
         f"{run.dataset.train.tokens_per_epoch:,} to train on, "
         f"{validation.tokens_per_epoch if validation else 0:,} to validate on",
     )
+    show_readings(console, run.corpus.read_as(data.batching))
     console.print(
         f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
         f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "

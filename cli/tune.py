@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from unrolled.cli import options
-from unrolled.cli.console import FILE_WIDTH, emphasis, err, out, print_json, warn
-from unrolled.cli.settings import read_options, with_settings
+from unrolled.cli.console import FILE_WIDTH, emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.settings import with_settings
 from unrolled.cli.study_display import StudyDisplay, trial_table
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
@@ -64,7 +64,7 @@ def tune(
     space = parse_space(search or (), settings)
     plan = Plan(settings, space, trials, minutes, jobs, pruner)
     check_folder(output, resume)
-    text = open_corpus(corpus or (), read_options(settings))
+    text = open_corpus(corpus or (), options.read_options(settings))
     console = err if json else out
     searched = ", ".join(f"{name.replace('_', '-')} {domain}" for name, domain in space.items())
     emphasis(
@@ -72,6 +72,8 @@ def tune(
         (text.name, "bold"),
         f": {text.characters:,} characters; searching {searched} -> {output}",
     )
+    readings = text.read_as(str(settings["batching"]))
+    show_readings(console, readings)
     with StudyDisplay(console, trials) as display:
         result = run_study(text, corpus or [], plan, output, resume, display)
     written = [JOURNAL]
@@ -86,7 +88,10 @@ def tune(
     if json:
         rows = [trial.to_dict() for trial in result.trials]
         best = result.best and result.best.number
-        print_json({"best": best, "interrupted": result.interrupted, "output": str(output), "trials": rows})
+        read = [reading.to_dict() for reading in readings]
+        print_json(
+            {"best": best, "read": read, "interrupted": result.interrupted, "output": str(output), "trials": rows}
+        )
     if result.interrupted:
         raise typer.Exit(130)
 

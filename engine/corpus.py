@@ -1,4 +1,4 @@
-"""Readers: plain text, CSV and TSV columns, JSONL fields, standard input, and a corpus that every CPython has.
+"""A corpus from files, standard input, or what every CPython has.
 
 A corpus is text or records. Either can be had as the other: a text's records are its lines that are not blank, a list of
 records as a text is joined by line ends.
@@ -7,21 +7,18 @@ records as a text is joined by line ends.
 from __future__ import annotations
 
 import ast
-import csv
 import hashlib
-import io
-import json
 import os
 import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO
 
 from unrolled.engine.errors import CorpusError
+from unrolled.engine.readers import BLANK, READERS, Content, Reading, ReadOptions, read_plain, unnamed_reader
 from unrolled.engine.sources import STDIN, Source, check_characters, ending, is_unnamed, shown
 
 BUILTIN = "python-reference"  # that which is read where none is named
@@ -29,10 +26,11 @@ BUILTIN = "python-reference"  # that which is read where none is named
 
 @dataclass(frozen=True)
 class Corpus:
-    """What was read: ``content`` is one text, or a tuple of records."""
+    """What was read: ``content`` is one text, or a tuple of records, which ``readings`` describe file by file."""
 
     name: str
     content: str | tuple[str, ...]
+    readings: tuple[Reading, ...] = field(default=(), compare=False)
 
     @cached_property
     def text(self) -> str:
@@ -44,6 +42,14 @@ class Corpus:
             return tuple(line for line in self.content.split("\n") if line.strip())
         return self.content
 
+    def read_as(self, batching: str) -> tuple[Reading, ...]:
+        """Return what was read where records are; the lines of a text are some if ``batching`` is "records"."""
+        if isinstance(self.content, str) and batching == "records":
+            lines = self.content.count("\n") + (self.content[-1:] not in ("", "\n"))
+            rows = len(self.records)
+            return (Reading(self.name, "text", None, rows, {BLANK: lines - rows}),)
+        return self.readings
+
     @property
     def characters(self) -> int:
         return len(self.text)
@@ -52,15 +58,6 @@ class Corpus:
     def digest(self) -> str:
         """SHA-256 of the text in UTF-8, to tell corpora apart."""
         return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How files are read: ``column`` of a CSV or TSV, ``field`` of a JSONL, character ``encoding``."""
-
-    column: str | None = None
-    field: str | None = None
-    encoding: str = "utf-8"
 
 
 def builtin_corpus() -> Corpus:
@@ -116,112 +113,40 @@ IDENTIFIERS = "python-identifiers"
 BUILTINS: dict[str, Callable[[], Corpus]] = {BUILTIN: builtin_corpus, IDENTIFIERS: identifiers_corpus}
 
 
-def _read_plain(stream: IO[str], name: str, options: ReadOptions) -> str:
-    if options.column or options.field:
-        what = "--column goes with .csv and .tsv" if options.column else "--field goes with .jsonl"
-        raise CorpusError(f"{name}: {what} files; this one is read as plain text")
-    return stream.read()
-
-
-def _read_delimited(stream: IO[str], name: str, options: ReadOptions, delimiter: str) -> tuple[str, ...]:
-    if options.field:
-        raise CorpusError(f"{name}: --field goes with .jsonl files; a column is named with --column")
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts
-    reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-    try:
-        columns = list(reader.fieldnames or [])
-        if not columns:
-            raise CorpusError(f"{name}: empty; a header row with column names was expected")
-        if options.column is None and len(columns) > 1:
-            raise CorpusError(f"{name}: which column? --column takes one of {', '.join(columns)}")
-        column = options.column or columns[0]
-        if column not in columns:
-            raise CorpusError(f"{name}: no column {column!r}; there are {', '.join(columns)}")
-        rows = [row[column] for row in reader]
-    except csv.Error as error:
-        raise CorpusError(f"{name}, line {reader.reader.line_num}: {error}") from error
-    return tuple(row for row in rows if row and row.strip())
-
-
-def _read_csv(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ...]:
-    return _read_delimited(stream, name, options, ",")
-
-
-def _read_tsv(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ...]:
-    return _read_delimited(stream, name, options, "\t")
-
-
-def _read_jsonl(stream: IO[str], name: str, options: ReadOptions) -> tuple[str, ...]:
-    if options.column:
-        raise CorpusError(f"{name}: --column goes with .csv and .tsv files; a field is named with --field")
-    field = options.field or "text"
-    records = []
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{name}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict) or field not in row:
-            there = (
-                f"; there are {', '.join(map(str, row))}" if isinstance(row, dict) else f", but {line.strip()[:40]!r}"
-            )
-            raise CorpusError(f"{name}, line {number}: no object with a field {field!r}{there}; --field names another")
-        if not isinstance(row[field], str):
-            raise CorpusError(f"{name}, line {number}: field {field!r} is a {type(row[field]).__name__}, needs a text")
-        records.append(check_characters(row[field], f"{name}, line {number}, field {field!r}"))
-    return tuple(record for record in records if record.strip())
-
-
-Reader = Callable[[IO[str], str, ReadOptions], str | tuple[str, ...]]
-READERS: dict[str, Reader] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-}
-
-
 def _name(source: str) -> str:
     return "standard input" if source == STDIN else shown(source)
 
 
-def _read_one(source: str, options: ReadOptions) -> str | tuple[str, ...]:
+def _read_one(source: str, options: ReadOptions) -> Content:
     name = _name(source)
     if source in BUILTINS and not Path(source).exists():
-        if options.column or options.field:
-            raise CorpusError(f"--column and --field go with a file; {name} is built in")
-        return BUILTINS[source]().content
+        if options.of_records:
+            raise CorpusError(f"{', '.join(options.of_records)}: for files; {name} is built in")
+        return Content(BUILTINS[source]().content)
     if Path(source).suffix == ".tokens":
         raise CorpusError(f"{name}: holds ids, which train and eval read, alone; here the text itself is needed")
     if os.path.isdir(source):
         raise CorpusError(f"{name}: is a folder; name the files in it, for instance {name}/*.txt")
     text = Source(source, options.encoding).read()
-    if is_unnamed(source) and options.field:
-        reader: Reader = _read_jsonl
-    elif is_unnamed(source) and options.column:
-        reader = _read_csv
-    else:
-        reader = READERS.get(ending(source), _read_plain)
-    # newline="" leaves line ends inside quoted CSV fields to the csv module; plain text gets universal line ends
-    return reader(io.StringIO(text, newline=None if reader is _read_plain else ""), name, options)
+    reader = unnamed_reader(options) if is_unnamed(source) else READERS.get(ending(source), read_plain)
+    return reader(text, name, options)
 
 
-def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[str | tuple[str, ...]]:
+def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[Content]:
     for source in sources:
-        content = _read_one(source, options)
+        found = _read_one(source, options)
+        content = found.content
         if not content or (isinstance(content, str) and not content.strip()):
             raise CorpusError(f"{_name(source)}: holds no text")
         for number, record in enumerate([content] if isinstance(content, str) else content, 1):
             check_characters(record, f"{_name(source)}, record {number:,}")
-        yield content
+        yield found
 
 
 def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None = None) -> Corpus:
     """Read one corpus from files, "-" (standard input), or a key of ``BUILTINS``; ``BUILTIN`` where ``sources`` is empty.
 
-    The reader goes by the file's ending: .csv, .tsv, .jsonl and .ndjson give records, everything else is plain text.
+    The reader goes by the file's ending: .csv, .tsv, .jsonl, .ndjson and .json give records, everything else is plain text.
 
     Raises:
         CorpusError: a file is missing, empty or undecodable, a column or field is missing, or texts and records are mixed.
@@ -229,15 +154,17 @@ def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None 
     names = [str(source) for source in sources]
     options = options or ReadOptions()
     if not names:
-        if options.column or options.field:
-            raise CorpusError("--column and --field go with a file; none is named")
+        if options.of_records:
+            raise CorpusError(f"{', '.join(options.of_records)}: for files; none is named")
         return builtin_corpus()
     if names.count(STDIN) > 1:
         raise CorpusError("standard input (-) can be read only once")
-    contents = list(_contents(names, options))
+    found = list(_contents(names, options))
+    contents = [one.content for one in found]
     name = ", ".join(_name(Path(source).name) for source in names)
     if all(isinstance(content, str) for content in contents):
         return Corpus(name, "\n".join(contents) if len(contents) > 1 else contents[0])  # type: ignore[arg-type]
     if any(isinstance(content, str) for content in contents):
-        raise CorpusError(f"{name}: plain text and records (.csv, .tsv, .jsonl) cannot be mixed in one corpus")
-    return Corpus(name, tuple(record for content in contents for record in content))
+        raise CorpusError(f"{name}: plain text and records (.csv, .tsv, .jsonl, .json) cannot be mixed in one corpus")
+    readings = tuple(one.reading for one in found if one.reading is not None)
+    return Corpus(name, tuple(record for content in contents for record in content), readings)

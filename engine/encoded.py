@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from unrolled.engine import vocabulary
 from unrolled.engine.canonical import later_settings
 from unrolled.engine.checkpoint import KEY, replacing
-from unrolled.engine.corpus import READERS, Corpus, ReadOptions, read_corpus
+from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig, Dataset, fit_text, joined_batches
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
+from unrolled.engine.readers import READERS, Reading, ReadOptions
 from unrolled.engine.sources import STDIN, Source, ending, shown
 from unrolled.engine.text import LEVELS, Tokenizer, smallest_unsigned, tokenizer_from_dict
 from unrolled.engine.vocabulary import whole_words
@@ -50,6 +51,10 @@ class EncodedCorpus:
     ids: NDArray
     parts: tuple[int, int, int]
     data: dict[str, Any]
+
+    def read_as(self, batching: str) -> tuple[Reading, ...]:
+        """Return nothing: a token file has no records."""
+        return ()
 
     def settle(self, config: DataConfig) -> DataConfig:
         """``config`` with the settings that decided the ids.

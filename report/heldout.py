@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from unrolled.engine.batches import split_corpus
 from unrolled.engine.checkpoint import Checkpoint
-from unrolled.engine.corpus import BUILTINS, READERS, Corpus, read_corpus
+from unrolled.engine.corpus import BUILTINS, Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.jsontext import object_in
+from unrolled.engine.readers import READERS
 from unrolled.engine.sources import ending
 from unrolled.engine.text import Tokenizer
 

@@ -17,11 +17,12 @@ import pytest
 from safetensors import safe_open
 
 from unrolled.engine import vocabulary as vocabulary_module
-from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.corpus import read_corpus
 from unrolled.engine.dataset import DataConfig, prepare
 from unrolled.engine.encoded import EncodedCorpus, encode_files, open_corpus, read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
+from unrolled.engine.readers import ReadOptions
 from unrolled.engine.text import BpeTokenizer
 from unrolled.engine.training import TrainingConfig
 from unrolled.engine.vocabulary import whole_words

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from unrolled.engine.corpus import ReadOptions, read_corpus
+from unrolled.engine.corpus import read_corpus
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.encoded import encode_files, read_encoded
 from unrolled.engine.errors import CorpusError, MissingDependencyError, PromptFileError, UnrolledError
+from unrolled.engine.readers import ReadOptions
 from unrolled.engine.sources import Source, ending, shown
 from unrolled.runtime.prompt_files import BadRow, PromptFile
 
