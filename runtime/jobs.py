@@ -8,21 +8,19 @@ with ``sample`` behind the id where a prompt has several texts, and ``token_ids`
 that cannot be served is {"id", "line", "error"} in its place, and so is a text (with ``sample`` where there are several) that
 its settings leave no token to go on with: all that has no error is whole.
 
-Rows are written in blocks: the lanes are empty at the beginning and the end of each. A row's bits do not depend on its
-neighbours, as far as was measured, but no library of products promises it; from the beginning of a block on, a job that goes
-on has the same neighbours as one that was not interrupted. It therefore writes the block that it was cut in once more, and
-sees that the lines kept come out the same. Of blocks that are over, the rows have a digest in the .job file, settings
-included, which the lines do not show.
+What identifies a job lies in the .job file beside the results: the model, the settings, and digests of the rows that are over,
+settings of their own included, which the lines do not show. Rows are written in blocks: the lanes are empty at the beginning
+and the end of each. A block has a digest, and while it is written so have its first rows, every few rows. A job that is
+resumed checks that the rows are the same and goes on after the last of these digests; results after it are written once more
+and must come out the same. It relies on rows whose bits do not depend on their neighbours (``rowwise``).
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -36,15 +34,17 @@ from unrolled.engine.jsontext import to_json
 from unrolled.engine.tables import TableFormat
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.interrupts import Interrupts
+from unrolled.runtime.job_blocks import Block
+from unrolled.runtime.job_file import FORMAT
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.prompt_files import PROMPT_FORMATS, BadRow, PromptFile, PromptRow, Row
-from unrolled.runtime.records import Record, error_record, parse_line, row_bytes, stuck_record, text_record, to_line
+from unrolled.runtime.records import Record, error_record, parse_line, stuck_record, text_record, to_line
 from unrolled.runtime.result_files import STDOUT, ResultFile, Results, open_results
 from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, row_requests
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
 from unrolled.runtime.sampling import check_whole
 
-BLOCK = 32  # rows for each lane in a block: lanes that run empty at its end cost some percent, more rows are redone
+BLOCK = 32  # rows for each lane in a block: lanes that run empty at its end cost some percent
 PROGRESS_S = 0.1  # between two calls of the observer
 
 
@@ -134,42 +134,47 @@ class _Run:
     observer: Observer
     progress: Progress
     waiting: deque[_Waiting] = field(default_factory=deque)
+    lines: list[bytes] = field(default_factory=list)  # of the row whose texts are not all there
     refused: JobError | None = None  # the row at which a strict job ends
-    lines: tuple[int, int] = (0, 0)  # of the input, from which to which the block goes
-    digest: Any = None  # of the rows of the block
+    block: Block = field(init=False)
 
     def __post_init__(self) -> None:
         self.started = self.shown = time.perf_counter()
-
-    def block(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows of a block; as they are read they go into its digest."""
-        self.digest = hashlib.sha256()
-        for place, row in enumerate(rows):
-            self.lines = (self.lines[0] if place else row.line, row.line)
-            self.digest.update(row_bytes(row))
-            yield row
+        self.block = Block(self.job.input, self.job.output)
 
     def end_block(self) -> None:
-        """All rows of a block are read, and their results are there.
+        """End a block whose results are all there.
 
         Raises:
-            JobError: they are not those that an earlier process read.
+            JobError: its rows are not those that an earlier process read, or the input ends here and the output does not.
         """
         with self.interrupts.held():
-            same = self.results.end_block(self.digest.hexdigest())
-        if not same:
-            raise JobError(
-                f"{self.job.output}: was written for other rows, or other settings of rows, than are in {self.job.input} "
-                f"from line {self.lines[0]} to {self.lines[1]}; the input has changed: begin anew with --overwrite"
-            )
+            if not self.results.end_block(self.block.digest.hexdigest(), self._is_last()):
+                raise self.block.other_rows()
+            self.block = Block(self.job.input, self.job.output)
+
+    def _is_last(self) -> bool:
+        """Return whether the input ended inside the block."""
+        size = BLOCK * self.job.lanes
+        return (self.block.index + self.job.shard[1]) // size == self.block.index // size
+
+    def _end_part(self) -> None:
+        if (part := self.results.part(self.block.rows)) is not None:
+            self.block.check(part)
+        elif self.block.rows:
+            self.results.end_part(self.block.rows, self.block.part())
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Write a block of rows."""
-        for generation in write_rows(self.model, self._requests(rows), self.job.lanes):
-            with self.interrupts.held():  # what is written is counted, too
-                self._take(generation)
+        """Write a block, or what is left of it."""
+        try:
+            for generation in write_rows(self.model, self._requests(rows), self.job.lanes):
+                with self.interrupts.held():  # what is written is counted, too
+                    self._take(generation)
+                self._write_errors()
             self._write_errors()
-        self._write_errors()
+        except KeyboardInterrupt:
+            self._end_part()
+            raise
         if self.refused is not None:
             raise self.refused
         self.end_block()
@@ -216,7 +221,7 @@ class _Run:
         if waiting.written == several:
             self.progress.errors += waiting.failed
             self.waiting.popleft()
-            self._row_is_over()
+            self._row_is_over(waiting.row)
 
     def _write_errors(self) -> None:
         while self.waiting and self.waiting[0].error is not None:
@@ -227,14 +232,24 @@ class _Run:
             waiting = self.waiting.popleft()
             self._write_line(error_record(waiting.row, waiting.error))
             self.progress.errors += 1
-            self._row_is_over()
+            self._row_is_over(waiting.row)
 
     def _write_line(self, record: Record) -> None:
-        self.results.write(to_line(record))
+        line = to_line(record)
+        self.results.write(line)
+        self.lines.append(line)
 
-    def _row_is_over(self) -> None:
-        self.progress.rows += 1
+    def _row_is_over(self, row: Row) -> None:
+        self._count(row, self.lines)
+        self.lines = []
+        if self.block.rows % self.job.lanes == 0:
+            self._end_part()
         self.show()
+
+    def _count(self, row: Row, lines: Iterable[bytes]) -> None:
+        """Count a row whose results are all there."""
+        self.progress.rows += 1
+        self.block.add(row, lines)
 
     def show(self, last: bool = False) -> None:
         now = time.perf_counter()
@@ -249,10 +264,12 @@ class _Run:
             JobError: those of another row are.
         """
         failed, several = False, self.config.num_return_sequences
+        lines: list[bytes] = []
         for sample in range(several):
             line = self.results.kept_line()
             if line is None:
                 return False
+            lines.append(line)
             record = parse_line(line)
             whole = False  # whether the record is all that there is of the row
             if "error" in record:
@@ -272,14 +289,14 @@ class _Run:
             if whole:
                 break
         self.progress.errors += failed
-        self.progress.rows += 1
+        self._count(row, lines)
         return True
 
 
 def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
     """All that decides what a job writes, besides what is in the input."""
     return {
-        "unrolled": version("unrolled"),
+        **FORMAT,
         "model": model.digest,
         "engine": model.engine,
         "form": getattr(model, "form", None),  # of an ONNX file, like the next
@@ -293,32 +310,49 @@ def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) 
 
 
 def _resumed(run: _Run, blocks: Iterator[Iterator[Row]], results: ResultFile) -> Iterator[Iterable[Row]]:
-    """The blocks that are left to write, the first of them perhaps kept in part."""
+    """Yield the blocks that are left to write; of the first of them, perhaps, only the rows that are left."""
     for number, block in enumerate(blocks):
-        results.mark()
-        before, seen = replace(run.progress), []
-        whole = True
-        for row in block:
-            seen.append(row)
-            whole = run.is_kept(row)
-            if not whole:
-                break
-        if not whole and results.complete:
-            raise JobError(
-                f"{results.path}: has no results of {run.job.input}, line {seen[-1].line}, and no {results.path.name}.job "
-                "says how it was written; begin anew with --overwrite"
-            )
-        # all lines of a block without a digest may be there, but who knows of what settings
-        if not whole or (results.blocks is not None and number >= results.blocks):
-            results.rewind()
-            run.progress.rows, run.progress.errors = before.rows, before.errors
-            run.progress.kept = before.rows
-            yield chain(seen, block)
+        left = _rows_left(run, number, block, results)
+        if left is not None:
+            run.progress.kept = run.progress.rows
+            yield left
             yield from blocks
             return
         run.end_block()
     run.progress.kept = run.progress.rows
     run.progress.complete = results.complete
+
+
+def _rows_left(run: _Run, number: int, block: Iterator[Row], results: ResultFile) -> Iterator[Row] | None:
+    """Return the rows of a block from the first whose results are not there, or not known to be those of this row.
+
+    None: there are no such rows. The results go on, and the run counts, from before the rows that are returned.
+    """
+    before, so_far = replace(run.progress), run.block.copy()
+    seen: list[Row] = []  # since then
+    results.mark()
+    whole = True
+    for row in block:
+        seen.append(row)
+        whole = run.is_kept(row)
+        if not whole:
+            break
+        if (part := results.part(run.block.rows)) is not None:
+            run.block.check(part)
+            before, so_far, seen = replace(run.progress), run.block.copy(), []
+            results.mark()
+    if not whole and results.complete:
+        raise JobError(
+            f"{results.path}: was complete, and has no results of {run.job.input}, line {seen[-1].line}; "
+            "the input or the output has changed: begin anew with --overwrite"
+        )
+    # all lines of a block without a digest may be there, but nothing tells of which settings
+    known = results.blocks is None or number < results.blocks or not seen
+    if whole and known:
+        return None
+    results.rewind()
+    run.progress.rows, run.progress.errors, run.block = before.rows, before.errors, so_far
+    return chain(seen, block)
 
 
 def run_job(
@@ -359,7 +393,7 @@ def _run(run: _Run, prompts: PromptFile) -> None:
     lines = prompts.count_lines()
     run.progress.total = None if lines is None else len(range(which, lines, of))
     rows = (row for row in prompts if row.index % of == which)
-    blocks = (run.block(block) for _, block in groupby(rows, key=lambda row: row.index // size))
+    blocks = (block for _, block in groupby(rows, key=lambda row: row.index // size))
     left = _resumed(run, blocks, run.results) if isinstance(run.results, ResultFile) else blocks
     try:
         for block in left:

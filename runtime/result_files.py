@@ -1,8 +1,7 @@
 """Files of results that grow by whole lines, and that a later process can go on with.
 
-Beside a file OUT that is not finished lies OUT.job (``JobFile``), which says what is being written. Each line is written
-at once, so that a process that is killed leaves whole lines and at most one that is cut; that one is taken off before the
-file goes on.
+Beside a file OUT lies OUT.job (``JobFile``), which identifies what is written. Each line is written at once, so that a
+process that is killed leaves whole lines and at most one that is cut; that one is removed before the file goes on.
 """
 
 from __future__ import annotations
@@ -10,13 +9,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from unrolled.engine.errors import JobError
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.lock import try_lock
-from unrolled.runtime.job_file import JobFile
+from unrolled.runtime.job_file import JobFile, Part
 
 STDOUT = "-"
 
@@ -42,8 +42,20 @@ class Results(Protocol):
         ...
 
     def write(self, line: bytes) -> None: ...
-    def end_block(self, digest: str) -> bool:
-        """The next block is over, its rows have this digest; False: an earlier process read others there."""
+    def end_block(self, digest: str, last: bool) -> bool:
+        """The next block is over, its rows have this digest; False: an earlier process read others there.
+
+        Raises:
+            JobError: it is the last, and more lines are kept; or the digest cannot be written.
+        """
+        ...
+
+    def end_part(self, rows: int, part: Part) -> None:
+        """Keep the digests of the first rows of the next block, whose results are written."""
+        ...
+
+    def part(self, rows: int) -> Part | None:
+        """Return what an earlier process kept of so many rows of the next block, if it did."""
         ...
 
     def finish(self) -> None:
@@ -74,8 +86,13 @@ class ResultStream:
         except OSError as error:
             raise JobError(f"{self._name}: cannot be written ({error.strerror})") from error
 
-    def end_block(self, digest: str) -> bool:
+    def end_block(self, digest: str, last: bool) -> bool:
         return True
+
+    def end_part(self, rows: int, part: Part) -> None: ...
+
+    def part(self, rows: int) -> None:
+        return None
 
     def finish(self) -> None: ...
 
@@ -89,7 +106,7 @@ class ResultFile:
 
     Args:
         path: of the file.
-        about: all that decides what is written, as JSON values; a file that is gone on with must have the same.
+        about: all that decides what is written, as JSON values; a file that is resumed must have the same.
         resume: go on where an earlier process stopped; begin where there is nothing.
         overwrite: begin anew, whatever is there.
 
@@ -104,8 +121,7 @@ class ResultFile:
         if path.is_dir():
             raise JobError(f"{path}: is a folder, a file name was expected")
         if path.exists() and not resume and not overwrite:
-            unfinished = ", and is not finished: --resume goes on with it" if self._job.path.exists() else ""
-            raise JobError(f"{path}: exists{unfinished}; --overwrite begins anew")
+            raise JobError(f"{path}: exists{self._unfinished()}; --overwrite begins anew")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _open_both_ways(path)
@@ -117,26 +133,40 @@ class ResultFile:
             self._begin(about, resume and not overwrite)
             self._reader = path.open("rb")
         except BaseException:
+            self._job.close()
             self._file.close()
             raise
 
+    def _unfinished(self) -> str:
+        """Return how to go on with the file, where it is one that an earlier process left."""
+        if not self._job.path.exists():
+            return ""
+        try:
+            self._job.read()
+        finally:
+            self._job.close()
+        return "" if self.complete else ", and is not finished: --resume goes on with it"
+
+    @property
+    def complete(self) -> bool:
+        """Whether an earlier process, or this one, wrote all results."""
+        return self._job.complete
+
     def _begin(self, about: dict[str, Any], resume: bool) -> None:
-        """Find whole lines to keep, or leave none and say what will be written."""
+        """Find whole lines to keep, or leave none and write what identifies the job."""
         about = parse_json(to_json(about), "about")  # as it will be read: tuples are lists
         self._size = self._kept = self._mark = self._read = 0  # bytes: of the file, of it kept, and of those read again
-        self.complete = False  # whether it was finished by the process before
-        if resume and self._job.path.exists():
-            self._check_about(about)
-        elif resume and self._file.seek(0, os.SEEK_END) > 0:
-            self.complete = True
-        else:
+        size = self._file.seek(0, os.SEEK_END)
+        if not resume or size == 0:
             self._file.truncate(0)
             self._write_about(about)
             return
+        self._check_about(about)
         self._size = self._kept = _end_of_lines(self._file)
-        if self.complete and self._size < self._file.seek(0, os.SEEK_END):
-            raise JobError(f"{self.path}: ends inside a line, and no {self._job.path.name} says what it is")
-        self._file.truncate(self._size)
+        if self._size < size:
+            if self.complete:
+                raise JobError(f"{self.path}: was complete, and now ends inside a line; --overwrite begins anew")
+            self._file.truncate(self._size)
 
     def _write_about(self, about: dict[str, Any]) -> None:
         try:
@@ -146,10 +176,16 @@ class ResultFile:
             raise JobError(f"{self._job.path}: cannot be written ({error.strerror})") from error
 
     def _check_about(self, about: dict[str, Any]) -> None:
-        """The job is the one that was begun."""
-        if differences := _differences(self._job.read(), about):
+        """Check that the file is of this job."""
+        if not self._job.path.exists():
             raise JobError(
-                f"{self.path}: was begun with {', '.join(differences)}; go on with the same, or begin anew with --overwrite"
+                f"{self.path}: exists, and no {self._job.path.name} says of which model, settings and input it is "
+                "(release 0.1.0 removed that file from a complete output); --overwrite begins anew"
+            )
+        if differences := _differences(self._job.read(), about):
+            begun = "is complete, and was written" if self.complete else "was begun"
+            raise JobError(
+                f"{self.path}: {begun} with {', '.join(differences)}; go on with the same, or begin anew with --overwrite"
             )
 
     @property
@@ -196,26 +232,44 @@ class ResultFile:
             f"{self._size:,} bytes of whole lines are kept: make room and go on with --resume"
         )
 
-    def end_block(self, digest: str) -> bool:
+    def end_block(self, digest: str, last: bool) -> bool:
         self._over += 1
         if self._job.blocks is None:
             return True
         if self._over <= self._job.blocks:
             return self._job.digest(self._over - 1) == digest
-        try:
-            self._job.add(digest)
-        except OSError as error:
-            raise self._no_room(self._job.path, error) from error
+        if last:  # a digest of these rows would stand in the way of the right input
+            self._check_end()
+        self._add_to_job(lambda: self._job.add(digest))
         return True
 
-    def finish(self) -> None:
+    def part(self, rows: int) -> Part | None:
+        return self._job.parts.get(rows) if self._over == self._job.blocks else None
+
+    def end_part(self, rows: int, part: Part) -> None:
+        # else the digest of the block is there already, or there will be none
+        if self._over == self._job.blocks and rows not in self._job.parts:
+            self._add_to_job(lambda: self._job.add_part(rows, part))
+
+    def _add_to_job(self, add: Callable[[], None]) -> None:
+        try:
+            add()
+        except OSError as error:
+            raise self._no_room(self._job.path, error) from error
+
+    def _check_end(self) -> None:
         if self._read < self._kept:
             raise JobError(f"{self.path}: holds more lines than the input has rows; --overwrite begins anew")
-        os.fsync(self._file.fileno())
-        self._job.remove()
+
+    def finish(self) -> None:
+        self._check_end()
+        if not self.complete:
+            os.fsync(self._file.fileno())
+            self._add_to_job(self._job.finish)
 
     def close(self) -> None:
         self._reader.close()
+        self._job.close()
         self._file.close()
 
 

@@ -6,12 +6,14 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from unrolled.engine.tables import TableFormat
 from unrolled.runtime import GenerationConfig, generate, jobs, load
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.interrupts import Interrupts
-from unrolled.runtime.job_file import JobFile
+from unrolled.runtime.job_file import JobFile, Part
 from unrolled.runtime.jobs import Job, Progress, run_job
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.result_files import ResultStream
@@ -71,6 +73,12 @@ def records(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
+def is_complete(output: Path) -> bool:
+    """Return whether the file that identifies a job has digests of whole blocks alone, and says that there are no more."""
+    _, _, rest = Path(f"{output}.job").read_bytes().partition(b"\n}\n")
+    return re.fullmatch(rb"([0-9a-f]{64}\n)*complete\n", rest) is not None
+
+
 def done(model: StepModel, folder: Path, rows: list[Any], name: str = "out.jsonl", **settings: Any) -> Path:
     """The output of an uninterrupted job."""
     output = folder / name
@@ -111,7 +119,7 @@ def test_results_are_those_of_generate_in_the_order_of_the_rows(model: StepModel
         }
         assert list(record) == ["id", "prompt", "text", "finish_reason", "tokens", "token_ids"]
     assert {record["finish_reason"] for record in got} == {"stop", "length"}
-    assert not (tmp_path / "out.jsonl.job").exists()
+    assert is_complete(tmp_path / "out.jsonl")
 
 
 def test_logprobs_stand_in_the_lines_where_asked_for(model: StepModel, tmp_path: Path) -> None:
@@ -244,7 +252,7 @@ def test_a_job_goes_on_behind_texts_with_no_token_left(model: StepModel, tmp_pat
     assert run_job(model, part, config, Stop(100)).interrupted
     progress = run_job(model, part, config)
     assert Path(part.output).read_bytes() == whole
-    assert (progress.rows, progress.errors, progress.kept) == (153, 3, 64)
+    assert (progress.rows, progress.errors, progress.kept) == (153, 3, 100)
 
 
 @pytest.mark.parametrize("ending", ["csv", "txt", "json"])
@@ -332,14 +340,16 @@ def test_a_job_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_pa
         progress = run_job(model, job, CONFIG)
         assert output.read_bytes() == whole, cut
         assert (progress.rows, progress.errors) == (154, 4)
-        assert progress.kept == min(whole[:cut].count(b"\n") // 64, 1) * 64  # one block has its digest
-        assert not Path(f"{output}.job").exists()
+        # one block has its digest, and of the next there is one every two rows, up to where it was interrupted
+        lines = whole[:cut].count(b"\n")
+        assert progress.kept == (min(lines // LANES * LANES, 100) if lines >= 64 else 0)
+        assert is_complete(output)
 
 
-def test_rows_that_see_who_was_there_before_still_make_the_same_file(
+def test_rows_that_see_who_was_there_before_are_kept_as_they_are(
     model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if an engine rounded by what stands in the neighbouring lanes: a job goes on from the beginning of a block."""
+    """As if an engine rounded by what stands in the neighbouring lanes: blocks are the same, and what is kept of one."""
 
     def uneven(model: StepModel, requests: Iterable[Request], lanes: int) -> Iterator[Generation]:
         for place, generation in enumerate(write_rows(model, requests, lanes)):
@@ -349,10 +359,14 @@ def test_rows_that_see_who_was_there_before_still_make_the_same_file(
     rows = mixed(140)
     whole = done(model, tmp_path, rows).read_bytes()
     assert whole != done(model, tmp_path, rows, "other.jsonl", lanes=3).read_bytes()
+    lines = whole.splitlines()
     for at in (3, 100):
         output, job = interrupted(model, tmp_path, rows, at)
-        run_job(model, job, CONFIG)
-        assert output.read_bytes() == whole
+        assert run_job(model, job, CONFIG).kept == at
+        got = output.read_bytes().splitlines()
+        next_block = -at // 64 * -64
+        assert (got[:at], got[next_block:]) == (lines[:at], lines[next_block:])
+        assert got[at:next_block] != lines[at:next_block]
         output.unlink()
 
 
@@ -399,13 +413,16 @@ def test_an_input_that_changed_is_noticed(model: StepModel, tmp_path: Path) -> N
             JobError, match=r"other settings of rows, than are in .* from line 1 to 64; the input has ch"
         ):
             run_job(model, job, CONFIG)
-    # … and of the one that is not, which is written again, its lines
+    # … and of the one that is not, those of its parts
     write_input(tmp_path, [*rows[:145], {**rows[145], "seed": 99}, *rows[146:]])
-    with pytest.raises(JobError, match="stands where"):
+    with pytest.raises(
+        JobError, match=r"other settings of rows, than are in .* from line 129 to 146; the input has ch"
+    ):
         run_job(model, job, CONFIG)
     for count, message in (
         (100, "for other rows, .* from line 65 to 100"),
         (128, "more lines than the input has rows"),
+        (149, "more lines than the input has rows"),
     ):
         write_input(tmp_path, rows[:count])
         with pytest.raises(JobError, match=message):
@@ -430,14 +447,15 @@ def test_what_a_killed_process_left_of_a_digest_is_taken_off(model: StepModel, t
     whole = done(model, tmp_path, rows).read_bytes()
     output, job = interrupted(model, tmp_path, rows, 150)
     about = Path(f"{output}.job")
-    about.write_bytes(about.read_bytes()[:-65] + tail)  # the second block's digest is lost
+    head, end, digests = about.read_bytes().partition(b"\n}\n")
+    about.write_bytes(head + end + digests[:65] + tail)  # the second block's digest is lost, and those of parts
     write_input(tmp_path, [*rows[:64], {**rows[64], "seed": 99}, *rows[65:]])
     with pytest.raises(JobError, match="stands where"):  # written again, though all of its lines are there
         run_job(model, job, CONFIG)
     write_input(tmp_path, rows)
     assert run_job(model, job, CONFIG).kept == 64
     assert output.read_bytes() == whole
-    assert not about.exists()
+    assert is_complete(output)
 
 
 def test_no_room_for_a_digest_is_an_error_that_loses_nothing(
@@ -475,9 +493,15 @@ def test_a_job_file_without_digests_goes_on(model: StepModel, tmp_path: Path) ->
 
 def test_an_output_that_was_changed_is_noticed(model: StepModel, tmp_path: Path) -> None:
     output, job = interrupted(model, tmp_path, prompts(200), 150)
-    lines = output.read_bytes().splitlines(keepends=True)
+    lines, about = output.read_bytes().splitlines(keepends=True), Path(f"{output}.job")
     changed = lines[140].replace(b'"tokens": ', b'"tokens": 1')
     output.write_bytes(b"".join([*lines[:140], changed, *lines[141:]]))
+    with pytest.raises(JobError, match=r"results of .*in\.jsonl from line 129 to 142 were changed after"):
+        run_job(model, job, CONFIG)
+    head, end, digests = about.read_bytes().partition(b"\n}\n")
+    about.write_bytes(
+        head + end + digests[:130]
+    )  # no digests of parts, as 0.1.0 left it: the block is written once more
     with pytest.raises(JobError, match="stands where"):
         run_job(model, job, CONFIG)
     output.write_bytes(b"".join([*lines[:20], b"\0\n", *lines[21:]]))
@@ -495,7 +519,7 @@ def test_an_output_that_exists_is_not_touched_unless_told(model: StepModel, tmp_
     progress = run_job(model, replace(job, resume=True), CONFIG)
     assert (progress.complete, progress.rows, progress.tokens) == (True, 10, 0)
     write_input(tmp_path, prompts(11))
-    with pytest.raises(JobError, match=r"no results of .*in.jsonl, line 11, and no out.jsonl.job"):
+    with pytest.raises(JobError, match=r"was complete, and has no results of .*in.jsonl, line 11; the input"):
         run_job(model, replace(job, resume=True), CONFIG)
     assert output.read_bytes() == whole
     run_job(model, replace(job, overwrite=True), CONFIG)
@@ -505,6 +529,120 @@ def test_an_output_that_exists_is_not_touched_unless_told(model: StepModel, tmp_
             run_job(model, Job(job.input, str(tmp_path / name), overwrite=True), CONFIG)
     with pytest.raises(ConfigError, match="say one of them"):
         Job("a", resume=True, overwrite=True)
+
+
+def files(output: Path) -> list[tuple[bytes, int]]:
+    """Return what the results and the file beside them hold, and when they were last written."""
+    return [(path.read_bytes(), path.stat().st_mtime_ns) for path in (output, Path(f"{output}.job"))]
+
+
+def test_a_complete_output_is_of_one_job_alone(model: StepModel, tmp_path: Path) -> None:
+    """Another model, engine, setting or input is refused; the same job is complete, and nothing is written."""
+    rows = prompts(150)
+    output = done(model, tmp_path, rows)
+    job = Job(str(tmp_path / "in.jsonl"), str(output), lanes=LANES, resume=True)
+    before = files(output)
+    progress = run_job(model, job, CONFIG)
+    assert (progress.complete, progress.rows, progress.kept, progress.texts) == (True, 150, 150, 0)
+    assert files(output) == before
+    for changed, config, message in (
+        (make_model(models.checkpoint("lstm", 1, hidden_size=12), "numpy"), CONFIG, "model "),
+        (make_model(models.checkpoint("gru", 1, hidden_size=12), "numba"), CONFIG, 'engine "numpy", not "numba"'),
+        (model, replace(CONFIG, seed=6), "seed 5, not 6"),
+        (model, replace(CONFIG, temperature=0.9), "temperature 1.0, not 0.9"),
+    ):
+        with pytest.raises(JobError, match=rf"is complete, and was written with {message}.*--overwrite"):
+            run_job(changed, job, config)
+    for place, change, message in (
+        (3, {"prompt": "kk"}, "is not of .*line 4; the input has changed"),
+        (3, {"temperature": 0.7}, "other settings of rows, than are in .* from line 1 to 64; the input has"),
+        (149, {"seed": 9}, "other settings of rows, than are in .* from line 129 to 150; the input has"),
+    ):
+        write_input(tmp_path, [*rows[:place], {**rows[place], **change}, *rows[place + 1 :]])
+        with pytest.raises(JobError, match=message):
+            run_job(model, job, CONFIG)
+    for count, message in ((151, "has no results of .*line 151"), (149, "from line 129 to 149"), (128, "more lines")):
+        write_input(tmp_path, prompts(151)[:count])
+        with pytest.raises(JobError, match=message):
+            run_job(model, job, CONFIG)
+    assert files(output) == before
+    write_input(tmp_path, rows)
+    for cut in (1, 200):
+        output.write_bytes(before[0][0][:-cut])
+        with pytest.raises(JobError, match=r"was complete, and (now ends inside a line|has no results of .*line 1)"):
+            run_job(model, job, CONFIG)
+
+
+def test_a_complete_output_that_nothing_identifies_is_refused(model: StepModel, tmp_path: Path) -> None:
+    """As 0.1.0 left it, or without the file that somebody removed."""
+    output = done(model, tmp_path, prompts(10))
+    whole = output.read_bytes()
+    Path(f"{output}.job").unlink()
+    job = Job(str(tmp_path / "in.jsonl"), str(output), lanes=LANES, resume=True)
+    with pytest.raises(JobError, match=r"no out\.jsonl\.job says of which model, .* 0\.1\.0 removed .*--overwrite"):
+        run_job(model, job, CONFIG)
+    assert output.read_bytes() == whole
+    run_job(model, replace(job, resume=False, overwrite=True), CONFIG)
+    assert (output.read_bytes(), is_complete(output)) == (whole, True)
+
+
+def test_what_stays_of_an_output_that_was_removed_is_in_nobodys_way(model: StepModel, tmp_path: Path) -> None:
+    rows = prompts(10)
+    output = done(model, tmp_path, rows)
+    output.unlink()
+    job = Job(str(tmp_path / "in.jsonl"), str(output), lanes=LANES)
+    assert run_job(model, replace(job, resume=True), replace(CONFIG, seed=9)).texts == 10
+    output.unlink()
+    assert run_job(model, job, CONFIG).texts == 10
+    assert is_complete(output)
+
+
+def test_the_release_is_no_part_of_what_identifies_a_job(model: StepModel, tmp_path: Path) -> None:
+    output, job = interrupted(model, tmp_path, prompts(80), 70)
+    about = Path(f"{output}.job")
+    assert version("unrolled") not in about.read_text().partition("settings")[0]
+    about.write_text(about.read_text().replace('"job_format": 2', '"job_format": 3'))
+    with pytest.raises(JobError, match="was begun with job_format 3, not 2"):
+        run_job(model, job, CONFIG)
+
+
+def test_a_job_file_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_path: Path) -> None:
+    rows = mixed(150)
+    whole = done(model, tmp_path, rows).read_bytes()
+    output, job = interrupted(model, tmp_path, rows, 100)
+    about, kept = Path(f"{output}.job").read_bytes(), output.read_bytes()
+    begin = about.index(b"\n}\n") + 3
+    part = 2 + 2 * 65  # bytes of a line of a part, of less than ten rows
+    for cut, known in (
+        (begin, 0),
+        (begin + 64, 0),
+        (begin + 65, 64),
+        (begin + 65 + part - 1, 64),
+        (begin + 65 + part, 66),
+    ):
+        Path(f"{output}.job").write_bytes(about[:cut])
+        output.write_bytes(kept)
+        assert run_job(model, job, CONFIG).kept == known
+        assert output.read_bytes() == whole
+        assert is_complete(output)
+
+
+def test_digests_of_parts_that_a_killed_process_left_under_that_of_the_block_are_removed(tmp_path: Path) -> None:
+    """The block's digest is written over those of its parts, and the process killed before it removes the rest."""
+    file = JobFile(tmp_path / "out")
+    file.begin({"model": "m", "job_format": 2})
+    for rows in (2, 4, 64):
+        file.add_part(rows, Part("a" * 64, "b" * 64))
+    file.close()
+    data = file.path.read_bytes()
+    begin = data.index(b"\n}\n") + 3
+    file.path.write_bytes(data[:begin] + b"c" * 64 + b"\n" + data[begin + 65 :])
+    again = JobFile(tmp_path / "out")
+    again.read()
+    assert (again.blocks, again.digest(0), again.parts, again.complete) == (1, "c" * 64, {}, False)
+    again.add_part(2, Part("d" * 64, "e" * 64))
+    again.close()
+    assert file.path.read_bytes() == data[:begin] + b"c" * 64 + b"\n2 " + b"d" * 64 + b" " + b"e" * 64 + b"\n"
 
 
 def test_an_unfinished_output_says_how_to_go_on(model: StepModel, tmp_path: Path) -> None:
@@ -603,7 +741,7 @@ def kill_often(model: StepModel, model_file: str, folder: Path, rows: int, kills
         assert process.returncode == -signal.SIGKILL, message
         assert whole.startswith(output.read_bytes() if output.exists() else b"")
     assert output.read_bytes() == whole
-    assert not Path(f"{output}.job").exists()
+    assert is_complete(output)
     return done_kills
 
 
@@ -631,7 +769,8 @@ def test_a_killed_job_goes_on_with_other_engines(engine: str, model_file: str, t
     kept = output.read_bytes()
     assert whole.read_bytes().startswith(kept)
     assert 0 < len(kept) < whole.stat().st_size
-    assert run_job(model, Job(source, str(output), lanes=16, resume=True), config).kept >= 512
+    lines = kept.count(b"\n")
+    assert lines - 16 <= run_job(model, Job(source, str(output), lanes=16, resume=True), config).kept <= lines
     assert output.read_bytes() == whole.read_bytes()
 
 
