@@ -34,6 +34,7 @@ from unrolled.runtime.web_server import WebServer
 SETTINGS = shlex.split(
     "--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --lr 2e-3 --schedule constant --seed 1"
 )
+GRACE_S = 10.0  # that an interrupted training has to end by itself
 PROMPTS = ("The ", "A class ", ">>> ")
 
 
@@ -112,9 +113,17 @@ def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
     _heading(f"Training with {engine}")
     out.print(f"$ unrolled {shlex.join(arguments)}", style="bold")
     command = [sys.executable, "-m", "unrolled.cli", *arguments, *(["--overwrite"] if overwrite else [])]
-    process = subprocess.run(command, check=False)
-    if process.returncode != 0:
-        raise typer.Exit(process.returncode)
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # Ctrl-C in a terminal reached the training too, which saves; SIGTERM did not
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        process.terminate()
+        process.wait()
+        raise
+    if code != 0:
+        raise typer.Exit(code)
 
 
 def _samples(runners: Sequence[Contestant]) -> list[dict[str, str]]:

@@ -16,13 +16,14 @@ from unrolled.cli import options
 from unrolled.cli.console import err, print_json, rate
 from unrolled.cli.progress import clock
 from unrolled.engine.contract import StepModel
+from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.errors import ConfigError
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.jobs import Job, Progress, run_job
 from unrolled.runtime.prompt_files import ENDINGS, PROMPT_FORMATS
 from unrolled.runtime.result_files import STDOUT
 
-SOME_ROWS_FAILED, INTERRUPTED = 3, 130  # exit codes; what is wrong altogether is an error, and 2
+SOME_ROWS_FAILED = 3  # exit code; what is wrong altogether is an error, and 2
 PLAIN_S = 10.0  # between two lines of progress where there is no terminal
 PANEL = "Many prompts"
 

@@ -17,6 +17,7 @@ from unrolled.cli.console import emphasis, err, out, print_json, show_readings, 
 from unrolled.cli.progress import TrainingDisplay
 from unrolled.cli.settings import with_settings
 from unrolled.engine.checkpoint import write_atomically
+from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.jsontext import to_json
@@ -98,7 +99,7 @@ def lr_find(
             {**figures, "read": read, "exploded": test.exploded, "interrupted": test.interrupted, "output": str(output)}
         )
     if test.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _check_new(paths: Sequence[Path], overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from unrolled.cli.progress import Speed, TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
+from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.dataset import doubts
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
@@ -253,7 +254,7 @@ def train(
     if group.leads:
         _report(console, run, result, output, json)
     if result.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _report(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:

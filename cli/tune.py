@@ -13,6 +13,7 @@ from unrolled.cli import options
 from unrolled.cli.console import FILE_WIDTH, emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.settings import with_settings
 from unrolled.cli.study_display import StudyDisplay, trial_table
+from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.export.trainables import check_alone
@@ -93,7 +94,7 @@ def tune(
             {"best": best, "read": read, "interrupted": result.interrupted, "output": str(output), "trials": rows}
         )
     if result.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:

@@ -21,7 +21,7 @@ from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers import PEERS, Peer, make_checkpoint, peers_of
 from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
 from unrolled.bench.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
-from unrolled.cli.main import app
+from unrolled.cli.app import app
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.threads import ONNXRUNTIME_THREADS, THREAD_VARIABLES
 from unrolled.runtime.onnx_model import open_checkpoint

@@ -19,8 +19,9 @@ import typer
 from rich.text import Text
 
 from unrolled.cli import decoding
+from unrolled.cli.app import _message, app
+from unrolled.cli.app import run as run_here
 from unrolled.cli.console import print_json
-from unrolled.cli.main import _message, app, main
 from unrolled.engine.checkpoint import save_checkpoint
 from unrolled.engine.errors import ConfigError
 from unrolled.export import web
@@ -489,9 +490,7 @@ def test_errors_of_the_system_name_the_file_and_what_to_do(
     text.write_text(TEXT)
     monkeypatch.setattr(sys, "argv", ["unrolled", "encode", str(text), "-o", str(tokens)])
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
+    assert run_here() == 2
     assert capsys.readouterr().err.split() == f"error: {tokens}: No space left on device".split()
     assert list(tmp_path.iterdir()) == [text]
     assert "unrolled encode" in _message(MemoryError())

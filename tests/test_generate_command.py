@@ -15,8 +15,8 @@ import models
 import pytest
 from rich.console import Console
 
+from unrolled.cli.app import run as run_here
 from unrolled.cli.generate_job import JobDisplay, figures, parse_shard, summary
-from unrolled.cli.main import main
 from unrolled.engine.checkpoint import save_checkpoint
 from unrolled.engine.errors import ConfigError
 from unrolled.runtime import generate, load
@@ -40,10 +40,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def command(*arguments: str, code: int = 0, stdin: str = "") -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["unrolled", "generate", *arguments])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as end:
-            main()
+        ended = run_here()
         out, err = capsys.readouterr()
-        assert (end.value.code or 0) == code, f"exit code {end.value.code}\n{out}\n{err}"
+        assert ended == code, f"exit code {ended}\n{out}\n{err}"
         return out, err
 
     return command

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from unrolled.bench.memory import logits_mb, measure_memory, parameters_mb
 from unrolled.bench.workloads import Workload
-from unrolled.cli.main import app
+from unrolled.cli.app import app
 from unrolled.engine import evaluation, layers
 from unrolled.engine.batches import Batch
 from unrolled.engine.errors import ConfigError

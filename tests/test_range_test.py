@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unrolled.cli.main import app
+from unrolled.cli.app import app
 from unrolled.engine.corpus import Corpus
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.export.trainables import TRAINABLES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.exceptions import TyperException
 
-from unrolled.cli.main import app
+from unrolled.cli.app import app
 from unrolled.cli.recipes import FOLDER, PRESETS, read_recipe
 from unrolled.engine.batches import StreamBatches
 from unrolled.engine.checkpoint import load_checkpoint

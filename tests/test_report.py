@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
-from unrolled.cli.main import app
+from unrolled.cli.app import app
 from unrolled.engine import layers
 from unrolled.engine.batches import Batch, split_corpus
 from unrolled.engine.cells import CELLS

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from unrolled.cli.app import app
 from unrolled.cli.lr_find import lr_find
-from unrolled.cli.main import app
 from unrolled.cli.recipes import NO_SETTINGS
 from unrolled.cli.settings import IGNORED
 from unrolled.cli.train import train

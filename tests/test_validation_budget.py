@@ -13,7 +13,7 @@ import pytest
 from tests import models
 from tests.test_resume import StopAt, assert_same_end, prepared, with_training
 from tests.test_training import Log, engine
-from unrolled.cli.main import app
+from unrolled.cli.app import app
 from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.errors import ConfigError
