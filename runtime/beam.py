@@ -10,7 +10,6 @@ the lower token; of equal texts that ended, the earlier.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -110,14 +109,12 @@ class _Search:
         totals = (scores + np.array([[beam.total] for beam in self.beams], np.float64)).reshape(-1)
         beams: list[Beam] = []
         parents: list[int] = []
-        best = -math.inf
         for rank, candidate in enumerate(self._best(totals)):
             parent, token = divmod(int(candidate), V)
             before = self.beams[parent]
             beam = Beam(
                 (*before.tokens, token), float(totals[candidate]), (*before.logprobs, float(raw[parent, token]))
             )
-            best = max(best, beam.total)
             reason = self._ending(beam.tokens)
             if reason is None:
                 beams.append(beam)
@@ -127,7 +124,7 @@ class _Search:
             if len(beams) == self.config.num_beams:
                 break
         self.beams = beams
-        self._finish(best)
+        self._finish()
         return [] if self.over else parents
 
     def _best(self, totals: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -153,8 +150,8 @@ class _Search:
         self.ended.sort(key=lambda ended: -ended.score)
         del self.ended[self.config.num_beams :]
 
-    def _finish(self, best: float) -> None:
-        """End the search where it is over; ``best`` is the largest total of this step's candidates."""
+    def _finish(self) -> None:
+        """End the search where it is over: at the length limit, or by the stop test on the best beam that goes on."""
         if not self.beams:
             self.over = True
             if not self.ended:
@@ -169,7 +166,7 @@ class _Search:
             stopping = self.config.early_stopping
             if stopping == "never" and self.config.length_penalty > 0:
                 length = self.config.max_new_tokens
-            self.over = stopping is True or self.ended[-1].score >= self._score(best, length)
+            self.over = stopping is True or self.ended[-1].score >= self._score(self.beams[0].total, length)
 
 
 def _step(searches: Sequence[_Search], config: BeamConfig, logits: NDArray) -> list[int]:

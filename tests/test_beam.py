@@ -75,7 +75,8 @@ def slow_beams(oracle: Oracle, config: BeamConfig) -> list[tuple[Text, float]]:
         ended = sorted(ended, key=lambda e: -e[0])[:K]
         open_texts = [(*open_texts[i], v) for _, i, v in candidates if v != 0][:K]
         longest = n if config.early_stopping == "never" and power > 0 else length
-        if len(ended) == K and (config.early_stopping is True or ended[-1][0] >= candidates[0][0] / longest**power):
+        best = oracle.total(open_texts[0]) / longest**power
+        if len(ended) == K and (config.early_stopping is True or ended[-1][0] >= best):
             break
     else:
         ended += [(oracle.total(text) / n**power, text) for text in open_texts]
