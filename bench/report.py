@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,35 +23,62 @@ OTHERS = ("batch", "memory")  # verbs whose lines have no peers to compare
 
 
 def read_lines(paths: Iterable[Path]) -> list[Line]:
-    """All measurements of steps and texts in some files, and of the machine; those of other verbs are passed over.
+    """Return all measurements of steps and texts in some files, and of the machine; those of other verbs are left out.
 
     Raises:
         ModelFileError: a line is not what ``unrolled bench`` writes; says which.
     """
-    lines = []
-    for path in paths:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelFileError(f"{path}: cannot be read ({error})") from error
-        for number, row in enumerate(text.splitlines(), 1):
-            if not row.strip():
-                continue
-            try:
-                line = json.loads(row)
-            except ValueError as error:
-                raise ModelFileError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(line, dict) or line.get("suite") not in (*SUITES, *OTHERS, "machine"):
-                raise ModelFileError(
-                    f"{path}, line {number}: not a line of unrolled bench; suite is missing or unknown"
-                )
-            if line["suite"] in SUITES and (missing := [key for key in (*SIZES, "peer", "parity") if key not in line]):
-                raise ModelFileError(f"{path}, line {number}: {', '.join(missing)} missing")
-            if line["suite"] not in OTHERS:
-                lines.append(line)
+    paths = list(paths)
+    lines = [line for path in paths for line in _lines_of(path) if line["suite"] not in OTHERS]
     if not any(line["suite"] in SUITES for line in lines):
         raise ModelFileError("no measurement of bench train or generate in " + ", ".join(map(str, paths)))
     return lines
+
+
+def _lines_of(path: Path) -> Iterator[Line]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path}: cannot be read ({error})") from error
+    for number, row in enumerate(text.splitlines(), 1):
+        if not row.strip():
+            continue
+        try:
+            line = json.loads(row)
+        except ValueError as error:
+            raise ModelFileError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(line, dict) or line.get("suite") not in (*SUITES, *OTHERS, "machine"):
+            raise ModelFileError(f"{path}, line {number}: not a line of unrolled bench; suite is missing or unknown")
+        if line["suite"] in SUITES and (missing := [key for key in (*SIZES, "peer", "parity") if key not in line]):
+            raise ModelFileError(f"{path}, line {number}: {', '.join(missing)} missing")
+        yield line
+
+
+def machine_name(line: Mapping[str, Any]) -> str:
+    """Return what tells a machine from another, of its line or of ``system_info``."""
+    return f"{line.get('processor')}, {line.get('cores')} cores"
+
+
+def check_machine(path: Path, machine: Mapping[str, Any]) -> None:
+    """Check that measurements of this machine may be added to a file.
+
+    Raises:
+        ConfigError: it holds those of another one, which its tables and means would mix with these.
+    """
+    known = measured(_lines_of(path), "machine") if path.is_file() else []
+    if others := {machine_name(line) for line in known} - {machine_name(machine)}:
+        raise ConfigError(
+            f"{path}: holds measurements of {'; '.join(sorted(others))}, and this machine is {machine_name(machine)}; "
+            "name another file"
+        )
+
+
+def other_machine(old: Iterable[Line], new: Iterable[Line]) -> str:
+    """Return what to say of a comparison whose files are of different machines; "" where they are of one."""
+    before, after = ({machine_name(line) for line in measured(lines, "machine")} for lines in (old, new))
+    if before == after or not before or not after:
+        return ""
+    return f"measured on {'; '.join(sorted(before))}, now on {'; '.join(sorted(after))}"
 
 
 def measured(lines: Iterable[Line], suite: str) -> list[Line]:

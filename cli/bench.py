@@ -14,6 +14,7 @@ from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, mem
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers import peers_of
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
+from unrolled.bench.system import system_info
 from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.console import FILE_WIDTH, err, out, table, warn
 from unrolled.cli.options import default, one_of
@@ -91,6 +92,8 @@ def _run(
     effort = QUICK if quick else Effort()
     if rounds is not None:
         effort = effort._replace(rounds=rounds)
+    if file is not None:
+        reports.check_machine(file, system_info())
     lines: list[dict[str, Any]] = []
 
     def keep(line: dict[str, Any]) -> None:
@@ -331,7 +334,10 @@ def compare(
 
     Of repeats in a file (--json appends) the last one counts. What failed or is missing in the new file is named.
     """
-    changes, lost = reports.compare(reports.read_lines([old]), reports.read_lines([new]))
+    before, after = reports.read_lines([old]), reports.read_lines([new])
+    changes, lost = reports.compare(before, after)
+    if other := reports.other_machine(before, after):
+        warn(out, other)
     shown = table("Time of a step or text, new over old", "workload", "old ms", "new ms", "ratio", "")
     for change in changes:
         mark = "slower" if change.slower else ""

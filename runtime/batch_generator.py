@@ -38,7 +38,8 @@ def shared_model(path: str, engine: str | None = None, precision: str = FLOAT32)
     """
     file = resolve_model_file(path)
     status = file.stat()
-    stamp = (str(file), status.st_mtime_ns, status.st_size)
+    # a copy may keep the time, and another training makes a file of the same size
+    stamp = (str(file), status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
     with _loading:
         known = _models.get((path, engine, precision))
         if known is None or known[0] != stamp:

@@ -471,6 +471,27 @@ def test_the_command_reports_compares_and_draws(tmp_path: Path) -> None:
     assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "50"]).exit_code == 1
 
 
+def test_measurements_of_another_machine_are_not_mixed_with_these(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    other = write(
+        tmp_path / "other.jsonl", {"suite": "batch"}, {**MACHINE, "processor": "another"}, line("numba", 0.02)
+    )
+    before = other.read_bytes()
+    for verb in ("train", "generate"):
+        result = run(app, ["bench", verb, "--quick", "--json", str(other)])
+        assert isinstance(result.exception, ConfigError)
+        assert "holds measurements of another, 2 cores, and this machine is " in str(result.exception)
+    assert other.read_bytes() == before
+    report.check_machine(other, {**MACHINE, "processor": "another", "threads": 7})
+    report.check_machine(write(tmp_path / "batch.jsonl", {"suite": "batch"}), MACHINE)
+    report.check_machine(tmp_path / "new.jsonl", MACHINE)
+    mine = write(tmp_path / "mine.jsonl", MACHINE, line("numba", 0.01))
+    assert "measured on a processor, 2 cores, now on another, 2 cores" in (
+        run(app, ["bench", "compare", str(mine), str(other)]).stdout.replace("\n", " ")
+    )
+    assert "measured on" not in run(app, ["bench", "compare", str(mine), str(mine)]).stdout
+
+
 @pytest.mark.slow
 def test_the_command_measures_and_writes_lines(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
