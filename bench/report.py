@@ -37,10 +37,10 @@ def read_lines(paths: Iterable[Path]) -> list[Line]:
 
 def _lines_of(path: Path) -> Iterator[Line]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: cannot be read ({error})") from error
-    for number, row in enumerate(text.splitlines(), 1):
+    for number, row in enumerate(text.split("\n"), 1):
         if not row.strip():
             continue
         try:

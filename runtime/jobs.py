@@ -295,6 +295,8 @@ class _Run:
 
 def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
     """All that decides what a job writes, besides what is in the input."""
+    # 0.1.0 read every table with CSV's quotes: its jobs have no key for that, and rows that differ have other digests
+    table = {name: value for name, value in asdict(job.table).items() if value not in (None, "csv", True)}
     return {
         **FORMAT,
         "model": model.digest,
@@ -303,7 +305,7 @@ def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) 
         "weights": str(getattr(model, "weights", None)),
         "input": prompts.name,
         "format": prompts.format,
-        **({} if job.table == TableFormat() else {"table": asdict(job.table)}),
+        **({"table": table} if table else {}),
         **{name: getattr(job, name) for name in ("lanes", "shard", "token_ids", "max_prompt_tokens", "precision")},
         "settings": described(replace(config, batch_size=1)),  # the lanes stand in its place
     }

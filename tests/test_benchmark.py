@@ -356,6 +356,14 @@ def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
     assert "float32 FMA 100 with 1 thread, 200 with 2 threads GFLOP/s" in text
 
 
+def test_lines_of_measurements_end_at_line_ends_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", MACHINE, line("numba", 0.002, remark="a\u2028b"))
+    text = "\ufeff" + path.read_text(encoding="utf-8").replace("\\u2028", "\u2028")
+    assert "\u2028" in text
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    assert report.read_lines([path])[1]["remark"] == "a\u2028b"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
