@@ -11,7 +11,7 @@ from typing import Any
 import models
 import pytest
 
-from unrolled.cli.main import main
+from unrolled.cli.app import run as run_here
 from unrolled.engine.checkpoint import save_checkpoint
 
 TABLE = "id;text\n" + "".join(f'{number};"abc, cab"\n' for number in range(30)) + "30;\n"
@@ -35,10 +35,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     def command(*arguments: str, code: int = 0) -> tuple[Any, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["unrolled", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
+        ended = run_here()
         out, err = capsys.readouterr()
-        assert (end.value.code or 0) == code, f"exit code {end.value.code}\n{out}\n{err}"
+        assert ended == code, f"exit code {ended}\n{out}\n{err}"
         return json.loads(out) if "--json" in arguments and code == 0 else out, err
 
     return command

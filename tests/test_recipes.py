@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.exceptions import TyperException
 
 from unrolled.cli.app import app
-from unrolled.cli.recipes import FOLDER, PRESETS, read_recipe
+from unrolled.cli.lr_find import lr_find
+from unrolled.cli.recipes import FOLDER, PRESETS, kinds_of, read_recipe
+from unrolled.cli.train import train
+from unrolled.cli.tune import tune
 from unrolled.engine.batches import StreamBatches
 from unrolled.engine.checkpoint import load_checkpoint
 from unrolled.engine.errors import ConfigError
@@ -93,7 +95,7 @@ def test_every_preset_is_a_recipe(preset: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("preset", "steps"), [("small", 2489), ("medium", 1642), ("large", 3973)])
 def test_presets_end_where_the_figures_were_measured(preset: str, steps: int) -> None:
-    recipe = read_recipe(FOLDER / f"{preset}.toml", set(OPTIONS))
+    recipe = read_recipe(FOLDER / f"{preset}.toml", kinds_of(train))
     data = StreamBatches(np.zeros(1_003_854, np.uint8), recipe["batch"], recipe["length"])
     training = experiment_of({**recipe, "split": "0.9,0.1,0"}).training
     assert training.done(steps - 1, data.batches_per_epoch, 0) < 1 <= training.done(steps, data.batches_per_epoch, 0)
@@ -102,7 +104,7 @@ def test_presets_end_where_the_figures_were_measured(preset: str, steps: int) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hiden = 6", "has hiden; known are alpha, average, batch, "),
+        ("hiden = 6", r"has hiden \(did you mean hidden\?\); known are alpha, average, batch, "),
         ("resume = true", "has resume; known are"),
         ("output = 'x'", "has output; known are"),
         ("[hidden]\nx = 1", "hidden is a dict, needs one value"),
@@ -123,8 +125,74 @@ def test_no_such_recipe_or_preset_and_values_of_the_wrong_kind(tmp_path: Path) -
     with pytest.raises(ConfigError, match="preset: got 'tiny', choose one of small, medium, large"):
         trained(tmp_path, "--preset", "tiny")
     (tmp_path / "r.toml").write_text('hidden = "many"')
-    with pytest.raises(TyperException, match="valid integer"):
+    with pytest.raises(ConfigError, match=r'r\.toml: hidden: got "many", needs a whole number'):
         trained(tmp_path, "--recipe", str(tmp_path / "r.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr = true", "lr: got true, needs a finite number"),
+        ("lr = nan", "lr: got NaN, needs a finite number"),
+        ("clip = inf", "clip: got Infinity, needs a finite number"),
+        ('lr = "0.1"', 'lr: got "0.1", needs a finite number'),
+        (f"lr = 1{400 * '0'}", "lr: got 1000.*, needs a finite number"),
+        ('hidden = "16"', 'hidden: got "16", needs a whole number'),
+        ("hidden = 16.0", "hidden: got 16.0, needs a whole number"),
+        ("layers = true", "layers: got true, needs a whole number"),
+        ("output-dropout = false", "output-dropout: got false, needs a finite number"),
+        ("tie = 1", "tie: got 1, needs true or false"),
+        ('tie = "yes"', 'tie: got "yes", needs true or false'),
+        ("cell = 3", "cell: got 3, needs a text in quotes"),
+        ("cell = true", "cell: got true, needs a text in quotes"),
+        ("seed = 1979-05-27", "seed: got 1979-05-27, needs a whole number"),
+        ("input-dropout = 0.1\ninput_dropout = 0.2", "input_dropout is there twice"),
+        ("output-droput = 0.1", r"has output-droput \(did you mean output-dropout\?\); known are"),
+        ("", "is empty; needs options, for instance hidden = 256"),
+        ("# nothing\n", "is empty"),
+        ("hidden = [" * 5000, "is not TOML"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_file_and_key(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"recipe: .*r\.toml:? {message}"):
+        trained(tmp_path, "--recipe", str(tmp_path / "r.toml"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_byte_order_mark_is_no_key_and_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbfhidden = 6\r\nembed = 5\r\nlr = 1\r\n")
+    record = trained(tmp_path, "--recipe", str(tmp_path / "r.toml"))
+    assert (record["model"].hidden_size, record["optimizer"]["learning_rate"]) == (6, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hidden = 6".encode("utf-16"), r"is not UTF-8 \(invalid start byte at byte 0\); save it as that"),
+        ('cell = "gr\xfc"'.encode("latin-1"), r"is not UTF-8 \(.* at byte 10\)"),
+    ],
+)
+def test_a_recipe_in_another_encoding_says_so(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"recipe: .*r\.toml {message}"):
+        trained(tmp_path, "--recipe", str(tmp_path / "r.toml"))
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        trained(tmp_path, "--recipe", str(tmp_path))
+
+
+def test_every_verb_with_recipes_takes_the_kinds_of_its_options() -> None:
+    for verb in (train, tune, lr_find):
+        kinds = kinds_of(verb)
+        assert set(OPTIONS) <= set(kinds)
+        assert {name: kinds[name] for name in ("hidden", "lr", "tie", "cell", "clip", "split", "lowercase")} == {
+            "hidden": int, "lr": float, "tie": bool, "cell": str, "clip": float, "split": str, "lowercase": bool,
+        }  # fmt: skip
+        assert not {"output", "resume", "corpus", "recipe"} & set(kinds)
+    assert kinds_of(tune)["minutes"] is float
 
 
 def test_a_resumed_run_takes_its_recipe_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

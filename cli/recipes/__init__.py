@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import json
+import math
+import sys
 import tomllib
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, first_line
 
 FOLDER = Path(__file__).parent
 PRESETS = ("small", "medium", "large")
@@ -24,34 +31,72 @@ NO_SETTINGS = (
 )  # what a run does, not how it trains
 
 
-def read_recipe(path: Path, known: set[str]) -> dict[str, Any]:
-    """Option names, with ``_`` for ``-``, to the values of a recipe.
+def read_recipe(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Return the values of a recipe by option names, with ``_`` for ``-``.
 
     Args:
-        known: the names that there are.
+        kinds: the names that there are, each with the type of its values.
 
     Raises:
-        ConfigError: the file cannot be read, is no TOML, or has a key that is no option, or a table or list.
+        ConfigError: the file cannot be read, is no TOML in UTF-8, sets nothing, or has a key that is no option, twice the
+            same, or with a value of another type; says which.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"recipe: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:  # of TOML, and of text that is not UTF-8
-        raise ConfigError(f"recipe: {path} is not TOML ({error})") from error
-    recipe = {name.replace("-", "_"): value for name, value in values.items()}
-    if unknown := sorted(set(recipe) - known):
-        raise ConfigError(f"recipe: {path} has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    for name, value in recipe.items():
-        if isinstance(value, dict | list):
-            raise ConfigError(f"recipe: {path}: {name} is a {type(value).__name__}, needs one value")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"recipe: {path} is not UTF-8 ({error.reason} at byte {error.start}); save it as that"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"recipe: {path} is not TOML ({first_line(error)})") from error
+    if not values:
+        raise ConfigError(f"recipe: {path} is empty; needs options, for instance hidden = 256")
+    recipe: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name in recipe:
+            raise ConfigError(f"recipe: {path}: {key} is there twice, with - and with _; leave one")
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, 1, 0.75)
+            hint = f" (did you mean {near[0].replace('_', '-')}?)" if near else ""
+            raise ConfigError(f"recipe: {path} has {key}{hint}; known are {', '.join(sorted(kinds))}")
+        recipe[name] = _checked(path, key, value, kinds[name])
     return recipe
 
 
+WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text in quotes"}
+
+
+def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
+    """Return a value of the type ``kind``; whole numbers are numbers, too."""
+    if isinstance(value, dict | list):
+        raise ConfigError(f"recipe: {path}: {key} is a {type(value).__name__}, needs one value")
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        got = json.dumps(value) if isinstance(value, bool | int | float | str) else str(value)
+        raise ConfigError(f"recipe: {path}: {key}: got {got}, needs {WANTED[kind]}")
+    return value
+
+
+def kinds_of(verb: Callable[..., Any]) -> dict[str, type]:
+    """Return the options of a verb that a recipe may set, each with the type of its values."""
+    kinds = {}
+    for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
+        hint = parameter.annotation
+        hint = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        plain = [one for one in typing.get_args(hint) or (hint,) if one is not type(None)]
+        if name not in NO_SETTINGS and plain[0] in WANTED:
+            kinds[name] = plain[0]
+    return kinds
+
+
 def _take(context: typer.Context, path: Path) -> None:
-    known = {parameter.name or "" for parameter in context.command.params} - set(NO_SETTINGS)
+    assert context.command.callback is not None
     # the preset and the recipe: what the recipe says goes before the preset, whichever is read first
-    recipe, earlier = read_recipe(path, known), dict(context.default_map or {})
+    recipe, earlier = read_recipe(path, kinds_of(context.command.callback)), dict(context.default_map or {})
     context.default_map = {**earlier, **recipe} if path.parent != FOLDER else {**recipe, **earlier}
 
 
