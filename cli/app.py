@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 
 from unrolled.cli.bench import bench
 from unrolled.cli.compare import compare
-from unrolled.cli.console import err
+from unrolled.cli.console import err, write_any_text
 from unrolled.cli.demo import demo
 from unrolled.cli.encode import encode
 from unrolled.cli.evaluate import evaluate
@@ -148,9 +148,7 @@ def run(interruption: Interruption | None = None) -> int:
     Args:
         interruption: of the process; what it made a library raise is no error.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
+    write_any_text()
     try:
         return app(standalone_mode=False) or 0
     except KeyboardInterrupt:

@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from unrolled.engine.jsontext import to_json
+from unrolled.engine.sources import shown
 from unrolled.engine.readers import Reading
 
 WIDTH = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
+SHOWN = "unrolled.shown"  # an error handler of codecs
 FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
 
 
@@ -22,6 +24,20 @@ def _console(stderr: bool) -> Console:
     console = Console(width=WIDTH, highlight=False, markup=False, stderr=stderr)
     console.soft_wrap = not console.is_terminal
     return console
+
+
+def write_any_text() -> None:
+    r"""Make the standard streams write what their encoding has not: a byte of a file's name as \xNN, else a question mark."""
+    codecs.register_error(SHOWN, _replacement)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=SHOWN)
+
+
+def _replacement(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(shown(c) if "\ud800" <= c <= "\udfff" else "?" for c in text), error.end
 
 
 out, err = _console(stderr=False), _console(stderr=True)

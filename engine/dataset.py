@@ -189,7 +189,26 @@ def fit_text(name: str, text: Iterable[str], config: DataConfig) -> Tokenizer:
     tokenizer = config.fit(text)
     if len(tokenizer.vocabulary) == 0 or tokenizer.vocabulary == (UNK,):
         raise CorpusError(f"{name}: too little text for the train part (no word); add text or change the split")
+    check_varied(name, tokenizer, config)
     return tokenizer
+
+
+def check_varied(name: str, tokenizer: Tokenizer, config: DataConfig) -> None:
+    """Check that there are different tokens to predict.
+
+    Raises:
+        CorpusError: the text consists of one token.
+        ConfigError: the vocabulary may hold no more than one.
+    """
+    if len(tokenizer.vocabulary) > 1:
+        return
+    if config.vocab_size is not None and config.vocab_size < 2:
+        raise ConfigError(f"vocab_size: got {config.vocab_size}, needs a whole number of at least 2")
+    what = "character" if config.level == "char" else config.level
+    raise CorpusError(
+        f"{name}: holds one {what} alone, {tokenizer.vocabulary[0]!r}, so that there is nothing to learn; "
+        "give a text of different ones"
+    )
 
 
 def joined_batches(name: str, tokenizer: Tokenizer, parts: Sequence[NDArray], config: DataConfig) -> Dataset:

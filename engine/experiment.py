@@ -13,7 +13,7 @@ from unrolled.engine.averaging import Averaged
 from unrolled.engine.canonical import described
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.corpus import Corpus
-from unrolled.engine.dataset import DataConfig, Dataset, prepare
+from unrolled.engine.dataset import DataConfig, Dataset, check_varied, prepare
 from unrolled.engine.encoded import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.group import ALONE, Group
@@ -144,6 +144,7 @@ def prepare_run(
     if isinstance(corpus, EncodedCorpus):
         experiment = replace(experiment, data=corpus.settle(experiment.data))
     dataset = dataset or encode(corpus, experiment.data)
+    check_varied(corpus.name, dataset.tokenizer, experiment.data)
     config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
     params = begin(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)

@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+from unrolled.engine.encodings import surrogate_in
 from unrolled.engine.errors import ModelFileError
 
 MAX_DEPTH = 64  # of objects and lists inside each other
@@ -22,8 +23,17 @@ def finite(value: Any) -> Any:
 
 
 def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
-    """``ascii``: escape all else, for files of lines: some readers end a line at U+2028, and a lone surrogate is no UTF-8."""
-    return json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    """Write ``value`` as JSON that every encoding of Unicode can hold: half of a surrogate pair is written as its escape.
+
+    Args:
+        value: numbers that JSON has not become null.
+        indent: of the lines; one line if left out.
+        ascii: escape all that is not ASCII, for files of lines: some readers end a line at U+2028.
+    """
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    if surrogate_in(text) is None:
+        return text
+    return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
 def _check_depth(value: Any, left: int = MAX_DEPTH) -> None:

@@ -51,11 +51,7 @@ def row_bytes(row: Row) -> bytes:
 
 
 def to_line(record: Record) -> bytes:
-    text = to_json(record) + "\n"
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 not
-        return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text).encode()
+    return (to_json(record) + "\n").encode()
 
 
 def parse_line(line: bytes) -> Record:
