@@ -127,7 +127,12 @@ def _read_one(source: str, options: ReadOptions) -> Content:
         raise CorpusError(f"{name}: holds ids, which train and eval read, alone; here the text itself is needed")
     if os.path.isdir(source):
         raise CorpusError(f"{name}: is a folder; name the files in it, for instance {name}/*.txt")
-    text = Source(source, options.encoding).read()
+    try:
+        text = Source(source, options.encoding).read()
+    except CorpusError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise CorpusError(f"{name}: no such file") from error
+        raise
     reader = unnamed_reader(options) if is_unnamed(source) else READERS.get(ending(source), read_plain)
     return reader(text, name, options)
 

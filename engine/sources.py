@@ -124,8 +124,6 @@ class Source:
             return sys.stdin.buffer
         try:
             return open(self.path, "rb")
-        except FileNotFoundError as error:
-            raise self.error(f"{self.name}: no such file") from error
         except OSError as error:
             raise self._unreadable(error) from error
         except ValueError as error:  # a name with a NUL
@@ -173,7 +171,7 @@ class Source:
                     yield piece
                 if not block:
                     break
-            if nuls > MOST_NULS * characters:
+            if nuls > max(1, MOST_NULS * characters):
                 raise self._no_text(
                     f"read as {self._encoding} it holds {nuls:,} NULs in {characters:,} characters", sample
                 )
@@ -228,9 +226,10 @@ class Source:
             return True
         try:
             return not stat.S_ISREG(os.stat(self.path).st_mode) and not os.path.isdir(self.path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise self.error(f"{self.name}: cannot be read ({reason})") from error
+        except OSError as error:
+            raise self._unreadable(error) from error
+        except ValueError as error:  # a name with a NUL
+            raise self.error(f"{self.name!r}: cannot be read ({error})") from error
 
     @contextlib.contextmanager
     def rereadable(self, folder: Path) -> Iterator[Source]:

@@ -112,7 +112,8 @@ def read_torchscript(path: Path) -> tuple[Any, FileInfo]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(str(path), map_location="cpu"), info
+            with path.open("rb") as file:  # by its name torch opens no file whose name is not UTF-8
+                return torch.jit.load(file, map_location="cpu"), info
     except Exception as error:  # torch's parser of programs raises what it likes
         raise ModelFileError(f"{path}: a damaged TorchScript file ({first_line(error)})") from error
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, deserialize
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, ModelFileError, first_line
 from unrolled.engine.jsontext import parse_value
+from unrolled.engine.sources import Source, ending, shown
 from unrolled.engine.text import LEVELS, SPECIALS, UNK, Tokenizer
 
 # of safetensors: the dtype, and how NumPy reads it, which has no bfloat16
@@ -134,13 +135,8 @@ def read_vocabulary(path: Path, level: str) -> list[str]:
     Raises:
         ConfigError: missing, not UTF-8, or none of these.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"vocabulary: {path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"vocabulary: {path} is not UTF-8 ({error})") from error
-    if path.suffix.lower() != ".json":
+    text = _vocabulary_text(path)
+    if ending(path) != ".json":
         return _lines(text, level == "char")
     try:
         value = parse_value(text)
@@ -155,6 +151,10 @@ def read_vocabulary(path: Path, level: str) -> list[str]:
     if any(tokens != found[0] for tokens in found[1:]):
         raise ConfigError(f"vocabulary: {path} holds several, and they differ; write a list of tokens alone")
     return found[0]
+
+
+def _vocabulary_text(path: Path) -> str:
+    return Source(str(path), None, f"vocabulary: {shown(path)}", ConfigError).read()
 
 
 def _lines(text: str, escaped: bool) -> list[str]:
@@ -190,8 +190,10 @@ def read_merges(path: Path) -> list[list[int]]:
         ConfigError: missing, or another kind of file.
     """
     try:
-        value = parse_value(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError) as error:
+        value = parse_value(_vocabulary_text(path))
+    except ConfigError:
+        raise
+    except ValueError as error:
         raise ConfigError(f"vocabulary: {path} cannot be read as JSON ({first_line(error)})") from error
     merges = value.get("merges") if isinstance(value, dict) else None
     pairs = isinstance(merges, list) and all(isinstance(pair, list) for pair in merges)
