@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from unrolled.engine.jsontext import to_json
-from unrolled.engine.sources import shown
 from unrolled.engine.readers import Reading
+from unrolled.engine.sources import shown
 
 WIDTH = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else None
 SHOWN = "unrolled.shown"  # an error handler of codecs

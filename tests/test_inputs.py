@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unrolled.cli.main import main
+from unrolled.cli.app import run as run_here
 from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig, prepare
 from unrolled.engine.encoded import encode_files, read_encoded
@@ -40,10 +40,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     def call(*arguments: str | Path, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["unrolled", *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
+        got = run_here()
         printed = capfd.readouterr()
-        assert (caught.value.code or 0) == code, printed
+        assert got == code, printed
         return printed.err if code else printed.out
 
     return call
