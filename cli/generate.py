@@ -56,6 +56,7 @@ def generate_text(
     strict: many.Strict = False,
     shard: many.Shard = "0/1",
     token_ids: many.TokenIds = False,
+    keep_columns: many.KeepColumns = False,
     max_prompt_tokens: many.MaxPromptTokens = MAX_PROMPT_TOKENS,
     seed: options.Seed = 0,
     engine: options.Engine = None,
@@ -76,7 +77,7 @@ def generate_text(
         many.check_no_job(
             output=output != STDOUT, format=format, delimiter=delimiter, quoting=quoting, header=header is not None,
             resume=resume, overwrite=overwrite, strict=strict,
-            token_ids=token_ids, shard=shard != "0/1", lanes=lanes != Job.lanes,
+            keep_columns=keep_columns, token_ids=token_ids, shard=shard != "0/1", lanes=lanes != Job.lanes,
             max_prompt_tokens=max_prompt_tokens != MAX_PROMPT_TOKENS,
         )  # fmt: skip
         if logprobs and not json:
@@ -121,6 +122,7 @@ def generate_text(
             resume,
             overwrite,
             table,
+            keep_columns,
         )
         config = GenerationConfig(do_sample=not greedy, **settings)
         many.write_job(load(model, engine, precision), job, config, json)

@@ -34,7 +34,7 @@ Input = Annotated[
         "-i",
         metavar="FILE",
         help=f"Prompts: {', '.join(ENDINGS)}, or - for standard input. "
-        "Fields beside prompt and id are settings of the row. Not with beams.",
+        "Fields beside prompt and id are settings of the row; others need --keep-columns. Not with beams.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -76,6 +76,14 @@ Shard = Annotated[
     ),
 ]
 TokenIds = Annotated[bool, typer.Option("--token-ids", help="Also say which tokens were drawn.", rich_help_panel=PANEL)]
+KeepColumns = Annotated[
+    bool,
+    typer.Option(
+        "--keep-columns",
+        help="Carry columns and fields that are neither id, prompt nor a setting to the results.",
+        rich_help_panel=PANEL,
+    ),
+]
 MaxPromptTokens = Annotated[
     int, typer.Option(help="A row with a longer prompt becomes an error record.", rich_help_panel=PANEL)
 ]

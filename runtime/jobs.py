@@ -19,96 +19,27 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
-from unrolled.engine.backends import FLOAT32
-from unrolled.engine.canonical import described
-from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
-from unrolled.engine.errors import ConfigError, JobError, UnrolledError
+from unrolled.engine.errors import JobError, UnrolledError
 from unrolled.engine.jsontext import to_json
-from unrolled.engine.tables import TableFormat
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.interrupts import Interrupts
+from unrolled.runtime.job import Job, Observer, Progress, identity
 from unrolled.runtime.job_blocks import Block
-from unrolled.runtime.job_file import FORMAT
 from unrolled.runtime.lanes import write_rows
-from unrolled.runtime.prompt_files import PROMPT_FORMATS, BadRow, PromptFile, PromptRow, Row
-from unrolled.runtime.records import Record, error_record, parse_line, stuck_record, text_record, to_line
-from unrolled.runtime.result_files import STDOUT, ResultFile, Results, open_results
-from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, row_requests
+from unrolled.runtime.prompt_files import BadRow, PromptFile, PromptRow, Row
+from unrolled.runtime.records import Record, error_record, parse_line, same_result, stuck_record, text_record, to_line
+from unrolled.runtime.result_files import ResultFile, Results, open_results
+from unrolled.runtime.row_settings import row_requests
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
-from unrolled.runtime.sampling import check_whole
 
 BLOCK = 32  # rows for each lane in a block: lanes that run empty at its end cost some percent
 PROGRESS_S = 0.1  # between two calls of the observer
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is read and written, and how.
-
-    Args:
-        input: a file of prompts, or "-" for standard input.
-        output: a file of results, or "-" for standard output.
-        format: of the input, one of ``PROMPT_FORMATS``; None: the one of its ending.
-        lanes: texts that are written side by side.
-        shard: (I, N): only the rows whose index leaves I when divided by N.
-        token_ids: say also which tokens were drawn.
-        max_prompt_tokens: a longer prompt cannot be served.
-        precision: of the model's products, so that a job is not resumed with another.
-        strict: end with an error at the first row that cannot be served, behind the results of those before it.
-        resume: go on with what an earlier process left.
-        overwrite: begin anew though the output exists.
-        table: how the input is written, if it is CSV or TSV.
-    """
-
-    input: str
-    output: str = STDOUT
-    format: str | None = None
-    lanes: int = 256
-    shard: tuple[int, int] = (0, 1)
-    token_ids: bool = False
-    max_prompt_tokens: int = MAX_PROMPT_TOKENS
-    precision: str = FLOAT32
-    strict: bool = False
-    resume: bool = False
-    overwrite: bool = False
-    table: TableFormat = field(default_factory=TableFormat)
-
-    def __post_init__(self) -> None:
-        if self.format is not None:
-            check_choice("format", self.format, PROMPT_FORMATS)
-        check_whole("lanes", self.lanes, 1)
-        check_whole("max_prompt_tokens", self.max_prompt_tokens, 1)
-        which, of = self.shard
-        check_whole("shard", of, 1)
-        check_whole("shard", which, 0, of - 1)
-        if self.resume and self.overwrite:
-            raise ConfigError("resume, overwrite: one goes on, the other begins anew; say one of them")
-
-
-@dataclass
-class Progress:
-    """How far a job is."""
-
-    rows: int = 0  # that are over, of this shard, those kept from before included
-    errors: int = 0  # of the rows, those that cannot be served or one of whose texts cannot be written to its end
-    kept: int = 0  # of the rows
-    texts: int = 0  # written by this process, errors not counted
-    tokens: int = 0  # of them
-    seconds: float = 0.0
-    total: int | None = None  # rows, about; None where that is not known
-    interrupted: bool = False
-    complete: bool = False  # whether there was nothing left to do
-    blank_lines: int = 0  # of the input, passed over so far
-
-
-Observer = Callable[[Progress], None]
 
 
 @dataclass
@@ -235,9 +166,7 @@ class _Run:
             self._row_is_over(waiting.row)
 
     def _write_line(self, record: Record) -> None:
-        line = to_line(record)
-        self.results.write(line)
-        self.lines.append(line)
+        self.lines.append(self.results.write(to_line(record)))
 
     def _row_is_over(self, row: Row) -> None:
         self._count(row, self.lines)
@@ -277,7 +206,7 @@ class _Run:
                 whole, failed = error is not None, True
                 settings = () if whole else requests[0].config.rules.extras
                 wanted = error_record(row, error) if whole else stuck_record(row, sample, several, settings)
-                good = record == parse_line(to_line(wanted))
+                good = same_result(line, to_line(wanted))
             else:
                 good = isinstance(row, PromptRow) and (record.get("id"), record.get("prompt")) == (row.id, row.prompt)
                 good = good and record.get("sample", 0) == sample
@@ -291,24 +220,6 @@ class _Run:
         self.progress.errors += failed
         self._count(row, lines)
         return True
-
-
-def _about(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
-    """All that decides what a job writes, besides what is in the input."""
-    # 0.1.0 read every table with CSV's quotes: its jobs have no key for that, and rows that differ have other digests
-    table = {name: value for name, value in asdict(job.table).items() if value not in (None, "csv", True)}
-    return {
-        **FORMAT,
-        "model": model.digest,
-        "engine": model.engine,
-        "form": getattr(model, "form", None),  # of an ONNX file, like the next
-        "weights": str(getattr(model, "weights", None)),
-        "input": prompts.name,
-        "format": prompts.format,
-        **({"table": table} if table else {}),
-        **{name: getattr(job, name) for name in ("lanes", "shard", "token_ids", "max_prompt_tokens", "precision")},
-        "settings": described(replace(config, batch_size=1)),  # the lanes stand in its place
-    }
 
 
 def _resumed(run: _Run, blocks: Iterator[Iterator[Row]], results: ResultFile) -> Iterator[Iterable[Row]]:
@@ -378,10 +289,11 @@ def run_job(
     """
     config = config or GenerationConfig()
     resolved = resolve(model, config)
-    with PromptFile(job.input, job.format, table=job.table) as prompts, Interrupts() as interrupts:
+    opened = PromptFile(job.input, job.format, table=job.table, keep_columns=job.keep_columns)
+    with opened as prompts, Interrupts() as interrupts:
         if prompts.path is not None and Path(job.output).exists() and prompts.path.samefile(job.output):
             raise JobError(f"{job.output}: is the input; the output needs another name")
-        results = open_results(job.output, _about(model, job, config, prompts), job.resume, job.overwrite)
+        results = open_results(job.output, identity(model, job, config, prompts), job.resume, job.overwrite)
         try:
             run = _Run(model, job, resolved, results, interrupts, observer or (lambda _: None), Progress())
             _run(run, prompts)

@@ -6,7 +6,8 @@
     Once                                                    .txt: a prompt a line, blank ones too
 
 What is neither ``id`` nor ``prompt`` is a setting of that row alone; a table with another column is refused as a whole, an
-object with another field is a bad row. A row without an id has its index for one. All are UTF-8, with or without byte order
+object with another field is a bad row, unless such columns are kept: then they are carried to the results, cells of tables
+as texts and JSON values as they are. A row without an id has its index for one. All are UTF-8, with or without byte order
 mark, with line ends of any system (inside a quoted cell they stay as they are). A row that cannot be read becomes a
 ``BadRow`` in its place, and the next line is read as if nothing had been; an array that is not JSON is refused as a whole.
 """
@@ -16,19 +17,22 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import PromptFileError
-from unrolled.engine.jsontext import parse_array, parse_value
+from unrolled.engine.jsontext import finite, parse_array, parse_value
 from unrolled.engine.sources import STDIN, Source, ending, is_compressed, is_unnamed, shown
 from unrolled.engine.tables import Damage, LineError, Record, Table, TableError, TableFormat
-from unrolled.runtime.row_settings import ROW_SETTINGS, parse_cell
+from unrolled.runtime.row_settings import ROW_SETTINGS, SHARED, parse_cell
 
 ROW_LIMIT = 1 << 20  # characters of a line or record: what has no end must not fill the memory
 ARRAY_LIMIT = 1 << 26  # characters of a JSON array, which is held whole
+
+_KNOWN = ("id", "prompt", *ROW_SETTINGS)
+RESULT_KEYS = ("id", "sample", "prompt", "text", "finish_reason", "tokens", "token_ids", "logprobs", "line", "error")
 
 Id = str | int | float
 
@@ -42,6 +46,7 @@ class PromptRow:
     id: Id
     prompt: str
     overrides: dict[str, Any]
+    kept: dict[str, Any] = field(default_factory=dict)  # columns for the results
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class BadRow:
     line: int
     id: Id
     error: str
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 Row = PromptRow | BadRow
@@ -125,22 +131,28 @@ def _each(lines: _Lines) -> Iterator[str | LineError]:
             yield error
 
 
-def _row(index: int, line: int, values: dict[str, Any]) -> Row:
+def _row(index: int, line: int, values: dict[str, Any], kept: dict[str, Any]) -> Row:
     """A row of named values, of which ``id`` and ``prompt`` are not settings."""
     name, prompt = values.pop("id", None), values.pop("prompt", None)
     if name is None:
         name = index
     if not isinstance(name, Id) or isinstance(name, bool) or (isinstance(name, float) and not math.isfinite(name)):
-        return BadRow(index, line, index, f"id: got {name!r}, needs a text or a number")
+        return BadRow(index, line, index, f"id: got {name!r}, needs a text or a number", kept)
     if prompt is None:
-        there = ", ".join(values) or "nothing else"
-        return BadRow(index, line, name, f"no prompt; there is {there}")
+        there = ", ".join([*values, *kept]) or "nothing else"
+        return BadRow(index, line, name, f"no prompt; there is {there}", kept)
     if not isinstance(prompt, str):
-        return BadRow(index, line, name, f"prompt: got a {type(prompt).__name__}, needs a text")
-    return PromptRow(index, line, name, prompt, values)
+        return BadRow(index, line, name, f"prompt: got a {type(prompt).__name__}, needs a text", kept)
+    return PromptRow(index, line, name, prompt, values, kept)
 
 
-def _read_text(lines: _Lines) -> Iterator[Row]:
+def _apart(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is id, prompt or setting, and what is not."""
+    kept = {name: value for name, value in values.items() if name not in _KNOWN and name not in SHARED}
+    return {name: value for name, value in values.items() if name not in kept}, kept
+
+
+def _read_text(lines: _Lines, keep: bool) -> Iterator[Row]:
     for index, line in enumerate(_each(lines)):
         if isinstance(line, LineError):
             yield BadRow(index, lines.number, index, str(line))
@@ -148,21 +160,26 @@ def _read_text(lines: _Lines) -> Iterator[Row]:
             yield PromptRow(index, lines.number, index, line.removesuffix("\n"), {})
 
 
-def _json_row(index: int, line: int, text: str) -> Row:
+def _json_row(index: int, line: int, text: str, keep: bool) -> Row:
     try:
         values = parse_value(text, unique=True)
     except ValueError as error:
         return BadRow(index, line, index, f"not JSON ({error})")
-    return _value_row(index, line, values)
+    return _value_row(index, line, values, keep)
 
 
-def _value_row(index: int, line: int, values: Any) -> Row:
+def _value_row(index: int, line: int, values: Any, keep: bool) -> Row:
     if not isinstance(values, dict):
         return BadRow(index, line, index, f"a JSON {type(values).__name__}, needs an object with a prompt")
-    return _row(index, line, values)
+    values, kept = _apart(values) if keep else (values, {})
+    if taken := [name for name in kept if name in RESULT_KEYS]:
+        return BadRow(index, line, index, f"{taken[0]}: results have a field of this name; rename it")
+    if finite(kept) != kept:
+        return BadRow(index, line, index, "a number in it is too large")
+    return _row(index, line, values, kept)
 
 
-def _read_jsonl(lines: _Lines) -> Iterator[Row]:
+def _read_jsonl(lines: _Lines, keep: bool) -> Iterator[Row]:
     index = 0
     for line in _each(lines):
         if isinstance(line, LineError):
@@ -171,29 +188,29 @@ def _read_jsonl(lines: _Lines) -> Iterator[Row]:
             lines.blank += 1
             continue
         else:
-            yield _json_row(index, lines.number, line)
+            yield _json_row(index, lines.number, line, keep)
         index += 1
 
 
-def _read_array(lines: _Lines) -> Iterator[Row]:
+def _read_array(lines: _Lines, keep: bool) -> Iterator[Row]:
     try:
         items = parse_array(lines.read(ARRAY_LIMIT))
     except ValueError as error:
         raise PromptFileError(str(error)) from error
     lines.number = len(items)
     return (
-        PromptRow(index, line, index, value, {}) if isinstance(value, str) else _value_row(index, line, value)
+        PromptRow(index, line, index, value, {}) if isinstance(value, str) else _value_row(index, line, value, keep)
         for index, (line, value) in enumerate(items)
     )
 
 
-def _read_table(lines: _Lines, format: TableFormat, tab_separated: bool) -> Iterator[Row]:
+def _read_table(lines: _Lines, format: TableFormat, tab_separated: bool, keep: bool) -> Iterator[Row]:
     try:
         table = Table(_each(lines), format, tab_separated, lines.limit)
     except TableError as error:
         raise PromptFileError(f"line {error.line}: {error}") from error
     if format.header:
-        _check_columns(table.columns)
+        _check_columns(table.columns, keep)
         return _table_rows(lines, table, table.columns)
     if len(table.columns) > 1:
         raise PromptFileError(
@@ -202,16 +219,21 @@ def _read_table(lines: _Lines, format: TableFormat, tab_separated: bool) -> Iter
     return _table_rows(lines, table, ("prompt",))
 
 
-def _check_columns(columns: tuple[str, ...]) -> None:
-    known = ("id", "prompt", *ROW_SETTINGS)
+def _check_columns(columns: tuple[str, ...], keep: bool) -> None:
     if "prompt" not in columns:
         raise PromptFileError(f"no column prompt in the header; there are {', '.join(columns) or 'none'}")
+    others = [name for name in columns if name not in _KNOWN]
     # a misspelt setting must not be passed over in silence, and looks like any other column
-    if unknown := [name for name in columns if name not in known]:
+    if others and not keep:
         raise PromptFileError(
-            f"no setting {', '.join(map(repr, unknown))}: take these columns out of the file; "
-            f"it can have {', '.join(known)}"
+            f"no setting {', '.join(map(repr, others))}: take these columns out of the file, or carry them to the results "
+            f"(--keep-columns); it can have {', '.join(_KNOWN)}"
         )
+    for name in others:
+        if name in RESULT_KEYS:
+            raise PromptFileError(f"the column {name!r}: results have a field of this name; rename it")
+        if name in SHARED:
+            raise PromptFileError(f"the column {name!r}: this setting is the same for all rows; rename or remove it")
     for name in columns:
         if columns.count(name) > 1:
             raise PromptFileError(f"the column {name!r} stands in the header twice")
@@ -227,13 +249,13 @@ def _table_rows(lines: _Lines, table: Table, columns: tuple[str, ...]) -> Iterat
 
 
 def _record(index: int, row: Record, columns: tuple[str, ...]) -> Row:
-    values: dict[str, Any] = dict(zip(columns, row.cells, strict=True))
+    values, kept = _apart(dict(zip(columns, row.cells, strict=True)))
     for name in values.keys() - {"id", "prompt"}:
         values[name] = parse_cell(name, values[name])
-    return _row(index, row.line, {**values, "id": values.get("id") or None})
+    return _row(index, row.line, {**values, "id": values.get("id") or None}, kept)
 
 
-LINE_FORMATS: dict[str, Callable[[_Lines], Iterator[Row]]] = {
+LINE_FORMATS: dict[str, Callable[[_Lines, bool], Iterator[Row]]] = {
     "jsonl": _read_jsonl,
     "json": _read_array,
     "txt": _read_text,
@@ -251,6 +273,7 @@ class PromptFile:
         format: one of ``PROMPT_FORMATS``; left out, the one of the file's ending, of standard input jsonl.
         limit: the most characters of a line or record.
         table: how a CSV or TSV is written.
+        keep_columns: keep columns and fields that are neither id, prompt nor a setting.
 
     Raises:
         PromptFileError: the file cannot be opened, its format is not known, or it is a table without a usable header or an
@@ -258,7 +281,12 @@ class PromptFile:
     """
 
     def __init__(
-        self, source: str, format: str | None = None, limit: int = ROW_LIMIT, table: TableFormat | None = None
+        self,
+        source: str,
+        format: str | None = None,
+        limit: int = ROW_LIMIT,
+        table: TableFormat | None = None,
+        keep_columns: bool = False,
     ) -> None:
         self.path = None if source == STDIN else Path(source)
         self.name = "standard input" if self.path is None else shown(self.path.name)
@@ -268,14 +296,16 @@ class PromptFile:
             raise PromptFileError(
                 f"{self.name}: {', '.join(given)} go with .csv and .tsv files; this one is {self.format}"
             )
+        if self.format == "txt" and keep_columns:
+            raise PromptFileError(f"{self.name}: --keep-columns goes with tables and JSON; a text has no columns")
         self._stream = _open(source)
         # line ends inside quoted cells stay as they are
         self._lines = _Lines(self._stream, limit, newline="" if self.format in TABLES else None)
         try:
             if self.format in TABLES:
-                self._rows = _read_table(self._lines, self.table, self.format == "tsv")
+                self._rows = _read_table(self._lines, self.table, self.format == "tsv", keep_columns)
             else:
-                self._rows = LINE_FORMATS[self.format](self._lines)
+                self._rows = LINE_FORMATS[self.format](self._lines, keep_columns)
         except PromptFileError as error:
             self.close()
             raise PromptFileError(f"{self.name}: {error}") from error

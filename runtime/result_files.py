@@ -17,6 +17,7 @@ from unrolled.engine.errors import JobError
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.lock import try_lock
 from unrolled.runtime.job_file import JobFile, Part
+from unrolled.runtime.records import same_result
 
 STDOUT = "-"
 
@@ -41,7 +42,10 @@ class Results(Protocol):
         """Back to the mark: what is written from here on has to be what was kept, as far as that goes."""
         ...
 
-    def write(self, line: bytes) -> None: ...
+    def write(self, line: bytes) -> bytes:
+        """Add a line, or see that it is the one that is there; return what is there."""
+        ...
+
     def end_block(self, digest: str, last: bool) -> bool:
         """The next block is over, its rows have this digest; False: an earlier process read others there.
 
@@ -79,12 +83,13 @@ class ResultStream:
     def mark(self) -> None: ...
     def rewind(self) -> None: ...
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes) -> bytes:
         try:
             _write_whole(self._file, line)
             self._file.flush()
         except OSError as error:
             raise JobError(f"{self._name}: cannot be written ({error.strerror})") from error
+        return line
 
     def end_block(self, digest: str, last: bool) -> bool:
         return True
@@ -206,16 +211,17 @@ class ResultFile:
     def rewind(self) -> None:
         self._read = self._mark
 
-    def write(self, line: bytes) -> None:
-        """Add a line, or see that it is the one that is there."""
+    def write(self, line: bytes) -> bytes:
         kept = self.kept_line()
         if kept is None:
             self._append(line)
-        elif kept != line:
+            return line
+        if not same_result(kept, line):
             raise JobError(
                 f"{self.path}: {_shown(kept)} stands where {_shown(line)} comes out now; "
                 "it was changed, or written on another machine; --overwrite begins anew"
             )
+        return kept
 
     def _append(self, line: bytes) -> None:
         try:

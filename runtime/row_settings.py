@@ -94,7 +94,10 @@ def row_config(config: GenerationConfig, overrides: Mapping[str, Any]) -> Genera
     if not overrides:
         return config
     if unknown := sorted(set(overrides) - set(SETTINGS)):
-        raise ConfigError(f"no setting {', '.join(unknown)}; a row can have {', '.join(ROW_SETTINGS)}")
+        raise ConfigError(
+            f"no setting {', '.join(unknown)}; a row can have {', '.join(ROW_SETTINGS)}, "
+            "and --keep-columns carries other fields to the results"
+        )
     given = {name: plain_value(name, value) for name, value in overrides.items()}
     given = {name: value for name, value in given.items() if value is not None}
     if shared := [name for name in SHARED if name in given]:

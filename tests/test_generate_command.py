@@ -111,6 +111,12 @@ def test_tables_of_every_kind(run: Run, model: str, tmp_path: Path) -> None:
     assert json.loads(run(model, *table)[0])["prompt"] == "ab"
     assert "delimiter: got ':', choose one of , ; | tab" in run(model, *table, "--delimiter", ":", code=2)[1]
     assert "quoting: got 'all', choose one of csv, none" in run(model, *table, "--quoting", "all", code=2)[1]
+    source.write_text("prompt,label\nab,x\n")
+    assert "'label': take these columns out of the file, or carry them to the results (--keep-columns)" in (
+        run(model, *table, code=2)[1].replace("\n", " ")
+    )
+    assert json.loads(run(model, *table, "--keep-columns")[0])["label"] == "x"
+    assert "--keep-columns: go with --input" in run(model, "-p", "a", "--keep-columns", code=2)[1]
     assert "--header: go with --input" in run(model, "-p", "a", "--no-header", code=2)[1]
 
 

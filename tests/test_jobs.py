@@ -291,6 +291,91 @@ def test_a_job_on_quoted_tsv_goes_on_with_quoting_alone(model: StepModel, tmp_pa
     assert [record["prompt"] for record in records(output)] == ["ab"] * 100
 
 
+KEPT = [
+    {"id": "x", "label": 1, "prompt": "ab", "b": {"nested": [1.5, None, "é"]}, "a": 12301807997281171527},
+    {"prompt": "Ω", "label": True, "temperature": 0.5},
+    {"prompt": "cab", "label": ""},
+    {"label": "no prompt"},
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_fields_are_carried_to_the_results(model: StepModel, tmp_path: Path, ending: str) -> None:
+    source = tmp_path / f"in.{ending}"
+    rows = [json.dumps(row, ensure_ascii=False) for row in KEPT]
+    source.write_text("\n".join(rows) if ending == "jsonl" else f"[{', '.join(rows)}]", encoding="utf-8")
+    job = Job(str(source), str(tmp_path / "out"), lanes=LANES, keep_columns=True)
+    config = replace(CONFIG, num_return_sequences=2)
+    assert run_job(model, job, config).errors == 2
+    got = records(job.output)
+    assert [list(record) for record in got] == [
+        *[["id", "sample", "prompt", "text", "finish_reason", "tokens", "label", "b", "a"]] * 2,
+        ["id", "line", "error", "label"],
+        *[["id", "sample", "prompt", "text", "finish_reason", "tokens", "label"]] * 2,
+        ["id", "line", "error", "label"],
+    ]
+    assert [(record["label"], record.get("b"), record.get("a")) for record in got[1:]] == [
+        (1, KEPT[0]["b"], KEPT[0]["a"]),
+        (True, None, None),
+        *[("", None, None)] * 2,
+        ("no prompt", None, None),
+    ]
+    plain = tmp_path / "plain.jsonl"
+    run_job(model, replace(job, output=str(plain), keep_columns=False), config)
+    errors = [record.get("error", "") for record in records(plain)]
+    assert ["--keep-columns" in error for error in errors[:3]] == [True, True, True]
+
+
+def test_columns_are_carried_to_the_results_as_texts(model: StepModel, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text('z,prompt,seed,"a, b"\n007,ab,5," 1.0 "\n,abc,,\n')
+    job = Job(str(source), str(tmp_path / "out.jsonl"), lanes=LANES, resume=True, keep_columns=True)
+    run_job(model, job, CONFIG)
+    got = records(job.output)
+    assert [(record["z"], record["a, b"]) for record in got] == [("007", " 1.0 "), ("", "")]
+    assert list(got[0]) == ["id", "prompt", "text", "finish_reason", "tokens", "z", "a, b"]
+    text = generate(model, ["ab"], replace(CONFIG, seed=5))[0].text
+    assert got[0]["text"] == text
+    assert run_job(model, job, CONFIG).complete
+    source.write_text(source.read_text().replace("007", "008"))
+    with pytest.raises(JobError, match=r"other rows, .* from line 2 to 3; the input has changed"):
+        run_job(model, job, CONFIG)
+    source.write_text("prompt\nab\nabc\n")
+    with pytest.raises(JobError, match="was written with keep_columns true, not null"):
+        run_job(model, replace(job, keep_columns=False), CONFIG)
+
+
+def test_a_job_with_columns_goes_on(model: StepModel, tmp_path: Path) -> None:
+    rows = [{**row, "label": place} for place, row in enumerate(prompts(150))]
+    rows[70] |= {"top_p": 7}
+    whole = done(model, tmp_path, rows, keep_columns=True).read_bytes()
+    output, job = interrupted(model, tmp_path, rows, 100, keep_columns=True)
+    write_input(tmp_path, [*rows[:80], {**rows[80], "label": "another"}, *rows[81:]])
+    with pytest.raises(JobError, match=r"other rows, .* from line 65 to 82; the input has changed"):
+        run_job(model, job, CONFIG)
+    write_input(tmp_path, rows)
+    assert run_job(model, job, CONFIG).kept == 100
+    assert output.read_bytes() == whole
+
+
+def test_other_words_of_an_error_are_no_change(model: StepModel, tmp_path: Path) -> None:
+    """As of another release, which goes on with the job."""
+    rows = prompts(100)
+    rows[3] |= {"top_p": 7}
+    rows[70] |= {"top_p": 7}
+    output, job = interrupted(model, tmp_path, rows, 80)
+    about = Path(f"{output}.job")
+    head, end, digests = about.read_bytes().partition(b"\n}\n")
+    for kept in (digests[:65], b""):  # the second block is written once more, then both
+        about.write_bytes(head + end + kept)
+        output.write_bytes(output.read_bytes().replace(b"got 7", b"7 came"))
+        run_job(model, job, CONFIG, Stop(90))
+        assert output.read_bytes().count(b"7 came") == 2
+    assert not run_job(model, job, CONFIG).interrupted
+    assert [record["error"].split(";")[0][:6] for record in records(output) if "error" in record] == ["top_p:"] * 2
+    assert run_job(model, job, CONFIG).complete
+
+
 def test_standard_input_and_output(
     model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
 ) -> None:

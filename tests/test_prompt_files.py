@@ -16,8 +16,10 @@ import pytest
 from unrolled.engine.errors import ConfigError, PromptFileError
 from unrolled.engine.tables import TableFormat
 from unrolled.runtime.config import GenerationConfig
-from unrolled.runtime.prompt_files import BadRow, PromptFile, PromptRow, Row
+from unrolled.runtime.prompt_files import RESULT_KEYS, BadRow, PromptFile, PromptRow, Row
+from unrolled.runtime.records import error_record, stuck_record, text_record
 from unrolled.runtime.row_settings import make_config, parse_cell, row_config
+from unrolled.runtime.rows import Generation
 
 
 def rows(
@@ -344,3 +346,41 @@ def test_every_setting_of_a_row_can_be_a_field(tmp_path: Path) -> None:
         assert isinstance(row, PromptRow)
         if setting.name not in ("num_return_sequences", "batch_size"):
             assert row_config(GenerationConfig(), row.overrides) == GenerationConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", "prompt,text\na,b\n", "the column 'text': results have a field of this name; rename it"),
+        ("a.tsv", "line\tprompt\na\tb\n", "the column 'line': results have a field of this name"),
+        ("a.csv", "prompt,batch_size\na,3\n", "the column 'batch_size': this setting is the same for all rows"),
+        ("a.csv", "prompt,x,x\na,3,4\n", "the column 'x' stands in the header twice"),
+        ("a.txt", "a\n", "--keep-columns goes with tables and JSON"),
+    ],
+)
+def test_columns_that_cannot_be_kept_are_refused(tmp_path: Path, name: str, data: str, message: str) -> None:
+    (tmp_path / name).write_text(data)
+    with pytest.raises(PromptFileError, match=message):
+        PromptFile(str(tmp_path / name), keep_columns=True)
+
+
+def test_fields_that_cannot_be_kept_make_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [{"prompt": "a", "error": 1}, {"prompt": "a", "x": [1]}, {"prompt": "a", "num_return_sequences": 2}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"prompt": "a", "x": {"y": [1e999]}}\n')
+    with PromptFile(str(path), keep_columns=True) as prompts:
+        got = list(prompts)
+    assert [row.error for row in got if isinstance(row, BadRow)] == [
+        "error: results have a field of this name; rename it",
+        "a number in it is too large",
+    ]
+    assert got[1:3] == [
+        PromptRow(1, 2, 1, "a", {}, {"x": [1]}),
+        PromptRow(2, 3, 2, "a", {"num_return_sequences": 2}),  # an error of the row, later
+    ]
+
+
+def test_results_have_no_other_keys_than_those_that_are_refused() -> None:
+    row, text = PromptRow(3, 4, "id", "a", {}), Generation("a", "b", (1,), "length", 3, (-1.0,))
+    made = [text_record(row, 0, 2, text, True), stuck_record(row, 0, 2, ("bad_words",)), error_record(row, "x")]
+    assert {key for record in made for key in record} == set(RESULT_KEYS)
