@@ -19,7 +19,7 @@ from pathlib import Path
 
 from unrolled.engine.errors import CorpusError
 from unrolled.engine.readers import BLANK, READERS, Content, Reading, ReadOptions, read_plain, unnamed_reader
-from unrolled.engine.sources import STDIN, Source, check_characters, ending, is_unnamed, shown
+from unrolled.engine.sources import STDIN, Source, ending, is_unnamed, shown
 
 BUILTIN = "python-reference"  # that which is read where none is named
 
@@ -143,8 +143,6 @@ def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[Content]
         content = found.content
         if not content or (isinstance(content, str) and not content.strip()):
             raise CorpusError(f"{_name(source)}: holds no text")
-        for number, record in enumerate([content] if isinstance(content, str) else content, 1):
-            check_characters(record, f"{_name(source)}, record {number:,}")
         yield found
 
 

@@ -184,7 +184,7 @@ def _wanted(table: Table, name: str, options: ReadOptions) -> int:
 def read_jsonl(text: str, name: str, options: ReadOptions) -> Content:
     """Read a field of JSON objects, one a line."""
     _refuse_of_tables(name, options)
-    decoder = json.JSONDecoder(object_pairs_hook=unique_names)
+    decoder, field = json.JSONDecoder(object_pairs_hook=unique_names), options.field or TEXT_FIELD
     texts, blank = [], 0
     for number, line in enumerate(io.StringIO(text, newline=""), 1):
         if not line.strip():
@@ -194,8 +194,8 @@ def read_jsonl(text: str, name: str, options: ReadOptions) -> Content:
             value = decoder.decode(line)
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{name}, line {number}: not JSON ({error})") from error
-        texts.append(_text_of(value, options.field or TEXT_FIELD, f"{name}, line {number}"))
-    return _content(texts, blank, Reading(name, "jsonl", options.field or TEXT_FIELD, 0, {}))
+        texts.append(_text_of(value, field, name, number))
+    return _content(texts, blank, Reading(name, "jsonl", field, 0, {}))
 
 
 def read_json(text: str, name: str, options: ReadOptions) -> Content:
@@ -209,8 +209,7 @@ def read_json(text: str, name: str, options: ReadOptions) -> Content:
     field = options.field or TEXT_FIELD
     texts = []
     for line, item in items:
-        where = f"{name}, line {line}"
-        texts.append(check_characters(item, where) if plain else _text_of(item, field, where))
+        texts.append(check_characters(item, f"{name}, line {line}") if plain else _text_of(item, field, name, line))
     return _content(texts, 0, Reading(name, "json", None if plain else field, 0, {}))
 
 
@@ -219,17 +218,19 @@ def _refuse_of_tables(name: str, options: ReadOptions) -> None:
         raise CorpusError(f"{name}: {_goes(options.of_tables)} with .csv and .tsv files; a field is named with --field")
 
 
-def _text_of(value: Any, field: str, where: str) -> str:
-    if not isinstance(value, dict) or field not in value:
-        is_object = isinstance(value, dict)
-        there = (
-            f"; there are {', '.join(value)}" if is_object else f", but {json.dumps(value, ensure_ascii=False)[:40]!r}"
-        )
-        raise CorpusError(f"{where}: no object with a field {field!r}{there}; --field names another")
-    text = value[field]
-    if not isinstance(text, str):
+def _text_of(value: Any, field: str, name: str, line: int) -> str:
+    text = value.get(field) if isinstance(value, dict) else None
+    if isinstance(text, str):
+        return text if text.isascii() else check_characters(text, f"{name}, line {line}, field {field!r}")
+    where = f"{name}, line {line}"
+    if isinstance(value, dict) and field in value:
         raise CorpusError(f"{where}: field {field!r} is a {type(text).__name__}, needs a text")
-    return check_characters(text, f"{where}, field {field!r}")
+    there = f"; there are {', '.join(value)}" if isinstance(value, dict) else f", but {_short(value)!r}"
+    raise CorpusError(f"{where}: no object with a field {field!r}{there}; --field names another")
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:40]
 
 
 def _content(texts: list[str], blank: int, reading: Reading) -> Content:

@@ -150,7 +150,7 @@ class Table:
         self.delimiter = self.format.delimiter or ("\t" if tab_separated else self._detect())
         self.blank_lines = 0  # passed over so far
         self._reader = csv.reader(self._lines, delimiter=self.delimiter, quoting=QUOTINGS[self.quoting], strict=True)
-        first = next(self._records(), None)
+        first = next(self._records(None), None)
         if isinstance(first, Damage):
             raise TableError(first.fault, f"the {'header' if self.format.header else 'first row'}: {first.message}")
         self._first = None if self.format.header else first
@@ -162,27 +162,25 @@ class Table:
         """Yield all rows; lines that are blank are none, and are counted."""
         if self._first is not None:
             yield self._first
-        width = len(self.columns)
-        for row in self._records():
-            if isinstance(row, Record) and len(row.cells) != width:
-                yield Damage(row.line, row.line, self._width_message(row.cells))
-            else:
-                yield row
+        yield from self._records(len(self.columns))
 
-    def _records(self) -> Iterator[Record | Damage]:
+    def _records(self, width: int | None) -> Iterator[Record | Damage]:
+        lines, reader = self._lines, self._reader
         while True:
-            line = self._lines.begin()
+            line = lines.begin()
             try:
-                cells = next(self._reader)
+                cells = next(reader)
             except StopIteration:
                 return
             except (csv.Error, LineError) as error:
                 yield self._damage(line, error)
                 continue
-            if cells:
-                yield Record(line, cells)
-            else:
+            if not cells:
                 self.blank_lines += 1
+            elif width not in (None, len(cells)):
+                yield Damage(line, line, self._width_message(cells))
+            else:
+                yield Record(line, cells)
 
     def _detect(self) -> str:
         sample, whole = self._lines.peek()
