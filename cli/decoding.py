@@ -19,7 +19,7 @@ def _option(help: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=PANEL)
 
 
-Temperature = Annotated[float, _option("Below 1: safer; above 1: more varied.")]
+Temperature = Annotated[float, _option("0: greedy; below 1: safer; above 1: more varied.")]
 TopK = Annotated[int, _option("Draw from the k most probable tokens; 0: all.")]
 TopP = Annotated[float, _option("Draw from the fewest tokens of this joint probability; 1: all.")]
 MinP = Annotated[float, _option("Draw from tokens with this share of the most probable one's probability; 0: all.")]
@@ -51,6 +51,9 @@ EarlyStopping = Annotated[
     ),
 ]
 Logprobs = Annotated[bool, _option("With --json or --input: how probable the model found each token.", "--logprobs")]
+
+
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what only drawing follows
 
 
 def beams(num_beams: int, length_penalty: float, early_stopping: str) -> dict[str, Any]:

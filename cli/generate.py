@@ -22,6 +22,7 @@ from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS
 
 
 def generate_text(
+    context: typer.Context,
     model: options.Model,
     prompt: options.Prompts = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens written behind a prompt.")] = 200,
@@ -66,7 +67,8 @@ def generate_text(
     r"""Write text behind one or several prompts, or behind all of a file.
 
     In a prompt and in texts of options \n is a line end, \t a tab and \\ a backslash.
-    Without a prompt a line end (or <bos>) begins the text.
+    Without a prompt a line end (or <bos>) begins the text; an empty prompt (-p '') needs a model with <bos>, which
+    --batching records trains.
 
     With --input, exit codes are 0: done; 2: bad usage or input, or the output cannot be written; 3: done, but some rows
     became error records; 130: interrupted, and what is written is whole lines.
@@ -82,6 +84,10 @@ def generate_text(
         )  # fmt: skip
         if logprobs and not json:
             raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
+    if num_beams > 1:
+        options.refuse_unused(context, decoding.DRAWING, "a search with beams draws nothing")
+    elif greedy and not input:
+        options.refuse_unused(context, decoding.DRAWING, "greedy writing draws nothing")
     settings: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,

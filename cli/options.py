@@ -12,6 +12,7 @@ import typer
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.backends import PRECISIONS
 from unrolled.engine.corpus import IDENTIFIERS
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.readers import ReadOptions
 from unrolled.engine.tables import QUOTINGS
 from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
@@ -133,7 +134,24 @@ Preset = Annotated[
         callback=take_preset,
     ),
 ]
-Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to write behind; may be repeated.")]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt", "-p", help="Text to continue; may be repeated. It may be empty where the model has <bos>."
+    ),
+]
+
+
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Return those of the options that stand on the command line, whatever their values."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def refuse_unused(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Raise ConfigError if one of the options stands on the command line, where it would have no effect."""
+    if unused := given(context, *names):
+        raise ConfigError(f"{unused[0]}: {why}; leave it out")
 
 
 def read_options(settings: Mapping[str, Any]) -> ReadOptions:

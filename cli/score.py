@@ -24,6 +24,7 @@ from unrolled.runtime.scoring import score as score_texts
 
 
 def score(
+    context: typer.Context,
     model: options.Model,
     file: Annotated[
         list[str] | None, typer.Argument(help="Files, each scored as unrolled eval does; - for standard input.")
@@ -58,6 +59,10 @@ def score(
     if file and (prompt is not None or eos or tokens):
         raise ConfigError("score: --prompt, --eos and --tokens do not go with files")
     check_choice("by", by, ORDERS)
+    if not alternative:
+        options.refuse_unused(context, ["by"], "goes with alternatives")
+    if not file:
+        options.refuse_unused(context, ["encoding"], "goes with files")
     reading = options.read_options(locals())
     if not file and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with files")

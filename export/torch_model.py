@@ -61,8 +61,10 @@ class TorchLM(nn.Module):
     def choose(self, logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
         """Tokens (B,) drawn from logits (B, V) at uniforms ``u`` (B,): the sampling rules of ``unrolled.runtime``.
 
-        ``top_k`` 0 and ``top_p`` 1 are off; ``top_k`` 1 is greedy, the lowest index among the maxima.
+        ``top_k`` 0 and ``top_p`` 1 are off; ``top_k`` 1 or ``temperature`` 0 is greedy, the lowest index among the maxima.
         """
+        if temperature == 0.0:
+            temperature, top_k = 1.0, 1
         scores = logits.to(torch.float64) / temperature
         if top_k > 0 or top_p < 1.0:
             ordered, order = torch.sort(scores, dim=-1, descending=True, stable=True)

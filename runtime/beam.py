@@ -59,7 +59,9 @@ class BeamConfig(GenerationConfig):
             raise ConfigError(
                 f"num_return_sequences: got {self.num_return_sequences}, needs at most num_beams ({self.num_beams})"
             )
-        drawing = {"do_sample": False} | {name: getattr(GenerationConfig, name) for name in FILTERS}
+        drawing: dict[str, Any] = {"do_sample": False, "seed": 0} | {
+            name: getattr(GenerationConfig, name) for name in FILTERS
+        }
         if used := [name for name, off in drawing.items() if getattr(self, name) != off]:
             raise ConfigError(f"{used[0]}: got {getattr(self, used[0])!r}, but beams do not draw; leave it out")
 

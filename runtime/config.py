@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -68,5 +68,9 @@ class GenerationConfig(SamplingConfig):
 
     @cached_property
     def rules(self) -> SamplingConfig:
-        """How tokens are chosen, without how many and until when; the same object for equal rules."""
-        return _one_object(tuple(getattr(self, name) for name in _RULES))
+        """Return how tokens are chosen, without how many and until when; the same object for equal rules.
+
+        Temperature 0 becomes ``do_sample`` False, which every engine and graph takes.
+        """
+        chosen = self if self.temperature > 0 else replace(self, do_sample=False, temperature=1.0)
+        return _one_object(tuple(getattr(chosen, name) for name in _RULES))

@@ -25,8 +25,8 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
         return np.concatenate([[tokenizer.bos_id], ids]).astype(np.int64)
     if len(ids) == 0:
         raise UnknownTokenError(
-            f"prompt: {prompt!r} has no token to start from, and this model has no <bos>; "
-            f"begin with some text, for instance {tokenizer.start_prompt()!r}"
+            f"prompt: {prompt!r} has no token to start from, and this model has no <bos>; begin with some text, for "
+            f"instance {tokenizer.start_prompt()!r}, or train with batching 'records', which gives <bos>"
         )
     return ids
 

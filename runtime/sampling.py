@@ -2,7 +2,8 @@
 
 Everything is in float64. Processors, and for a draw filters (``unrolled.runtime.filters``), change the scores or take tokens
 out. A draw walks the tokens that are left in the order of their index and takes the first whose cumulative probability
-exceeds u (the inverse of the distribution function). Greedy is the lowest index among the largest scores. Names follow
+exceeds u (the inverse of the distribution function). Greedy, which temperature 0 means too, is the lowest index among the
+largest scores. Names follow
 Hugging Face's ``generate``; its top-k keeps ties, this one does not.
 """
 
@@ -44,7 +45,7 @@ class SamplingConfig:
 
     Args:
         do_sample: draw; False: greedy, whatever temperature, top_k, top_p, min_p and typical_p say.
-        temperature: divides the logits; at least 1e-6. Below 1 favours the probable more, above 1 less.
+        temperature: divides the logits; below 1 favours the probable more, above 1 less. At least 1e-6, or 0: greedy.
         top_k: keep the k most probable tokens; 0: all.
         top_p: keep the fewest most probable tokens whose probabilities sum to at least this; 1: all.
         seed: 0 … 2⁶⁴ - 1; with a row's index and step it fixes the draw.
@@ -79,10 +80,10 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.do_sample, bool):
             raise ConfigError(f"do_sample: got {self.do_sample!r}, needs true or false")
-        if not _is_number(self.temperature) or not MIN_TEMPERATURE <= self.temperature < math.inf:
+        divisor = self.temperature
+        if not _is_number(divisor) or not (divisor == 0 or MIN_TEMPERATURE <= divisor < math.inf):
             raise ConfigError(
-                f"temperature: got {self.temperature!r}, needs a number from {MIN_TEMPERATURE:g}; "
-                "for always the most probable token say greedy (do_sample false)"
+                f"temperature: got {divisor!r}, needs 0, which is greedy, or a number from {MIN_TEMPERATURE:g}"
             )
         check_whole("top_k", self.top_k, 0)
         check_share("top_p", self.top_p, "1 keeps all tokens")
@@ -135,6 +136,11 @@ class SamplingConfig:
     def plain(self) -> bool:
         """Whether only ``PLAIN`` is in use, so that paths inside compiled code and graphs can serve."""
         return not self.extras
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn; else they are the most probable ones."""
+        return self.do_sample and self.temperature > 0
 
     @cached_property
     def needs_history(self) -> bool:
@@ -349,7 +355,7 @@ def choose(
         ConfigError: the config needs a history, or to be resolved.
     """
     check_finite(logits)
-    if not config.do_sample and not config._processors:
+    if not config.draws and not config._processors:
         return logits.argmax(axis=-1)
     if not config._processors and len(logits) >= MANY and not config._filtered(logits.shape[1]):
         assert u is not None
@@ -357,7 +363,7 @@ def choose(
     scores = process(logits.astype(np.float64), config, history)
     if config._processors and len(empty := np.flatnonzero(scores.max(axis=-1) == -np.inf)):
         raise NothingLeftError(config._processors, tuple(empty.tolist()))
-    if not config.do_sample:
+    if not config.draws:
         return scores.argmax(axis=-1)
     assert u is not None
     for keep in FILTERS.values():

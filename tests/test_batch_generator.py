@@ -96,6 +96,16 @@ def test_several_texts_a_prompt_are_rows_of_their_own(path: str) -> None:
     assert got["text"].tolist() == [text.text if text.index // 3 != 1 else "" for text in wanted]
 
 
+def test_rows_of_temperature_0_are_greedy_and_others_draw_beside_them(path: str) -> None:
+    batch = {"prompt": np.array(["a", "a", "a"]), "temperature": np.array([0.0, 1.5, np.nan])}
+    model = load(path)
+    greedy = generate(model, ["a"], do_sample=False, max_new_tokens=9)[0].text
+    drawn = generate(model, ["a"] * 3, temperature=1.5, seed=3, max_new_tokens=9)
+    found = BatchGenerator(path, temperature=0, seed=3, max_new_tokens=9)(batch)["text"].tolist()
+    assert found == [greedy, drawn[1].text, greedy]
+    assert greedy != drawn[1].text
+
+
 def test_bad_rows_are_errors_in_their_column_or_raise(path: str) -> None:
     prompts = np.array(["a", "xyz", None, 3, "", "aaaa"], dtype=object)
     rows = {"prompt": prompts, "i": np.array([0, 1, 2, 3, 4, 5])}

@@ -256,6 +256,8 @@ def test_a_file_that_shows_no_logits_is_refused(tmp_path: Any) -> None:
         ("num_return_sequences", 5),
         ("do_sample", True),
         ("temperature", 0.5),
+        ("temperature", 0),
+        ("seed", 1),
         ("top_k", 3),
         ("min_p", 0.1),
     ],

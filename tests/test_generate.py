@@ -25,7 +25,7 @@ from unrolled.engine.errors import ConfigError, ModelFileError, ShapeError, Unkn
 from unrolled.engine.params import initial_params
 from unrolled.engine.text import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
 from unrolled.export.formats import export_model
-from unrolled.runtime import Generation, GenerationConfig, generate
+from unrolled.runtime import Generation, GenerationConfig, generate, load, stream
 from unrolled.runtime.adapters import make_model
 from unrolled.runtime.philox import uniforms
 from unrolled.runtime.prompts import prompt_tokens, read_prompts
@@ -126,6 +126,39 @@ def slow_generation(model: StepModel, prompt: str, index: int, config: Generatio
         written.append(token if config.do_sample else scores.index(max(scores)))
         logits, state = model.step(np.array([[written[-1]]]), state)
     return written
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "numba"])
+def test_temperature_0_is_greedy_alone_beside_others_and_step_by_step(engine: str) -> None:
+    model = make(engine=engine)
+    greedy = [one.tokens for one in generate(model, ["a", "bc"], do_sample=False, max_new_tokens=12)]
+    for own in ({}, {"top_k": 3, "seed": 5}, {"min_p": 0.2}, {"logprobs": True}, {"stop": ("zz",)}):
+        settings = {"temperature": 0, "max_new_tokens": 12, **own}
+        assert [one.tokens for one in generate(model, ["a", "bc"], **settings)] == greedy
+        assert generate(model, ["a"], **settings)[0].tokens == greedy[0]
+    assert generate(model, ["a"] * 70, temperature=-0.0, max_new_tokens=12)[69].tokens == greedy[0]
+    assert "".join(stream(model, "a", temperature=0, max_new_tokens=12)) == model.tokenizer.decode(greedy[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "form"),
+    [("a.onnx", "onnx", "generate"), ("b.onnx", "onnx", "both"), ("c.pt", "torchscript", "both")],
+)
+def test_temperature_0_is_greedy_in_files_that_draw_inside(tmp_path: Path, name: str, format: str, form: str) -> None:
+    if format == "torchscript":
+        pytest.importorskip("torch")
+    model = load(export_model(models.checkpoint("lstm"), tmp_path / name, format, form if format == "onnx" else None))
+    greedy, zero = (
+        [one.tokens for one in generate(model, ["a", "bc"], max_new_tokens=12, **settings)]
+        for settings in ({"do_sample": False}, {"temperature": 0, "top_p": 0.4, "seed": 2})
+    )
+    assert zero == greedy
+
+
+@pytest.mark.parametrize("temperature", [-1, -1e-9, 1e-7, float("nan"), float("inf"), "0", None, True, 10**400])
+def test_any_other_temperature_below_the_least_is_refused(temperature: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^temperature: got .*, needs 0, which is greedy, or a number from 1e-06$"):
+        GenerationConfig(temperature=temperature)
 
 
 @pytest.mark.parametrize(("cell", "layers"), CELLS_AND_LAYERS)

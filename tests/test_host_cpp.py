@@ -93,6 +93,7 @@ def options_of(settings: dict[str, Any]) -> list[str]:
 
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"do_sample": False},
+    {"temperature": 0},
     {"seed": 2**63 + 1, "temperature": 0.9, "top_k": 40, "top_p": 0.95},
     {"seed": 2**53 + 1},
 )
@@ -216,7 +217,8 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, program: Path) -> None:
         ([path, "--prompt", "ab\udcff"], "not valid UTF-8"),
         ([path, "--prompt"], "--prompt: needs a value"),
         ([path, "--tempo", "1"], "--tempo: no such option"),
-        ([path, "--temperature", "0"], '--temperature: got "0"'),
+        ([path, "--temperature", "1e-7"], '--temperature: got "1e-7", needs 0, which is greedy, or a number'),
+        ([path, "--temperature", "-1"], '--temperature: got "-1"'),
         ([path, "--top-p", "nan"], '--top-p: got "nan"'),
         ([path, "--top-k", "-1"], '--top-k: got "-1"'),
         ([path, "--tokens", "1.5"], '--tokens: got "1.5", needs a whole number'),

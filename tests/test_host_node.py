@@ -63,6 +63,7 @@ def run_script(script: str, given: Any) -> Any:
 
 SETTINGS: tuple[tuple[list[str], dict[str, Any]], ...] = (
     (["--greedy"], {"do_sample": False}),
+    (["--temperature", "0", "--top-p", "0.5"], {"do_sample": False}),
     (
         ["--seed", str(2**63 + 1), "--temperature", "0.9", "--top-k", "40", "--top-p", "0.95"],
         {"seed": 2**63 + 1, "temperature": 0.9, "top_k": 40, "top_p": 0.95},
@@ -387,7 +388,8 @@ def test_wrong_files_prompts_and_settings_are_named_errors(tmp_path: Path) -> No
     assert 'no character "😀" (U+1F600)' in _error(path, "--prompt", "ab😀")
     assert 'begin with some, for instance "a"' in _error(path, "--prompt", "")
     for option, value, name in (
-        ("--temperature", "0", "temperature: got 0"),
+        ("--temperature", "-0.1", "temperature: got -0.1, needs 0, which is greedy, or a number from 0.000001"),
+        ("--temperature", "1e-7", "temperature: got 1e-7"),
         ("--top-p", "1.5", "topP: got 1.5"),
         ("--seed", str(2**64), "seed: got 18446744073709551616"),
         ("--tokens", "0", "maxNewTokens: got 0"),

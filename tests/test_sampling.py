@@ -256,8 +256,10 @@ def test_top_k_of_the_whole_vocabulary_or_more_changes_nothing(top_k: int, choos
         SamplingConfig(top_p=0.0),
         SamplingConfig(do_sample=False, temperature=9.0, top_k=3, top_p=0.5),
         SamplingConfig(top_k=1, top_p=0.0, temperature=3.0),
+        SamplingConfig(temperature=0),
+        SamplingConfig(temperature=-0.0, top_k=3),
     ],
-    ids=["top_k 1", "top_p 0", "greedy", "both"],
+    ids=["top_k 1", "top_p 0", "greedy", "both", "temperature 0", "temperature -0"],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_token_left_is_the_lowest_index_among_the_largest(
@@ -391,7 +393,7 @@ def test_alarm_chi_square_notices_a_temperature_five_percent_off() -> None:
 
 
 SAMPLING_RANGES: list[tuple[str, object]] = [
-    ("temperature", 0),
+    ("temperature", -0.1),
     ("temperature", -0.5),
     ("temperature", math.nan),
     ("temperature", INF),

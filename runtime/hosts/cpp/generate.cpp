@@ -41,6 +41,15 @@ Number parse_number(const std::string& name, const std::string& text, Number lea
     throw HostError(name + ": got \"" + text + "\", needs " + needs.str());
 }
 
+// 0 is greedy; below 1e-6 logits over it would overflow.
+double parse_temperature(const std::string& name, const std::string& text) {
+    const double value = parse_number<double>(name, text, 0, 1e300);
+    if (value != 0 && value < 1e-6) {
+        throw HostError(name + ": got \"" + text + "\", needs 0, which is greedy, or a number from 1e-06");
+    }
+    return value;
+}
+
 // A prompt as typed: \n is a line end, \t a tab, \\ a backslash; any other backslash stands for itself.
 std::string unescape(const std::string& text) {
     std::string plain;
@@ -68,12 +77,13 @@ Options parse_options(int argc, char** argv) {
         else if (name == "--tokens") options.tokens = parse_number<std::int64_t>(name, value(), 1, MOST);
         else if (name == "--top-k") options.top_k = parse_number<std::int64_t>(name, value(), 0, MOST);
         else if (name == "--top-p") options.top_p = parse_number<double>(name, value(), 0, 1);
-        else if (name == "--temperature") options.temperature = parse_number<double>(name, value(), 1e-6, 1e300);
+        else if (name == "--temperature") options.temperature = parse_temperature(name, value());
         else if (name == "--seed") options.seed = parse_number<std::uint64_t>(name, value(), 0, ~std::uint64_t{0});
         else if (name.starts_with("--")) throw HostError(name + ": no such option (--help says what there is)");
         else if (options.path.empty()) options.path = name;
         else throw HostError("needs one model file, got also " + name);
     }
+    options.greedy = options.greedy || options.temperature == 0;
     if (options.path.empty() && !options.help) throw HostError("needs a model file (--help says more)");
     return options;
 }

@@ -7,13 +7,13 @@ const MIN_TEMPERATURE = 1e-6;
 export const DEFAULTS = {
   maxNewTokens: 200,
   doSample: true, // false: greedy, whatever the rest says
-  temperature: 1,
+  temperature: 1, // 0: greedy
   topK: 0, // 0: all
   topP: 1, // 1: all
   seed: 0n, // a BigInt: it has 64 bits
 };
 
-/** `settings` with the defaults filled in; HostError says which one is out of its range. */
+/** `settings` with the defaults filled in, temperature 0 as greedy; HostError says which one is out of its range. */
 export function checkSettings(settings = {}) {
   const all = { ...DEFAULTS, ...settings };
   const unknown = Object.keys(all).filter((name) => !Object.hasOwn(DEFAULTS, name));
@@ -26,11 +26,12 @@ export function checkSettings(settings = {}) {
   };
   need('maxNewTokens', Number.isSafeInteger(maxNewTokens) && maxNewTokens >= 1, 'a whole number of at least 1');
   need('doSample', typeof doSample === 'boolean', 'true or false');
-  need('temperature', Number.isFinite(temperature) && temperature >= MIN_TEMPERATURE, `a number from ${MIN_TEMPERATURE}`);
+  const divides = Number.isFinite(temperature) && (temperature === 0 || temperature >= MIN_TEMPERATURE);
+  need('temperature', divides, `0, which is greedy, or a number from ${MIN_TEMPERATURE}`);
   need('topK', Number.isSafeInteger(topK) && topK >= 0, 'a whole number of at least 0');
   need('topP', typeof topP === 'number' && topP >= 0 && topP <= 1, 'a number from 0 to 1');
   need('seed', typeof seed === 'bigint' && seed >= 0n && seed < 2n ** 64n, 'a BigInt from 0 to 2^64 - 1');
-  return all;
+  return temperature === 0 ? { ...all, doSample: false, temperature: 1 } : all;
 }
 
 /** The lowest index among the largest. */

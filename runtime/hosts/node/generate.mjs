@@ -15,7 +15,7 @@ Writes text behind a prompt, with a model file that unrolled exported as ONNX, o
   --prompt TEXT      text to write behind, \\n a line end, \\t a tab; may be repeated
   --tokens N         the most tokens written (${DEFAULTS.maxNewTokens})
   --greedy           always the most probable token, no drawing
-  --temperature T    below 1: safer; above 1: more varied (${DEFAULTS.temperature})
+  --temperature T    0: greedy; below 1: safer; above 1: more varied (${DEFAULTS.temperature})
   --top-k K          draw from the K most probable tokens; 0: all
   --top-p P          draw from the fewest tokens of this joint probability; 1: all
   --seed S           0 to 2^64 - 1 (${DEFAULTS.seed})
