@@ -17,6 +17,7 @@ from unrolled.cli.console import err, write_any_text
 from unrolled.cli.demo import demo
 from unrolled.cli.encode import encode
 from unrolled.cli.evaluate import evaluate
+from unrolled.cli.exit_codes import BAD_INPUT, INTERRUPTED
 from unrolled.cli.export import export
 from unrolled.cli.generate import generate_text
 from unrolled.cli.import_ import import_model
@@ -27,10 +28,9 @@ from unrolled.cli.score import score
 from unrolled.cli.train import train
 from unrolled.cli.tune import tune
 from unrolled.cli.verify import verify
-from unrolled.engine.ctrl_c import INTERRUPTED, Interruption
+from unrolled.engine.ctrl_c import Interruption
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
 
-BAD_INPUT = 2
 LARGE_TEXT = (
     "a large text is encoded once, in bounded memory, by unrolled encode, and train then reads the .tokens file"
 )

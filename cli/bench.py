@@ -17,6 +17,8 @@ from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, meas
 from unrolled.bench.system import system_info
 from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.console import FILE_WIDTH, err, out, table, warn
+from unrolled.cli.effects import check_goes_with
+from unrolled.cli.exit_codes import FAILED
 from unrolled.cli.options import default, one_of
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
@@ -76,6 +78,13 @@ def _names(text: str | None, usual: Sequence[str]) -> list[str]:
     return list(usual) if text is None else [part.strip() for part in text.split(",")]
 
 
+def _check_sizes(*given: str | bool | None) -> None:
+    """Check that a named workload is given alone: it has sizes of its own."""
+    names = ("cells", "layers", "hidden", "batch", "length", "vocab")
+    flags = {name: bool(one) for name, one in zip(names, given, strict=True)}
+    check_goes_with("sizes of your own, without --workload", **flags)
+
+
 def _run(
     works: Sequence[Workload],
     peers: str | None,
@@ -84,7 +93,7 @@ def _run(
     threads: int | None,
     rounds: int | None,
 ) -> None:
-    """Measure, write lines as they come, and show the tables."""
+    """Measure, write lines as they come, and show the tables; exit code 1 where no peer could be measured."""
     suite = works[0].suite
     names = _names(peers, [name for name in peers_of(suite) if name != "torch-compile" or not quick])
     check_peers(names, suite)
@@ -113,6 +122,8 @@ def _run(
             for line in measure(work, names, machine["limits"], count, effort, say):
                 keep(line)
     _show(lines)
+    if not any(line.get("parity") == "ok" for line in lines):
+        raise typer.Exit(FAILED)
 
 
 @bench.command("train")
@@ -136,6 +147,8 @@ def train(
     """
     if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 65):
         workload = "train-quick" if quick else "train"
+    elif workload is not None:
+        _check_sizes(cells, layers, hidden, batch, length != 64, vocab != 65)
     works = _named(workload, "train") if workload else None
     works = works or grid(
         "train",
@@ -170,6 +183,8 @@ def generate(
     """
     if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 100):
         workload = "generate-quick" if quick else "generate"
+    elif workload is not None:
+        _check_sizes(cells, layers, hidden, batch, length != 64, vocab != 100)
     works = _named(workload, "generate") if workload else None
     works = works or grid(
         "generate",
@@ -350,4 +365,4 @@ def compare(
     for name, why in lost.items():
         warn(out, f"{name}: measured before, now {why}")
     if fail_above is not None and (lost or any(change.ratio > 1 + fail_above / 100 for change in slower)):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

@@ -12,6 +12,7 @@ from unrolled.bench.agreement import Agreement, Contestant, contestants
 from unrolled.bench.agreement import compare as compare_all
 from unrolled.cli import options
 from unrolled.cli.console import err, out, print_json, rate, share, table, warn
+from unrolled.cli.exit_codes import FAILED
 from unrolled.engine.checkpoint import SUFFIX
 
 SHOWN = 8  # divergences of each engine; --json says all
@@ -28,7 +29,8 @@ def compare(
     """Run every engine and file of a model on the same prompts, each in its own process, and hold them against NumPy's.
 
     Shown are the largest difference of a logit, the shares of equal tokens, and the speed of sampled generation; and where
-    sampled texts first differ, and how near to a border between two tokens that draw was.
+    sampled texts first differ, and how near to a border between two tokens that draw was. Exit code 1 where nothing but the
+    reference ran.
     """
     prompts = [options.unescape(text) for text in prompt or []]
     agreements = run_compare(contestants(run), prompts, tokens, number, seed, err)
@@ -37,6 +39,10 @@ def compare(
         print_json({**asked, "agreement": [a.to_dict() for a in agreements]})
     else:
         show_agreements(out, agreements)
+    others = agreements[1:]  # the first is the reference
+    if others and all(one.error is not None for one in others):
+        warn(err, "nothing was compared: the reference alone ran")
+        raise typer.Exit(FAILED)
 
 
 def run_compare(

@@ -12,6 +12,7 @@ import typer
 from unrolled.cli import decoding, options
 from unrolled.cli import generate_job as many
 from unrolled.cli.console import print_json
+from unrolled.cli.effects import check_goes_with
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.tables import TableFormat
 from unrolled.engine.text import Tokenizer
@@ -76,8 +77,10 @@ def generate_text(
     if prompt and input:
         raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
     if not input:
-        many.check_no_job(
-            output=output != STDOUT, format=format, delimiter=delimiter, quoting=quoting, header=header is not None,
+        check_goes_with(
+            "--input, which names a file of prompts",
+            output=output != STDOUT, format=format is not None, delimiter=delimiter is not None,
+            quoting=quoting is not None, header=header is not None,
             resume=resume, overwrite=overwrite, strict=strict,
             keep_columns=keep_columns, token_ids=token_ids, shard=shard != "0/1", lanes=lanes != Job.lanes,
             max_prompt_tokens=max_prompt_tokens != MAX_PROMPT_TOKENS,

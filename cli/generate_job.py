@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,16 +14,15 @@ from rich.progress import Progress as Bar
 
 from unrolled.cli import options
 from unrolled.cli.console import err, print_json, rate
+from unrolled.cli.exit_codes import INTERRUPTED, SOME_ROWS_FAILED
 from unrolled.cli.progress import clock
 from unrolled.engine.contract import StepModel
-from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.errors import ConfigError
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.jobs import Job, Progress, run_job
 from unrolled.runtime.prompt_files import ENDINGS, PROMPT_FORMATS
 from unrolled.runtime.result_files import STDOUT
 
-SOME_ROWS_FAILED = 3  # exit code; what is wrong altogether is an error, and 2
 PLAIN_S = 10.0  # between two lines of progress where there is no terminal
 PANEL = "Many prompts"
 
@@ -87,12 +86,6 @@ KeepColumns = Annotated[
 MaxPromptTokens = Annotated[
     int, typer.Option(help="A row with a longer prompt becomes an error record.", rich_help_panel=PANEL)
 ]
-
-
-def check_no_job(**given: Any) -> None:
-    """ConfigError where options that only a job has are given without one."""
-    if names := [f"--{name.replace('_', '-')}" for name, there in given.items() if there]:
-        raise ConfigError(f"{', '.join(names)}: go with --input, which names a file of prompts")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -14,10 +14,11 @@ from rich.console import Console
 
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.effects import without_effect
+from unrolled.cli.exit_codes import INTERRUPTED
 from unrolled.cli.progress import TrainingDisplay
 from unrolled.cli.settings import with_settings
 from unrolled.engine.checkpoint import write_atomically
-from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.jsontext import to_json
@@ -67,7 +68,7 @@ def lr_find(
 
     Suggests a tenth of the rate with the lowest smoothed loss, and shows where the loss falls fastest, the other customary
     rule (L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017). Options and recipes are those of
-    train; its limits and schedules play no part. No model is written.
+    train; its limits, rate and schedules play no part: recipes may hold them, typed they are refused. No model is written.
     """
     check_alone("lr-find")
     console = err if json else out
@@ -78,6 +79,8 @@ def lr_find(
     readings = text.read_as(run.experiment.data.batching)
     show_readings(console, readings)
     console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}")
+    for message in without_effect(settings):
+        warn(console, message)
     with TrainingDisplay(console) as display:
         test = range_test(run, low, high, updates, display)
     if test.losses:

@@ -9,8 +9,10 @@ import typer
 
 from unrolled.cli import options
 from unrolled.cli.console import err, out, show_readings
+from unrolled.cli.effects import check_goes_with
 from unrolled.engine.corpus import read_corpus
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.readers import ReadOptions
 from unrolled.report.page import write_report
 
 
@@ -41,6 +43,8 @@ def report(
     reading = options.read_options(locals())
     if text is None and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with --text")
+    if text is None:
+        check_goes_with("--text", encoding=encoding != ReadOptions.encoding)
     corpus = None if text is None else read_corpus(text, reading)
     if corpus is not None:
         show_readings(err, corpus.readings)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.cli import options
+from unrolled.cli.effects import refuse
 from unrolled.cli.train import train
 from unrolled.engine.recipe import OPTIONS
 
@@ -21,7 +22,8 @@ def with_settings(hidden: tuple[str, ...] = ()) -> Callable[[Callable[..., None]
     """A verb with ``train``'s own settings behind its parameters, which it gets as ``settings``, by their names.
 
     Args:
-        hidden: those that its help does not show, because they have no effect on it.
+        hidden: those that its help does not show and that are refused when they are typed, because they have no effect
+            on it; recipes may have them.
     """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
@@ -48,4 +50,4 @@ def _parameters(verb: Callable[..., None]) -> list[inspect.Parameter]:
 
 def _hide(parameter: inspect.Parameter) -> inspect.Parameter:
     kind = parameter.annotation.__origin__ if hasattr(parameter.annotation, "__metadata__") else parameter.annotation
-    return parameter.replace(annotation=Annotated[kind, typer.Option(hidden=True)])
+    return parameter.replace(annotation=Annotated[kind, typer.Option(hidden=True, callback=refuse)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,12 @@ from unrolled.bench.peak import flops_per_token, quick_peak
 from unrolled.bench.plots import draw_loss_curves
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.effects import without_effect
+from unrolled.cli.exit_codes import INTERRUPTED
 from unrolled.cli.progress import Speed, TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checkpoint import BEST, LAST
-from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.dataset import doubts
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
@@ -236,7 +238,7 @@ def train(
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
     given = locals()  # whose names are those of the options
-    experiment, reading = experiment_of(given), options.read_options(given)
+    experiment, reading, idle = experiment_of(given), options.read_options(given), without_effect(given)
     with training_group(engine) as group:
         group.shared(lambda: check_start(output, overwrite, resume))
         observers: list[Observer] = [EventFiles(output)] if tensorboard else []
@@ -247,7 +249,7 @@ def train(
             lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision, group),
         )
         console = Console(quiet=True) if not group.leads else err if json else out
-        _announce(console, run, output, group.size)
+        _announce(console, run, output, group.size, idle)
         sampler = _sampler(run.dataset.tokenizer, seed) if samples else None
         with TrainingDisplay(console, _speed(run) if group.leads and console.is_terminal else None) as display:
             result = run.run(output, overwrite, [*observers, display], resume, sampler, group)
@@ -269,7 +271,7 @@ def _report(console: Console, run: PreparedRun, result: TrainingResult, output: 
         print_json({**result.to_dict(), "read": read, "output": str(output)})
 
 
-def _announce(console: Console, run: PreparedRun, output: Path, processes: int) -> None:
+def _announce(console: Console, run: PreparedRun, output: Path, processes: int, idle: Sequence[str]) -> None:
     config, data = run.trainable.config, run.experiment.data
     validation = run.dataset.validation
     emphasis(
@@ -285,7 +287,7 @@ def _announce(console: Console, run: PreparedRun, output: Path, processes: int) 
         f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
         f"batch {data.batch_size} × {data.length} -> {output}"
     )
-    for message in doubts(run.dataset):
+    for message in (*doubts(run.dataset), *idle):
         warn(console, message)
 
 

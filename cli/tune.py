@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from unrolled.cli import options
 from unrolled.cli.console import FILE_WIDTH, emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.effects import without_effect
+from unrolled.cli.exit_codes import FAILED, INTERRUPTED
 from unrolled.cli.settings import with_settings
 from unrolled.cli.study_display import StudyDisplay, trial_table
-from unrolled.engine.ctrl_c import INTERRUPTED
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.export.trainables import check_alone
@@ -58,7 +60,8 @@ def tune(
 
     All other options and recipes are those of train; --steps, --epochs or --seconds is each trial's budget. Writes
     best.toml, which train takes as --recipe, and a picture. The first trial has the settings as given, for a comparison, if
-    they are in the space. Ctrl-C ends the study with what is done, and --resume goes on.
+    they are in the space. Ctrl-C ends the study with what is done, and --resume goes on. Exit code 1 where no trial is
+    complete.
     """
     check_alone("tune")
     import_optuna()
@@ -75,12 +78,16 @@ def tune(
     )
     readings = text.read_as(str(settings["batching"]))
     show_readings(console, readings)
+    for message in without_effect(settings, space):
+        warn(console, message)
     with StudyDisplay(console, trials) as display:
         result = run_study(text, corpus or [], plan, output, resume, display)
     written = [JOURNAL]
     if result.best is not None:
         write_best(output / BEST, result.best, plan, text)
         written.insert(0, BEST)
+    else:
+        (output / BEST).unlink(missing_ok=True)  # of an earlier study, which would pass for this one's
     if result.trials:
         written += _picture(console, output, result, plan, text.name)
         width = console.width if console.is_terminal else FILE_WIDTH
@@ -95,6 +102,8 @@ def tune(
         )
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if result.best is None:
+        raise typer.Exit(FAILED)
 
 
 def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
@@ -107,11 +116,20 @@ def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, na
     return [PICTURE]
 
 
+def _failures(result: StudyResult) -> str:
+    """Return how the trials of a study without a complete one ended, in a line, with the reason of the last."""
+    ended = Counter(trial.state for trial in result.trials)
+    counts = ", ".join(f"{number} {state}" for state, number in sorted(ended.items())) or "none began"
+    last = max(result.trials, key=lambda trial: trial.number, default=None)
+    reason = None if last is None else last.outcome.get("message")
+    return counts if reason is None else f"{counts}; the last one: {reason}"
+
+
 def _summarise(console: Console, result: StudyResult, output: Path, written: list[str], corpus: list[str]) -> None:
     if result.interrupted:
         console.print("interrupted; --resume goes on")
     if result.best is None:
-        warn(console, "no trial is complete, so there is no best one")
+        warn(console, f"no trial is complete, so there is no best one: {_failures(result)}")
     console.print(f"in {output}: {', '.join(written)}")
     if result.best is not None:
         command = ["unrolled", "train", *corpus, "--recipe", str(output / BEST), "-o", "runs/best"]

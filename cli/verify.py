@@ -10,6 +10,7 @@ from rich.text import Text
 
 from unrolled.cli import options
 from unrolled.cli.console import out, print_json
+from unrolled.cli.exit_codes import FAILED
 from unrolled.engine.checkpoint import load_checkpoint, resolve_model_file
 from unrolled.export.verify import verify as checks_of
 from unrolled.runtime import load
@@ -46,4 +47,4 @@ def verify(
             out.print("No checkpoint that it was made of lies beside it; it was checked by what it says of itself.")
         out.print(Text(f"{path} is what it says.", style="bold"))
     if not ok:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

@@ -159,6 +159,8 @@ def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None 
     if not names:
         if options.of_records:
             raise CorpusError(f"{', '.join(options.of_records)}: for files; none is named")
+        if options.encoding != ReadOptions.encoding:
+            raise CorpusError("--encoding: for files; none is named")
         return builtin_corpus()
     if names.count(STDIN) > 1:
         raise CorpusError("standard input (-) can be read only once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from collections.abc import Mapping
@@ -75,6 +76,12 @@ OPTIONS: dict[str, tuple[Place, ...]] = {
     "validate_every": (Place(TrainingConfig, "validate_every"),),
     "seed": (Place(TrainingConfig, "seed"), Place(DataConfig, "seed")),
 }
+
+
+def default_of(option: str) -> Any:
+    """Return the value of an option that nobody gave."""
+    part, name = OPTIONS[option][0]
+    return next(field.default for field in dataclasses.fields(part) if field.name == name)
 
 
 def kind_of(option: str) -> tuple[type, bool]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from unrolled.cli.app import app
+from unrolled.cli.app import app, run
 from unrolled.cli.lr_find import lr_find
 from unrolled.cli.recipes import NO_SETTINGS
 from unrolled.cli.settings import IGNORED
@@ -502,6 +502,43 @@ def run_command(*arguments: str) -> None:
 def fox(tmp_path: Path) -> str:
     (tmp_path / "fox.txt").write_text(TEXT)
     return str(tmp_path / "fox.txt")
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("failed failed", "no trial is complete, so there is no best one: 2 failed; the last one: it failed"),
+        (
+            "refused diverged",
+            "no trial is complete, so there is no best one: 1 diverged, 1 refused; the last one: it diverged",
+        ),
+    ],
+)
+def test_a_study_without_a_complete_trial_ends_with_1_and_leaves_no_recipe(
+    script: str,
+    line: str,
+    fox: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("optuna", reason="the tune extra is not installed")
+    monkeypatch.setattr(studies, "Worker", Scripted)
+    monkeypatch.setattr(Scripted, "script", iter(script.split()))
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "best.toml").write_text("lr = 1.0\n")  # of a study whose journal was removed
+    arguments = ["unrolled", "tune", fox, *FLAGS, "--trials", "2", "-o", str(study)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert run() == 1
+    assert line in capsys.readouterr().out
+    assert not (study / "best.toml").exists()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--resume"])  # nothing is left to do, and nothing is better
+    assert run() == 1
+    monkeypatch.setattr(Scripted, "script", iter(["complete"]))
+    monkeypatch.setattr(sys, "argv", [*arguments, "--resume", "--trials", "3"])
+    assert run() == 0
+    assert (study / "best.toml").exists()
 
 
 def test_train_takes_the_best_recipe_as_it_is(fox: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

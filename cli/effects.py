@@ -1,0 +1,72 @@
+"""Options that were given and have no effect, because of what else was given or was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import typer
+
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.recipe import default_of
+
+
+class Condition(NamedTuple):
+    """When an option of a training has an effect: what it depends on, and how that is said."""
+
+    on: tuple[str, ...]
+    met: Callable[[Mapping[str, Any]], bool]
+    needs: str
+
+
+DROPOUTS = ("dropout", "input_dropout", "output_dropout")
+# What the experiment itself refuses is not here: these may stand in a recipe, where a study chose between schedules.
+CONDITIONS: dict[str, Condition] = {
+    "decay": Condition(("schedule",), lambda o: o["schedule"] in ("step", "plateau"), "--schedule step or plateau"),
+    "decay_after": Condition(("schedule",), lambda o: o["schedule"] == "step", "--schedule step"),
+    "decay_patience": Condition(("schedule",), lambda o: o["schedule"] == "plateau", "--schedule plateau"),
+    "variational": Condition(DROPOUTS, lambda o: any(o[name] for name in DROPOUTS), "dropout"),
+    "reset": Condition(("batching",), lambda o: o["batching"] == "stream", "--batching stream"),
+}
+
+
+def flag(name: str) -> str:
+    """Return an option as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def without_effect(options: Mapping[str, Any], searched: Collection[str] = ()) -> list[str]:
+    """Return a line for each option of a training that differs from its default and has no effect.
+
+    Args:
+        searched: options that a study chooses, so that what depends on them may have an effect.
+    """
+    found = []
+    for name, condition in CONDITIONS.items():
+        idle = options[name] != default_of(name) and not condition.met(options)
+        if idle and not {name, *condition.on} & set(searched):
+            found.append(f"{flag(name)}: has no effect here; it goes with {condition.needs}")
+    return found
+
+
+def check_goes_with(needs: str, **given: bool) -> None:
+    """Check that none of the options is given, which go with ``needs`` alone.
+
+    Raises:
+        ConfigError: names those that are.
+    """
+    if names := [flag(name) for name, there in given.items() if there]:
+        raise ConfigError(f"{', '.join(names)}: go with {needs}")
+
+
+def refuse(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Refuse an option that has no effect on a verb when it is typed; a recipe may hold it.
+
+    Raises:
+        ConfigError: it was typed.
+    """
+    source = context.get_parameter_source(parameter.name or "")
+    if source is not None and source.name == "COMMANDLINE":
+        name = flag(parameter.name or "")
+        raise ConfigError(f"{name}: has no effect on unrolled {context.info_name}; leave it out")
+    return value
