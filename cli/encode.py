@@ -20,7 +20,7 @@ DATA = "Data"
 
 
 def encode(
-    corpus: Annotated[list[Path], typer.Argument(help="Plain text files, of any size.")],
+    corpus: Annotated[list[Path], typer.Argument(help="Plain text files of any size, also .gz, .zst and pipes.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=f"Token file ({SUFFIX}) to write.")],
     level: options.Level = "char",
     split: Annotated[

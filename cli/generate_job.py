@@ -32,7 +32,7 @@ Input = Annotated[
         "--input",
         "-i",
         metavar="FILE",
-        help=f"Prompts: {', '.join(ENDINGS)}, or - for standard input. "
+        help=f"Prompts: {', '.join(ENDINGS)}, each also .gz or .zst, or - for standard input. "
         "Fields beside prompt and id are settings of the row; others need --keep-columns. Not with beams.",
         rich_help_panel=PANEL,
     ),

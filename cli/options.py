@@ -35,7 +35,7 @@ Model = Annotated[str, typer.Argument(help="A run folder, a checkpoint (.safeten
 CorpusArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Text files, .csv/.tsv with --column, .jsonl/.json with --field, or - for standard input. "
+        help="Text files, .csv/.tsv with --column, .jsonl/.json with --field, each also .gz or .zst, or - for standard input. "
         "Left out: the Python reference that ships with CPython, some 450 KB; "
         f"{IDENTIFIERS}: the names in its standard library, as records."
     ),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import IO, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -268,6 +268,11 @@ def _shared_out(different: list[str], sizes: tuple[int, int, int]) -> dict[str, 
     return home
 
 
+def write_ids(file: IO[bytes], ids: NDArray) -> None:
+    """Write ``ids`` as bytes; the error of ``ndarray.tofile`` does not say why the disk takes no more."""
+    file.write(np.ascontiguousarray(ids).data)
+
+
 def _collect(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArray:
     """Join pieces of ids; beyond MEMORY_LIMIT they go to a temporary file that is mapped and vanishes with the array."""
     if expected * dtype.itemsize <= MEMORY_LIMIT:
@@ -277,9 +282,12 @@ def _collect(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArr
         path = Path(file.name)
         try:
             for piece in pieces:
-                piece.tofile(file)
+                write_ids(file, piece)
             file.flush()
             return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
         finally:
             # the mapping keeps the data; where a mapped file cannot be removed, it stays in the temporary folder
             with contextlib.suppress(OSError):

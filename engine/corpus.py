@@ -19,7 +19,7 @@ from pathlib import Path
 
 from unrolled.engine.errors import CorpusError
 from unrolled.engine.readers import BLANK, READERS, Content, Reading, ReadOptions, read_plain, unnamed_reader
-from unrolled.engine.sources import STDIN, Source, ending, is_unnamed, shown
+from unrolled.engine.sources import STDIN, Source, ending, is_unnamed, short_name, shown
 
 BUILTIN = "python-reference"  # that which is read where none is named
 
@@ -166,7 +166,7 @@ def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None 
         raise CorpusError("standard input (-) can be read only once")
     found = list(_contents(names, options))
     contents = [one.content for one in found]
-    name = ", ".join(_name(Path(source).name) for source in names)
+    name = ", ".join(map(short_name, names))
     if all(isinstance(content, str) for content in contents):
         return Corpus(name, "\n".join(contents) if len(contents) > 1 else contents[0])  # type: ignore[arg-type]
     if any(isinstance(content, str) for content in contents):

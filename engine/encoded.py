@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine import vocabulary
+from unrolled.engine.batches import write_ids
 from unrolled.engine.canonical import later_settings
 from unrolled.engine.checkpoint import KEY, replacing
 from unrolled.engine.corpus import Corpus, read_corpus
@@ -28,7 +29,7 @@ from unrolled.engine.dataset import DataConfig, Dataset, fit_text, joined_batche
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.readers import READERS, Reading, ReadOptions
-from unrolled.engine.sources import STDIN, Source, ending, shown
+from unrolled.engine.sources import STDIN, Source, ending, short_name, shown
 from unrolled.engine.text import LEVELS, Tokenizer, smallest_unsigned, tokenizer_from_dict
 from unrolled.engine.vocabulary import whole_words
 
@@ -99,8 +100,10 @@ def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig
     """
     names = [str(source) for source in sources]
     if not names or any(name == STDIN or ending(name) in READERS for name in names):
+        hint = "; /dev/stdin names standard input" if STDIN in names else ""
         raise CorpusError(
-            f"encode: needs plain text files, which are read more than once; got {', '.join(map(shown, names)) or 'none'}"
+            "encode: needs plain text files, which are read more than once; "
+            f"got {', '.join(map(shown, names)) or 'none'}{hint}"
         )
     if config.batching != "stream":
         raise ConfigError("batching: encode writes a stream")
@@ -124,7 +127,7 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
     described = {
         "format_version": FORMAT_VERSION,
         "corpus": {
-            "name": ", ".join(shown(Path(source.path).name) for source in sources),
+            "name": ", ".join(short_name(source.path) for source in sources),
             "characters": survey.characters,
             "sha256": survey.digest,
         },
@@ -196,7 +199,7 @@ def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokeni
     parts = [0, 0, 0]
     for part, group in groupby(pieces, key=lambda piece: piece[0]):
         for ids in tokenizer.encode_pieces(whole_words((text for _, text in group), LEVELS[tokenizer.level].boundary)):
-            file.write(ids.data)  # tofile's error does not say why the disk takes no more
+            write_ids(file, ids)
             parts[part] += len(ids)
     file.seek(0)
     file.write(struct.pack("<Q", room) + _header(described, parts, dtype).ljust(room))

@@ -68,6 +68,13 @@ def is_unnamed(path: str | os.PathLike[str]) -> bool:
     return name == STDIN or name.startswith(("/dev/", "/proc/")) or (os.path.exists(name) and not os.path.isfile(name))
 
 
+def short_name(path: str) -> str:
+    """Return what a source is called in results: the name of its file without the folder."""
+    if path == STDIN:
+        return "standard input"
+    return shown(path if path.startswith(("/dev/", "/proc/")) else Path(path).name)
+
+
 @dataclass(frozen=True)
 class Source:
     """An input that text is read from.

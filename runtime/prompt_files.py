@@ -308,7 +308,7 @@ class PromptFile:
                 self._rows = LINE_FORMATS[self.format](self._lines, keep_columns)
         except PromptFileError as error:
             self.close()
-            raise PromptFileError(f"{self.name}: {error}") from error
+            raise PromptFileError(f"{self.name}: {str(error).removeprefix(f'{shown(source)}: ')}") from error
 
     @property
     def blank_lines(self) -> int:

@@ -11,22 +11,39 @@ import os
 import sys
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from unrolled.engine.corpus import read_corpus
-from unrolled.engine.dataset import DataConfig
+from unrolled.engine import batches
+from unrolled.engine.corpus import Corpus, read_corpus
+from unrolled.engine.dataset import DataConfig, prepare
 from unrolled.engine.encoded import encode_files, read_encoded
-from unrolled.engine.errors import CorpusError, MissingDependencyError, PromptFileError, UnrolledError
+from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, PromptFileError, UnrolledError
 from unrolled.engine.readers import ReadOptions
 from unrolled.engine.sources import Source, ending, shown
+from unrolled.export.weight_files import read_vocabulary
 from unrolled.runtime.prompt_files import BadRow, PromptFile
 
 TEXT = "A line of text.\nÄnother — 猫が 😀, and so on.\n" * 30
 ROWS = '{"prompt": "one", "text": "one"}\n{"prompt": "zwei ü", "text": "zwei ü"}\n'
 POSIX = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+
+
+LINUX = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="names of files are bytes, and their size can be limited, on Linux"
+)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Files of no more than 10,000 bytes can be written."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def encoded_text(path: Path, encoding: str = "utf-8") -> str:
@@ -280,6 +297,23 @@ def test_prompts_in_another_encoding_are_refused_as_a_whole(tmp_path: Path) -> N
                 PromptFile(str(tmp_path / "a.jsonl"))
 
 
+def test_a_damaged_table_of_prompts_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv.gz"
+    path.write_bytes(gzip.compress(b"prompt\n" + bytes(range(33, 126)) * 9)[:40])
+    with pytest.raises(PromptFileError, match=r"^p\.csv\.gz: its gzip data is damaged"):
+        list(PromptFile(str(path)))
+
+
+def test_vocabularies_are_read_as_other_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("\ufeffone\nzwei ü\n".encode()))
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(b'["one", "two"]'))
+    assert read_vocabulary(tmp_path / "a.txt.gz", "word") == ["one", "zwei ü"]
+    assert read_vocabulary(tmp_path / "a.json.gz", "word") == ["one", "two"]
+    (tmp_path / "a.txt").write_bytes("one\ntwo\n".encode("utf-16-le"))
+    with pytest.raises(ConfigError, match=r"vocabulary: .*a\.txt: is not UTF-8, it looks like utf-16-le; convert it"):
+        read_vocabulary(tmp_path / "a.txt", "word")
+
+
 # pipes
 
 
@@ -336,25 +370,43 @@ def test_a_text_that_changes_meanwhile_is_an_error(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "a.tokens").exists()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its limit of a file's size is a signal elsewhere")
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    (tmp_path / "a.txt").write_text(TEXT * 100)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            encode_files([tmp_path / "a.txt"], tmp_path / "out" / "a.tokens", DataConfig())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+@LINUX
+def test_a_full_disk_is_named(tmp_path: Path, full_disk: None) -> None:
+    for part in range(9):
+        (tmp_path / f"{part}.txt").write_text(TEXT * 3)
+    parts = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="File too large") as caught:
+        encode_files(parts, tmp_path / "out" / "a.tokens", DataConfig())
     assert caught.value.filename == str(tmp_path / "out" / "a.tokens")
     assert not list((tmp_path / "out").iterdir())
+
+
+@LINUX
+def test_no_room_for_the_copy_of_a_pipe_is_named(tmp_path: Path, full_disk: None) -> None:
+    thread = feed(tmp_path / "pipe", TEXT.encode() * 20)
+    with pytest.raises(OSError, match="File too large") as caught:
+        encode_files([tmp_path / "pipe"], tmp_path / "out" / "a.tokens", DataConfig())
+    thread.join()
+    assert caught.value.filename == str(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@LINUX
+def test_no_room_for_the_ids_of_a_large_corpus_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: None
+) -> None:
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="File too large") as caught:
+        prepare(Corpus("a.txt", TEXT * 20), DataConfig())
+    assert str(caught.value.filename).startswith(str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 # names
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of files are Unicode elsewhere")
+@LINUX
 def test_a_name_that_is_no_text_is_shown_with_escapes(tmp_path: Path, read: Callable[..., str]) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.txt")
     path.write_text(TEXT)
