@@ -18,6 +18,7 @@ from unrolled.cli.exit_codes import INTERRUPTED, SOME_ROWS_FAILED
 from unrolled.cli.progress import clock
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.readers import quotes_kept
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.jobs import Job, Progress, run_job
 from unrolled.runtime.prompt_files import ENDINGS, PROMPT_FORMATS
@@ -152,6 +153,7 @@ def summary(progress: Progress, output: str) -> str:
     )
     if progress.blank_lines:
         text += f"; blank lines, which are no rows: {progress.blank_lines:,}"
+    text += quotes_kept(progress.quoted)
     if progress.interrupted:
         text = "interrupted; " + text + ("" if output == STDOUT else "; --resume goes on")
     return text

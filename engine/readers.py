@@ -17,6 +17,7 @@ from unrolled.engine.jsontext import parse_array, unique_names
 from unrolled.engine.tables import Damage, Table, TableError, TableFormat, spelling
 
 EMPTY, BLANK = "empty", "blank lines"  # why rows are skipped
+MOST_NAMES = 20  # of columns in a message
 TEXT_FIELD = "text"  # of JSON objects, where none is named
 
 
@@ -96,9 +97,12 @@ class Reading:
         if any(self.skipped.values()):
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items() if count)
             text += f"; skipped: {reasons}"
-        if self.quoted:
-            text += f"; {self.quoted:,} in quotes, which are kept (--quoting csv takes them off)"
-        return text
+        return text + quotes_kept(self.quoted)
+
+
+def quotes_kept(count: int) -> str:
+    """Return what to say of texts that stand in quotes in a TSV."""
+    return f"; {count:,} in quotes, which are kept (--quoting csv takes them off)" if count else ""
 
 
 class Content(NamedTuple):
@@ -150,16 +154,9 @@ def _read_table(text: str, name: str, options: ReadOptions, kind: str) -> Conten
             empty += 1
             continue
         texts.append(cell)
-        quoted += len(cell) > 1 and cell[0] == cell[-1] == '"'
-    reading = Reading(
-        name,
-        kind,
-        table.columns[place],
-        len(texts),
-        {EMPTY: empty, BLANK: table.blank_lines},
-        table.delimiter,
-        quoted if table.quoting == "none" and options.quoting is None else 0,
-    )
+        quoted += table.keeps_quotes(cell)
+    skipped = {EMPTY: empty, BLANK: table.blank_lines}
+    reading = Reading(name, kind, table.columns[place], len(texts), skipped, table.delimiter, quoted)
     return Content(tuple(texts), reading)
 
 
@@ -170,7 +167,10 @@ def _wanted(table: Table, name: str, options: ReadOptions) -> int:
         raise CorpusError(
             f"{name}: empty; {'a header row with column names' if options.header else 'a row'} was expected"
         )
-    there = ", ".join(map(repr, columns)) if "" in columns else ", ".join(columns)
+    shown = columns[:MOST_NAMES] if len(columns) > MOST_NAMES + 1 else columns
+    there = ", ".join(map(repr, shown)) if "" in shown else ", ".join(shown)
+    if len(shown) < len(columns):
+        there += f" … ({len(columns):,} in all)"
     if column is None and len(columns) > 1:
         raise CorpusError(f"{name}: which column? --column takes one of {there}")
     column = columns[0] if column is None else column.strip()

@@ -146,6 +146,7 @@ class Table:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts
         self.format = format or TableFormat()
         self._lines = _Lines(lines, limit)
+        self._unasked = tab_separated and self.format.quoting is None
         self.quoting = self.format.quoting or ("none" if tab_separated else "csv")
         self.delimiter = self.format.delimiter or ("\t" if tab_separated else self._detect())
         self.blank_lines = 0  # passed over so far
@@ -163,6 +164,10 @@ class Table:
         if self._first is not None:
             yield self._first
         yield from self._records(len(self.columns))
+
+    def keeps_quotes(self, cell: str) -> bool:
+        """Return whether a cell stands in quotes that are part of it, because TSV has no quoting and nobody said otherwise."""
+        return self._unasked and len(cell) > 1 and cell[0] == cell[-1] == '"'
 
     def _records(self, width: int | None) -> Iterator[Record | Damage]:
         lines, reader = self._lines, self._reader

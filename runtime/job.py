@@ -78,7 +78,8 @@ class Progress:
     total: int | None = None  # rows, about; None where that is not known
     interrupted: bool = False
     complete: bool = False  # whether there was nothing left to do
-    blank_lines: int = 0  # of the input, passed over so far
+    blank_lines: int = 0  # of the input, passed over
+    quoted: int = 0  # prompts of the input that stand in quotes, because a TSV has no quoting
 
 
 Observer = Callable[[Progress], None]

@@ -315,5 +315,5 @@ def _run(run: _Run, prompts: PromptFile) -> None:
         run.results.finish()
     except KeyboardInterrupt:
         run.progress.interrupted = True
-    run.progress.blank_lines = prompts.blank_lines
+    run.progress.blank_lines, run.progress.quoted = prompts.blank_lines, prompts.quoted
     run.show(last=True)

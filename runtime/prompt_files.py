@@ -70,7 +70,7 @@ class _Lines:
         # bytes that are not UTF-8 become lone surrogates, so that one bad line does not end the reading
         self._text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
         self.limit, self.number = limit, 0
-        self.blank = 0  # lines that were passed over
+        self.blank = self.quoted = 0  # lines that were passed over; prompts in quotes that are part of them
         self._cut_end = False  # whether the other half of a line end may follow
 
     def __iter__(self) -> _Lines:
@@ -240,12 +240,14 @@ def _check_columns(columns: tuple[str, ...], keep: bool) -> None:
 
 
 def _table_rows(lines: _Lines, table: Table, columns: tuple[str, ...]) -> Iterator[Row]:
+    prompt = columns.index("prompt")
     for index, row in enumerate(table):
-        lines.blank = table.blank_lines
         if isinstance(row, Damage):
             yield BadRow(index, row.line, index, row.message)
         else:
+            lines.quoted += table.keeps_quotes(row.cells[prompt])
             yield _record(index, row, columns)
+    lines.blank = table.blank_lines
 
 
 def _record(index: int, row: Record, columns: tuple[str, ...]) -> Row:
@@ -270,7 +272,8 @@ class PromptFile:
 
     Args:
         source: a path, or "-" for standard input.
-        format: one of ``PROMPT_FORMATS``; left out, the one of the file's ending, of standard input jsonl.
+        format: one of ``PROMPT_FORMATS``; left out, the one of the file's ending, of standard input jsonl, or that of
+            ``table``.
         limit: the most characters of a line or record.
         table: how a CSV or TSV is written.
         keep_columns: keep columns and fields that are neither id, prompt nor a setting.
@@ -290,8 +293,8 @@ class PromptFile:
     ) -> None:
         self.path = None if source == STDIN else Path(source)
         self.name = "standard input" if self.path is None else shown(self.path.name)
-        self.format = _format_of(source, format)
         self.table = table or TableFormat()
+        self.format = _format_of(source, format, self.table)
         if self.format not in TABLES and (given := self.table.options()):
             raise PromptFileError(
                 f"{self.name}: {', '.join(given)} go with .csv and .tsv files; this one is {self.format}"
@@ -312,8 +315,13 @@ class PromptFile:
 
     @property
     def blank_lines(self) -> int:
-        """How many lines were passed over so far because nothing is in them."""
+        """How many lines were passed over because nothing is in them, when all rows are read."""
         return self._lines.blank
+
+    @property
+    def quoted(self) -> int:
+        """How many prompts so far stand in quotes that are part of them, because a TSV has no quoting."""
+        return self._lines.quoted
 
     def __iter__(self) -> Iterator[Row]:
         return self._rows
@@ -341,14 +349,14 @@ class PromptFile:
         return count + (last != b"\n") - (self.format in TABLES and self.table.header)
 
 
-def _format_of(source: str, format: str | None) -> str:
+def _format_of(source: str, format: str | None, table: TableFormat) -> str:
     if format is not None:
         check_choice("format", format, PROMPT_FORMATS)
         return format
     if ending(source) in ENDINGS:
         return ENDINGS[ending(source)]
     if is_unnamed(source):
-        return "jsonl"
+        return ("tsv" if table.delimiter == "\t" else "csv") if table.options() else "jsonl"
     known = ", ".join(ENDINGS)
     raise PromptFileError(
         f"{shown(source)}: the ending {ending(source)!r} says nothing of its format; known are {known}, "

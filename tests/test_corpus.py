@@ -160,6 +160,12 @@ def test_names_of_columns(write: Write) -> None:
     assert read_corpus([spaced], ReadOptions("text")).content == (" one ",)
 
 
+def test_many_columns_are_named_in_part(write: Write) -> None:
+    path = write("a.csv", ",".join(f"c{number}" for number in range(500)) + "\n")
+    listed = ", ".join(f"c{number}" for number in range(20))
+    assert failure(path) == f"{path}: which column? --column takes one of {listed} … (500 in all)"
+
+
 @pytest.mark.parametrize("options", [{"column": ""}, {"column": " "}, {"field": ""}])
 def test_a_name_without_characters_is_refused(options: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"got ' ?', needs a name"):

@@ -103,10 +103,16 @@ def test_tables_of_every_kind(run: Run, model: str, tmp_path: Path) -> None:
     source.write_text('"a"|\n\nb|\n')
     table = ("--engine", "numpy", "--input", str(source), "--max-new-tokens", "2")
     assert "without a header there can be one" in run(model, *table, "--delimiter", "|", "--no-header", code=2)[1]
-    source.write_text('"a"\n\nb\n')
+    source.write_text('"a"\n\nb\n\n')
     out, err = run(model, *table, "--no-header")
     assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["a", "b"]
-    assert err.rstrip().endswith("; blank lines, which are no rows: 1")
+    assert err.rstrip().endswith("; blank lines, which are no rows: 2")
+    (tmp_path / "in.tsv").write_text('prompt\n"a"\n')
+    command = (model, "--engine", "numpy", "--input", str(tmp_path / "in.tsv"))
+    out, err = run(*command, "--max-prompt-tokens", "2", code=3)  # two quotes and a letter
+    assert err.rstrip().endswith("; 1 in quotes, which are kept (--quoting csv takes them off)")
+    assert "in quotes" not in run(*command, "--quoting", "csv")[1]
+    assert '"prompt": "ab"' in run(*command[:-1], "-", "--delimiter", "tab", stdin="prompt\nab\n")[0]
     source.write_text("prompt;seed\nab;1\n")
     assert json.loads(run(model, *table)[0])["prompt"] == "ab"
     assert "delimiter: got ':', choose one of , ; | tab" in run(model, *table, "--delimiter", ":", code=2)[1]

@@ -96,6 +96,13 @@ def test_a_table_without_a_header_has_prompts_alone(tmp_path: Path) -> None:
         rows(tmp_path / "a.jsonl", "", table=TableFormat(delimiter=";", header=False))
 
 
+def test_standard_input_with_options_of_a_table_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mark, text in (("tab", b'prompt\n"a\n'), (";", b'prompt\n"a"\n')):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        with PromptFile("-", table=TableFormat(mark)) as prompts:
+            assert prompts_of(list(prompts)) == ['"a' if mark == "tab" else "a"]
+
+
 def test_blanks_around_the_names_of_columns_do_not_count(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.csv", " id , prompt\n7, b\n") == [PromptRow(0, 2, "7", " b", {})]
 
