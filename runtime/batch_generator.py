@@ -111,12 +111,20 @@ class BatchGenerator:
         """The batch with its texts.
 
         Raises:
-            ConfigError: there is no prompt column, the columns are not of one length, or an index is none.
+            ConfigError: there is no prompt column, the columns are not of one length, an index is none, or the batch is
+                neither a dictionary nor a table with such keys.
             UnrolledError: a row cannot be served, and ``strict``; or no row can, as the settings do not fit the model.
             NothingLeftError: the settings leave no token for the text of this index, and ``strict``.
             ModelFileError: the model cannot be loaded.
         """
-        columns = {name: _column(batch[name]) for name in batch.keys()}  # noqa: SIM118 - a table's rows are else meant
+        try:
+            names = list(batch.keys())
+        except AttributeError as error:  # an Arrow table, for instance, whose gaps make whole numbers floats
+            raise ConfigError(
+                f"batch: got a {type(batch).__name__}, needs a dictionary of columns or a pandas DataFrame; "
+                'in Ray, map_batches(…, batch_format="numpy")'
+            ) from error
+        columns = {name: _column(batch[name]) for name in names}
         count = self._check(columns)
         if count == 0:
             return self._with_texts(columns, [], [])

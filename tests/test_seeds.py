@@ -185,6 +185,12 @@ def test_a_column_that_gaps_made_floats_is_refused_where_it_may_be_rounded(path:
         BatchGenerator(path, seed=1.2e19)
 
 
+def test_a_batch_that_is_no_dictionary_of_columns_is_refused(path: str) -> None:
+    batch: Any = [{"prompt": "ab"}]
+    with pytest.raises(ConfigError, match=r"batch: got a list, needs a dictionary of columns or a pandas DataFrame"):
+        BatchGenerator(path, "numpy")(batch)
+
+
 def test_alarm_a_list_that_numpy_rounds_is_noticed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_generator, "_column", np.asarray)
     got = BatchGenerator(path, "numpy", max_new_tokens=12)({"prompt": ["ab"] * 2, "seed": [2**64 - 1, 5]})
