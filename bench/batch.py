@@ -108,8 +108,8 @@ def measure_batch(job: BatchJob) -> dict[str, Any]:
 
 
 BATCH_COLUMNS = (
-    "full lanes tok/s", "written tok/s", "of full", "with prompts", "of full", "spread", "fixed lengths", "of those",
-    "one by one", "times that",
+    "full lanes, tokens/s", "written, tokens/s", "of full lanes", "and prompts read", "of full lanes", "spread",
+    "of fixed lengths", "of those", "one by one", "times that",
 )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +133,49 @@ def cells(line: Line) -> list[str]:
         _number(line.get("peak_rss_mb"), ".0f"),
         _number(ratio, ".2f") + lost,
     ]
+
+
+def _milliseconds(line: Line) -> str:
+    """Median time, with half the distance of the quartiles as a share of it."""
+    value = line["median_s"] * 1e3
+    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return text if "spread_s" not in line else f"{text} ±{line['spread_s'] / 2 / line['median_s']:.0%}"
+
+
+class Figure(NamedTuple):
+    """A figure of measurements that has a table of its own, a peer a column and a workload a row."""
+
+    title: str
+    cell: Callable[[Line], str]  # "–" where it was not measured
+
+
+FIGURES = (
+    Figure("ms; ± half the distance of the quartiles", _milliseconds),
+    Figure("times as fast as torch", lambda line: _number(line.get("ratio_to_torch"), ".2f")),
+    Figure("tokens/s", lambda line: _number(line.get("tokens_per_s"), ",.0f")),
+    Figure("share of the FMA peak, or of the bandwidth (bw)", lambda line: _share(line)),
+    Figure("peak memory, MB", lambda line: _number(line.get("peak_rss_mb"), ",.0f")),
+    Figure("set-up, compilation and first call, s", lambda line: _number(line.get("first_call_s"), ".2f")),
+)
+
+
+def by_workload(lines: Sequence[Line], figure: Figure) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the peers that were measured, and the rows of a figure's table: a workload's name and a cell a peer.
+
+    Repeats of a measurement have a row each. There are no rows where no line has the figure.
+    """
+    there = {line["peer"] for line in lines if line["parity"] == "ok"}
+    peers = [peer for peer in dict.fromkeys([*PEERS, *sorted(there)]) if peer in there]
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    for line in lines:
+        if line["parity"] == "ok":
+            name, peer = workload_name(line), line["peer"]
+            found.setdefault((name, seen[name, peer]), {})[peer] = figure.cell(line)
+            seen[name, peer] += 1
+    if all(cell == "–" for row in found.values() for cell in row.values()):
+        return peers, []
+    return peers, [[name, *(row.get(peer, "") for peer in peers)] for (name, _), row in found.items()]
 
 
 def remarks(line: Line) -> list[str]:

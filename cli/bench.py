@@ -16,7 +16,7 @@ from unrolled.bench.peers import peers_of
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
 from unrolled.bench.system import system_info
 from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
-from unrolled.cli.console import FILE_WIDTH, err, out, table, warn
+from unrolled.cli.console import Row, err, fitting_tables, out, show_tables, table, table_width, warn
 from unrolled.cli.effects import check_goes_with
 from unrolled.cli.exit_codes import FAILED
 from unrolled.cli.options import default, one_of
@@ -212,7 +212,7 @@ def overhead(
     shown = table(f"{cell} {layers} × {hidden}, V = {vocab}: µs a token", "", *OVERHEAD_COLUMNS)
     for name, cells in measure_overhead(work, tokens, rounds).items():
         shown.add_row(name, *cells)
-    out.print(shown)
+    show_tables(out, [shown])
 
 
 @bench.command("batch")
@@ -244,16 +244,15 @@ def batch(
                 status.update(f"round {place + 1} of {rounds}: {name}")
                 rates[name].append(measure_batch(BatchJob(work, name, rows, lanes, threads or usable_cores())))
     title = f"{cell} {layers} × {hidden}, V = {vocab}: {rows} prompts in {lanes} lanes"
-    shown = table(title, "engine", *BATCH_COLUMNS)
     for name, rounds_of in rates.items():
-        shown.add_row(name, *batch_cells(rounds_of))
         if json is not None:
             with json.open("a", encoding="utf-8") as stream:
                 for rate in rounds_of:
                     stream.write(
                         to_json({**work.to_dict(), "suite": "batch", "engine": name, "rows": rows, **rate}) + "\n"
                     )
-    out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
+    figures = zip(BATCH_COLUMNS, *(batch_cells(rounds_of) for rounds_of in rates.values()), strict=True)
+    show_tables(out, fitting_tables(title, ["", *rates], [Row(cells) for cells in figures], table_width(out)))
 
 
 @bench.command("memory")
@@ -280,7 +279,7 @@ def memory(
         if json is not None:
             with json.open("a", encoding="utf-8") as stream:
                 stream.write(to_json({**found, **work.to_dict(), "suite": "memory"}) + "\n")
-    out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
+    show_tables(out, [shown])
     out.print(
         f"weights, gradients and two moments: {parameters_mb(work):,.0f} MB; "
         f"an array of all logits, which nothing here makes: {logits_mb(work):,.0f} MB"
@@ -302,12 +301,13 @@ def _show(lines: Sequence[reports.Line]) -> None:
         if not rows:
             continue
         title = "Training step" if suite == "train" else "Generation"
-        legend = "peak: share of the FMA peak, or of the bandwidth (bw); first s: set-up, compilation and first call"
-        shown = table(f"{title}; {legend}", *reports.COLUMNS)
-        for line in rows:
-            if line["parity"] == "ok":
-                shown.add_row(*reports.cells(line))
-        out.print(shown, soft_wrap=False, width=None if out.is_terminal else FILE_WIDTH)
+        for figure in reports.FIGURES:
+            peers, cells = reports.by_workload(rows, figure)
+            if cells:
+                head = ["workload", *(peer.replace("-", "\n") for peer in peers)]
+                show_tables(
+                    out, fitting_tables(f"{title}: {figure.title}", head, [Row(row) for row in cells], table_width(out))
+                )
         for remark in (remark for line in rows for remark in reports.remarks(line)):
             warn(out, remark)
         if text := reports.summary(lines, suite):
@@ -322,7 +322,8 @@ def report(
 ) -> None:
     """Tables and a picture from files of measurements.
 
-    Repeats of a measurement have a row each; the picture shows the last.
+    A table a figure, with a peer a column and a workload a row; Markdown has all figures of a measurement in a row. Repeats
+    of a measurement have a row each; the picture shows the last.
     """
     lines = reports.read_lines(files)
     if plot is not None:
@@ -359,7 +360,7 @@ def compare(
         shown.add_row(
             change.name, f"{change.old_s * 1e3:.3g}", f"{change.new_s * 1e3:.3g}", f"{change.ratio:.2f}", mark
         )
-    out.print(shown, soft_wrap=False)
+    show_tables(out, [shown])
     slower = [change for change in changes if change.slower]
     out.print(f"{len(slower)} of {len(changes)} slower by more than 5% and the spread of both measurements")
     for name, why in lost.items():

@@ -112,7 +112,7 @@ def import_model(
 def _show(weights: Path, path: Path, found: Imported) -> None:
     shown = table(f"Recognised in {weights.name}", "in the file", "here", "shape", "note")
     for column in shown.columns[1:]:
-        column.justify = "left"
+        column.justify, column.no_wrap = "left", False
     for match in found.matches:
         shown.add_row(match.source or "–", match.name, " × ".join(map(str, match.shape)), match.note)
     out.print(shown)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from unrolled.cli.console import rate, table, warn
+from unrolled.cli.console import Row, fitting_tables, rate, warn
 from unrolled.tuning.space import Value, written
 from unrolled.tuning.study import StudyObserver, Trial
 from unrolled.tuning.trial import RUNGS
@@ -106,22 +106,21 @@ class StudyDisplay(StudyObserver):
         return best
 
 
-def trial_table(trials: Sequence[Trial], names: Sequence[str], width: int) -> Table:
-    """All trials in the order given, the best one set off; what a ``width`` in characters has no room for is left out."""
-    columns = [name.replace("_", "-") for name in names]
-    figures = ["steps", "tokens/s"] if width >= WIDE else ["steps"]
-    shown = table("Trials by validation loss, nats a token", "trial", "loss", *columns, *figures, "state")
+def trial_tables(trials: Sequence[Trial], names: Sequence[str], width: int) -> list[Table]:
+    """Return all trials in the order given, the best one set off, in as many tables as a ``width`` in characters needs."""
+    columns = ["trial", "loss", *(name.replace("_", "-\n") for name in names), "steps", "tokens/s", "state"]
+    rows = []
     for place, trial in enumerate(trials):
         first = place == 0 and trial.state == "complete"
-        shown.add_row(
+        cells = [
             str(trial.number),
             "–" if trial.loss is None else f"{trial.loss:.4f}",
             *(setting(trial.params[name]) if name in trial.params else "–" for name in names),
-            *_figures(trial)[: len(figures)],
+            *_figures(trial),
             "best" if first else state(trial),
-            style="bold green" if first else STYLES.get(trial.state, "yellow"),
-        )
-    return shown
+        ]
+        rows.append(Row(cells, "bold green" if first else STYLES.get(trial.state, "yellow")))
+    return fitting_tables("Trials by validation loss, nats a token", columns, rows, width)
 
 
 def _figures(trial: Trial) -> list[str]:

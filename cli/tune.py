@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 
 from unrolled.cli import options
-from unrolled.cli.console import FILE_WIDTH, emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, show_tables, table_width, warn
 from unrolled.cli.effects import without_effect
 from unrolled.cli.exit_codes import FAILED, INTERRUPTED
 from unrolled.cli.settings import with_settings
-from unrolled.cli.study_display import StudyDisplay, trial_table
+from unrolled.cli.study_display import StudyDisplay, trial_tables
 from unrolled.engine.encoded import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.export.trainables import check_alone
@@ -90,8 +90,7 @@ def tune(
         (output / BEST).unlink(missing_ok=True)  # of an earlier study, which would pass for this one's
     if result.trials:
         written += _picture(console, output, result, plan, text.name)
-        width = console.width if console.is_terminal else FILE_WIDTH
-        console.print(trial_table(result.trials, list(space), width), soft_wrap=False, width=width)
+        show_tables(console, trial_tables(result.trials, list(space), table_width(console)))
     _summarise(console, result, output, written, corpus or [])
     if json:
         rows = [trial.to_dict() for trial in result.trials]

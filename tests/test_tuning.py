@@ -19,6 +19,7 @@ import pytest
 
 from unrolled.cli.app import app, run
 from unrolled.cli.lr_find import lr_find
+from unrolled.cli.options import READING
 from unrolled.cli.recipes import NO_SETTINGS
 from unrolled.cli.settings import IGNORED
 from unrolled.cli.train import train
@@ -654,7 +655,7 @@ def test_the_verbs_have_the_options_of_train_and_every_setting_has_its_place() -
         }
 
     settings = {name: value for name, value in of(train).items() if name not in (*NO_SETTINGS, *IGNORED)}
-    assert set(settings) == {*OPTIONS, "engine", "precision", "column", "field", "encoding"}
+    assert set(settings) == {*OPTIONS, *READING, "engine", "precision"}
     for verb in (tune, lr_find):
         assert settings.items() <= of(verb).items()
 

@@ -75,7 +75,8 @@ def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
         raise ConfigError(f"recipe: {path}: {key} is a {type(value).__name__}, needs one value")
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if type(value) is not kind or not finite:
         got = json.dumps(value) if isinstance(value, bool | int | float | str) else str(value)
         raise ConfigError(f"recipe: {path}: {key}: got {got}, needs {WANTED[kind]}")
     return value
