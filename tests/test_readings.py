@@ -15,7 +15,8 @@ from unrolled.cli.app import run as run_here
 from unrolled.engine.checkpoint import save_checkpoint
 
 TABLE = "id;text\n" + "".join(f'{number};"abc, cab"\n' for number in range(30)) + "30;\n"
-SMALL = ("--engine", "numpy", "--hidden", "8", "--embed", "4", "--batch", "2", "--length", "8", "--steps", "2")
+SMALL = ("--engine", "numpy", "--hidden", "8", "--embed", "4", "--batch", "2", "--length", "8")
+STEPS = ("--steps", "2")
 Run = Callable[..., tuple[Any, str]]
 
 
@@ -62,7 +63,7 @@ READ = {
 
 
 @pytest.mark.parametrize(
-    "arguments", [("train", *SMALL), ("lr-find", *SMALL, "--updates", "20"), ("eval",), ("score",)]
+    "arguments", [("train", *SMALL, *STEPS), ("lr-find", *SMALL, "--updates", "20"), ("eval",), ("score",)]
 )
 def test_verbs_say_what_they_read(run: Run, model: str, table: str, arguments: tuple[str, ...]) -> None:
     verb, *others = arguments
@@ -85,6 +86,7 @@ def test_tune_says_what_it_read(run: Run, table: str) -> None:
         "--column",
         "text",
         *SMALL,
+        *STEPS,
         "--split",
         "0.5,0.5,0",
         "--trials",
@@ -108,21 +110,21 @@ def test_export_measures_by_a_column(run: Run, model: str, table: str) -> None:
 
 def test_lines_of_a_text_are_records_too(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"{'a' * n}\n\nb{'c' * n}\n \n" for n in range(1, 11)))
-    figures, err = run("train", "a.txt", "--batching", "records", *SMALL, "-o", "out", "--json")
+    figures, err = run("train", "a.txt", "--batching", "records", *SMALL, *STEPS, "-o", "out", "--json")
     assert "a.txt: 20 lines; skipped: 20 blank lines" in err.splitlines()
     assert figures["read"][0]["skipped"] == {"blank lines": 20}
-    figures, err = run("train", "a.txt", *SMALL, "-o", "out2", "--json")
+    figures, err = run("train", "a.txt", *SMALL, *STEPS, "-o", "out2", "--json")
     assert (figures["read"], "a.txt: 20 lines" in err) == ([], False)
 
 
 def test_a_recipe_says_how_a_table_is_written(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("".join(f'{number}|"abc"\n' for number in range(30)))
     (tmp_path / "r.toml").write_text('delimiter = "|"\nquoting = "none"\nheader = false\ncolumn = "2"\n')
-    figures, _ = run("train", "a.csv", "--recipe", "r.toml", *SMALL, "-o", "out", "--json")
+    figures, _ = run("train", "a.csv", "--recipe", "r.toml", *SMALL, *STEPS, "-o", "out", "--json")
     assert (figures["read"][0]["delimiter"], figures["read"][0]["column"], figures["read"][0]["rows"]) == ("|", "2", 30)
-    figures, _ = run("train", "a.csv", "--recipe", "r.toml", *SMALL, "-o", "out", "--resume", "--json")
+    figures, _ = run("train", "a.csv", "--recipe", "r.toml", *SMALL, *STEPS, "-o", "out", "--resume", "--json")
     assert figures["steps"] == 2
-    command = ("train", "a.csv", "--recipe", "r.toml", "--quoting", "csv", *SMALL, "-o", "out", "--resume")
+    command = ("train", "a.csv", "--recipe", "r.toml", "--quoting", "csv", *SMALL, *STEPS, "-o", "out", "--resume")
     assert "the corpus is not the one that the run began with" in run(*command, code=2)[1]
 
 
