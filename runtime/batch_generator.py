@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnrolledError
 from unrolled.runtime.adapters import ENGINES
 from unrolled.runtime.config import GenerationConfig
+from unrolled.runtime.inputs import check_text, shown
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.row_settings import MAX_PROMPT_TOKENS, ROW_SETTINGS, make_config, row_requests, whole_number
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
@@ -97,6 +99,10 @@ class BatchGenerator:
     ) -> None:
         if engine is not None:
             check_choice("engine", engine, ENGINES)
+        if not isinstance(model_path, str | os.PathLike):
+            raise ConfigError(
+                f"model_path: got {shown(model_path)}, needs the path of a model, which each process loads by itself"
+            )
         check_whole("lanes", lanes, 1)
         check_whole("max_prompt_tokens", max_prompt_tokens, 1)
         self.model_path, self.engine, self.precision = str(model_path), engine, precision
@@ -121,7 +127,7 @@ class BatchGenerator:
             names = list(batch.keys())
         except AttributeError as error:  # an Arrow table, for instance, whose gaps make whole numbers floats
             raise ConfigError(
-                f"batch: got a {type(batch).__name__}, needs a dictionary of columns or a pandas DataFrame; "
+                f"batch: got {shown(batch)}, needs a dictionary of columns or a pandas DataFrame; "
                 'in Ray, map_batches(…, batch_format="numpy")'
             ) from error
         columns = {name: _column(batch[name]) for name in names}
@@ -187,8 +193,7 @@ class BatchGenerator:
     def _row(
         self, model: StepModel, config: GenerationConfig, prompt: Any, index: Any, overrides: dict[str, Any]
     ) -> list[Request]:
-        if not isinstance(prompt, str):
-            raise ConfigError(f"prompt: got {prompt!r}, needs a text")
+        check_text("prompt", prompt)
         index = whole_number(index)
         check_whole("index", index, 0, (2**63 - 1) // config.num_return_sequences)
         return row_requests(model, prompt, index, config, overrides, self.max_prompt_tokens)

@@ -10,7 +10,7 @@ the lower token; of equal texts that ended, the earlier.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.filters import FILTERS, History, Scores
-from unrolled.runtime.generate import check_prompts
+from unrolled.runtime.inputs import check_model, shown, take_texts
 from unrolled.runtime.prompts import prompt_tokens, read_prompts
 from unrolled.runtime.rows import Generation, before_stop
 from unrolled.runtime.rowwise import RowModel
@@ -202,7 +202,9 @@ def _search(model: StepModel, config: BeamConfig, searches: Sequence[_Search]) -
         logits, state = rows_model.step(tokens, np.ascontiguousarray(state[:, :, rows]))
 
 
-def beam_search(model: StepModel, prompts: Sequence[str], config: BeamConfig | None = None) -> list[BeamGeneration]:
+def beam_search(
+    model: StepModel, prompts: str | Iterable[str], config: BeamConfig | None = None
+) -> list[BeamGeneration]:
     """Search the most probable texts behind ``prompts``, all beams of up to ``batch_size`` rows at a time.
 
     Returns:
@@ -213,15 +215,18 @@ def beam_search(model: StepModel, prompts: Sequence[str], config: BeamConfig | N
         UnknownTokenError: a prompt or a setting holds what the vocabulary has not.
         NothingLeftError: the settings leave no text behind the prompts of its rows.
     """
+    check_model(model)
+    if not isinstance(config, BeamConfig | None):
+        raise ConfigError(f"config: got {shown(config)}, needs a BeamConfig")
+    given = take_texts("prompts", prompts)
     config = (config or BeamConfig()).resolved(model.tokenizer)
-    check_prompts(prompts)
-    encoded = [prompt_tokens(model.tokenizer, prompt).tolist() for prompt in prompts]
+    encoded = [prompt_tokens(model.tokenizer, prompt).tolist() for prompt in given]
     searches = [_Search(config, model.tokenizer, place, prompt) for place, prompt in enumerate(encoded)]
     abreast = max(1, config.batch_size // config.num_beams)
     for first in range(0, len(searches), abreast):
         _search(model, config, searches[first : first + abreast])
     return [
-        _generation(prompts[search.place], ended, search.place * config.num_return_sequences + rank, search)
+        _generation(given[search.place], ended, search.place * config.num_return_sequences + rank, search)
         for search in searches
         for rank, ended in enumerate(search.ended[: config.num_return_sequences])
     ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unrolled.engine.checkpoint import replacing
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
+from unrolled.runtime.inputs import check_model, check_text, shown
 from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.rowwise import RowModel
 
@@ -110,10 +111,19 @@ def weights_digest(model: StepModel) -> str:
     return f"{weights.digest} int8" if weights.quantized else weights.digest
 
 
+def check_context(context: object) -> None:
+    """Raise ConfigError unless it is a Context."""
+    if not isinstance(context, Context):
+        raise ConfigError(
+            f"context: got {shown(context)}, needs a Context: of read(model, prompt), or Context.load(path)"
+        )
+
+
 def more_tokens(model: StepModel, prompt: str, context: Context | None) -> NDArray[np.int64]:
     """Ids (n,), n ≥ 1, that a prompt makes a model read: behind a context, first the last token of that."""
     if context is None:
         return prompt_tokens(model.tokenizer, prompt)
+    check_context(context)
     context.check(model)
     return np.concatenate([context.tokens[-1:], model.tokenizer.encode(prompt)])
 
@@ -125,7 +135,8 @@ def read(model: StepModel, prompt: str, context: Context | None = None) -> Conte
         ConfigError: the context is of another model, or the model writes whole texts and shows no states.
         UnknownTokenError: the prompt holds what the vocabulary has not.
     """
-    tokens = more_tokens(model, prompt, context)
+    check_model(model)
+    tokens = more_tokens(model, check_text("prompt", prompt), context)
     return _move(model, tokens, context, 0)
 
 
@@ -135,6 +146,10 @@ def extend(model: StepModel, context: Context, text: Generation) -> Context:
     Raises:
         UnknownTokenError: the text's tokens are not of this vocabulary.
     """
+    check_model(model)
+    check_context(context)
+    if not isinstance(getattr(text, "tokens", None), tuple):
+        raise ConfigError(f"text: got {shown(text)}, needs a Generation, which generate returns")
     context.check(model)
     V = model.config.vocab_size
     if text.tokens and not 0 <= min(text.tokens) <= max(text.tokens) < V:

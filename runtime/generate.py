@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -10,19 +10,9 @@ from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.context import Context, more_tokens
+from unrolled.runtime.inputs import check_model, take_texts
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
-
-
-def check_prompts(prompts: Sequence[str]) -> None:
-    """ConfigError unless ``prompts`` are one or more texts."""
-    if isinstance(prompts, str):
-        raise ConfigError("prompts: got one text, needs a list of them: [prompt]")
-    if len(prompts) == 0:
-        raise ConfigError("prompts: got none, needs at least one")
-    for place, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise ConfigError(f"prompts: got {prompt!r} at {place}, needs texts")
 
 
 def check_config(config: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
@@ -32,7 +22,7 @@ def check_config(config: GenerationConfig | None, settings: dict[str, Any]) -> G
     if unknown := sorted(set(settings) - {field.name for field in fields(GenerationConfig)}):
         known = ", ".join(field.name for field in fields(GenerationConfig))
         raise ConfigError(f"generate: no setting {', '.join(unknown)}; there are {known}")
-    config = config or GenerationConfig(**settings)
+    config = GenerationConfig(**settings) if config is None else config
     if not isinstance(config, GenerationConfig):
         raise ConfigError(f"config: got a {type(config).__name__}, needs a GenerationConfig")
     return config
@@ -40,7 +30,7 @@ def check_config(config: GenerationConfig | None, settings: dict[str, Any]) -> G
 
 def generate(
     model: StepModel,
-    prompts: Sequence[str],
+    prompts: str | Iterable[str],
     config: GenerationConfig | None = None,
     *,
     context: Context | None = None,
@@ -52,7 +42,7 @@ def generate(
 
     Args:
         model: from ``load``, or any StepModel.
-        prompts: one or more texts, of any lengths.
+        prompts: a text, or several of any lengths: a list, an array, a column, an iterator.
         config: settings; or give them by name, for instance ``temperature=0.8``.
         context: from ``read``: where every prompt goes on from; prompts may then be empty.
 
@@ -60,17 +50,19 @@ def generate(
         ``num_return_sequences`` generations for each prompt, in order.
 
     Raises:
-        ConfigError: a setting is out of its range, there is no prompt, or the context is of another model.
+        ConfigError: a setting is out of its range, there is no prompt or something else than texts, the model is not
+            loaded, or the context is of another model.
         UnknownTokenError: a prompt or a setting holds what the vocabulary has not.
         NothingLeftError: the settings leave no token for the rows of these indices.
     """
     config = check_config(config, settings)
-    check_prompts(prompts)
+    check_model(model)
+    given = take_texts("prompts", prompts)
     repeats, config = config.num_return_sequences, resolve(model, config)
-    encoded = [more_tokens(model, prompt, context) for prompt in prompts]
+    encoded = [more_tokens(model, prompt, context) for prompt in given]
     requests = (
         Request(prompt, tokens, place * repeats + copy, config, context)
-        for place, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True))
+        for place, (prompt, tokens) in enumerate(zip(given, encoded, strict=True))
         for copy in range(repeats)
     )
     texts = list(write_rows(model, requests, config.batch_size))

@@ -133,11 +133,14 @@ def _each(lines: _Lines) -> Iterator[str | LineError]:
 
 def _row(index: int, line: int, values: dict[str, Any], kept: dict[str, Any]) -> Row:
     """A row of named values, of which ``id`` and ``prompt`` are not settings."""
+    null = values.get("prompt", "") is None
     name, prompt = values.pop("id", None), values.pop("prompt", None)
     if name is None:
         name = index
     if not isinstance(name, Id) or isinstance(name, bool) or (isinstance(name, float) and not math.isfinite(name)):
         return BadRow(index, line, index, f"id: got {name!r}, needs a text or a number", kept)
+    if null:
+        return BadRow(index, line, name, "no prompt: got null, needs a text", kept)
     if prompt is None:
         there = ", ".join([*values, *kept]) or "nothing else"
         return BadRow(index, line, name, f"no prompt; there is {there}", kept)

@@ -9,7 +9,7 @@ Texts of any lengths run side by side, the longest first, and in chunks of time,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.text import Tokenizer
+from unrolled.runtime.inputs import check_model, check_text, take_texts
 from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.sampling import check_finite, check_whole, token_logprobs
 
@@ -69,8 +70,8 @@ class TextScore:
 
 def score(
     model: StepModel,
-    texts: Sequence[str],
-    prompts: str | Sequence[str] | None = None,
+    texts: str | Iterable[str],
+    prompts: str | Iterable[str] | None = None,
     *,
     eos: bool = False,
     batch_size: int = 64,
@@ -90,12 +91,13 @@ def score(
         UnknownTokenError: a text or prompt holds what the vocabulary has not.
     """
     check_whole("batch_size", batch_size, 1)
-    _check_texts("texts", texts)
+    check_model(model)
+    texts = take_texts("texts", texts)
+    before: list[str | None] = [prompts] * len(texts) if isinstance(prompts, str | None) else []
     if not isinstance(prompts, str | None):
-        _check_texts("prompts", prompts)
-        if len(prompts) != len(texts):
-            raise ConfigError(f"prompts: got {len(prompts)} for {len(texts)} texts, needs one, or one for each")
-    before = [prompts] * len(texts) if isinstance(prompts, str | None) else list(prompts)
+        before += take_texts("prompts", prompts)
+    if len(before) != len(texts):
+        raise ConfigError(f"prompts: got {len(before)} for {len(texts)} texts, needs one, or one for each")
     begins = {prompt: _beginning(model.tokenizer, prompt) for prompt in before}
     counted = [_counted(model.tokenizer, text, eos, begins[p]) for text, p in zip(texts, before, strict=True)]
     rows = [np.concatenate([begins[prompt], ids]) for prompt, ids in zip(before, counted, strict=True)]
@@ -112,7 +114,7 @@ def score(
 
 
 def rank(
-    model: StepModel, prompt: str | None, alternatives: Sequence[str], *, by: str = "logprob", eos: bool = False
+    model: StepModel, prompt: str | None, alternatives: str | Iterable[str], *, by: str = "logprob", eos: bool = False
 ) -> list[TextScore]:
     """``alternatives`` behind ``prompt``, the most probable first; equals stay in order.
 
@@ -120,14 +122,10 @@ def rank(
         by: "logprob" of the whole, which favours the short, or the "mean" a token.
     """
     check_choice("by", by, ORDERS)
-    return sorted(score(model, alternatives, prompt, eos=eos), key=lambda found: -getattr(found, by))
-
-
-def _check_texts(name: str, texts: Any) -> None:
-    if isinstance(texts, str):
-        raise ConfigError(f"{name}: got one text, needs a list of them: [text]")
-    if not isinstance(texts, Sequence) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{name}: got {texts!r}, needs one or more texts")
+    check_model(model)
+    before = None if prompt is None else check_text("prompt", prompt)
+    alternatives = take_texts("alternatives", alternatives)
+    return sorted(score(model, alternatives, before, eos=eos), key=lambda found: -getattr(found, by))
 
 
 def _beginning(tokenizer: Tokenizer, prompt: str | None) -> NDArray[np.int64]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from unrolled.engine.contract import StepModel
-from unrolled.engine.errors import NothingLeftError
+from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.context import Context
-from unrolled.runtime.generate import check_config, check_prompts
+from unrolled.runtime.generate import check_config
+from unrolled.runtime.inputs import check_model, check_text, shown
 from unrolled.runtime.lanes import Writer
 from unrolled.runtime.own_lanes import CHUNK
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, make_request
@@ -62,8 +63,11 @@ def stream(
         NothingLeftError: the settings leave no token.
     """
     config = check_config(config, settings)
-    check_prompts([prompt])
-    request = make_request(model, prompt, 0, config, context)
+    check_model(model)
+    for name, called in (("on_text", on_text), ("on_end", on_end)):
+        if called is not None and not callable(called):
+            raise ConfigError(f"{name}: got {shown(called)}, needs a function")
+    request = make_request(model, check_text("prompt", prompt), 0, config, context)
     return _pieces(model, Writer(model, [request], 1, CHUNK, watched=True), config, on_text, on_end)
 
 

@@ -467,10 +467,8 @@ def test_unknown_characters_are_replaced_where_the_model_says_so() -> None:
     assert got == [Generation("Z", "abc", (1, 2, 3), "length", 0)]
 
 
-def test_a_text_instead_of_a_list_is_refused() -> None:
-    prompts: Any = "cafe"
-    with pytest.raises(ConfigError, match=r"prompts: got one text, needs a list"):
-        generate(make(), prompts)
+def test_a_text_instead_of_a_list_is_one_prompt() -> None:
+    assert generate(make(), "cafe", seed=2) == generate(make(), ["cafe"], seed=2)
 
 
 @pytest.mark.parametrize("prompts", [[], ()])

@@ -181,8 +181,8 @@ def test_words_are_scored_by_word() -> None:
 
 def test_what_cannot_be_scored_is_named(tmp_path: Path) -> None:
     model = make()
-    wrong: Any = "abc"
-    for texts, message in ((wrong, "texts: got one text"), ([], r"texts: got \[\]"), (["a", 3], "needs one or more")):
+    wrong: Any = 5
+    for texts, message in ((wrong, "texts: got 5"), ([], "texts: got none"), (["a", 3], "texts: got 3 at 1, needs")):
         with pytest.raises(ConfigError, match=message):
             score(model, texts)
     with pytest.raises(ConfigError, match=r"texts: 'a' has no token to count behind another; give a prompt"):

@@ -90,7 +90,7 @@ def test_errors_come_at_once() -> None:
         stream(model, "ÿ")
     with pytest.raises(ConfigError, match="no setting warmth"):
         stream(model, "a", warmth=2)
-    with pytest.raises(ConfigError, match="needs texts"):
+    with pytest.raises(ConfigError, match="needs one text"):
         stream(model, 3)  # type: ignore[arg-type]
     with pytest.raises(NothingLeftError):
         list(stream(model, "a", bad_words=[chr(ord("a") + i) for i in range(models.V)]))
