@@ -48,22 +48,23 @@ class ReadOptions:
 
     @property
     def table(self) -> TableFormat:
+        """Return how a table is written."""
         return TableFormat(self.delimiter, self.quoting, self.header)
 
     @property
     def of_tables(self) -> tuple[str, ...]:
-        """The options that are given and go with tables alone, as the command line spells them."""
+        """Return the options that are given and go with tables alone, as the command line spells them."""
         return (*(() if self.column is None else ("--column",)), *self.table.options())
 
     @property
     def of_records(self) -> tuple[str, ...]:
-        """The options that are given and do not go with plain text."""
+        """Return the options that are given and do not go with plain text."""
         return (*self.of_tables, *(() if self.field is None else ("--field",)))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of a file of records.
+    """A record of what was read of a file: which column, how many rows, and what was skipped.
 
     Args:
         name: of the file.

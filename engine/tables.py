@@ -22,6 +22,7 @@ CANDIDATES = (",", ";", "\t", "|")
 SPELLINGS = {**{mark: mark for mark in CANDIDATES}, "tab": "\t", "\\t": "\t"}
 QUOTINGS: dict[str, Literal[0, 3]] = {"csv": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 SAMPLE_LINES, SAMPLE_CHARS = 50, 1 << 16  # in which a delimiter is detected
+DECLARED = re.compile(r"[sS][eE][pP]=([,;\t|])[\r\n]*")  # by a first line that Excel writes and reads
 LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -189,6 +190,9 @@ class Table:
 
     def _detect(self) -> str:
         sample, whole = self._lines.peek()
+        if sample and (declared := DECLARED.fullmatch(sample[0])):
+            next(self._lines)
+            return declared[1]
         return detect_delimiter(sample, whole, self.quoting)
 
     def _damage(self, line: int, error: csv.Error | LineError) -> Damage:

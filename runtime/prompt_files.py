@@ -318,12 +318,12 @@ class PromptFile:
 
     @property
     def blank_lines(self) -> int:
-        """How many lines were passed over because nothing is in them, when all rows are read."""
+        """Return how many lines were passed over because nothing is in them, when all rows are read."""
         return self._lines.blank
 
     @property
     def quoted(self) -> int:
-        """How many prompts so far stand in quotes that are part of them, because a TSV has no quoting."""
+        """Count the prompts so far that stand in quotes, which are part of them because a TSV has no quoting."""
         return self._lines.quoted
 
     def __iter__(self) -> Iterator[Row]:
@@ -340,7 +340,7 @@ class PromptFile:
         self._stream.close()
 
     def count_lines(self) -> int | None:
-        """Lines of a plain file, about as many as it has rows, or items; None of a pipe, and where they must be unpacked."""
+        """Count the lines of a plain file, about as many as its rows, or its items; None of a pipe or a compressed file."""
         if self.path is None or is_unnamed(self.path) or is_compressed(self._stream):
             return None
         if self.format == "json":

@@ -210,6 +210,13 @@ def test_a_delimiter_that_is_not_plain_is_refused(write: Write, text: str) -> No
         assert message.endswith("; name it with --delimiter")
 
 
+def test_a_first_line_of_excel_names_the_delimiter(write: Write) -> None:
+    path = write("a.csv", "sep=;\r\nid;text, raw\r\n1;a, b\r\n2;c;d\r\n")
+    assert failure(path, options=ReadOptions("text, raw")).startswith(f"{path}, line 4: has 3 columns, the header 2; ")
+    path = write("a.csv", "SEP=|\na,b|c\nx|y\n")
+    assert read_corpus([path], ReadOptions("a,b")).content == ("x",)
+
+
 def test_rows_decide_between_delimiters_of_the_header(write: Write) -> None:
     path = write("a.csv", 'id;text, raw\n1;"a\nb"\n2;c, d, e\n')
     assert read_corpus([path], ReadOptions("text, raw")).content == ("a\nb", "c, d, e")
