@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.errors import MissingDependencyError
+from unrolled.engine.encodings import surrogate_in
+from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.jsontext import parse_json
 from unrolled.engine.run_folder import EVENTS, METRICS, drop_events
+from unrolled.engine.sources import shown
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, TrainingResult
 
@@ -40,6 +42,7 @@ class EventFiles(Observer):
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
+        ConfigError: it cannot open the folder.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -49,6 +52,10 @@ class EventFiles(Observer):
             raise MissingDependencyError(
                 'tensorboard: event files need it: pip install "unrolled[tensorboard]"'
             ) from error
+        if surrogate_in(str(run)) is not None:
+            raise ConfigError(
+                f"tensorboard: opens no folder whose name is not UTF-8, as {shown(run)}; name another one"
+            )
         self._make = EventFileWriter
         self.run = Path(run)
         self._writer: Any = None
