@@ -331,8 +331,7 @@ class _Decompressed(io.RawIOBase):
             return self._stream.readinto1(buffer)
         except (EOFError, gzip.BadGzipFile, *self._errors) as error:
             raise self._source.error(
-                f"{self._source.name}: its {self._kind} data is damaged or cut off ({first_line(error)}); "
-                "get the file again, what is before the damage is not used"
+                f"{self._source.name}: its {self._kind} data is damaged or cut off ({first_line(error)}); get the file again"
             ) from error
 
     def close(self) -> None:
