@@ -30,12 +30,13 @@ STDIN = "-"
 PIECE_BYTES = 1 << 22  # decoded at a time
 SAMPLE_BYTES = 1 << 12  # at the beginning, in which an encoding is looked for
 MOST_NULS = 0.02  # of the characters; a text may hold one, but not as many as another encoding gives
+TAR_MAGIC = slice(257, 262)  # where a tar archive has its name
 GZIP, ZSTD = "gzip", "zstd"
 COMPRESSED = {".gz": GZIP, ".zst": ZSTD}
 MAGIC = {
     b"\x1f\x8b\x08": GZIP,
     b"\x28\xb5\x2f\xfd": ZSTD,
-    b"BZh91AY&SY": "bzip2",
+    **{f"BZh{level}1AY&SY".encode(): "bzip2" for level in range(1, 10)},
     b"\xfd7zXZ\x00": "xz",
     b"PK\x03\x04": "zip",
     b"7z\xbc\xaf\x27\x1c": "7z",
@@ -106,7 +107,7 @@ class Source:
         """
         stream = self._raw()
         try:
-            raw = _Continued(self, _head(stream), stream)
+            raw = _Continued(self, stream)
             kind = next((kind for magic, kind in MAGIC.items() if raw.head.startswith(magic)), None)
             wanted = COMPRESSED.get(Path(self.path).suffix.lower())
             if wanted not in (None, kind):
@@ -132,11 +133,12 @@ class Source:
         try:
             return open(self.path, "rb")
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
         except ValueError as error:  # a name with a NUL
             raise self.error(f"{self.name!r}: cannot be read ({error})") from error
 
-    def _unreadable(self, error: OSError) -> UnrolledError:
+    def unreadable(self, error: OSError) -> UnrolledError:
+        """Return the error of a source that the system cannot read."""
         return self.error(f"{self.name}: cannot be read ({(error.strerror or str(error)).lower()})")
 
     def read(self) -> str:
@@ -170,7 +172,7 @@ class Source:
                     begun, text = True, text.removeprefix("\ufeff")
                 nuls += text.count("\0")
                 if nuls and codec not in WIDE:  # such a codec takes any bytes, so that nothing else shows the wrong one
-                    raise self._no_text(f"read as {self._encoding} it holds a NUL", sample)
+                    raise self._no_text(f"read as {self._encoding} it holds a NUL, as binary files do", sample)
                 if codec not in STRICT:
                     check_characters(text, self.name, self.error)
                 characters += len(text)
@@ -193,6 +195,8 @@ class Source:
         """
         asked = resolved = find_codec("utf-8" if self.encoding is None else self.encoding)
         sample = stream.peek(SAMPLE_BYTES)[:SAMPLE_BYTES]  # type: ignore[attr-defined]
+        if sample[TAR_MAGIC] == b"ustar":
+            raise self.error(f"{self.name}: is a tar archive; unpack it, and name the files in it")
         looks = probable_encoding(sample)
         if asked in ("utf-16", "utf-32"):
             order = "le" if sys.byteorder == "little" else "be"
@@ -234,7 +238,7 @@ class Source:
         try:
             return not stat.S_ISREG(os.stat(self.path).st_mode) and not os.path.isdir(self.path)
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise self.unreadable(error) from error
         except ValueError as error:  # a name with a NUL
             raise self.error(f"{self.name!r}: cannot be read ({error})") from error
 
@@ -252,7 +256,7 @@ class Source:
             yield self
             return
         with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(contextlib.closing(_Continued(self, b"", self._raw())))
+            stream = stack.enter_context(contextlib.closing(_Continued(self, self._raw())))
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 spool = stack.enter_context(tempfile.TemporaryFile(dir=folder))
@@ -264,24 +268,26 @@ class Source:
             yield replace(self, spool=spool)
 
 
-def _head(stream: Any) -> bytes:
-    """The first bytes, no more than are there unless they begin like something longer."""
-    longest = [*MAGIC, *MARKS]
-    head = stream.read1(SAMPLE_BYTES)
-    while any(len(head) < len(magic) and magic.startswith(head) for magic in longest):
-        if not (more := stream.read1(SAMPLE_BYTES)):
-            break
-        head += more
-    return head
-
-
 class _Continued(io.RawIOBase):
-    """The head of a stream, and what comes after it; closing it leaves standard input open."""
+    """A stream whose ``head`` is known before it is read; closing it leaves standard input open."""
 
-    def __init__(self, source: Source, head: bytes, stream: Any) -> None:
-        self.head = self._left = head
-        self._source = source
-        self._stream, self._owned = stream, source.path != STDIN or source.spool is not None
+    def __init__(self, source: Source, stream: Any) -> None:
+        self._source, self._stream = source, stream
+        self._owned = source.path != STDIN or source.spool is not None
+        self.head = self._left = self._peek()
+
+    def _peek(self) -> bytes:
+        """The first bytes, no more than are there unless they begin like something longer."""
+        head = more = self._some()
+        while more and any(len(head) < len(magic) and magic.startswith(head) for magic in (*MAGIC, *MARKS)):
+            head += (more := self._some())
+        return head
+
+    def _some(self) -> bytes:
+        try:
+            return self._stream.read1(SAMPLE_BYTES)
+        except OSError as error:
+            raise self._source.unreadable(error) from error
 
     def readable(self) -> bool:
         return True
@@ -291,7 +297,7 @@ class _Continued(io.RawIOBase):
             try:
                 return self._stream.readinto1(buffer)
             except OSError as error:
-                raise self._source._unreadable(error) from error
+                raise self._source.unreadable(error) from error
         n = min(len(buffer), len(self._left))
         buffer[:n], self._left = self._left[:n], self._left[n:]
         return n

@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -93,7 +94,7 @@ def test_chinese_in_wide_characters_is_named_by_its_line_ends(tmp_path: Path, re
 def test_nuls_are_another_encoding_unless_they_are_few_in_unicode(tmp_path: Path, read: Callable[..., str]) -> None:
     (tmp_path / "a.txt").write_bytes(b"abc\n" * 4000 + b"\0" + b"abc\n" * 9)
     assert read(tmp_path / "a.txt").count("\0") == 1
-    with pytest.raises(CorpusError, match=r"a\.txt: read as latin-1 it holds a NUL; name the file's encoding"):
+    with pytest.raises(CorpusError, match=r"a\.txt: read as latin-1 it holds a NUL, as binary files do"):
         read(tmp_path / "a.txt", "latin-1")
     (tmp_path / "a.txt").write_bytes(b"abc\n" * 4000 + b"\0\0\0" * 200)
     with pytest.raises(CorpusError, match="read as utf-8 it holds 600 NULs in 16,600 characters"):
@@ -276,6 +277,24 @@ def test_other_compression_is_named(
         read(tmp_path / "a.txt")
     with pytest.raises(PromptFileError, match=f"is compressed by {kind}"):
         PromptFile(str(tmp_path / "a.txt"))
+
+
+def test_an_archive_inside_is_named(tmp_path: Path, read: Callable[..., str]) -> None:
+    (tmp_path / "b.txt").write_text(TEXT)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "b.txt")
+    with pytest.raises(CorpusError, match=r"a\.tar\.gz: is a tar archive; unpack it"):
+        read(tmp_path / "a.tar.gz")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder cannot be opened elsewhere")
+def test_a_folder_as_standard_input(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(CorpusError, match="is a folder"):
+        read_corpus([f"/dev/fd/{descriptor}"])
+    with pytest.raises(PromptFileError, match="cannot be read"):
+        PromptFile(f"/dev/fd/{descriptor}")
+    os.close(descriptor)
 
 
 def test_zstandard_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
