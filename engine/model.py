@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,6 +145,9 @@ class LanguageModel:
         self.backend, self.precision = get_backend(backend, precision), precision
         if precision != FLOAT32 and self.dtype != np.float32:
             raise ConfigError(f"precision: {precision} is for float32 parameters, got {self.dtype}")
+
+    def __reduce__(self) -> Any:
+        return LanguageModel, (self.config, self.params, self.backend.name, self.precision)
 
     @property
     def engine(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from unrolled.engine.batches import Batch
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Stepper
 from unrolled.engine.dropout import Masks
-from unrolled.engine.errors import ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.layers import LossResult
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.optim import Optimizer, OptimizerConfig, clip_scale, gradient_factor
@@ -105,6 +105,12 @@ class EngineTrainable(LanguageModel):
         self.clip_norm = clip_norm
         self.optimizer = Optimizer(optimizer, flat, self.backend.optim.UPDATES)
         self.learning_rate = optimizer.base_rate
+
+    def __reduce__(self) -> Any:
+        raise ConfigError(
+            "trainable: a model in training cannot be pickled or copied, as its parameters and its optimiser share memory; "
+            "pass the Experiment and prepare it in the other process, or go on from a run folder with resume"
+        )
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
         config = self.optimizer.config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from unrolled.engine.contract import Draws, Flow, StepModel, Stepper, check_ids,
 from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.text import Tokenizer
+from unrolled.runtime.pickling import Remade
+
+if TYPE_CHECKING:
+    from unrolled.runtime.onnx_model import OnnxModel
 
 
-class TokenizedModel:
+class TokenizedModel(Remade):
     """A model of one of the engines with its tokeniser, training record and digest."""
 
     def __init__(
@@ -67,7 +71,7 @@ class NumbaModel(TokenizedModel):
         return self._decoder.read(tokens, state)
 
 
-def _of_checkpoint(engine: str, model: Stepper, checkpoint: Checkpoint) -> StepModel:
+def _of_checkpoint(engine: str, model: Stepper, checkpoint: Checkpoint) -> TokenizedModel:
     return TokenizedModel(engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
 
 
@@ -89,15 +93,15 @@ class TorchModule:
         return logits, moved
 
 
-def _numpy(checkpoint: Checkpoint) -> StepModel:
+def _numpy(checkpoint: Checkpoint) -> TokenizedModel:
     return _of_checkpoint("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
 
 
-def _numba(checkpoint: Checkpoint, precision: str = FLOAT32) -> StepModel:
+def _numba(checkpoint: Checkpoint, precision: str = FLOAT32) -> TokenizedModel:
     return NumbaModel(LanguageModel(checkpoint.config, checkpoint.float32(), "numba", precision), checkpoint)
 
 
-def _torch(checkpoint: Checkpoint) -> StepModel:
+def _torch(checkpoint: Checkpoint) -> TokenizedModel:
     try:
         from unrolled.export.torch_model import make_torch_model
     except ImportError as error:
@@ -106,7 +110,7 @@ def _torch(checkpoint: Checkpoint) -> StepModel:
     return _of_checkpoint("torch", TorchModule(checkpoint.config, module), checkpoint)
 
 
-def _torchscript(checkpoint: Checkpoint) -> StepModel:
+def _torchscript(checkpoint: Checkpoint) -> TokenizedModel:
     try:
         from unrolled.export.torchscript import script
     except ImportError as error:
@@ -115,7 +119,7 @@ def _torchscript(checkpoint: Checkpoint) -> StepModel:
     return _of_checkpoint("torchscript", module, checkpoint)
 
 
-def _onnxruntime(checkpoint: Checkpoint) -> StepModel:
+def _onnxruntime(checkpoint: Checkpoint) -> OnnxModel:
     from unrolled.runtime.onnx_model import open_checkpoint
 
     return open_checkpoint(checkpoint)
@@ -125,7 +129,7 @@ def needs_torch(what: str) -> MissingDependencyError:
     return MissingDependencyError(f'{what} needs torch: pip install "unrolled[torch]"')
 
 
-ENGINES: dict[str, Callable[[Checkpoint], StepModel]] = {
+ENGINES: dict[str, Callable[[Checkpoint], TokenizedModel | OnnxModel]] = {
     "numpy": _numpy,
     "numba": _numba,
     "torch": _torch,
@@ -135,9 +139,8 @@ ENGINES: dict[str, Callable[[Checkpoint], StepModel]] = {
 
 
 def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) -> StepModel:
-    """A checkpoint as a StepModel on one of ``ENGINES``; "bf16" products are the numba engine's."""
+    """Return a checkpoint as a StepModel on one of ``ENGINES``; "bf16" products are the numba engine's."""
     check_choice("engine", engine, ENGINES)
     check_precision(engine, precision)
-    if precision != FLOAT32:
-        return _numba(checkpoint, precision)
-    return ENGINES[engine](checkpoint)
+    model = ENGINES[engine](checkpoint) if precision == FLOAT32 else _numba(checkpoint, precision)
+    return model.made_by(make_model, checkpoint, engine, precision)

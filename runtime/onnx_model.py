@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import SETTING_DTYPES, Draws, StepModel, check_moved, check_step
+from unrolled.engine.contract import SETTING_DTYPES, Draws, check_moved, check_step
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.threads import onnxruntime_threads
 from unrolled.export.metadata import FORMS, FileInfo, parse_metadata
 from unrolled.export.storage import FLOAT32, Weights
 from unrolled.runtime.philox import uniforms
+from unrolled.runtime.pickling import Remade
 
 
-class OnnxModel:
+class OnnxModel(Remade):
     """An ONNX file that onnxruntime runs on the CPU; this class is of the step form."""
 
     engine = "onnxruntime"
@@ -180,7 +181,7 @@ class OnnxWriter(OnnxModel):
             raise ModelFileError(f"{self._where}: the graph's final state has another shape than the config asks for")
 
 
-def run_onnx(data: bytes, info: FileInfo, where: str) -> StepModel:
+def run_onnx(data: bytes, info: FileInfo, where: str) -> OnnxModel:
     """An ONNX model in memory, whose metadata says ``info``, on as many threads as the environment says.
 
     Raises:
@@ -198,10 +199,11 @@ def run_onnx(data: bytes, info: FileInfo, where: str) -> StepModel:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's own exceptions have no public base class
         raise ModelFileError(f"{where}: not an ONNX file that onnxruntime can load ({first_line(error)})") from error
-    return (OnnxModel if info.form == "step" else OnnxWriter)(session, info, where)
+    model = (OnnxModel if info.form == "step" else OnnxWriter)(session, info, where)
+    return model.made_by(run_onnx, data, info, where)
 
 
-def open_onnx(path: Path) -> StepModel:
+def open_onnx(path: Path) -> OnnxModel:
     """An ONNX file, checked before onnxruntime sees it.
 
     Raises:
@@ -213,11 +215,12 @@ def open_onnx(path: Path) -> StepModel:
     return run_onnx(data, info, str(path))
 
 
-def open_checkpoint(checkpoint: Checkpoint, form: str = "step", weights: Weights = FLOAT32) -> StepModel:
+def open_checkpoint(checkpoint: Checkpoint, form: str = "step", weights: Weights = FLOAT32) -> OnnxModel:
     """The graph that an export of the checkpoint would hold, in memory and without golden cases."""
     from unrolled.export.onnx_graph import build
 
     where = "the graph of the checkpoint"
     model = build(checkpoint, form, weights, golden=False)
     info = parse_metadata({prop.key: prop.value for prop in model.metadata_props}, where)
-    return run_onnx(model.SerializeToString(), info, where)
+    opened = run_onnx(model.SerializeToString(), info, where)
+    return opened.made_by(open_checkpoint, checkpoint, form, weights)

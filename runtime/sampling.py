@@ -126,6 +126,9 @@ class SamplingConfig:
         empty = isinstance(prefix, str | tuple | list) and len(prefix) == 0
         object.__setattr__(self, "forced_prefix", "" if empty else _text("forced_prefix", prefix))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # what is cached is made anew
+
     @cached_property
     def extras(self) -> tuple[str, ...]:
         """The names of the settings in use that are beyond ``PLAIN``."""

@@ -7,6 +7,7 @@ needs it, torch and numba only with an engine that is made of them.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +31,18 @@ def _open_torchscript(path: Path) -> StepModel:
     except ImportError as error:
         raise needs_torch(f"{path}: a TorchScript file") from error
     module, info = read_torchscript(path)
-    return TokenizedModel(
+    model = TokenizedModel(
         "torchscript", TorchModule(info.config, module), info.tokenizer, info.training, info.checkpoint_digest
     )
+    return model.made_by(_torchscript_of, path.read_bytes())
+
+
+def _torchscript_of(data: bytes) -> StepModel:
+    """Open the bytes of a TorchScript file, which torch reads from the disk."""
+    with tempfile.TemporaryDirectory(prefix="unrolled-") as folder:
+        path = Path(folder) / "model.pt"
+        path.write_bytes(data)
+        return _open_torchscript(path)
 
 
 OPENERS: dict[str, Callable[[Path], StepModel]] = {".onnx": _open_onnx, ".pt": _open_torchscript}

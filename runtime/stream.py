@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from unrolled.engine.contract import StepModel
@@ -38,6 +38,26 @@ class _Pieces:
         return piece
 
 
+class Stream(Iterator[str]):
+    """The pieces of one text, as ``stream`` writes it."""
+
+    def __init__(self, pieces: Generator[str, None, None]) -> None:
+        self._pieces = pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """End the writing; there are no more pieces."""
+        self._pieces.close()
+
+    def __reduce__(self) -> Any:
+        raise ConfigError(
+            "stream: a text that is being written cannot be pickled or copied; pickle the model and stream in the other "
+            "process, or join the pieces"
+        )
+
+
 def stream(
     model: StepModel,
     prompt: str,
@@ -47,7 +67,7 @@ def stream(
     on_text: Callable[[str], Any] | None = None,
     on_end: Callable[[Generation], Any] | None = None,
     **settings: Any,
-) -> Iterator[str]:
+) -> Stream:
     """Write one text and give it in pieces, each as soon as it is certain; joined, they are ``generate``'s text.
 
     A piece never splits a character, and never holds a part of a stop text. Several threads may stream from one model.
@@ -68,7 +88,7 @@ def stream(
         if called is not None and not callable(called):
             raise ConfigError(f"{name}: got {shown(called)}, needs a function")
     request = make_request(model, check_text("prompt", prompt), 0, config, context)
-    return _pieces(model, Writer(model, [request], 1, CHUNK, watched=True), config, on_text, on_end)
+    return Stream(_pieces(model, Writer(model, [request], 1, CHUNK, watched=True), config, on_text, on_end))
 
 
 def _pieces(
@@ -77,7 +97,7 @@ def _pieces(
     config: GenerationConfig,
     on_text: Callable[[str], Any] | None,
     on_end: Callable[[Generation], Any] | None,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     pieces, seen = _Pieces(model.tokenizer, config.stop), 0
     while writer.advance():
         row = writer.oldest
