@@ -242,7 +242,7 @@ def train(
     with training_group(engine) as group:
         group.shared(lambda: check_start(output, overwrite, resume))
         observers: list[Observer] = [EventFiles(output)] if tensorboard else []
-        text = open_corpus(corpus or (), reading)
+        text = open_corpus(corpus or (), reading, group)
         run = prepare_run(
             text,
             experiment,

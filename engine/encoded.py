@@ -27,9 +27,10 @@ from unrolled.engine.checkpoint import KEY, replacing
 from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig, Dataset, fit_text, joined_batches
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
+from unrolled.engine.group import ALONE, Group
 from unrolled.engine.jsontext import parse_json, to_json
 from unrolled.engine.readers import READERS, Reading, ReadOptions
-from unrolled.engine.sources import STDIN, Source, ending, short_name, shown
+from unrolled.engine.sources import STDIN, Source, ending, is_unnamed, short_name, shown
 from unrolled.engine.text import LEVELS, Tokenizer, smallest_unsigned, tokenizer_from_dict
 from unrolled.engine.vocabulary import whole_words
 
@@ -80,8 +81,13 @@ class EncodedCorpus:
         return joined_batches(self.name, self.tokenizer, ids, self.settle(config))
 
 
-def open_corpus(sources: Sequence[str | Path], options: ReadOptions) -> Corpus | EncodedCorpus:
-    """A token file, where one is named alone; else what ``read_corpus`` reads."""
+def open_corpus(sources: Sequence[str | Path], options: ReadOptions, group: Group = ALONE) -> Corpus | EncodedCorpus:
+    """Open a token file, where one is named alone; else read what ``read_corpus`` reads.
+
+    Each process of a ``group`` reads the files for itself; of pipes, which one alone can read, all get what that one read.
+    """
+    if group.size > 1 and any(is_unnamed(source) for source in sources):
+        return group.shared(lambda: open_corpus(sources, options))
     if len(sources) == 1 and Path(sources[0]).suffix == SUFFIX:
         if options != ReadOptions():
             raise CorpusError(f"{sources[0]}: column, field and encoding go with text; a {SUFFIX} file holds ids")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +16,12 @@ import pytest
 from unrolled.cli.app import run as run_here
 from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig, prepare
-from unrolled.engine.encoded import encode_files, read_encoded
+from unrolled.engine.encoded import encode_files, open_corpus, read_encoded
 from unrolled.engine.errors import CorpusError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
+from unrolled.engine.group import Group
 from unrolled.engine.jsontext import parse_value, to_json
+from unrolled.engine.readers import ReadOptions
 from unrolled.engine.training import TrainingConfig
 from unrolled.runtime import generate, load
 from unrolled.runtime.scoring import score
@@ -176,6 +180,34 @@ def test_pipes_are_the_file(trained: Path, tmp_path: Path, run: Run, piped: Call
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+class Pair(Group):
+    """Two processes of which this is the second; what the first made is known."""
+
+    rank, size = 1, 2
+
+    def __init__(self, made: object) -> None:
+        self.made = made
+
+    def shared(self, make: Callable[[], Any]) -> Any:
+        return self.made
+
+
+def test_of_several_processes_one_reads_a_pipe(trained: Path, piped: Callable[[str], str]) -> None:
+    made = Corpus("pipe", "read by the other process")
+    assert open_corpus([piped(TEXT)], ReadOptions(), Pair(made)) is made
+    assert open_corpus(["-"], ReadOptions(), Pair(made)) is made
+    assert open_corpus([trained / "a.txt"], ReadOptions(), Pair(made)) == read_corpus([trained / "a.txt"])
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_compressed_text_is_found_beside_its_run(tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "a.txt.gz"
+    source.write_bytes(gzip.compress(TEXT.encode()))
+    run("train", source, *SHORT, *STEPS, "-o", tmp_path / "run")
+    run("report", tmp_path / "run", "-o", tmp_path / "a.html")
+    assert "the validation part of a.txt.gz" in (tmp_path / "a.html").read_text()
 
 
 def test_a_study_reads_its_pipe_once(trained: Path, tmp_path: Path, run: Run, piped: Callable[[str], str]) -> None:
