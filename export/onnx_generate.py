@@ -11,7 +11,7 @@ vocabulary. A node costs some 0.4 us whatever it computes, so that what can stan
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from unrolled.export.onnx_graph import Graph, GraphWeights, add_layer, add_logit
 
 # With top_p alone, so many of the most probable tokens are sorted first; all of them only where these do not suffice.
 PARTLY = 256
+TOKEN = TensorProto.INT32  # inside the graph: half of the bytes to count and to copy
 
 
 def _typed(name: str, kind: int, shape: tuple[int | str, ...] | None = None) -> onnx.ValueInfoProto:
@@ -32,40 +33,76 @@ def _typed(name: str, kind: int, shape: tuple[int | str, ...] | None = None) -> 
 def add_generation(
     graph: Graph, config: ModelConfig, weights: GraphWeights, finals: list[list[str]], axis_0: str
 ) -> None:
-    """``written`` and ``final_state`` from the states behind the prompt."""
+    """Add ``written`` and ``final_state``, given the states after the prompt."""
     settings = _Settings(graph, config.vocab_size)
+    draws = _add_draws(graph, axis_0)
+    named = Graph("first_", graph.nodes, graph.initializers)  # the same graph: form both has logits of its own
+    first = _add_token(named, weights, finals[-1][0], draws.first, "", settings, _add_either)
+    carried = [first.ended, first.token, *(name for layer in finals for name in layer), draws.rows]
+    row_shape = graph.node("Shape", [first.token], "row_shape")
+    first_places = graph.node(
+        "ConstantOfShape", [row_shape], "first_places", value=_one_value(0, np.int64)
+    )  # (1, batch)
+    # Two loops one after the other, of which one has no iterations. In the branches of an If, onnxruntime 1.32 would pack
+    # their weights anew in each iteration.
+    none = graph.constant("no_turns", 0)
+    for name, add_filter, counts in (
+        ("plain", _add_plain, [draws.turns, none]),
+        ("filtered", _add_sorted, [none, draws.turns]),
+    ):
+        count = graph.node("Where", [settings.no_filter, *counts], f"{name}_turns")
+        loop = _Loop(config, weights, settings, add_filter, draws.others, first_places)
+        carried = loop.add(graph, f"{name}_", count, first.go_on, carried)
+    _add_written(graph, first.token, carried[-1], draws.steps, axis_0)
+    S = len(finals[0])
+    states = carried[2:-1]
+    add_stacked_state(graph, [states[i : i + S] for i in range(0, len(states), S)], axis_0, "final_state")
+
+
+def _one_value(value: float, dtype: Any) -> onnx.TensorProto:
+    """Return what ``ConstantOfShape`` fills its output with."""
+    return onnx.numpy_helper.from_array(np.array([value], dtype))
+
+
+def _add_written(graph: Graph, first: str, rows: str, steps: str, axis_0: str) -> None:
+    """Add ``written``: the first token (1, batch) and the rows that the loops reached; the others hold -1."""
+    every = graph.node("Concat", [first, rows], "all_rows", axis=0)
+    column = graph.node("Gather", [every, graph.constant("first_column", 0)], "column", axis=1)
+    reached = graph.node("GreaterOrEqual", [column, graph.constant("lowest_token", 0, np.int32)], "reached")
+    flags = graph.node("Cast", [reached], "reached_flags", to=TensorProto.INT64)
+    count = graph.node("Min", [graph.node("ReduceSum", [flags, axis_0], "reached_rows"), steps], "written_rows")
+    tokens = graph.node("Slice", [every, axis_0, count, axis_0], "written_tokens")
+    graph.node("Cast", [tokens], "written", to=TensorProto.INT64)
+
+
+class _Draws(NamedTuple):
+    """Names of what the uniforms say.
+
+    Args:
+        first: uniforms of the first token (batch, 1).
+        others: those of the tokens after it (steps, batch, 1).
+        steps: their number (1,).
+        turns: the number of iterations of a loop ().
+        rows: one of -1 for each token that a loop may write, and a spare one (steps + 1, batch).
+    """
+
+    first: str
+    others: str
+    steps: str
+    turns: str
+    rows: str
+
+
+def _add_draws(graph: Graph, axis_0: str) -> _Draws:
     shape = graph.node("Shape", ["uniforms"], "uniforms_shape")  # (steps, batch)
     steps = graph.node("Gather", [shape, graph.constant("places_0", [0])], "steps", axis=0)
     batch = graph.node("Gather", [shape, graph.constant("places_1", [1])], "batch", axis=0)
     one = graph.constant("from_1", [1])
-    u_first, u_rest = _add_uniforms(graph, batch, one, axis_0)
-    turns = graph.node("Max", [graph.node("Sub", [steps, one], "steps_left"), axis_0], "turns")
-    named = Graph("first_", graph.nodes, graph.initializers)  # the same graph: form both has logits of its own
-    token = _add_token(named, weights, finals[-1][0], u_first, "", settings, _add_either)
-    carried = [token.ended, token.token, *(name for layer in finals for name in layer)]
-    some_rows = graph.node("Concat", [graph.constant("any", [-1]), batch], "rows_shape", axis=0)
-    written = [token.token]
-    none = graph.constant("no_turns", [0])
-    # Two loops one behind the other, of which one has no turns. In the branches of an If, onnxruntime 1.32 would pack their
-    # weights anew in each turn.
-    for name, add_filter, counts in (("plain", _add_plain, [turns, none]), ("filtered", _add_sorted, [none, turns])):
-        count = graph.node("Where", [settings.no_filter, *counts], f"{name}_turns")
-        loop = _Loop(config, weights, settings, add_filter, u_rest)
-        carried, rows = loop.add(graph, f"{name}_", count, token.go_on, carried)
-        written.append(graph.node("Reshape", [rows, some_rows], f"{name}_rows"))  # (0, 0) where there was no turn
-    every = graph.node("Concat", written, "all_written", axis=0)
-    graph.node("Slice", [every, axis_0, steps, axis_0], "written")
-    S = len(finals[0])
-    states = carried[2:]
-    add_stacked_state(graph, [states[i : i + S] for i in range(0, len(states), S)], axis_0, "final_state")
-
-
-def _add_uniforms(graph: Graph, batch: str, one: str, axis_0: str) -> tuple[str, str]:
-    """Uniforms as draws take them: of the first token (batch, 1), and of the others (steps, batch, 1)."""
+    left = graph.node("Max", [graph.node("Sub", [steps, one], "steps_left"), axis_0], "some_left")
+    turns = graph.node("Squeeze", [left, axis_0], "turns")
     # The first token is drawn outside the loop, and one is drawn even where none is asked for: so there is a row for it.
     spare = graph.node("Concat", [graph.constant("one_row", [1]), batch], "spare_shape", axis=0)
-    zero = onnx.numpy_helper.from_array(np.array([0.0]))
-    no_draw = graph.node("ConstantOfShape", [spare], "no_draw", value=zero)
+    no_draw = graph.node("ConstantOfShape", [spare], "no_draw", value=_one_value(0, np.float64))
     rows = graph.node("Concat", ["uniforms", no_draw], "uniforms_and_spare", axis=0)
     # u·total rounded up to the total would be no token's. Rounding keeps the order, so that the smaller of u·total and
     # (1 - ulp)·total is the smaller of both factors times the total.
@@ -74,8 +111,11 @@ def _add_uniforms(graph: Graph, batch: str, one: str, axis_0: str) -> tuple[str,
     columns = graph.node("Unsqueeze", [bounded, graph.constant("axis_2", [2])], "u_columns")  # (steps + 1, batch, 1)
     all_rows = graph.constant("to_end", [np.iinfo(np.int64).max])
     u_row = graph.node("Gather", [columns, axis_0], "u_first_row", axis=0)
-    u_first = graph.node("Squeeze", [u_row, axis_0], "u_first")
-    return u_first, graph.node("Slice", [columns, one, all_rows, axis_0], "u_rest")
+    first = graph.node("Squeeze", [u_row, axis_0], "u_first")
+    others = graph.node("Slice", [columns, one, all_rows, axis_0], "u_rest")
+    unwritten = _one_value(-1, np.int32)
+    empty = graph.node("ConstantOfShape", [graph.node("Shape", [rows], "rows_shape")], "no_rows", value=unwritten)
+    return _Draws(first, others, steps, turns, empty)
 
 
 AddFilter = Callable[[Graph, str, str, "_Settings"], str]
@@ -100,16 +140,23 @@ class _Settings:
         self.no_filter = graph.node("And", [off, all_stay], "no_filter")
         self.top_p_alone = off
         self.axis_0, self.axis_1 = "axis_0", "axis_1"
+        self.along_1 = graph.constant("along_1", 1)  # CumSum takes a scalar
         self.nothing, self.tiny = graph.constant("nothing", 0.0, np.float64), graph.constant("tiny", 1e-300, np.float64)
+        self.one_flag = graph.constant("one_flag", 1, np.int32)
+        self.end_token = graph.node("Cast", ["end_token"], "end", to=TOKEN)
         self.last = graph.constant("last_place", [V - 1])
 
 
 class _Loop(NamedTuple):
-    """A loop whose turns read the token that is given and draw the next one.
+    """A loop whose iterations read the token that is given and draw the next one.
+
+    The tokens go into rows that the loop carries. Scan outputs would do the same without a copy, but what they are after no
+    iteration is left open by the specification: onnx's reference evaluator fails, OpenVINO returns those of another call.
 
     Args:
         add_filter: adds the weights (B, V) of the tokens, given graph, scores, the largest of them, and settings.
         u: name of the uniforms (≥ turns, B, 1).
+        first_places: name of the place of the first row for each token of a row (1, B): zeros.
     """
 
     config: ModelConfig
@@ -117,21 +164,20 @@ class _Loop(NamedTuple):
     settings: _Settings
     add_filter: AddFilter
     u: str
+    first_places: str
 
-    def add(self, graph: Graph, name: str, turns: str, go_on: str, carried: list[str]) -> tuple[list[str], str]:
-        """Add the loop; what is carried: whether each row has ended (1, B), its token (1, B), states (1, B, H) by layer.
+    def add(self, graph: Graph, name: str, turns: str, go_on: str, carried: list[str]) -> list[str]:
+        """Add the loop, and return what is carried after it.
 
-        Returns what is carried behind it, and the tokens written (turns, B).
+        Carried are whether each row has ended (1, B), its token (1, B), states (1, B, H) by layer, tokens (≥ turns, B).
         """
         body = graph.inner(f"{name}loop_")
         outputs = [f"{name}last_{i}" for i in range(len(carried))]
-        graph.node(
-            "Loop", [turns, go_on, *carried], [*outputs, f"{name}written"], body=self._body(body, len(carried) - 2)
-        )
-        return [graph.prefix + output for output in outputs], f"{graph.prefix}{name}written"
+        graph.node("Loop", [turns, go_on, *carried], outputs, body=self._body(body, len(carried) - 3))
+        return [graph.prefix + output for output in outputs]
 
     def _body(self, body: Graph, states: int) -> onnx.GraphProto:
-        turn, on, ended, token = (f"{body.prefix}{name}" for name in ("turn", "on", "ended", "given"))
+        turn, on, ended, token, rows = (f"{body.prefix}{name}" for name in ("turn", "on", "ended", "given", "rows"))
         given = [f"{body.prefix}given_{i}" for i in range(states)]
         S = self.config.spec.states
         x = body.node("Gather", [self.weights.embedding, token], "embedded", axis=0)  # (1, B, E)
@@ -142,12 +188,13 @@ class _Loop(NamedTuple):
             moved += last
         u = body.node("Gather", [self.u, turn], "u", axis=0)  # (B, 1)
         drawn = _add_token(body, self.weights, x, u, ended, self.settings, self.add_filter)
-        row = body.node("Squeeze", [drawn.token, self.settings.axis_0], "row")
-        B, I, F = TensorProto.BOOL, TensorProto.INT64, TensorProto.FLOAT
-        inputs = [(turn, I), (on, B), (ended, B), (token, I), *((name, F) for name in given)]
-        outputs = [(drawn.go_on, B), (drawn.ended, B), (drawn.token, I), *((name, F) for name in moved), (row, I)]
-        shapes = {turn: (), on: (), drawn.go_on: (), row: ("batch",)}
-        typed = [[_typed(name, kind, shapes.get(name)) for name, kind in values] for values in (inputs, outputs)]
+        places = body.node("Add", [self.first_places, turn], "places")  # (1, B)
+        longer = body.node("ScatterElements", [rows, places, drawn.token], "longer", axis=0)
+        B, I, F = TensorProto.BOOL, TOKEN, TensorProto.FLOAT
+        inputs = [(turn, TensorProto.INT64), (on, B), (ended, B), (token, I), *((name, F) for name in given), (rows, I)]
+        outputs = [(drawn.go_on, B), (drawn.ended, B), (drawn.token, I), *((name, F) for name in moved), (longer, I)]
+        scalars = {turn: (), on: (), drawn.go_on: ()}
+        typed = [[_typed(name, kind, scalars.get(name)) for name, kind in values] for values in (inputs, outputs)]
         return body.proto("turn", *typed)
 
 
@@ -167,14 +214,15 @@ def _add_token(
     logits = add_logits(graph, weights, rows, "logits")
     drawn = _add_draw(graph, logits, u, settings, add_filter)
     if ended:
-        token = graph.node("Where", [ended, "end_token", drawn], "token")
+        token = graph.node("Where", [ended, settings.end_token, drawn], "token")
     else:
         token = graph.node("Unsqueeze", [drawn, settings.axis_0], "token")
-    now = graph.node("Equal", [token, "end_token"], "ended_now")  # of those before, too: the end token is what they got
+    now = graph.node(
+        "Equal", [token, settings.end_token], "ended_now"
+    )  # of those before, too: the end token is what they got
     flags = graph.node("Cast", [now], "ended_flags", to=TensorProto.INT32)
     every = graph.node("ReduceMin", [flags], "ended_all", keepdims=0)
-    stop = graph.node("Cast", [every], "stop", to=TensorProto.BOOL)
-    return _Token(token, now, graph.node("Not", [stop], "go_on"))
+    return _Token(token, now, graph.node("Less", [every, settings.one_flag], "go_on"))
 
 
 def _add_draw(graph: Graph, logits: str, u: str, settings: _Settings, add_filter: AddFilter) -> str:
@@ -183,11 +231,11 @@ def _add_draw(graph: Graph, logits: str, u: str, settings: _Settings, add_filter
     scores = graph.node("Div", [wide, settings.temperature], "scores")
     largest = graph.node("ReduceMax", [scores], "largest", axes=[1])
     weights = add_filter(graph, scores, largest, settings)
-    cdf = graph.node("CumSum", [weights, settings.axis_1], "cdf")
+    cdf = graph.node("CumSum", [weights, settings.along_1], "cdf")
     total = graph.node("Gather", [cdf, settings.last], "total", axis=1)  # (B, 1)
     target = graph.node("Mul", [u, total], "target")
     below = graph.node("LessOrEqual", [cdf, target], "below")
-    counted = graph.node("Cast", [below], "below_flags", to=TensorProto.INT64)
+    counted = graph.node("Cast", [below], "below_flags", to=TOKEN)
     return graph.node("ReduceSum", [counted, settings.axis_1], "drawn", keepdims=0)
 
 
@@ -243,12 +291,12 @@ def _add_sorted(graph: Graph, scores: str, largest: str, settings: _Settings) ->
 
 def _add_kept(graph: Graph, scores: str, p: str, order: str, total: str, settings: _Settings) -> str:
     """Of the best weights ``p``, falling, those that top-p keeps, in their places; ties: the lower index came first."""
-    before = graph.node("CumSum", [p, settings.axis_1], "before", exclusive=1)
+    before = graph.node("CumSum", [p, settings.along_1], "before", exclusive=1)
     limit = graph.node("Mul", [total, settings.top_p], "limit_of_kept")
     # the first always stays: 0 is before it, and the limit more than 0
     positive = graph.node("Max", [limit, settings.tiny], "positive_limit")
     stays = graph.node("Less", [before, positive], "stays")
     kept = graph.node("Where", [stays, p, settings.nothing], "kept")
-    zero = onnx.numpy_helper.from_array(np.array([0.0]))
-    empty = graph.node("ConstantOfShape", [graph.node("Shape", [scores], "shape")], "empty", value=zero)
+    shape = graph.node("Shape", [scores], "shape")
+    empty = graph.node("ConstantOfShape", [shape], "empty", value=_one_value(0, np.float64))
     return graph.node("ScatterElements", [empty, order, kept], "in_place", axis=1)

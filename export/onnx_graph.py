@@ -104,7 +104,8 @@ class Graph:
 
     def constant(self, name: str, value: NDArray | list[int] | int | float | bool, dtype: Any = None) -> str:
         name = self.prefix + name
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(np.array(value, dtype)), name))
+        # Not ascontiguousarray, which makes rank 1 of a scalar.
+        self.initializers.append(numpy_helper.from_array(np.array(value, dtype, order="C"), name))
         return name
 
     def node(self, operator: str, inputs: list[str], outputs: list[str] | str, **attributes: Any) -> str:

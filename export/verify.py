@@ -116,6 +116,19 @@ def _check_onnx_axes(file: _ModelFile, info: FileInfo) -> str:
     return f"{', '.join(sorted(free))} are free"
 
 
+def _check_specification(file: _ModelFile, info: FileInfo) -> str:
+    """The graph keeps to rules of the ONNX specification that neither its checker nor onnxruntime enforces."""
+    from unrolled.export.onnx_specification import violations
+
+    found = violations(file.onnx.model)
+    need(
+        not found,
+        f"the graph breaks the ONNX specification: {'; '.join(found)}; onnxruntime runs it all the same, other runtimes "
+        "fail or write other tokens: export it again",
+    )
+    return "the rules of the ONNX specification that its checker leaves out"
+
+
 def _check_torchscript_names(file: _ModelFile, info: FileInfo) -> str:
     module, _ = file.torchscript
     missing = [name for name in METHODS if not hasattr(module, name)]
@@ -134,7 +147,7 @@ def _check_digest(file: _ModelFile, info: FileInfo) -> str:
 
 # Checks that need the file itself and not only a model of it.
 STRUCTURE: dict[str, list[tuple[str, Callable[[_ModelFile, FileInfo], str]]]] = {
-    ".onnx": [("names", _check_onnx_names), ("axes", _check_onnx_axes)],
+    ".onnx": [("names", _check_onnx_names), ("axes", _check_onnx_axes), ("specification", _check_specification)],
     ".pt": [("names", _check_torchscript_names)],
 }
 
