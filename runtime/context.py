@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,7 @@ def read(model: StepModel, prompt: str, context: Context | None = None) -> Conte
     """What a model knows behind ``prompt``, which goes on from ``context`` where there is one.
 
     Raises:
-        ConfigError: the context is of another model, or the model writes whole texts and shows no states.
+        ConfigError: the context is of another model.
         UnknownTokenError: the prompt holds what the vocabulary has not.
     """
     check_model(model)
@@ -159,10 +159,17 @@ def extend(model: StepModel, context: Context, text: Generation) -> Context:
     return _move(model, tokens, context, len(text.tokens))
 
 
+def _state_after(model: Any, tokens: NDArray[np.int64], state: NDArray) -> NDArray:
+    """Return the state after tokens (T, 1); a graph of form generate, which shows no logits, reads without drawing."""
+    if getattr(model, "form", None) == "generate":
+        return model.read_state(tokens, state)
+    return RowModel(model).read(tokens, state)[1]
+
+
 def _move(model: StepModel, tokens: NDArray[np.int64], context: Context | None, written: int) -> Context:
     state = zero_state(model.config, 1) if context is None else np.ascontiguousarray(context.state[:, :, None])
     if len(tokens) > 1:
-        _, state = RowModel(model).read(np.ascontiguousarray(tokens[:-1, None]), state)
+        state = _state_after(model, np.ascontiguousarray(tokens[:-1, None]), state)
     before = tokens[:0] if context is None else context.tokens[:-1]
     drawn = written + (0 if context is None else context.written)
     return Context(np.concatenate([before, tokens]), state[:, :, 0], drawn, weights_digest(model))

@@ -170,6 +170,13 @@ class OnnxWriter(OnnxModel):
             raise ModelFileError(f"{self._where}: the model's state is not finite; its weights are damaged")
         return written, moved
 
+    def read_state(self, tokens: NDArray[np.int64], state: NDArray) -> NDArray:
+        """Return the state after all of tokens (T, B): a graph that is given no uniforms reads, and writes nothing."""
+        B = tokens.shape[1]
+        draws = Draws(0, 0, np.arange(B), False, 1.0, 0, 1.0, 0)
+        _, moved = self.write(tokens, np.full(B, len(tokens)), state, draws)
+        return moved
+
     def _check_written(self, written: Any, moved: Any, steps: int, B: int) -> None:
         """A graph may write less than ``steps`` tokens a row, but not nothing, and none that is outside the vocabulary."""
         V = self.config.vocab_size

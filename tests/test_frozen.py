@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from unrolled.engine.training import TrainingConfig, TrainingResult
 from unrolled.export.formats import export_model
 from unrolled.export.metadata import PREFIX
 from unrolled.export.storage import Weights
-from unrolled.runtime import Context, GenerationConfig, generate, load
+from unrolled.runtime import Context, GenerationConfig, extend, generate, load, read
 from unrolled.runtime.adapters import ENGINES
 from unrolled.runtime.jobs import Job, run_job
 
@@ -326,3 +327,20 @@ def test_tokenizers_are_read_as_they_are_written() -> None:
     for name in EXPECTED["checkpoints"]:
         tokenizer = load_checkpoint(f"{name}.safetensors").tokenizer
         assert tokenizer_from_dict(tokenizer.to_dict()) == tokenizer
+
+
+@pytest.mark.parametrize("name", ["char-lstm-generate-float32.onnx", "char-lstm-both-fp16.onnx", "char-lstm.pt"])
+def test_files_follow_later_rules(name: str) -> None:
+    """Temperature 0 is greedy, a model pickles, and one that draws inside reads and extends."""
+    needs_torch("torchscript" if name.endswith(".pt") else "")
+    model = load(name)
+    prompt = model.tokenizer.start_prompt() * 2
+    greedy, zero = (
+        generate(model, prompt, max_new_tokens=8, **one)[0] for one in ({"do_sample": False}, {"temperature": 0})
+    )
+    assert zero == greedy
+    story = read(model, prompt)
+    first = generate(model, "", context=story, do_sample=False, max_new_tokens=5)[0]
+    rest = generate(model, "", context=extend(model, story, first), do_sample=False, max_new_tokens=3)[0]
+    assert first.tokens + rest.tokens == greedy.tokens
+    assert generate(pickle.loads(pickle.dumps(model)), prompt, do_sample=False, max_new_tokens=8)[0] == greedy

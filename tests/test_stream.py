@@ -177,6 +177,27 @@ def test_a_text_goes_on_in_another_process(tmp_path: Path) -> None:
     assert first.text + here[0].text == whole.text
 
 
+@pytest.mark.parametrize("weights", [FLOAT32, Weights("int8")], ids=["float32", "int8"])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_a_file_that_draws_inside_reads_and_extends(cell: str, weights: Weights) -> None:
+    checkpoint = models.checkpoint(cell)
+    inside, step = (open_checkpoint(checkpoint, form, weights) for form in ("generate", "step"))
+    settings: dict[str, Any] = {"seed": 6, "temperature": 0.9}
+    whole = generate(step, ["cabdace"], max_new_tokens=16, **settings)[0]
+    story = read(inside, "face", read(inside, "bad"))
+    expected = read(step, "face", read(step, "bad"))
+    assert story.tokens.tolist() == expected.tokens.tolist()
+    np.testing.assert_allclose(story.state, expected.state, rtol=1e-5, atol=1e-6)
+    story = read(inside, "cab")
+    first = generate(inside, ["dace"], context=story, max_new_tokens=9, **settings)[0]
+    longer = extend(inside, story, first)
+    assert longer.written == 9
+    rest = generate(inside, [""], context=longer, max_new_tokens=7, **settings)[0]
+    assert (*first.tokens, *rest.tokens) == whole.tokens
+    assert generate(step, [""], context=longer, max_new_tokens=7, **settings)[0].tokens == rest.tokens
+    assert not read(inside, "c").state.any()  # one token, which is read by who goes on
+
+
 def test_contexts_tell_stored_weights_apart(tmp_path: Path) -> None:
     """Whichever goes on: float32 weights, those that come back from fp16 or int8, and int8 computed with."""
     checkpoint = models.checkpoint("lstm", 2)
