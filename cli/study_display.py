@@ -87,7 +87,12 @@ class StudyDisplay(StudyObserver):
             (f"{trial.loss:.4f}" if trial.loss is not None else "     –", "bold green" if best else ""),
             f"  {settings_text(trial)}",
             (f"  {state(trial)}" if trial.state != "complete" else "", "yellow" if message else "dim"),
-            (f"  {trial.outcome['steps']:,} steps, {seconds:.0f} s" if seconds is not None else "", "dim"),
+            (
+                f"  {trial.outcome['steps']:,} steps, {seconds:.0f} s{_validation(trial)}"
+                if seconds is not None
+                else "",
+                "dim",
+            ),
             (f": {message}" if message else "", "yellow"),
         )
         self.console.print(line)
@@ -104,6 +109,12 @@ class StudyDisplay(StudyObserver):
         text = f"{self._ended} of {self.total}" + ("" if self._best is None else f"  best loss {self._best:.4f}")
         self._progress.update(self._all, completed=self._ended, figures=text)
         return best
+
+
+def _validation(trial: Trial) -> str:
+    """Return what validations took of a trial's work, which 0.1.0 did not record."""
+    share = trial.outcome.get("validation_share")
+    return "" if share is None else f", {share:.0%} of the work validation"
 
 
 def trial_tables(trials: Sequence[Trial], names: Sequence[str], width: int) -> list[Table]:

@@ -118,7 +118,7 @@ def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, na
 def _failures(result: StudyResult) -> str:
     """Return how the trials of a study without a complete one ended, in a line, with the reason of the last."""
     ended = Counter(trial.state for trial in result.trials)
-    counts = ", ".join(f"{number} {state}" for state, number in sorted(ended.items())) or "none began"
+    counts = ", ".join(f"{number} {state}" for state, number in sorted(ended.items())) or "none ended"
     last = max(result.trials, key=lambda trial: trial.number, default=None)
     reason = None if last is None else last.outcome.get("message")
     return counts if reason is None else f"{counts}; the last one: {reason}"

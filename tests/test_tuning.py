@@ -33,6 +33,7 @@ from unrolled.engine.experiment import Experiment
 from unrolled.engine.optim import OPTIMIZERS
 from unrolled.engine.recipe import OPTIONS, experiment_of, kind_of
 from unrolled.engine.threads import usable_cores
+from unrolled.engine.validation_budget import share_of_work
 from unrolled.export.trainables import TRAINABLES
 from unrolled.tuning import study as studies
 from unrolled.tuning import trial as trials
@@ -223,6 +224,20 @@ def test_a_trial_is_what_train_would_do_and_is_watched_at_each_rung(engine: str,
     assert list(listener.losses) == list(range(1, 10))
     assert all(math.isfinite(loss) for loss in listener.losses.values())
     assert sorted(listener.losses.values(), reverse=True) == list(listener.losses.values())
+
+
+def test_a_trial_counts_its_validations_and_without_rungs_has_none_but_its_own(tmp_path: Path) -> None:
+    options = {**BASE, "steps": 20}
+    run = prepare_trial(Datasets(CORPUS), options)
+    assert run.dataset.validation is not None
+    result, size = run.run(tmp_path / "run"), run.dataset.validation.tokens_per_epoch
+    watched, alone = Quiet(), Quiet()
+    at_rungs = run_trial(Datasets(CORPUS), options, watched)
+    outcome = run_trial(Datasets(CORPUS), options, alone, rungs=False)
+    assert (len(watched.losses), alone.losses) == (9, {})
+    assert (outcome.loss, outcome.best_step) == (at_rungs.loss, at_rungs.best_step)
+    assert outcome.validation_share == result.validation_share
+    assert at_rungs.validation_share == share_of_work(result.validation_tokens + 9 * size, result.tokens)
 
 
 def test_a_trial_that_is_not_wanted_ends_at_that_rung() -> None:

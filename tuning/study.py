@@ -244,7 +244,8 @@ class _Loop:
         worker = self._free_worker()
         self.running[worker] = trial
         self.observer.on_start(self._seen(trial))
-        worker.send({"options": self.plan.options_of(trial.params), "lanes": self.plan.lanes})
+        rungs = self.plan.pruner != "none"  # without a pruner nobody asks for the losses at rungs
+        worker.send({"options": self.plan.options_of(trial.params), "lanes": self.plan.lanes, "rungs": rungs})
 
     def _sampler(self, place: int) -> Any:
         """The first trial has the settings that a training has without a search, for a comparison."""

@@ -19,6 +19,7 @@ from unrolled.engine.experiment import PreparedRun, encode, prepare_run
 from unrolled.engine.recipe import experiment_of
 from unrolled.engine.trainable import Trainable
 from unrolled.engine.training import Observer, TrainingResult, train
+from unrolled.engine.validation_budget import share_of_work
 from unrolled.export.trainables import make_trainable
 
 RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
@@ -35,6 +36,7 @@ class Outcome:
     epochs: float
     seconds: float
     tokens_per_s: float
+    validation_share: float  # of the work, counted in tokens, rungs included
 
 
 class Listener(Protocol):
@@ -105,8 +107,12 @@ def run_trial(
     options: Mapping[str, Any],
     listener: Listener,
     clock: Callable[[], float] = time.perf_counter,
+    rungs: bool = True,
 ) -> Outcome:
     """Train by the options, and write nothing.
+
+    Args:
+        rungs: whether the trial is validated at each rung and may be given up there.
 
     Raises:
         PrunedError: the listener wanted no more.
@@ -120,19 +126,23 @@ def run_trial(
         raise CorpusError(f"{datasets.corpus.name}: has no validation part, which a search goes by; encode it with one")
     for message in doubts(run.dataset):
         listener.warn(message)
-    watch = _Watch(run.trainable, validation, listener, clock)
+    watch = _Watch(run.trainable, validation, listener, clock, rungs)
     result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)
     assert result.best is not None  # validated behind the last step
-    return Outcome(result.best.loss, result.steps, result.best_step, result.epochs, result.seconds, result.tokens_per_s)
+    share = share_of_work(result.validation_tokens + watch.validation_tokens, result.tokens)
+    return Outcome(
+        result.best.loss, result.steps, result.best_step, result.epochs, result.seconds, result.tokens_per_s, share
+    )
 
 
 class _Watch(Observer):
     """Validates at each rung, whether or not the training itself does, so that trials are compared at equal budgets."""
 
     def __init__(
-        self, trainable: Trainable, validation: Batches, listener: Listener, clock: Callable[[], float]
+        self, trainable: Trainable, validation: Batches, listener: Listener, clock: Callable[[], float], rungs: bool
     ) -> None:
         self.trainable, self.validation, self.listener, self.clock = trainable, validation, listener, clock
+        self.rungs, self.validation_tokens = rungs, 0  # the second of the validations at rungs alone
         self._rung, self._best, self._told = 0, math.inf, -math.inf
 
     def on_step(self, event: StepEvent) -> None:
@@ -140,10 +150,12 @@ class _Watch(Observer):
             self._told = self.clock()
             self.listener.pulse(event.done, event.step, event.loss)
         rung = int(event.done * RUNGS)
-        if not self._rung < rung < RUNGS:
+        if not (self.rungs and self._rung < rung < RUNGS):
             return
         self._rung = rung
-        loss = evaluate(self.trainable.evaluate, self.trainable.config, self.validation, self.trainable.dtype).loss
+        metrics = evaluate(self.trainable.evaluate, self.trainable.config, self.validation, self.trainable.dtype)
+        loss = metrics.loss
+        self.validation_tokens += metrics.tokens
         if not math.isfinite(loss):
             raise diverged(event.step, f"validation loss {loss:.4g}", event.grad_norm, event.learning_rate)
         self._best = min(self._best, loss)

@@ -1,8 +1,8 @@
 """Trials in a process of their own: ``python -m unrolled.tuning.worker``, JSON lines in and out.
 
-The first line in is the corpus. Then each ``{"options", "lanes"}`` is a trial, answered by lines of ``kind`` "warning", "pulse"
-and "rung", each of the last waiting for ``{"more": true or false}``, and one of "end". When the input ends, so does the
-process, in the middle of a step if need be: whoever asked is gone.
+The first line in is the corpus. Then each ``{"options", "lanes", "rungs"}`` is a trial, answered by lines of ``kind``
+"warning", "pulse" and "rung", each of the last waiting for ``{"more": true or false}``, and one of "end". When the input
+ends, so does the process, in the middle of a step if need be: whoever asked is gone.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class _Channel:
         return bool(self.receive()["more"])
 
 
-def _attempt(datasets: Datasets, options: dict[str, Any], channel: _Channel) -> dict[str, Any]:
+def _attempt(datasets: Datasets, options: dict[str, Any], rungs: bool, channel: _Channel) -> dict[str, Any]:
     """A trial, and how it ended."""
     try:
-        return {"state": "complete", **asdict(run_trial(datasets, options, channel))}
+        return {"state": "complete", **asdict(run_trial(datasets, options, channel, rungs=rungs))}
     except PrunedError:
         return {"state": "pruned"}
     except DivergedError as error:
@@ -95,7 +95,7 @@ def serve(received: IO[bytes], sent: IO[bytes]) -> None:
     while True:
         job = channel.receive()
         data = datasets.setdefault(job["lanes"], Datasets(corpus, job["lanes"]))
-        channel.send(kind="end", **_attempt(data, job["options"], channel))
+        channel.send(kind="end", **_attempt(data, job["options"], job["rungs"], channel))
 
 
 def main() -> None:
