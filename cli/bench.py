@@ -19,7 +19,8 @@ from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.console import Row, err, fitting_tables, out, show_tables, table, table_width, warn
 from unrolled.cli.effects import check_goes_with
 from unrolled.cli.exit_codes import FAILED
-from unrolled.cli.options import default, one_of
+from unrolled.cli.options import Overwrite, default, one_of
+from unrolled.cli.outputs import check_append, check_output
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
@@ -37,7 +38,10 @@ Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them
 Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
 Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
 Batch = Annotated[str | None, typer.Option(help="Batch sizes, or streams side by side.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Append every measurement to this file as it is made.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Add every measurement to the end of this file as it is made."),
+]
 Quick = Annotated[bool, typer.Option("--quick", help="Few sizes and short rounds: a minute or two.")]
 Threads = Annotated[int | None, typer.Option(min=1, help=f"Threads of every peer. {default('the cores there are')}")]
 Rounds = Annotated[
@@ -94,6 +98,8 @@ def _run(
     rounds: int | None,
 ) -> None:
     """Measure, write lines as they come, and show the tables; exit code 1 where no peer could be measured."""
+    if file is not None:
+        check_append(file)
     suite = works[0].suite
     names = _names(peers, [name for name in peers_of(suite) if name != "torch-compile" or not quick])
     check_peers(names, suite)
@@ -236,6 +242,8 @@ def batch(
     names = _names(engines, ())
     for name in names:
         check_choice("engines", name, ENGINES)
+    if json is not None:
+        check_append(json)
     work = Workload("generate", cell, layers, hidden, lanes, vocab=vocab)
     rates: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with err.status("measuring") as status:
@@ -270,6 +278,8 @@ def memory(
     names = _names(engines, ())
     for name in names:
         check_choice("engines", name, TRAINABLES)
+    if json is not None:
+        check_append(json)
     work = Workload("train", cell, layers, hidden, rows, length, vocab)
     shown = table(work.title, "engine", *MEMORY_COLUMNS)
     for name in names:
@@ -319,12 +329,15 @@ def report(
     files: Annotated[list[Path], typer.Argument(help="Written by --json of train and generate.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture: .png, .svg or .pdf.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Tables and a picture from files of measurements.
 
     A table a figure, with a peer a column and a workload a row; Markdown has all figures of a measurement in a row. Repeats
     of a measurement have a row each; the picture shows the last.
     """
+    if plot is not None:
+        check_output(plot, overwrite, files)
     lines = reports.read_lines(files)
     if plot is not None:
         reports.draw(lines, plot)

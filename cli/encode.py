@@ -10,6 +10,7 @@ import typer
 
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, out, print_json
+from unrolled.cli.outputs import check_output
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.encoded import SUFFIX, encode_files, read_encoded
@@ -31,6 +32,7 @@ def encode(
     punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
     vocab_size: Annotated[int | None, typer.Option(help="Most words or byte pairs.", rich_help_panel=DATA)] = None,
     unknown: options.Unknown = None,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Turn text into a token file once, piece by piece, so that training needs no memory for it.
@@ -39,6 +41,7 @@ def encode(
     """
     if output.suffix != SUFFIX:
         raise ConfigError(f"{output}: needs a name that ends in {SUFFIX}, by which train knows it")
+    check_output(output, overwrite, corpus)
     config = DataConfig(
         level=level,
         split=fractions(split),

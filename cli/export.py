@@ -11,11 +11,12 @@ from rich.table import Table
 
 from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.outputs import check_output
 from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.checks import check_choice
 from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.errors import ConfigError
-from unrolled.export.formats import FORMATS, export_model, usual_name
+from unrolled.export.formats import FORMATS, check_export, export_model, usual_name
 from unrolled.export.metadata import FORMS
 from unrolled.export.storage import FLOAT32, INT8, STORAGES, Weights
 
@@ -69,6 +70,7 @@ def export(
     delimiter: options.Delimiter = None,
     quoting: options.Quoting = None,
     header: options.Header = None,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Write a model as one file for other runtimes; config, tokenizer and golden cases are inside.
@@ -80,8 +82,11 @@ def export(
         raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
     check_choice("format", kind, FORMATS)
     wanted = FORMATS[kind]
-    form = form or wanted.forms[0]
+    path = output or source.parent / usual_name(kind)
     stored = _weights(weights, quantize)
+    given = None if stored == FLOAT32 else stored
+    form = check_export(path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
+    check_output(path, overwrite, [source, *([measure] if measure else [])], wanted.is_folder)
     reading = options.read_options(locals())
     if not measure and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with --measure")
@@ -89,8 +94,6 @@ def export(
     if text:
         show_readings(err, text.readings)
     checkpoint = load_checkpoint(source)
-    path = output or source.parent / usual_name(kind)
-    given = None if stored == FLOAT32 else stored
     export_model(checkpoint, path, kind, form, weights=given, onnxruntime_web=onnxruntime_web)
     size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
     remarks = [remark for remark in (wanted.remark, _remark(checkpoint.config.cell, stored)) if remark]

@@ -5,7 +5,6 @@ It is not a kind of ``tune``: it needs no Optuna, trains once for some seconds, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +15,12 @@ from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.effects import without_effect
 from unrolled.cli.exit_codes import INTERRUPTED
+from unrolled.cli.outputs import check_output
 from unrolled.cli.progress import TrainingDisplay
 from unrolled.cli.settings import with_settings
 from unrolled.engine.checkpoint import write_atomically
 from unrolled.engine.encoded import open_corpus
-from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.engine.errors import UnrolledError
 from unrolled.engine.jsontext import to_json
 from unrolled.engine.recipe import LIMITS
 from unrolled.export.trainables import check_alone
@@ -60,7 +60,7 @@ def lr_find(
         typer.Option(help="Learning rate of the last update. " + options.default("the optimiser's usual one × 5000")),
     ] = None,
     updates: Annotated[int, typer.Option(help="How many, unless the loss explodes before.")] = STEPS,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier curve and its picture.")] = False,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
     **settings: Any,
 ) -> None:
@@ -73,7 +73,8 @@ def lr_find(
     check_alone("lr-find")
     console = err if json else out
     curve, picture = output / CURVE, output / PICTURE
-    _check_new((curve, picture), overwrite)
+    for path in (curve, picture):
+        check_output(path, overwrite)
     text = open_corpus(corpus or (), options.read_options(settings))
     run = prepare_trial(Datasets(text), {**settings, "average": None})
     readings = text.read_as(run.experiment.data.batching)
@@ -103,12 +104,6 @@ def lr_find(
         )
     if test.interrupted:
         raise typer.Exit(INTERRUPTED)
-
-
-def _check_new(paths: Sequence[Path], overwrite: bool) -> None:
-    there = [str(path) for path in paths if path.exists()]
-    if there and not overwrite:
-        raise ConfigError(f"{', '.join(there)}: there already; name another folder, or say --overwrite")
 
 
 def _show(console: Console, test: RangeTest) -> None:

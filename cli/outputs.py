@@ -11,23 +11,43 @@ from unrolled.engine.errors import ConfigError
 OPTION = "--overwrite"
 
 
-def check_output(path: str | Path, overwrite: bool, sources: Iterable[str | Path] = ()) -> None:
+def check_output(
+    path: str | Path, overwrite: bool, sources: Iterable[str | Path] = (), is_folder: bool = False
+) -> None:
     """Check, before any work is done, that a verb may write ``path``.
 
     Args:
-        path: a file, or a folder that is written as a whole.
+        path: what the verb writes.
         overwrite: whether an earlier one may be replaced.
         sources: files that the verb reads.
+        is_folder: ``path`` is a folder that is written as a whole, for which an empty one makes room.
 
     Raises:
-        ConfigError: it is one of ``sources``, or is there already and ``overwrite`` is not set.
+        ConfigError: it is one of ``sources``, of the other kind, or there already while ``overwrite`` is not set.
     """
     path = Path(path)
+    if is_folder and path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() and path.is_dir() != is_folder and not _is_stream(path):
+        found, wanted = ("folder", "file name") if path.is_dir() else ("file", "folder")
+        raise ConfigError(f"{path}: is a {found}, a {wanted} was expected")
     for source in map(Path, sources):
         if _is_same(path, source):
             raise ConfigError(f"{path}: is read and cannot be written at once; name another output")
     if os.path.lexists(path) and not overwrite and not _is_stream(path):
         raise ConfigError(f"{path}: exists; name another output, or say {OPTION} to replace it")
+
+
+def check_append(path: Path) -> None:
+    """Check, before any work is done, that lines can be added to a file that may be there already.
+
+    Raises:
+        ConfigError: it is a folder, or its folder is not there.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, a file name was expected")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: no such folder")
 
 
 def _is_same(path: Path, source: Path) -> bool:

@@ -10,6 +10,7 @@ import typer
 from unrolled.cli import options
 from unrolled.cli.console import err, out, show_readings
 from unrolled.cli.effects import check_goes_with
+from unrolled.cli.outputs import check_output
 from unrolled.engine.corpus import read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.readers import ReadOptions
@@ -32,6 +33,7 @@ def report(
     delimiter: options.Delimiter = None,
     quoting: options.Quoting = None,
     header: options.Header = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write one page about one run or several: curves, differences, samples, and what the networks do with a text.
 
@@ -40,6 +42,7 @@ def report(
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output: got {output}, needs a name that ends in .html")
+    check_output(output, overwrite, text or ())
     reading = options.read_options(locals())
     if text is None and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with --text")

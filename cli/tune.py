@@ -53,6 +53,7 @@ def tune(
         bool,
         typer.Option(help="Go on with the study in the folder, given the same command; begins where there is none."),
     ] = False,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
     **settings: Any,
 ) -> None:
@@ -67,7 +68,7 @@ def tune(
     import_optuna()
     space = parse_space(search or (), settings)
     plan = Plan(settings, space, trials, minutes, jobs, pruner)
-    check_folder(output, resume)
+    check_folder(output, resume, overwrite)
     text = open_corpus(corpus or (), options.read_options(settings))
     console = err if json else out
     searched = ", ".join(f"{name.replace('_', '-')} {domain}" for name, domain in space.items())
@@ -81,7 +82,7 @@ def tune(
     for message in without_effect(settings, space):
         warn(console, message)
     with StudyDisplay(console, trials) as display:
-        result = run_study(text, corpus or [], plan, output, resume, display)
+        result = run_study(text, corpus or [], plan, output, resume, display, overwrite)
     written = [JOURNAL]
     if result.best is not None:
         write_best(output / BEST, result.best, plan, text)

@@ -98,6 +98,7 @@ def open_corpus(sources: Sequence[str | Path], options: ReadOptions, group: Grou
 def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig, encoding: str = "utf-8") -> int:
     """Write the token file of a text in one or several files; return how many bytes of text they hold.
 
+    An earlier output is replaced when the new one is whole.
     The text is read piece by piece, two or three times over; memory does not grow with it. What can be read only once, as
     a pipe, is copied beside the output first, and the copy removed at the end.
 

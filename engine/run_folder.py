@@ -39,17 +39,19 @@ def holds_run(path: Path) -> list[str]:
     return [name for name in (BEST, LAST, METRICS, RESUME) if (path / name).exists()]
 
 
-def check_free(path: Path, overwrite: bool, option: str = "--overwrite") -> None:
-    """Check that a run may be written to ``path``; ``option`` says how to allow it.
+def check_free(path: Path, overwrite: bool) -> None:
+    """Check that a run may be written to ``path``.
 
     Raises:
         ConfigError: it is a file, or holds a run that may not be replaced.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: is a file, a folder was expected")
-    earlier = holds_run(path)
+    earlier = holds_run(path) + [name for name in (PICTURE,) if (path / name).exists()]
     if earlier and not overwrite:
-        raise ConfigError(f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say {option}")
+        raise ConfigError(
+            f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say --overwrite"
+        )
 
 
 def check_start(path: Path, overwrite: bool, resume: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,30 @@ def usual_name(format_name: str) -> str:
     return format_name if kind.is_folder else f"model{kind.suffix}"
 
 
+def check_export(path: Path, format_name: str, form: str | None, settings: Mapping[str, Any]) -> str:
+    """Check what ``export_model`` is called with, without writing anything; return the form.
+
+    Raises:
+        ConfigError: the format, form or a setting is not known, or the ending is another format's.
+    """
+    check_choice("format", format_name, FORMATS)
+    wanted = FORMATS[format_name]
+    form = form or wanted.forms[0]
+    check_choice(f"form of {format_name}", form, wanted.forms)
+    for name in {name for name, value in settings.items() if value is not None} - set(wanted.settings):
+        owners = ", ".join(other for other, kind in FORMATS.items() if name in kind.settings) or "none"
+        raise ConfigError(f"{name}: is no setting of format {format_name}; it belongs to {owners}")
+    if not wanted.is_folder and path.suffix != wanted.suffix:
+        raise ConfigError(f"{path}: a {format_name} file needs the ending {wanted.suffix}, by which it is opened again")
+    return form
+
+
 def export_model(
     checkpoint: Checkpoint, path: Path, format_name: str, form: str | None = None, **settings: Any
 ) -> Path:
     """Write ``checkpoint`` to ``path`` in a format of ``FORMATS`` and one of its forms; returns the path.
+
+    An earlier export at ``path`` is replaced when the new one is whole.
 
     Args:
         checkpoint: what to write.
@@ -90,15 +110,7 @@ def export_model(
     Raises:
         ConfigError: the format, form or a setting is not known, or the ending is another format's.
     """
-    check_choice("format", format_name, FORMATS)
-    wanted = FORMATS[format_name]
-    form = form or wanted.forms[0]
-    check_choice(f"form of {format_name}", form, wanted.forms)
+    form = check_export(path, format_name, form, settings)
     given = {name: value for name, value in settings.items() if value is not None}
-    for name in given.keys() - set(wanted.settings):
-        owners = ", ".join(other for other, kind in FORMATS.items() if name in kind.settings) or "none"
-        raise ConfigError(f"{name}: is no setting of format {format_name}; it belongs to {owners}")
-    if not wanted.is_folder and path.suffix != wanted.suffix:
-        raise ConfigError(f"{path}: a {format_name} file needs the ending {wanted.suffix}, by which it is opened again")
-    wanted.write(checkpoint, path, form, **given)
+    FORMATS[format_name].write(checkpoint, path, form, **given)
     return path

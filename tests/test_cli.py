@@ -185,7 +185,7 @@ def test_smaller_exports_say_what_they_cost(corpus: Path, tmp_path: Path) -> Non
         (("--weights", "int8", "--form", "generate"), ""),
         (("--quantize", "int8", "--form", "both"), "in onnxruntime only"),
     ):
-        done = run("export", folder, *options, "--measure", text, "--json")
+        done = run("export", folder, *options, "--overwrite", "--measure", text, "--json")
         values = json.loads(done.stdout)
         assert values["form"] == options[-1]
         assert words in done.stderr
@@ -195,7 +195,7 @@ def test_smaller_exports_say_what_they_cost(corpus: Path, tmp_path: Path) -> Non
         run("verify", values["path"])
         written = run("generate", values["path"], "--max-new-tokens", "20", "--greedy").stdout
         assert len(written.strip()) > 0
-    shown = run("export", folder, "--weights", "fp16", "--measure", text).stdout
+    shown = run("export", folder, "--weights", "fp16", "--measure", text, "--overwrite").stdout
     assert "perplexity" in shown
     assert "this file" in shown
 
@@ -534,10 +534,10 @@ def test_a_token_file_trains_as_its_text_does(tmp_path: Path, corpus: Path) -> N
     split = str(tmp_path / "split.tokens")
     run("encode", str(corpus), "-o", split, "--level", "word", "--split", "0.9,0.1,0")
     assert "another split" in run("eval", str(tmp_path / "run0"), split, "--part", "validation", code=2).stderr
-    run("encode", str(corpus), "-o", split)
+    run("encode", str(corpus), "-o", split, "--overwrite")
     assert "another vocabulary than the model's" in run("eval", str(tmp_path / "run0"), split, code=2).stderr
     assert "is a stream" in run("eval", str(tmp_path / "run0"), file, "--batching", "records", code=2).stderr
-    assert "fox.txt -> " in run("encode", str(corpus), "-o", file).stdout
+    assert "fox.txt -> " in run("encode", str(corpus), "-o", file, "--overwrite").stdout
     assert "encoded with 'char'; encode it anew" in run("train", file, "--level", "word", code=2).stderr
 
 

@@ -148,7 +148,7 @@ def test_pipes_are_the_file(trained: Path, tmp_path: Path, run: Run, piped: Call
     source, folder, tokens = trained / "a.txt", trained / "run", tmp_path / "a.tokens"
     results = []
     for name in (source, piped(TEXT)):
-        results.append(json.loads(run("encode", name, "-o", tokens, "--json")))
+        results.append(json.loads(run("encode", name, "-o", tokens, "--json", "--overwrite")))
         results[-1]["sha256"] = read_encoded(tokens).digest
     same(*results, "characters", "tokens", "parts", "vocabulary", "sha256")
     assert results[0]["tokens"] == len(TEXT)

@@ -129,7 +129,7 @@ def test_the_command_writes_curve_and_picture_and_takes_recipes(
     assert list(lines[0]) == ["step", "learning_rate", "loss", "smoothed"]
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     assert (tmp_path / "lr" / "lr.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ConfigError, match="there already; name another folder, or say --overwrite"):
+    with pytest.raises(ConfigError, match=r"lr\.jsonl: exists; name another output, or say --overwrite"):
         app(command, standalone_mode=False)
     app([*command, "--overwrite"], standalone_mode=False)
 
@@ -143,7 +143,7 @@ def test_without_matplotlib_no_picture_of_an_earlier_curve_is_left(
     (tmp_path / "lr.png").write_bytes(b"of another curve")
     sizes = ("--hidden", "8", "--embed", "6", "--batch", "4", "--length", "8", "--engine", "numpy", "--updates", "20")
     command = ["lr-find", str(tmp_path / "fox.txt"), *sizes, "-o", str(tmp_path)]
-    with pytest.raises(ConfigError, match=r"lr\.png: there already"):
+    with pytest.raises(ConfigError, match=r"lr\.png: exists"):
         app(command, standalone_mode=False)
     assert (tmp_path / "lr.png").exists()
     app([*command, "--overwrite"], standalone_mode=False)

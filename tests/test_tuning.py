@@ -356,7 +356,10 @@ def test_more_trials_are_added_and_none_is_run_again(whole: tuple[Path, StudyRes
 
 def test_another_study_in_the_folder_is_an_error_that_names_the_difference(whole: tuple[Path, StudyResult]) -> None:
     folder = whole[0]
-    with pytest.raises(ConfigError, match=r"holds a study already; name another folder, or go on with it by --resume"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds a study already \(study\.log.*\); name another folder, go on with it by --resume, or say --overwrite",
+    ):
         search(folder, plan("lr", "batch=2,4"))
     for other, message in (
         (plan("lr", "batch=2,4", hidden=9), r"a study goes on .* hidden was 8, now 9"),

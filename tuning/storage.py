@@ -38,31 +38,40 @@ def import_optuna() -> Any:
     return optuna
 
 
-def check_folder(folder: Path, resume: bool) -> None:
+def check_folder(folder: Path, resume: bool, overwrite: bool = False) -> None:
     """Check that a study may begin in ``folder``, or go on there.
 
     Raises:
-        ConfigError: it is a file, or holds a study that was not to be resumed.
+        ConfigError: it is a file, or holds a study that was neither to be resumed nor to be replaced.
     """
+    if overwrite and resume:
+        raise ConfigError("--overwrite begins a new study and --resume goes on with one; give one of them")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file, a folder was expected")
-    if (folder / JOURNAL).exists() and not resume:
-        raise ConfigError(f"{folder}: holds a study already; name another folder, or go on with it by --resume")
+    there = [name for name in (JOURNAL, BEST, PICTURE) if (folder / name).exists()]
+    if there and not overwrite and not (resume and JOURNAL in there):
+        resumed = "go on with it by --resume, " if JOURNAL in there else ""
+        raise ConfigError(
+            f"{folder}: holds a study already ({', '.join(there)}); name another folder, {resumed}or say --overwrite"
+        )
 
 
 @contextlib.contextmanager
-def open_study(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[Any]:
+def open_study(folder: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool = False) -> Iterator[Any]:
     """The Optuna study in ``folder``, held against other processes; a new one where there is none.
 
     Args:
+        folder: of the study.
         settings: all that decides the study, a JSON object of objects.
+        resume: go on with a study that is there.
+        overwrite: replace it.
 
     Raises:
         ConfigError: the study began with other settings, or may not be resumed; the folder is in use, or cannot be written.
         ModelFileError: the journal is damaged.
     """
     optuna = import_optuna()
-    check_folder(folder, resume)
+    check_folder(folder, resume, overwrite)
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +82,8 @@ def open_study(folder: Path, settings: Mapping[str, Any], resume: bool) -> Itera
         journal = folder / JOURNAL
         for name in (JOURNAL + LOCK, f".{JOURNAL}", f".{JOURNAL}{LOCK}"):  # what a killed process left
             (folder / name).unlink(missing_ok=True)
-        study = _reopen(optuna, journal, settings) if journal.exists() else _begin(optuna, folder, settings)
+        goes_on = journal.exists() and not overwrite
+        study = _reopen(optuna, journal, settings) if goes_on else _begin(optuna, folder, settings)
         yield study
     finally:
         lock.release()
@@ -95,6 +105,8 @@ def _begin(optuna: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
     study = optuna.create_study(storage=_storage(optuna, draft), study_name=NAME, direction="minimize")
     study.set_user_attr(SETTINGS, settings)
     draft.replace(journal)
+    for name in (BEST, PICTURE):  # of an earlier study, which would pass for this one's
+        (folder / name).unlink(missing_ok=True)
     return optuna.load_study(storage=_storage(optuna, journal), study_name=NAME)
 
 

@@ -176,19 +176,26 @@ def run_study(
     folder: Path,
     resume: bool = False,
     observer: StudyObserver | None = None,
+    overwrite: bool = False,
 ) -> StudyResult:
     """Search, until the trials are there, the time is over, or Ctrl-C is pressed; the folder has them one by one.
 
     Args:
+        corpus: what is trained on.
         sources: the corpus's files, of which a token file is opened by each worker.
+        plan: what is searched, and how long.
+        folder: of the study.
+        resume: go on with the study that is there.
+        observer: is told of each trial.
+        overwrite: replace the study that is there, when the new one begins.
 
     Raises:
-        ConfigError: the folder holds another study, or this one and ``resume`` is not said.
+        ConfigError: the folder holds another study, or this one and neither ``resume`` nor ``overwrite`` is said.
         MissingDependencyError: Optuna or the engine's library is not installed.
         StudyError: no trial can succeed; says why.
     """
     optuna = import_optuna()
-    with quiet(), open_study(folder, plan.settings(corpus), resume) as study:
+    with quiet(), open_study(folder, plan.settings(corpus), resume, overwrite) as study:
         loop = _Loop(optuna, study, plan, pack_corpus(corpus, sources), observer or StudyObserver())
         with CtrlC() as ctrl_c:
             try:
