@@ -57,12 +57,20 @@ def probable_encoding(sample: bytes) -> str | None:
         return "utf-32-le"
     if n >= 8 and not any(first) and max(second) <= 0x10:
         return "utf-32-be"
-    # below tab: high bytes of Latin, Greek, Cyrillic, Hebrew and Arabic characters, and control characters
-    even, odd = (sum(column.count(byte) for byte in range(8)) for column in (sample[::2], sample[1::2]))
-    enough = max(1 if b"\0" in sample else 8, len(sample) // 4)
-    if max(even, odd) < enough or min(even, odd) > max(even, odd) // 4:
-        return None
-    return "utf-16-le" if odd > even else "utf-16-be"
+    for name, high, low in (("utf-16-le", sample[1::2], sample[::2]), ("utf-16-be", sample[::2], sample[1::2])):
+        if _are_high_bytes(high, low):
+            return name
+    return None
+
+
+def _are_high_bytes(high: bytes, low: bytes) -> bool:
+    """Whether most of ``high`` is below tab, as high bytes of Latin, Greek, Cyrillic, Hebrew and Arabic characters are."""
+    counts = [high.count(byte) for byte in range(8)]
+    small = sum(counts)
+    if 2 * small < len(high) or 4 * sum(low.count(byte) for byte in range(8)) > small:
+        return False
+    # without a space or line end among them: one script, and not the same control character over and over
+    return counts[0] > 0 or (max(counts) >= max(8, 0.8 * small) and len(set(low)) > 3)
 
 
 def by_zeros(sample: bytes) -> str | None:

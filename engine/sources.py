@@ -198,9 +198,12 @@ class Source:
         if sample[TAR_MAGIC] == b"ustar":
             raise self.error(f"{self.name}: is a tar archive; unpack it, and name the files in it")
         looks = probable_encoding(sample)
+        marked = any(sample.startswith(mark) for mark in MARKS)
         if asked in ("utf-16", "utf-32"):
             order = "le" if sys.byteorder == "little" else "be"
-            resolved = looks if looks and any(sample.startswith(mark) for mark in MARKS) else f"{asked}-{order}"
+            resolved = looks if looks and marked else f"{asked}-{order}"
+        elif asked.startswith("utf-16") and not marked and looks in ("utf-16-le", "utf-16-be"):
+            looks = asked  # who names the order knows it better: ideographic spaces, turned round, are digits
         if looks not in (None, resolved) or not resolved.startswith(asked):
             raise self.error(f"{self.name}: is not {self._encoding}, it looks like {looks}; {self._advice(looks)}")
         return resolved, sample

@@ -74,7 +74,9 @@ def read(request: pytest.FixtureRequest) -> Callable[..., str]:
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("asked", ["utf-8", "latin-1", "cp1252"])
-@pytest.mark.parametrize("text", ["plain English\nlines\n", "Только русский текст\n", "ελληνικά\n" * 3])
+@pytest.mark.parametrize(
+    "text", ["plain English\nlines\n", "Этобезпробеловистрок", "Только русский текст\n", "ελληνικά\n" * 3]
+)
 def test_wide_characters_without_a_mark_are_named(
     tmp_path: Path, read: Callable[..., str], encoding: str, asked: str, text: str
 ) -> None:
@@ -152,6 +154,36 @@ def test_what_is_no_encoding_of_text(tmp_path: Path, read: Callable[..., str], e
         with pytest.raises(CorpusError) as caught:
             read(tmp_path / "a.txt", encoding)
         assert str(caught.value) == f"--encoding: {encoding!r} is not an encoding that Python knows"
+
+
+SCRIPTS = {
+    "Żółta gęś, naïve café\tÅngström\x0b\x0c\n": ("utf-8", "utf-16-le", "utf-16-be", "utf-32-be", "utf-7"),
+    "naïve café\tÅngström\x01\x02\n": ("latin-1", "cp1252", "cp500", "utf-16-le"),
+    "Съешь ещё этих мягких французских булок\n": ("cp1251", "koi8-r", "iso8859-5", "utf-16-be", "utf-8"),
+    "道可道，非常道。名可名，非常名。\n": ("gb18030", "big5", "utf-16-le", "utf-16-be", "utf-32-le", "utf-8"),
+    "　　一二三、、、　　四五六。。。　　七八九、　\n": (
+        "shift_jis",
+        "euc_jp",
+        "iso2022_jp",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-8",
+    ),
+    "안녕하세요 세계\n": ("euc_kr", "cp949", "utf-16-le", "utf-16-be"),
+    "\x01\n\x02\n\x03\n": ("utf-8", "latin-1"),
+    "\x01\n": ("utf-8", "latin-1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [(text, codec) for text, codecs_ in SCRIPTS.items() for codec in codecs_]
+)
+@pytest.mark.parametrize("count", [1, 40])
+def test_no_script_looks_like_another_encoding(
+    tmp_path: Path, read: Callable[..., str], text: str, encoding: str, count: int
+) -> None:
+    (tmp_path / "a.txt").write_bytes((text * count).encode(encoding))
+    assert read(tmp_path / "a.txt", encoding) == text * count
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1 << 22])
