@@ -8,8 +8,9 @@
 What is neither ``id`` nor ``prompt`` is a setting of that row alone; a table with another column is refused as a whole, an
 object with another field is a bad row, unless such columns are kept: then they are carried to the results, cells of tables
 as texts and JSON values as they are. A row without an id has its index for one. All are UTF-8, with or without byte order
-mark, compressed by gzip or Zstandard or not, with line ends of any system (inside a quoted cell they stay as they are). A row that cannot be read becomes a
-``BadRow`` in its place, and the next line is read as if nothing had been; an array that is not JSON is refused as a whole.
+mark, compressed by gzip or Zstandard or not, with line ends of any system (inside a quoted cell they stay as they are). A row
+that cannot be read becomes a ``BadRow`` in its place, and the next line is read as if nothing had been; an array that is not
+JSON is refused as a whole.
 """
 
 from __future__ import annotations
