@@ -48,7 +48,12 @@ out, err = _console(stderr=False), _console(stderr=True)
 
 def print_json(values: Any) -> None:
     """One JSON document on standard output; numbers that JSON has not become null."""
-    print(to_json(values, indent=2))
+    text = to_json(values, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a document must not lose what the terminal cannot show
+        text = to_json(values, indent=2, ascii=True)
+    print(text)
 
 
 def table(title: str, *columns: str) -> Table:

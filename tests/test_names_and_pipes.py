@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from unrolled.cli.app import run as run_here
+from unrolled.cli.console import print_json
 from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig, prepare
 from unrolled.engine.encoded import encode_files, open_corpus, read_encoded
@@ -250,6 +252,34 @@ def test_a_vocabulary_of_anything_is_saved_and_resumed(tmp_path: Path) -> None:
     value = {"a\ud83d": ["\udce9", "ü😀"]}
     assert parse_value(to_json(value)) == value
     to_json(value, indent=2).encode()
+
+
+def test_an_exported_vocabulary_of_anything_is_the_same(tmp_path: Path, run: Run) -> None:
+    corpus = Corpus("a.txt", "ab\ud83d here\n" * 40)
+    experiment = Experiment(TrainingConfig(steps=2), DataConfig(batch_size=2, length=9), ModelSettings("gru", 4, 6))
+    prepare_run(corpus, experiment).run(tmp_path / "run")
+    model = load(tmp_path / "run")
+    for kind, name in (("onnx", "m.onnx"), ("torchscript", "m.pt")):
+        if kind == "torchscript":
+            pytest.importorskip("torch", reason="the torch extra is not installed")
+        run("export", tmp_path / "run", "--format", kind, "-o", tmp_path / name)
+        exported = load(tmp_path / name)
+        assert exported.tokenizer == model.tokenizer
+        assert exported.digest == model.digest
+        prompts = ["\ud83d", "ab\ud83d h"]
+        texts = [
+            [one.text for one in generate(each, prompts, max_new_tokens=9, do_sample=False)]
+            for each in (model, exported)
+        ]
+        assert texts[0] == texts[1]
+
+
+def test_json_loses_nothing_where_the_stream_has_few_characters(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii", errors="replace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_json({"text": "ü 猫 \udce9"})
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue()) == {"text": "ü 猫 \udce9"}  # type: ignore[attr-defined]
 
 
 def test_prompts_of_half_a_surrogate_pair(trained: Path, run: Run) -> None:
