@@ -14,9 +14,10 @@ from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.contract import Draws, Flow, StepModel, Stepper, check_ids, check_moved, check_step
-from unrolled.engine.errors import MissingDependencyError, ModelFileError, first_line
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.model import LanguageModel
 from unrolled.engine.text import Tokenizer
+from unrolled.runtime.inputs import shown
 from unrolled.runtime.pickling import Remade
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ ENGINES: dict[str, Callable[[Checkpoint], TokenizedModel | OnnxModel]] = {
 
 def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) -> StepModel:
     """Return a checkpoint as a StepModel on one of ``ENGINES``; "bf16" products are the numba engine's."""
+    if not isinstance(checkpoint, Checkpoint):
+        raise ConfigError(f"checkpoint: got {shown(checkpoint)}, needs a Checkpoint; load(path) takes paths")
     check_choice("engine", engine, ENGINES)
     check_precision(engine, precision)
     model = ENGINES[engine](checkpoint) if precision == FLOAT32 else _numba(checkpoint, precision)

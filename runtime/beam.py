@@ -22,7 +22,8 @@ from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.text import Tokenizer
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.filters import FILTERS, History, Scores
-from unrolled.runtime.inputs import check_model, shown, take_texts
+from unrolled.runtime.generate import check_config
+from unrolled.runtime.inputs import check_model, take_texts
 from unrolled.runtime.prompts import prompt_tokens, read_prompts
 from unrolled.runtime.rows import Generation, before_stop
 from unrolled.runtime.rowwise import RowModel
@@ -203,9 +204,12 @@ def _search(model: StepModel, config: BeamConfig, searches: Sequence[_Search]) -
 
 
 def beam_search(
-    model: StepModel, prompts: str | Iterable[str], config: BeamConfig | None = None
+    model: StepModel, prompts: str | Iterable[str], config: BeamConfig | None = None, **settings: Any
 ) -> list[BeamGeneration]:
     """Search the most probable texts behind ``prompts``, all beams of up to ``batch_size`` rows at a time.
+
+    Args:
+        config: settings; or give them by name, for instance ``num_beams=5``.
 
     Returns:
         ``num_return_sequences`` texts for each prompt, the best first; fewer where fewer are possible.
@@ -216,10 +220,9 @@ def beam_search(
         NothingLeftError: the settings leave no text behind the prompts of its rows.
     """
     check_model(model)
-    if not isinstance(config, BeamConfig | None):
-        raise ConfigError(f"config: got {shown(config)}, needs a BeamConfig")
+    config = check_config(config, settings, BeamConfig, "beam_search")
     given = take_texts("prompts", prompts)
-    config = (config or BeamConfig()).resolved(model.tokenizer)
+    config = config.resolved(model.tokenizer)
     encoded = [prompt_tokens(model.tokenizer, prompt).tolist() for prompt in given]
     searches = [_Search(config, model.tokenizer, place, prompt) for place, prompt in enumerate(encoded)]
     abreast = max(1, config.batch_size // config.num_beams)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unrolled.engine.checkpoint import replacing
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
-from unrolled.runtime.inputs import check_model, check_text, shown
+from unrolled.runtime.inputs import check_model, check_path, check_text, shown
 from unrolled.runtime.prompts import prompt_tokens
 from unrolled.runtime.rowwise import RowModel
 
@@ -60,6 +60,7 @@ class Context:
         """
         from safetensors.numpy import save
 
+        check_path(path)
         described = json.dumps({"written": self.written, "digest": self.digest})
         arrays: dict[str, NDArray] = {"tokens": self.tokens, "state": self.state}
         try:
@@ -77,6 +78,7 @@ class Context:
         """
         from safetensors import SafetensorError, safe_open
 
+        check_path(path)
         try:
             with safe_open(Path(path), "numpy") as file:
                 if (file.metadata() or {}).get("format") != FORMAT:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.context import Context, more_tokens
-from unrolled.runtime.inputs import check_model, take_texts
+from unrolled.runtime.inputs import check_model, shown, take_texts
 from unrolled.runtime.lanes import write_rows
 from unrolled.runtime.rows import NOTHING_LEFT, Generation, Request, resolve
 
+Config = TypeVar("Config", bound=GenerationConfig)
 
-def check_config(config: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
-    """A config from one or from settings by name; ConfigError for both, or a name that is not known."""
+
+def check_config(config: Config | None, settings: dict[str, Any], kind: type[Config], verb: str) -> Config:
+    """Return a config of one kind, from one or from settings by name; ConfigError for both, another kind or name."""
     if config is not None and settings:
-        raise ConfigError("give a GenerationConfig or settings by name, not both")
-    if unknown := sorted(set(settings) - {field.name for field in fields(GenerationConfig)}):
-        known = ", ".join(field.name for field in fields(GenerationConfig))
-        raise ConfigError(f"generate: no setting {', '.join(unknown)}; there are {known}")
-    config = GenerationConfig(**settings) if config is None else config
-    if not isinstance(config, GenerationConfig):
-        raise ConfigError(f"config: got a {type(config).__name__}, needs a GenerationConfig")
+        raise ConfigError(f"give a {kind.__name__} or settings by name, not both")
+    if unknown := sorted(set(settings) - {field.name for field in fields(kind)}):
+        known = ", ".join(field.name for field in fields(kind))
+        raise ConfigError(f"{verb}: no setting {', '.join(unknown)}; there are {known}")
+    if config is None:
+        return kind(**settings)
+    if type(config) is not kind:  # a config of beams has settings that drawing would ignore
+        raise ConfigError(f"config: got {shown(config)}, needs a {kind.__name__}")
     return config
 
 
@@ -55,7 +58,7 @@ def generate(
         UnknownTokenError: a prompt or a setting holds what the vocabulary has not.
         NothingLeftError: the settings leave no token for the rows of these indices.
     """
-    config = check_config(config, settings)
+    config = check_config(config, settings, GenerationConfig, "generate")
     check_model(model)
     given = take_texts("prompts", prompts)
     repeats, config = config.num_return_sequences, resolve(model, config)

@@ -37,6 +37,12 @@ def check_model(model: object) -> None:
         raise ConfigError(f"model: got {shown(model)}, needs a loaded model, which load(path) returns")
 
 
+def check_path(path: object) -> None:
+    """Raise ConfigError unless it is a path."""
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"path: got {shown(path)}, needs the path of a file or run folder")
+
+
 def check_text(name: str, text: object) -> str:
     """Return one text; ConfigError if it is something else."""
     if not isinstance(text, str):

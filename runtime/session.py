@@ -16,7 +16,7 @@ from unrolled.engine.checkpoint import SUFFIX, load_checkpoint, resolve_model_fi
 from unrolled.engine.contract import StepModel
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.runtime.adapters import TokenizedModel, TorchModule, make_model, needs_torch
-from unrolled.runtime.inputs import shown
+from unrolled.runtime.inputs import check_path
 
 
 def _open_onnx(path: Path) -> StepModel:
@@ -61,8 +61,7 @@ def load(path: str | os.PathLike[str], engine: str | None = None, precision: str
         ConfigError: the path is none, the engine or the precision is not known, or not one that the file or this processor has.
         MissingDependencyError: the engine's library is not installed.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"path: got {shown(path)}, needs the path of a model file or run folder")
+    check_path(path)
     path = resolve_model_file(path)
     if path.suffix == SUFFIX:
         usual = "onnxruntime" if precision == FLOAT32 else "numba"

@@ -82,7 +82,7 @@ def stream(
         ConfigError, UnknownTokenError: as ``generate``, at once and not with the first piece.
         NothingLeftError: the settings leave no token.
     """
-    config = check_config(config, settings)
+    config = check_config(config, settings, GenerationConfig, "stream")
     check_model(model)
     for name, called in (("on_text", on_text), ("on_end", on_end)):
         if called is not None and not callable(called):
@@ -126,6 +126,8 @@ def write(
     **settings: Any,
 ) -> Generation:
     """Write one text and call ``on_text`` with each piece, as ``stream``; the whole generation is returned."""
+    if not callable(on_text):
+        raise ConfigError(f"on_text: got {shown(on_text)}, needs a function")
     ends: list[Generation] = []
     for _ in stream(model, prompt, config, context=context, on_text=on_text, on_end=ends.append, **settings):
         pass

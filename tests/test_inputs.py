@@ -156,7 +156,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match=message):
                 call()
     for unopened in (None, 5, load(path, "numpy"), b"model"):
-        with pytest.raises(ConfigError, match=r"^path: got .*, needs the path of a model file or run folder$"):
+        with pytest.raises(ConfigError, match=r"^path: got .*, needs the path of a file or run folder$"):
             load(unopened)  # type: ignore[arg-type]
 
 
@@ -176,6 +176,20 @@ def test_what_is_no_context_config_text_or_function_is_named(model: StepModel, t
             generate(model, "a", wrong)
         with pytest.raises(ConfigError, match=r"^config: got .*, needs a BeamConfig$"):
             beam_search(model, "a", wrong)
+    with pytest.raises(ConfigError, match=r"^config: got a BeamConfig, needs a GenerationConfig$"):
+        generate(model, "a", BeamConfig())
+    with pytest.raises(ConfigError, match=r"^beam_search: no setting beams; there are do_sample, .* num_beams, "):
+        beam_search(model, "a", beams=3)
+    assert beam_search(model, "a", num_beams=2) == beam_search(model, "a", BeamConfig(num_beams=2))
+    for wrong in (None, 5, b"a"):
+        with pytest.raises(ConfigError, match=r"^path: got .*, needs the path"):
+            read(model, "a").save(wrong)
+        with pytest.raises(ConfigError, match=r"^path: got .*, needs the path"):
+            Context.load(wrong)
+        with pytest.raises(ConfigError, match=r"^checkpoint: got .*, needs a Checkpoint; load\(path\) takes paths$"):
+            make_model(wrong, "numpy")
+    with pytest.raises(ConfigError, match=r"^on_text: got None, needs a function$"):
+        write(model, "a", None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"^config: got a GenerationConfig, needs a BeamConfig$"):
         beam_search(model, "a", GenerationConfig())  # type: ignore[arg-type]
     context = read(model, "a")
