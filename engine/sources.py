@@ -143,13 +143,13 @@ class Source:
 
     def read(self) -> str:
         """Return the whole text, line ends as they are."""
-        return "".join(self.pieces(universal=False))
+        return "".join(self.pieces(-1, universal=False))
 
     def pieces(self, size: int = PIECE_BYTES, universal: bool = True) -> Iterator[str]:
         r"""Yield the text of about ``size`` bytes at a time, without its byte order mark.
 
         Args:
-            size: bytes read at a time.
+            size: bytes read at a time; -1: all of them.
             universal: whether \r\n and \r become \n.
 
         Raises:
@@ -304,6 +304,13 @@ class _Continued(io.RawIOBase):
         n = min(len(buffer), len(self._left))
         buffer[:n], self._left = self._left[:n], self._left[n:]
         return n
+
+    def readall(self) -> bytes:  # in one call, where RawIOBase makes thousands
+        head, self._left = self._left, b""
+        try:
+            return head + self._stream.read()
+        except OSError as error:
+            raise self._source.unreadable(error) from error
 
     def close(self) -> None:
         if not self.closed and self._owned:
