@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
 
 def first_line(error: BaseException) -> str:
     """A library's error in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def encodable(text: str) -> str:
+    r"""Return ``text`` with \xNN for each byte of a file's name that is not UTF-8, which Python keeps as a lone surrogate."""
+    if text.isascii():
+        return text
+    escaped = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", text)
+    return escaped.encode("utf-8", "backslashreplace").decode()
+
+
 class UnrolledError(ValueError):
-    """Bad input: the message names what came, what was needed and what to do next."""
+    """Bad input: the message names what came, what was needed and what to do next.
+
+    It can be printed and stored whatever the name of a file in it is.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(encodable(value) if isinstance(value, str) else value for value in args))
 
 
 class ConfigError(UnrolledError):

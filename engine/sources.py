@@ -12,7 +12,6 @@ import contextlib
 import gzip
 import io
 import os
-import re
 import shutil
 import stat
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from unrolled.engine.encodings import MARKS, STRICT, WIDE, by_zeros, check_characters, find_codec, probable_encoding
-from unrolled.engine.errors import CorpusError, MissingDependencyError, UnrolledError, first_line
+from unrolled.engine.errors import CorpusError, MissingDependencyError, UnrolledError, encodable, first_line
 
 STDIN = "-"
 PIECE_BYTES = 1 << 22  # decoded at a time
@@ -51,8 +50,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
     The file itself is opened by its true name, in which Python keeps such a byte as a lone surrogate.
     """
-    name = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", os.fspath(path))
-    return name.encode("utf-8", "backslashreplace").decode()
+    return encodable(os.fspath(path))
 
 
 def ending(path: str | os.PathLike[str]) -> str:

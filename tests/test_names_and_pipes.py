@@ -19,12 +19,13 @@ from unrolled.cli.console import print_json
 from unrolled.engine.corpus import Corpus, read_corpus
 from unrolled.engine.dataset import DataConfig, prepare
 from unrolled.engine.encoded import encode_files, open_corpus, read_encoded
-from unrolled.engine.errors import CorpusError, UnrolledError
+from unrolled.engine.errors import CorpusError, NothingLeftError, SaveError, UnrolledError
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.group import Group
 from unrolled.engine.jsontext import parse_value, to_json
 from unrolled.engine.readers import ReadOptions
 from unrolled.engine.training import TrainingConfig
+from unrolled.export.weight_files import read_weights
 from unrolled.runtime import generate, load
 from unrolled.runtime.scoring import score
 
@@ -93,7 +94,7 @@ def test_a_run_with_names_that_are_no_text(tmp_path: Path, run: Run, monkeypatch
     assert load(folder).training["corpus"]["name"] == r"b\xe9.txt"
     assert "nothing is left to do" in run("train", source, *SHORT, *STEPS, "-o", folder, "--resume")
     assert run("encode", source, "-o", tokens).startswith(r"b\xe9.txt -> b\xe9.tokens: 3,160")
-    assert json.loads(run("encode", source, "-o", tokens, "--json"))["output"] == tokens
+    assert json.loads(run("encode", source, "-o", tokens, "--json", "--overwrite"))["output"] == tokens
     run("train", tokens, *SHORT, *STEPS, "-o", "other")
     assert load("other").training["corpus"] == load(folder).training["corpus"]
     assert r"in lrb\xe9: lr.jsonl" in run("lr-find", source, *SHORT, "--updates", "20", "-o", f"lr{STRANGE}")
@@ -107,6 +108,17 @@ def test_a_run_with_names_that_are_no_text(tmp_path: Path, run: Run, monkeypatch
     assert r"mb\xe9.onnx" in run("info", f"m{STRANGE}.onnx")
     assert r"repb\xe9.html" in run("report", folder, "--text", source, "-o", f"rep{STRANGE}.html")
     assert r"noneb\xe9.txt: no such file" in run("train", f"none{STRANGE}.txt", code=2)
+
+
+def test_every_named_error_can_be_encoded(tmp_path: Path) -> None:
+    path = tmp_path / STRANGE
+    for call in (load, lambda path: open_corpus([f"{path}.tokens"], ReadOptions(column="a")), read_weights):
+        with pytest.raises(UnrolledError, match=r"b\\xe9") as caught:
+            call(path)
+        str(caught.value).encode()
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert str(SaveError("a\ud83d")) == r"a\ud83d"
+    assert str(NothingLeftError(("top_k",), (1,))).startswith("top_k: no token")
 
 
 def test_torchscript_of_a_name_that_is_no_text(trained: Path, tmp_path: Path, run: Run) -> None:
