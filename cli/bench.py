@@ -16,6 +16,7 @@ from unrolled.bench.peers import peers_of
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
 from unrolled.bench.system import system_info
 from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
+from unrolled.cli.bench_runtimes import runtimes
 from unrolled.cli.console import Row, err, fitting_tables, out, show_tables, table, table_width, warn
 from unrolled.cli.effects import check_goes_with
 from unrolled.cli.exit_codes import FAILED
@@ -33,6 +34,7 @@ bench = typer.Typer(
     help="Measure every engine side by side, each in a process of its own, and report against the machine's limits.",
     no_args_is_help=True,
 )
+bench.command("runtimes")(runtimes)
 
 Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
 Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]

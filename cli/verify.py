@@ -28,9 +28,9 @@ def verify(
 ) -> None:
     """Check a model file by what it says of itself. Exit code 1 where it is not that.
 
-    Looked at are names and axes, shapes and values of logits, greedy and drawn tokens, texts that the file writes by itself,
-    and the digest of weights, config and tokenizer. A file of form generate shows no logits, and is checked by its texts. A
-    .pt file is a program: its step, choose and generate are run.
+    Checked are names and axes, rules of the ONNX specification that only some runtimes enforce, shapes and values of logits,
+    greedy and drawn tokens, texts that the file writes by itself, and the digest of weights, config and tokenizer. A file of
+    form generate shows no logits, and is checked by its texts. A .pt file is a program: its step, choose and generate are run.
     """
     path = resolve_model_file(file)
     checks = []
