@@ -60,7 +60,7 @@ FORMATS: dict[str, Format] = {
         "TorchScript, scripted",
         _write_torchscript,
         ("both",),
-        "TorchScript is deprecated upstream (not supported on Python 3.14); it loads with torch 2.13 and libtorch. "
+        "TorchScript is deprecated upstream (not supported on Python 3.14); it loads with torch 2.13, 2.14 and libtorch. "
         "For anything that should last, export ONNX.",
     ),
     "web": Format("", "a page for browsers", _write_web, ("step", "both"), settings=("weights", "onnxruntime_web")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +79,19 @@ class ScriptedModel:
         return written, moved
 
 
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Ignore that TorchScript is deprecated, of which torch warns at every call; the command line says it once."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):  # of torch 2.13, and of 2.14
+            warnings.simplefilter("ignore", category)
+        yield
+
+
 def script(checkpoint: Checkpoint) -> Any:
     """The checkpoint's model, scripted, in float32 and evaluation mode."""
     model = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
-    with warnings.catch_warnings():
-        # torch says so at every call; the command line says it once, in words for its user
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with _without_deprecations():
         return torch.jit.script(model)
 
 
@@ -92,8 +101,7 @@ def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     golden = golden_cases(LanguageModel(checkpoint.config, checkpoint.float32()))
     extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, "both", weights, golden))}
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with _without_deprecations():
         torch.jit.save(script(checkpoint), buffer, _extra_files=extra)
     write_atomically(path, buffer.getvalue())
 
@@ -110,10 +118,9 @@ def read_torchscript(path: Path) -> tuple[Any, FileInfo]:
     info = parse_metadata(_read_extra(path), str(path), path.stat().st_size)
     _check_records(path, info)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            with path.open("rb") as file:  # by its name torch opens no file whose name is not UTF-8
-                return torch.jit.load(file, map_location="cpu"), info
+        # by its name torch opens no file whose name is not UTF-8
+        with _without_deprecations(), path.open("rb") as file:
+            return torch.jit.load(file, map_location="cpu"), info
     except Exception as error:  # torch's parser of programs raises what it likes
         raise ModelFileError(f"{path}: a damaged TorchScript file ({first_line(error)})") from error
 

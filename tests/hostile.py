@@ -7,6 +7,7 @@ limited (on Linux), so that no file gets memory that it does not have.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -92,6 +93,9 @@ def outcome(case: dict[str, Any], folder: Path, good: dict[str, Any]) -> dict[st
 
 def main() -> None:
     cases = json.load(sys.stdin)
+    if any(case["file"].endswith(".pt") for case in cases):
+        with contextlib.suppress(ImportError):
+            import torch  # noqa: F401 - before memory is limited: a build with CUDA takes 3 GB of address space
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # native libraries print as they like
     good = {file: behaviour(load(file)) for file in sorted({case["good"] for case in cases if "good" in case})}

@@ -6,7 +6,9 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import models
 import mutations
@@ -264,3 +266,27 @@ def test_golden_tokens_are_the_references_own() -> None:
     for case in golden_cases(model):
         assert greedy_tokens(model, case["prompt"], len(case["greedy"])) == case["greedy"]
         assert len(case["greedy"]) > 0
+
+
+def test_no_warning_about_torchscript_reaches_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.14 warns by FutureWarning, which Python shows to everybody, where 2.13 had a DeprecationWarning."""
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    said = set()
+
+    def announced(name: str) -> None:
+        ours = getattr(torch.jit, name)
+
+        def announce(*arguments: Any, **named: Any) -> Any:
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.warn(f"torch.jit.{name} is deprecated", category, stacklevel=2)
+            said.add(name)
+            return ours(*arguments, **named)
+
+        monkeypatch.setattr(torch.jit, name, announce)
+
+    for name in ("script", "save", "load"):
+        announced(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(export_model(models.checkpoint("gru"), tmp_path / "model.pt", "torchscript"))
+    assert said == {"load", "save", "script"}

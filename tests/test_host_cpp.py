@@ -57,6 +57,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
 def test_cmake_builds_it(tmp_path: Path) -> None:
     done = build(tmp_path / "host", 2)
+    if "CUDA cannot be found" in done.stderr:
+        pytest.skip("torch is a build with CUDA, whose CMake files need the CUDA toolkit")
     assert done.returncode == 0, done.stdout + done.stderr
     path = export_model(models.checkpoint("gru"), tmp_path / "model.pt", "torchscript")
     (row,) = generate(load(path), ["abc"], max_new_tokens=40, seed=3)
