@@ -1,6 +1,7 @@
 """Hugging Face's ``generate`` on this package's models: an independent run of the same rules, and what it answered.
 
-    python tests/huggingface.py        # from the repository's root, with transformers: writes tests/huggingface.json
+    python tests/huggingface.py                  # from the repository's root, with transformers: writes tests/huggingface.json
+    python tests/huggingface.py --random 6000    # compares so many random settings, and prints those that differ
 
 The file holds the texts and scores that transformers 5.24.0 gave for each of ``cases``, so that the tests need
 neither transformers nor torch. ``run`` asks again wherever transformers is installed.
@@ -10,18 +11,25 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import models
 import numpy as np
+from numpy.typing import NDArray
 
 from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.text import EOS, CharTokenizer
 from unrolled.runtime.adapters import make_model
+from unrolled.runtime.beam import BeamConfig, beam_search
+from unrolled.runtime.filters import FILTERS, History
+from unrolled.runtime.sampling import SamplingConfig, process
 
 FILE = Path(__file__).with_suffix(".json")
 LETTERS = "abcdefgh"
@@ -88,6 +96,76 @@ def cases() -> list[Case]:
     return found
 
 
+def _random_processors(draw: random.Random, share: float) -> dict[str, Any]:
+    """Return settings of processors, each with this probability."""
+    token = lambda: draw.randint(1, len(LETTERS) - 1)  # noqa: E731
+    every: dict[str, Any] = {
+        "repetition_penalty": draw.choice([0.7, 1.1, 1.5, 3.0]),
+        "no_repeat_ngram_size": draw.choice([2, 3, 4]),
+        "bad_words": [[token() for _ in range(draw.randint(1, 3))] for _ in range(draw.randint(1, 2))],
+        "min_new_tokens": draw.randint(1, 8),
+        "suppress_tokens": draw.sample(range(1, len(LETTERS)), 2),
+        "sequence_bias": [[[token()], draw.uniform(-3, 3)]],
+    }
+    return {name: value for name, value in every.items() if draw.random() < share}
+
+
+def random_cases(count: int, seed: int) -> Iterator[Case]:
+    """Yield beam searches with random models, prompts, numbers and lengths."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        settings = _random_processors(draw, 0.1)
+        beams, length = draw.choice([2, 3, 4, 6, 8]), draw.choice([1, 2, 3, 5, 8, 13, 25, 40])
+        settings |= {
+            "num_beams": beams,
+            "num_return_sequences": draw.randint(1, beams),
+            "length_penalty": draw.choice([-3.0, -1.0, -0.3, 0.0, 0.3, 1.0, 1.5, 4.0]),
+            "early_stopping": draw.choice([True, False, "never"]),
+            "max_new_tokens": max(length, settings.get("min_new_tokens", 1)),
+        }
+        prompt = "".join(draw.choices(LETTERS, k=draw.choice([1, 2, 5, 17])))
+        cell, bias = draw.choice(models.ALL_CELLS), draw.choice([-3.0, -1.0, 0.0, 1.0, 2.0])
+        yield Case(cell, draw.randint(1, 60), bias, draw.random() < 0.9, prompt, settings)
+
+
+def random_scores(count: int, seed: int) -> Iterator[tuple[dict[str, Any], NDArray, NDArray]]:
+    """Yield random settings of a draw with the scores (B, V) after processors and filters: here, and Hugging Face's."""
+    import torch
+    from transformers import GenerationConfig
+
+    draw, rng, model = random.Random(seed), np.random.default_rng(seed), model_of("gru", 1, 0.0, True)
+    wrapped, B, V = _wrapped(model), 3, model.config.vocab_size
+    for _ in range(count):
+        settings = _random_processors(draw, 0.3)
+        filters = {"temperature": 0.3, "top_k": draw.choice([1, 2, 5, 50]), "top_p": draw.choice([0.1, 0.8, 0.99])}
+        filters |= {"min_p": draw.choice([0.01, 0.1, 0.9]), "typical_p": draw.choice([0.1, 0.7, 0.9])}
+        settings |= {name: value for name, value in filters.items() if draw.random() < 0.4}
+        T = rng.integers(3, 14)
+        prompt = rng.integers(1, T + 1)
+        tokens = rng.integers(1, V, (B, T))
+        logits = (rng.normal(size=(B, V)) * 3).astype(np.float32)
+        config = SamplingConfig(**settings).resolved(model.tokenizer)
+        ours = process(logits.astype(np.float64), config, History(tokens.tolist(), np.full(B, T - prompt)))
+        if np.isneginf(ours).all(axis=-1).any():
+            continue  # nothing is left to draw: an error here
+        for keep in FILTERS.values():
+            ours = keep(ours, config)
+        theirs = GenerationConfig(
+            do_sample=True, eos_token_id=0, pad_token_id=0, **{"top_k": 0} | _their_names(settings)
+        )
+        theirs._eos_token_tensor = torch.tensor([0])
+        processors = wrapped._get_logits_processor(theirs, input_ids_seq_length=int(prompt), device="cpu")
+        yield settings, ours, processors(torch.from_numpy(tokens), torch.from_numpy(logits)).numpy()
+
+
+def _their_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings by Hugging Face's names."""
+    named = {"bad_words_ids" if name == "bad_words" else name: value for name, value in settings.items()}
+    if "sequence_bias" in named:
+        named["sequence_bias"] = {tuple(ids): value for ids, value in named["sequence_bias"]}
+    return named
+
+
 def run(case: Case) -> Answer:
     """Return what Hugging Face's ``generate`` writes after the prompt."""
     import torch
@@ -95,14 +173,10 @@ def run(case: Case) -> Answer:
     model = model_of(case.cell, case.seed, case.bias, case.eos)
     eos = model.tokenizer.eos_id
     prompt = torch.tensor([model.tokenizer.encode(case.prompt).tolist()])
-    settings = dict(case.settings)
-    if bad := settings.pop("bad_words", None):
-        settings["bad_words_ids"] = bad
-    if "sequence_bias" in settings:
-        settings["sequence_bias"] = {tuple(ids): value for ids, value in settings["sequence_bias"]}
     out = _wrapped(model).generate(
         prompt, attention_mask=torch.ones_like(prompt), do_sample=False, use_cache=False, eos_token_id=eos,
-        pad_token_id=-1 if eos is None else eos, output_scores=True, return_dict_in_generate=True, **settings,
+        pad_token_id=-1 if eos is None else eos, output_scores=True, return_dict_in_generate=True,
+        **_their_names(case.settings),
     )  # fmt: skip
     rows = []
     for row, score in zip(out.sequences.tolist(), out.sequences_scores.tolist(), strict=True):
@@ -148,9 +222,35 @@ def load() -> list[tuple[Case, Answer]]:
     ]
 
 
+def differences(case: Case, expected: Answer, **other: Any) -> list[str]:
+    """Return what ``beam_search`` finds otherwise, with ``other`` settings where given: "texts", "scores" or nothing."""
+    model = model_of(case.cell, case.seed, case.bias, case.eos)
+    found = beam_search(model, [case.prompt], BeamConfig(**{**case.settings, **other}))
+    if [list(text.tokens) for text in found] != [tokens for tokens, _ in expected]:
+        return ["texts"]
+    scores = [text.score for text in found], [score for _, score in expected]
+    return [] if np.allclose(*scores, rtol=SCORE_RTOL, atol=SCORE_ATOL) else ["scores"]
+
+
+def compare(count: int) -> None:
+    """Print how many of so many random settings give the same, and those that do not."""
+    found: Counter[str] = Counter()
+    for case in random_cases(count, 1):
+        for what in differences(case, expected := run(case)):
+            found[what] += 1
+            print(what, case, expected)
+    print(f"beams: {count} settings, other texts {found['texts']}, the same texts with other scores {found['scores']}")
+    scores = [np.allclose(ours, theirs, rtol=1e-5, atol=1e-5) for _, ours, theirs in random_scores(count, 1)]
+    print(f"processors and filters: {len(scores)} settings, other scores {scores.count(False)}")
+
+
 def main() -> None:
-    """Write the file anew."""
+    """Write the file anew, or compare."""
     import transformers
+
+    if sys.argv[1:2] == ["--random"]:
+        compare(int(sys.argv[2]))
+        return
 
     lines = []
     for case in cases():

@@ -388,7 +388,7 @@ def test_wrong_files_prompts_and_settings_are_named_errors(tmp_path: Path) -> No
     assert 'no character "😀" (U+1F600)' in _error(path, "--prompt", "ab😀")
     assert 'begin with some, for instance "a"' in _error(path, "--prompt", "")
     for option, value, name in (
-        ("--temperature", "1e-7", "temperature: got 1e-7, needs 0, which is greedy, or a number from 0.000001"),
+        ("--temperature", "1e-7", "temperature: got 1e-7, needs 0, which is greedy, or a number from 1e-06"),
         ("--top-p", "1.5", "topP: got 1.5"),
         ("--seed", str(2**64), "seed: got 18446744073709551616"),
         ("--tokens", "0", "maxNewTokens: got 0"),

@@ -8,24 +8,10 @@ import huggingface
 import numpy as np
 import pytest
 
-from unrolled.runtime.beam import BeamConfig, beam_search
-
 
 def differing(answers: list[tuple[huggingface.Case, huggingface.Answer]], **other: Any) -> list[huggingface.Case]:
     """Return the cases for which ``beam_search``, with ``other`` settings where given, finds other texts or scores."""
-    found = []
-    for case, expected in answers:
-        model = huggingface.model_of(case.cell, case.seed, case.bias, case.eos)
-        texts = beam_search(model, [case.prompt], BeamConfig(**{**case.settings, **other}))
-        same = [list(text.tokens) for text in texts] == [tokens for tokens, _ in expected] and np.allclose(
-            [text.score for text in texts],
-            [score for _, score in expected],
-            rtol=huggingface.SCORE_RTOL,
-            atol=huggingface.SCORE_ATOL,
-        )
-        if not same:
-            found.append(case)
-    return found
+    return [case for case, expected in answers if huggingface.differences(case, expected, **other)]
 
 
 def test_beams_are_those_of_hugging_face() -> None:
@@ -42,3 +28,11 @@ def test_hugging_face_still_answers_so() -> None:
     pytest.importorskip("transformers")
     answers = [(case, huggingface.run(case)) for case in huggingface.cases()[::6]]
     assert differing(answers) == []
+
+
+def test_processors_and_filters_are_those_of_hugging_face() -> None:
+    pytest.importorskip("transformers")
+    pairs = list(huggingface.random_scores(200, 2))
+    assert len(pairs) > 150
+    for settings, ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=str(settings))

@@ -43,11 +43,11 @@ Number parse_number(const std::string& name, const std::string& text, Number lea
 
 // 0 is greedy; below 1e-6 logits over it would overflow.
 double parse_temperature(const std::string& name, const std::string& text) {
-    const double value = parse_number<double>(name, text, 0, 1e300);
-    if (value != 0 && value < 1e-6) {
-        throw HostError(name + ": got \"" + text + "\", needs 0, which is greedy, or a number from 1e-06");
-    }
-    return value;
+    double value = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool parsed = error == std::errc() && end == text.data() + text.size();
+    if (parsed && (value == 0 || (value >= 1e-6 && value <= 1e300))) return value;
+    throw HostError(name + ": got \"" + text + "\", needs 0, which is greedy, or a number from 1e-06");
 }
 
 // A prompt as typed: \n is a line end, \t a tab, \\ a backslash; any other backslash stands for itself.

@@ -27,7 +27,7 @@ export function checkSettings(settings = {}) {
   need('maxNewTokens', Number.isSafeInteger(maxNewTokens) && maxNewTokens >= 1, 'a whole number of at least 1');
   need('doSample', typeof doSample === 'boolean', 'true or false');
   const divides = Number.isFinite(temperature) && (temperature === 0 || temperature >= MIN_TEMPERATURE);
-  need('temperature', divides, `0, which is greedy, or a number from ${MIN_TEMPERATURE}`);
+  need('temperature', divides, '0, which is greedy, or a number from 1e-06');
   need('topK', Number.isSafeInteger(topK) && topK >= 0, 'a whole number of at least 0');
   need('topP', typeof topP === 'number' && topP >= 0 && topP <= 1, 'a number from 0 to 1');
   need('seed', typeof seed === 'bigint' && seed >= 0n && seed < 2n ** 64n, 'a BigInt from 0 to 2^64 - 1');
