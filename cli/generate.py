@@ -68,8 +68,8 @@ def generate_text(
     r"""Write text behind one or several prompts, or behind all of a file.
 
     In a prompt and in texts of options \n is a line end, \t a tab and \\ a backslash.
-    Without a prompt a line end (or <bos>) begins the text; an empty prompt (-p '') needs a model with <bos>, which
-    --batching records trains.
+    Without a prompt a line end (or <bos>) begins the text.
+    An empty prompt (-p '') needs a model with <bos>: --batching records trains one.
 
     With --input, exit codes are 0: done; 2: bad usage or input, or the output cannot be written; 3: done, but some rows
     became error records; 130: interrupted, and what is written is whole lines.
