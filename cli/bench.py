@@ -18,9 +18,8 @@ from unrolled.bench.system import system_info
 from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.bench_runtimes import runtimes
 from unrolled.cli.console import Row, err, fitting_tables, out, show_tables, table, table_width, warn
-from unrolled.cli.effects import check_goes_with
 from unrolled.cli.exit_codes import FAILED
-from unrolled.cli.options import Overwrite, default, one_of
+from unrolled.cli.options import Overwrite, default, one_of, refuse_unused
 from unrolled.cli.outputs import check_append, check_output
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
@@ -36,6 +35,7 @@ bench = typer.Typer(
 )
 bench.command("runtimes")(runtimes)
 
+SIZES, OWN_SIZES = ("cells", "layers", "hidden", "batch", "length", "vocab"), "a named workload has sizes of its own"
 Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
 Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
 Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
@@ -84,13 +84,6 @@ def _names(text: str | None, usual: Sequence[str]) -> list[str]:
     return list(usual) if text is None else [part.strip() for part in text.split(",")]
 
 
-def _check_sizes(*given: str | bool | None) -> None:
-    """Check that a named workload is given alone: it has sizes of its own."""
-    names = ("cells", "layers", "hidden", "batch", "length", "vocab")
-    flags = {name: bool(one) for name, one in zip(names, given, strict=True)}
-    check_goes_with("sizes of your own, without --workload", **flags)
-
-
 def _run(
     works: Sequence[Workload],
     peers: str | None,
@@ -136,6 +129,7 @@ def _run(
 
 @bench.command("train")
 def train(
+    context: typer.Context,
     cells: Cells = None,
     layers: Layers = None,
     hidden: Hidden = None,
@@ -156,7 +150,7 @@ def train(
     if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 65):
         workload = "train-quick" if quick else "train"
     elif workload is not None:
-        _check_sizes(cells, layers, hidden, batch, length != 64, vocab != 65)
+        refuse_unused(context, SIZES, OWN_SIZES)
     works = _named(workload, "train") if workload else None
     works = works or grid(
         "train",
@@ -172,6 +166,7 @@ def train(
 
 @bench.command("generate")
 def generate(
+    context: typer.Context,
     cells: Cells = None,
     layers: Layers = None,
     hidden: Hidden = None,
@@ -192,7 +187,7 @@ def generate(
     if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 100):
         workload = "generate-quick" if quick else "generate"
     elif workload is not None:
-        _check_sizes(cells, layers, hidden, batch, length != 64, vocab != 100)
+        refuse_unused(context, SIZES, OWN_SIZES)
     works = _named(workload, "generate") if workload else None
     works = works or grid(
         "generate",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import typer
 
-from unrolled.engine.errors import ConfigError
+from unrolled.cli import options
 from unrolled.engine.recipe import default_of
 
 
@@ -35,28 +35,19 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def without_effect(options: Mapping[str, Any], searched: Collection[str] = ()) -> list[str]:
+def without_effect(given: Mapping[str, Any], searched: Collection[str] = ()) -> list[str]:
     """Return a line for each option of a training that differs from its default and has no effect.
 
     Args:
+        given: the values of all options.
         searched: options that a study chooses, so that what depends on them may have an effect.
     """
     found = []
     for name, condition in CONDITIONS.items():
-        idle = options[name] != default_of(name) and not condition.met(options)
+        idle = given[name] != default_of(name) and not condition.met(given)
         if idle and not {name, *condition.on} & set(searched):
             found.append(f"{flag(name)}: has no effect here; it goes with {condition.needs}")
     return found
-
-
-def check_goes_with(needs: str, **given: bool) -> None:
-    """Check that none of the options is given, which go with ``needs`` alone.
-
-    Raises:
-        ConfigError: names those that are.
-    """
-    if names := [flag(name) for name, there in given.items() if there]:
-        raise ConfigError(f"{', '.join(names)}: go with {needs}")
 
 
 def refuse(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
@@ -65,8 +56,6 @@ def refuse(context: typer.Context, parameter: typer.CallbackParam, value: Any) -
     Raises:
         ConfigError: it was typed.
     """
-    source = context.get_parameter_source(parameter.name or "")
-    if source is not None and source.name == "COMMANDLINE":
-        name = flag(parameter.name or "")
-        raise ConfigError(f"{name}: has no effect on unrolled {context.info_name}; leave it out")
+    assert parameter.name is not None
+    options.refuse_unused(context, [parameter.name], f"has no effect on unrolled {context.info_name}")
     return value

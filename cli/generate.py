@@ -12,7 +12,6 @@ import typer
 from unrolled.cli import decoding, options
 from unrolled.cli import generate_job as many
 from unrolled.cli.console import print_json
-from unrolled.cli.effects import check_goes_with
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.tables import TableFormat
 from unrolled.engine.text import Tokenizer
@@ -77,14 +76,7 @@ def generate_text(
     if prompt and input:
         raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
     if not input:
-        check_goes_with(
-            "--input, which names a file of prompts",
-            output=output != STDOUT, format=format is not None, delimiter=delimiter is not None,
-            quoting=quoting is not None, header=header is not None,
-            resume=resume, overwrite=overwrite, strict=strict,
-            keep_columns=keep_columns, token_ids=token_ids, shard=shard != "0/1", lanes=lanes != Job.lanes,
-            max_prompt_tokens=max_prompt_tokens != MAX_PROMPT_TOKENS,
-        )  # fmt: skip
+        options.refuse_unused(context, many.OF_JOBS, "go with --input, which names a file of prompts")
         if logprobs and not json:
             raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
     if num_beams > 1:

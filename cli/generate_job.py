@@ -26,6 +26,10 @@ from unrolled.runtime.result_files import STDOUT
 
 PLAIN_S = 10.0  # between two lines of progress where there is no terminal
 PANEL = "Many prompts"
+OF_JOBS = (
+    "output", "format", "delimiter", "quoting", "header", "resume", "overwrite", "strict", "keep_columns", "token_ids",
+    "shard", "lanes", "max_prompt_tokens",
+)  # fmt: skip
 
 Input = Annotated[
     str | None,

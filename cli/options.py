@@ -151,7 +151,8 @@ def given(context: typer.Context, *names: str) -> list[str]:
 def refuse_unused(context: typer.Context, names: Iterable[str], why: str) -> None:
     """Raise ConfigError if one of the options stands on the command line, where it would have no effect."""
     if unused := given(context, *names):
-        raise ConfigError(f"{unused[0]}: {why}; leave it out")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise ConfigError(f"{flags}: {why}; leave {'it' if len(unused) == 1 else 'them'} out")
 
 
 def read_options(settings: Mapping[str, Any]) -> ReadOptions:

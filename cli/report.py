@@ -9,15 +9,14 @@ import typer
 
 from unrolled.cli import options
 from unrolled.cli.console import err, out, show_readings
-from unrolled.cli.effects import check_goes_with
 from unrolled.cli.outputs import check_output
 from unrolled.engine.corpus import read_corpus
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.readers import ReadOptions
 from unrolled.report.page import write_report
 
 
 def report(
+    context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders, shown together.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Page to write, .html.")] = Path("report.html"),
     text: Annotated[
@@ -47,7 +46,7 @@ def report(
     if text is None and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with --text")
     if text is None:
-        check_goes_with("--text", encoding=encoding != ReadOptions.encoding)
+        options.refuse_unused(context, ["encoding"], "goes with --text")
     corpus = None if text is None else read_corpus(text, reading)
     if corpus is not None:
         show_readings(err, corpus.readings)

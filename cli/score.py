@@ -10,7 +10,6 @@ import typer
 
 from unrolled.cli import options
 from unrolled.cli.console import err, out, print_json, show_readings, table
-from unrolled.cli.effects import check_goes_with
 from unrolled.engine.batches import RecordBatches
 from unrolled.engine.checks import check_choice
 from unrolled.engine.contract import StepModel
@@ -67,10 +66,6 @@ def score(
     reading = options.read_options(locals())
     if not file and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with files")
-    if not file:
-        check_goes_with("files", encoding=encoding != ReadOptions.encoding)
-    if not alternative:
-        check_goes_with("--alternative", by=by != "logprob")
     opened = load(model, engine, precision)
     if file:
         _print_files(opened, [_score_file(opened, name, reading) for name in file], json)
