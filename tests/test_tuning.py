@@ -548,7 +548,7 @@ def test_a_study_without_a_complete_trial_ends_with_1_and_leaves_no_recipe(
     study.mkdir()
     (study / "best.toml").write_text("lr = 1.0\n")  # of a study whose journal was removed
     arguments = ["unrolled", "tune", fox, *FLAGS, "--trials", "2", "-o", str(study)]
-    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "argv", [*arguments, "--overwrite"])
     assert run() == 1
     assert line in capsys.readouterr().out
     assert not (study / "best.toml").exists()
