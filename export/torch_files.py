@@ -162,8 +162,8 @@ def _tensor_dicts(values: Any, where: Place = ()) -> Iterator[tuple[Place, dict[
 
 def _choose(path: Path, found: Mapping[Place, dict[str, Any]], key: str | None) -> Place:
     """Return the place that ``key`` names, or the only one; places with equal tensors count once."""
-    named = {".".join(where): where for where in found}
-    listed = ", ".join(name or "the top" for name in list(named)[:8])
+    named = {".".join(where) or ".": where for where in found}  # ".": not in a dictionary of its own
+    listed = ", ".join(list(named)[:8])
     if key is not None:
         if key not in named:
             raise ConfigError(f"state_dict_key: got {key!r}, but weights of {path} are under {listed}")

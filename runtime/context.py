@@ -55,6 +55,8 @@ class Context:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors file: ``tokens``, ``state``, and in its metadata the format, ``written`` and ``digest``.
 
+        An earlier file is replaced when the new one is whole.
+
         Raises:
             ModelFileError: the file cannot be written.
         """

@@ -115,6 +115,10 @@ def test_several_models_are_asked_for_and_equal_ones_are_one(tmp_path: Path) -> 
     assert_logits_of(imported(tmp_path / "a.pt", "model"), module)
     found = imported(tmp_path / "a.pt", "ema.shadow")
     np.testing.assert_array_equal(found.params["output.bias"], other["fc.bias"].numpy())
+    torch.save({**module.state_dict(), "ema": other}, tmp_path / "top.pt")
+    with pytest.raises(ConfigError, match=r"under \., ema; name one"):
+        read_weights(tmp_path / "top.pt")
+    assert_logits_of(imported(tmp_path / "top.pt", "."), module)
     same = {name: value.clone() for name, value in module.state_dict().items()}
     torch.save({"model": module.state_dict(), "best": same}, tmp_path / "b.pt")
     assert_logits_of(imported(tmp_path / "b.pt"), module)
