@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from unrolled.engine.backends import FLOAT32
-from unrolled.engine.canonical import described
+from unrolled.engine.canonical import canonical, described
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.tables import TableFormat
+from unrolled.export.storage import Weights
 from unrolled.runtime.config import GenerationConfig
 from unrolled.runtime.job_file import FORMAT
 from unrolled.runtime.prompt_files import PROMPT_FORMATS, PromptFile
@@ -85,6 +86,13 @@ class Progress:
 Observer = Callable[[Progress], None]
 
 
+def _weights_text(weights: Weights | None) -> str:
+    """Return how an ONNX file holds its weights as the text that 0.1.0 wrote, later fields only where they are used."""
+    if weights is None:
+        return "None"
+    return f"Weights({', '.join(f'{name}={value!r}' for name, value in canonical(Weights, weights._asdict()).items())})"
+
+
 def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
     """Return all that decides what a job writes, besides what is in the input.
 
@@ -97,7 +105,7 @@ def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile
         "model": model.digest,
         "engine": model.engine,
         "form": getattr(model, "form", None),  # of an ONNX file, like the next
-        "weights": str(getattr(model, "weights", None)),
+        "weights": _weights_text(getattr(model, "weights", None)),
         "input": prompts.name,
         "format": prompts.format,
         **({"table": table} if table else {}),

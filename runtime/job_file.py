@@ -74,7 +74,9 @@ class JobFile:
         self._file = self.path.open("rb+", buffering=0)
 
     def read(self) -> dict[str, Any]:
-        """Return the first part as this release writes it; an unfinished line at the end of the file is removed.
+        """Return the first part as this release writes it; the next digest takes the place of an unfinished line at the end.
+
+        The file is not changed, because another process may be writing it.
 
         Raises:
             JobError: it cannot be read.
@@ -101,8 +103,6 @@ class JobFile:
             self.parts[int(part[1])] = Part(part[2].decode(), part[3].decode())
             self._end = part.end()
         self.complete = data[self._end :] == _COMPLETE
-        if not self.complete and self._end < len(data):
-            self._file.truncate(self._end)
 
     def digest(self, block: int) -> str:
         """Return the digest of a block that has one."""
@@ -119,8 +119,6 @@ class JobFile:
         assert self._digests is not None
         self._end = self._begin + _LINE * self._digests
         self._append(f"{digest}\n".encode())
-        assert self._file is not None
-        self._file.truncate(self._end)
         self._digests, self.parts = self._digests + 1, {}
 
     def add_part(self, rows: int, part: Part) -> None:
@@ -138,7 +136,7 @@ class JobFile:
             self.complete = True
 
     def _append(self, line: bytes) -> None:
-        """Write a line at the end of the digests."""
+        """Write a line after the digests as the last of the file."""
         file = self._file
         assert file is not None
         file.seek(self._end)
@@ -146,6 +144,7 @@ class JobFile:
             file.truncate(self._end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._end += len(line)
+        file.truncate(self._end)
 
     def close(self) -> None:
         if self._file is not None:

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from unrolled.engine.checkpoint import load_checkpoint, save_checkpoint
 from unrolled.engine.config import ModelConfig
 from unrolled.engine.dataset import DataConfig
 from unrolled.engine.encoded import encode_files, read_encoded
-from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.errors import ConfigError, JobError, ModelFileError
 from unrolled.engine.experiment import ModelSettings
 from unrolled.engine.optim import OptimizerConfig
 from unrolled.engine.run_folder import read_metrics
@@ -33,7 +34,10 @@ from unrolled.export.metadata import PREFIX
 from unrolled.export.storage import Weights
 from unrolled.runtime import Context, GenerationConfig, extend, generate, load, read
 from unrolled.runtime.adapters import ENGINES
+from unrolled.runtime.job import identity
 from unrolled.runtime.jobs import Job, run_job
+from unrolled.runtime.onnx_model import OnnxModel
+from unrolled.runtime.prompt_files import PromptFile
 
 RELEASE = Path(__file__).parent / "frozen" / "0.1.0"
 EXPECTED: dict[str, Any] = json.loads((RELEASE / "expected.json").read_text(encoding="utf-8"))
@@ -192,6 +196,24 @@ def test_an_unfinished_job_goes_on_to_the_same_results(engine: str, file: str) -
     assert (done.rows, done.errors) == (75, 1)
     assert 0 < done.kept < 75
     assert output.read_bytes() == whole
+
+
+def test_a_later_field_of_weights_counts_in_a_job_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = namedtuple("Weights", (*Weights._fields, "outliers"))  # type: ignore[misc]
+    model = load("char-lstm-both-float32.onnx", "onnxruntime")
+    monkeypatch.setitem(canonical.LATER, "Weights", {"outliers": 0})
+    assert isinstance(model, OnnxModel)
+    about = json.loads(Path("job-onnxruntime.jsonl.job").read_text().partition("\n}\n")[0] + "}")
+    job = Job("prompts.jsonl", "job-onnxruntime.jsonl", lanes=1, resume=True)
+    with PromptFile("prompts.jsonl") as prompts:
+        for outliers, same in ((0, True), (3, False)):
+            model.weights = later(*model.weights[:4], outliers)  # type: ignore[assignment]
+            assert (identity(model, job, JOB, prompts)["weights"] == about["weights"]) is same
+    with pytest.raises(JobError, match="was begun with weights"):
+        run_job(model, job, JOB)
+    model.weights = later(*model.weights[:4], 0)  # type: ignore[assignment]
+    assert run_job(model, job, JOB).kept > 0
+    assert Path("job-onnxruntime.jsonl").read_bytes() == Path("job-onnxruntime-whole.jsonl").read_bytes()
 
 
 def test_a_study_goes_on() -> None:
