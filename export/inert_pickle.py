@@ -9,10 +9,11 @@ for a call into the standard library is refused all the same, because it is a pr
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 # modules and names of the standard library whose objects are plain data
 _DATA_MODULES = {"_codecs", "argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "functools",
@@ -45,9 +46,6 @@ class StandIn(metaclass=_Inert):
 
     def __new__(cls, *arguments: object, **named: object) -> Any:
         return object.__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
     def __setitem__(self, key: object, value: object) -> None:
         pass
@@ -83,6 +81,19 @@ def _known(module: str, name: str) -> Any:
 # The one written in Python: the other makes room for as many entries of the memo as a file says, up to 32 GB.
 class Unpickler(pickle._Unpickler):
     """Read a pickle whose classes and functions are stand-ins, but for those of plain tensors."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
+    def load_build(self) -> None:
+        """Leave every object as it was made: a state can set attributes of anything that is named, functions too."""
+        self.stack.pop()  # type: ignore[attr-defined]
+
+    def load_bytearray8(self) -> None:
+        """Read before making room, which the inherited one does for as many bytes as a file says."""
+        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(min(size, sys.maxsize))))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BUILD[0]], dispatch[pickle.BYTEARRAY8[0]] = load_build, load_bytearray8
 
     def find_class(self, module: str, name: str) -> Any:
         if self.proto < 3:  # type: ignore[attr-defined] # such pickles have the names of Python 2

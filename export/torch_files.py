@@ -17,6 +17,7 @@ from unrolled.export.archive import check_archive
 
 RECURRENT = re.compile(r"(^|\.)(weight|bias)_(ih|hh)(_|\.|$)")
 MAX_DEPTH = 6  # of dictionaries in dictionaries
+MAX_PLACES = 100_000  # of dictionaries with tensors: an optimiser has one for each parameter
 SPREAD = 4  # times the file's size: tied weights are stored once and named twice
 ALONE = "save the module's state_dict() alone, best as .safetensors"
 
@@ -54,7 +55,7 @@ def read_state_dict(path: Path, key: str | None = None) -> StateDict:
     values = _load(path)
     if isinstance(values, inert_pickle.StandIn):
         raise ModelFileError(_more_than_weights(path, type(values).full_name))
-    every = dict(_tensor_dicts(values))
+    every = _tensor_dicts(path, values, (), {})
     if not every:
         raise ModelFileError(
             f"{path}: holds no tensors by name, neither at the top nor in dictionaries there; save the module's state_dict()"
@@ -133,31 +134,53 @@ def _is_recurrent(item: tuple[str, Any]) -> bool:
     return RECURRENT.search(item[0]) is not None and item[1].ndim >= 1
 
 
+def _name(key: object) -> str:
+    """Return a key as part of a place; a number of any length or a tuple of any depth has no text of its own."""
+    if isinstance(key, str):
+        return key
+    return str(key) if isinstance(key, int) and key.bit_length() < 64 else f"<{type(key).__name__}>"
+
+
 def _children(values: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(values, Mapping):
-        yield from ((str(key), value) for key, value in values.items())
+    if isinstance(values, dict):
+        # not values.items(): a file can give an OrderedDict attributes of any name
+        yield from ((_name(key), value) for key, value in dict.items(values))
     elif isinstance(values, list | tuple):
         yield from ((str(place), value) for place, value in enumerate(values))
 
 
 def _tensors_in(values: Any) -> dict[str, Any]:
-    """The tensors that stand directly in a dictionary with texts as keys."""
+    """Return the tensors that stand directly in a dictionary with texts as keys, without attributes that a file gave them."""
     import torch
 
-    if not isinstance(values, Mapping):
+    if not isinstance(values, dict):
         return {}
-    return {key: value for key, value in values.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    return {
+        key: torch.Tensor.detach(value)
+        for key, value in dict.items(values)
+        if isinstance(key, str) and isinstance(value, torch.Tensor)
+    }
 
 
-def _tensor_dicts(values: Any, where: Place = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yield dictionaries with tensors, the outer ones first, and the keys that lead to each."""
+def _tensor_dicts(path: Path, values: Any, where: Place, barren: dict[int, int]) -> dict[Place, dict[str, Any]]:
+    """Return the dictionaries with tensors by the keys that lead to each, the outer ones first.
+
+    ``barren`` has the depth at which nothing was found in an object: a few lists, each many times in the next, stand in
+    millions of places.
+    """
+    if barren.get(id(values), MAX_DEPTH + 1) <= len(where):
+        return {}
     tensors = _tensors_in(values)
-    if tensors:
-        yield where, tensors
+    found = {where: tensors} if tensors else {}
     if len(where) < MAX_DEPTH:
         for name, value in _children(values):
-            if isinstance(value, Mapping | list | tuple):
-                yield from _tensor_dicts(value, (*where, name))
+            if isinstance(value, dict | list | tuple):
+                found |= _tensor_dicts(path, value, (*where, name), barren)
+            if len(found) > MAX_PLACES:
+                raise ModelFileError(f"{path}: holds tensors in more than {MAX_PLACES:,} places; {ALONE}")
+    if not found:
+        barren[id(values)] = len(where)
+    return found
 
 
 def _choose(path: Path, found: Mapping[Place, dict[str, Any]], key: str | None) -> Place:

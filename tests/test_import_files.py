@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnrolledError
+from unrolled.export import torch_files
 from unrolled.export.weight_files import read_weights
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
@@ -198,6 +200,72 @@ def test_a_memo_of_any_size_takes_no_memory(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError):
         read_weights(tmp_path / "a.pt")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KB
+
+
+def with_pickle(path: Path, data: bytes) -> Path:
+    """Write a file of torch's, of whole entries, whose pickle is ``data``."""
+    torch.save({"x": 1}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, data if name.endswith("data.pkl") else content)
+    return path
+
+
+def test_a_byte_array_of_any_size_takes_no_memory(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = b"\x80\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 2**31) + b"."
+    with pytest.raises(ModelFileError, match="damaged"):
+        read_weights(with_pickle(tmp_path / "a.pt", data))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KB
+
+
+def test_no_state_of_a_file_reaches_a_function_of_torch(tmp_path: Path) -> None:
+    """BUILD with a second state sets attributes of what is on the stack, such as a function's defaults."""
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    state = pickle.dumps((None, {"__defaults__": ("from the file",)}), 2)[2:-1]
+    with pytest.raises(ModelFileError, match="no tensors by name"):
+        read_weights(with_pickle(tmp_path / "a.pt", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + state + b"b."))
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before
+
+
+KEYS = {
+    "number": b"\x8b" + struct.pack("<i", 3000) + b"\1" * 3000,
+    "tuple": b"K\1" + b"\x85" * 5000,
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_without_a_text_are_passed_over(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ModelFileError, match="no tensors by name"):
+        read_weights(with_pickle(tmp_path / "a.pt", b"\x80\x02}" + KEYS[key] + b"K\1s."))
+
+
+def test_attributes_that_a_file_gives_are_not_asked(tmp_path: Path) -> None:
+    state = Model("LSTM").state_dict()
+    state["rnn.bias_hh_l0"] = nn.Parameter(state["rnn.bias_hh_l0"])
+    state["rnn.bias_hh_l0"].numel = 5
+    torch.save({"model": state}, tmp_path / "a.pt")
+    assert len(read_weights(tmp_path / "a.pt").arrays) == len(state)
+    attribute = pickle.dumps({"items": 5}, 2)[2:-1]
+    with pytest.raises(ModelFileError, match="no tensors by name"):
+        read_weights(with_pickle(tmp_path / "b.pt", b"\x80\x02ccollections\nOrderedDict\n)R" + attribute + b"b."))
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_lists_that_stand_in_each_other_many_times_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensors: bool
+) -> None:
+    monkeypatch.setattr(torch_files, "MAX_PLACES", 1000)
+    values: Any = {"a": torch.zeros(1)} if tensors else {}
+    for _ in range(6):
+        values = [values] * 50
+    torch.save(values, tmp_path / "a.pt")
+    with pytest.raises(ModelFileError, match="more than 1,000 places" if tensors else "no tensors by name"):
+        read_weights(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("name", ["a.ckpt", "a.pth.tar", "a.net", "weights", "a.safetensors.bak", "a.model"])
