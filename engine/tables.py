@@ -40,7 +40,7 @@ class TableError(ValueError):
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How a table is written.
+    """The format of a table.
 
     Args:
         delimiter: a key of ``SPELLINGS``; None: a tab in TSV, else detected in the first rows.
@@ -110,7 +110,7 @@ class _Lines:
         self._size = 0
         return self.number + 1
 
-    def peek(self) -> tuple[list[str], bool]:
+    def peek(self) -> tuple[list[str | LineError], bool]:
         """Return the first lines, which are read again later, and whether they are all that there are."""
         taken: list[str | LineError] = []
         size = 0
@@ -121,7 +121,7 @@ class _Lines:
             size += len(line) if isinstance(line, str) else 0
         whole = len(taken) < SAMPLE_LINES and size < SAMPLE_CHARS
         self._lines = chain(taken, self._lines)
-        return [line for line in taken if isinstance(line, str)], whole
+        return taken, whole
 
 
 class Table:
@@ -149,7 +149,7 @@ class Table:
         self._lines = _Lines(lines, limit)
         self._unasked = tab_separated and self.format.quoting is None
         self.quoting = self.format.quoting or ("none" if tab_separated else "csv")
-        self.delimiter = self.format.delimiter or ("\t" if tab_separated else self._detect())
+        self.delimiter = (self.format.delimiter or "\t") if tab_separated else self._find_delimiter()
         self.blank_lines = 0  # passed over so far
         self._reader = csv.reader(self._lines, delimiter=self.delimiter, quoting=QUOTINGS[self.quoting], strict=True)
         first = next(self._records(None), None)
@@ -188,12 +188,15 @@ class Table:
             else:
                 yield Record(line, cells)
 
-    def _detect(self) -> str:
-        sample, whole = self._lines.peek()
-        if sample and (declared := DECLARED.fullmatch(sample[0])):
+    def _find_delimiter(self) -> str:
+        """Return the delimiter of a CSV, and read the line that declares one, which is no header whoever names it."""
+        first_lines, whole = self._lines.peek()
+        declared = DECLARED.fullmatch(first_lines[0]) if first_lines and isinstance(first_lines[0], str) else None
+        if declared is not None:
             next(self._lines)
-            return declared[1]
-        return detect_delimiter(sample, whole, self.quoting)
+            return self.format.delimiter or declared[1]
+        sample = [line for line in first_lines if isinstance(line, str)]
+        return self.format.delimiter or detect_delimiter(sample, whole, self.quoting)
 
     def _damage(self, line: int, error: csv.Error | LineError) -> Damage:
         """Say where the fault of a record is; a quote that is not closed shows only lines after the one it opens in."""

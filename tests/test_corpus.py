@@ -215,6 +215,10 @@ def test_a_first_line_of_excel_names_the_delimiter(write: Write) -> None:
     assert failure(path, options=ReadOptions("text, raw")).startswith(f"{path}, line 4: has 3 columns, the header 2; ")
     path = write("a.csv", "SEP=|\na,b|c\nx|y\n")
     assert read_corpus([path], ReadOptions("a,b")).content == ("x",)
+    path = write("a.csv", "sep=;\nid;text\n1;a, b\n")
+    for delimiter in (None, ";"):  # which a line of Excel and an option may both name
+        assert read_corpus([path], ReadOptions("text", delimiter=delimiter)).content == ("a, b",)
+    assert read_corpus([path], ReadOptions("id;text", delimiter="|")).content == ("1;a, b",)
 
 
 def test_rows_decide_between_delimiters_of_the_header(write: Write) -> None:
