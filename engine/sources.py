@@ -117,7 +117,7 @@ class Source:
                 return io.BufferedReader(raw)
             return io.BufferedReader(_Decompressed(self, kind, raw), 1 << 17)
         except BaseException:
-            if self.path != STDIN:
+            if self._owns_stream:
                 stream.close()
             raise
 
@@ -127,6 +127,8 @@ class Source:
             copy.seek(0)
             return copy
         if self.path == STDIN:
+            if sys.stdin is None:  # the shell closed it, as by <&-
+                raise self.error(f"{self.name}: is closed; name a file, or pipe the text in")
             return sys.stdin.buffer
         try:
             return open(self.path, "rb")
@@ -134,6 +136,11 @@ class Source:
             raise self.unreadable(error) from error
         except ValueError as error:  # a name with a NUL
             raise self.error(f"{self.name!r}: cannot be read ({error})") from error
+
+    @property
+    def _owns_stream(self) -> bool:
+        """Return whether what is read was opened here: all but standard input itself."""
+        return self.path != STDIN or self.spool is not None
 
     def unreadable(self, error: OSError) -> UnrolledError:
         """Return the error of a source that the system cannot read."""
@@ -274,11 +281,10 @@ class _Continued(io.RawIOBase):
 
     def __init__(self, source: Source, stream: Any) -> None:
         self._source, self._stream = source, stream
-        self._owned = source.path != STDIN or source.spool is not None
         self.head = self._left = self._peek()
 
     def _peek(self) -> bytes:
-        """The first bytes, no more than are there unless they begin like something longer."""
+        """Return the first bytes, no more than are there unless they begin like something longer."""
         head = more = self._some()
         while more and any(len(head) < len(magic) and magic.startswith(head) for magic in (*MAGIC, *MARKS)):
             head += (more := self._some())
@@ -311,7 +317,7 @@ class _Continued(io.RawIOBase):
             raise self._source.unreadable(error) from error
 
     def close(self) -> None:
-        if not self.closed and self._owned:
+        if not self.closed and self._source._owns_stream:
             self._stream.close()
         super().close()
 
@@ -322,7 +328,7 @@ def is_compressed(stream: BinaryIO) -> bool:
 
 
 class _Decompressed(io.RawIOBase):
-    """What a compressed stream holds; damage is an error of the source."""
+    """The content of a compressed stream; damage is an error of the source."""
 
     def __init__(self, source: Source, kind: str, raw: _Continued) -> None:
         self._source, self._kind, self._raw = source, kind, raw

@@ -329,6 +329,14 @@ def test_a_folder_as_standard_input(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
+def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(CorpusError, match="standard input: is closed"):
+        read_corpus(["-"])
+    with pytest.raises(PromptFileError, match="standard input: is closed"):
+        PromptFile("-")
+
+
 def test_zstandard_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_bytes(b"\x28\xb5\x2f\xfd")
     for name in ("compression", "backports"):
