@@ -24,6 +24,7 @@ QUANTIZE = ("int8",)
 
 
 def export(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(help="A run folder (its best checkpoint) or a .safetensors checkpoint.")],
     kind: Annotated[str, typer.Option("--format", metavar="NAME", help=options.one_of(FORMATS))] = "onnx",
     form: Annotated[
@@ -90,6 +91,8 @@ def export(
     reading = options.read_options(locals())
     if not measure and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with --measure")
+    if not measure:
+        options.refuse_unused(context, ["encoding"], "goes with --measure")
     text = read_corpus((measure,), reading) if measure else None
     if text:
         show_readings(err, text.readings)

@@ -90,7 +90,8 @@ def open_corpus(sources: Sequence[str | Path], options: ReadOptions, group: Grou
         return group.shared(lambda: open_corpus(sources, options))
     if len(sources) == 1 and Path(sources[0]).suffix == SUFFIX:
         if options != ReadOptions():
-            raise CorpusError(f"{sources[0]}: column, field and encoding go with text; a {SUFFIX} file holds ids")
+            given = ", ".join(options.of_records) or "--encoding"
+            raise CorpusError(f"{shown(sources[0])}: {given}: for text; a {SUFFIX} file holds ids, leave that out")
         return read_encoded(sources[0])
     return read_corpus(sources, options)
 

@@ -85,6 +85,8 @@ SMALL = ("--engine", "numpy", "--hidden", "5", "--embed", "4", "--batch", "4", "
         ("score model.safetensors --text a --field x", "--field: go with files"),
         ("score model.safetensors --text a --by mean", "--by: goes with alternatives; leave it out"),
         ("score model.safetensors fox.txt --by mean", "--by: goes with alternatives; leave it out"),
+        ("export model.safetensors --encoding utf-8", "--encoding: goes with --measure; leave it out"),
+        ("export model.safetensors --no-header", "--no-header: go with --measure"),
         ("train --encoding latin-1", "--encoding: for files; none is named"),
         ("eval model.safetensors --encoding latin-1", "--encoding: for files; none is named"),
         (
