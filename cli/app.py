@@ -119,7 +119,7 @@ def _options(
 
 
 def _message(error: BaseException) -> str:
-    """What went wrong in one line, in the words of the command line."""
+    """Return what went wrong in one line, in the words of the command line."""
     if isinstance(error, TyperException):
         context: Any = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""

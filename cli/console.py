@@ -17,7 +17,7 @@ from unrolled.engine.jsontext import to_json
 from unrolled.engine.readers import Reading
 from unrolled.engine.sources import shown
 
-WIDTH = int(os.environ["COLUMNS"]) or None if os.environ.get("COLUMNS", "").isdigit() else None
+WIDTH = int(os.environ["COLUMNS"]) or None if os.environ.get("COLUMNS", "").isdecimal() else None
 SHOWN = "unrolled.shown"  # an error handler of codecs
 FILE_WIDTH = WIDTH or 130  # of a table that is not shown in a terminal
 

@@ -12,7 +12,7 @@ from unrolled.engine.recipe import default_of
 
 
 class Condition(NamedTuple):
-    """When an option of a training has an effect: what it depends on, and how that is said."""
+    """A condition under which an option of a training has an effect: what it depends on, and how a message names it."""
 
     on: tuple[str, ...]
     met: Callable[[Mapping[str, Any]], bool]
@@ -30,11 +30,6 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
-def flag(name: str) -> str:
-    """Return an option as it is typed."""
-    return f"--{name.replace('_', '-')}"
-
-
 def without_effect(given: Mapping[str, Any], searched: Collection[str] = ()) -> list[str]:
     """Return a line for each option of a training that differs from its default and has no effect.
 
@@ -46,7 +41,7 @@ def without_effect(given: Mapping[str, Any], searched: Collection[str] = ()) -> 
     for name, condition in CONDITIONS.items():
         idle = given[name] != default_of(name) and not condition.met(given)
         if idle and not {name, *condition.on} & set(searched):
-            found.append(f"{flag(name)}: has no effect here; it goes with {condition.needs}")
+            found.append(f"{options.flag(name)}: has no effect here; it goes with {condition.needs}")
     return found
 
 

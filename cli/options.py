@@ -142,6 +142,11 @@ Prompts = Annotated[
 ]
 
 
+def flag(name: str) -> str:
+    """Return an option as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
 def given(context: typer.Context, *names: str) -> list[str]:
     """Return those of the options that stand on the command line, whatever their values."""
     sources = {name: context.get_parameter_source(name) for name in names}
@@ -151,7 +156,7 @@ def given(context: typer.Context, *names: str) -> list[str]:
 def refuse_unused(context: typer.Context, names: Iterable[str], why: str) -> None:
     """Raise ConfigError if one of the options stands on the command line, where it would have no effect."""
     if unused := given(context, *names):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        flags = ", ".join(map(flag, unused))
         raise ConfigError(f"{flags}: {why}; leave {'it' if len(unused) == 1 else 'them'} out")
 
 

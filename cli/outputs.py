@@ -1,4 +1,4 @@
-"""What a verb may write: an existing output is replaced only where ``--overwrite`` says so, and an input never."""
+"""Checks of what a verb writes: an existing output is replaced only where ``--overwrite`` says so, and an input never."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ BUILTIN = "python-reference"  # that which is read where none is named
 
 @dataclass(frozen=True)
 class Corpus:
-    """What was read: ``content`` is one text, or a tuple of records, which ``readings`` describe file by file."""
+    """A text or records: ``content`` is one text, or a tuple of records, which ``readings`` describe file by file."""
 
     name: str
     content: str | tuple[str, ...]

@@ -64,7 +64,7 @@ def probable_encoding(sample: bytes) -> str | None:
 
 
 def _are_high_bytes(high: bytes, low: bytes) -> bool:
-    """Whether most of ``high`` is below tab, as high bytes of Latin, Greek, Cyrillic, Hebrew and Arabic characters are."""
+    """Return whether most of ``high`` is below tab, as high bytes of Latin, Greek, Cyrillic, Hebrew and Arabic are."""
     counts = [high.count(byte) for byte in range(8)]
     small = sum(counts)
     if 2 * small < len(high) or 4 * sum(low.count(byte) for byte in range(8)) > small:

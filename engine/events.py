@@ -1,4 +1,4 @@
-"""What a training reports to its observers."""
+"""Events that a training reports to its observers."""
 
 from __future__ import annotations
 

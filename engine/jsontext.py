@@ -109,7 +109,7 @@ def parse_array(text: str) -> list[tuple[int, Any]]:
             raise ValueError(f"not JSON ({json.JSONDecodeError('expecting , or ]', text, place)})")
         place = _skip(text, place + 1)
     if (place := _skip(text, place + 1)) < len(text):
-        raise ValueError(f"not JSON ({json.JSONDecodeError('more behind the array', text, place)})")
+        raise ValueError(f"not JSON ({json.JSONDecodeError('more after the array', text, place)})")
     return items
 
 

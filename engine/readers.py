@@ -23,7 +23,7 @@ TEXT_FIELD = "text"  # of JSON objects, where none is named
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are read.
+    """Options of reading files.
 
     Args:
         column: of a table, its name, or without a header its number from 1; None: the only one.

@@ -80,7 +80,7 @@ class TrainingConfig:
 
     @property
     def bound(self) -> float | None:
-        """The share that validations are held to; None: any, as where ``validate_every`` says when they take place."""
+        """Return the share that validations are held to; None: any, as where ``validate_every`` says when they take place."""
         return self.validation_share if self.validate_every is None else None
 
     def done(self, step: int, steps_per_epoch: int, seconds: float) -> float:
@@ -137,7 +137,7 @@ class TrainingResult:
 
     @property
     def validation_share(self) -> float:
-        """Share of the work so far that went into validations, counted in tokens."""
+        """Return the share of the work so far that went into validations, counted in tokens."""
         return share_of_work(self.validation_tokens, self.tokens)
 
     @classmethod
@@ -356,7 +356,7 @@ class _Loop:
                 )
 
     def _validates(self, done: float) -> bool:
-        """Whether the training validates after this step, or would if it had a validation part."""
+        """Return whether the training validates after this step, or would if it had a validation part."""
         result, share = self.result, self.config.bound
         if done >= 1 or share is None:
             return True

@@ -1,4 +1,4 @@
-"""How often a training validates where nobody says so: counted in tokens, so that runs repeat whatever the clock does."""
+"""The intervals of validations where nobody names them: counted in tokens, so that runs repeat whatever the clock does."""
 
 from __future__ import annotations
 

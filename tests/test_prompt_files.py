@@ -139,7 +139,7 @@ def test_json_arrays_of_prompts_and_objects(tmp_path: Path) -> None:
         ('["a"\n"b"]', "not JSON .expecting , or ]: line 2 column 1"),
         ('["a",\n]', "not JSON .*line 2 column 1"),
         ('["a",\n', "not JSON .*line 2 column 1"),
-        ('["a"]\n["b"]', "more behind the array: line 2"),
+        ('["a"]\n["b"]', "more after the array: line 2"),
         ('["a", NaN]', "line 1: NaN is no number of JSON"),
         ('["a",\n' + "[" * 70 + "]" * 70 + "]", "line 2: more than 64 levels deep"),
         ('["a",\n' + "[" * 200_000, "line 2: more than 64 levels deep"),
@@ -230,6 +230,11 @@ def test_a_bad_row_is_an_error_in_its_place_and_reading_goes_on(
     assert isinstance(got[1], BadRow)
     assert message in got[1].error
     assert all(row.prompt == "ok" for row in got if isinstance(row, PromptRow))
+
+
+def test_a_bad_line_before_that_of_excel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PromptFileError, match=r"line 1: the header: byte 0xe4"):
+        rows(tmp_path / "a.csv", b"\xe4\nsep=;\nprompt;seed\nok;1\n")
 
 
 def test_a_quote_that_is_not_closed_costs_a_record_and_not_the_file(tmp_path: Path) -> None:
