@@ -117,10 +117,12 @@ def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
     try:
         code = process.wait()
     except KeyboardInterrupt:  # Ctrl-C in a terminal reached the training too, which saves; SIGTERM did not
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
-        process.terminate()
-        process.wait()
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+        finally:  # also after another Ctrl-C
+            process.terminate()
+            process.wait()
         raise
     if code != 0:
         raise typer.Exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -55,7 +56,8 @@ class Interruption:
     def say(self) -> None:
         """Print the line; of several processes that train together the first does."""
         if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
-            os.write(2, b"interrupted\n")
+            with contextlib.suppress(OSError):  # standard error may be closed
+                os.write(2, b"interrupted\n")
 
 
 class CtrlC:

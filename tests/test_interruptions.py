@@ -6,6 +6,7 @@ so nothing depends on time.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests import models
+from unrolled.cli.demo import _train
 from unrolled.engine.checkpoint import BEST, LAST, save_checkpoint
+from unrolled.engine.ctrl_c import Interruption
 from unrolled.engine.run_folder import METRICS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -144,6 +147,41 @@ def test_two_signals_at_once_are_one_interruption(folder: Path) -> None:
     both = (signal.SIGINT, signal.SIGTERM)
     check_interrupted(run(folder, r"open .*fox\.txt$", *MODULE, *TRAIN, "-o", "run", signals=both))
     check_interrupted(run(folder, r"import numpy", *MODULE, *TRAIN, "-o", "run", signals=both))
+
+
+def test_without_a_standard_error_the_process_leaves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*arguments: object) -> int:
+        raise OSError(errno.EBADF, "bad file descriptor")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", closed)
+        patch.setattr(os, "_exit", sys.exit)
+        with pytest.raises(SystemExit) as ended:
+            Interruption()(signal.SIGINT, None)
+    assert ended.value.code == 130
+
+
+def test_a_demo_ends_its_training_even_if_it_is_interrupted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Training:
+        def __init__(self, command: list[str]) -> None:
+            self.interruptions = 2
+
+        def wait(self, seconds: float | None = None) -> int:
+            calls.append("wait")
+            if self.interruptions > 0:
+                self.interruptions -= 1
+                raise KeyboardInterrupt
+            return 130
+
+        def terminate(self) -> None:
+            calls.append("terminate")
+
+    monkeypatch.setattr(subprocess, "Popen", Training)
+    with pytest.raises(KeyboardInterrupt):
+        _train("numpy", Path("run"), 1.0, overwrite=False)
+    assert calls == ["wait", "wait", "terminate", "wait"]
 
 
 def test_a_dropped_interruption_ends_the_command(folder: Path) -> None:
