@@ -12,6 +12,7 @@ import typer
 from unrolled.bench.runtimes import HOSTS, errors_of, findings, select_runtimes, table_of
 from unrolled.cli.console import err
 from unrolled.cli.options import default
+from unrolled.cli.outputs import check_append
 from unrolled.engine.cells import CELLS
 from unrolled.engine.checks import check_choice
 from unrolled.engine.jsontext import to_json
@@ -29,7 +30,7 @@ def runtimes(
     ] = None,
     cells: Annotated[str, typer.Option(help="Cells, with commas between them.")] = ",".join(CELLS),
     json: Annotated[
-        Path | None, typer.Option("--json", help="Append what each runtime made of each file to this file.")
+        Path | None, typer.Option("--json", help="Add what each runtime made of each file to the end of this file.")
     ] = None,
 ) -> None:
     """Show which exported form and storage runs in which runtime, and how far its numbers are from the NumPy engine's.
@@ -41,6 +42,8 @@ def runtimes(
     for name in names:
         check_choice("cells", name, CELLS)
     chosen = select_runtimes(only)
+    if json is not None:
+        check_append(json)
     found = []
     with tempfile.TemporaryDirectory() as folder, err.status("exporting") as status:
         for finding in findings(Path(folder), python, hosts, chosen, names):

@@ -126,6 +126,9 @@ def test_a_picture_of_measurements_asks_too_and_measurements_are_added(here: Pat
     with pytest.raises(ConfigError, match="no such folder"):
         check_append(here / "none" / "a.jsonl")
     check_append(here / "old.jsonl")
+    for verb in ("train", "generate", "batch", "memory", "runtimes"):
+        done = CliRunner().invoke(app, ["bench", verb, "--json", "none/a.jsonl"])
+        assert "none: no such folder" in str(done.exception), verb
 
 
 def test_streams_are_written_without_asking(here: Path) -> None:
