@@ -164,7 +164,7 @@ class Source:
         fed = characters = nuls = 0
         begun = False
         with self.open() as stream:
-            codec, sample = self.find_codec(stream)
+            codec, sample = self.detect_codec(stream)
             decoder = codecs.getincrementaldecoder(codec)()
             while True:
                 block = stream.read(size)
@@ -190,7 +190,7 @@ class Source:
                     f"read as {self._encoding} it holds {nuls:,} NULs in {characters:,} characters", sample
                 )
 
-    def find_codec(self, stream: BinaryIO) -> tuple[str, bytes]:
+    def detect_codec(self, stream: BinaryIO) -> tuple[str, bytes]:
         """Return the codec of what ``open`` gave, and the bytes at its beginning, which are still to be read.
 
         Without a byte order mark, utf-16 and utf-32 have the order of this machine.

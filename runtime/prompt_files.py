@@ -372,7 +372,7 @@ def _open(source: str) -> BinaryIO:
     opened = Source(source, None, error=PromptFileError)
     stream = opened.open()
     try:
-        opened.find_codec(stream)  # refuses what is not UTF-8 as a whole, where its beginning shows that
+        opened.detect_codec(stream)  # refuses what is not UTF-8 as a whole, where its beginning shows that
     except PromptFileError:
         stream.close()
         raise
