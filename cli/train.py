@@ -15,6 +15,7 @@ from unrolled.cli import options
 from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.effects import without_effect
 from unrolled.cli.exit_codes import INTERRUPTED
+from unrolled.cli.outputs import check_output
 from unrolled.cli.progress import Speed, TrainingDisplay, clock
 from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.cells import CELLS
@@ -240,7 +241,7 @@ def train(
     given = locals()  # whose names are those of the options
     experiment, reading, idle = experiment_of(given), options.read_options(given), without_effect(given)
     with training_group(engine) as group:
-        group.shared(lambda: check_start(output, overwrite, resume))
+        group.shared(lambda: _check_output(output, overwrite, resume))
         observers: list[Observer] = [EventFiles(output)] if tensorboard else []
         text = open_corpus(corpus or (), reading, group)
         run = prepare_run(
@@ -257,6 +258,13 @@ def train(
         _report(console, run, result, output, json)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
+    """Check that a run, and the picture that only this verb draws, may be written to a folder."""
+    check_start(output, overwrite, resume)
+    if not resume:
+        check_output(output / PICTURE, overwrite)
 
 
 def _report(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:

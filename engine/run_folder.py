@@ -47,7 +47,7 @@ def check_free(path: Path, overwrite: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: is a file, a folder was expected")
-    earlier = holds_run(path) + [name for name in (PICTURE,) if (path / name).exists()]
+    earlier = holds_run(path)
     if earlier and not overwrite:
         raise ConfigError(
             f"{path}: holds a run already ({', '.join(earlier)}); name another folder, or say --overwrite"
