@@ -121,9 +121,13 @@ class _Process:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        hello = self._answer()
-        if "missing" in hello:
-            raise _Gone(hello["missing"])
+        try:
+            hello = self._answer()
+            if "missing" in hello:
+                raise _Gone(hello["missing"])
+        except BaseException:
+            self._end()
+            raise
         self.version: str = hello["version"]
 
     def __enter__(self) -> _Process:
@@ -132,6 +136,9 @@ class _Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.communicate()
 

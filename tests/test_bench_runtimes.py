@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from unrolled.bench import runtimes
 from unrolled.bench.runtimes import Finding, compared, errors_of, expected_of, findings, model_of, table_of
 from unrolled.cli.app import app
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.export.metadata import FORMS
 
 ONNXRUNTIME, REFERENCE = (
@@ -103,6 +105,26 @@ def test_a_runtime_that_dies_of_a_file_goes_on_with_the_next(tmp_path: Path) -> 
     found = list(findings(tmp_path, str(script), runtimes.HOSTS, [ONNXRUNTIME], ["rnn"]))
     assert len(found) == len(FORMS) * len(runtimes.STORED)
     assert {one.error for one in found} == {"the process ended with code 3"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script stands for the interpreter")
+def test_the_process_of_a_runtime_that_is_not_installed_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    class Watched(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            started.append(self)
+
+    monkeypatch.setattr(runtimes.subprocess, "Popen", Watched)
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\necho \'{"missing": "it is not installed"}\'\nread line\n', encoding="utf-8")
+    script.chmod(0o755)
+    with pytest.raises(UnrolledError, match="it is not installed"):
+        runtimes._Process(ONNXRUNTIME, [str(script)])
+    assert [process.returncode is not None for process in started] == [True]
 
 
 def test_missing_runtimes_are_skipped_with_a_reason(tmp_path: Path) -> None:
