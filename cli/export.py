@@ -48,7 +48,7 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Multiply in int8, which only onnxruntime can, and only for the LSTM and the output. "
+            help="Multiply in int8, only in the LSTM and the output; for onnxruntime and OpenVINO. "
             + options.one_of(QUANTIZE),
         ),
     ] = None,
@@ -140,10 +140,13 @@ def _remark(cell: str, weights: Weights) -> str:
     if not weights.quantized:
         return ""
     if ONNX_CELLS[cell].quantized:
-        return "With products in int8 the file runs in onnxruntime only, and rounding depends on what is run together."
+        return (
+            "With products in int8 the file runs in onnxruntime and OpenVINO only, and rounding depends on what is run "
+            "together."
+        )
     return (
         f"onnxruntime has no int8 operator for {cell}: its recurrent weights are stored in int8 and multiplied in float32, at "
-        "the usual speed; only the output layer is multiplied in int8. The file runs in onnxruntime only."
+        "the usual speed; only the output layer is multiplied in int8. The file runs in onnxruntime and OpenVINO only."
     )
 
 

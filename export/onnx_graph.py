@@ -27,7 +27,7 @@ from unrolled.export.metadata import FORMS, Axes, file_metadata, producer
 from unrolled.export.storage import FLOAT32, STORAGES, Weights, as_restored, restore
 
 OPSET, IR_VERSION = 17, 8
-ONNXRUNTIME = "com.microsoft"  # the domain of operators that only onnxruntime has
+ONNXRUNTIME = "com.microsoft"  # the domain of onnxruntime's own operators
 KINDS = {  # of inputs and outputs that are not float32
     **dict.fromkeys(("tokens", "lengths", "top_k", "end_token", "written"), TensorProto.INT64),
     **dict.fromkeys(("uniforms", "temperature", "top_p"), TensorProto.DOUBLE),

@@ -183,7 +183,7 @@ def test_smaller_exports_say_what_they_cost(corpus: Path, tmp_path: Path) -> Non
     assert (usual["form"], usual["weights"], usual["remarks"]) == ("step", "float32", [])
     for options, words in (
         (("--weights", "int8", "--form", "generate"), ""),
-        (("--quantize", "int8", "--form", "both"), "in onnxruntime only"),
+        (("--quantize", "int8", "--form", "both"), "in onnxruntime and OpenVINO only"),
     ):
         done = run("export", folder, *options, "--overwrite", "--measure", text, "--json")
         values = json.loads(done.stdout)
@@ -231,7 +231,7 @@ def test_exports_of_every_format_say_what_they_cost(trained: Path, corpus: Path,
     [
         ("gru", "onnxruntime has no int8 operator for gru: its recurrent weights are stored in int8"),
         ("rnn", "onnxruntime has no int8 operator for rnn: its recurrent weights are stored in int8"),
-        ("lstm", "With products in int8 the file runs in onnxruntime only"),
+        ("lstm", "With products in int8 the file runs in onnxruntime and OpenVINO only"),
     ],
 )
 def test_each_cell_says_what_quantizing_gives_it(tmp_path: Path, cell: str, words: str) -> None:
