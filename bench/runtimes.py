@@ -91,7 +91,7 @@ def select_runtimes(only: str | None) -> list[Runtime]:
 
 
 class Finding(NamedTuple):
-    """What one runtime made of one file.
+    """Report what one runtime made of one file.
 
     Args:
         logits: largest difference of a logit from the NumPy engine's, in forms that have logits.
@@ -202,7 +202,7 @@ def model_of(cell: str) -> Checkpoint:
 
 
 class Expected(NamedTuple):
-    """What the NumPy engine says: inputs and outputs of one call."""
+    """Hold inputs and outputs of one call of the NumPy engine."""
 
     inputs: dict[str, NDArray]
     outputs: dict[str, NDArray]

@@ -1,4 +1,4 @@
-"""What a tensor that is no part of an imported model means: whether a model without it would compute something else."""
+"""Tell tensors that an imported model can do without from those without which it computes something else."""
 
 from __future__ import annotations
 

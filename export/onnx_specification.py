@@ -49,7 +49,7 @@ def _violations(graph: onnx.GraphProto, outside: Constants, open_outside: frozen
 
 
 def _surely_runs(loop: onnx.NodeProto, constants: Constants) -> bool:
-    """Whether constants alone say that a loop has an iteration."""
+    """Return whether constants alone make a loop run at least once."""
 
     def holds(name: str) -> bool:
         return not name or (name in constants and bool(numpy_helper.to_array(constants[name]).max(initial=0) > 0))

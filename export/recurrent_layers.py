@@ -52,7 +52,7 @@ def _refuse_variants(found: Mapping[str, re.Match[str]], weights: Weights, recur
 
 
 def _is_under(module: str, outer: str | None) -> bool:
-    """Whether a module is ``outer`` or lies in it; wrappers in the name may be left out."""
+    """Return whether a module is ``outer`` or lies in it; wrappers in the name may be left out."""
     plain = ".".join(part for part in module.split(".") if part not in _WRAPPERS)
     return outer is None or any(f"{name}.".startswith(f"{outer}.") for name in (module, plain))
 

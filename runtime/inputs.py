@@ -1,4 +1,4 @@
-"""What callers give: models, texts and configs, checked where they come in."""
+"""Check what callers give: models, paths and texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrolled.engine.text import Tokenizer
 
 @runtime_checkable
 class _Loaded(Protocol):
-    """What a model must have for text to be written or scored."""
+    """Require what writing and scoring need of a model."""
 
     config: ModelConfig
     tokenizer: Tokenizer

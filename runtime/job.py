@@ -1,4 +1,4 @@
-"""A job as it is asked for, how far it is, and what identifies it."""
+"""Describe a job: what is asked for, how far it is, and what identifies it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from unrolled.runtime.sampling import check_whole
 
 @dataclass(frozen=True)
 class Job:
-    """What is read and written, and how.
+    """Describe what is read and written, and how.
 
     Args:
         input: a file of prompts, or "-" for standard input.
@@ -33,7 +33,7 @@ class Job:
         token_ids: say also which tokens were drawn.
         max_prompt_tokens: a longer prompt cannot be served.
         precision: of the model's products, so that a job is not resumed with another.
-        strict: end with an error at the first row that cannot be served, behind the results of those before it.
+        strict: end with an error at the first row that cannot be served, after the results of those before it.
         resume: go on with what an earlier process left.
         overwrite: begin anew though the output exists.
         table: how the input is written, if it is CSV or TSV.
@@ -68,7 +68,7 @@ class Job:
 
 @dataclass
 class Progress:
-    """How far a job is."""
+    """Count how far a job is."""
 
     rows: int = 0  # that are over, of this shard, those kept from before included
     errors: int = 0  # of the rows, those that cannot be served or one of whose texts cannot be written to its end

@@ -59,7 +59,7 @@ class JobFile:
 
     @property
     def blocks(self) -> int | None:
-        """How many blocks have digests; None: it is of a release that made none, or there is no file."""
+        """Return how many blocks have digests; None: it is of a release that made none, or there is no file."""
         return self._digests
 
     def begin(self, about: dict[str, Any]) -> None:
