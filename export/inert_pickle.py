@@ -82,7 +82,7 @@ def _known(module: str, name: str) -> Any:
 class Unpickler(pickle._Unpickler):
     """Read a pickle whose classes and functions are stand-ins, but for those of plain tensors."""
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load_build(self) -> None:
         """Leave every object as it was made: a state can set attributes of anything that is named, functions too."""
