@@ -39,7 +39,9 @@ def read_lines(paths: Iterable[Path]) -> list[Line]:
 def _lines_of(path: Path) -> Iterator[Line]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    except UnicodeDecodeError as error:
         raise ModelFileError(f"{path}: cannot be read ({error})") from error
     for number, row in enumerate(text.split("\n"), 1):
         if not row.strip():

@@ -76,7 +76,7 @@ def generate_text(
     if prompt and input:
         raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
     if not input:
-        options.refuse_unused(context, many.OF_JOBS, "go with --input, which names a file of prompts")
+        options.refuse_unused(context, many.OF_JOBS, "only with --input, which names a file of prompts")
         if logprobs and not json:
             raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
     if num_beams > 1:

@@ -341,7 +341,10 @@ def _validation_cost(result: TrainingResult, default: bool) -> str:
 
 def _summarise(console: Console, run: PreparedRun, result: TrainingResult, output: Path, picture: Path | None) -> None:
     if not result.losses:
-        console.print("the run is finished, nothing is left to do; raise its limit, or begin a new one")
+        console.print(
+            "the run is finished, nothing is left to do; raise its limit where the schedule does not follow it, or begin "
+            "a new one"
+        )
     ended = "interrupted after" if result.interrupted else "trained for"
     best = result.best
     console.print(

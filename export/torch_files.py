@@ -106,7 +106,7 @@ def _load(path: Path) -> Any:
     except inert_pickle.CallRefused as error:
         raise ModelFileError(_more_than_weights(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise ModelFileError(f"{path}: not weights saved by torch, or damaged ({first_line(error)})") from error
+        raise ModelFileError(f"{path}: not weights saved by torch, or damaged ({_reason(error)})") from error
 
 
 def _is_tar(path: Path) -> bool:
@@ -225,3 +225,10 @@ def _beside(values: Any, where: Place) -> list[str]:
         return [name for name, _ in _children(values) if name != where[0]]
     read = _tensors_in(values)
     return [name for name, value in _children(values) if name not in read and not _tensors_in(value)]
+
+
+def _reason(error: Exception) -> str:
+    """Return why a pickle cannot be read; Python's unpickler answers an unknown instruction with its bare number."""
+    if isinstance(error, KeyError) and isinstance(error.args[0], int):
+        return f"byte {error.args[0]:#04x} is no instruction of a pickle"
+    return first_line(error)

@@ -379,7 +379,7 @@ def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: 
     path.write_text(content)
     with pytest.raises(ModelFileError, match=message):
         report.read_lines([path])
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match=r"missing\.jsonl: cannot be read \(no such file or directory\)"):
         report.read_lines([tmp_path / "missing.jsonl"])
 
 

@@ -122,20 +122,20 @@ def test_tables_of_every_kind(run: Run, model: str, tmp_path: Path) -> None:
         run(model, *table, code=2)[1].replace("\n", " ")
     )
     assert json.loads(run(model, *table, "--keep-columns")[0])["label"] == "x"
-    assert "--keep-columns: go with --input" in run(model, "-p", "a", "--keep-columns", code=2)[1]
-    assert "--header: go with --input" in run(model, "-p", "a", "--no-header", code=2)[1]
+    assert "--keep-columns: only with --input" in run(model, "-p", "a", "--keep-columns", code=2)[1]
+    assert "--header: only with --input" in run(model, "-p", "a", "--no-header", code=2)[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--input", "x.jsonl", "--prompt", "a"), "prompt, input: got both"),
-        (("--output", "x"), "error: --output: go with --input"),
+        (("--output", "x"), "error: --output: only with --input"),
         (
             ("--lanes", "8", "-p", "a", "--max-prompt-tokens", "5"),
-            "error: --lanes, --max-prompt-tokens: go with --input",
+            "error: --lanes, --max-prompt-tokens: only with --input",
         ),
-        (("--resume", "--strict"), "--resume, --strict: go with --input"),
+        (("--resume", "--strict"), "--resume, --strict: only with --input"),
         (("--prompt", "a", "--logprobs"), "logprobs: they go with --json or --input"),
         (("--input", "x.jsonl", "--num-beams", "3"), "beams go with --prompt"),
         (("--input", "x.jsonl"), "x.jsonl: cannot be read (no such file"),

@@ -396,6 +396,7 @@ def test_a_whole_pickled_module_is_refused_by_its_class(tmp_path: Path) -> None:
 def test_other_files_are_named_errors(tmp_path: Path) -> None:
     export_model(models.checkpoint(), tmp_path / "script.pt", "torchscript")
     (tmp_path / "noise.pt").write_bytes(b"noise")
+    (tmp_path / "text.pt").write_bytes(b"Once upon a time")
     (tmp_path / "noise.safetensors").write_bytes(b"noise")
     (tmp_path / "a.ckpt").write_bytes(b"")
     torch.save([1, 2], tmp_path / "list.pt")
@@ -403,6 +404,7 @@ def test_other_files_are_named_errors(tmp_path: Path) -> None:
     for name, message in (
         ("script.pt", "is a TorchScript file"),
         ("noise.pt", "not weights saved by torch"),
+        ("text.pt", r"or damaged \(byte 0x4f is no instruction of a pickle\)"),
         ("noise.safetensors", r"not a readable \.safetensors file"),
         ("a.ckpt", "not weights saved by torch"),
         ("list.pt", "holds no tensors by name"),

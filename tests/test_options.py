@@ -91,7 +91,7 @@ SMALL = ("--engine", "numpy", "--hidden", "5", "--embed", "4", "--batch", "4", "
         ("eval model.safetensors --encoding latin-1", "--encoding: for files; none is named"),
         (
             "generate model.safetensors --shard 1/2 --strict",
-            "--strict, --shard: go with --input, which names a file of prompts; leave them out",
+            "--strict, --shard: only with --input, which names a file of prompts; leave them out",
         ),
         (
             "bench train --workload train-quick --cells gru --vocab 70",
