@@ -114,7 +114,8 @@ def export(
             "path": str(path),
             "bytes": size,
         }
-        print_json({**written, "checkpoint": str(source), "remarks": remarks, **figures})
+        read = {"read": [reading.to_dict() for reading in text.readings]} if text else {}
+        print_json({**written, "checkpoint": str(source), "remarks": remarks, **read, **figures})
     else:
         emphasis(out, f"{source} -> ", (str(path), "bold"), f" ({wanted.title}, form {form}, {size:,} bytes)")
         if wanted.is_folder:

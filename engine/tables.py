@@ -149,7 +149,7 @@ class Table:
         self._lines = _Lines(lines, limit)
         self._unasked = tab_separated and self.format.quoting is None
         self.quoting = self.format.quoting or ("none" if tab_separated else "csv")
-        self.delimiter = (self.format.delimiter or "\t") if tab_separated else self._find_delimiter()
+        self.delimiter = self._check_tab() if tab_separated else self._find_delimiter()
         self.blank_lines = 0  # passed over so far
         self._reader = csv.reader(self._lines, delimiter=self.delimiter, quoting=QUOTINGS[self.quoting], strict=True)
         first = next(self._records(None), None)
@@ -197,6 +197,13 @@ class Table:
             return self.format.delimiter or declared[1]
         sample = [line for line in first_lines if isinstance(line, str)]
         return self.format.delimiter or detect_delimiter(sample, whole, self.quoting)
+
+    def _check_tab(self) -> str:
+        """Return the delimiter of a TSV; another one than the tab needs its name."""
+        if self.format.delimiter is None:
+            first_lines, whole = self._lines.peek()
+            check_tab([line for line in first_lines if isinstance(line, str)], whole, self.quoting)
+        return self.format.delimiter or "\t"
 
     def _damage(self, line: int, error: csv.Error | LineError) -> Damage:
         """Say where the fault of a record is; a quote that is not closed shows only lines after the one it opens in."""
@@ -255,6 +262,25 @@ def detect_delimiter(sample: Sequence[str], whole: bool, quoting: str = "csv") -
     found = " and ".join(f"{len(rows[mark][0])} columns by {spelling(mark)}" for mark in possible)
     rest = "which fit the next rows too" if fitting else "but the next rows have other numbers"
     raise TableError(1, f"its delimiter is not plain: the first row has {found}, {rest}; name it with --delimiter")
+
+
+def check_tab(sample: Sequence[str], whole: bool, quoting: str) -> None:
+    """Check that the first lines of a TSV are no columns by another delimiter.
+
+    Without this check whole rows are read as the only column.
+
+    Raises:
+        TableError: the first row has no tab, and as many columns by another delimiter as each of the next rows.
+    """
+    if any(len(cells) > 1 for cells in _parse(sample, whole, "\t", quoting)[:1]):
+        return
+    for mark in CANDIDATES:
+        rows = _parse(sample, whole, mark, quoting)
+        if len(rows) > 1 and len(rows[0]) > 1 and len({len(cells) for cells in rows}) == 1:
+            raise TableError(
+                1,
+                f"the first row has no tab, but {len(rows[0])} columns by {spelling(mark)}; name it, or tab, with --delimiter",
+            )
 
 
 def _parse(sample: Sequence[str], whole: bool, delimiter: str, quoting: str) -> list[list[str]]:

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 # words in the names of modules; a name is cut at dots, underscores and digits
 _WORDS = {
     "a normalisation": {"norm", "layernorm", "batchnorm", "groupnorm", "instancenorm", "rmsnorm", "ln", "bn", "lnorm"},
-    "an attention": {"attn", "attention", "selfattn", "selfattention", "multihead", "mha", "query", "queries"},
+    "an attention": {
+        "att",
+        "attn",
+        "attention",
+        "attentions",
+        "selfattn",
+        "selfattention",
+        "multihead",
+        "mha",
+        "query",
+        "queries",
+    },
     "a positional embedding": {"pos", "position", "positions", "positional", "wpe", "pe"},
     "a convolution": {"conv", "convs", "convolution", "cnn"},
     "a highway": {"highway"},
@@ -21,6 +32,7 @@ _STATES = {"h", "c", "hx", "cx", "hidden", "cell", "state", "memory"}
 _FIRST = {"init", "initial", "learned", "start", "0"}
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
 _LOSSES = {"criterion", "loss", "lossfn", "lossfunc", "lossfunction"}
+_PEEPHOLE = re.compile(r"w(eight)?_?c[ifo](_l[0-9]+)?")  # w_ci, weight_co_l0
 _PART = re.compile(r"(weight|bias)(_[ih]h)?(_l[0-9]+)?_(g|v|u|orig|mask)|original[01]?|_[uv]")
 
 
@@ -39,6 +51,8 @@ def changes_function(name: str, value: NDArray) -> str | None:
     for kind, known in _WORDS.items():
         if words & known:
             return kind
+    if _PEEPHOLE.fullmatch(last.lower()):
+        return "a peephole of an LSTM"
     if _PART.fullmatch(last) or "parametrizations" in modules:
         return "a part of a reparametrised weight"
     if _is_initial_state(modules, last):

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolled.engine.corpus import BUILTIN, IDENTIFIERS, Corpus, read_corpus
-from unrolled.engine.errors import ConfigError, CorpusError
+from unrolled.engine.errors import ConfigError, CorpusError, PromptFileError
 from unrolled.engine.readers import Reading, ReadOptions
 from unrolled.engine.tables import TableFormat
 from unrolled.runtime.prompt_files import BadRow, PromptFile, PromptRow
@@ -208,6 +209,22 @@ def test_a_delimiter_that_is_not_plain_is_refused(write: Write, text: str) -> No
         message = failure(path, options=ReadOptions(column))
         assert message.startswith(f"{path}, line 1: its delimiter is not plain: the first row has 2 columns by ")
         assert message.endswith("; name it with --delimiter")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|"])
+def test_a_tsv_with_another_delimiter_is_refused_until_that_is_named(write: Write, mark: str) -> None:
+    path = write("a.tsv", f"id{mark}prompt\n1{mark}a\n2{mark}b\n")
+    message = f"the first row has no tab, but 2 columns by {mark!r}; name it, or tab, with --delimiter"
+    assert failure(path) == f"{path}, line 1: {message}"
+    with pytest.raises(PromptFileError, match=re.escape(message)), PromptFile(str(path)) as prompts:
+        list(prompts)
+    assert read_corpus([path], ReadOptions("prompt", delimiter=mark)).content == ("a", "b")
+    assert read_corpus([path], ReadOptions(delimiter="tab")).content == (f"1{mark}a", f"2{mark}b")
+
+
+@pytest.mark.parametrize("header", ["text", "text, all"])
+def test_a_tsv_of_one_column_may_hold_other_delimiters(write: Write, header: str) -> None:
+    assert read_corpus([write("a.tsv", f"{header}\na, b\nc\n")]).content == ("a, b", "c")
 
 
 def test_a_first_line_of_excel_names_the_delimiter(write: Write) -> None:

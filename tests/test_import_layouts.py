@@ -196,6 +196,7 @@ CHANGING: dict[str, tuple[str, Callable[[], Any], str]] = {
     "ln_f": ("ln_f", lambda: nn.LayerNorm(H), "a normalisation"),
     "attention": ("attn", lambda: nn.Linear(H, H), "an attention"),
     "multi-head attention": ("self_attention", lambda: nn.MultiheadAttention(H, 1), "an attention"),
+    "attention, in short": ("att", lambda: nn.Linear(H, H), "an attention"),
     "positions": ("pos_emb", lambda: nn.Embedding(7, E), "a positional embedding"),
     "convolution": ("local", lambda: nn.Conv1d(E, E, 3), "a convolution"),
     "activation": ("act", lambda: nn.PReLU(H), "a normalisation or activation"),
@@ -204,6 +205,8 @@ CHANGING: dict[str, tuple[str, Callable[[], Any], str]] = {
     "init_hidden": ("init_hidden", lambda: torch.ones(1, H), "a learned initial state"),
     "initial state of a layer": ("init_state", lambda: nn.Linear(1, H), "a learned initial state"),
     "peephole": ("peephole", lambda: nn.Linear(H, H), "a peephole"),
+    "peephole of a gate": ("weight_co_l0", lambda: torch.ones(H), "a peephole"),
+    "peephole in short": ("W_ci", lambda: torch.ones(H), "a peephole"),
 }
 
 

@@ -105,6 +105,7 @@ def test_export_measures_by_a_column(run: Run, model: str, table: str) -> None:
     command = ("export", model, "-o", "a.onnx", "--measure", table)
     assert "which column? --column takes one of id, text" in run(*command, code=2)[1]
     assert LINE in run(*command, "--column", "text")[1].splitlines()
+    assert run(*command, "--column", "text", "--overwrite", "--json")[0]["read"] == [READ]
     assert "--delimiter: go with --measure" in run("export", model, "-o", "b.onnx", "--delimiter", ";", code=2)[1]
 
 
