@@ -283,6 +283,8 @@ class RunFolder(Observer):
         if result.best is not None and result.best_step == result.steps:
             self._save_checkpoint(BEST, trainable, result)
         self._save_checkpoint(LAST, trainable, result)
+        if result.best is None:  # of an earlier interruption, and older than the last now
+            (self.path / BEST).unlink(missing_ok=True)
 
     def _save_checkpoint(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
         training = {**self.record, "result": result.to_dict()}

@@ -15,8 +15,9 @@ from tests.test_resume import StopAt, assert_same_end, prepared, with_training
 from tests.test_training import Log, engine
 from unrolled.cli.app import app
 from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
-from unrolled.engine.checkpoint import load_checkpoint
+from unrolled.engine.checkpoint import BEST, load_checkpoint, resolve_model_file
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.events import StepEvent
 from unrolled.engine.experiment import Experiment
 from unrolled.engine.resume import RESUME, load_resume_state
 from unrolled.engine.run_folder import read_metrics
@@ -156,6 +157,28 @@ def test_a_resumed_run_validates_where_it_would_have(tmp_path: Path) -> None:
     assert_same_end(tmp_path / "run", tmp_path / "whole")
     assert result.last is not None
     assert result.validation_tokens == 2 * result.last.tokens
+
+
+class InterruptAt(StopAt):
+    """Press Ctrl-C twice in a step."""
+
+    def on_step(self, event: StepEvent) -> None:
+        if event.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_before_the_first_validation_leaves_no_best_that_is_older_than_the_last(tmp_path: Path) -> None:
+    def shown() -> int:
+        recorded = load_checkpoint(resolve_model_file(tmp_path / "run")).training
+        return int(recorded["result"]["steps"])
+
+    assert prepared(USUAL).run(tmp_path / "run", observers=[InterruptAt(20)]).best is None
+    assert ((tmp_path / "run" / BEST).exists(), shown()) == (True, 20)
+    with pytest.raises(RuntimeError):
+        prepared(USUAL).run(tmp_path / "run", observers=[StopAt(47)], resume=True)
+    assert shown() == 45
+    prepared(USUAL).run(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / BEST).exists()
 
 
 def as_of_the_first_release(folder: Path, monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> None:
