@@ -209,8 +209,11 @@ def read_json(text: str, name: str, options: ReadOptions) -> Content:
     plain = options.field is None and all(isinstance(item, str) for _, item in items)
     field = options.field or TEXT_FIELD
     texts = []
-    for line, item in items:
-        texts.append(check_characters(item, f"{name}, line {line}") if plain else _text_of(item, field, name, line))
+    for number, (line, item) in enumerate(items, 1):
+        if plain:
+            texts.append(check_characters(item, _place(name, line, number)))
+        else:
+            texts.append(_text_of(item, field, name, line, number))
     return _content(texts, 0, Reading(name, "json", None if plain else field, 0, {}))
 
 
@@ -219,11 +222,16 @@ def _refuse_of_tables(name: str, options: ReadOptions) -> None:
         raise CorpusError(f"{name}: {_goes(options.of_tables)} with .csv and .tsv files; a field is named with --field")
 
 
-def _text_of(value: Any, field: str, name: str, line: int) -> str:
+def _place(name: str, line: int, item: int | None) -> str:
+    """Return where something stands; an array may be one line, so that its items are counted."""
+    return f"{name}, line {line}" + (f", item {item}" if item else "")
+
+
+def _text_of(value: Any, field: str, name: str, line: int, item: int | None = None) -> str:
     text = value.get(field) if isinstance(value, dict) else None
     if isinstance(text, str):
-        return text if text.isascii() else check_characters(text, f"{name}, line {line}, field {field!r}")
-    where = f"{name}, line {line}"
+        return text if text.isascii() else check_characters(text, f"{_place(name, line, item)}, field {field!r}")
+    where = _place(name, line, item)
     if isinstance(value, dict) and field in value:
         raise CorpusError(f"{where}: field {field!r} is a {type(text).__name__}, needs a text")
     there = f"; there are {', '.join(value)}" if isinstance(value, dict) else f", but {_short(value)!r}"

@@ -362,9 +362,12 @@ def test_json_arrays(write: Write) -> None:
         ('{"text": "x"}\n{"text": "y"}', ": it begins with no ["),
         ("plain", ": it begins with no ["),
         ('["x",\n', ": not JSON (Expecting value: line 2 column 1"),
-        ('["x",\n{"text": "y"}, 5]', ", line 1: no object with a field 'text', but '\"x\"'; --field names another"),
-        ('[\n{"body": "x"}]', ", line 2: no object with a field 'text'; there are body; --field names another"),
-        ('[\n{"text": 5}]', ", line 2: field 'text' is a int, needs a text"),
+        (
+            '["x",\n{"text": "y"}, 5]',
+            ", line 1, item 1: no object with a field 'text', but '\"x\"'; --field names another",
+        ),
+        ('[\n{"body": "x"}]', ", line 2, item 1: no object with a field 'text'; there are body; --field names another"),
+        ('[\n{"text": 5}]', ", line 2, item 1: field 'text' is a int, needs a text"),
         ("[]", ": holds no text"),
     ],
 )

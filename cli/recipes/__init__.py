@@ -61,7 +61,7 @@ def read_recipe(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, 1, 0.75)
             hint = f" (did you mean {near[0].replace('_', '-')}?)" if near else ""
-            raise ConfigError(f"recipe: {path} has {key}{hint}; known are {', '.join(sorted(kinds))}")
+            raise ConfigError(f"recipe: {path} has {key}{hint}; known are {', '.join(sorted(kinds)).replace('_', '-')}")
         recipe[name] = _checked(path, key, value, kinds[name])
     return recipe
 
