@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,12 @@ def test_a_model_in_bfloat16_stays_in_it(tmp_path: Path) -> None:
 
 def test_processes_take_models(tmp_path: Path) -> None:
     models_of = [opened(tmp_path, kind) for kind in ("numpy", "numba", "step.onnx")]
+    write = partial(
+        generate, prompts=["a", "bad"], **SETTINGS
+    )  # which, unlike a test's function, any process can import
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        assert list(pool.map(texts, models_of, timeout=300)) == [texts(model) for model in models_of]
+        written = list(pool.map(write, models_of, timeout=300))
+    assert [[one.tokens for one in found] for found in written] == [texts(model) for model in models_of]
 
 
 def test_contexts_configs_and_results_are_pickled_and_copied(tmp_path: Path) -> None:
