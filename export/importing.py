@@ -54,7 +54,7 @@ class Imported:
 
 
 class ModelSettings(NamedTuple):
-    """What weights do not say of a model."""
+    """Settings of a model that its weights do not contain."""
 
     cell: str
     tie: bool

@@ -259,7 +259,7 @@ def _rows_left(run: _Run, number: int, block: Iterator[Row], results: ResultFile
             f"{results.path}: was complete, and has no results of {run.job.input}, line {seen[-1].line}; "
             "the input or the output has changed: begin anew with --overwrite"
         )
-    # all lines of a block without a digest may be there, but nothing tells of which settings
+    # Even with all its lines there, a block without a digest may be of other settings.
     known = results.blocks is None or number < results.blocks or not seen
     if whole and known:
         return None

@@ -154,7 +154,7 @@ class ResultFile:
 
     @property
     def complete(self) -> bool:
-        """Whether an earlier process, or this one, wrote all results."""
+        """Return whether an earlier process, or this one, wrote all results."""
         return self._job.complete
 
     def _begin(self, about: dict[str, Any], resume: bool) -> None:

@@ -142,7 +142,7 @@ class SamplingConfig:
 
     @property
     def draws(self) -> bool:
-        """Whether tokens are drawn; else they are the most probable ones."""
+        """Return whether tokens are drawn; else each is the most probable one."""
         return self.do_sample and self.temperature > 0
 
     @cached_property

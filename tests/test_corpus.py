@@ -241,7 +241,7 @@ def test_a_first_line_of_excel_names_the_delimiter(write: Write) -> None:
 def test_rows_decide_between_delimiters_of_the_header(write: Write) -> None:
     path = write("a.csv", 'id;text, raw\n1;"a\nb"\n2;c, d, e\n')
     assert read_corpus([path], ReadOptions("text, raw")).content == ("a\nb", "c, d, e")
-    cut = write("b.csv", "id;text, raw\n" + "1;a\n" * 48 + '2;"b\n\nc;d;e"\n')  # behind the lines that are looked at
+    cut = write("b.csv", "id;text, raw\n" + "1;a\n" * 48 + '2;"b\n\nc;d;e"\n')  # after the lines of the sample
     assert read_corpus([cut], ReadOptions("text, raw")).content == ("a",) * 48 + ("b\n\nc;d;e",)
 
 

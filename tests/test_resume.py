@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frozen.freeze import StopAt
 
 from unrolled.engine import lock
 from unrolled.engine.backends import FLOAT32
@@ -31,7 +32,7 @@ from unrolled.engine.lock import LOCK, FolderLock
 from unrolled.engine.optim import OPTIMIZERS, Decay, OptimizerConfig
 from unrolled.engine.resume import RESUME, load_resume_state
 from unrolled.engine.run_folder import read_metrics, step_line
-from unrolled.engine.training import Observer, TrainingConfig
+from unrolled.engine.training import TrainingConfig
 from unrolled.export.trainables import TRAINABLES, make_trainable
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
@@ -77,17 +78,6 @@ def assert_same_end(folder: Path, expected: Path) -> None:
     np.testing.assert_array_equal(one.result.state, other.result.state)
     for event in ("step", "validation"):
         assert steps_and_losses(folder, event) == steps_and_losses(expected, event)
-
-
-class StopAt(Observer):
-    """Fails in a step, as a lost process does: behind the last save."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, event: StepEvent) -> None:
-        if event.step == self.step:
-            raise RuntimeError("stopped")
 
 
 @pytest.mark.parametrize(
