@@ -640,7 +640,7 @@ def test_tsv_without_quoting_is_read_by_both_readers(
 @PROPERTY
 @given(st.lists(st.lists(st.text('",a\n'), min_size=1, max_size=3), min_size=1, max_size=5))
 def test_both_readers_refuse_the_same_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
-    """Of damaged tables too: the corpus reader names the first row that is bad to the prompt reader."""
+    """Compare damaged tables: the corpus reader names the first row that the prompt reader finds bad."""
     path = tmp_path_factory.mktemp("bad") / "a.csv"
     path.write_bytes(("id,prompt\n" + "\n".join(map(",".join, rows)) + "\n0,last\n").encode())
     with PromptFile(str(path)) as prompts:

@@ -50,7 +50,7 @@ class Settings:
 
 
 class Attributes(dict):
-    """What Lightning keeps hyper-parameters in."""
+    """A dictionary such as Lightning keeps hyper-parameters in."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         RAN.append("__setitem__")

@@ -1,4 +1,4 @@
-"""What a foreign model computes is kept: parts of weights are put together as torch does, and what counts is not left out."""
+"""Import keeps the function: weights in parts are put together as torch does, and no tensor that counts is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no text, model, context or config: named errors in every call that takes one; what is one, in any container."""
+"""Texts in any ordered container; named errors for anything that is no text, model, context or config."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_how_a_table_is_written_is_part_of_a_job(model: StepModel, tmp_path: Pat
 
 
 def test_a_job_on_quoted_tsv_goes_on_with_quoting_alone(model: StepModel, tmp_path: Path) -> None:
-    """As 0.1.0 read it, in whose jobs nothing says how a table is written."""
+    """Resume a job whose file, as 0.1.0 wrote it, does not contain how a table is quoted."""
     source, output = tmp_path / "in.tsv", tmp_path / "out.jsonl"
     source.write_text("prompt\n" + '"ab"\n' * 100)
     job = Job(str(source), str(output), lanes=LANES, resume=True, table=TableFormat(quoting="csv"))
@@ -289,7 +289,7 @@ def test_a_job_with_columns_goes_on(model: StepModel, tmp_path: Path) -> None:
 
 
 def test_other_words_of_an_error_are_no_change(model: StepModel, tmp_path: Path) -> None:
-    """As of another release, which goes on with the job."""
+    """Resume a job of another release, whose error messages differ."""
     rows = prompts(100)
     rows[3] |= {"top_p": 7}
     rows[70] |= {"top_p": 7}

@@ -119,7 +119,7 @@ def test_a_job_that_is_killed_goes_on_to_the_same_file(model: StepModel, model_f
 
 @pytest.mark.parametrize("engine", ["numba", "onnxruntime"])
 def test_a_killed_job_goes_on_with_other_engines(engine: str, model_file: str, tmp_path: Path) -> None:
-    """Of 16 lanes, with which numba fills them by itself; some rows have settings that only single steps can follow."""
+    """Run 16 lanes, which numba fills by itself; some rows have settings that need single steps."""
     rows = mixed(1500)
     for row in rows[5::9]:
         if isinstance(row, dict):

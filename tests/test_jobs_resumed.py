@@ -57,7 +57,7 @@ def test_a_job_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_pa
 def test_rows_that_see_who_was_there_before_are_kept_as_they_are(
     model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if an engine rounded by what stands in the neighbouring lanes: blocks are the same, and what is kept of one."""
+    """Imitate an engine whose rounding depends on neighbouring lanes: whole blocks and kept rows stay as they are."""
 
     def uneven(model: StepModel, requests: Iterable[Request], lanes: int) -> Iterator[Generation]:
         for place, generation in enumerate(write_rows(model, requests, lanes)):
@@ -186,7 +186,7 @@ def test_no_room_for_a_digest_is_an_error_that_loses_nothing(
 
 
 def test_a_job_file_without_digests_goes_on(model: StepModel, tmp_path: Path) -> None:
-    """As earlier releases wrote it: what is known of rows is their ids and prompts."""
+    """Resume a file of earlier releases, which identifies rows by ids and prompts alone."""
     rows = prompts(200)
     whole = done(model, tmp_path, rows).read_bytes()
     output, job = interrupted(model, tmp_path, rows, 150)
@@ -282,7 +282,7 @@ def test_a_complete_output_is_of_one_job_alone(model: StepModel, tmp_path: Path)
 
 
 def test_a_complete_output_that_nothing_identifies_is_refused(model: StepModel, tmp_path: Path) -> None:
-    """As 0.1.0 left it, or without the file that somebody removed."""
+    """Resume an output of 0.1.0, which has no job file, or one whose job file was removed."""
     output = done(model, tmp_path, prompts(10))
     whole = output.read_bytes()
     Path(f"{output}.job").unlink()

@@ -1,4 +1,4 @@
-"""What every verb that reads records says of them: which column, how many rows, and what was skipped."""
+"""Every verb that reads records prints which column it read, how many rows, and how many it skipped and why."""
 
 from __future__ import annotations
 
