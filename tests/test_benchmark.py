@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from measurements import LIMITS, MACHINE, line
 from typer.testing import CliRunner
 
 from unrolled.bench import report, runner, worker
@@ -25,28 +26,6 @@ from unrolled.cli.app import app
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.threads import ONNXRUNTIME_THREADS, THREAD_VARIABLES
 from unrolled.runtime.onnx_model import open_checkpoint
-
-LIMITS = {
-    "fma_gflops": {"1": 100.0, "2": 200.0},
-    "read_gb_per_s": {"1": {"L1": 100.0, "L2": 50.0, "memory": 10.0}},
-    "caches": {"L1": 32 << 10, "L2": 1 << 20},
-}
-MACHINE = {
-    "suite": "machine",
-    "date": "2026-01-01",
-    "threads": 2,
-    "processor": "a processor",
-    "cores": 2,
-    "python": "3.11",
-    "versions": {"numpy": "2.0", "torch": None},
-    "limits": LIMITS,
-}
-
-
-def line(peer: str, median: float, **values: Any) -> dict[str, Any]:
-    work = Workload("train", "lstm", 1, 128, 32).to_dict()
-    measured = {"median_s": median, "spread_s": 0.0001, "gflops": 1 / median, "threads": 2, "parity": "ok"}
-    return {**work, "peer": peer, **measured, **values}
 
 
 def write(path: Path, *lines: dict[str, Any]) -> Path:

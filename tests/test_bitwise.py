@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import models
-import numba
 import numpy as np
 import pytest
+from numba_threads import on_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.config import ModelConfig
@@ -22,16 +19,6 @@ from unrolled.engine.trainable import EngineTrainable
 STEPS, ROWS = 4, 64
 BATCHES = (1, 2, 3, 5, 7, 8, 9, 16, 17, 33, 64)  # around the tiles of 8, 4, 2, 1 rows
 THREADS = (1, 2)
-
-
-@contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    before = numba.get_num_threads()
-    numba.set_num_threads(count)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def assert_same(got: NDArray, expected: NDArray, what: str) -> None:

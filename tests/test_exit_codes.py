@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 import pytest
+from measurements import MACHINE, line
 
-from tests.test_benchmark import MACHINE, line
 from unrolled.bench.agreement import Agreement
 from unrolled.cli.app import run
 

@@ -14,9 +14,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import models
 import pytest
 
-from tests import models
 from unrolled.cli.demo import _train
 from unrolled.engine.checkpoint import BEST, LAST, save_checkpoint
 from unrolled.engine.ctrl_c import Interruption

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 
-from tests import models
 from unrolled.cli.app import app, bench, run
 from unrolled.cli.effects import CONDITIONS, without_effect
 from unrolled.cli.lr_find import NO_EFFECT

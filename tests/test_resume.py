@@ -17,67 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 from frozen.freeze import StopAt
+from resumable_runs import EXPERIMENT, TEXT, assert_same_end, prepared, with_training
 
 from unrolled.engine import lock
-from unrolled.engine.backends import FLOAT32
 from unrolled.engine.checkpoint import load_checkpoint
-from unrolled.engine.corpus import Corpus
-from unrolled.engine.dataset import DataConfig
-from unrolled.engine.dropout import Dropout
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
 from unrolled.engine.events import StepEvent
-from unrolled.engine.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
+from unrolled.engine.experiment import Experiment, ModelSettings
 from unrolled.engine.kernels import bf16
 from unrolled.engine.lock import LOCK, FolderLock
 from unrolled.engine.optim import OPTIMIZERS, Decay, OptimizerConfig
 from unrolled.engine.resume import RESUME, load_resume_state
 from unrolled.engine.run_folder import read_metrics, step_line
 from unrolled.engine.training import TrainingConfig
-from unrolled.export.trainables import TRAINABLES, make_trainable
-
-TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
-FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safetensors"]
-EXPERIMENT = Experiment(
-    TrainingConfig(
-        steps=33, schedule="cosine", validate_every=7, seed=4, dropout=Dropout(0.1, 0.2)
-    ),  # three epochs of 15 steps, not all of them
-    DataConfig(batch_size=4, length=13, split=(0.8, 0.2, 0.0)),
-    ModelSettings("gru", 5, 7, 2, dropout=0.3),
-)
-
-
-def prepared(
-    experiment: Experiment = EXPERIMENT, engine: str = "numpy", text: str = TEXT, precision: str = FLOAT32
-) -> PreparedRun:
-    if engine == "torch":
-        pytest.importorskip("torch", reason="the torch extra is not installed")
-    return prepare_run(
-        Corpus("fox", text),
-        experiment,
-        lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision),
-    )
-
-
-def steps_and_losses(folder: Path, event: str) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in read_metrics(folder, event)]
-
-
-def assert_same_end(folder: Path, expected: Path) -> None:
-    """The same weights, moments, hidden state, figures and lines, to the bit; nothing left over."""
-    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".png") == FILES
-    for name in ("best.safetensors", "last.safetensors"):
-        got, wanted = load_checkpoint(folder / name), load_checkpoint(expected / name)
-        assert got.digest == wanted.digest, name
-        for key in ("steps", "epochs", "tokens", "best", "best_step", "last", "last_step", "train_loss"):
-            assert got.training["result"][key] == wanted.training["result"][key], (name, key)
-    one, other = load_resume_state(folder / RESUME), load_resume_state(expected / RESUME)
-    assert set(one.arrays) == set(other.arrays)
-    for name, value in other.arrays.items():
-        np.testing.assert_array_equal(one.arrays[name], value, err_msg=name)
-    assert other.result.state is not None
-    np.testing.assert_array_equal(one.result.state, other.result.state)
-    for event in ("step", "validation"):
-        assert steps_and_losses(folder, event) == steps_and_losses(expected, event)
+from unrolled.export.trainables import TRAINABLES
 
 
 @pytest.mark.parametrize(
@@ -237,10 +190,6 @@ def test_counts_of_plateaus_and_early_stopping_go_on(tmp_path: Path) -> None:
     again = prepared(experiment).run(tmp_path / "run", resume=True)
     assert (again.steps, again.plateaus, again.stale) == (result.steps, result.plateaus, result.stale)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
-
-
-def with_training(**settings: Any) -> Experiment:
-    return replace(EXPERIMENT, training=replace(EXPERIMENT.training, **settings))
 
 
 def test_more_steps_are_added_where_the_rate_does_not_follow_the_limit(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import models
 import numpy as np
 import pytest
+from numba_threads import on_threads
 from numpy.typing import NDArray
-from test_bitwise import on_threads
 from tolerances import assert_close
 
 from unrolled.engine.kernels import layers, transposed

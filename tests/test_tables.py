@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measurements import MACHINE, line
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.test_benchmark import MACHINE, line
 from unrolled.bench.agreement import Agreement
 from unrolled.bench.batch import BATCH_COLUMNS, batch_cells
 from unrolled.bench.peers import peers_of

@@ -14,6 +14,7 @@ import models
 import numpy as np
 import pytest
 from tolerances import assert_close
+from training_runs import Log, engine
 
 from unrolled.engine import training
 from unrolled.engine.backends import BACKENDS, get_backend
@@ -26,7 +27,7 @@ from unrolled.engine.dataset import DataConfig
 from unrolled.engine.dropout import Dropout, Masks
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.evaluation import Metrics, evaluate, step_evaluator
-from unrolled.engine.events import SampleEvent, StepEvent, ValidationEvent
+from unrolled.engine.events import SampleEvent
 from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.layers import LossResult
 from unrolled.engine.optim import (
@@ -54,15 +55,6 @@ def stream(config: ModelConfig, tokens: int = 600) -> StreamBatches:
     rng = np.random.default_rng(0)
     ids = (np.arange(tokens) * 3 + rng.integers(0, 2, tokens)) % config.vocab_size
     return StreamBatches(ids.astype(np.uint8), batch_size=4, length=7)
-
-
-def engine(
-    name: str, config: ModelConfig, optimizer: OptimizerConfig | None = None, dtype: type = np.float64
-) -> Trainable:
-    if name == "torch":
-        pytest.importorskip("torch", reason="the torch extra is not installed")
-    optimizer = optimizer or OptimizerConfig(learning_rate=0.01)
-    return make_trainable(name, config, models.params(config, dtype), optimizer, 1.0)
 
 
 CURVES = {
@@ -230,22 +222,6 @@ def test_a_loss_summed_over_time_and_gradients_clipped_by_value(name: str) -> No
     scale = clip_scale(norm, 1.0)
     for key, value in trainable.export_params().items():
         assert_close(value, before[key] - rate * scale * clipped[key], "engine", what=key)
-
-
-class Log(Observer):
-    def __init__(self) -> None:
-        self.steps: list[StepEvent] = []
-        self.validations: list[ValidationEvent] = []
-        self.ended = 0
-
-    def on_step(self, event: StepEvent) -> None:
-        self.steps.append(event)
-
-    def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
-        self.validations.append(event)
-
-    def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
-        self.ended += 1
 
 
 def test_limits_and_intervals() -> None:

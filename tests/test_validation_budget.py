@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import models
 import numpy as np
 import pytest
+from frozen.freeze import StopAt
+from resumable_runs import assert_same_end, prepared, with_training
+from training_runs import Log, engine
 
-from tests import models
-from tests.test_resume import StopAt, assert_same_end, prepared, with_training
-from tests.test_training import Log, engine
 from unrolled.cli.app import app
 from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
 from unrolled.engine.checkpoint import BEST, load_checkpoint, resolve_model_file
