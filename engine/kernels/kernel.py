@@ -49,10 +49,13 @@ def kept_apart(dispatcher: Any) -> Any:
 # address instead of eight. Weights' gradients take 1.03 times as long without.
 CONSTANTS = {"a_row", "a_depth"}
 
+_FOLDERS: set[Path] = set()  # in which Numba keeps the kernels of the modules that were imported
+
 
 def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     """As ``compiled``, with options of Numba's."""
     dispatcher = kept_apart(njit(**options)(function))
+    _FOLDERS.add(Path(dispatcher.stats.cache_path))
     resolve = dispatcher.get_call_template
     names = list(inspect.signature(function).parameters)
 
@@ -126,17 +129,21 @@ def drop_stale_cache(
     Numba looks at the file of the cached function only, and would go on with the old code of what that one calls.
     Several processes may do it at once: a kernel whose file is gone is compiled again.
     """
-    cache = cache or cache_folder()
     digest = hashlib.sha256(variant.encode())
-    for source in sorted(sources.glob("*.py")):
+    for source in sorted(sources.rglob("*.py")):
         digest.update(source.read_bytes())
+    for folder in sorted(_FOLDERS) if cache is None else (cache,):
+        _drop_unless(folder, digest.hexdigest())
+
+
+def _drop_unless(cache: Path, digest: str) -> None:
     mark = cache / "kernels.sha256"
     with contextlib.suppress(OSError):  # a folder that cannot be written changes with an installation only
-        if mark.exists() and mark.read_text() == digest.hexdigest():
+        if mark.exists() and mark.read_text() == digest:
             return
         for file in (*cache.glob("*.nbi"), *cache.glob("*.nbc")):
             file.unlink(missing_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         new = mark.with_suffix(f".{os.getpid()}")
-        new.write_text(digest.hexdigest())
+        new.write_text(digest)
         new.replace(mark)
