@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.bench.workloads import Workload
+from unrolled.engine.cores import THREAD_VARIABLES
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.threads import THREAD_VARIABLES
 
 PROMPT, OUTPUT = (5, 200), (1, 400)  # tokens
 ALONE = 48  # texts written one by one: some 10,000 tokens, seconds of every engine
@@ -50,8 +50,8 @@ class BatchJob:
 
 
 def _requests(prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64]) -> Iterator[Any]:
-    from unrolled.runtime.config import GenerationConfig
-    from unrolled.runtime.rows import Request
+    from unrolled.runtime.generation.requests.config import GenerationConfig
+    from unrolled.runtime.generation.requests.rows import Request
 
     configs = {int(n): GenerationConfig(max_new_tokens=int(n), seed=1) for n in np.unique(lengths)}
     for index, (prompt, n) in enumerate(zip(prompts, lengths, strict=True)):
@@ -62,7 +62,7 @@ def _rate(
     model: Any, prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64], lanes: int
 ) -> tuple[float, float]:  # fmt: skip
     """Tokens a second: written, and with those of the prompts."""
-    from unrolled.runtime.lanes import write_rows
+    from unrolled.runtime.generation.scheduler.scheduler import write_rows
 
     started = time.perf_counter()
     written = sum(len(text.tokens) for text in write_rows(model, _requests(prompts, lengths), lanes))
@@ -73,7 +73,7 @@ def _rate(
 def run(job: BatchJob) -> dict[str, float]:
     """Rates of one engine: all lanes full, fixed lengths, texts of all lengths, and one by one."""
     from unrolled.bench.peers import make_checkpoint
-    from unrolled.runtime.adapters import make_model
+    from unrolled.runtime.models.engines import make_model
 
     model, rng, V = make_model(make_checkpoint(job.work), job.engine), np.random.default_rng(1), job.work.vocab
     prompts = [rng.integers(0, V, n) for n in rng.integers(PROMPT[0], PROMPT[1] + 1, job.rows)]

@@ -7,17 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.checkpoint import Checkpoint
-from unrolled.engine.contract import StepModel
-from unrolled.engine.corpus import Corpus
-from unrolled.engine.evaluation import evaluate, step_evaluator
-from unrolled.engine.rescore import batches_to_score
+from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.evaluation_batches import batches_to_score
+from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.training.evaluation import evaluate, step_evaluator
+from unrolled.export.artifact.weight_storage import FLOAT32, Weights
 from unrolled.export.formats import FORMATS
-from unrolled.export.onnx_graph import build
-from unrolled.export.storage import FLOAT32, Weights
-from unrolled.runtime.generate import generate
-from unrolled.runtime.onnx_model import open_checkpoint
-from unrolled.runtime.session import load
+from unrolled.export.onnx.graph import build
+from unrolled.runtime.generation.generate import generate
+from unrolled.runtime.models.load import load
+from unrolled.runtime.models.onnx_model import open_checkpoint
 
 TOKENS, ROUNDS = 200, 5
 

@@ -10,12 +10,12 @@ import subprocess
 import sys
 from typing import Any
 
+from unrolled.bench.contestant_process import memory_mb
 from unrolled.bench.peers import TrainableContestant
-from unrolled.bench.worker import memory_mb
 from unrolled.bench.workloads import Workload
-from unrolled.engine.contract import zero_state
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.params import parameter_count
+from unrolled.engine.models.parameters import parameter_count
+from unrolled.engine.models.step_contract import zero_state
 
 STEPS = 3
 MEMORY_COLUMNS = ("whole process, MB", "of which training, MB")

@@ -40,8 +40,8 @@ class TimedSession:
 
 def measure_overhead(work: Workload, tokens: int, rounds: int) -> dict[str, list[str]]:
     """For each way of choosing: microseconds of the host and of the graph a token, medians of rounds taken in turns."""
-    from unrolled.runtime.generate import generate
-    from unrolled.runtime.onnx_model import open_checkpoint
+    from unrolled.runtime.generation.generate import generate
+    from unrolled.runtime.models.onnx_model import open_checkpoint
 
     model: Any = open_checkpoint(make_checkpoint(work))
     session = model.session = TimedSession(model.session)

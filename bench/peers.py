@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.bench.workloads import Workload
-from unrolled.engine.backends import BF16, FLOAT32
-from unrolled.engine.batches import Batch
-from unrolled.engine.checkpoint import Checkpoint
-from unrolled.engine.contract import StepModel, zero_state
-from unrolled.engine.optim import OPTIMIZERS, OptimizerConfig
-from unrolled.engine.params import Params, initial_params
-from unrolled.engine.text import CharTokenizer
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.parameters import Params, initial_params
+from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.network.backends import BF16, FLOAT32
+from unrolled.engine.optimizers.optimizer import OPTIMIZERS, OptimizerConfig
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.tokenizers.tokenizers import CharTokenizer
 
 CLIP_NORM, LEARNING_RATE = 1.0, 1e-3
 # Of Adam's usual 1e-8 a gradient that is rounding alone makes a whole update, and peers that are right differ.
@@ -99,7 +99,7 @@ class TrainableContestant:
     """A Trainable of this package."""
 
     def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
-        from unrolled.export.trainables import make_trainable
+        from unrolled.export.training_engines import make_trainable
 
         constants: dict[str, Any] = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].constants else {}
         optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, **constants)
@@ -128,7 +128,7 @@ class TorchTraining:
     def __init__(self, work: Workload, setting: Setting, threads: int) -> None:
         import torch
 
-        from unrolled.export.torch_model import make_torch_model
+        from unrolled.export.torch.model import make_torch_model
 
         torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled = setting["onednn"]
@@ -171,8 +171,8 @@ class GenerateContestant:
     """``generate`` of this package on one of its models."""
 
     def __init__(self, model: StepModel, work: Workload) -> None:
-        from unrolled.runtime.config import GenerationConfig
-        from unrolled.runtime.generate import generate
+        from unrolled.runtime.generation.generate import generate
+        from unrolled.runtime.generation.requests.config import GenerationConfig
 
         self.model, self.work = model, work
         self._generate, self._config = generate, GenerationConfig
@@ -198,7 +198,7 @@ def _generate_result(step: Callable[..., Any], work: Workload, greedy: NDArray) 
 
 def _package_engine(engine: str, precision: str = FLOAT32) -> Maker:
     def make(work: Workload, setting: Setting, threads: int) -> GenerateContestant:
-        from unrolled.runtime.adapters import make_model
+        from unrolled.runtime.models.engines import make_model
 
         return GenerateContestant(make_model(make_checkpoint(work), engine, precision), work)
 
@@ -207,7 +207,7 @@ def _package_engine(engine: str, precision: str = FLOAT32) -> Maker:
 
 def _graph(work: Workload, setting: Setting, threads: int) -> GenerateContestant:
     """The loop inside the file; of form both, whose logits the parity check looks at."""
-    from unrolled.runtime.onnx_model import open_checkpoint
+    from unrolled.runtime.models.onnx_model import open_checkpoint
 
     return GenerateContestant(open_checkpoint(make_checkpoint(work), "both"), work)
 
@@ -218,7 +218,7 @@ class TorchGeneration:
     def __init__(self, work: Workload, setting: Setting, threads: int) -> None:
         import torch
 
-        from unrolled.export.torch_model import make_torch_model
+        from unrolled.export.torch.model import make_torch_model
 
         torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled = setting["onednn"]

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unrolled.bench.machine.system import system_info
 from unrolled.bench.peers import PEERS, REFERENCE, peers_of
-from unrolled.bench.system import system_info
 from unrolled.bench.workloads import Workload
+from unrolled.engine.cores import THREAD_VARIABLES
 from unrolled.engine.errors import ConfigError, UnrolledError
-from unrolled.engine.threads import THREAD_VARIABLES
 
 # Relative to the largest entry of the reference's array; float32 sums in another order differ by some 1e-6.
 PARITY = {"loss": 1e-5, "norm": 1e-4, "logits": 1e-4, "greedy": 0.0, "parameters": 2e-3}
@@ -55,7 +55,7 @@ class Worker:
         self.patience = patience
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "unrolled.bench.worker"],
+            [sys.executable, "-m", "unrolled.bench.contestant_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

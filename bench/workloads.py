@@ -8,9 +8,9 @@ from itertools import product
 from typing import Any
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.optim import OPTIMIZERS
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.optimizers.optimizer import OPTIMIZERS
 
 SUITES = ("train", "generate")
 

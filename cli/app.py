@@ -11,25 +11,25 @@ import typer
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from unrolled.cli.bench import bench
-from unrolled.cli.compare import compare
 from unrolled.cli.console import err, write_any_text
-from unrolled.cli.demo import demo
-from unrolled.cli.encode import encode
-from unrolled.cli.evaluate import evaluate
 from unrolled.cli.exit_codes import BAD_INPUT, INTERRUPTED
-from unrolled.cli.export import export
-from unrolled.cli.generate import generate_text
-from unrolled.cli.import_ import import_model
-from unrolled.cli.info import info
-from unrolled.cli.lr_find import lr_find
-from unrolled.cli.report import report
-from unrolled.cli.score import score
-from unrolled.cli.train import train
-from unrolled.cli.tune import tune
-from unrolled.cli.verify import verify
-from unrolled.engine.ctrl_c import Interruption
+from unrolled.cli.verbs.bench import bench
+from unrolled.cli.verbs.compare import compare
+from unrolled.cli.verbs.demo import demo
+from unrolled.cli.verbs.encode import encode
+from unrolled.cli.verbs.evaluate import evaluate
+from unrolled.cli.verbs.export import export
+from unrolled.cli.verbs.generate import generate_text
+from unrolled.cli.verbs.import_ import import_model
+from unrolled.cli.verbs.info import info
+from unrolled.cli.verbs.lr_find import lr_find
+from unrolled.cli.verbs.report import report
+from unrolled.cli.verbs.score import score
+from unrolled.cli.verbs.train import train
+from unrolled.cli.verbs.tune import tune
+from unrolled.cli.verbs.verify import verify
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
+from unrolled.engine.signals import Interruption
 
 LARGE_TEXT = (
     "a large text is encoded once, in bounded memory, by unrolled encode, and train then reads the .tokens file"

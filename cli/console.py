@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unrolled.engine.jsontext import to_json
-from unrolled.engine.readers import Reading
-from unrolled.engine.sources import shown
+from unrolled.engine.data.readers import Reading
+from unrolled.engine.data.sources import shown
+from unrolled.engine.storage.json_text import to_json
 
 WIDTH = int(os.environ["COLUMNS"]) or None if os.environ.get("COLUMNS", "").isdecimal() else None
 SHOWN = "unrolled.shown"  # an error handler of codecs

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import typer
 
 from unrolled.cli import options
-from unrolled.engine.recipe import default_of
+from unrolled.engine.runs.recipe import default_of
 
 
 class Condition(NamedTuple):

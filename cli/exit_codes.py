@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unrolled.engine.ctrl_c import INTERRUPTED
+from unrolled.engine.signals import INTERRUPTED
 
 # The verb ran, and its answer is no: a file is not what it says, something is slower, nothing could be tried.
 FAILED = 1

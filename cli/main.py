@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from unrolled.engine.ctrl_c import INTERRUPTED, Interruption
+from unrolled.engine.signals import INTERRUPTED, Interruption
 
 
 def main() -> None:

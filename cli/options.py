@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
-from unrolled.engine.backends import PRECISIONS
-from unrolled.engine.corpus import IDENTIFIERS
+from unrolled.engine.data.corpus import IDENTIFIERS
+from unrolled.engine.data.readers import ReadOptions
+from unrolled.engine.data.tables import QUOTINGS
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.readers import ReadOptions
-from unrolled.engine.tables import QUOTINGS
-from unrolled.engine.text import LEVELS, UNKNOWN_POLICIES
+from unrolled.engine.network.backends import PRECISIONS
+from unrolled.engine.tokenizers.tokenizers import LEVELS, UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
 READING = ("column", "field", "encoding", "delimiter", "quoting", "header")  # options that say how files are read

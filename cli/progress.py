@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from unrolled.cli.console import warn
-from unrolled.engine.events import SampleEvent, StepEvent, ValidationEvent
-from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, TrainingResult
+from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
+from unrolled.engine.training.loop import Observer, TrainingResult
+from unrolled.engine.training.trainable import Trainable
 
 REFRESH_S = 0.1  # between two updates of the live lines, at least
 SHARE = 0.004  # of the time, that the live lines may take at most

@@ -11,8 +11,8 @@ import typer
 
 from unrolled.cli import options
 from unrolled.cli.effects import refuse
-from unrolled.cli.train import train
-from unrolled.engine.recipe import OPTIONS
+from unrolled.cli.verbs.train import train
+from unrolled.engine.runs.recipe import OPTIONS
 
 SETTINGS = (*options.READING, "engine", "precision", *OPTIONS)
 IGNORED = ("samples", "tensorboard")  # of train: recipes may have them

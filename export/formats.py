@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.export.metadata import FORMS
-from unrolled.export.storage import FLOAT32, Weights
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.weight_storage import FLOAT32, Weights
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Format:
 
 
 def _write_onnx(checkpoint: Checkpoint, path: Path, form: str, weights: Weights = FLOAT32) -> None:
-    from unrolled.export.onnx_graph import write_onnx
+    from unrolled.export.onnx.graph import write_onnx
 
     write_onnx(checkpoint, path, form, weights)
 
 
 def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str) -> None:
     try:
-        from unrolled.export.torchscript import write_torchscript
+        from unrolled.export.torch.torchscript import write_torchscript
     except ImportError as error:
         raise MissingDependencyError('TorchScript export needs torch: pip install "unrolled[torch]"') from error
 

@@ -11,9 +11,9 @@ import secrets
 import shutil
 from pathlib import Path
 
-from unrolled.engine.checkpoint import Checkpoint
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.export.storage import FLOAT32, Weights
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.artifact.weight_storage import FLOAT32, Weights
 
 MODEL = "model.onnx"
 PAGE = ("index.html", "style.css", "icon.svg", "app.mjs", "controls.mjs", "text.mjs", "worker.mjs")
@@ -63,7 +63,7 @@ def write_web(
         ConfigError: ``path`` is a file, or a folder that holds anything else.
         MissingDependencyError: onnxruntime-web is not installed.
     """
-    from unrolled.export.onnx_graph import write_onnx
+    from unrolled.export.onnx.graph import write_onnx
 
     path = path.resolve()
     check_replaceable(path)

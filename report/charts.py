@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.jsontext import to_json
+from unrolled.engine.storage.json_text import to_json
 from unrolled.report.markup import text_of
 
 COLORS = 6

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.batches import split_corpus
-from unrolled.engine.checkpoint import Checkpoint
-from unrolled.engine.corpus import BUILTINS, Corpus, read_corpus
-from unrolled.engine.dataset import DataConfig
+from unrolled.engine.data.batches import split_corpus
+from unrolled.engine.data.corpus import BUILTINS, Corpus, read_corpus
+from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.readers import READERS
+from unrolled.engine.data.sources import ending
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
-from unrolled.engine.jsontext import object_in
-from unrolled.engine.readers import READERS
-from unrolled.engine.sources import ending
-from unrolled.engine.text import Tokenizer
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.storage.json_text import object_in
+from unrolled.engine.tokenizers.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

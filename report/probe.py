@@ -17,15 +17,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.backends import get_backend
-from unrolled.engine.batches import Batch
-from unrolled.engine.cells.cell import SIGMOID, TANH
-from unrolled.engine.checkpoint import Checkpoint
-from unrolled.engine.config import ModelConfig
-from unrolled.engine.contract import zero_state
-from unrolled.engine.layers import linear_backward_input, linear_forward, logit_pieces, softmax_cross_entropy
-from unrolled.engine.model import LanguageModel, LayerTape, layers_forward
-from unrolled.engine.params import Params, layer_params, output_weight_name
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.cells.cell import SIGMOID, TANH
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.layers import linear_backward_input, linear_forward, logit_pieces, softmax_cross_entropy
+from unrolled.engine.models.parameters import Params, layer_params, output_weight_name
+from unrolled.engine.models.step_contract import zero_state
+from unrolled.engine.network.backends import get_backend
+from unrolled.engine.network.language_model import LanguageModel, LayerTape, layers_forward
+from unrolled.engine.storage.checkpoint import Checkpoint
 
 RANKED = 3  # the most probable tokens that are told
 DISTANCE, LANES = 100, 32  # of gradients

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.jsontext import object_in
-from unrolled.engine.params import parameter_count
-from unrolled.engine.resume import flat
-from unrolled.engine.run_folder import read_metrics
+from unrolled.engine.models.parameters import parameter_count
+from unrolled.engine.runs.resume import flat
+from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.storage.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from unrolled.engine.storage.json_text import object_in
 
 SERIES = ("step", "seconds", "loss", "grad_norm", "learning_rate")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unrolled.engine.jsontext import object_in, to_json
+from unrolled.engine.storage.json_text import object_in, to_json
 from unrolled.report.charts import COLORS
 from unrolled.report.markup import text_of
 from unrolled.report.runs import Run, differences

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.encodings import surrogate_in
+from unrolled.engine.data.sources import shown
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.jsontext import parse_json
-from unrolled.engine.run_folder import EVENTS, METRICS, drop_events
-from unrolled.engine.sources import shown
-from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, TrainingResult
+from unrolled.engine.runs.run_folder import EVENTS, METRICS, drop_events
+from unrolled.engine.storage.encodings import surrogate_in
+from unrolled.engine.storage.json_text import parse_json
+from unrolled.engine.training.loop import Observer, TrainingResult
+from unrolled.engine.training.trainable import Trainable
 
 # tag of TensorBoard: key of the line; the part before the slash is the group that its page has
 STEP = {

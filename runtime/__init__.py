@@ -8,15 +8,15 @@
 Importing this loads numpy and, with a model, onnxruntime; torch and numba load only when an engine needs them.
 """
 
-from unrolled.runtime.adapters import ENGINES
-from unrolled.runtime.beam import BeamConfig, BeamGeneration, beam_search
-from unrolled.runtime.config import GenerationConfig
-from unrolled.runtime.context import Context, extend, read
-from unrolled.runtime.generate import generate
-from unrolled.runtime.rows import Generation
+from unrolled.runtime.generation.beam_search import BeamConfig, BeamGeneration, beam_search
+from unrolled.runtime.generation.generate import generate
+from unrolled.runtime.generation.requests.config import GenerationConfig
+from unrolled.runtime.generation.requests.context import Context, extend, read
+from unrolled.runtime.generation.requests.rows import Generation
+from unrolled.runtime.generation.stream import stream, write
+from unrolled.runtime.models.engines import ENGINES
+from unrolled.runtime.models.load import load
 from unrolled.runtime.scoring import TextScore, rank, score
-from unrolled.runtime.session import load
-from unrolled.runtime.stream import stream, write
 
 __all__ = [
     "ENGINES",

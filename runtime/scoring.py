@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.contract import StepModel, zero_state
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.text import Tokenizer
-from unrolled.runtime.inputs import check_model, check_text, take_texts
-from unrolled.runtime.prompts import prompt_tokens
-from unrolled.runtime.sampling import check_finite, check_whole, token_logprobs
+from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.sampling.rules import check_finite, check_whole, token_logprobs
+from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.runtime.generation.requests.prompts import prompt_tokens
+from unrolled.runtime.models.argument_checks import check_model, check_text, take_texts
 
 LOGIT_BYTES = 64 * 2**20  # of logits and what is made of them at a time
 BYTES_PER_LOGIT = 32  # float32, and three of float64 on the way to a log-probability

@@ -18,26 +18,27 @@ import pytest
 from frozen import freeze
 from tolerances import assert_close
 
-from unrolled.engine import canonical, checkpoint
-from unrolled.engine.checkpoint import load_checkpoint, save_checkpoint
-from unrolled.engine.config import ModelConfig
-from unrolled.engine.dataset import DataConfig
-from unrolled.engine.encoded import encode_files, read_encoded
+from unrolled.engine import canonical
+from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.token_files import encode_files, read_encoded
 from unrolled.engine.errors import ConfigError, JobError, ModelFileError
-from unrolled.engine.experiment import ModelSettings
-from unrolled.engine.optim import OptimizerConfig
-from unrolled.engine.run_folder import read_metrics
-from unrolled.engine.text import LEVELS, CharTokenizer, tokenizer_from_dict
-from unrolled.engine.training import TrainingConfig, TrainingResult
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.runs.experiment import ModelSettings
+from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.storage import checkpoint
+from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
+from unrolled.engine.tokenizers.tokenizers import LEVELS, CharTokenizer, tokenizer_from_dict
+from unrolled.engine.training.loop import TrainingConfig, TrainingResult
+from unrolled.export.artifact.metadata import PREFIX
+from unrolled.export.artifact.weight_storage import Weights
 from unrolled.export.formats import export_model
-from unrolled.export.metadata import PREFIX
-from unrolled.export.storage import Weights
 from unrolled.runtime import Context, GenerationConfig, extend, generate, load, read
-from unrolled.runtime.adapters import ENGINES
-from unrolled.runtime.job import identity
-from unrolled.runtime.jobs import Job, run_job
-from unrolled.runtime.onnx_model import OnnxModel
-from unrolled.runtime.prompt_files import PromptFile
+from unrolled.runtime.jobs.job import identity
+from unrolled.runtime.jobs.prompt_files import PromptFile
+from unrolled.runtime.jobs.runner import Job, run_job
+from unrolled.runtime.models.engines import ENGINES
+from unrolled.runtime.models.onnx_model import OnnxModel
 
 RELEASE = Path(__file__).parent / "frozen" / "0.1.0"
 EXPECTED: dict[str, Any] = json.loads((RELEASE / "expected.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.engine.pictures import COLORS, FAINT, INK, dress, new_figure, save_figure
+from unrolled.engine.storage.figures import COLORS, FAINT, INK, dress, new_figure, save_figure
 from unrolled.tuning.range_test import RangeTest
 from unrolled.tuning.space import Choices, Domain, Space, written
 from unrolled.tuning.study import Trial

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.errors import ConfigError, DivergedError
-from unrolled.engine.events import StepEvent
-from unrolled.engine.experiment import PreparedRun
-from unrolled.engine.optim import OPTIMIZERS, Moment
-from unrolled.engine.training import Observer, TrainingConfig, train
+from unrolled.engine.optimizers.optimizer import OPTIMIZERS, Moment
+from unrolled.engine.runs.experiment import PreparedRun
+from unrolled.engine.training.events import StepEvent
+from unrolled.engine.training.loop import Observer, TrainingConfig, train
 
 SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
 STEPS = 200

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.checkpoint import write_atomically
-from unrolled.engine.corpus import Corpus
-from unrolled.engine.encoded import EncodedCorpus
-from unrolled.engine.recipe import OPTIONS
+from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.token_files import EncodedCorpus
+from unrolled.engine.runs.recipe import OPTIONS
+from unrolled.engine.storage.checkpoint import write_atomically
 from unrolled.tuning.study import Plan, Trial
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from unrolled.engine.cells import CELLS
-from unrolled.engine.config import ModelConfig
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.initial import INITIALS
-from unrolled.engine.optim import OPTIMIZERS, SCHEDULES
-from unrolled.engine.recipe import OPTIONS, experiment_of, kind_of
+from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.initializers import INITIALS
+from unrolled.engine.optimizers.optimizer import OPTIMIZERS, SCHEDULES
+from unrolled.engine.runs.recipe import OPTIONS, experiment_of, kind_of
 
 Value = bool | int | float | str | None
 NONE = "none"  # how a choice is written that leaves an option unset

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError
-from unrolled.engine.lock import FolderLock
-from unrolled.engine.resume import check_same
+from unrolled.engine.runs.resume import check_same
+from unrolled.engine.storage.locks import FolderLock
 from unrolled.tuning.worker import DIVERGED, REFUSED
 
 JOURNAL, BEST, PICTURE = "study.log", "best.toml", "tuning.png"

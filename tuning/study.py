@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.engine.batches import DEFAULT_SPLIT
 from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
-from unrolled.engine.corpus import Corpus
-from unrolled.engine.ctrl_c import CtrlC
-from unrolled.engine.encoded import EncodedCorpus
+from unrolled.engine.data.batches import DEFAULT_SPLIT
+from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError, UnrolledError
-from unrolled.engine.jsontext import finite
-from unrolled.engine.recipe import experiment_of, with_limit
-from unrolled.export.trainables import TRAINABLES
+from unrolled.engine.runs.recipe import experiment_of, with_limit
+from unrolled.engine.signals import CtrlC
+from unrolled.engine.storage.json_text import finite
+from unrolled.export.training_engines import TRAINABLES
 from unrolled.tuning.space import Numbers, Space, check_space, usual_values
 from unrolled.tuning.storage import OUTCOME, close_trial, counted, import_optuna, open_study, quiet
 from unrolled.tuning.trial import RUNGS

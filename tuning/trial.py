@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from unrolled.engine.batches import Batches, RecordBatches, StreamBatches
-from unrolled.engine.corpus import Corpus
-from unrolled.engine.dataset import DataConfig, Dataset, doubts
-from unrolled.engine.encoded import EncodedCorpus
+from unrolled.engine.data.batches import Batches, RecordBatches, StreamBatches
+from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.dataset import DataConfig, Dataset, doubts
+from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import CorpusError, diverged
-from unrolled.engine.evaluation import evaluate
-from unrolled.engine.events import StepEvent, ValidationEvent
-from unrolled.engine.experiment import PreparedRun, encode, prepare_run
-from unrolled.engine.recipe import experiment_of
-from unrolled.engine.trainable import Trainable
-from unrolled.engine.training import Observer, TrainingResult, train
-from unrolled.engine.validation_budget import share_of_work
-from unrolled.export.trainables import make_trainable
+from unrolled.engine.runs.experiment import PreparedRun, encode, prepare_run
+from unrolled.engine.runs.recipe import experiment_of
+from unrolled.engine.training.evaluation import evaluate
+from unrolled.engine.training.events import StepEvent, ValidationEvent
+from unrolled.engine.training.loop import Observer, TrainingResult, train
+from unrolled.engine.training.trainable import Trainable
+from unrolled.engine.training.validation_budget import share_of_work
+from unrolled.export.training_engines import make_trainable
 
 RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
 PULSE_S = 0.5  # between two signs of life

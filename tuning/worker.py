@@ -16,10 +16,10 @@ import threading
 from dataclasses import asdict
 from typing import IO, Any
 
-from unrolled.engine.corpus import Corpus
-from unrolled.engine.encoded import EncodedCorpus, read_encoded
+from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.token_files import EncodedCorpus, read_encoded
 from unrolled.engine.errors import ConfigError, DivergedError, UnrolledError, first_line
-from unrolled.engine.jsontext import finite
+from unrolled.engine.storage.json_text import finite
 from unrolled.tuning.trial import Datasets, PrunedError, run_trial
 
 # How a trial ends, besides "complete" and "pruned"; what is none of these ends the study.

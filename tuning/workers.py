@@ -12,8 +12,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from unrolled.engine.cores import THREAD_VARIABLES, usable_cores
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.threads import THREAD_VARIABLES, usable_cores
 from unrolled.tuning.worker import FAILED
 
 

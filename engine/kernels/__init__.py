@@ -1,4 +1,4 @@
-"""The compiled engine: the names, signatures and results of ``unrolled.engine.cells`` and ``.layers``, by Numba.
+"""The compiled engine: the names, signatures and results of ``unrolled.engine.models.cells`` and ``.layers``, by Numba.
 
 Kernels compile at their first call for a dtype and are cached on disk; a later process loads them in a moment.
 """
@@ -7,9 +7,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from unrolled.engine.kernels import amx, bf16, gru, layers, lstm, optim, rnn
-from unrolled.engine.kernels.kernel import Kernel, drop_stale_cache
-from unrolled.engine.kernels.target import TARGET
+from unrolled.engine.kernels import optimizers as optim
+from unrolled.engine.kernels.gemm import amx
+from unrolled.engine.kernels.jit.compilation import Kernel, drop_stale_cache
+from unrolled.engine.kernels.jit.target import TARGET
+from unrolled.engine.kernels.layers import layers
+from unrolled.engine.kernels.recurrent import gru, lstm, rnn
+from unrolled.engine.kernels.simd import bf16
 
 drop_stale_cache(
     variant="amx refused" if TARGET.amx_bf16 and not amx.AVAILABLE else ""

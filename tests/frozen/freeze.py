@@ -16,20 +16,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.checkpoint import load_checkpoint
-from unrolled.engine.corpus import ReadOptions, read_corpus
-from unrolled.engine.dataset import DataConfig
-from unrolled.engine.dropout import Dropout
-from unrolled.engine.encoded import encode_files, read_encoded
-from unrolled.engine.experiment import Experiment, ModelSettings, prepare_run
-from unrolled.engine.optim import Decay, OptimizerConfig
-from unrolled.engine.run_folder import read_metrics
-from unrolled.engine.training import Observer, StepEvent, TrainingConfig
+from unrolled.engine.data.corpus import ReadOptions, read_corpus
+from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.token_files import encode_files, read_encoded
+from unrolled.engine.models.dropout import Dropout
+from unrolled.engine.optimizers.optimizer import Decay, OptimizerConfig
+from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
+from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.storage.checkpoint import load_checkpoint
+from unrolled.engine.training.loop import Observer, StepEvent, TrainingConfig
+from unrolled.export.artifact.weight_storage import FLOAT32, INT8
 from unrolled.export.formats import export_model
-from unrolled.export.storage import FLOAT32, INT8
-from unrolled.export.trainables import make_trainable
-from unrolled.runtime import GenerationConfig, extend, generate, jobs, load, read, score
-from unrolled.runtime.jobs import Job, run_job
+from unrolled.export.training_engines import make_trainable
+from unrolled.runtime import GenerationConfig, extend, generate, load, read, score
+from unrolled.runtime.jobs import runner as jobs
+from unrolled.runtime.jobs.runner import Job, run_job
 
 WORDS = ["river", "stone", "light", "morning", "window", "garden", "letter", "silver", "winter"]
 WORDS += ["over", "under", "quiet", "café", "naïve", "two", "three"]

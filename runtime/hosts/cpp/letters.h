@@ -1,5 +1,5 @@
 // Which code points are of a word: letters, numbers and the underscore, as \w means them in Python's regular expressions.
-// C++ has no such function for all of Unicode. Of version 14; tests/test_host_cpp.py holds it against Python.
+// C++ has no such function for all of Unicode. Of version 14; tests/runtime/hosts/test_host_cpp.py holds it against Python.
 
 #pragma once
 

@@ -1,0 +1,52 @@
+"""Pictures of trainings: the loss over steps of one run or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.storage.figures import COLORS, INK, dress, groups, new_figure, save_figure
+
+POINTS = 200  # of the longest line
+
+
+def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") -> None:
+    """Training loss (line) and validation loss (points) over steps, one colour a run.
+
+    Args:
+        runs: label to run folder.
+        output: .png, .svg or .pdf.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure = new_figure()
+    axes = figure.add_subplot()
+    steps = {label: list(read_metrics(folder, "step")) for label, folder in runs.items()}
+    # one group size for all, so that equal losses are equal lines
+    group = max(1, -(-max(map(len, steps.values()), default=0) // POINTS))
+    widths = np.linspace(3.6, 1.2, len(runs)) if len(runs) > 1 else [1.6]
+    for (label, folder), color, width in zip(runs.items(), COLORS * len(runs), widths, strict=False):
+        values = (np.array([line[key] for line in steps[label]], float) for key in ("step", "loss"))
+        x, y = ([part.mean() for part in groups(one, group)] for one in values)
+        axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if len(runs) == 1 else label)
+        _draw_validation(axes, label, folder, color, len(runs) == 1)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("cross-entropy, nats a token")
+    axes.set_title(title, parse_math=False)
+    dress(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    save_figure(figure, output)
+
+
+def _draw_validation(axes: Any, label: str, folder: Path, color: str, single: bool) -> None:
+    lines = list(read_metrics(folder, "validation"))
+    if lines:
+        x, y = (np.array([line[key] for line in lines], float) for key in ("step", "loss"))
+        color = INK if single else color
+        axes.plot(x, y, "o", color=color, markersize=4, label="validation" if single else f"{label}, validation")

@@ -1,0 +1,1 @@
+"""Measure and describe the machine: peak, bandwidths, processor and versions."""

@@ -1,0 +1,60 @@
+"""The machine's FMA peak for a display: measured in a fraction of a second, and the best of all measurements kept."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+from pathlib import Path
+
+from unrolled.bench.machine.system import physical_cores, processor_name
+from unrolled.bench.workloads import Workload
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.json_text import parse_json, to_json
+
+FILE = "fma_peak.json"  # GFLOP/s of a core by processor, beside the compiled kernels
+
+
+def flops_per_token(config: ModelConfig, batch_size: int, length: int) -> float:
+    """Floating-point operations a token that a training step on (length, batch_size) really needs, as ``Workload`` counts."""
+    sizes = config.num_layers, config.hidden_size, batch_size, length, config.vocab_size, config.embedding_size
+    work = Workload("train", config.cell, *sizes)
+    return work.flops / work.tokens
+
+
+@cache
+def quick_peak(engine: str) -> float | None:
+    """GFLOP/s in float32: one core's times the cores that the Numba engine uses; None where its kernels do not run.
+
+    None for another ``engine``, too: no one who trains with that should wait for these kernels to compile.
+
+    All cores at once may run a little slower than one does (``unrolled bench`` measures that, in seconds). What is measured
+    on a busy machine may come out low, so the best that this processor ever gave is returned.
+    """
+    if engine != "numba":
+        return None
+    try:
+        from numba import get_num_threads
+
+        from unrolled.bench.machine.limits import core_peak
+        from unrolled.engine.kernels.jit.compilation import cache_folder
+
+        cores = min(get_num_threads(), physical_cores())
+        return cores * _best_so_far(cache_folder() / FILE, processor_name(), core_peak())
+    except Exception:
+        # Numba has its own errors for processors that it does not know, RuntimeError where no folder can be written and
+        # more; a figure on a display ends no training, whatever is wrong with it
+        return None
+
+
+def _best_so_far(file: Path, key: str, measured: float) -> float:
+    """The larger of ``measured`` and what ``file`` has under ``key``, which it then has."""
+    known: dict[str, object] = {}
+    with contextlib.suppress(OSError, ValueError):  # there is none yet, or it is damaged: it is written anew
+        known = parse_json(file.read_text("utf-8"), str(file))
+    before = known.get(key)
+    if isinstance(before, int | float) and before >= measured:
+        return float(before)
+    with contextlib.suppress(OSError):  # a folder that cannot be written: measured anew next time
+        write_atomically(file, to_json({**known, key: measured}).encode())
+    return measured

@@ -1,0 +1,1 @@
+"""Compare what all engines and files of a model compute."""

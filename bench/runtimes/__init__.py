@@ -1,0 +1,1 @@
+"""Compare exported files between runtimes."""

@@ -1,0 +1,102 @@
+"""``unrolled compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from unrolled.bench.parity.agreement import Agreement, Contestant, contestants
+from unrolled.bench.parity.agreement import compare as compare_all
+from unrolled.cli import options
+from unrolled.cli.console import err, out, print_json, rate, share, table, warn
+from unrolled.cli.exit_codes import FAILED
+from unrolled.engine.storage.checkpoint import SUFFIX
+
+SHOWN = 8  # divergences of each engine; --json says all
+
+
+def compare(
+    run: Annotated[str, typer.Argument(help="A run folder or a checkpoint; exported files beside it take part.")],
+    prompt: options.Prompts = None,
+    tokens: Annotated[int, typer.Option(help="Written behind each prompt, greedily and sampled.")] = 200,
+    number: Annotated[int, typer.Option("-n", "--number", help="Texts sampled behind each prompt.")] = 1,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Run every engine and file of a model on the same prompts, each in its own process, and hold them against NumPy's.
+
+    Shown are the largest difference of a logit, the shares of equal tokens, and the speed of sampled generation; and where
+    sampled texts first differ, and how near to a border between two tokens that draw was. Exit code 1 where nothing but the
+    reference ran.
+    """
+    prompts = [options.unescape(text) for text in prompt or []]
+    agreements = run_compare(contestants(run), prompts, tokens, number, seed, err)
+    if json:
+        asked = {"reference": "numpy", "tokens": tokens, "number": number}
+        print_json({**asked, "agreement": [a.to_dict() for a in agreements]})
+    else:
+        show_agreements(out, agreements)
+    others = agreements[1:]  # the first is the reference
+    if others and all(one.error is not None for one in others):
+        warn(err, "nothing was compared: the reference alone ran")
+        raise typer.Exit(FAILED)
+
+
+def run_compare(
+    runners: Sequence[Contestant], prompts: Sequence[str], tokens: int, number: int, seed: int, console: Console
+) -> list[Agreement]:
+    """All agreements, with a line that says who is running where the console is a terminal."""
+    with console.status("comparing") as status:
+
+        def say(contestant: Contestant) -> None:
+            status.update(f"comparing: {contestant.name}")
+
+        return list(compare_all(runners, prompts, tokens, number, seed, say))
+
+
+def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
+    shown = table(
+        "Agreement with NumPy; speed in tokens/s, 1 and 64 texts at once",
+        "engine",
+        "logit error",
+        "greedy",
+        "sampled",
+        "speed, 1",
+        "speed, 64",
+    )
+    for a in agreements:
+        if a.error is not None:
+            continue
+        shown.add_row(
+            a.engine if a.source.endswith(SUFFIX) else a.source,
+            "-" if a.max_logit_error is None else f"{a.max_logit_error:.1e}",
+            share(a.greedy_match),
+            share(a.sampled_match),
+            rate(a.tokens_per_s_1),
+            rate(a.tokens_per_s_64),
+        )
+    console.print(shown, soft_wrap=False)
+    for a in agreements:
+        if a.error is not None:
+            warn(console, f"{a.engine} did not run: {a.error}")
+        elif a.remark is not None:
+            warn(console, f"{a.source}: {a.remark}")
+        if a.divergences:
+            show_divergences(console, a)
+
+
+def show_divergences(console: Console, agreement: Agreement) -> None:
+    """How many texts differ, and the first ones' draws with what explains them."""
+    found = agreement.divergences or ()
+    faults = sum(not one.explained for one in found)
+    name = agreement.engine if agreement.source.endswith(SUFFIX) else agreement.source
+    verdict = f"{faults} of them by more than rounding explains" if faults else "each by rounding"
+    warn(console, f"{name}: {share(agreement.equal_texts)} of the texts are equal, {len(found)} are not, {verdict}")
+    for one in sorted(found, key=lambda one: one.explained)[:SHOWN]:
+        margin = "which NumPy cannot draw there" if one.margin is None else f"{one.margin:.1e} from the border"
+        console.print(f"  text {one.index}, step {one.step}: token {one.got} for {one.expected}, {margin}")
+    if len(found) > SHOWN:
+        console.print("  …")

@@ -1,0 +1,208 @@
+"""``unrolled demo``: the whole path once, on the built-in corpus, by the commands that anybody can type."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.panel import Panel
+from rich.text import Text
+
+from unrolled.bench.figures import draw_loss_curves
+from unrolled.bench.machine.system import package_version
+from unrolled.bench.parity.agreement import REFERENCE, Agreement, Contestant, contestants
+from unrolled.cli import options
+from unrolled.cli.console import out, rate, table, warn
+from unrolled.cli.verbs.compare import run_compare, show_agreements
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.runs.run_folder import holds_run
+from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file, write_atomically
+from unrolled.engine.storage.json_text import to_json
+from unrolled.export.formats import SINGLE_FILES, export_model, usual_name
+from unrolled.export.training_engines import TRAINABLES
+from unrolled.export.web import find_onnxruntime_web
+from unrolled.runtime import generate, load
+from unrolled.runtime.web_server import WebServer
+
+SETTINGS = shlex.split(
+    "--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --lr 2e-3 --schedule constant --seed 1"
+)
+GRACE_S = 10.0  # that an interrupted training has to end by itself
+PROMPTS = ("The ", "A class ", ">>> ")
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("unrolled-demo"),
+    seconds: Annotated[float, typer.Option(help="Training time of all engines together, shared out equally.")] = 150.0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in the folder.")] = True,
+    web: Annotated[
+        bool, typer.Option("--web", help="Open the trained network in a browser; trains first only if there is none.")
+    ] = False,
+    onnxruntime_web: options.OnnxruntimeWeb = None,
+) -> None:
+    """Train one network with three engines on real text, export it twice, generate with all, and compare.
+
+    Writes a run folder for each engine, model.onnx, model.pt, the curves and summary.json.
+    """
+    if onnxruntime_web is not None and not web:
+        raise ConfigError("--onnxruntime-web: is for --web")
+    if web:
+        find_onnxruntime_web(onnxruntime_web)  # now, not when the training is over
+    if not (web and holds_run(output / "numba")):
+        _run_demo(output, seconds, overwrite)
+    if web:
+        _open_page(output / "numba", onnxruntime_web)
+
+
+def _open_page(run: Path, onnxruntime_web: Path | None) -> None:
+    """Export a run as a page, serve it on this computer and open it, until Ctrl-C."""
+    checkpoint = load_checkpoint(resolve_model_file(run))
+    folder = export_model(checkpoint, run / usual_name("web"), "web", onnxruntime_web=onnxruntime_web)
+    with WebServer(folder) as server:
+        out.print(f"{folder} is at {server.url} (Ctrl-C ends)")
+        opened = webbrowser.open(server.url)
+        if not opened:
+            out.print("No browser was found here; open the address in one.")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait()
+
+
+def _run_demo(output: Path, seconds: float, overwrite: bool) -> None:
+    if not seconds > 0:
+        raise ConfigError(f"seconds: got {seconds}, needs a number above 0")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output}: is a file, a folder was expected")
+    engines = [name for name in TRAINABLES if name != "torch" or package_version("torch")]
+    if "torch" not in engines:
+        warn(out, 'torch is not installed, so its twin is left out: pip install "unrolled[torch]"')
+    runs = {name: output / name for name in engines}
+    for name, folder in runs.items():
+        _train(name, folder, seconds / len(engines), overwrite)
+    best = load_checkpoint(runs["numba"])
+    artifacts = {f"run_{name}": folder for name, folder in runs.items()}
+    for name in SINGLE_FILES:
+        if name != "torchscript" or "torch" in engines:
+            artifacts[name] = export_model(best, runs["numba"] / usual_name(name), name)
+    _heading("The trained network on every engine and in every file")
+    # each engine once: those that train on the checkpoint, the runtimes on the files they were exported for
+    files = [str(artifacts[name]) for name in SINGLE_FILES if name in artifacts]
+    runners = [c for c in contestants(runs["numba"]) if c.engine in engines or c.model in files]
+    agreements = run_compare(runners, PROMPTS, tokens=200, number=1, seed=1, console=out)
+    samples = _samples(runners)
+    _curves(runs, artifacts)
+    summary = _summary(engines, runs, artifacts, agreements, samples)
+    artifacts["summary"] = output / "summary.json"
+    write_atomically(artifacts["summary"], to_json(summary, indent=2).encode())
+    _show(summary, agreements, artifacts)
+
+
+def _heading(text: str) -> None:
+    out.rule(Text(text, style="bold"), align="left")
+
+
+def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
+    """Train in a process of its own, because the engines' thread pools would disturb each other in one."""
+    arguments = ["train", "--engine", engine, *SETTINGS, "--seconds", f"{seconds:g}", "-o", str(folder)]
+    _heading(f"Training with {engine}")
+    out.print(f"$ unrolled {shlex.join(arguments)}", style="bold")
+    command = [sys.executable, "-m", "unrolled.cli", *arguments, *(["--overwrite"] if overwrite else [])]
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # Ctrl-C in a terminal reached the training too, which saves; SIGTERM did not
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+        finally:  # also after another Ctrl-C
+            process.terminate()
+            process.wait()
+        raise
+    if code != 0:
+        raise typer.Exit(code)
+
+
+def _samples(runners: Sequence[Contestant]) -> list[dict[str, str]]:
+    """A text behind each prompt from every engine and file, at the same draws."""
+    samples = []
+    for runner in runners:
+        model = load(runner.model, runner.engine)
+        for text in generate(model, PROMPTS, max_new_tokens=400, temperature=0.6, seed=1):
+            samples.append({"engine": model.engine, "prompt": text.prompt, "text": text.text})
+    return samples
+
+
+def _curves(runs: dict[str, Path], artifacts: dict[str, Path]) -> None:
+    picture = runs["numba"].parent / "curves.png"
+    try:
+        draw_loss_curves(runs, picture, "One network, one seed, three engines")
+        artifacts["curves"] = picture
+    except MissingDependencyError as error:
+        warn(out, f"no picture of the curves: {error}")
+
+
+def _summary(
+    engines: Sequence[str],
+    runs: dict[str, Path],
+    artifacts: dict[str, Path],
+    agreements: Sequence[Agreement],
+    samples: list[dict[str, str]],
+) -> dict[str, Any]:
+    figures = {}
+    for name in engines:
+        result = load_checkpoint(runs[name] / "last.safetensors").training["result"]
+        figures[name] = {
+            "val_loss": result["best"]["loss"],
+            "val_perplexity": result["best"]["perplexity"],
+            "tokens_per_s": result["tokens_per_s"],
+            "steps": result["steps"],
+            "seconds": result["seconds"],
+            "first_call_s": result["first_call_s"],
+        }
+    return {
+        "corpus": load_checkpoint(runs[REFERENCE]).training["corpus"],
+        "engines": figures,
+        "artifacts": {name: str(path) for name, path in artifacts.items()},
+        "agreement": [agreement.to_dict() for agreement in agreements],
+        "samples": samples,
+    }
+
+
+def _show(summary: dict[str, Any], agreements: Sequence[Agreement], artifacts: dict[str, Path]) -> None:
+    trained = table("Training", "engine", "validation loss", "perplexity", "tokens/s", "steps", "seconds")
+    for name, row in summary["engines"].items():
+        trained.add_row(
+            name,
+            f"{row['val_loss']:.4f}",
+            f"{row['val_perplexity']:.2f}",
+            rate(row["tokens_per_s"]),
+            f"{row['steps']:,}",
+            f"{row['seconds']:.0f}",
+        )
+    out.print(trained, soft_wrap=False)
+    show_agreements(out, agreements)
+    _show_samples(summary["samples"])
+    _heading("Written")
+    for path in artifacts.values():
+        out.print(f"  {path}")
+    onnx = artifacts["onnx"]
+    out.print(f'\nNext: unrolled generate {onnx} --prompt "def " --temperature 0.7')
+    out.print(f"      unrolled demo --web -o {artifacts['run_numba'].parent}    # in a browser")
+
+
+def _show_samples(samples: Sequence[dict[str, str]]) -> None:
+    """Each text once, under the names of all engines that wrote it."""
+    for prompt in PROMPTS:
+        writers: dict[str, list[str]] = {}
+        for sample in samples:
+            if sample["prompt"] == prompt:
+                writers.setdefault(sample["text"], []).append(sample["engine"])
+        for text, names in writers.items():
+            title = f"written by {', '.join(names)}"
+            out.print(Panel(Text.assemble((prompt, "bold"), text), title=title, title_align="left"), soft_wrap=False)

@@ -1,0 +1,76 @@
+"""``unrolled encode``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, out, print_json
+from unrolled.cli.outputs import check_output
+from unrolled.engine.data.batches import DEFAULT_SPLIT
+from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.token_files import SUFFIX, encode_files, read_encoded
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.runs.recipe import fractions
+
+DATA = "Data"
+
+
+def encode(
+    corpus: Annotated[list[Path], typer.Argument(help="Plain text files of any size, also .gz, .zst and pipes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=f"Token file ({SUFFIX}) to write.")],
+    level: options.Level = "char",
+    split: Annotated[
+        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
+    ] = ",".join(map(str, DEFAULT_SPLIT)),
+    encoding: options.Encoding = "utf-8",
+    lowercase: Annotated[bool | None, typer.Option(help="Lower-case the text.", rich_help_panel=DATA)] = None,
+    punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
+    vocab_size: Annotated[int | None, typer.Option(help="Most words or byte pairs.", rich_help_panel=DATA)] = None,
+    unknown: options.Unknown = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Turn text into a token file once, piece by piece, so that training needs no memory for it.
+
+    `unrolled train FILE.tokens` then reads the ids from the disk as it goes. The settings here take the place of train's.
+    """
+    if output.suffix != SUFFIX:
+        raise ConfigError(f"{output}: needs a name that ends in {SUFFIX}, by which train knows it")
+    check_output(output, overwrite, corpus)
+    config = DataConfig(
+        level=level,
+        split=fractions(split),
+        lowercase=lowercase,
+        punctuation=punctuation,
+        vocab_size=vocab_size,
+        unknown=unknown,
+    )
+    started = time.perf_counter()
+    size = encode_files(corpus, output, config, encoding)
+    seconds = time.perf_counter() - started
+    written = read_encoded(output)
+    if json:
+        print_json(
+            {
+                "output": str(output),
+                "characters": written.characters,
+                "tokens": len(written.ids),
+                "parts": list(written.parts),
+                "vocabulary": len(written.tokenizer.vocabulary),
+                "seconds": seconds,
+                "bytes_per_s": size / seconds,
+            }
+        )
+        return
+    emphasis(
+        out,
+        f"{written.name} -> ",
+        (str(output), "bold"),
+        f": {written.characters:,} characters, {len(written.ids):,} of {len(written.tokenizer.vocabulary):,} tokens, "
+        f"{size / 1e6 / seconds:,.0f} MB/s",
+    )

@@ -1,0 +1,81 @@
+"""``unrolled eval``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings
+from unrolled.engine.data.batches import BATCHINGS, RecordBatches
+from unrolled.engine.data.evaluation_batches import PARTS, batches_to_score
+from unrolled.engine.data.token_files import open_corpus
+from unrolled.engine.training.evaluation import count_unknown, step_evaluator
+from unrolled.engine.training.evaluation import evaluate as score
+from unrolled.runtime import load
+
+
+def evaluate(
+    model: options.Model,
+    corpus: options.CorpusArgument = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Score only this part of the corpus that the model was trained on, split as then. {options.one_of(PARTS)}",
+        ),
+    ] = None,
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
+    batching: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"How the text is read. {options.one_of(BATCHINGS)} "
+            f"{options.default('records for a model with <bos>, else stream')}",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Lanes or records at a time. " + options.default("1; with --part as in training")),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens a call of a stream. " + options.default("512; with --part as in training")),
+    ] = None,
+    engine: options.Engine = None,
+    precision: options.Precision = "float32",
+    json: options.Json = False,
+) -> None:
+    """Score a text: loss, perplexity, bits per token, accuracy and the number of tokens predicted.
+
+    A whole text is scored as one stream whose state is carried from the first token to the last, or record by record.
+    With --part and the defaults the figures are those that the training showed.
+    """
+    reading = options.read_options(locals())
+    opened = load(model, engine, precision)
+    text = open_corpus(corpus or (), reading)
+    batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
+    metrics = score(step_evaluator(opened), opened.config, batches)
+    unknown = count_unknown(batches, opened.tokenizer.unk_id)
+    readings = text.read_as("records" if isinstance(batches, RecordBatches) else "stream")
+    if json:
+        show_readings(err, readings)
+        read = [reading.to_dict() for reading in readings]
+        figures = {**metrics.to_dict(), "unknown": unknown, "read": read}
+        print_json({"model": model, "engine": opened.engine, "corpus": text.name, "part": part, **figures})
+        return
+    emphasis(out, (text.name, "bold"), f"{', ' + part if part else ''} by {model} on {opened.engine}")
+    show_readings(out, readings)
+    out.print(f"  loss            {metrics.loss:.4f} nats a token")
+    out.print(f"  perplexity      {metrics.perplexity:.3f}")
+    out.print(f"  bits_per_token  {metrics.bits_per_token:.4f}")
+    out.print(f"  accuracy        {metrics.accuracy:.2%}")
+    out.print(f"  tokens          {metrics.tokens:,}")
+    if unknown is not None:
+        out.print(f"  unknown         {unknown:,} ({unknown / metrics.tokens:.2%})")

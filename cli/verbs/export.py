@@ -1,0 +1,167 @@
+"""``unrolled export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.outputs import check_output
+from unrolled.engine.checks import check_choice
+from unrolled.engine.data.corpus import Corpus, read_corpus
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.storage.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.weight_storage import FLOAT32, INT8, STORAGES, Weights
+from unrolled.export.formats import FORMATS, check_export, export_model, usual_name
+
+QUANTIZE = ("int8",)
+
+
+def export(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="A run folder (its best checkpoint) or a .safetensors checkpoint.")],
+    kind: Annotated[str, typer.Option("--format", metavar="NAME", help=options.one_of(FORMATS))] = "onnx",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="step: logits for tokens; generate: the whole sampling loop in the graph. "
+            + options.one_of(FORMS)
+            + " "
+            + options.default("step; TorchScript always has both"),
+        ),
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How the weights are stored; they are float32 again when loaded. " + options.one_of(STORAGES),
+        ),
+    ] = "float32",
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Multiply in int8, only in the LSTM and the output; for onnxruntime and OpenVINO. "
+            + options.one_of(QUANTIZE),
+        ),
+    ] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(help="A text by which perplexity and speed are compared before and after."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write, for web a folder. " + options.default("model.onnx, model.pt or web in the run folder"),
+        ),
+    ] = None,
+    onnxruntime_web: options.OnnxruntimeWeb = None,
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Write a model as one file for other runtimes; config, tokenizer and golden cases are inside.
+
+    The format web writes a folder: a page that runs the model in the browser, with all that it needs.
+    """
+    source = resolve_model_file(run)
+    if source.suffix != SUFFIX:
+        raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
+    check_choice("format", kind, FORMATS)
+    wanted = FORMATS[kind]
+    path = output or source.parent / usual_name(kind)
+    stored = _weights(weights, quantize)
+    given = None if stored == FLOAT32 else stored
+    form = check_export(path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
+    check_output(path, overwrite, [source, *([measure] if measure else [])], wanted.is_folder)
+    reading = options.read_options(locals())
+    if not measure and reading.of_records:
+        raise ConfigError(f"{', '.join(reading.of_records)}: go with --measure")
+    if not measure:
+        options.refuse_unused(context, ["encoding"], "goes with --measure")
+    text = read_corpus((measure,), reading) if measure else None
+    if text:
+        show_readings(err, text.readings)
+    checkpoint = load_checkpoint(source)
+    export_model(checkpoint, path, kind, form, weights=given, onnxruntime_web=onnxruntime_web)
+    size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+    remarks = [remark for remark in (wanted.remark, _remark(checkpoint.config.cell, stored)) if remark]
+    for remark in remarks:
+        warn(err, remark)
+    figures = (
+        _measure(checkpoint, path / "model.onnx" if wanted.is_folder else path, form, stored, text) if text else {}
+    )
+    if json:
+        written = {
+            "format": kind,
+            "form": form,
+            "weights": stored.storage,
+            "quantize": quantize,
+            "path": str(path),
+            "bytes": size,
+        }
+        read = {"read": [reading.to_dict() for reading in text.readings]} if text else {}
+        print_json({**written, "checkpoint": str(source), "remarks": remarks, **read, **figures})
+    else:
+        emphasis(out, f"{source} -> ", (str(path), "bold"), f" ({wanted.title}, form {form}, {size:,} bytes)")
+        if wanted.is_folder:
+            out.print(f"Any static server will do: {sys.executable} -m http.server --bind 127.0.0.1 -d {path}")
+        if figures:
+            _print_figures(figures)
+
+
+def _weights(storage: str, quantize: str | None) -> Weights:
+    check_choice("weights", storage, STORAGES)
+    if quantize is None:
+        return FLOAT32._replace(storage=storage)
+    check_choice("quantize", quantize, QUANTIZE)
+    if storage not in (FLOAT32.storage, INT8.storage):
+        raise ConfigError(f"weights: with --quantize int8 they are int8, not {storage}")
+    return INT8
+
+
+def _remark(cell: str, weights: Weights) -> str:
+    """What a quantized file is, in words for who gets it."""
+    from unrolled.export.onnx.graph import ONNX_CELLS
+
+    if not weights.quantized:
+        return ""
+    if ONNX_CELLS[cell].quantized:
+        return (
+            "With products in int8 the file runs in onnxruntime and OpenVINO only, and rounding depends on what is run "
+            "together."
+        )
+    return (
+        f"onnxruntime has no int8 operator for {cell}: its recurrent weights are stored in int8 and multiplied in float32, at "
+        "the usual speed; only the output layer is multiplied in int8. The file runs in onnxruntime and OpenVINO only."
+    )
+
+
+def _measure(checkpoint: Any, path: Path, form: str, weights: Weights, text: Corpus) -> dict[str, Any]:
+    from unrolled.bench.exports import measure
+
+    return measure(checkpoint, path, form, weights, text)
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "ONNX float32", "this file", ""):
+        table.add_column(title, justify="left" if not title else "right")
+    for name, unit in (("bytes", "{:,.0f}"), ("perplexity", "{:.4f}"), ("tokens_per_s", "{:,.0f}")):
+        before, after = (figures[when][name] for when in ("before", "after"))
+        table.add_row(name, unit.format(before), unit.format(after), f"× {after / before:.3f}")
+    out.print(table)

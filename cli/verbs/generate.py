@@ -1,0 +1,152 @@
+"""``unrolled generate``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from unrolled.cli import decoding, options
+from unrolled.cli.console import print_json
+from unrolled.cli.verbs import generate_job as many
+from unrolled.engine.data.tables import TableFormat
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
+from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS
+from unrolled.runtime.jobs.result_files import STDOUT
+from unrolled.runtime.jobs.runner import Job
+
+
+def generate_text(
+    context: typer.Context,
+    model: options.Model,
+    prompt: options.Prompts = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens written behind a prompt.")] = 200,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the most probable token, no drawing.")] = False,
+    temperature: decoding.Temperature = 1.0,
+    top_k: decoding.TopK = 0,
+    top_p: decoding.TopP = 1.0,
+    min_p: decoding.MinP = 0.0,
+    typical_p: decoding.TypicalP = 1.0,
+    repetition_penalty: decoding.RepetitionPenalty = 1.0,
+    no_repeat_ngram_size: decoding.NoRepeatNgramSize = 0,
+    bad_word: decoding.BadWords = None,
+    suppress_token: decoding.SuppressTokens = None,
+    bias: decoding.Bias = None,
+    min_new_tokens: decoding.MinNewTokens = 0,
+    forced_prefix: decoding.ForcedPrefix = "",
+    stop: decoding.Stop = None,
+    logprobs: decoding.Logprobs = False,
+    num_beams: decoding.NumBeams = 1,
+    length_penalty: decoding.LengthPenalty = 1.0,
+    early_stopping: decoding.EarlyStopping = "false",
+    number: Annotated[int, typer.Option("-n", "--number", help="Texts for each prompt.")] = 1,
+    input: many.Input = None,
+    output: many.Output = STDOUT,
+    format: many.Format = None,
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
+    lanes: many.Lanes = Job.lanes,
+    resume: many.Resume = False,
+    overwrite: many.Overwrite = False,
+    strict: many.Strict = False,
+    shard: many.Shard = "0/1",
+    token_ids: many.TokenIds = False,
+    keep_columns: many.KeepColumns = False,
+    max_prompt_tokens: many.MaxPromptTokens = MAX_PROMPT_TOKENS,
+    seed: options.Seed = 0,
+    engine: options.Engine = None,
+    precision: options.Precision = "float32",
+    json: options.Json = False,
+) -> None:
+    r"""Write text behind one or several prompts, or behind all of a file.
+
+    In a prompt and in texts of options \n is a line end, \t a tab and \\ a backslash.
+    Without a prompt a line end (or <bos>) begins the text.
+    An empty prompt (-p '') needs a model with <bos>: --batching records trains one.
+
+    With --input, exit codes are 0: done; 2: bad usage or input, or the output cannot be written; 3: done, but some rows
+    became error records; 130: interrupted, and what is written is whole lines.
+    """
+    if prompt and input:
+        raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
+    if not input:
+        options.refuse_unused(context, many.OF_JOBS, "only with --input, which names a file of prompts")
+        if logprobs and not json:
+            raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
+    if num_beams > 1:
+        options.refuse_unused(context, decoding.DRAWING, "a search with beams draws nothing")
+    elif greedy and not input:
+        options.refuse_unused(context, decoding.DRAWING, "greedy writing draws nothing")
+    settings: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "bad_words": options.unescape_all(bad_word),
+        "suppress_tokens": options.unescape_all(suppress_token),
+        "sequence_bias": decoding.biases(bias),
+        "min_new_tokens": min_new_tokens,
+        "forced_prefix": options.unescape(forced_prefix),
+        "max_new_tokens": max_new_tokens,
+        "stop": options.unescape_all(stop),
+        "num_return_sequences": number,
+        "logprobs": logprobs,
+    }
+    beams = decoding.beams(num_beams, length_penalty, early_stopping)
+    if input:
+        if beams:
+            raise ConfigError(
+                "num_beams, input: got both; a file of prompts is written by drawing or greedily, beams go with --prompt"
+            )
+        part = many.parse_shard(shard)
+        table = TableFormat(delimiter, quoting, header is not False)
+        job = Job(
+            input,
+            output,
+            format,
+            lanes,
+            part,
+            token_ids,
+            max_prompt_tokens,
+            precision,
+            strict,
+            resume,
+            overwrite,
+            table,
+            keep_columns,
+        )
+        config = GenerationConfig(do_sample=not greedy, **settings)
+        many.write_job(load(model, engine, precision), job, config, json)
+        return
+    opened = load(model, engine, precision)
+    prompts = [options.unescape(text) for text in prompt or []] or [opened.tokenizer.start_prompt()]
+    started = time.perf_counter()
+    if beams:
+        texts: Sequence[Generation] = beam_search(opened, prompts, BeamConfig(**settings, **beams))
+    else:
+        texts = generate(opened, prompts, GenerationConfig(do_sample=not greedy, **settings))
+    seconds = time.perf_counter() - started
+    if json:
+        tokens = sum(len(text.tokens) for text in texts)
+        speed = {"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds}
+        print_json({"engine": opened.engine, **speed, "texts": [asdict(text) for text in texts]})
+        return
+    _print_texts(opened.tokenizer, texts)
+
+
+def _print_texts(tokenizer: Tokenizer, texts: Sequence[Generation]) -> None:
+    join = " " if tokenizer.level == "word" else ""
+    for place, text in enumerate(texts):
+        if place > 0:
+            print("-" * 40)
+        print(text.prompt + (join if text.prompt and text.text else "") + text.text)

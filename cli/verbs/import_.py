@@ -1,0 +1,123 @@
+"""``unrolled import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, out, print_json, table, warn
+from unrolled.cli.outputs import check_output
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.parameters import parameter_count
+from unrolled.engine.runs.run_folder import check_free, drop_earlier, holds_run
+from unrolled.engine.storage.checkpoint import BEST, SUFFIX, Checkpoint, save_checkpoint
+from unrolled.export.importing.language_model import Imported, import_weights
+from unrolled.export.importing.weight_files import make_tokenizer, read_merges, read_vocabulary, read_weights
+
+
+def import_model(
+    weights: Annotated[
+        Path,
+        typer.Argument(
+            help="A state_dict of a PyTorch language model: .safetensors, or what torch.save wrote, by any name."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help=f"Run folder, or checkpoint ({SUFFIX}), to write.")],
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="Tokens in the order of their ids: a .json list or object from token to id, or a text file with a "
+            "token a line; of byte pairs a .json object with vocabulary and merges."
+        ),
+    ] = None,
+    level: options.Level = "char",
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="The model's text was lower-cased.")] = False,
+    punctuation: Annotated[bool, typer.Option("--punctuation", help="Punctuation marks are words.")] = False,
+    unknown: options.Unknown = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where the gates do not say it. " + options.one_of(CELLS)),
+    ] = None,
+    tie: Annotated[bool, typer.Option("--tie", help="The output layer shares the embedding's matrix.")] = False,
+    embedding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The embedding's matrix, where its name does not say it.")
+    ] = None,
+    output_layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The output layer's matrix, where its name does not say it.")
+    ] = None,
+    recurrent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The recurrent layers' module, where there are several.")
+    ] = None,
+    state_dict: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Which model of a file that holds several, for instance an average."),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Leave out a tensor on which the logits do not depend; a pattern with *, may be repeated. Refused for "
+            "tensors that are known to change the logits.",
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Make a checkpoint of a model trained elsewhere, so that it can be run, exported and verified."""
+    overwrite = overwrite or force
+    path = output if output.suffix == SUFFIX else output / BEST
+    earlier = []
+    if path != output:
+        check_free(output, overwrite)
+        earlier = holds_run(output)
+    for name in earlier:  # removed at the end, as the run's that was there
+        check_output(output / name, overwrite, [weights])
+    check_output(path, overwrite, [weights])
+    stored = read_weights(weights, state_dict)
+    found = import_weights(stored.arrays, cell, tie, ignore or (), stored.dtypes, embedding, output_layer, recurrent)
+    found.notes[:0] = stored.notes
+    if vocabulary is None:
+        raise ConfigError(
+            f"--vocabulary is needed: the weights know {found.config.vocab_size} tokens by number alone; name a file with "
+            "the tokens in the order of their ids (a .json list or object from token to id, or text with a token a line)"
+        )
+    tokens = read_vocabulary(vocabulary, level)
+    merges = read_merges(vocabulary) if level == "bpe" else ()
+    tokenizer = make_tokenizer(tokens, found.config.vocab_size, level, lowercase, punctuation, unknown, merges)
+    record = {"imported": {"file": weights.name, "notes": found.notes}}
+    save_checkpoint(path, Checkpoint(found.config, found.params, tokenizer, record))
+    if earlier:
+        drop_earlier(output, BEST)
+    if json:
+        print_json(
+            {
+                "source": str(weights),
+                "path": str(path),
+                "config": found.config.to_dict(),
+                "parameters": parameter_count(found.config),
+                "tensors": [match._asdict() for match in found.matches],
+                "ignored": found.ignored,
+                "notes": found.notes,
+            }
+        )
+    else:
+        _show(weights, path, found)
+
+
+def _show(weights: Path, path: Path, found: Imported) -> None:
+    shown = table(f"Recognised in {weights.name}", "in the file", "here", "shape", "note")
+    for column in shown.columns[1:]:
+        column.justify, column.no_wrap = "left", False
+    for match in found.matches:
+        shown.add_row(match.source or "–", match.name, " × ".join(map(str, match.shape)), match.note)
+    out.print(shown)
+    for note in found.notes:
+        warn(out, note)
+    config = found.config
+    size = f"{config.cell}, {config.num_layers} × {config.hidden_size}, {config.vocab_size} tokens"
+    emphasis(out, f"{weights} -> ", (str(path), "bold"), f" ({size}, {parameter_count(config):,} parameters)")

@@ -1,0 +1,120 @@
+"""``unrolled lr-find``: a verb of its own, under the name that fastai and Lightning gave the range test.
+
+It is not a kind of ``tune``: it needs no Optuna, trains once for some seconds, and is what people do before anything else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.effects import without_effect
+from unrolled.cli.exit_codes import INTERRUPTED
+from unrolled.cli.outputs import check_output
+from unrolled.cli.progress import TrainingDisplay
+from unrolled.cli.settings import with_settings
+from unrolled.engine.data.token_files import open_corpus
+from unrolled.engine.errors import UnrolledError
+from unrolled.engine.runs.recipe import LIMITS
+from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.json_text import to_json
+from unrolled.export.training_engines import check_alone
+from unrolled.tuning.plots import draw_range_test
+from unrolled.tuning.range_test import STEPS, RangeTest, range_test
+from unrolled.tuning.trial import Datasets, prepare_trial
+
+CURVE, PICTURE = "lr.jsonl", "lr.png"
+NO_EFFECT = (
+    *LIMITS,
+    "validate_every",
+    "lr",
+    "schedule",
+    "warmup",
+    "decay",
+    "decay_after",
+    "decay_patience",
+    "patience",
+    "average",
+)
+
+
+@with_settings(hidden=NO_EFFECT)
+def lr_find(
+    corpus: options.CorpusArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help=f"Folder for {CURVE} and {PICTURE}.")] = Path(
+        "runs/lr-find"
+    ),
+    recipe: options.Recipe = None,
+    preset: options.Preset = None,
+    low: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the first update. " + options.default("the optimiser's usual one / 200")),
+    ] = None,
+    high: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of the last update. " + options.default("the optimiser's usual one × 5000")),
+    ] = None,
+    updates: Annotated[int, typer.Option(help="How many, unless the loss explodes before.")] = STEPS,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    **settings: Any,
+) -> None:
+    """Find a learning rate by a range test: raise it update by update, until the loss explodes.
+
+    Suggests a tenth of the rate with the lowest smoothed loss, and shows where the loss falls fastest, the other customary
+    rule (L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017). Options and recipes are those of
+    train; its limits, rate and schedules play no part: recipes may hold them, typed they are refused. No model is written.
+    """
+    check_alone("lr-find")
+    console = err if json else out
+    curve, picture = output / CURVE, output / PICTURE
+    for path in (curve, picture):
+        check_output(path, overwrite)
+    text = open_corpus(corpus or (), options.read_options(settings))
+    run = prepare_trial(Datasets(text), {**settings, "average": None})
+    readings = text.read_as(run.experiment.data.batching)
+    show_readings(console, readings)
+    console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}")
+    for message in without_effect(settings):
+        warn(console, message)
+    with TrainingDisplay(console) as display:
+        test = range_test(run, low, high, updates, display)
+    if test.losses:
+        output.mkdir(parents=True, exist_ok=True)
+        picture.unlink(missing_ok=True)  # first: if no new one can be drawn, none of another curve is left
+        write_atomically(curve, "".join(to_json(line) + "\n" for line in test.lines()).encode())
+        written = [curve.name]
+        try:
+            draw_range_test(test, picture, f"{text.name}: {run.trainable.config.spec.title}")
+            written.append(picture.name)
+        except (UnrolledError, OSError) as error:
+            warn(console, f"no picture of the curve: {error}")
+        _show(console, test)
+        console.print(f"in {output}: {', '.join(written)}")
+    if json:
+        figures = {"suggestion": test.suggestion, "steepest_descent": test.steepest, "updates": len(test.losses)}
+        read = [reading.to_dict() for reading in readings]
+        print_json(
+            {**figures, "read": read, "exploded": test.exploded, "interrupted": test.interrupted, "output": str(output)}
+        )
+    if test.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(console: Console, test: RangeTest) -> None:
+    if test.suggestion is None or test.steepest is None:
+        warn(console, "the loss never fell, so nothing is suggested; begin with a lower rate, or end with a higher one")
+        return
+    emphasis(
+        console,
+        "suggested learning rate ",
+        (f"{test.suggestion:.2g}", "bold green"),
+        f", a tenth of the rate with the lowest loss; it falls fastest at {test.steepest:.2g}",
+    )
+    if not test.exploded and not test.interrupted:
+        console.print("the loss did not explode; a higher --high would show where it does")

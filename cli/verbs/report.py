@@ -1,0 +1,54 @@
+"""``unrolled report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unrolled.cli import options
+from unrolled.cli.console import err, out, show_readings
+from unrolled.cli.outputs import check_output
+from unrolled.engine.data.corpus import read_corpus
+from unrolled.engine.errors import ConfigError
+from unrolled.report.page import write_report
+
+
+def report(
+    context: typer.Context,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders, shown together.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write, .html.")] = Path("report.html"),
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text that the networks are shown, best the one they were trained on, of which the validation part is taken; "
+            "may be repeated. " + options.default("the run's own corpus, where it can be found")
+        ),
+    ] = None,
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write one page about one run or several: curves, differences, samples, and what the networks do with a text.
+
+    The page is one file that loads nothing. A run's own corpus is a built-in one, or a file of the corpus's name in this
+    folder or near the run that holds the very text of the training. (unrolled bench report is about measurements.)
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--output: got {output}, needs a name that ends in .html")
+    check_output(output, overwrite, text or ())
+    reading = options.read_options(locals())
+    if text is None and reading.of_records:
+        raise ConfigError(f"{', '.join(reading.of_records)}: go with --text")
+    if text is None:
+        options.refuse_unused(context, ["encoding"], "goes with --text")
+    corpus = None if text is None else read_corpus(text, reading)
+    if corpus is not None:
+        show_readings(err, corpus.readings)
+    write_report(runs, output, corpus)
+    out.print(str(output))

@@ -1,0 +1,148 @@
+"""``unrolled score``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from unrolled.cli import options
+from unrolled.cli.console import err, out, print_json, show_readings, table
+from unrolled.engine.checks import check_choice
+from unrolled.engine.data.batches import RecordBatches
+from unrolled.engine.data.corpus import read_corpus
+from unrolled.engine.data.evaluation_batches import batches_to_score
+from unrolled.engine.data.readers import ReadOptions
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.training.evaluation import evaluate, step_evaluator
+from unrolled.runtime import load, rank
+from unrolled.runtime.scoring import ORDERS, TextScore
+from unrolled.runtime.scoring import score as score_texts
+
+
+def score(
+    context: typer.Context,
+    model: options.Model,
+    file: Annotated[
+        list[str] | None, typer.Argument(help="Files, each scored as unrolled eval does; - for standard input.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="Text to score; may be repeated.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Stands before the texts; not counted.")] = None,
+    alternative: Annotated[
+        list[str] | None, typer.Option("--alternative", "-a", help="Text to rank against the others; may be repeated.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(metavar="NAME", help=f"What alternatives are ranked by. {options.one_of(ORDERS)}")
+    ] = "logprob",
+    eos: Annotated[bool, typer.Option("--eos", help="Count the <eos> behind each text too.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show each token.")] = False,
+    engine: options.Engine = None,
+    precision: options.Precision = "float32",
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
+    json: options.Json = False,
+) -> None:
+    r"""Log-probability and perplexity of texts, of files, or of alternatives behind a prompt, the most probable first.
+
+    In texts \n is a line end, \t a tab and \\ a backslash. Log-probabilities are in nats; without <bos> or a prompt
+    the first token of a text is not counted.
+    """
+    if sum(map(bool, (file, text, alternative))) != 1:
+        raise ConfigError("score: needs one of --text, --alternative or files")
+    if file and (prompt is not None or eos or tokens):
+        raise ConfigError("score: --prompt, --eos and --tokens do not go with files")
+    check_choice("by", by, ORDERS)
+    if not alternative:
+        options.refuse_unused(context, ["by"], "goes with alternatives")
+    if not file:
+        options.refuse_unused(context, ["encoding"], "goes with files")
+    reading = options.read_options(locals())
+    if not file and reading.of_records:
+        raise ConfigError(f"{', '.join(reading.of_records)}: go with files")
+    opened = load(model, engine, precision)
+    if file:
+        _print_files(opened, [_score_file(opened, name, reading) for name in file], json)
+        return
+    before = None if prompt is None else options.unescape(prompt)
+    texts = options.unescape_all(text or alternative)
+    if alternative:
+        scores = rank(opened, before, texts, by=by, eos=eos)
+        shares = _shares(scores)
+    else:
+        scores, shares = score_texts(opened, texts, before, eos=eos), [None] * len(texts)
+    if json:
+        found = [one.to_dict(opened.tokenizer) for one in scores]
+        rows = [row if share is None else {**row, "share": share} for row, share in zip(found, shares, strict=True)]
+        print_json({"engine": opened.engine, "texts": rows})
+        return
+    _print_scores(scores, shares)
+    if tokens:
+        _print_tokens(opened, scores)
+
+
+def _score_file(model: StepModel, name: str, reading: ReadOptions) -> dict[str, Any]:
+    corpus = read_corpus([name], reading)
+    batches = batches_to_score(corpus, model.tokenizer, model.training)
+    readings = corpus.read_as("records" if isinstance(batches, RecordBatches) else "stream")
+    show_readings(err, readings)
+    metrics = evaluate(step_evaluator(model), model.config, batches)
+    total = -metrics.loss * metrics.tokens
+    return {
+        "file": name,
+        "logprob": total,
+        "mean": -metrics.loss,
+        "perplexity": metrics.perplexity,
+        "tokens": metrics.tokens,
+        "read": [reading.to_dict() for reading in readings],
+    }
+
+
+def _shares(scores: Sequence[TextScore]) -> list[float | None]:
+    """The probability of each alternative if it has to be one of them."""
+    best = max(score.logprob for score in scores)
+    weights = [math.exp(score.logprob - best) for score in scores]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def _print_files(model: StepModel, found: Sequence[dict[str, Any]], json: bool) -> None:
+    if json:
+        print_json({"engine": model.engine, "files": found})
+        return
+    shown = table("", "file", "log p", "a token", "perplexity", "tokens")
+    for one in found:
+        figures = f"{one['logprob']:.3f}", f"{one['mean']:.4f}", f"{one['perplexity']:.3f}", f"{one['tokens']:,}"
+        shown.add_row(one["file"], *figures)
+    out.print(shown, soft_wrap=False)
+
+
+def _print_scores(scores: Sequence[TextScore], shares: Sequence[float | None]) -> None:
+    shown = table("", "text", "log p", "a token", "perplexity", "tokens", *([] if None in shares else ["share"]))
+    for one, share in zip(scores, shares, strict=True):
+        figures = f"{one.logprob:.3f}", f"{one.mean:.4f}", f"{one.perplexity:.3f}", f"{len(one.tokens):,}"
+        shown.add_row(_short(one.text), *figures, *([] if share is None else [f"{share:.2%}"]))
+    out.print(shown, soft_wrap=False)
+
+
+def _print_tokens(model: StepModel, scores: Sequence[TextScore]) -> None:
+    for one in scores:
+        shown = table(_short(one.text), "token", "log p", "p")
+        for token, logprob in zip(one.tokens.tolist(), one.logprobs.tolist(), strict=True):
+            shown.add_row(_visible(model.tokenizer.vocabulary[token]), f"{logprob:.4f}", f"{math.exp(logprob):.2%}")
+        out.print(shown, soft_wrap=False)
+
+
+def _visible(text: str) -> str:
+    """A text on one line, line ends and blanks at its ends made visible."""
+    return repr(text) if text != text.strip() or not text.isprintable() else text
+
+
+def _short(text: str, width: int = 60) -> str:
+    return _visible(text if len(text) <= width else text[: width - 2] + " …")

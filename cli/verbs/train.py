@@ -1,0 +1,367 @@
+"""``unrolled train``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from unrolled.bench.figures import draw_loss_curves
+from unrolled.bench.machine.peak import flops_per_token, quick_peak
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.effects import without_effect
+from unrolled.cli.exit_codes import INTERRUPTED
+from unrolled.cli.outputs import check_output
+from unrolled.cli.progress import Speed, TrainingDisplay, clock
+from unrolled.engine.data.batches import DEFAULT_SPLIT
+from unrolled.engine.data.dataset import doubts
+from unrolled.engine.data.token_files import open_corpus
+from unrolled.engine.errors import UnrolledError
+from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.initializers import INITIALS
+from unrolled.engine.models.parameters import parameter_count
+from unrolled.engine.optimizers.optimizer import OPTIMIZERS, SCHEDULES
+from unrolled.engine.runs.experiment import PreparedRun, prepare_run
+from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, experiment_of
+from unrolled.engine.runs.resume import RESUME
+from unrolled.engine.runs.run_folder import METRICS, PICTURE, check_start
+from unrolled.engine.storage.checkpoint import BEST, LAST
+from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.training.loop import Observer, Sampler, TrainingResult
+from unrolled.engine.training.trainable import Trainable
+from unrolled.engine.training.validation_budget import MOST_STEPS, SHARE
+from unrolled.export.training_engines import TRAINABLES, make_trainable, training_group
+from unrolled.report.tensorboard import EventFiles
+from unrolled.runtime import generate
+from unrolled.runtime.models.engines import TokenizedModel
+
+DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
+
+
+def train(
+    corpus: options.CorpusArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")] = Path("runs/run"),
+    recipe: options.Recipe = None,
+    preset: options.Preset = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace a run that is in the folder, its picture and exported files too.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with the run in the folder, given the same command; bit for bit as if it had not stopped, "
+            "unless --seconds limits it. Begins where there is none."
+        ),
+    ] = False,
+    engine: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(TRAINABLES))] = "numba",
+    precision: options.Precision = "float32",
+    cell: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(CELLS), rich_help_panel=MODEL)] = "lstm",
+    layers: Annotated[int, typer.Option(rich_help_panel=MODEL)] = 1,
+    hidden: Annotated[int, typer.Option(help="Units a layer.", rich_help_panel=MODEL)] = 256,
+    embed: Annotated[int, typer.Option(help="Width of the embedding.", rich_help_panel=MODEL)] = 128,
+    dropout: Annotated[float, typer.Option(help="Between layers.", rich_help_panel=MODEL)] = 0.0,
+    input_dropout: Annotated[float, typer.Option(help="Of the embeddings.", rich_help_panel=MODEL)] = 0.0,
+    output_dropout: Annotated[float, typer.Option(help="Of what the output layer reads.", rich_help_panel=MODEL)] = 0.0,
+    variational: Annotated[
+        bool, typer.Option(help="Drop the same units at all steps of a chunk.", rich_help_panel=MODEL)
+    ] = False,
+    tie: Annotated[
+        bool,
+        typer.Option(help="Use the embedding as output weights; needs embed = hidden.", rich_help_panel=MODEL),
+    ] = False,
+    init: Annotated[
+        str, typer.Option(metavar="NAME", help=f"Initial weights. {options.one_of(INITIALS)}", rich_help_panel=MODEL)
+    ] = "pytorch",
+    init_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Range of uniform, gain of the others. " + options.default("uniform 0.1, others 1"),
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    forget_bias: Annotated[
+        float | None, typer.Option(help="Of an LSTM's forget gates at first.", rich_help_panel=MODEL)
+    ] = None,
+    reset: Annotated[
+        bool,
+        typer.Option(help="Begin each chunk with a state of zeros instead of carrying it on.", rich_help_panel=DATA),
+    ] = False,
+    level: options.Level = "char",
+    batching: options.Batching = "stream",
+    batch: Annotated[int, typer.Option(help="Lanes or records a batch.", rich_help_panel=DATA)] = 32,
+    length: Annotated[
+        int,
+        typer.Option(help="Tokens a chunk; of longer records the end is lost.", rich_help_panel=DATA),
+    ] = 64,
+    split: Annotated[
+        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
+    ] = ",".join(map(str, DEFAULT_SPLIT)),
+    column: options.Column = None,
+    field: options.Field = None,
+    encoding: options.Encoding = "utf-8",
+    delimiter: options.Delimiter = None,
+    quoting: options.Quoting = None,
+    header: options.Header = None,
+    lowercase: Annotated[
+        bool | None,
+        typer.Option(
+            help="Lower-case the text. " + options.default("yes for words, else no"),
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
+    ] = None,
+    punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Most words or byte pairs. " + options.default("all words, 2048 byte pairs"), rich_help_panel=DATA
+        ),
+    ] = None,
+    unknown: options.Unknown = None,
+    optimizer: Annotated[
+        str, typer.Option(metavar="NAME", help=options.one_of(OPTIMIZERS), rich_help_panel=OPTIMISATION)
+    ] = "adam",
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate. " + options.default(", ".join(f"{n} {r.usual_rate:g}" for n, r in OPTIMIZERS.items())),
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(metavar="NAME", help=options.one_of(SCHEDULES), rich_help_panel=OPTIMISATION)
+    ] = "cosine",
+    momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION)] = 0.0,
+    alpha: Annotated[
+        float, typer.Option(help="Decay of rmsprop's mean of squared gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.99,
+    beta1: Annotated[
+        float, typer.Option(help="Decay of adam's and adamw's mean of gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.9,
+    beta2: Annotated[
+        float, typer.Option(help="Decay of their mean of squared gradients.", rich_help_panel=OPTIMISATION)
+    ] = 0.999,
+    eps: Annotated[
+        float,
+        typer.Option(
+            help="Of rmsprop, adam and adamw: added to the root of that mean.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = 1e-8,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="L2 penalty; decoupled for adamw. " + options.default("adamw 0.01, others 0"),
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option(help="Steps over which the rate rises from nothing.", rich_help_panel=OPTIMISATION)
+    ] = 0,
+    decay: Annotated[
+        float, typer.Option(help="Factor of one step down of schedule step or plateau.", rich_help_panel=OPTIMISATION)
+    ] = 0.5,
+    decay_after: Annotated[
+        int, typer.Option(help="Epochs before schedule step goes down, then each epoch.", rich_help_panel=OPTIMISATION)
+    ] = 1,
+    decay_patience: Annotated[
+        int,
+        typer.Option(help="Validations without a better loss that plateau lets pass.", rich_help_panel=OPTIMISATION),
+    ] = 0,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many validations without a better loss; never if left out.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = None,
+    average: Annotated[
+        float | None,
+        typer.Option(
+            help="Evaluate and save a moving average of the weights, of this decay, for instance 0.999.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float,
+        typer.Option(help="Share of the target's probability spread over all tokens.", rich_help_panel=OPTIMISATION),
+    ] = 0.0,
+    clip_value: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest size of any one gradient, before --clip; any if left out.", rich_help_panel=OPTIMISATION
+        ),
+    ] = None,
+    sum_over_time: Annotated[
+        bool,
+        typer.Option(
+            help="Sum the loss over a chunk's steps instead of averaging it: gradients are T times as large.",
+            rich_help_panel=OPTIMISATION,
+        ),
+    ] = False,
+    clip: Annotated[
+        float, typer.Option(help="Largest gradient norm; 0: no clipping.", rich_help_panel=OPTIMISATION)
+    ] = 1.0,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the data, also a fraction. " + options.default(f"{DEFAULT_EPOCHS} without another limit")
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of training, validation included.")] = None,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between validations. "
+            + options.default(
+                f"an epoch, {MOST_STEPS} at the most; more where validation would take over {SHARE:.0%} of the work"
+            )
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    samples: Annotated[
+        bool, typer.Option(help="Write a sample with each validation, on the screen and into metrics.jsonl.")
+    ] = True,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Keep event files in the run folder too, for tensorboard --logdir."),
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Train a model on text and write a run folder: best and last checkpoint, metrics.jsonl, picture of the loss.
+
+    A recipe is a TOML file of these options by their names, for instance hidden = 256 or output-dropout = 0.1.
+    Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
+    """
+    given = locals()  # whose names are those of the options
+    experiment, reading, idle = experiment_of(given), options.read_options(given), without_effect(given)
+    with training_group(engine) as group:
+        group.shared(lambda: _check_output(output, overwrite, resume))
+        observers: list[Observer] = [EventFiles(output)] if tensorboard else []
+        text = open_corpus(corpus or (), reading, group)
+        run = prepare_run(
+            text,
+            experiment,
+            lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision, group),
+        )
+        console = Console(quiet=True) if not group.leads else err if json else out
+        _announce(console, run, output, group.size, idle)
+        sampler = _sampler(run.dataset.tokenizer, seed) if samples else None
+        with TrainingDisplay(console, _speed(run) if group.leads and console.is_terminal else None) as display:
+            result = run.run(output, overwrite, [*observers, display], resume, sampler, group)
+    if group.leads:
+        _report(console, run, result, output, json)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
+    """Check that a run, and the picture that only this verb draws, may be written to a folder."""
+    check_start(output, overwrite, resume)
+    if not resume:
+        check_output(output / PICTURE, overwrite)
+
+
+def _report(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:
+    if result.steps == 0:
+        console.print("interrupted before the first step; nothing is written")
+    else:
+        title = f"{run.corpus.name}: {run.trainable.config.spec.title}, {run.trainable.engine}"
+        picture = _picture(console, output, title)
+        _summarise(console, run, result, output, picture)
+    if json:
+        read = [reading.to_dict() for reading in run.corpus.read_as(run.experiment.data.batching)]
+        print_json({**result.to_dict(), "read": read, "output": str(output)})
+
+
+def _announce(console: Console, run: PreparedRun, output: Path, processes: int, idle: Sequence[str]) -> None:
+    config, data = run.trainable.config, run.experiment.data
+    validation = run.dataset.validation
+    emphasis(
+        console,
+        (run.corpus.name, "bold"),
+        f": {run.corpus.characters:,} characters, {config.vocab_size:,} {data.level} tokens; "
+        f"{run.dataset.train.tokens_per_epoch:,} to train on, "
+        f"{validation.tokens_per_epoch if validation else 0:,} to validate on",
+    )
+    show_readings(console, run.corpus.read_as(data.batching))
+    console.print(
+        f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
+        f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
+        f"batch {data.batch_size} × {data.length} -> {output}"
+    )
+    for message in (*doubts(run.dataset), *idle):
+        warn(console, message)
+
+
+def _speed(run: PreparedRun) -> Speed:
+    data, trainable = run.experiment.data, run.trainable
+    return Speed(flops_per_token(trainable.config, data.batch_size, data.length), quick_peak(trainable.engine))
+
+
+def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
+    """A short text from the live model, always at the same draws, so that progress shows."""
+
+    def sample(trainable: Trainable) -> str:
+        model = TokenizedModel(trainable.engine, trainable, tokenizer)
+        start = tokenizer.start_prompt()
+        return generate(model, [start], max_new_tokens=120, temperature=0.7, seed=seed)[0].text
+
+    return sample
+
+
+def _picture(console: Console, output: Path, title: str) -> Path | None:
+    """The picture of the loss; whatever is wrong with it, the training's result is kept and shown."""
+    try:
+        draw_loss_curves({"run": output}, output / PICTURE, title)
+    except (UnrolledError, OSError) as error:
+        warn(console, f"no picture of the loss: {error}")
+        return None
+    return output / PICTURE
+
+
+def _validation_cost(result: TrainingResult, default: bool) -> str:
+    """Return what validations took of the work; a figure above what the default keeps to says why."""
+    assert result.last is not None
+    size = result.last.tokens
+    times = result.validation_tokens // size
+    text = (
+        f"{times:,} validation{'s' if times > 1 else ''} on {size:,} tokens took {result.validation_share:.1%} of the work, "
+        "counted in tokens"
+    )
+    if default and times == 1 and result.validation_share > SHARE:
+        text += f"; the one at the end alone is more than the {SHARE:.0%} that the default keeps to"
+    return text
+
+
+def _summarise(console: Console, run: PreparedRun, result: TrainingResult, output: Path, picture: Path | None) -> None:
+    if not result.losses:
+        console.print(
+            "the run is finished, nothing is left to do; raise its limit where the schedule does not follow it, or begin "
+            "a new one"
+        )
+    ended = "interrupted after" if result.interrupted else "trained for"
+    best = result.best
+    console.print(
+        f"{ended} {result.steps:,} steps, {result.epochs:.2f} epochs, {clock(result.seconds)} "
+        f"at {result.tokens_per_s:,.0f} tokens/s (compilation and first call {result.first_call_s:.1f} s)"
+    )
+    if best is not None:
+        emphasis(
+            console,
+            "best validation loss ",
+            (f"{best.loss:.4f}", "bold"),
+            f" at step {result.best_step:,}: perplexity {best.perplexity:.2f}, "
+            f"{best.bits_per_token:.3f} bits a token, accuracy {best.accuracy:.1%}",
+        )
+    else:
+        console.print("no validation: best.safetensors is the last")
+    if result.last is not None:
+        console.print(_validation_cost(result, run.experiment.training.validate_every is None))
+    written = [BEST, LAST, RESUME, METRICS, *([picture.name] if picture else [])]
+    console.print(f"in {output}: {', '.join(written)}")

@@ -1,0 +1,136 @@
+"""``unrolled tune``."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from unrolled.cli import options
+from unrolled.cli.console import emphasis, err, out, print_json, show_readings, show_tables, table_width, warn
+from unrolled.cli.effects import without_effect
+from unrolled.cli.exit_codes import FAILED, INTERRUPTED
+from unrolled.cli.settings import with_settings
+from unrolled.cli.study_display import StudyDisplay, trial_tables
+from unrolled.engine.data.token_files import open_corpus
+from unrolled.engine.errors import UnrolledError
+from unrolled.export.training_engines import check_alone
+from unrolled.tuning.plots import draw_study
+from unrolled.tuning.recipes import write_best
+from unrolled.tuning.space import SEARCHED, USUAL, parse_space
+from unrolled.tuning.storage import BEST, JOURNAL, PICTURE, check_folder, import_optuna
+from unrolled.tuning.study import PRUNERS, Plan, StudyResult, run_study
+
+
+@with_settings()
+def tune(
+    corpus: options.CorpusArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path("runs/study"),
+    recipe: options.Recipe = None,
+    preset: options.Preset = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=RANGE]",
+            help="A setting to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log, NAME=A,B,C, or NAME for its usual range; may be "
+            f"repeated. One of lr, {', '.join(name.replace('_', '-') for name in USUAL)}. "
+            + options.default(" and ".join(SEARCHED)),
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Trials in all, those of an earlier start included.")] = 20,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes after which no new trial begins, counted from this start.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Trials at a time, each with its share of the cores.")] = 1,
+    pruner: Annotated[
+        str, typer.Option(metavar="NAME", help=f"Which trials are given up early. {options.one_of(PRUNERS)}")
+    ] = "median",
+    resume: Annotated[
+        bool,
+        typer.Option(help="Go on with the study in the folder, given the same command; begins where there is none."),
+    ] = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    **settings: Any,
+) -> None:
+    """Search for settings of train that give a low validation loss, by many short trainings.
+
+    All other options and recipes are those of train; --steps, --epochs or --seconds is each trial's budget. Writes
+    best.toml, which train takes as --recipe, and a picture. The first trial has the settings as given, for a comparison, if
+    they are in the space. Ctrl-C ends the study with what is done, and --resume goes on. Exit code 1 where no trial is
+    complete.
+    """
+    check_alone("tune")
+    import_optuna()
+    space = parse_space(search or (), settings)
+    plan = Plan(settings, space, trials, minutes, jobs, pruner)
+    check_folder(output, resume, overwrite)
+    text = open_corpus(corpus or (), options.read_options(settings))
+    console = err if json else out
+    searched = ", ".join(f"{name.replace('_', '-')} {domain}" for name, domain in space.items())
+    emphasis(
+        console,
+        (text.name, "bold"),
+        f": {text.characters:,} characters; searching {searched} -> {output}",
+    )
+    readings = text.read_as(str(settings["batching"]))
+    show_readings(console, readings)
+    for message in without_effect(settings, space):
+        warn(console, message)
+    with StudyDisplay(console, trials) as display:
+        result = run_study(text, corpus or [], plan, output, resume, display, overwrite)
+    written = [JOURNAL]
+    if result.best is not None:
+        write_best(output / BEST, result.best, plan, text)
+        written.insert(0, BEST)
+    else:
+        (output / BEST).unlink(missing_ok=True)  # of an earlier study, which would pass for this one's
+    if result.trials:
+        written += _picture(console, output, result, plan, text.name)
+        show_tables(console, trial_tables(result.trials, list(space), table_width(console)))
+    _summarise(console, result, output, written, corpus or [])
+    if json:
+        rows = [trial.to_dict() for trial in result.trials]
+        best = result.best and result.best.number
+        read = [reading.to_dict() for reading in readings]
+        print_json(
+            {"best": best, "read": read, "interrupted": result.interrupted, "output": str(output), "trials": rows}
+        )
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if result.best is None:
+        raise typer.Exit(FAILED)
+
+
+def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
+    """The picture's name, if it could be drawn; whatever is wrong with it, the study's result is kept and shown."""
+    try:
+        draw_study(result.trials, plan.space, output / PICTURE, f"{name}: {len(result.trials)} trials")
+    except (UnrolledError, OSError) as error:
+        warn(console, f"no picture of the study: {error}")
+        return []
+    return [PICTURE]
+
+
+def _failures(result: StudyResult) -> str:
+    """Return how the trials of a study without a complete one ended, in a line, with the reason of the last."""
+    ended = Counter(trial.state for trial in result.trials)
+    counts = ", ".join(f"{number} {state}" for state, number in sorted(ended.items())) or "none ended"
+    last = max(result.trials, key=lambda trial: trial.number, default=None)
+    reason = None if last is None else last.outcome.get("message")
+    return counts if reason is None else f"{counts}; the last one: {reason}"
+
+
+def _summarise(console: Console, result: StudyResult, output: Path, written: list[str], corpus: list[str]) -> None:
+    if result.interrupted:
+        console.print("interrupted; --resume goes on")
+    if result.best is None:
+        warn(console, f"no trial is complete, so there is no best one: {_failures(result)}")
+    console.print(f"in {output}: {', '.join(written)}")
+    if result.best is not None:
+        command = ["unrolled", "train", *corpus, "--recipe", str(output / BEST), "-o", "runs/best"]
+        console.print(f"Next: {shlex.join(command)}")

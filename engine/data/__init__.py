@@ -1,0 +1,1 @@
+"""Turn files into batches: sources, readers, tables, corpora, splits and token files."""

@@ -1,0 +1,175 @@
+"""A corpus from files, standard input, or what every CPython has.
+
+A corpus is text or records. Either can be had as the other: a text's records are its lines that are not blank, a list of
+records as a text is joined by line ends.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import sys
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+from unrolled.engine.data.readers import BLANK, READERS, Content, Reading, ReadOptions, read_plain, unnamed_reader
+from unrolled.engine.data.sources import STDIN, Source, ending, is_unnamed, short_name, shown
+from unrolled.engine.errors import CorpusError
+
+BUILTIN = "python-reference"  # that which is read where none is named
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text or records: ``content`` is one text, or a tuple of records, which ``readings`` describe file by file."""
+
+    name: str
+    content: str | tuple[str, ...]
+    readings: tuple[Reading, ...] = field(default=(), compare=False)
+
+    @cached_property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "\n".join(self.content)
+
+    @cached_property
+    def records(self) -> tuple[str, ...]:
+        if isinstance(self.content, str):
+            return tuple(line for line in self.content.split("\n") if line.strip())
+        return self.content
+
+    def read_as(self, batching: str) -> tuple[Reading, ...]:
+        """Return what was read where records are; the lines of a text are some if ``batching`` is "records"."""
+        if isinstance(self.content, str) and batching == "records":
+            lines = self.content.count("\n") + (self.content[-1:] not in ("", "\n"))
+            rows = len(self.records)
+            return (Reading(self.name, "text", None, rows, {BLANK: lines - rows}),)
+        return self.readings
+
+    @property
+    def characters(self) -> int:
+        return len(self.text)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the text in UTF-8, to tell corpora apart."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def builtin_corpus() -> Corpus:
+    """The language reference that ships with CPython as ``pydoc_data.topics``: some 450 KB of English and Python."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise CorpusError(
+            "this Python has no pydoc_data.topics, the built-in corpus; give a text file instead"
+        ) from error
+    return Corpus(BUILTIN, "\n\n".join(topics[key].strip("\n") for key in sorted(topics)) + "\n")
+
+
+def identifiers_corpus() -> Corpus:
+    """Identifiers of the standard library's own sources, without its tests: some 25,000 records in order."""
+    names = _identifiers(Path(sysconfig.get_path("stdlib")))
+    if not names:
+        raise CorpusError(f"this Python comes without its sources, which {IDENTIFIERS} is made of; give a file instead")
+    return Corpus(IDENTIFIERS, names)
+
+
+@cache
+def _identifiers(root: Path) -> tuple[str, ...]:
+    names: set[str] = set()
+    for path in _library_sources(root):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in texts
+            try:
+                tree = ast.parse(path.read_bytes())
+            except (SyntaxError, ValueError, OSError):
+                # one damaged or locked file is no reason to lose the rest
+                continue
+        for node in ast.walk(tree):
+            # the field of a definition, name, attribute, argument or keyword; Global and imports add none of their own
+            name = next(
+                (value for field in ("name", "id", "attr", "arg") if (value := getattr(node, field, None))), None
+            )
+            if isinstance(name, str) and name.isidentifier():
+                names.add(name)
+    return tuple(sorted(names))
+
+
+def _library_sources(root: Path) -> Iterator[Path]:
+    tests = {"test", "tests", "idle_test"}
+    for module in sorted(sys.stdlib_module_names):
+        yield from (path for path in (root / f"{module}.py",) if path.is_file())
+        for path in sorted((root / module).rglob("*.py")):
+            if not tests.intersection(path.relative_to(root).parts):
+                yield path
+
+
+IDENTIFIERS = "python-identifiers"
+BUILTINS: dict[str, Callable[[], Corpus]] = {BUILTIN: builtin_corpus, IDENTIFIERS: identifiers_corpus}
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == STDIN else shown(source)
+
+
+def _read_one(source: str, options: ReadOptions) -> Content:
+    name = _name(source)
+    if source in BUILTINS and not Path(source).exists():
+        if options.of_records:
+            raise CorpusError(f"{', '.join(options.of_records)}: for files; {name} is built in")
+        return Content(BUILTINS[source]().content)
+    if Path(source).suffix == ".tokens":
+        raise CorpusError(f"{name}: holds ids, which train and eval read, alone; here the text itself is needed")
+    if os.path.isdir(source):
+        raise CorpusError(f"{name}: is a folder; name the files in it, for instance {name}/*.txt")
+    try:
+        text = Source(source, options.encoding).read()
+    except CorpusError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise CorpusError(f"{name}: no such file") from error
+        raise
+    reader = unnamed_reader(options) if is_unnamed(source) else READERS.get(ending(source), read_plain)
+    return reader(text, name, options)
+
+
+def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[Content]:
+    for source in sources:
+        found = _read_one(source, options)
+        content = found.content
+        if not content or (isinstance(content, str) and not content.strip()):
+            raise CorpusError(f"{_name(source)}: holds no text")
+        yield found
+
+
+def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None = None) -> Corpus:
+    """Read one corpus from files, "-" (standard input), or a key of ``BUILTINS``; ``BUILTIN`` where ``sources`` is empty.
+
+    The reader goes by the file's ending: .csv, .tsv, .jsonl, .ndjson and .json give records, everything else is plain text.
+
+    Raises:
+        CorpusError: a file is missing, empty or undecodable, a column or field is missing, or texts and records are mixed.
+    """
+    names = [str(source) for source in sources]
+    options = options or ReadOptions()
+    if not names:
+        if options.of_records:
+            raise CorpusError(f"{', '.join(options.of_records)}: for files; none is named")
+        if options.encoding != ReadOptions.encoding:
+            raise CorpusError("--encoding: for files; none is named")
+        return builtin_corpus()
+    if names.count(STDIN) > 1:
+        raise CorpusError("standard input (-) can be read only once")
+    found = list(_contents(names, options))
+    contents = [one.content for one in found]
+    name = ", ".join(map(short_name, names))
+    if all(isinstance(content, str) for content in contents):
+        return Corpus(name, "\n".join(contents) if len(contents) > 1 else contents[0])  # type: ignore[arg-type]
+    if any(isinstance(content, str) for content in contents):
+        raise CorpusError(f"{name}: plain text and records (.csv, .tsv, .jsonl, .json) cannot be mixed in one corpus")
+    readings = tuple(one.reading for one in found if one.reading is not None)
+    return Corpus(name, tuple(record for content in contents for record in content), readings)

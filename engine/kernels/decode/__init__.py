@@ -1,0 +1,1 @@
+"""Generate text in compiled loops, sampling included."""

@@ -1,0 +1,1 @@
+"""Multiply matrices: packing, micro-kernels and tiles."""

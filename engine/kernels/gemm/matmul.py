@@ -1,0 +1,219 @@
+"""Matrix products on the micro-kernel: the first factor is read as it lies, the second from panels (``panels``).
+
+The reference of every function is the NumPy product in its first line. Panels of words are products of bfloat16, which
+run on the processor's own tiles (``amx``) where it has some; here nothing else tells the two kinds apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.gemm import amx
+from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
+from unrolled.engine.kernels.gemm.microkernel import FEW_ROWS, TILE_ROWS, VECTORS, multiply_tile
+from unrolled.engine.kernels.jit.compilation import compiled
+from unrolled.engine.kernels.simd.bf16 import WORD
+from unrolled.engine.kernels.simd.copies import copy_block
+from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
+
+# rows of a panel read at a time; more rows: sums are read and written less, but panels leave the L2 cache
+DEPTH_BLOCK = 512
+ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
+
+
+@compiled
+def _tiles(
+    width: int, a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, second: int, far: int,
+    start: NDArray, start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int,
+) -> None:  # fmt: skip
+    """All rows of a tile's width, 8, 4, 2 or 1 at a time; arguments as of the micro-kernel."""
+    left = rows
+    while left > 0:
+        if TILE_ROWS == 8 and left >= 8:
+            n = 8
+        elif left >= 4:
+            n = 4
+        else:
+            n = 2 if left >= 2 else 1
+        multiply_tile(
+            n, width, a, a_at, a_row, a_depth, panels, panel_at, second, far, start, start_at, start_row, c, c_at, c_row,
+            depth,
+        )  # fmt: skip
+        a_at, start_at, c_at, left = a_at + n * a_row, start_at + n * start_row, c_at + n * c_row, left - n
+
+
+@compiled
+def _edge(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, start: NDArray, start_at: int,
+    start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int, edge: int, W: int,
+) -> None:  # fmt: skip
+    """The last panel, of whose columns ``edge`` < W are C's: by way of a block of its own where a tile is wider."""
+    lanes = W // VECTORS
+    whole = edge == lanes
+    into, into_at, into_row, width = c, c_at, c_row, 1 if edge <= lanes else 2
+    if not whole:
+        into, into_at, into_row = np.zeros(rows * W, c.dtype), 0, W
+        copy_block(start, start_at, start_row, into, into_at, into_row, rows, edge)
+        start, start_at, start_row = into, into_at, into_row
+    _tiles(
+        width, a, a_at, a_row, a_depth, panels, panel_at, lanes, lanes, start, start_at, start_row, into, into_at, into_row,
+        rows, depth,
+    )  # fmt: skip
+    if not whole:
+        copy_block(into, into_at, into_row, c, c_at, c_row, rows, edge)
+
+
+@compiled
+def multiply_columns(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, far: int, W: int, start: NDArray,
+    start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, depth: int, back: bool,
+) -> None:  # fmt: skip
+    """C = start + A @ B for the N columns and ``depth`` rows of panels of W columns from ``panel_at`` on, ``far`` apart."""
+    lanes = W // VECTORS
+    span = 2 if rows <= FEW_ROWS and rows != 3 else 3  # three rows are two tiles, and only one of them is so few
+    whole, edge = N // W, N % W
+    groups = whole // span
+    pieces = groups + whole - groups * span + (1 if edge > 0 else 0)
+    for i in range(pieces):
+        piece = pieces - 1 - i if back else i
+        p = piece * span if piece < groups else piece + groups * (span - 1)
+        at, s_at, into, second = panel_at + p * far, start_at + p * W, c_at + p * W, lanes
+        if p >= whole:
+            _edge(a, a_at, a_row, a_depth, panels, at, start, s_at, start_row, c, into, c_row, rows, depth, edge, W)
+        else:
+            # Two panels are a tile of four registers, three are two of three. One place that calls, with a width that is
+            # not known before: for each that is, Numba would compile all heights anew, in every kernel.
+            width = VECTORS if piece >= groups else VECTORS * span // (span - 1)
+            for half in range(span - 1 if piece < groups else 1):
+                if half > 0:  # the second panel's last register, and the third panel
+                    at, s_at, into, second = at + far + lanes, s_at + 3 * lanes, into + 3 * lanes, far - lanes
+                _tiles(
+                    width, a, a_at, a_row, a_depth, panels, at, second, far, start, s_at, start_row, c, into, c_row, rows,
+                    depth,
+                )  # fmt: skip
+
+
+@compiled
+def _multiply_part(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, first: int, start: NDArray, start_at: int,
+    start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
+) -> None:  # fmt: skip
+    K, W = panels.shape[1], panels.shape[2]
+    flat = panels.reshape(-1)
+    block = K if rows <= TILE_ROWS else DEPTH_BLOCK  # so few rows read a panel once
+    depth = min(block, K)
+    multiply_columns(
+        a, a_at, a_row, a_depth, flat, first * K * W, K * W, W, start, start_at, start_row, c, c_at, c_row, rows, N,
+        depth, back,
+    )  # fmt: skip
+    for k0 in range(block, K, block):
+        depth = min(block, K - k0)
+        multiply_columns(
+            a, a_at + k0 * a_depth, a_row, a_depth, flat, (first * K + k0) * W, K * W, W, c, c_at, c_row, c, c_at, c_row,
+            rows, N, depth, back,
+        )  # fmt: skip
+
+
+@compiled
+def _multiply_part_amx(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, first: int, start: NDArray, start_at: int,
+    start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
+) -> None:  # fmt: skip
+    amx.multiply(
+        a, a_at, a_row, panels.reshape(-1), panels.shape[1], panels.shape[2], first, start, start_at, start_row, c, c_at,
+        c_row, rows, N, back,
+    )  # fmt: skip
+
+
+def multiply_part(  # type: ignore[no-untyped-def]
+    a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
+):
+    """``multiply`` for the N columns from panel ``first`` on; ``start_at`` and ``c_at`` are the places of the first of them."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(multiply_part, inline="always")
+def _multiply_part_for(  # type: ignore[no-untyped-def]
+    a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
+):
+    run = _multiply_part_amx if panels.dtype == WORD and amx.AVAILABLE else _multiply_part
+
+    def call(  # type: ignore[no-untyped-def]
+        a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
+    ):
+        run(a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back)
+
+    return call
+
+
+@compiled
+def add_product_part(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, first: int, c: NDArray, c_at: int, c_row: int,
+    rows: int, N: int, back: bool,
+) -> None:  # fmt: skip
+    """``add_product`` for the N columns from the start of panel ``first``; ``c_at`` is the place of the first of them."""
+    multiply_part(a, a_at, a_row, a_depth, panels, first, c, c_at, c_row, c, c_at, c_row, rows, N, back)
+
+
+@compiled
+def multiply(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, start: NDArray, start_at: int, start_row: int,
+    c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
+) -> None:  # fmt: skip
+    """C = start + A @ B for ``rows`` rows, on one thread; the depth of the product is 1 or more.
+
+    ``a``, ``start`` and ``c`` are flat, C-contiguous arrays with an offset and strides in items; element (r, k) of A lies at
+    a_at + r·a_row + k·a_depth, row r of C, N items long, at c_at + r·c_row, and that of ``start`` at start_at +
+    r·start_row: 0 for one row that all start from. A caller that comes again and again turns ``back`` every other time:
+    what it read last is still in the cache.
+    """
+    for r in range(0, rows, ROW_BLOCK):
+        some = min(ROW_BLOCK, rows - r)
+        multiply_part(
+            a, a_at + r * a_row, a_row, a_depth, panels, 0, start, start_at + r * start_row, start_row, c,
+            c_at + r * c_row, c_row, some, N, back,
+        )  # fmt: skip
+
+
+@compiled
+def add_product(
+    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, c: NDArray, c_at: int, c_row: int,
+    rows: int, N: int, back: bool,
+) -> None:  # fmt: skip
+    """C += A @ B; as ``multiply``."""
+    multiply(a, a_at, a_row, a_depth, panels, c, c_at, c_row, c, c_at, c_row, rows, N, back)
+
+
+@compiled_parallel
+def _product(
+    part: int, parts: int, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray,
+) -> None:  # fmt: skip
+    """c = start + a[:, k0:k1] @ b; rows of ``start`` lie ``start_row`` items apart."""
+    (M, width), N = a.shape, c.shape[1]
+    flat_a, flat_c, flat_start = a.reshape(-1), c.reshape(-1), start.reshape(-1)
+    first, last = part * M // parts, (part + 1) * M // parts
+    memory = new_operand(panels, ROW_BLOCK)
+    for m in range(first, last, ROW_BLOCK):
+        some = min(ROW_BLOCK, last - m)
+        factor, at, stride = operand(flat_a, m * width + k0, width, some, k1 - k0, panels, memory)
+        multiply(factor, at, stride, 1, panels, flat_start, m * start_row, start_row, flat_c, m * N, N, some, N, False)
+
+
+def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
+    """a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); rows shared out to the threads."""
+    return products(a, [(0, a.shape[1], panels)], bias)
+
+
+def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDArray) -> NDArray:
+    """Σ a[:, k0:k1] @ b + bias over ``factors`` (k0, k1, the panels of b), each b of as many columns as ``bias``."""
+    c = empty((len(a), len(bias)), a.dtype)
+    start, start_row = bias, 0
+    for k0, k1, panels in factors:
+        _product(get_num_threads(), a, k0, k1, panels, start, start_row, c)
+        start, start_row = c, len(bias)
+    return c

@@ -1,0 +1,226 @@
+"""Panels: the second factor of a matrix product as the micro-kernel reads it.
+
+A panel holds PANEL_BYTES of columns for every row of the second factor, padded with zeros, one after the other:
+panels (P, K, W).
+
+Panels of words hold pairs of bfloat16 (``bf16``), (P, ⌈K/2⌉, W), or some rows of zeros more where the processor has tiles
+of its own (``amx``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.gemm.lhs_packing import packed_depth, packed_words
+from unrolled.engine.kernels.gemm.microkernel import PANEL_BYTES, VECTORS
+from unrolled.engine.kernels.jit.compilation import compiled
+from unrolled.engine.kernels.simd.bf16 import WORD, WORD_DTYPE, word
+from unrolled.engine.kernels.simd.copies import copy_transposed, make_copy, make_pairing
+from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
+
+PACK_ROWS = 16  # rows of a second factor packed at a time: as many lanes as a register has at the most, or a multiple
+
+_copy_row = make_copy(PANEL_BYTES)
+_pair_row = make_pairing(PANEL_BYTES // WORD_DTYPE.itemsize)
+
+
+def panel_width(dtype: np.dtype) -> int:
+    """W, the columns of a panel."""
+    return PANEL_BYTES // dtype.itemsize
+
+
+def padded_columns(columns: int, dtype: np.dtype) -> int:
+    """Columns rounded up to whole registers, so that no tile is wider than its row."""
+    lanes = panel_width(dtype) // VECTORS
+    return -(-columns // lanes) * lanes
+
+
+@compiled
+def _put(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
+    """One number of ``b`` or ``b.T`` to row k and column j of panel p, of its dtype."""
+    n = p * panels.shape[2] + j
+    panels[p, k, j] = b[n, k] if transposed else b[k, n]
+
+
+@compiled
+def _put_word(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
+    """One number of ``b`` or ``b.T``, with the one behind it along the depth, to its place in a panel of words."""
+    n, K = p * panels.shape[2] + j, b.shape[1] if transposed else b.shape[0]
+    if k % 2:
+        return
+    low = b[n, k] if transposed else b[k, n]
+    high = np.float32(0)
+    if k + 1 < K:
+        high = b[n, k + 1] if transposed else b[k + 1, n]
+    panels[p, k // 2, j] = word(low, high)
+
+
+@compiled
+def _copy_rows(b: NDArray, k: int, p: int, panels: NDArray) -> None:
+    """A block's rows of a panel, of its dtype."""
+    (_, K, W), N = panels.shape, b.shape[1]
+    source, target = b.reshape(-1), panels.reshape(-1)
+    for row in range(k, k + PACK_ROWS):
+        _copy_row(source, row * N + p * W, target, (p * K + row) * W)
+
+
+@compiled
+def _copy_rows_words(b: NDArray, k: int, p: int, panels: NDArray) -> None:
+    (_, K, W), N = panels.shape, b.shape[1]
+    source, target = b.reshape(-1), panels.reshape(-1)
+    for row in range(k, k + PACK_ROWS, 2):
+        at = row * N + p * W
+        _pair_row(source, at, at + N, target, (p * K + row // 2) * W)
+
+
+def _put_for(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
+    """``_put`` or ``_put_word``; goes by the panels' dtype, as the next."""
+    raise NotImplementedError("for compiled code only")
+
+
+def _copy_rows_for(b, k, p, panels):  # type: ignore[no-untyped-def]
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(_put_for, inline="always")
+def _put_by_dtype(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
+    put = _put_word if panels.dtype == WORD else _put
+    return lambda b, k, p, j, transposed, panels: put(b, k, p, j, transposed, panels)
+
+
+@overload(_copy_rows_for, inline="always")
+def _copy_rows_by_dtype(b, k, p, panels):  # type: ignore[no-untyped-def]
+    copy = _copy_rows_words if panels.dtype == WORD else _copy_rows
+    return lambda b, k, p, panels: copy(b, k, p, panels)
+
+
+@compiled_parallel
+def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, paired: int) -> None:
+    """``paired`` rows make one of the packed ones. The depth is shared out in whole blocks of rows."""
+    P, depth, W = panels.shape
+    N, K = b.shape
+    if not transposed:
+        K, N = N, K
+    lanes = W // VECTORS
+    source, target = b.reshape(-1), panels.reshape(-1)
+    blocks = K // PACK_ROWS
+    first, last = part * blocks // parts * PACK_ROWS, (part + 1) * blocks // parts * PACK_ROWS
+    whole = N // W
+    if transposed:
+        # a register's lanes of rows at a time, the depth in pieces: both sides stay in the cache
+        for k0 in range(first, last, 8 * PACK_ROWS):
+            for n in range(0, N - lanes + 1, lanes):
+                at = (n // W * depth) * W + n % W
+                for k in range(k0, min(k0 + 8 * PACK_ROWS, last), lanes):
+                    copy_transposed(source, n * K + k, K, target, at + k // paired * W, W)
+        whole = N // lanes * lanes
+    else:
+        for k in range(first, last, PACK_ROWS):
+            for p in range(whole):
+                _copy_rows_for(b, k, p, panels)
+        whole *= W
+    end = K if part == parts - 1 else last
+    edge = (P - 1) * W
+    for k in range(first, last):  # columns that fill no register or panel
+        for j in range(whole - edge, N - edge):
+            _put_for(b, k, P - 1, j, transposed, panels)
+    for k in range(last, end):  # rows that fill no block
+        for p in range(P):
+            for j in range(min(W, N - p * W)):
+                _put_for(b, k, p, j, transposed, panels)
+    packed_end = depth if part == parts - 1 else last // paired
+    for k in range(first // paired, packed_end):
+        for j in range(N - (P - 1) * W, W):
+            panels[P - 1, k, j] = 0
+
+
+def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
+    N, K = b.shape if transposed else b.shape[::-1]
+    dtype = WORD_DTYPE if bf16 else b.dtype
+    W, filled = panel_width(dtype), (K + 1) // 2 if bf16 else K
+    panels = empty((-(-N // W), packed_depth(K) if bf16 else K, W), dtype)
+    if bf16:
+        panels[:, filled:] = 0
+    _pack(get_num_threads(), b, panels, transposed, 2 if bf16 else 1)
+    return panels
+
+
+def pack(b: NDArray, bf16: bool = False) -> NDArray:
+    """Panels of ``b`` (K, N), of its dtype or of words."""
+    return _packed(b, False, bf16)
+
+
+def pack_transposed(b: NDArray, bf16: bool = False) -> NDArray:
+    """Panels of ``b.T`` for ``b`` (N, K), of its dtype or of words."""
+    return _packed(b, True, bf16)
+
+
+class Runs(NamedTuple):
+    """Some rows of a matrix: ``length`` that follow each other from ``first`` on, as many again ``stride`` behind, …"""
+
+    first: int
+    length: int
+    stride: int
+
+
+@compiled
+def row_of(runs: Runs, k: int) -> int:
+    """The k-th of these rows."""
+    return runs.first + k // runs.length * runs.stride + k % runs.length
+
+
+@compiled
+def _pack_rows_as_they_are(b: NDArray, runs: Runs, k0: int, depth: int, panels: NDArray, W: int) -> int:
+    N = b.shape[1]
+    flat = b.reshape(-1)
+    for k in range(depth):
+        row_at, at = row_of(runs, k0 + k) * N, k * W
+        for n in range(0, N - W + 1, W):
+            _copy_row(flat, row_at + n, panels, at)
+            at += depth * W
+        rest = N % W
+        if rest:
+            for j in range(W):
+                panels[at + j] = flat[row_at + N - rest + j] if j < rest else 0
+    return depth
+
+
+@compiled
+def _pack_rows_words(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
+    N = b.shape[1]
+    flat = b.reshape(-1)
+    depth, filled = packed_words(rows), (rows + 1) // 2
+    zero = np.float32(0)
+    for p in range((N + W - 1) // W):
+        panels[(p * depth + filled) * W : (p + 1) * depth * W] = 0
+    for k in range(filled):
+        two = 2 * k + 1 < rows
+        low_at, at = row_of(runs, k0 + 2 * k) * N, k * W
+        high_at = low_at + N
+        for n in range(0, N, W):
+            if two and n + W <= N:
+                _pair_row(flat, low_at + n, high_at + n, panels, at)
+            else:
+                for j in range(W):
+                    some = n + j < N
+                    low = flat[low_at + n + j] if some else zero
+                    high = flat[high_at + n + j] if some and two else zero
+                    panels[at + j] = word(low, high)
+            at += depth * W
+    return depth
+
+
+def pack_rows(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+    """``rows`` of the ``runs`` of ``b``, from the k0-th on, as flat panels, padded with zeros; returns their depth."""
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(pack_rows, inline="always")
+def _pack_rows_for(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
+    pack = _pack_rows_words if panels.dtype == WORD else _pack_rows_as_they_are
+    return lambda b, runs, k0, rows, panels, W: pack(b, runs, k0, rows, panels, W)

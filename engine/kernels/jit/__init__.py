@@ -1,0 +1,1 @@
+"""Compile and cache kernels for this processor."""

@@ -1,0 +1,1 @@
+"""Compile the layers around the recurrent ones: embedding, linear and output loss."""

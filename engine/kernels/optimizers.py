@@ -1,0 +1,123 @@
+"""Optimisers and the gradients' norm compiled: names, signatures and formulas of ``unrolled.engine.optimizers.optimizer``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.jit.compilation import compiled_sum
+from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
+from unrolled.engine.optimizers.optimizer import Moments, OptimizerConfig, Progress, Update
+
+NORM_BLOCK = 1 << 14  # numbers summed by one thread at a time; the blocks' sums are added in order, whoever made them
+
+
+@compiled_sum
+def _sum_of_squares(values: NDArray) -> float:
+    total = 0.0
+    for i in range(values.shape[0]):
+        value = np.float64(values[i])
+        total += value * value
+    return total
+
+
+@compiled_parallel
+def _sums_of_squares(part: int, parts: int, values: NDArray, sums: NDArray) -> None:
+    N, blocks = values.shape[0], sums.shape[0]
+    for block in range(part * blocks // parts, (part + 1) * blocks // parts):
+        sums[block] = _sum_of_squares(values[block * NORM_BLOCK : min((block + 1) * NORM_BLOCK, N)])
+
+
+def grad_norm(grads: NDArray) -> float:
+    sums = np.empty(-(-len(grads) // NORM_BLOCK))
+    _sums_of_squares(get_num_threads(), grads, sums)
+    return math.sqrt(float(sums.sum()))
+
+
+@compiled_parallel
+def _sgd_kernel(
+    part: int, parts: int, param: NDArray, grad: NDArray, first: NDArray, lr: float, scale: float, decay: float,
+    momentum: float,
+) -> None:  # fmt: skip
+    N, number = param.shape[0], param.dtype.type
+    rate, scaled, decayed, kept = number(lr), number(scale), number(decay), number(momentum)
+    begin, end = part * N // parts, (part + 1) * N // parts
+    p, g, m = param[begin:end], grad[begin:end], first[begin:end]
+    if kept == 0:
+        for i in range(end - begin):
+            p[i] -= rate * (g[i] * scaled + decayed * p[i])
+    else:
+        for i in range(end - begin):
+            m[i] = kept * m[i] + (g[i] * scaled + decayed * p[i])
+            p[i] -= rate * m[i]
+
+
+def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
+    rate, _, scale = progress
+    _sgd_kernel(get_num_threads(), param, grad, moments.first, rate, scale, config.decay, config.momentum)
+
+
+@compiled_parallel
+def _rmsprop_kernel(
+    part: int, parts: int, param: NDArray, grad: NDArray, second: NDArray, lr: float, scale: float, decay: float,
+    alpha: float, eps: float,
+) -> None:  # fmt: skip
+    N, number = param.shape[0], param.dtype.type
+    rate, scaled, decayed, small = number(lr), number(scale), number(decay), number(eps)
+    kept, new = number(alpha), number(1 - alpha)
+    begin, end = part * N // parts, (part + 1) * N // parts
+    p, g, v = param[begin:end], grad[begin:end], second[begin:end]
+    for i in range(end - begin):
+        d = g[i] * scaled + decayed * p[i]
+        v[i] = kept * v[i] + new * d * d
+        p[i] -= rate * d / (np.sqrt(v[i]) + small)
+
+
+def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
+    rate, _, scale = progress
+    _rmsprop_kernel(
+        get_num_threads(), param, grad, moments.second, rate, scale, config.decay, config.alpha, config.eps
+    )  # fmt: skip
+
+
+@compiled_parallel
+def _adam_kernel(
+    part: int, parts: int, param: NDArray, grad: NDArray, first: NDArray, second: NDArray, constants: NDArray,
+) -> None:  # fmt: skip
+    N = param.shape[0]
+    begin, end = part * N // parts, (part + 1) * N // parts
+    p, g, m, v = param[begin:end], grad[begin:end], first[begin:end], second[begin:end]
+    scale, decay, kept, new_m, beta2, new_v = (
+        constants[0], constants[1], constants[2], constants[3], constants[4], constants[5],
+    )  # fmt: skip
+    root_scale, eps, rate = constants[6], constants[7], constants[8]
+    for i in range(end - begin):
+        w = p[i] * kept
+        d = g[i] * scale + decay * w
+        m[i] += new_m * (d - m[i])
+        v[i] = beta2 * v[i] + new_v * d * d
+        p[i] = w - rate * m[i] / (np.sqrt(v[i]) * root_scale + eps)
+
+
+def _run_adam(
+    config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress, decay: float,
+    kept: float,
+) -> None:  # fmt: skip
+    rate, step, scale = progress
+    root_scale = 1 / math.sqrt(1 - config.beta2**step)
+    rate /= 1 - config.beta1**step
+    numbers = (scale, decay, kept, 1 - config.beta1, config.beta2, 1 - config.beta2, root_scale, config.eps, rate)
+    _adam_kernel(get_num_threads(), param, grad, *moments, np.array(numbers, param.dtype))
+
+
+def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
+    _run_adam(config, param, grad, moments, progress, config.decay, 1.0)
+
+
+def _adamw(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
+    _run_adam(config, param, grad, moments, progress, 0.0, 1 - progress.learning_rate * config.decay)
+
+
+UPDATES: dict[str, Update] = {"sgd": _sgd, "rmsprop": _rmsprop, "adam": _adam, "adamw": _adamw}

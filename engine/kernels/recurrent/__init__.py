@@ -1,0 +1,1 @@
+"""Scan recurrent layers: a file of compiled formulas for each cell, and how threads share a layer."""

@@ -1,0 +1,1 @@
+"""Compute on vector registers: elementwise formulas, conversions and copies."""

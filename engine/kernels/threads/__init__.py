@@ -1,0 +1,1 @@
+"""Share work between threads: the thread pool, barriers and memory for results."""

@@ -1,0 +1,23 @@
+"""The recurrent cells: the NumPy reference, one readable file a cell, and the registry that everything enumerates.
+
+Contract of every cell (the Numba kernels have the same names and signatures):
+
+    forward(xg (T,B,G·H), s0 (S,B,H), w_hh (G·H,H), b_hh (G·H,)) -> states (T+1,S,B,H), gates
+    backward(dh (T,B,H), ds_T (S,B,H), states, gates, w_hh, b_hh) -> dxg (T,B,G·H), dhg (T,B,G·H), ds0 (S,B,H)
+
+``xg`` is the layer's input product with its bias, x·W_ihᵀ + b_ih. ``states[0]`` is ``s0`` and ``states[t + 1]`` the
+state after step t; index 0 of the state is h. ``gates`` is what backward needs besides, of the cell's own shape.
+``dhg`` is the gradient of h_prev·W_hhᵀ + b_hh, so dW_hh = Σ_t dhg_tᵀ·h_prev and db_hh = Σ dhg.
+"""
+
+from unrolled.engine.models.cells import gru, lstm, rnn
+from unrolled.engine.models.cells.cell import RELU, SIGMOID, TANH, Cell
+
+CELLS: dict[str, Cell] = {
+    "rnn": Cell("Elman RNN, tanh", ("h",), 1, rnn.forward_tanh, rnn.backward_tanh, (TANH,)),
+    "rnn_relu": Cell("Elman RNN, relu", ("h",), 1, rnn.forward_relu, rnn.backward_relu, (RELU,)),
+    "gru": Cell(
+        "GRU, reset after the product", ("r", "z", "n"), 1, gru.forward, gru.backward, (SIGMOID, SIGMOID, TANH)
+    ),
+    "lstm": Cell("LSTM", ("i", "f", "g", "o"), 2, lstm.forward, lstm.backward, (SIGMOID, SIGMOID, TANH, SIGMOID)),
+}

@@ -1,0 +1,92 @@
+"""What a model is: a frozen, validated description with a dict round-trip."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.engine.canonical import completed, described
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.cells.cell import Cell
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A language model: embedding, ``num_layers`` recurrent layers of one cell, linear output over the vocabulary.
+
+    Args:
+        cell: a key of ``CELLS``.
+        vocab_size: V, at least 2.
+        embedding_size: E.
+        hidden_size: H, the same in every layer.
+        num_layers: L.
+        dropout: probability that a unit between two layers is zeroed in training, in [0, 1).
+        tie_weights: the output layer uses the embedding's matrix; needs E = H.
+
+    Raises:
+        ConfigError: a value is out of range or two do not go together.
+    """
+
+    cell: str
+    vocab_size: int
+    embedding_size: int = 128
+    hidden_size: int = 128
+    num_layers: int = 1
+    dropout: float = 0.0
+    tie_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cell, str) or self.cell not in CELLS:
+            raise ConfigError(f"cell: {self.cell!r} is not known; choose one of {', '.join(CELLS)}")
+        for name, least in (("vocab_size", 2), ("embedding_size", 1), ("hidden_size", 1), ("num_layers", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least {least}")
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float):
+            raise ConfigError(f"dropout: got {self.dropout!r}, needs a number from 0 up to, not including, 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout: got {self.dropout!r}, needs a number from 0 up to, not including, 1")
+        if self.dropout and self.num_layers == 1:
+            raise ConfigError(
+                f"dropout: {self.dropout} acts between layers and there is one layer; "
+                "set num_layers to 2 or more, or dropout to 0"
+            )
+        if not isinstance(self.tie_weights, bool):
+            raise ConfigError(f"tie_weights: got {self.tie_weights!r}, needs true or false")
+        if self.tie_weights and self.embedding_size != self.hidden_size:
+            raise ConfigError(
+                f"tie_weights needs embedding_size = hidden_size, got {self.embedding_size} and {self.hidden_size}"
+            )
+
+    @property
+    def spec(self) -> Cell:
+        return CELLS[self.cell]
+
+    def state_shape(self, batch_size: int) -> tuple[int, int, int, int]:
+        """Shape (S, L, B, H) of the state array of ``batch_size`` rows."""
+        return (self.spec.states, self.num_layers, batch_size, self.hidden_size)
+
+    def layer_input_size(self, layer: int) -> int:
+        """Width of what layer ``layer`` reads: E for the first, H for the others."""
+        return self.embedding_size if layer == 0 else self.hidden_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the canonical form."""
+        return described(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of ``to_dict``; unknown and missing keys are ConfigErrors."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"model config: got a {type(values).__name__}, needs an object of settings")
+        values = completed(cls, values)
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(
+                f"model config: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            )
+        if missing := sorted({"cell", "vocab_size"} - set(values)):
+            raise ConfigError(f"model config: {', '.join(missing)} missing")
+        return cls(**values)

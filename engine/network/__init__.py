@@ -1,0 +1,1 @@
+"""Run the network from scratch on either backend, NumPy or Numba."""

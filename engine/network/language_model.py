@@ -1,0 +1,249 @@
+"""The network from scratch: embedding -> recurrent layers -> output -> loss, and its backward, on either backend.
+
+Input, layers and head are separate pairs of functions; ``LanguageModel`` strings them together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.errors import ConfigError, ShapeError
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.parameters import (
+    Params,
+    check_params,
+    layer_names,
+    layer_params,
+    output_weight_name,
+    parameter_shapes,
+    views,
+)
+from unrolled.engine.models.step_contract import are_ids, check_step
+from unrolled.engine.network.backends import FLOAT32, Backend, get_backend
+
+
+class LayerTape(NamedTuple):
+    """What a layer's backward needs of its forward."""
+
+    x: NDArray | None  # (T, B, H); None for the first layer, whose input product comes from outside
+    states: NDArray  # (T + 1, S, B, H)
+    gates: NDArray
+
+
+class FirstLayer(NamedTuple):
+    """What the gradients of the first layer's parameters are made of."""
+
+    dxg: NDArray  # (T, B, G·H), gradient of its input product
+    dhg: NDArray  # (T, B, G·H), of its hidden product
+    h_prev: NDArray  # (T, B, H), what the hidden product read
+
+
+class Gradients(NamedTuple):
+    """Sums of a batch's loss, gradients of its mean, and the state after it."""
+
+    loss: LossResult
+    params: Params
+    flat: NDArray  # the same memory as one array, in the parameters' order
+    state: NDArray  # (S, L, B, H) after the last step
+    dstate: NDArray  # (S, L, B, H), gradient of the initial state
+
+
+def layers_forward(
+    backend: Backend,
+    config: ModelConfig,
+    params: Params,
+    xg: NDArray,
+    state: NDArray,
+    masks: Sequence[NDArray] | None = None,
+) -> tuple[NDArray, NDArray, list[LayerTape]]:
+    """Run all recurrent layers from ``state`` (S, L, B, H); ``xg`` (T, B, G·H) is the first layer's input product.
+
+    Returns:
+        The last layer's outputs (T, B, H), the state (S, L, B, H) after the last step, and a tape a layer.
+    """
+    cell = backend.cells[config.cell]
+    final = np.empty_like(state)
+    tapes = []
+    x = None
+    for layer in range(config.num_layers):
+        w_ih, w_hh, b_ih, b_hh = layer_params(params, layer)
+        if x is not None:
+            x = x if masks is None else x * masks[layer - 1]
+            xg = backend.layers.linear_forward(x, w_ih, b_ih)
+        states, gates = cell.forward(xg, np.ascontiguousarray(state[:, layer]), w_hh, b_hh)
+        tapes.append(LayerTape(x, states, gates))
+        final[:, layer] = states[-1]
+        x = np.ascontiguousarray(states[1:, 0])
+    assert x is not None  # there is at least one layer
+    return x, final, tapes
+
+
+def layers_backward(
+    backend: Backend,
+    config: ModelConfig,
+    params: Params,
+    dh: NDArray,
+    dstate: NDArray,
+    tapes: Sequence[LayerTape],
+    grads: Params,
+    masks: Sequence[NDArray] | None = None,
+) -> tuple[FirstLayer, NDArray]:
+    """Gradients of all recurrent layers; adds the parameters' to ``grads``, but for those of the first layer.
+
+    Args:
+        dh: (T, B, H), gradient of the last layer's outputs.
+        dstate: (S, L, B, H), gradient of the state after the last step.
+
+    Returns:
+        What the first layer's are made of, and the gradient of the initial state (S, L, B, H).
+    """
+    cell, ops = backend.cells[config.cell], backend.layers
+    dstate_0 = np.empty_like(dstate)
+    for layer in reversed(range(config.num_layers)):
+        names = layer_names(layer)
+        w_ih, w_hh, _, b_hh = layer_params(params, layer)
+        x, states, gates = tapes[layer]
+        dxg, dhg, ds0 = cell.backward(dh, np.ascontiguousarray(dstate[:, layer]), states, gates, w_hh, b_hh)
+        dstate_0[:, layer] = ds0
+        h_prev = np.ascontiguousarray(states[:-1, 0])
+        if x is not None:
+            ops.linear_backward_weight(dhg, h_prev, grads[names.w_hh], grads[names.b_hh])
+            ops.linear_backward_weight(dxg, x, grads[names.w_ih], grads[names.b_ih])
+            dh = ops.linear_backward_input(dxg, w_ih)
+            dh = dh if masks is None else dh * masks[layer - 1]
+    return FirstLayer(dxg, dhg, h_prev), dstate_0
+
+
+class LanguageModel:
+    """A language model on NumPy arrays; it holds parameters and no state.
+
+    Args:
+        config: what it is.
+        params: its parameters, float32 or float64; kept, not copied.
+        backend: "numpy" (the reference) or "numba" (compiled, the same results).
+        precision: of the products: "float32", or "bf16" for float32 parameters on "numba", where everything else stays
+            in float32.
+
+    Raises:
+        ConfigError: backend, precision, parameters and processor do not go together.
+    """
+
+    def __init__(
+        self, config: ModelConfig, params: Params, backend: str = "numpy", precision: str = FLOAT32
+    ) -> None:  # fmt: skip
+        check_params(config, params)
+        self.config = config
+        self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        self.backend, self.precision = get_backend(backend, precision), precision
+        if precision != FLOAT32 and self.dtype != np.float32:
+            raise ConfigError(f"precision: {precision} is for float32 parameters, got {self.dtype}")
+
+    def __reduce__(self) -> Any:
+        return LanguageModel, (self.config, self.params, self.backend.name, self.precision)
+
+    @property
+    def engine(self) -> str:
+        """The backend, with the precision where it is not the usual one."""
+        return self.backend.name if self.precision == FLOAT32 else f"{self.backend.name}-{self.precision}"
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.params["output.bias"].dtype
+
+    def _layers(
+        self, tokens: NDArray, state: NDArray, masks: Masks | None = None
+    ) -> tuple[NDArray, NDArray, list[LayerTape], NDArray | None]:
+        """As ``layers_forward`` from tokens, and where the inputs are masked, these inputs (T, B, E)."""
+        first, ops, embedding = layer_params(self.params, 0), self.backend.layers, self.params["embedding.weight"]
+        if masks is None or masks.inputs is None:
+            x, xg = None, ops.embedded_linear_forward(embedding, tokens, first.w_ih, first.b_ih)
+        else:
+            x = ops.embedding_forward(embedding, tokens) * masks.inputs
+            xg = ops.linear_forward(x, first.w_ih, first.b_ih)
+        between = None if masks is None else masks.between
+        return *layers_forward(self.backend, self.config, self.params, xg, state, between), x
+
+    def _output_loss(
+        self, h: NDArray, batch: Batch, grads: Params | None, smoothing: float = 0.0
+    ) -> tuple[LossResult, NDArray | None]:  # fmt: skip
+        weight = output_weight_name(self.config)
+        into = None if grads is None else (grads[weight], grads["output.bias"])
+        return self.backend.layers.output_loss(
+            h, self.params[weight], self.params["output.bias"], batch.targets, batch.mask, into, smoothing
+        )  # fmt: skip
+
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Logits (T, B, V) and next state of ``tokens`` (T, B) from ``state`` (S, L, B, H)."""
+        check_step(self.config, tokens, state, self.dtype)
+        h, final, *_ = self._layers(np.ascontiguousarray(tokens), state)
+        weight = self.params[output_weight_name(self.config)]
+        return self.backend.layers.linear_forward(h, weight, self.params["output.bias"]), final
+
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+        """Loss sums of a batch without gradients, and the state after it."""
+        self._check(batch, state)
+        h, final, *_ = self._layers(batch.inputs, state)
+        loss, _ = self._output_loss(h, batch, None)
+        return loss, final
+
+    def gradients(
+        self, batch: Batch, state: NDArray, masks: Masks | None = None, smoothing: float = 0.0
+    ) -> Gradients:  # fmt: skip
+        """Loss sums of a batch, gradients of the mean loss by name, and the state after it.
+
+        ``smoothing`` is that of ``softmax_cross_entropy``, and the loss is the smoothed one.
+
+        Back-propagation through time stops at the batch's first step: the state that came in is a constant.
+        """
+        self._check(batch, state)
+        params, shapes = self.params, parameter_shapes(self.config)
+        h, final, tapes, x = self._layers(batch.inputs, state, masks)
+        between, outputs = (None, None) if masks is None else (masks.between, masks.outputs)
+        flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
+        grads = views(flat, shapes)
+        loss, dh = self._output_loss(h if outputs is None else h * outputs, batch, grads, smoothing)
+        assert dh is not None  # asked for
+        if outputs is not None:
+            dh *= outputs
+        ends, dstate = layers_backward(
+            self.backend, self.config, params, dh, np.zeros_like(state), tapes, grads, between
+        )  # fmt: skip
+        self._input_backward(ends, batch.inputs, x, masks, grads)
+        return Gradients(loss, grads, flat, final, dstate)
+
+    def _input_backward(
+        self, ends: FirstLayer, tokens: NDArray, x: NDArray | None, masks: Masks | None, grads: Params
+    ) -> None:
+        """Add the gradients of the embedding and the first layer; ``x`` are its inputs where they were masked."""
+        ops, first = self.backend.layers, layer_names(0)
+        names = "embedding.weight", first.w_ih, first.b_ih, first.w_hh, first.b_hh
+        dembedding, dw_ih, db_ih, dw_hh, db_hh = into = tuple(grads[name] for name in names)
+        if x is None or masks is None:
+            ops.first_layer_backward(
+                *ends, self.params["embedding.weight"], tokens, self.params[first.w_ih], into
+            )  # fmt: skip
+            return
+        ops.linear_backward_weight(ends.dhg, ends.h_prev, dw_hh, db_hh)
+        ops.linear_backward_weight(ends.dxg, x, dw_ih, db_ih)
+        ops.embedding_backward(
+            ops.linear_backward_input(ends.dxg, self.params[first.w_ih]) * masks.inputs, tokens, dembedding
+        )
+
+    def _check(self, batch: Batch, state: NDArray) -> None:
+        check_step(self.config, batch.inputs, state, self.dtype)
+        if batch.targets.shape != batch.inputs.shape or batch.mask.shape != batch.inputs.shape:
+            raise ShapeError(
+                f"batch: inputs {batch.inputs.shape}, targets {batch.targets.shape} and mask {batch.mask.shape} "
+                "need one shape (T, B)"
+            )
+        # those that do not count may be anything, but seldom are
+        if not are_ids(batch.targets, V := self.config.vocab_size) and not are_ids(batch.targets[batch.mask], V):
+            raise ShapeError(f"targets: ids outside the vocabulary's 0 … {V - 1}")

@@ -1,0 +1,1 @@
+"""Update parameters: the optimizers of PyTorch, clipping and learning-rate schedules."""

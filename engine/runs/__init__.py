@@ -1,0 +1,1 @@
+"""Run an experiment from corpus to run folder, and resume it."""

@@ -1,0 +1,153 @@
+"""One training from corpus to run folder: what the command line's ``train`` and the examples call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unrolled.engine.canonical import described
+from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.dataset import DataConfig, Dataset, check_varied, prepare
+from unrolled.engine.data.token_files import EncodedCorpus
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.initializers import Initial, begin
+from unrolled.engine.models.parameters import Params
+from unrolled.engine.optimizers.optimizer import FREE_OF_LIMITS, OptimizerConfig
+from unrolled.engine.process_group import ALONE, Group
+from unrolled.engine.runs.resume import settings_of
+from unrolled.engine.runs.run_folder import RunFolder
+from unrolled.engine.training.averaging import Averaged
+from unrolled.engine.training.loop import Observer, Sampler, SampleWriter, TrainingConfig, TrainingResult, train
+from unrolled.engine.training.trainable import EngineTrainable, Trainable
+
+TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A ModelConfig without the vocabulary's size, which the corpus decides."""
+
+    cell: str = "lstm"
+    embedding_size: int = 128
+    hidden_size: int = 256
+    num_layers: int = 1
+    dropout: float = 0.0
+    tie_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a training besides the corpus and the engine."""
+
+    training: TrainingConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    clip_norm: float | None = 1.0
+    initial: Initial = field(default_factory=Initial)
+
+    def __post_init__(self) -> None:
+        needs_validation = self.training.schedule == "plateau" or self.training.patience is not None
+        if needs_validation and not self.data.split[1]:
+            raise ConfigError(
+                f"split: got {', '.join(map(str, self.data.split))}; the schedule plateau and patience need validation"
+            )
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or None for no clipping")
+
+    def record(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
+        """What a checkpoint says about how it came about."""
+        return {
+            "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
+            "data": self.data.to_dict(),
+            "initial": described(self.initial),
+            "training": described(replace(self.training, validation_share=self.training.bound)),
+            "optimizer": {
+                **described(self.optimizer),
+                "learning_rate": self.optimizer.base_rate,
+                "weight_decay": self.optimizer.decay,
+                "clip_norm": self.clip_norm,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """An experiment whose data is encoded and whose model is initialised."""
+
+    experiment: Experiment
+    corpus: Corpus | EncodedCorpus
+    dataset: Dataset
+    trainable: Trainable
+
+    def run(
+        self,
+        output: str | Path,
+        overwrite: bool = False,
+        observers: Sequence[Observer] = (),
+        resume: bool = False,
+        sampler: Sampler | None = None,
+        group: Group = ALONE,
+    ) -> TrainingResult:
+        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch, ``sampler`` writes.
+
+        Of a ``group`` of processes one writes the folder, and it alone has the observers and the sampler.
+        """
+        record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
+        follows_limit = training.schedule not in FREE_OF_LIMITS or training.patience is not None
+        watching: list[Observer] = []
+        group.check_same({"settings": settings_of(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
+        with ExitStack() as stack:
+
+            def begin() -> tuple[TrainingResult | None, float | None]:
+                folder = stack.enter_context(RunFolder(output, self.dataset.tokenizer, record, overwrite, resume))
+                watching.extend([folder, *observers, *([SampleWriter(sampler)] if sampler else [])])
+                start = folder.start(trainable, follows_limit)
+                return start, folder.record["training"].get("validation_share")
+
+            start, share = group.shared(begin)
+            training = replace(training, validation_share=share)  # of the run that goes on: 0.1.0's had none
+            if start is not None and group.size > 1:
+                trainable.load_training_state(group.shared(trainable.training_state))
+            data, validation = self.dataset.train, self.dataset.validation
+            return train(trainable, data, validation, training, watching, start=start, group=group)
+
+
+def _from_scratch(
+    config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None
+) -> Trainable:
+    return EngineTrainable(config, params, optimizer, clip_norm)
+
+
+def encode(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
+    """The corpus in batches, encoded now if it was not yet."""
+    return corpus.prepare(data) if isinstance(corpus, EncodedCorpus) else prepare(corpus, data)
+
+
+def prepare_run(
+    corpus: Corpus | EncodedCorpus,
+    experiment: Experiment,
+    make: TrainableMaker = _from_scratch,
+    dataset: Dataset | None = None,
+) -> PreparedRun:
+    """Encode the corpus and make the model, with initial weights from the experiment's seed.
+
+    Args:
+        make: makes the engine's Trainable; the NumPy reference if left out.
+        dataset: the corpus, where it is encoded already.
+    """
+    if isinstance(corpus, EncodedCorpus):
+        experiment = replace(experiment, data=corpus.settle(experiment.data))
+    dataset = dataset or encode(corpus, experiment.data)
+    check_varied(corpus.name, dataset.tokenizer, experiment.data)
+    config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
+    params = begin(config, experiment.training.seed, experiment.initial)
+    trainable = make(config, params, experiment.optimizer, experiment.clip_norm)
+    if experiment.training.average is not None:
+        trainable = Averaged(trainable, experiment.training.average)
+    return PreparedRun(experiment, corpus, dataset, trainable)

@@ -1,0 +1,1 @@
+"""Define how a token is chosen: random numbers, filters and rules that every engine and host shares."""

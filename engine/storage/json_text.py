@@ -1,0 +1,136 @@
+"""JSON for files and standard output: numbers that JSON has not become null, and reading says what is damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from unrolled.engine.errors import ModelFileError
+from unrolled.engine.storage.encodings import surrogate_in
+
+MAX_DEPTH = 64  # of objects and lists inside each other
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None in the place of NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
+    """Write ``value`` as JSON that every encoding of Unicode can hold: half of a surrogate pair is written as its escape.
+
+    Args:
+        value: numbers that JSON has not become null.
+        indent: of the lines; one line if left out.
+        ascii: escape all that is not ASCII, for files of lines: some readers end a line at U+2028.
+    """
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    if surrogate_in(text) is None:
+        return text
+    return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def _check_depth(value: Any, left: int = MAX_DEPTH) -> None:
+    if left == 0:
+        raise ValueError(f"more than {MAX_DEPTH} levels deep")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(item, dict | list):
+            _check_depth(item, left - 1)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs, as ``object_pairs_hook``; ValueError where a name stands in it twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"the name {next(name for name in names if names.count(name) > 1)!r} stands in an object twice"
+        )
+    return made
+
+
+def parse_value(text: str, unique: bool = False) -> Any:
+    """Any JSON value from elsewhere, of a depth that walking over it is safe; ValueError where it is not.
+
+    Numbers too large for a float become infinite; who wants a number checks it.
+
+    Args:
+        unique: refuse an object with a name twice, of which only the last value would be left.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=unique_names if unique else None)
+    except RecursionError as error:
+        raise ValueError(f"more than {MAX_DEPTH} levels deep") from error
+    _check_depth(value)
+    return value
+
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+def parse_array(text: str) -> list[tuple[int, Any]]:
+    """Return the items of a JSON array from elsewhere, each with the line that it begins in.
+
+    Raises:
+        ValueError: it is no array, or not JSON; the message names the line.
+    """
+    decoder = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=unique_names)
+    place = _skip(text, 0)
+    if text[place : place + 1] != "[":
+        raise ValueError("it begins with no [, needs an array of texts or objects; an object a line is named .jsonl")
+    items: list[tuple[int, Any]] = []
+    line, counted, place = 1, 0, _skip(text, place + 1)
+    while text[place : place + 1] != "]" or items:
+        line, counted = line + text.count("\n", counted, place), place
+        try:
+            value, place = decoder.raw_decode(text, place)
+            _check_depth(value)
+        except RecursionError as error:
+            raise ValueError(f"line {line}: more than {MAX_DEPTH} levels deep") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"line {line}: {error}") from error
+        items.append((line, value))
+        place = _skip(text, place)
+        if text[place : place + 1] == "]":
+            break
+        if text[place : place + 1] != ",":
+            raise ValueError(f"not JSON ({json.JSONDecodeError('expecting , or ]', text, place)})")
+        place = _skip(text, place + 1)
+    if (place := _skip(text, place + 1)) < len(text):
+        raise ValueError(f"not JSON ({json.JSONDecodeError('more after the array', text, place)})")
+    return items
+
+
+def _skip(text: str, place: int) -> int:
+    """Return where the next character that is no blank stands."""
+    match = _BLANKS.match(text, place)
+    return place if match is None else match.end()
+
+
+def parse_json(text: str, what: str) -> dict[str, Any]:
+    """A JSON object, or a ModelFileError that says which part of a file is damaged."""
+    try:
+        value = parse_value(text)
+    except ValueError as error:
+        raise ModelFileError(f"{what} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{what} is a JSON {type(value).__name__}, needs an object")
+    return value
+
+
+def object_in(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object inside an object; a training record is free-form, so what is not there or not an object is empty."""
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}

@@ -1,0 +1,239 @@
+"""Byte pairs: tokens between characters and words, for any text.
+
+R. Sennrich, B. Haddow and A. Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, on the bytes of
+UTF-8. Fitting needs the ``tokenizers`` library; encoding and decoding do not, and are faster here than there, because
+each word is joined once and then looked up.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.tokenizers.vocabulary import (
+    BOS,
+    EOS,
+    SPECIALS,
+    Streamer,
+    Text,
+    Vocabulary,
+    join_ids,
+    lower,
+    pieces_of,
+    smallest_unsigned,
+)
+
+DEFAULT_SIZE = 2048  # of a vocabulary where nobody said
+CACHED_WORDS = 1 << 19  # beyond which the words seen so far are forgotten, so that a large corpus needs no more memory
+
+# Fixed lists, so that a text has the same words in every host, whatever its version of Unicode. White space is Python's \s.
+SPACE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+LETTER = "A-Z_a-z\xc0-\u167f\u1681-\u1fff\u200b-\u200f\u2070-\u2fff\u3040-\U0010ffff"
+MARK = f"[^{LETTER}0-9{SPACE}]"
+# 64 at the most, so that a line of a million equal letters does not take a million squared
+PATTERN = f"[ '’]?[{LETTER}]{{1,64}}| ?[0-9]{{1,64}}| ?{MARK}{{1,64}}|[{SPACE}]{{1,64}}(?![^{SPACE}])|[{SPACE}]{{1,64}}"
+
+# A byte as a character that can be seen in a JSON file: itself where that is so, else one from U+0100 on.
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
+BYTE_SIGNS = tuple(chr(byte if byte in _VISIBLE else 0x100 + _HIDDEN.index(byte)) for byte in range(256))
+_BYTES = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
+
+Merge = tuple[int, int]
+
+
+class _ByteStreamer(Streamer):
+    """Bytes to characters: those of one that is not whole yet are held back, and what is no UTF-8 becomes U+FFFD."""
+
+    def __init__(self, texts: Sequence[str], tokens: Sequence[bytes]) -> None:
+        super().__init__(texts)  # "" where a token's bytes are no whole characters
+        self._bytes = tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._holds = False  # whether bytes are held back
+
+    def feed(self, token: int) -> str:
+        text = super().feed(token)
+        if self._holds or not text:
+            text = self._decoder.decode(self._bytes[token])
+            self._holds = self._decoder.getstate()[0] != b""
+        return text
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", True)
+
+
+class _Words(dict[str, tuple[int, ...]]):
+    """Ids of each word that was seen."""
+
+    def __init__(self, tokenizer: BpeTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = self[word] = self._tokenizer.encode_word(word)
+        return ids
+
+
+class BpeTokenizer(Vocabulary):
+    """Byte pairs within words: any text has tokens, and comes back from them to the byte.
+
+    A token is a run of bytes, written with ``BYTE_SIGNS``; all 256 single ones are there. A text is cut into the matches
+    of ``PATTERN``; in each, as long as two neighbours are a merge, the earliest merge in the list is made, the leftmost
+    among equals. Lone surrogates, which UTF-8 has not, become U+FFFD.
+
+    Args:
+        vocabulary: the tokens, the special ones among them, which no text is encoded to.
+        merges: pairs of ids, the earlier the stronger; the joined token is in the vocabulary too.
+        lowercase: lower-case the text first.
+        unknown: "error", for there is nothing that is unknown.
+    """
+
+    level: ClassVar[str] = "bpe"
+    settings: ClassVar[tuple[str, ...]] = ("lowercase", "vocab_size")
+    _WORDS = re.compile(PATTERN)
+    # where a word ends, whatever stands before and behind
+    boundary: ClassVar[re.Pattern[str] | None] = re.compile(f"(?<=[^{SPACE}])[{SPACE}]")
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        merges: Iterable[Sequence[int]],
+        lowercase: bool = False,
+        unknown: str = "error",
+    ) -> None:
+        super().__init__(vocabulary, unknown)
+        if unknown != "error":
+            raise ConfigError(f"unknown: got {unknown!r}, needs 'error' or nothing; byte pairs know any text")
+        self.lowercase = lowercase
+        if missing := [byte for byte, sign in enumerate(BYTE_SIGNS) if sign not in self._ids]:
+            raise ConfigError(f"vocabulary: has no token for byte {missing[0]}, written {BYTE_SIGNS[missing[0]]!r}")
+        for token in self.vocabulary:
+            if wrong := [sign for sign in token if sign not in _BYTES]:
+                raise ConfigError(f"vocabulary: {token!r} holds {wrong[0]!r}, which stands for no byte")
+        self._byte_ids = [self._ids[sign] for sign in BYTE_SIGNS]
+        ends = (BOS, EOS)  # of a record, and no text
+        self._bytes = [b"" if t in ends else bytes(map(_BYTES.__getitem__, t)) for t in self.vocabulary]
+        self._texts = [token.decode(errors="ignore") for token in self._bytes]
+        self._texts = [t if t.encode() == b else "" for t, b in zip(self._texts, self._bytes, strict=True)]
+        self.merges, self._joined = self._checked(merges)
+        self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        if len(self._ranks) < len(self.merges):
+            raise ConfigError("merges: a pair stands there more than once")
+        self._words = _Words(self)
+
+    def _checked(self, merges: Iterable[Sequence[int]]) -> tuple[tuple[Merge, ...], list[int]]:
+        """The merges as pairs, and what each joins to."""
+        pairs: list[Merge] = []
+        joined: list[int] = []
+        for pair in merges:
+            if len(pair) != 2 or not all(type(i) is int and 0 <= i < len(self.vocabulary) for i in pair):
+                raise ConfigError(f"merges: got {pair!r}, needs two ids of the vocabulary")
+            left, right = (self.vocabulary[i] for i in pair)
+            if left + right not in self._ids or left in SPECIALS or right in SPECIALS or left + right in SPECIALS:
+                raise ConfigError(f"merges: {left!r} and {right!r} make no token of the vocabulary")
+            pairs.append((pair[0], pair[1]))
+            joined.append(self._ids[left + right])
+        return tuple(pairs), joined
+
+    @classmethod
+    def fit(
+        cls, text: Text, *, specials: Sequence[str] = (), lowercase: bool = False, vocab_size: int | None = None
+    ) -> BpeTokenizer:
+        """The 256 bytes and the merges that shorten ``text`` most, ``vocab_size`` tokens in all (fewer in a short text).
+
+        Raises:
+            MissingDependencyError: the ``tokenizers`` library is not installed.
+            ConfigError: ``vocab_size`` has no room for the bytes.
+        """
+        size = DEFAULT_SIZE if vocab_size is None else vocab_size
+        first = [*specials, *BYTE_SIGNS]
+        if size < len(first):
+            raise ConfigError(
+                f"vocab_size: {size} is too few; byte pairs need {len(first)} for the bytes and what marks records, "
+                "and one more for each pair that is joined"
+            )
+        pieces = (_clean(piece, lowercase) for piece in pieces_of(text, cls.boundary))
+        merges = _learn(pieces, size - len(specials))
+        vocabulary = list(dict.fromkeys([*first, *(left + right for left, right in merges)]))
+        ids = {token: index for index, token in enumerate(vocabulary)}
+        return cls(vocabulary, [(ids[left], ids[right]) for left, right in merges], lowercase)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "lowercase": self.lowercase, "merges": [list(pair) for pair in self.merges]}
+
+    def encode_word(self, word: str) -> tuple[int, ...]:
+        """Ids of one match of ``PATTERN``."""
+        ids = [self._byte_ids[byte] for byte in word.encode()]
+        none = len(self.merges)
+        ranks = [self._ranks.get(pair, none) for pair in pairwise(ids)]
+        while ranks and (rank := min(ranks)) < none:
+            i = ranks.index(rank)
+            ids[i : i + 2] = [self._joined[rank]]
+            del ranks[i]
+            for j in range(max(i - 1, 0), min(i + 1, len(ranks))):
+                ranks[j] = self._ranks.get((ids[j], ids[j + 1]), none)
+        return tuple(ids)
+
+    def encode_pieces(self, text: Text) -> Iterator[NDArray]:
+        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        dtype = smallest_unsigned(len(self.vocabulary))
+        for piece in pieces_of(text, self.boundary):
+            if len(self._words) > CACHED_WORDS:
+                self._words.clear()
+            words = self._WORDS.findall(_clean(piece, self.lowercase))
+            yield np.fromiter(chain.from_iterable(map(self._words.__getitem__, words)), dtype)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Ids (n,) of ``text``."""
+        return join_ids(self.encode_pieces(text))
+
+    def streamer(self) -> Streamer:
+        """A fresh decoder of ids that come one by one."""
+        return _ByteStreamer(self._texts, self._bytes)
+
+    def start_prompt(self) -> str:
+        return "" if self.bos_id is not None else "\n"
+
+    def examples(self, count: int) -> list[str]:
+        """Joined tokens, the strongest first; then single bytes."""
+        joined = list(dict.fromkeys(self._joined))
+        rest = [i for i, token in enumerate(self.vocabulary) if token not in SPECIALS and i not in joined[:count]]
+        return [self.decode([i]) for i in [*joined, *rest][:count]]
+
+
+def _clean(text: str, lowercase: bool) -> str:
+    """A text as it is cut: lower-cased if wanted, and without what UTF-8 cannot say."""
+    text = lower(text) if lowercase else text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text
+
+
+def _learn(pieces: Iterable[str], size: int) -> list[tuple[str, str]]:
+    """Merges, strongest first, that together with the bytes make up to ``size`` tokens."""
+    try:
+        from tokenizers import Regex, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Trained
+    except ImportError as error:
+        raise MissingDependencyError(
+            'level: learning byte pairs needs the tokenizers library: pip install "unrolled[bpe]"'
+        ) from error
+    trained = Trained(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(BYTE_SIGNS), show_progress=False)
+    trained.train_from_iterator(pieces, trainer)
+    return [(left, right) for left, right in json.loads(trained.to_str())["model"]["merges"]]

@@ -1,0 +1,1 @@
+"""Train: the loop, its events, evaluation and averaging of weights."""

@@ -1,0 +1,42 @@
+"""Events that a training reports to its observers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unrolled.engine.training.evaluation import Metrics
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One training step."""
+
+    step: int  # from 1
+    epoch: float  # passes over the training data so far
+    seconds: float
+    done: float  # share of the training, in [0, 1]
+    loss: float  # mean, nats a token
+    grad_norm: float
+    learning_rate: float
+    tokens: int  # of this step
+    tokens_per_s: float  # of all steps so far, validation not counted
+    accuracy: float  # share of this step's tokens that were the most probable one
+
+
+@dataclass(frozen=True)
+class ValidationEvent:
+    """One validation; ``best`` where its loss is the lowest so far."""
+
+    step: int
+    epoch: float
+    seconds: float
+    metrics: Metrics
+    best: bool
+
+
+@dataclass(frozen=True)
+class SampleEvent:
+    """A text that the model wrote after ``step`` steps."""
+
+    step: int
+    text: str

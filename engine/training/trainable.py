@@ -1,0 +1,155 @@
+"""What the training loop asks of an engine, and the from-scratch engines' answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.parameters import Params, check_params, flattened, parameter_shapes, views
+from unrolled.engine.models.step_contract import Stepper
+from unrolled.engine.network.backends import FLOAT32
+from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.optimizers.optimizer import Optimizer, OptimizerConfig, clip_scale, gradient_factor
+
+
+class StepResult(NamedTuple):
+    """What a training step did."""
+
+    loss: LossResult
+    grad_norm: float  # before clipping
+    state: NDArray  # (S, L, B, H) after the batch
+
+
+class Trainable(Stepper, Protocol):
+    """A model with its optimiser. Dropout masks come from the loop, so that all engines drop the same units."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def learning_rate(self) -> float:
+        """Before the schedule."""
+        ...
+
+    def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None) -> StepResult:
+        """One update from one batch. A loss or norm that is not finite leaves the parameters as they were."""
+        ...
+
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]: ...
+    def warm_up(self, batch: Batch, state: NDArray) -> None:
+        """Compile or allocate what the first step of this size would, without changing anything."""
+        ...
+
+    def export_params(self) -> Params:
+        """A copy of the parameters."""
+        ...
+
+    def load_params(self, params: Params) -> None:
+        """Take the values of ``params``; the optimiser stays as it is."""
+        ...
+
+    def training_state(self) -> dict[str, NDArray]:
+        """Copies of all that the next update depends on: parameters, the optimiser's moments and its count of updates."""
+        ...
+
+    def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
+        """Go on from what ``training_state`` of such a trainable returned.
+
+        Raises:
+            ModelFileError: an array is missing, unexpected, or of another shape or dtype.
+        """
+        ...
+
+
+def check_state(arrays: Mapping[str, NDArray], expected: Mapping[str, NDArray]) -> None:
+    """Check names, shapes and dtypes of a training state against those of ``expected``.
+
+    Raises:
+        ModelFileError: they differ.
+    """
+    if different := sorted(set(arrays) ^ set(expected)):
+        raise ModelFileError(f"training state: {', '.join(different)} missing or not expected")
+    for name, value in expected.items():
+        got = arrays[name]
+        if (got.shape, got.dtype) != (value.shape, value.dtype):
+            raise ModelFileError(
+                f"training state: {name} is {got.dtype} of shape {got.shape}, needs {value.dtype} of {value.shape}"
+            )
+
+
+class EngineTrainable(LanguageModel):
+    """The from-scratch network with its optimiser, on either backend."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        optimizer: OptimizerConfig,
+        clip_norm: float | None = None,
+        backend: str = "numpy",
+        precision: str = FLOAT32,
+    ) -> None:
+        check_params(config, params)
+        shapes = parameter_shapes(config)
+        flat = flattened({name: params[name] for name in shapes})
+        super().__init__(config, views(flat, shapes), backend, precision)
+        self.clip_norm = clip_norm
+        self.optimizer = Optimizer(optimizer, flat, self.backend.optim.UPDATES)
+        self.learning_rate = optimizer.base_rate
+
+    def __reduce__(self) -> Any:
+        raise ConfigError(
+            "trainable: a model in training cannot be pickled or copied, as its parameters and its optimiser share memory; "
+            "pass the Experiment and prepare it in the other process, or go on from a run folder with resume"
+        )
+
+    def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
+        config = self.optimizer.config
+        result = self.gradients(batch, state, masks, config.label_smoothing)
+        factor = gradient_factor(config, result.loss.tokens, batch.inputs.shape[1])
+        if config.clip_value is not None:
+            limit = config.clip_value / max(factor, 1e-30)  # before the factor, which the update applies
+            np.clip(result.flat, -limit, limit, out=result.flat)
+        norm = factor * self.backend.optim.grad_norm(result.flat)
+        if np.isfinite(norm) and np.isfinite(result.loss.loss):
+            self.optimizer.update(result.flat, learning_rate, factor * clip_scale(norm, self.clip_norm))
+        return StepResult(result.loss, norm, result.state)
+
+    def warm_up(self, batch: Batch, state: NDArray) -> None:
+        self.gradients(batch, state)
+        self.evaluate(batch, state)
+
+    def export_params(self) -> Params:
+        return {name: value.copy() for name, value in self.params.items()}
+
+    def load_params(self, params: Params) -> None:
+        check_params(self.config, params)
+        for name, value in self.params.items():
+            value[...] = params[name]
+
+    def training_state(self) -> dict[str, NDArray]:
+        return {name: value.copy() for name, value in self._state.items()}
+
+    def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
+        check_state(arrays, self._state)
+        for name, value in self._state.items():
+            value[...] = arrays[name]
+
+    @property
+    def _state(self) -> dict[str, NDArray]:
+        optimizer = self.optimizer
+        return {
+            "params": optimizer.params,
+            "first": optimizer.moments.first,
+            "second": optimizer.moments.second,
+            "updates": optimizer.updates,
+        }

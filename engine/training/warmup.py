@@ -1,0 +1,55 @@
+"""Have the compiled engine ready before it is needed."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.parameters import initial_params
+from unrolled.engine.models.step_contract import Draws, Flow, zero_state
+from unrolled.engine.network.backends import BF16, FLOAT32
+from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.training.trainable import EngineTrainable
+
+
+def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32) -> float:
+    """Compile what training and generation with a cell need, or load it where it was compiled before.
+
+    For the build of a container, or a service that must answer its first request at once. Kernels do not depend on a
+    model's sizes.
+
+    Args:
+        cell: a key of ``CELLS``.
+        optimizer: a key of ``OPTIMIZERS``.
+        precision: "float32" or "bf16".
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        ConfigError: cell, optimizer or precision is not known, or not this processor's.
+        MissingDependencyError: numba cannot be imported.
+    """
+    started = time.perf_counter()
+    for V in (3, 60):  # a vocabulary smaller than the batch takes another way than a larger one
+        config = ModelConfig(cell, V, embedding_size=8, hidden_size=8, num_layers=2)
+        params = initial_params(config, 0)
+        model = EngineTrainable(config, params, OptimizerConfig(optimizer), 1.0, "numba", precision)
+        tokens, state = np.zeros((4, 2), np.int64), zero_state(config, 2)
+        batch = Batch(tokens, tokens, np.ones(tokens.shape, np.bool_), carry=True)
+        model.train_step(batch, state, 1e-3)
+        model.evaluate(batch, state)
+        logits, state = model.step(tokens, state)
+    from unrolled.engine.kernels.decode.decoder import Decoder  # numba is there now
+    from unrolled.engine.kernels.decode.flow import FlowDecoder
+
+    decoder, rows = Decoder(config, params, precision == BF16), np.arange(2)
+    decoder.decode(logits[-1], state, Draws(1, 0, rows, True, 1.0, 0, 1.0, 0))
+    settings = [np.full(2, value) for value in (True, 1.0, 0, 1.0, np.uint64(0))]
+    draws, going = np.zeros(2, np.uint64), np.zeros(2, np.bool_)
+    flow = Flow.of([rows, rows], 1, left=rows + 1, first_draw=draws, indices=draws, settings=settings, going=going)
+    FlowDecoder(decoder).flow(state, flow, -1, 2)
+    return time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""Describe what every exported file contains: metadata, golden cases and stored weights."""

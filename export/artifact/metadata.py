@@ -1,0 +1,170 @@
+"""What every exported file says of itself: one set of texts, the same keys and values in every format.
+
+ONNX keeps them as ``metadata_props``, TorchScript as the JSON object in the extra file ``unrolled.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata as package_metadata
+from typing import Any, NamedTuple
+
+from unrolled.engine.canonical import canonical, completed
+from unrolled.engine.checks import check_choice
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.parameters import check_room
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.storage.json_text import parse_json, to_json
+from unrolled.engine.tokenizers.tokenizers import Tokenizer, tokenizer_from_dict
+from unrolled.export.artifact.golden_cases import check_golden
+from unrolled.export.artifact.weight_storage import FLOAT32, STORAGES, Weights
+
+FORMAT_VERSION = "1"
+PREFIX = "unrolled."
+KEYS = (
+    "format_version",
+    "producer",
+    "config",
+    "tokenizer",
+    "state",
+    "training",
+    "checkpoint_digest",
+    "golden",
+)
+DEFAULTS = {"form": "step", "sampling": "1"}  # of keys that came later, as did "weights"
+SAMPLING_VERSION = "1"
+
+Axes = tuple[str | None, ...]
+
+
+class Form(NamedTuple):
+    """What a graph takes and gives: names, and of each axis the name where it is free."""
+
+    inputs: dict[str, Axes]
+    outputs: dict[str, Axes]
+
+
+# Frozen: hosts rely on them.
+STEP_INPUTS: dict[str, Axes] = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
+STEP_OUTPUTS: dict[str, Axes] = {"logits": ("time", "batch", None), "next_state": (None, None, "batch", None)}
+GENERATE_INPUTS: dict[str, Axes] = {
+    **STEP_INPUTS,
+    "lengths": ("batch",),
+    "uniforms": ("steps", "batch"),
+    **dict.fromkeys(("temperature", "top_k", "top_p", "end_token"), ()),
+}
+GENERATE_OUTPUTS: dict[str, Axes] = {"written": ("written", "batch"), "final_state": (None, None, "batch", None)}
+FORMS = {
+    "step": Form(STEP_INPUTS, STEP_OUTPUTS),
+    "generate": Form(GENERATE_INPUTS, GENERATE_OUTPUTS),
+    "both": Form(GENERATE_INPUTS, STEP_OUTPUTS | GENERATE_OUTPUTS),
+}
+
+
+class FileInfo(NamedTuple):
+    """The parsed metadata of an exported file."""
+
+    form: str
+    weights: Weights
+    config: ModelConfig
+    tokenizer: Tokenizer
+    training: dict[str, Any]
+    checkpoint_digest: str
+    golden: list[dict[str, Any]]
+
+
+def producer() -> str:
+    """Name and version of what writes the file."""
+    return f"unrolled {package_metadata.version('unrolled')}"
+
+
+def _state(config: ModelConfig) -> dict[str, Any]:
+    """What a host has to know about the state array."""
+    return {
+        "input": "state",
+        "output": "next_state",
+        "axes": ["states", "layers", "batch", "hidden"],
+        "shape": [config.spec.states, config.num_layers, None, config.hidden_size],
+        "initial": "zeros",
+        "index_0": "h",
+    }
+
+
+def file_metadata(
+    checkpoint: Checkpoint, form: str, weights: Weights, golden: list[dict[str, Any]]
+) -> dict[str, str]:  # fmt: skip
+    """All keys, prefixed, each a text or JSON."""
+    config = checkpoint.config
+    values = {
+        "format_version": FORMAT_VERSION,
+        "form": form,
+        "sampling": SAMPLING_VERSION,
+        "weights": to_json(canonical(Weights, weights._asdict())),
+        "producer": producer(),
+        "config": to_json(config.to_dict()),
+        "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
+        "state": to_json(_state(config)),
+        "training": to_json(checkpoint.training),
+        "checkpoint_digest": checkpoint.digest,
+        "golden": to_json(golden),
+    }
+    return {PREFIX + key: value for key, value in values.items()}
+
+
+def _parse_weights(text: str | None, checkpoint_digest: str) -> Weights:
+    """Weights of a file; one that says nothing holds the checkpoint's as they are."""
+    if text is None:
+        return FLOAT32._replace(digest=checkpoint_digest)
+    values = completed(Weights, parse_json(text, "weights"))
+    wanted = {"storage": str, "quantized": bool, "digest": str, "tolerance": float}
+    if {name: type(value) for name, value in values.items()} != wanted:
+        raise ModelFileError(f"weights: needs {', '.join(wanted)}, each of its kind")
+    weights = Weights(**values)
+    check_choice("weights", weights.storage, STORAGES)
+    if weights.storage == FLOAT32.storage and weights.digest != checkpoint_digest:
+        raise ModelFileError("checkpoint_digest: is not that of the weights")
+    if not 0 < weights.tolerance <= 1:
+        raise ModelFileError(f"weights: tolerance is {weights.tolerance}")
+    return weights
+
+
+def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = None) -> FileInfo:
+    """The inverse of ``file_metadata``, for a file of ``size`` bytes.
+
+    Raises:
+        ModelFileError: not one of our files, of another version, or damaged.
+    """
+    if PREFIX + "format_version" not in metadata:
+        raise ModelFileError(
+            f"{where}: not one of unrolled's exported files; its metadata has no {PREFIX}format_version"
+        )
+    version = metadata[PREFIX + "format_version"]
+    if version != FORMAT_VERSION:
+        raise ModelFileError(f"{where}: export format {version!r}; this release reads {FORMAT_VERSION}")
+    if missing := [PREFIX + key for key in KEYS if PREFIX + key not in metadata]:
+        raise ModelFileError(f"{where}: its metadata has no {', '.join(missing)}")
+    form, sampling = (metadata.get(PREFIX + key, value) for key, value in DEFAULTS.items())
+    if sampling != SAMPLING_VERSION:
+        raise ModelFileError(f"{where}: sampling rules {sampling!r}; this release follows {SAMPLING_VERSION}")
+    try:
+        check_choice("form", form, FORMS)
+        weights = _parse_weights(metadata.get(PREFIX + "weights"), metadata[PREFIX + "checkpoint_digest"])
+        config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
+        if size is not None:
+            check_room(config, size, STORAGES[weights.storage].item_bytes)
+        stated = parse_json(metadata[PREFIX + "state"], "state")
+        for key, value in _state(config).items():
+            if stated.get(key) != value:
+                raise ModelFileError(f"state has {key} {stated.get(key)}, the config asks for {value}")
+        tokenizer = tokenizer_from_dict(parse_json(metadata[PREFIX + "tokenizer"], "tokenizer"))
+        training = parse_json(metadata[PREFIX + "training"], "training")
+        golden = parse_json('{"cases": ' + metadata[PREFIX + "golden"] + "}", "golden")["cases"]
+        check_golden(golden, config.vocab_size)
+    except (ConfigError, ModelFileError) as error:
+        raise ModelFileError(f"{where}: {error}") from error
+    if len(tokenizer.vocabulary) != config.vocab_size:
+        raise ModelFileError(
+            f"{where}: the tokeniser has {len(tokenizer.vocabulary)} tokens, the model {config.vocab_size}"
+        )
+    return FileInfo(form, weights, config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)

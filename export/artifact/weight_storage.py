@@ -1,0 +1,91 @@
+"""How weights are stored in an exported file: as they are, in float16, or in int8 with a scale for each row.
+
+Stored smaller, they become float32 again outside any loop, by standard operators that every runtime folds as it loads the
+file. What a model with such weights computes is what the engine computes with the weights that come back: the golden
+cases are made with those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.storage.checkpoint import Checkpoint
+
+LARGEST = 127  # of int8, the same to both sides
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A kind of storage: what it does to a matrix, and what the matrix is afterwards."""
+
+    title: str
+    item_bytes: int
+    store: Callable[
+        [NDArray], tuple[NDArray, NDArray | None]
+    ]  # the stored numbers, and a scale a row where there is one
+
+
+def restore(stored: NDArray, scale: NDArray | None) -> NDArray:
+    """The float32 matrix that the graph makes of stored numbers."""
+    value = stored.astype(np.float32)
+    return value if scale is None else value * scale
+
+
+def _as_it_is(value: NDArray) -> tuple[NDArray, None]:
+    return value, None
+
+
+def _as_half(value: NDArray) -> tuple[NDArray, None]:
+    if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
+        raise ConfigError("weights: a number is too large for fp16; choose int8 or float32")
+    return value.astype(np.float16), None
+
+
+def _as_int8(value: NDArray) -> tuple[NDArray, NDArray]:
+    """Rows (..., n) as int8 and their scales (..., 1): the number of largest size becomes ±127."""
+    largest = np.abs(value).max(axis=-1, keepdims=True)
+    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST)
+    return np.clip(np.rint(value / scale), -LARGEST, LARGEST).astype(np.int8), scale
+
+
+STORAGES: dict[str, Storage] = {
+    "float32": Storage("float32", 4, _as_it_is),
+    "fp16": Storage("float16, half the size", 2, _as_half),
+    "int8": Storage("int8 with a scale for each row, a quarter of the size", 1, _as_int8),
+}
+
+
+class Weights(NamedTuple):
+    """How an export holds its weights.
+
+    Args:
+        storage: a key of ``STORAGES``.
+        quantized: compute with int8 too, in the recurrent layers of cells that have operators for it, and in the output.
+        digest: of the weights that come back; only in a file.
+        tolerance: of a logit against the golden cases.
+    """
+
+    storage: str = "float32"
+    quantized: bool = False
+    digest: str = ""
+    tolerance: float = 1e-4  # engines differ by 1e-6 to 1e-5, a wrong weight by far more
+
+
+FLOAT32 = Weights()
+# Products in int8: every number is rounded to 1/255 of the largest of its call, by other instructions on other processors.
+INT8 = Weights("int8", True, "", 0.1)
+
+
+def as_restored(checkpoint: Checkpoint, storage: str) -> Checkpoint:
+    """The checkpoint with the weights that come back from a file; biases are kept as they are."""
+    params = {
+        name: restore(*STORAGES[storage].store(value)) if value.ndim == 2 else value
+        for name, value in checkpoint.float32().items()
+    }
+    return replace(checkpoint, params=params)

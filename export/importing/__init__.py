@@ -1,0 +1,1 @@
+"""Import weights that were trained elsewhere."""

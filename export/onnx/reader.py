@@ -1,0 +1,154 @@
+"""An ONNX file from elsewhere is checked here, before a native library sees it.
+
+onnxruntime reads files that a graph names, takes declared sizes for true and ends the process on some graphs. So the
+file is parsed by protobuf alone first, and goes on only if it holds everything itself, in the sizes that it says, and
+computes with the operators that ``onnx_graph`` and ``onnx_generate`` write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+
+from unrolled.engine.errors import ModelFileError, first_line
+from unrolled.export.artifact.metadata import FileInfo, parse_metadata
+from unrolled.export.onnx.graph import ONNX_CELLS, ONNXRUNTIME
+
+MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+MAX_RANK = 4
+# Bytes of an element; no other types are in our files.
+SIZES: dict[int, int] = {
+    onnx.TensorProto.FLOAT: 4,
+    onnx.TensorProto.DOUBLE: 8,
+    onnx.TensorProto.INT64: 8,
+    onnx.TensorProto.INT32: 4,
+    onnx.TensorProto.BOOL: 1,
+    onnx.TensorProto.FLOAT16: 2,
+    onnx.TensorProto.INT8: 1,
+}
+OPERATORS = frozenset(
+    (
+        *(cell.operator for cell in ONNX_CELLS.values()),
+        "Add", "And", "Cast", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Exp", "Gather", "Gemm",
+        "GreaterOrEqual", "Identity", "If", "Less", "LessOrEqual", "Loop", "Max", "Min", "Mul", "Not", "Or",
+        "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "ScatterElements", "Shape", "Slice", "Split", "Squeeze",
+        "Sub", "TopK", "Unsqueeze", "Where",
+    )
+)  # fmt: skip
+QUANTIZED = frozenset((*(cell.quantized for cell in ONNX_CELLS.values() if cell.quantized), "DynamicQuantizeMatMul"))
+KNOWN = {"": OPERATORS, ONNXRUNTIME: QUANTIZED}  # by domain
+
+
+class OnnxFile(NamedTuple):
+    """The bytes of a file, and what it says of itself."""
+
+    data: bytes
+    model: onnx.ModelProto
+    info: FileInfo
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read and check a file.
+
+    Raises:
+        ModelFileError: not an ONNX file, not one of ours, damaged, or asking for what no file of ours asks for.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelFileError(f"{path}: not an ONNX file; {size:,} bytes are more than one can have")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's exceptions have no common public base
+        raise ModelFileError(f"{path}: not an ONNX file ({first_line(error)})") from error
+    try:
+        _check_texts(model)
+        info = parse_metadata({prop.key: prop.value for prop in model.metadata_props}, str(path), len(data))
+        _check_model(model)
+    except (_Refused, UnicodeDecodeError) as error:  # which it is depends on protobuf's release
+        raise ModelFileError(f"{path}: {error}") from error
+    return OnnxFile(data, model, info)
+
+
+class _Refused(Exception):
+    """What is wrong with a graph."""
+
+
+def _check_texts(message: Any) -> None:
+    """Every text is one; protobuf gives bytes for what is not UTF-8, and onnxruntime does not look before it decodes."""
+    if isinstance(message, onnx.TensorProto):  # whose fields are not all read, because reading copies the values
+        found: list[Any] = [message.name, message.doc_string]
+    else:
+        found = []
+        for description, value in message.ListFields():
+            repeated = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+            if description.type == description.TYPE_MESSAGE:
+                for inner in value if repeated else [value]:
+                    _check_texts(inner)
+            elif description.type == description.TYPE_STRING:
+                found += value if repeated else [value]
+    for text in found:
+        if not isinstance(text, str):
+            raise _Refused(f"damaged; {text!r} is no text in UTF-8")
+
+
+def _check_model(model: onnx.ModelProto) -> None:
+    if model.functions or model.training_info:
+        raise _Refused("it defines functions, or a training; no exported file does")
+    if any(entry.domain not in ("ai.onnx", *KNOWN) for entry in model.opset_import):
+        raise _Refused("it asks for operators that no exported file has")
+    for graph in _graphs(model.graph):
+        if graph.sparse_initializer:
+            raise _Refused("it has sparse weights; no exported file has")
+        for tensor in graph.initializer:
+            _check_tensor(tensor)
+        for node in graph.node:
+            if node.op_type not in KNOWN.get(node.domain, ()):
+                raise _Refused(
+                    f"it computes with {node.domain or 'the'} operator {node.op_type!r}; no exported file does"
+                )
+            for attribute in node.attribute:
+                for tensor in _tensors_of(attribute):
+                    _check_tensor(tensor)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those inside its nodes; protobuf has limited how deep they go."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.ByteSize():
+                    yield from _graphs(inner)
+
+
+def _tensors_of(attribute: Any) -> Iterator[onnx.TensorProto]:
+    if attribute.HasField("sparse_tensor") or attribute.sparse_tensors or attribute.ref_attr_name:
+        raise _Refused(f"attribute {attribute.name!r} is of a kind that no exported file has")
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+
+
+def _check_tensor(tensor: onnx.TensorProto) -> None:
+    """The values are in the file, as many as the shape says."""
+    if tensor.data_location != onnx.TensorProto.DEFAULT or tensor.external_data:
+        raise _Refused(f"weights outside the file: {tensor.name}")
+    dims = list(tensor.dims)
+    if (
+        tensor.data_type not in SIZES
+        or len(dims) > MAX_RANK
+        or any(size < 0 for size in dims)
+        or tensor.HasField("segment")
+    ):
+        raise _Refused(f"{tensor.name}: type {tensor.data_type} and shape {dims} are of no weights of an exported file")
+    declared, held = math.prod(dims) * SIZES[tensor.data_type], len(tensor.raw_data)
+    if declared != held:
+        raise _Refused(f"{tensor.name}: shape {dims} needs {declared:,} bytes, the file holds {held:,}")

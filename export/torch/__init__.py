@@ -1,0 +1,1 @@
+"""Build, train and script the twin of the network in PyTorch."""

@@ -1,0 +1,210 @@
+"""Several processes that train one model together, as torchrun starts them: each takes its share of a batch's rows.
+
+    R processes, B rows: process r has the rows from r·B/R on; B_r may differ by one, and be none
+    gradient of the joint mean = Σ_r ∂(Σ own losses / N)/∂w,   N the tokens of the joint batch
+
+Every process is given the whole batch, dropout masks and state by the loop, which does not know of the others, and gives the
+joint result back; so a loss curve is that of one process, and a run goes on with any number of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import distributed as dist
+
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.parameters import Params
+from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.process_group import Group
+from unrolled.engine.storage.json_text import to_json
+from unrolled.export.torch.model import TorchTrainable
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # that one process may take longer than another, for instance to write a sample
+
+
+class TorchGroup(Group):
+    """The processes of the default group of ``torch.distributed``, which must be there."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def add(self, values: Tensor) -> None:
+        """Replace ``values`` by their sum over all processes, the same bits in each.
+
+        Raises:
+            ProcessLostError: another process has ended or does not answer.
+        """
+        with _told():
+            dist.all_reduce(values)
+
+    def largest(self, *values: float) -> tuple[float, ...]:
+        found = torch.tensor(values, dtype=torch.float64)
+        with _told():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return tuple(found.tolist())
+
+    def shared(self, make: Callable[[], T]) -> T:
+        result: list[Any] = [None, None]
+        if self.leads:
+            try:
+                result[0] = make()
+            except Exception as error:
+                result[1] = error
+        with _told():
+            dist.broadcast_object_list(result)
+        if result[1] is not None:
+            raise result[1]
+        return result[0]
+
+    def check_same(self, what: Any) -> None:
+        """Check that all processes have the same JSON value.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        own = hashlib.sha256(to_json(what, ascii=True).encode()).hexdigest()
+        (differ,) = self.largest(own != self.shared(lambda: own))
+        if differ:
+            raise ConfigError(
+                "the processes differ in corpus, vocabulary or settings; give all of them the same command and files "
+                "(standard input reaches one of them alone)"
+            )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A broken connection as an error of this package."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLostError(
+            f"another process of this training has ended or does not answer ({first_line(error)})"
+        ) from error
+
+
+@contextmanager
+def torchrun_group() -> Iterator[TorchGroup]:
+    """The group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), over gloo.
+
+    Raises:
+        ConfigError: the processes do not find each other.
+        MissingDependencyError: this torch was built without what they would talk through.
+    """
+    if not (dist.is_available() and dist.is_gloo_available()):
+        raise MissingDependencyError(
+            "several processes need torch.distributed with gloo, which this torch was built without; "
+            "install another build of torch, or start one process, without torchrun"
+        )
+    # Torch's own functions take the group of the moment of their import as a default, and an optimizer imports them. Imported
+    # later than this, they keep the group and its threads to the end, where a thread that still has a tensor of a broken
+    # connection aborts the process.
+    import torch.distributed.nn  # noqa: F401 - for its defaults
+
+    try:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the processes do not find each other ({first_line(error)}); start them with torchrun"
+        ) from error
+    try:
+        yield TorchGroup()
+    finally:
+        dist.destroy_process_group()
+
+
+class DistributedTrainable(TorchTrainable):
+    """TorchTrainable whose steps and evaluations are shared out by rows; parameters and moments are in every process.
+
+    Args:
+        group: of ``torchrun_group``.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        optimizer: OptimizerConfig,
+        clip_norm: float | None,
+        group: TorchGroup,
+    ) -> None:
+        super().__init__(config, params, optimizer, clip_norm)
+        self.group = group
+
+    def _rows(self, B: int) -> slice:
+        group = self.group
+        return slice(group.rank * B // group.size, (group.rank + 1) * B // group.size)
+
+    def warm_up(self, batch: Batch, state: NDArray) -> None:
+        own = self._rows(batch.inputs.shape[1])
+        if own.stop > own.start:
+            super().warm_up(_batch_rows(batch, own), state[:, :, own])
+
+    def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossResult, NDArray]:
+        own = self._rows(batch.inputs.shape[1])
+        result, final = LossResult(0.0, 0, 0), state[:, :, own]
+        if own.stop > own.start:
+            rows = _batch_rows(batch, own)
+            loss, result, final = self._loss(rows, final, _mask_rows(masks, own), self.rule.label_smoothing)
+            self._scaled(loss, batch).backward()
+        parameters = list(self.model.parameters())
+        for parameter in parameters:
+            if parameter.grad is None:  # no row of this process
+                parameter.grad = torch.zeros_like(parameter)
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        result, final, sums = self._joined(result, final, state, own, grads)
+        for grad, summed in zip(grads, sums, strict=True):
+            grad.copy_(summed)
+        return result, final
+
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+        own = self._rows(batch.inputs.shape[1])
+        result, final = LossResult(0.0, 0, 0), state[:, :, own]
+        if own.stop > own.start:
+            result, final = super().evaluate(_batch_rows(batch, own), final)
+        result, final, _ = self._joined(result, final, state, own)
+        return result, final
+
+    def _joined(
+        self, result: LossResult, final: NDArray, state: NDArray, own: slice, grads: list[Tensor] | None = None
+    ) -> tuple[LossResult, NDArray, list[Tensor]]:
+        """Loss sums, state and ``grads`` of all processes, of this one's: one sum in float64, one in the model's dtype."""
+        sums = torch.tensor([result.loss, result.correct, result.tokens], dtype=torch.float64)
+        self.group.add(sums)
+        joint = np.zeros_like(state)  # each process has zeros where the rows are another's
+        joint[:, :, own] = final
+        values = [torch.from_numpy(joint), *(grads or [])]
+        flat = torch.cat([value.flatten() for value in values])
+        self.group.add(flat)
+        whole, *rest = (
+            part.view(value.shape) for part, value in zip(flat.split([v.numel() for v in values]), values, strict=True)
+        )
+        loss, correct, tokens = sums.tolist()
+        return LossResult(loss, int(correct), int(tokens)), whole.numpy().copy(), rest
+
+
+def _batch_rows(batch: Batch, rows: slice) -> Batch:
+    inputs, targets = np.ascontiguousarray(batch.inputs[:, rows]), np.ascontiguousarray(batch.targets[:, rows])
+    return Batch(inputs, targets, np.ascontiguousarray(batch.mask[:, rows]), batch.carry)
+
+
+def _mask_rows(masks: Masks | None, rows: slice) -> Masks | None:
+    """The rows of masks that were drawn for the joint batch, so that the units are those that one process would drop."""
+    if masks is None:
+        return None
+    between = None if masks.between is None else [mask[:, rows] for mask in masks.between]
+    inputs, outputs = (None if mask is None else mask[:, rows] for mask in (masks.inputs, masks.outputs))
+    return Masks(inputs, between, outputs)

@@ -1,0 +1,149 @@
+"""TorchScript: the scripted model with ``forward``, ``step``, ``choose`` and ``generate``, and our metadata beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ModelFileError, first_line
+from unrolled.engine.models.parameters import parameter_shapes
+from unrolled.engine.models.step_contract import Draws
+from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.storage.checkpoint import Checkpoint, write_atomically
+from unrolled.engine.storage.json_text import parse_json, to_json
+from unrolled.export.artifact.golden_cases import Settings, golden_cases, uniforms
+from unrolled.export.artifact.metadata import FileInfo, file_metadata, parse_metadata
+from unrolled.export.artifact.weight_storage import FLOAT32
+from unrolled.export.torch.archive import DAMAGE, check_archive
+from unrolled.export.torch.model import as_tensor, make_torch_model
+
+EXTRA_FILE = "unrolled.json"
+
+
+class ScriptedModel:
+    """A scripted module by its own ``step``, ``choose`` and ``generate``, which hosts call.
+
+    What they raise, and results that are of no use, are a ModelFileError.
+    """
+
+    engine = "torchscript"
+
+    def __init__(self, module: Any, info: FileInfo) -> None:
+        self.module, self.config, self.tokenizer = module, info.config, info.tokenizer
+        self.training, self.digest = info.training, info.checkpoint_digest
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Arrays for the tensors of the method ``name``."""
+        given = [as_tensor(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        try:
+            with torch.inference_mode():
+                result = getattr(self.module, name)(*given)
+            return [value.numpy() for value in result] if isinstance(result, tuple) else result.numpy()
+        except Exception as error:  # a program raises what it likes
+            raise ModelFileError(f"its {name} does not run ({first_line(error)})") from error
+
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """The step contract, a call for each of T steps."""
+        rows = []
+        for row in tokens:
+            logits, state = self._call("step", row, state)
+            rows.append(logits)
+        return np.stack(rows), state
+
+    def draw(self, logits: NDArray, u: float, settings: Settings) -> int:
+        """The token drawn from logits (V,); without the seed, which has become u."""
+        token = self._call("choose", logits[None], np.array([u]), *settings[:-1])
+        return int(token[0])
+
+    def write(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
+    ) -> tuple[NDArray[np.int64], NDArray]:
+        """As ``unrolled.engine.models.step_contract.WritingModel``."""
+        steps = draws.first_step + np.arange(draws.steps)[:, None]
+        if draws.do_sample:
+            u, settings = uniforms(draws.seed, draws.sequences, steps), (draws.temperature, draws.top_k, draws.top_p)
+        else:
+            u, settings = np.zeros((draws.steps, len(lengths))), (1.0, 1, 1.0)
+        eos = self.tokenizer.eos_id
+        written, moved = self._call("generate", tokens, lengths, state, u, *settings, -1 if eos is None else eos)
+        return written, moved
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Ignore that TorchScript is deprecated, of which torch warns at every call; the command line says it once."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):  # of torch 2.13, and of 2.14
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+def script(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's model, scripted, in float32 and evaluation mode."""
+    model = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
+    with _without_deprecations():
+        return torch.jit.script(model)
+
+
+def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the scripted model and its metadata to one file."""
+    weights = FLOAT32._replace(digest=checkpoint.digest)
+    golden = golden_cases(LanguageModel(checkpoint.config, checkpoint.float32()))
+    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, "both", weights, golden))}
+    buffer = io.BytesIO()
+    with _without_deprecations():
+        torch.jit.save(script(checkpoint), buffer, _extra_files=extra)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_torchscript(path: Path) -> tuple[Any, FileInfo]:
+    """The scripted module and its metadata.
+
+    A TorchScript file is a program. Before torch sees it, the archive is whole, no entry is larger than it can be, and the
+    metadata is one of ours and fits; what the program computes is its writer's business.
+
+    Raises:
+        ModelFileError: not a TorchScript file, or not one of ours.
+    """
+    info = parse_metadata(_read_extra(path), str(path), path.stat().st_size)
+    _check_records(path, info)
+    try:
+        # by its name torch opens no file whose name is not UTF-8
+        with _without_deprecations(), path.open("rb") as file:
+            return torch.jit.load(file, map_location="cpu"), info
+    except Exception as error:  # torch's parser of programs raises what it likes
+        raise ModelFileError(f"{path}: a damaged TorchScript file ({first_line(error)})") from error
+
+
+def _check_records(path: Path, info: FileInfo) -> None:
+    """The entries that hold weights have the sizes of the config's parameters; torch reads past the end of a shorter one."""
+    with zipfile.ZipFile(path) as archive:
+        held = sorted(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
+    wanted = sorted(4 * math.prod(shape) for shape in parameter_shapes(info.config).values())
+    if held != wanted:
+        raise ModelFileError(
+            f"{path}: a damaged TorchScript file; its weights are not of the sizes that its config asks for"
+        )
+
+
+def _read_extra(path: Path) -> dict[str, str]:
+    names = [name for name in check_archive(path, "a TorchScript file") if name.endswith(f"/extra/{EXTRA_FILE}")]
+    if len(names) != 1:
+        raise ModelFileError(f"{path}: not one of unrolled's TorchScript files; it has no {EXTRA_FILE} inside")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            text = archive.read(names[0]).decode("utf-8")
+    except DAMAGE as error:
+        raise ModelFileError(f"{path}: not a TorchScript file, or a damaged one ({first_line(error)})") from error
+    values = parse_json(text, f"{path}: {EXTRA_FILE}")
+    return {key: value for key, value in values.items() if isinstance(value, str)}

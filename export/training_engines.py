@@ -1,0 +1,107 @@
+"""The engines that can train, for the one training loop: one entry each, imported when it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from unrolled.engine.checks import check_choice
+from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.parameters import Params
+from unrolled.engine.network.backends import FLOAT32, check_precision
+from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.process_group import ALONE, Group
+from unrolled.engine.runs.experiment import TrainableMaker
+from unrolled.engine.training.trainable import EngineTrainable, Trainable
+
+NO_TORCH = 'the torch engine needs torch: pip install "unrolled[torch]"'
+
+
+def _from_scratch(backend: str) -> TrainableMaker:
+    return lambda config, params, optimizer, clip: EngineTrainable(config, params, optimizer, clip, backend)
+
+
+def _torch(config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
+    try:
+        from unrolled.export.torch.model import TorchTrainable
+    except ImportError as error:
+        raise MissingDependencyError(NO_TORCH) from error
+    return TorchTrainable(config, params, optimizer, clip)
+
+
+TRAINABLES: dict[str, TrainableMaker] = {
+    "numba": _from_scratch("numba"),
+    "numpy": _from_scratch("numpy"),
+    "torch": _torch,
+}
+
+
+def _one_of_several() -> bool:
+    """Whether torchrun, or a launcher like it, started this process together with others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and {"RANK", "MASTER_ADDR"} <= set(os.environ)
+
+
+def check_alone(what: str) -> None:
+    """Check that torchrun did not start several processes, for ``what`` is the work of one.
+
+    Raises:
+        ConfigError: it did.
+    """
+    if _one_of_several():
+        raise ConfigError(f"{what}: runs in one process only; start it without torchrun")
+
+
+@contextmanager
+def training_group(engine: str) -> Iterator[Group]:
+    """The processes that train together: those that torchrun started, or this one alone.
+
+    Raises:
+        ConfigError: there are several, and the engine is not torch.
+        MissingDependencyError: torch is not installed.
+    """
+    if not _one_of_several():
+        yield ALONE
+        return
+    if engine != "torch":
+        check_choice("engine", engine, TRAINABLES)
+        raise ConfigError(
+            f"engine: {engine} trains in one process only; give --engine torch, or start it without torchrun"
+        )
+    try:
+        from unrolled.export.torch.distributed import torchrun_group
+    except ImportError as error:
+        raise MissingDependencyError(NO_TORCH) from error
+    with torchrun_group() as group:
+        yield group
+
+
+def make_trainable(
+    engine: str,
+    config: ModelConfig,
+    params: Params,
+    optimizer: OptimizerConfig,
+    clip_norm: float | None = None,
+    precision: str = FLOAT32,
+    group: Group = ALONE,
+) -> Trainable:
+    """A model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
+
+    Args:
+        group: of ``training_group``; all its processes share the work of each step.
+
+    Raises:
+        ConfigError: the engine is not known, or has not this precision.
+        MissingDependencyError: its library is not installed.
+    """
+    check_choice("engine", engine, TRAINABLES)
+    check_precision(engine, precision)
+    if precision != FLOAT32:
+        return EngineTrainable(config, params, optimizer, clip_norm, engine, precision)
+    if group.size > 1:
+        from unrolled.export.torch.distributed import DistributedTrainable, TorchGroup
+
+        assert isinstance(group, TorchGroup)  # there is no other of several processes
+        return DistributedTrainable(config, params, optimizer, clip_norm, group)
+    return TRAINABLES[engine](config, params, optimizer, clip_norm)

@@ -1,0 +1,1 @@
+"""Verify an exported file against itself and its checkpoint."""

@@ -1,0 +1,48 @@
+"""What the checks of ``unrolled verify`` are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.models.config import ModelConfig
+from unrolled.export.artifact.weight_storage import FLOAT32
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Failed(Exception):
+    """A check's way out, with what is wrong."""
+
+
+def need(condition: bool, message: str) -> None:
+    """Fail with ``message`` where the condition does not hold."""
+    if not condition:
+        raise Failed(message)
+
+
+def close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32.tolerance) -> float:
+    """The largest difference; fails beyond the tolerance, and on NaN."""
+    need(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
+    need(bool(np.isfinite(got).all()), f"{what}: NaN or infinite")
+    difference = np.abs(got.astype(np.float64) - expected)
+    worst = float(difference.max(initial=0.0))
+    allowed = tolerance + tolerance * np.abs(expected)
+    need(bool((difference <= allowed).all()), f"{what}: off by up to {worst:.3g}, allowed is {tolerance:g}")
+    return worst
+
+
+def random_tokens(config: ModelConfig, T: int, B: int) -> tuple[NDArray[np.int64], NDArray]:
+    """Seeded tokens (T, B), and a state whose numbers are all different."""
+    rng = np.random.default_rng((T, B))
+    state = rng.uniform(-1, 1, config.state_shape(B)).astype(np.float32)
+    return rng.integers(0, config.vocab_size, (T, B)), state

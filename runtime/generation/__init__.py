@@ -1,0 +1,1 @@
+"""Generate texts: in batches, as a stream, by beam search."""

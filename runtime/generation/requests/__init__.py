@@ -1,0 +1,1 @@
+"""Describe a text as it is requested, as it grows and as it is returned."""

@@ -1,0 +1,76 @@
+"""How texts are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.sampling.rules import SamplingConfig, check_whole
+
+_RULES = tuple(field.name for field in fields(SamplingConfig))
+
+
+@lru_cache(maxsize=1024)
+def _one_object(values: tuple[Any, ...]) -> SamplingConfig:
+    return SamplingConfig(**dict(zip(_RULES, values, strict=True)))
+
+
+@dataclass(frozen=True)
+class GenerationConfig(SamplingConfig):
+    """How texts are written; ``SamplingConfig`` says how each token is chosen.
+
+    Args:
+        max_new_tokens: the most tokens written behind a prompt.
+        stop: texts at which writing ends; the stop text itself is left out.
+        num_return_sequences: texts for each prompt.
+        batch_size: rows run side by side; does not change what they say.
+        logprobs: also tell how probable the model itself found each token.
+    """
+
+    max_new_tokens: int = 200
+    stop: tuple[str, ...] = ()
+    num_return_sequences: int = 1
+    batch_size: int = 256
+    logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_new_tokens", "num_return_sequences", "batch_size"):
+            check_whole(name, getattr(self, name), 1)
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
+            raise ConfigError(f"stop: got {self.stop!r}, needs texts that are not empty")
+        object.__setattr__(self, "stop", tuple(stop))
+        if not isinstance(self.logprobs, bool):
+            raise ConfigError(f"logprobs: got {self.logprobs!r}, needs true or false")
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        """What has to be written is no longer than what may be, and no stop text cuts it."""
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens: got {self.min_new_tokens}, needs at most max_new_tokens ({self.max_new_tokens})"
+            )
+        prefix = self.forced_prefix
+        if not isinstance(prefix, str):
+            if len(prefix) > self.max_new_tokens:
+                raise ConfigError(
+                    f"forced_prefix: has {len(prefix)} tokens, needs at most max_new_tokens ({self.max_new_tokens})"
+                )
+        elif cuts := [text for text in self.stop if text in prefix]:
+            raise ConfigError(f"forced_prefix: {prefix!r} holds the stop text {cuts[0]!r}; writing would end inside it")
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        return super().extras + (("logprobs",) if self.logprobs else ())
+
+    @cached_property
+    def rules(self) -> SamplingConfig:
+        """Return how tokens are chosen, without how many and until when; the same object for equal rules.
+
+        Temperature 0 becomes ``do_sample`` False, which every engine and graph takes.
+        """
+        chosen = self if self.temperature > 0 else replace(self, do_sample=False, temperature=1.0)
+        return _one_object(tuple(getattr(chosen, name) for name in _RULES))

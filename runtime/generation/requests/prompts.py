@@ -1,0 +1,80 @@
+"""Prompts: their tokens, and reading many of them at once, what they share only once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import UnknownTokenError
+from unrolled.engine.models.step_contract import zero_state
+from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.runtime.models.batch_invariance import RowModel
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
+    """Ids (n,) of a prompt, n ≥ 1, behind <bos> where the vocabulary has it.
+
+    Raises:
+        UnknownTokenError: the prompt holds what the vocabulary has not, or nothing.
+    """
+    ids = tokenizer.encode(prompt)
+    if tokenizer.bos_id is not None:
+        return np.concatenate([[tokenizer.bos_id], ids]).astype(np.int64)
+    if len(ids) == 0:
+        raise UnknownTokenError(
+            f"prompt: {prompt!r} has no token to start from, and this model has no <bos>; begin with some text, for "
+            f"instance {tokenizer.start_prompt()!r}, or train with batching 'records', which gives <bos>"
+        )
+    return ids
+
+
+def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+    """How many tokens two prompts begin with in common."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
+
+
+def read_prompts(
+    model: RowModel, prompts: Sequence[NDArray[np.int64]], states: Sequence[NDArray | None] | None = None
+) -> tuple[NDArray, NDArray]:
+    """Read prompts of different lengths: logits (B, V) behind the last token of each, and states (S, L, B, H).
+
+    In the order of the alphabet, prompts that begin alike are neighbours. Between two places where one of them ends or
+    leaves its neighbour, one row is read for all that are alike so far; no row sees padding.
+
+    Args:
+        states: (S, L, H), where each prompt begins; None: zeros. What is to be shared must be the same object.
+    """
+    B = len(prompts)
+    begins = [None] * B if states is None else states
+    order = sorted(range(B), key=lambda row: (id(begins[row]), prompts[row].tolist()))
+    lengths = np.array([len(prompts[row]) for row in order], np.int64)
+    # what each has in common with the one before it; the first with none
+    common = np.zeros(B, np.int64)
+    common[1:] = [_shared(prompts[a], prompts[b]) * (begins[a] is begins[b]) for a, b in itertools.pairwise(order)]
+    moved = zero_state(model.config, B)
+    tokens = np.zeros((lengths.max(), B), np.int64)
+    for column, row in enumerate(order):
+        tokens[: lengths[column], column] = prompts[row]
+        if (begun := begins[row]) is not None:
+            moved[:, :, column] = begun
+    logits = np.empty((B, model.config.vocab_size), np.float32)
+    begin = 0
+    for end in np.union1d(lengths, common[common > 0]):
+        going = np.flatnonzero(lengths >= end)
+        # a branch begins where less is in common with the row before, over those between that have ended, than is read
+        leads = np.minimum.reduceat(common[: going[-1] + 1], np.append(0, going[:-1] + 1)) < end
+        leads[0] = True
+        first = going[leads]
+        read, after = model.read(
+            np.ascontiguousarray(tokens[begin:end, first]), np.ascontiguousarray(moved[:, :, first])
+        )
+        branch = np.cumsum(leads) - 1
+        logits[going], moved[:, :, going] = read[branch], after[:, :, branch]
+        begin = end
+    back = np.argsort(order)
+    return logits[back], np.ascontiguousarray(moved[:, :, back])

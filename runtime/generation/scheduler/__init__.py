@@ -1,0 +1,1 @@
+"""Schedule many texts over the slots of a model."""

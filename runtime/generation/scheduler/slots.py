@@ -1,0 +1,112 @@
+"""What all kinds of lanes do with their rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.step_contract import SETTING_DTYPES, zero_state
+from unrolled.engine.sampling.rules import SamplingConfig
+from unrolled.runtime.generation.requests.prompts import read_prompts
+from unrolled.runtime.generation.requests.rows import Row
+from unrolled.runtime.models.batch_invariance import RowModel
+
+
+class Lanes(Protocol):
+    """Rows that are written side by side."""
+
+    rows: list[Row]
+
+    def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
+        """Keep the rows that go on, and put new ones beside them, which read ``row.unread`` first."""
+        ...
+
+    def advance(self, lanes: int, more: bool) -> bool:
+        """Write some tokens more in every row; whether a look at what is over is worth while.
+
+        Args:
+            lanes: the most rows side by side.
+            more: whether there are rows to take the lanes of those that are over.
+        """
+        ...
+
+
+def replace_columns(kept: NDArray, going: NDArray[np.bool_], new: NDArray, axis: int) -> NDArray:
+    """The lanes of ``kept`` along ``axis`` that go on, with ``new`` ones; the same order as ``replace_rows``."""
+    free, n = np.flatnonzero(~going), new.shape[axis]
+    front: tuple[Any, ...] = (slice(None),) * axis
+    if n == len(free):  # as many as were over: in their places, nothing else moves
+        kept[(*front, free)] = new
+        return kept
+    return np.ascontiguousarray(np.concatenate([kept[(*front, going)], new], axis=axis))
+
+
+def replace_rows(kept: list[Row], going: NDArray[np.bool_], new: list[Row]) -> list[Row]:
+    if len(new) == len(kept) - int(going.sum()):
+        waiting = iter(new)
+        return [row if goes else next(waiting) for row, goes in zip(kept, going, strict=True)]
+    return [*itertools.compress(kept, going), *new]
+
+
+class Rules:
+    """By which rules the tokens of rows are chosen, and which rows share them."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.each = [row.rules for row in rows]
+        self.first = self.each[0]
+        self.one = len(set(map(id, self.each))) == 1  # equal ones are one object
+
+    def groups(self) -> Iterator[tuple[SamplingConfig, NDArray[np.intp]]]:
+        """Each of the different rules with its rows."""
+        places: dict[int, list[int]] = {}
+        for place, rules in enumerate(self.each):
+            places.setdefault(id(rules), []).append(place)
+        for some in places.values():
+            yield self.each[some[0]], np.array(some, np.intp)
+
+    def column(self, name: str) -> NDArray:
+        """Return one setting of all rows, (B,), in the dtype that the contract gives it."""
+        dtype = SETTING_DTYPES[name]
+        if self.one:
+            return np.full(len(self.each), getattr(self.first, name), dtype)
+        return np.array([getattr(rules, name) for rules in self.each], dtype)
+
+
+def indices_of(rows: Sequence[Row]) -> NDArray[np.uint64]:
+    return np.array([row.request.index for row in rows], np.uint64)
+
+
+def written_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """How many tokens each row has."""
+    return np.array([len(row.tokens) for row in rows], np.int64)
+
+
+def draws_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Which draw of its index each row's next token is."""
+    return np.array([row.first_draw + len(row.tokens) for row in rows], np.int64)
+
+
+def states_of(config: ModelConfig, rows: Sequence[Row]) -> NDArray:
+    """States (S, L, n, H) that new rows begin from; the rows give theirs up."""
+    if not rows:
+        return np.empty(config.state_shape(0), np.float32)
+    state = zero_state(config, len(rows))
+    for place, row in enumerate(rows):
+        if row.state is not None:
+            state[:, :, place] = row.state
+            row.state = None
+    return state
+
+
+def read_ahead(model: RowModel, rows: Sequence[Row]) -> None:
+    """Read all but the last token of each row's prompt; their states and what is unread change."""
+    if not (some := [row for row in rows if len(row.unread) > 1]):
+        return
+    _, state = read_prompts(model, [row.unread[:-1] for row in some], [row.state for row in some])
+    for place, row in enumerate(some):
+        row.state, row.unread = state[:, :, place], row.unread[-1:]

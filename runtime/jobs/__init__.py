@@ -1,0 +1,1 @@
+"""Generate a text for each row of a file, resumably."""

@@ -1,0 +1,1 @@
+"""Open a model file or a checkpoint on any engine."""

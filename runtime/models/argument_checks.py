@@ -1,0 +1,73 @@
+"""Check what callers give: models, paths and texts."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.tokenizers.tokenizers import Tokenizer
+
+
+@runtime_checkable
+class _Loaded(Protocol):
+    """Require what writing and scoring need of a model."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+    def step(self, tokens: Any, state: Any) -> Any: ...
+
+
+def shown(value: object) -> str:
+    """Return the value for an error message, shortened, with its type where that does not show."""
+    if value is None or isinstance(value, str | bytes | bool | int | float):
+        return reprlib.repr(value)
+    return f"a {type(value).__name__}"
+
+
+def check_model(model: object) -> None:
+    """Raise ConfigError unless it is a loaded model."""
+    if isinstance(model, str | os.PathLike):
+        raise ConfigError(f"model: got the path {os.fspath(model)!r}, needs a loaded model: load({os.fspath(model)!r})")
+    if not isinstance(model, _Loaded):
+        raise ConfigError(f"model: got {shown(model)}, needs a loaded model, which load(path) returns")
+
+
+def check_path(path: object) -> None:
+    """Raise ConfigError unless it is a path."""
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"path: got {shown(path)}, needs the path of a file or run folder")
+
+
+def check_text(name: str, text: object) -> str:
+    """Return one text; ConfigError if it is something else."""
+    if not isinstance(text, str):
+        raise ConfigError(f"{name}: got {shown(text)}, needs one text")
+    return str(text)
+
+
+def take_texts(name: str, texts: Any) -> list[str]:
+    """Return one text, or all texts of a list, array, column or iterator, as a list of str.
+
+    Raises:
+        ConfigError: it is something else, there is no text, or something among them is none.
+    """
+    if isinstance(texts, str):
+        return [str(texts)]
+    refused = bytes | bytearray | memoryview | Mapping | set | frozenset | os.PathLike
+    if isinstance(texts, refused) or not isinstance(texts, Iterable):
+        raise ConfigError(f"{name}: got {shown(texts)}, needs a text or several in order, such as a list")
+    try:
+        found = list(texts)
+    except TypeError as error:  # an array without an axis
+        raise ConfigError(f"{name}: got {shown(texts)} that has no items, needs a text or several in order") from error
+    if not found:
+        raise ConfigError(f"{name}: got none, needs at least one")
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ConfigError(f"{name}: got {shown(text)} at {place}, needs texts")
+    return list(map(str, found))

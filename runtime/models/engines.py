@@ -1,0 +1,149 @@
+"""The engines as StepModels: a checkpoint runs on any of ``ENGINES``, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.checks import check_choice
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.step_contract import Draws, Flow, StepModel, Stepper, check_ids, check_moved, check_step
+from unrolled.engine.network.backends import BF16, FLOAT32, check_precision
+from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.runtime.models.argument_checks import shown
+from unrolled.runtime.models.pickling import Remade
+
+if TYPE_CHECKING:
+    from unrolled.runtime.models.onnx_model import OnnxModel
+
+
+class TokenizedModel(Remade):
+    """A model of one of the engines with its tokeniser, training record and digest."""
+
+    def __init__(
+        self,
+        engine: str,
+        model: Stepper,
+        tokenizer: Tokenizer,
+        training: dict[str, Any] | None = None,
+        digest: str = "",
+    ) -> None:
+        self.engine, self.tokenizer, self.training, self.digest = engine, tokenizer, training or {}, digest
+        self.config: ModelConfig = model.config
+        self.step = model.step
+
+
+class NumbaModel(TokenizedModel):
+    """The compiled engine, which also generates by itself; its weights are packed with the first text."""
+
+    def __init__(self, model: LanguageModel, checkpoint: Checkpoint) -> None:
+        super().__init__(model.engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
+        self._model = model
+
+    @cached_property
+    def _decoder(self) -> Any:
+        from unrolled.engine.kernels.decode.decoder import Decoder
+
+        return Decoder(self.config, self._model.params, self._model.precision == BF16)
+
+    def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
+        return self._decoder.decode(logits, state, draws)
+
+    @cached_property
+    def _flow(self) -> Any:
+        from unrolled.engine.kernels.decode.flow import FlowDecoder
+
+        return FlowDecoder(self._decoder)
+
+    def flow(self, state: NDArray, flow: Flow, lanes: int, least: float = 0.0) -> None:
+        check_ids(self.config, flow.tokens)
+        eos = self.tokenizer.eos_id
+        self._flow.flow(state, flow, -1 if eos is None else eos, lanes, least)
+
+    def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        check_step(self.config, tokens, state)
+        return self._decoder.read(tokens, state)
+
+
+def _of_checkpoint(engine: str, model: Stepper, checkpoint: Checkpoint) -> TokenizedModel:
+    return TokenizedModel(engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
+
+
+class TorchModule:
+    """A TorchLM, scripted or not, behind the step contract."""
+
+    def __init__(self, config: ModelConfig, module: Any) -> None:
+        from unrolled.export.torch.model import run_step
+
+        self.config, self.module, self._run = config, module, run_step
+
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        check_step(self.config, tokens, state)
+        try:
+            logits, moved = self._run(self.module, tokens, state)
+        except Exception as error:  # a scripted program raises what it likes, and gives what it likes
+            raise ModelFileError(f"the model's graph does not run ({first_line(error)})") from error
+        check_moved(self.config, tokens, logits, moved)
+        return logits, moved
+
+
+def _numpy(checkpoint: Checkpoint) -> TokenizedModel:
+    return _of_checkpoint("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
+
+
+def _numba(checkpoint: Checkpoint, precision: str = FLOAT32) -> TokenizedModel:
+    return NumbaModel(LanguageModel(checkpoint.config, checkpoint.float32(), "numba", precision), checkpoint)
+
+
+def _torch(checkpoint: Checkpoint) -> TokenizedModel:
+    try:
+        from unrolled.export.torch.model import make_torch_model
+    except ImportError as error:
+        raise needs_torch("the torch engine") from error
+    module = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
+    return _of_checkpoint("torch", TorchModule(checkpoint.config, module), checkpoint)
+
+
+def _torchscript(checkpoint: Checkpoint) -> TokenizedModel:
+    try:
+        from unrolled.export.torch.torchscript import script
+    except ImportError as error:
+        raise needs_torch("the torchscript engine") from error
+    module = TorchModule(checkpoint.config, script(checkpoint))
+    return _of_checkpoint("torchscript", module, checkpoint)
+
+
+def _onnxruntime(checkpoint: Checkpoint) -> OnnxModel:
+    from unrolled.runtime.models.onnx_model import open_checkpoint
+
+    return open_checkpoint(checkpoint)
+
+
+def needs_torch(what: str) -> MissingDependencyError:
+    return MissingDependencyError(f'{what} needs torch: pip install "unrolled[torch]"')
+
+
+ENGINES: dict[str, Callable[[Checkpoint], TokenizedModel | OnnxModel]] = {
+    "numpy": _numpy,
+    "numba": _numba,
+    "torch": _torch,
+    "torchscript": _torchscript,
+    "onnxruntime": _onnxruntime,
+}
+
+
+def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) -> StepModel:
+    """Return a checkpoint as a StepModel on one of ``ENGINES``; "bf16" products are the numba engine's."""
+    if not isinstance(checkpoint, Checkpoint):
+        raise ConfigError(f"checkpoint: got {shown(checkpoint)}, needs a Checkpoint; load(path) takes paths")
+    check_choice("engine", engine, ENGINES)
+    check_precision(engine, precision)
+    model = ENGINES[engine](checkpoint) if precision == FLOAT32 else _numba(checkpoint, precision)
+    return model.made_by(make_model, checkpoint, engine, precision)

@@ -1,0 +1,233 @@
+"""An ONNX file of any form as a model, run by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.cores import onnxruntime_threads
+from unrolled.engine.errors import ModelFileError, first_line
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.step_contract import SETTING_DTYPES, Draws, check_moved, check_step
+from unrolled.engine.sampling.philox import uniforms
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.artifact.metadata import FORMS, FileInfo, parse_metadata
+from unrolled.export.artifact.weight_storage import FLOAT32, Weights
+from unrolled.runtime.models.pickling import Remade
+
+
+class OnnxModel(Remade):
+    """An ONNX file that onnxruntime runs on the CPU; this class is of the step form."""
+
+    engine = "onnxruntime"
+
+    def __init__(self, session: Any, info: FileInfo, where: str) -> None:
+        self.session, self._where = session, where
+        self.form, self.weights = info.form, info.weights
+        self.config, self.tokenizer = info.config, info.tokenizer
+        self.training, self.digest = info.training, info.checkpoint_digest
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """The graph's inputs and outputs are those of its form, of the sizes that the config says."""
+        form = FORMS[self.form]
+        values = {v.name: v.shape for v in (*self.session.get_inputs(), *self.session.get_outputs())}
+        if missing := {*form.inputs, *form.outputs} - set(values):
+            raise ModelFileError(
+                f"{self._where}: has no {', '.join(sorted(missing))}, which its form {self.form} needs"
+            )
+        S, L, _, H = self.config.state_shape(1)
+        sizes = {"state": (S, L, None, H), "logits": (None, None, self.config.vocab_size)}
+        for name, wanted in sizes.items():
+            shape = values.get(name, wanted)
+            if len(shape) != len(wanted) or any(
+                w is not None and w != got for w, got in zip(wanted, shape, strict=True)
+            ):
+                raise ModelFileError(f"{self._where}: {name} has shape {shape}, the config asks for {wanted}")
+
+    def _run(self, outputs: list[str], inputs: dict[str, NDArray]) -> Any:
+        try:
+            return self.session.run(outputs, inputs)
+        except Exception as error:  # onnxruntime's own exceptions have no public base class
+            raise ModelFileError(f"{self._where}: the graph does not run ({first_line(error)})") from error
+
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        check_step(self.config, tokens, state)
+        return self._step(tokens, {"tokens": tokens, "state": state})
+
+    def bind(self, rows: int) -> BoundStep:
+        """Steps with next to no work around them; of the step form only."""
+        return BoundStep(self.session, self.config, rows)
+
+    def _step(self, tokens: NDArray[np.int64], inputs: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
+        logits, moved = self._run(["logits", "next_state"], inputs)
+        check_moved(self.config, tokens, logits, moved)
+        return logits, moved
+
+
+class BoundStep:
+    """Steps of a fixed number of rows, of which only the first may count, on arrays that are bound to the session once.
+
+    Each of two states is read in one step and written in the next. The arrays live as long as this object; nothing of it
+    may be used by two threads.
+    """
+
+    def __init__(self, session: Any, config: ModelConfig, rows: int) -> None:
+        self._session = session
+        self._tokens = np.zeros((1, rows), np.int64)
+        self._logits = np.empty((1, rows, config.vocab_size), np.float32)
+        self._states = [np.zeros(config.state_shape(rows), np.float32) for _ in range(2)]
+        self._bindings = [self._bind(*self._states), self._bind(*self._states[::-1])]
+        self._now = 0
+        self._last: NDArray | None = None
+
+    def _bind(self, state: NDArray, moved: NDArray) -> Any:
+        binding = self._session.io_binding()
+        for name, array in (("tokens", self._tokens), ("state", state)):
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in (("logits", self._logits), ("next_state", moved)):
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        return binding
+
+    def begin(self, state: NDArray) -> None:
+        """Go on from a state (S, L, 1, H)."""
+        self._states[self._now][:] = state
+
+    def move(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Logits (n, V) and state (S, L, n, H) of the first n rows; the next two calls write them over.
+
+        A state that the last call gave is not copied, whatever was written into it since.
+
+        Raises:
+            ModelFileError: the graph does not run.
+        """
+        n = len(tokens)
+        self._tokens[0, :n] = tokens
+        if state is not self._last:
+            self._states[self._now][:, :, :n] = state
+        self._run()
+        whole = self._states[self._now]
+        moved = whole if n == whole.shape[2] else whole[:, :, :n]
+        self._last = moved
+        return self._logits[0, :n], moved
+
+    def step(self, token: int) -> NDArray:
+        """Logits (V,) behind the token; they are written over by the next step.
+
+        Raises:
+            ModelFileError: the graph does not run.
+        """
+        self._tokens[0, 0] = token
+        self._run()
+        return self._logits[0, 0]
+
+    def _run(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._bindings[self._now])
+        except Exception as error:  # onnxruntime's own exceptions have no public base class
+            raise ModelFileError(f"the graph does not run ({first_line(error)})") from error
+        self._now = 1 - self._now
+
+
+def _settings(temperature: float, top_k: int, top_p: float, end_token: int | None) -> dict[str, NDArray]:
+    values = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings = {name: np.array(value, SETTING_DTYPES[name]) for name, value in values.items()}
+    return settings | {"end_token": np.array(-1 if end_token is None else end_token, np.int64)}
+
+
+class OnnxWriter(OnnxModel):
+    """Of the forms that write whole texts inside the graph."""
+
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        if self.form == "generate":
+            raise ModelFileError(
+                f"{self._where}: a file of form generate writes texts and shows no logits; export --form both for them"
+            )
+        check_step(self.config, tokens, state)
+        T, B = tokens.shape
+        inputs = {"tokens": tokens, "state": state, "lengths": np.full(B, T, np.int64), "uniforms": np.empty((0, B))}
+        return self._step(tokens, inputs | _settings(1.0, 0, 1.0, None))
+
+    def write(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
+    ) -> tuple[NDArray[np.int64], NDArray]:
+        """As ``unrolled.engine.models.step_contract.WritingModel``."""
+        check_step(self.config, tokens, state)
+        steps = draws.first_step + np.arange(draws.steps)[:, None]
+        inputs = {"tokens": tokens, "lengths": lengths, "state": state}
+        if draws.do_sample:
+            inputs["uniforms"] = uniforms(draws.seed, draws.sequences, steps)
+            inputs |= _settings(draws.temperature, draws.top_k, draws.top_p, self.tokenizer.eos_id)
+        else:
+            inputs["uniforms"] = np.zeros((draws.steps, len(lengths)))
+            inputs |= _settings(1.0, 1, 1.0, self.tokenizer.eos_id)
+        written, moved = self._run(["written", "final_state"], inputs)
+        self._check_written(written, moved, draws.steps, len(lengths))
+        if not np.isfinite(moved).all():
+            raise ModelFileError(f"{self._where}: the model's state is not finite; its weights are damaged")
+        return written, moved
+
+    def read_state(self, tokens: NDArray[np.int64], state: NDArray) -> NDArray:
+        """Return the state after all of tokens (T, B): a graph that is given no uniforms reads, and writes nothing."""
+        B = tokens.shape[1]
+        draws = Draws(0, 0, np.arange(B), False, 1.0, 0, 1.0, 0)
+        _, moved = self.write(tokens, np.full(B, len(tokens)), state, draws)
+        return moved
+
+    def _check_written(self, written: Any, moved: Any, steps: int, B: int) -> None:
+        """A graph may write less than ``steps`` tokens a row, but not nothing, and none that is outside the vocabulary."""
+        V = self.config.vocab_size
+        good = isinstance(written, np.ndarray) and written.dtype == np.int64 and written.ndim == 2
+        good = good and written.shape[1] == B and min(steps, 1) <= len(written) <= steps
+        if not good or (written < 0).any() or (written >= V).any():
+            raise ModelFileError(f"{self._where}: the graph writes no tokens (1 … {steps}, {B}) from 0 to {V - 1}")
+        if not isinstance(moved, np.ndarray) or moved.shape != self.config.state_shape(B):
+            raise ModelFileError(f"{self._where}: the graph's final state has another shape than the config asks for")
+
+
+def run_onnx(data: bytes, info: FileInfo, where: str) -> OnnxModel:
+    """An ONNX model in memory, whose metadata says ``info``, on as many threads as the environment says.
+
+    Raises:
+        ConfigError: it says no number of threads.
+        ModelFileError: onnxruntime cannot load it, or its inputs and outputs are not those of its form and sizes.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what is wrong with a file is told by our error, not by the library's log
+    if (threads := onnxruntime_threads()) is not None:
+        options.intra_op_num_threads = threads
+    try:
+        # without a fallback, which would be the same provider again, told on standard output
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:  # onnxruntime's own exceptions have no public base class
+        raise ModelFileError(f"{where}: not an ONNX file that onnxruntime can load ({first_line(error)})") from error
+    model = (OnnxModel if info.form == "step" else OnnxWriter)(session, info, where)
+    return model.made_by(run_onnx, data, info, where)
+
+
+def open_onnx(path: Path) -> OnnxModel:
+    """An ONNX file, checked before onnxruntime sees it.
+
+    Raises:
+        ModelFileError: it is not one of ours, is damaged, or onnxruntime cannot load it.
+    """
+    from unrolled.export.onnx.reader import read_onnx
+
+    data, _, info = read_onnx(path)
+    return run_onnx(data, info, str(path))
+
+
+def open_checkpoint(checkpoint: Checkpoint, form: str = "step", weights: Weights = FLOAT32) -> OnnxModel:
+    """The graph that an export of the checkpoint would hold, in memory and without golden cases."""
+    from unrolled.export.onnx.graph import build
+
+    where = "the graph of the checkpoint"
+    model = build(checkpoint, form, weights, golden=False)
+    info = parse_metadata({prop.key: prop.value for prop in model.metadata_props}, where)
+    opened = run_onnx(model.SerializeToString(), info, where)
+    return opened.made_by(open_checkpoint, checkpoint, form, weights)

@@ -1,0 +1,552 @@
+"""The benchmark: the work it counts, its parity gate, its files and reports, and one small run of each suite."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from measurements import LIMITS, MACHINE, line
+from typer.testing import CliRunner
+
+from unrolled.bench import contestant_process, results, runner
+from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
+from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
+from unrolled.bench.peers import PEERS, Peer, make_checkpoint, peers_of
+from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
+from unrolled.bench.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
+from unrolled.cli.app import app
+from unrolled.engine.cores import ONNXRUNTIME_THREADS, THREAD_VARIABLES
+from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.runtime.models.onnx_model import open_checkpoint
+
+
+def write(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    return path
+
+
+def test_work_counted_by_hand() -> None:
+    # 3 steps of 2 rows, V = 5, E = 7, H = 4, an LSTM of two layers
+    work = Workload("train", "lstm", 2, 4, 2, 3, 5, 7)
+    recurrent = 2 * 6 * 4 * 16 * 3  # two hidden products and one input product of (6, 4) by (4, 16)
+    output, table = 2 * 6 * 4 * 5, 2 * 5 * 7 * 16
+    assert work.flops == 3 * (recurrent + output + table)
+    # with more tokens in the vocabulary than in the batch only those of the batch are multiplied
+    assert Workload("train", "rnn", 1, 4, 2, 3, 50, 7).flops == 3 * (2 * 6 * 4 * 4 + 2 * 6 * 4 * 50 + 2 * 6 * 7 * 4)
+    generated = Workload("generate", "gru", 1, 4, 2, 3, 5, 7)
+    assert generated.flops == 2 * 6 * 4 * 12 + 2 * 6 * 4 * 5
+    assert generated.weight_bytes == 4 * (4 * 12 + 4 * 5)
+    assert generated.tokens == 6
+
+
+def test_named_workloads_are_of_one_suite_and_all_different() -> None:
+    for name, works in WORKLOADS.items():
+        assert len({work.suite for work in works}) == 1, name
+        assert len(set(works)) == len(works), name
+    assert len(WORKLOADS["train"]) == 3 * 3 * 4 + 3 * 2
+
+
+def test_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch"):
+        Workload("train", "lstm", batch=0)
+    with pytest.raises(ConfigError, match="cell"):
+        grid("train", ["lsmt"], [1], [8], [1])
+
+
+REFERENCE = {"loss 1": np.array(2.0), "rnn.weight_hh_l0 1": np.linspace(-1, 1, 12).reshape(3, 4)}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_parity_alarm(name: str) -> None:
+    assert compare_arrays({key: value * (1 + 1e-7) for key, value in REFERENCE.items()}, REFERENCE) == "ok"
+    wrong = dict(REFERENCE)
+    wrong[name] = REFERENCE[name] + 3 * PARITY["parameters"]
+    assert compare_arrays(wrong, REFERENCE).startswith(f"{name} differs by")
+    wrong[name] = REFERENCE[name] * np.nan
+    assert compare_arrays(wrong, REFERENCE).startswith(f"{name} differs by nan")
+    wrong[name] = np.zeros(5)
+    assert "shape" in compare_arrays(wrong, REFERENCE)
+    assert compare_arrays({}, REFERENCE) == "loss 1, rnn.weight_hh_l0 1 missing"
+
+
+def test_greedy_tokens_must_be_the_same_to_the_last() -> None:
+    tokens = np.array([[1, 2, 3]])
+    assert compare_arrays({"greedy": tokens}, {"greedy": tokens}) == "ok"
+    assert compare_arrays({"greedy": tokens + [[0, 0, 1]]}, {"greedy": tokens}) != "ok"
+    assert compare_arrays({"loss": np.array(4.02)}, {"loss": np.array(4.0)}) != "ok"
+    assert compare_arrays({"loss": np.array(4.02)}, {"loss": np.array(4.0)}, ROUNDED_PARITY) == "ok"
+    assert compare_arrays({"loss": np.array(4.05)}, {"loss": np.array(4.0)}, ROUNDED_PARITY) != "ok"
+
+
+SHORT = Effort(rounds=2, seconds=0.01, patience=120)
+
+
+@pytest.mark.parametrize("suite", ["train", "generate"])
+def test_a_small_run(suite: str) -> None:
+    work = Workload(suite, "gru", 1, 16, 3, 5, 11, 8)
+    lines = {entry["peer"]: entry for entry in measure(work, ["numpy", "numba"], LIMITS, 2, SHORT)}
+    assert set(lines) == {"numpy", "numba"}
+    for entry in lines.values():
+        assert entry["parity"] == "ok"
+        assert entry["gflops"] == pytest.approx(work.flops / entry["median_s"] / 1e9)
+        assert entry["peak_fraction"] == pytest.approx(entry["gflops"] / 200)
+        assert entry["tokens_per_s"] == pytest.approx(15 / entry["median_s"])
+        assert entry["rounds"] == 2
+        assert entry["first_call_s"] > 0
+        assert "ratio_to_torch" not in entry
+
+
+def test_a_peer_whose_results_differ_is_reported_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Workload("train", "rnn", 1, 8, 2, 3, 5, 4)
+    monkeypatch.setattr("unrolled.bench.runner.compare_arrays", lambda *arrays: "loss 1 differs by 1")
+    (entry,) = measure(work, ["numpy"], LIMITS, 1, SHORT)
+    assert entry["parity"] == "failed: loss 1 differs by 1"
+    assert "median_s" not in entry
+
+
+class MadeUp:
+    """A worker that answers what ``times`` has for its setting: seconds of each round, None where it dies."""
+
+    times: dict[str, list[float | None]]
+    asked: dict[str, int]
+
+    def __init__(self, job: dict[str, Any], patience: float) -> None:
+        self.label = job["setting"].get("label", job["peer"])
+        np.savez(job["output"], logits=np.full(3, 2.0 if self.label == "wrong" else 1.0))
+
+    def __enter__(self) -> MadeUp:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def answer(self) -> dict[str, Any]:
+        return {"first_call_s": 4.0, "peak_rss_mb": 300.0, "step_rss_mb": 20.0}
+
+    def measure(self) -> dict[str, Any]:
+        place = self.asked[self.label] = self.asked.get(self.label, 0) + 1
+        seconds = self.times[self.label][place - 1]
+        if seconds is None:
+            raise WorkerError("it died")
+        return {"seconds": seconds}
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> type[MadeUp]:
+    """Peers numba and torch, of which torch has several settings, in workers that are made up."""
+    settings = {name: {"label": name} for name in ("fast at first", "best", "slow", "wrong", "dies")}
+    some = PEERS["numpy"].generate
+    monkeypatch.setitem(PEERS, "numba", Peer("", "numpy", generate=some))
+    monkeypatch.setitem(PEERS, "torch", Peer("", "numpy", generate=some, settings={"generate": settings}))
+    monkeypatch.setattr(runner, "Worker", MadeUp)
+    monkeypatch.setattr(runner, "PAUSE", 0)
+    MadeUp.asked = {}
+    MadeUp.times = {
+        "numba": [9.0, 0.8, 0.4, 0.5],
+        "fast at first": [9.0, 1.0, 2.0, 2.0],
+        "best": [9.0, 1.2, 1.2, 1.5],
+        "slow": [0.1, 1.31],
+        "dies": [9.0, 1.0, None],
+    }
+    return MadeUp
+
+
+def test_the_best_setting_counts_and_those_that_failed_are_named(made_up: type[MadeUp]) -> None:
+    work = Workload("generate", "gru", 1, 4, 1, 3, 5, 7)
+    numba, torch = measure(work, ["numba", "torch"], LIMITS, 2, Effort(rounds=3))
+    assert (torch["peer"], torch["setting"], torch["median_s"], torch["rounds"]) == ("torch", "best", 1.2, 3)
+    assert torch["failed_settings"] == {"wrong": "logits differs by 1.0e+00, allowed is 1.0e-04", "dies": "it died"}
+    assert torch["ratio_to_torch"] == 1
+    # one round that is not counted and one that is, then a setting more than 1.3 times slower than the best leaves
+    assert made_up.asked == {"numba": 4, "fast at first": 4, "best": 4, "slow": 2, "dies": 3}
+    assert "failed_settings" not in numba
+    assert (numba["setting"], numba["median_s"]) == ("default", 0.5)
+    assert numba["spread_s"] == pytest.approx(0.65 - 0.45)
+    assert numba["ratio_to_torch"] == pytest.approx(3)  # of 1.2 / 0.8, 1.2 / 0.4, 1.5 / 0.5; of the medians it were 2.4
+    assert numba["tokens_per_s"] == pytest.approx(6)
+    assert numba["peak_fraction"] == pytest.approx(work.flops / 0.5 / 200e9)
+    assert (numba["first_call_s"], numba["peak_rss_mb"], numba["step_rss_mb"]) == (4, 300, 20)
+
+
+def test_a_peer_none_of_whose_settings_passed_names_all(made_up: type[MadeUp]) -> None:
+    made_up.times = {name: [None] for name in made_up.times} | {"numba": [1.0] * 4}
+    failed, numba = measure(Workload("generate", "rnn"), ["torch", "numba"], LIMITS, 1, Effort(rounds=3))
+    assert failed["parity"].startswith("failed: logits differs")
+    assert set(failed["failed_settings"]) == {"fast at first", "best", "slow", "wrong", "dies"}
+    assert numba["parity"] == "ok"
+    assert "ratio_to_torch" not in numba
+
+
+@pytest.mark.parametrize(("hidden", "bandwidth"), [(4, 100), (128, 50), (512, 10)])
+def test_one_stream_is_held_against_the_bandwidth_of_where_its_weights_are(
+    made_up: type[MadeUp], hidden: int, bandwidth: float
+) -> None:
+    (one,) = measure(Workload("generate", "lstm", hidden=hidden, batch=1, length=3), ["numba"], LIMITS, 2, Effort(3))
+    read = 4 * (hidden * 4 * hidden + hidden * 65) * 3  # float32 weights of gates and output, three steps
+    assert one["bandwidth_fraction"] == pytest.approx(read / 0.5 / (bandwidth * 1e9))
+    made_up.asked.clear()
+    (two,) = measure(Workload("generate", "lstm", hidden=hidden, batch=2), ["numba"], LIMITS, 2, Effort(3))
+    assert "bandwidth_fraction" not in two
+
+
+def test_memory_of_steps_is_told_without_that_of_the_parity_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peak = 100.0
+
+    class Contestant:
+        def run(self) -> None:
+            nonlocal peak
+            peak += 10
+
+        def parity(self) -> dict[str, Any]:
+            nonlocal peak
+            peak += 1000
+            return {"loss 1": np.array(2.0)}
+
+    monkeypatch.setitem(PEERS, "numba", Peer("", "numpy", train=lambda work, setting, threads: Contestant()))
+    monkeypatch.setattr(contestant_process, "memory_mb", lambda: peak)
+    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.0, "output": str(tmp_path / "arrays.npz")}
+    first, *rounds = contestant_process.answers(
+        {**job, "workload": Workload("train", "rnn").to_dict()}, iter(["go", "go"])
+    )
+    assert (first["peak_rss_mb"], first["step_rss_mb"]) == (120, 20)
+    assert first["first_call_s"] > 0
+    assert [set(answer) for answer in rounds] == [{"seconds"}] * 2
+    assert np.load(job["output"])["loss 1"] == 2
+
+
+def test_a_small_run_of_onnxruntime() -> None:
+    work = Workload("generate", "gru", 1, 16, 1, 5, 11, 8)
+    lines = {entry["peer"]: entry for entry in measure(work, ["onnxruntime", "onnxruntime-graph"], LIMITS, 1, SHORT)}
+    assert set(lines) == {"onnxruntime", "onnxruntime-graph"}
+    for entry in lines.values():
+        assert entry["parity"] == "ok"
+        assert "failed_settings" not in entry
+        assert entry["bandwidth_fraction"] > 0
+        assert entry["step_rss_mb"] is None or 0 <= entry["step_rss_mb"] < entry["peak_rss_mb"]
+
+
+def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    peer = PEERS["torch"]
+    label, setting = next(iter(peer.settings_of("train").items()))  # one of them: torch loads for seconds
+    monkeypatch.setitem(PEERS, "torch", dataclasses.replace(peer, settings={"train": {label: setting}}))
+    work = Workload("train", "gru", 1, 16, 3, 5, 11, 8)
+    numpy, torch = measure(work, ["numpy", "torch"], LIMITS, 1, SHORT)
+    assert (numpy["parity"], torch["parity"]) == ("ok", "ok")
+    assert torch["setting"] == label
+    assert "failed_settings" not in torch
+    assert torch["ratio_to_torch"] == 1
+    assert numpy["ratio_to_torch"] > 0
+
+
+MEASURE_LONG = """
+from unrolled.bench.runner import Worker
+from unrolled.bench.workloads import Workload
+work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
+job = {"peer": "numpy", "workload": work, "setting": {}, "threads": 1, "seconds": 300, "output": "arrays.npz"}
+with Worker(job, 120) as worker:
+    worker.answer()
+    worker._ask("go")
+    print(worker._process.pid, flush=True)
+    worker.answer()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
+def test_a_worker_ends_with_a_bench_that_is_killed(tmp_path: Path) -> None:
+    bench = subprocess.Popen([sys.executable, "-c", MEASURE_LONG], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert bench.stdout is not None
+    try:
+        worker = int(bench.stdout.readline())
+        assert _runs(worker)
+    finally:
+        bench.kill()
+        bench.communicate()
+    until = time.monotonic() + 60
+    while _runs(worker):
+        assert time.monotonic() < until, "it measures on"
+        time.sleep(0.1)
+
+
+def _runs(process: int) -> bool:
+    """Not so where it has ended and whoever inherited it has not asked about it yet."""
+    try:
+        return ") Z " not in Path("/proc", str(process), "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.01, "output": "/nowhere/at/all.npz"}
+    work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
+    with (
+        Worker({**job, "workload": work}, 120) as worker,
+        pytest.raises(WorkerError, match="FileNotFoundError"),
+    ):
+        worker.answer()
+    with (
+        Worker({**job, "peer": "nobody", "workload": {}}, 120) as worker,
+        pytest.raises(WorkerError, match="nobody"),
+    ):
+        worker.answer()
+
+
+def test_a_stated_number_of_threads_reaches_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_checkpoint(Workload("generate", "gru", hidden=8, vocab=9, embedding=4))
+
+    def threads(form: str) -> int:
+        model: Any = open_checkpoint(checkpoint, form)
+        return int(model.session.get_session_options().intra_op_num_threads)
+
+    for name in THREAD_VARIABLES:  # as the benchmark's processes and the workers of a study are told
+        monkeypatch.setenv(name, "3")
+    assert threads("step") == 3
+    assert threads("both") == 3
+    for empty in ("", " "):
+        monkeypatch.setenv(ONNXRUNTIME_THREADS, empty)
+        assert threads("step") == 0  # onnxruntime's own choice
+    for wrong in ("0", "-1", "two", "1.5", "99999", "9" * 5000):
+        monkeypatch.setenv(ONNXRUNTIME_THREADS, wrong)
+        with pytest.raises(ConfigError, match=f"{ONNXRUNTIME_THREADS}: got '{wrong}', needs a whole number"):
+            threads("step")
+
+
+def test_every_peer_takes_part_in_a_suite() -> None:
+    for name, peer in PEERS.items():
+        assert peer.train or peer.generate, name
+        for suite in ("train", "generate"):
+            assert peer.settings_of(suite)
+
+
+def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
+    rows = [
+        MACHINE,
+        line("numba", 0.002, ratio_to_torch=2.0),
+        line("torch", 0.004, ratio_to_torch=1.0),
+        line("numba", 0.008, hidden=256, ratio_to_torch=0.5),
+        line("numpy", 0.1, parity="failed: loss 1 differs by 1"),
+    ]
+    text = results.markdown(results.read_lines([write(tmp_path / "a.jsonl", *rows)]))
+    assert "| lstm 1×128, B 32 | numba | 2 |" in text
+    assert "| 0.50 (slower) |" in text
+    assert "failed: loss 1 differs by 1" in text
+    assert "geometric mean 1.00, from 0.50 to 2.00; ahead in 1 of 2 workloads" in text
+    assert "float32 FMA 100 with 1 thread, 200 with 2 threads GFLOP/s" in text
+
+
+def test_lines_of_measurements_end_at_line_ends_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", MACHINE, line("numba", 0.002, remark="a\u2028b"))
+    text = "\ufeff" + path.read_text(encoding="utf-8").replace("\\u2028", "\u2028")
+    assert "\u2028" in text
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    assert results.read_lines([path])[1]["remark"] == "a\u2028b"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "line 1: not JSON"),
+        ('{"a": 1}', "line 1: not a line of unrolled bench"),
+        ('{"suite": "train", "peer": "numba"}', "line 1: cell, layers"),
+        ('{"suite": "memory", "engine": "numba"}', "no measurement of bench train or generate"),
+        ("", "no measurement"),
+    ],
+)
+def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(ModelFileError, match=message):
+        results.read_lines([path])
+    with pytest.raises(ModelFileError, match=r"missing\.jsonl: cannot be read \(no such file or directory\)"):
+        results.read_lines([tmp_path / "missing.jsonl"])
+
+
+def test_a_workload_is_named_by_all_that_is_not_as_usual() -> None:
+    line = {"suite": "train", "cell": "lstm", "layers": 1, "hidden": 128, "batch": 32, "length": 64, "vocab": 65}
+    assert results.workload_name(line) == "lstm 1×128, B 32"
+    assert results.workload_name({**line, "embedding": 128, "optimizer": "adam"}) == "lstm 1×128, B 32"
+    assert results.workload_name({**line, "embedding": 64, "optimizer": "sgd"}) == "lstm 1×128, B 32, E 64, sgd"
+    assert results.workload_name({**line, "length": 20, "vocab": 10_000}) == "lstm 1×128, B 32, L 20, V 10000"
+
+
+def test_compare_finds_what_got_slower() -> None:
+    old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.020, hidden=256)]
+    new = [line("numba", 0.012), line("torch", 0.0104), line("numba", 0.015, hidden=256)]
+    changes, lost = results.compare(old, new)
+    assert not lost
+    assert [(round(change.ratio, 2), change.slower) for change in changes] == [
+        (1.2, True),
+        (1.04, False),
+        (0.75, False),
+    ]
+    noisy = [line("numba", 0.012, spread_s=0.003)]
+    assert not results.compare(old, noisy).changes[0].slower
+    with pytest.raises(ConfigError, match="that the old one measured"):
+        results.compare(old, [line("numba", 0.01, vocab=7)])
+
+
+def test_compare_names_what_was_lost_and_takes_the_last_of_repeats() -> None:
+    failed, left_out = {"parity": "failed: loss 1 differs by 1"}, {"parity": "left out: torch is not installed"}
+    old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.010, hidden=256), line("numpy", 1.0, **failed)]
+    new = [line("numba", 0.010, **failed), line("torch", 0.010, **left_out), line("numpy", 1.0, **failed)]
+    name = "train, lstm 1×{}, B 32, 2 threads: {}"
+    assert results.compare(old, new) == ([], {
+        name.format(128, "numba"): failed["parity"],
+        name.format(128, "torch"): left_out["parity"],
+        name.format(256, "numba"): "missing",
+    })  # fmt: skip
+    (change,), lost = results.compare([*old[1:2], line("torch", 0.020)], [*new[1:2], line("torch", 0.030)])
+    assert (change.old_s, change.new_s, lost) == (0.020, 0.030, {})
+    assert results.compare(old[:1], [*old[:1], *new[:1]]).lost  # the last failed
+    with pytest.raises(ConfigError, match="that the old one measured"):
+        results.compare(old[3:], new)
+
+
+def test_what_was_not_measured_at_its_best_says_so() -> None:
+    why = {"onednn, fused": "loss 1 differs by 1", "onednn, foreach": "died"}
+    partly, whole = line("torch", 0.1, failed_settings=why), line("torch", 0.1)
+    assert results.remarks(whole) == []
+    assert results.remarks(partly) == [
+        "torch, lstm 1×128, B 32: without its setting 'onednn, fused', which failed: loss 1 differs by 1",
+        "torch, lstm 1×128, B 32: without its setting 'onednn, foreach', which failed: died",
+    ]
+    assert f"\n- {results.remarks(partly)[1]}\n" in results.markdown([partly])
+    none = {**partly, "parity": "failed: loss 1 differs by 1"}
+    assert results.remarks(none)[0].endswith(": failed: loss 1 differs by 1")
+    assert results.remarks(none)[2] == "torch, lstm 1×128, B 32, onednn, foreach: died"
+    assert len(results.remarks({**none, "failed_settings": {"default": "loss 1 differs by 1"}})) == 1
+
+
+def test_every_peer_that_was_measured_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    figures: list[Any] = []
+    monkeypatch.setattr(results, "save_figure", lambda figure, output: figures.append(figure))
+    peers = [*PEERS, "a new one"]
+    lines = [line(peer, 0.01 * n, suite=suite) for n, peer in enumerate(peers, 1) for suite in SUITES]
+    results.draw([MACHINE, *lines, line("failed", 1.0, parity="failed: so it is")], tmp_path / "picture.png")
+    styles = set()
+    for axes in figures[0].axes:
+        drawn = {artist.get_label(): artist for artist in axes.get_lines()}
+        assert list(drawn) == [*peers, "FMA peak"]
+        assert [drawn[peer].get_xdata()[0] for peer in peers] == [line["gflops"] for line in lines[::2]]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(drawn)
+        styles |= {(drawn[peer].get_color(), drawn[peer].get_marker()) for peer in peers}
+    assert len(styles) == len(peers)  # no two alike, and the same in both panels
+
+
+def test_the_command_reports_compares_and_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    old = write(tmp_path / "old.jsonl", MACHINE, line("numba", 0.010, ratio_to_torch=1.5))
+    new = write(tmp_path / "new.jsonl", MACHINE, line("numba", 0.013, ratio_to_torch=1.2))
+    run = CliRunner().invoke
+    picture = tmp_path / "picture.png"
+    result = run(app, ["bench", "report", str(old), "--markdown", "--plot", str(picture)])
+    assert result.exit_code == 0, result.output
+    assert "geometric mean 1.50" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(app, ["bench", "compare", str(old), str(new)]).exit_code == 0
+    assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "20"]).exit_code == 1
+    assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "50"]).exit_code == 0
+    why = {"onednn": "it died"}
+    with new.open("a") as stream:
+        stream.write(json.dumps(line("torch", 0.1, failed_settings=why)) + "\n")
+        stream.write(json.dumps(line("numba", 0.1, parity="failed: nan")) + "\n")
+    assert "without its setting 'onednn', which failed: it died" in run(app, ["bench", "report", str(new)]).stdout
+    result = run(app, ["bench", "compare", str(old), str(new)])
+    assert (result.exit_code, "numba: measured before, now failed: nan" in result.stdout) == (0, True)
+    assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "50"]).exit_code == 1
+
+
+def test_measurements_of_another_machine_are_not_mixed_with_these(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    other = write(
+        tmp_path / "other.jsonl", {"suite": "batch"}, {**MACHINE, "processor": "another"}, line("numba", 0.02)
+    )
+    before = other.read_bytes()
+    for verb in ("train", "generate"):
+        result = run(app, ["bench", verb, "--quick", "--json", str(other)])
+        assert isinstance(result.exception, ConfigError)
+        assert "holds measurements of another, 2 cores, and this machine is " in str(result.exception)
+    assert other.read_bytes() == before
+    results.check_machine(other, {**MACHINE, "processor": "another", "threads": 7})
+    results.check_machine(write(tmp_path / "batch.jsonl", {"suite": "batch"}), MACHINE)
+    results.check_machine(tmp_path / "new.jsonl", MACHINE)
+    mine = write(tmp_path / "mine.jsonl", MACHINE, line("numba", 0.01))
+    assert "measured on a processor, 2 cores, now on another, 2 cores" in (
+        run(app, ["bench", "compare", str(mine), str(other)]).stdout.replace("\n", " ")
+    )
+    assert "measured on" not in run(app, ["bench", "compare", str(mine), str(mine)]).stdout
+
+
+@pytest.mark.slow
+def test_the_command_measures_and_writes_lines(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    arguments = "--cells rnn --hidden 8 --batch 2 --length 4 --vocab 7 --peers numba --quick --rounds 1"
+    result = CliRunner().invoke(app, ["bench", "train", *arguments.split(), "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    machine, measured = results.read_lines([file])
+    assert machine["limits"]["fma_gflops"]["1"] > 0
+    assert machine["limits"]["read_gb_per_s"]["1"]["L1"] > 0
+    assert (measured["peer"], measured["hidden"], measured["vocab"], measured["parity"]) == ("numba", 8, 7, "ok")
+
+
+def test_unknown_peers_and_sets_are_refused() -> None:
+    for suite in SUITES:
+        command: Any = typer.main.get_command(app)
+        shown = {parameter.name: parameter.help for parameter in command.commands["bench"].commands[suite].params}
+        assert shown["peers"].endswith(f" {', '.join(peers_of(suite))}.")
+        assert shown["workload"].endswith(f"One of {', '.join(workloads_of(suite))}.")
+        assert {PEERS[name].maker(suite) is None for name in peers_of(suite)} == {False}
+    assert {*peers_of("train"), *peers_of("generate")} == set(PEERS)
+    assert {*workloads_of("train"), *workloads_of("generate")} == set(WORKLOADS)
+    result = CliRunner().invoke(app, ["bench", "generate", "--peers", "numba,torch-compile"])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == (
+        "peers: torch-compile not measured by unrolled bench generate; choose from " + ", ".join(peers_of("generate"))
+    )
+    with pytest.raises(ConfigError, match="onnxruntime not measured by unrolled bench train; choose from numpy, "):
+        list(measure(Workload("train", "rnn"), ["numpy", "onnxruntime"], LIMITS, 1, SHORT))
+    for arguments in (["--peers", "jax"], ["--workload", "nothing"], ["--hidden", "a"], ["--workload", "generate"]):
+        result = CliRunner().invoke(app, ["bench", "train", *arguments])
+        assert isinstance(result.exception, ConfigError), arguments
+
+
+def test_a_batch_of_texts_is_measured_in_a_process_of_its_own() -> None:
+    work = Workload("generate", "gru", hidden=8, vocab=9, embedding=4)
+    rates = measure_batch(BatchJob(work, "onnxruntime", rows=20, lanes=8, threads=1))
+    assert set(rates) == {"full", "written", "read_too", "fixed", "alone_written", "alone"}
+    assert all(np.isfinite(rate) and rate > 0 for rate in rates.values())
+    assert rates["read_too"] > rates["written"]
+    cells = batch_cells([rates, {**rates, "read_too": 3 * rates["read_too"]}])
+    assert len(cells) == len(BATCH_COLUMNS)
+    assert cells[BATCH_COLUMNS.index("spread")] == "100%"  # of the median, which is twice the smaller one
+
+
+def test_the_overhead_of_one_text_is_the_time_beside_the_graph() -> None:
+    work = Workload("generate", "gru", hidden=8, vocab=9, embedding=4)
+    for cells in measure_overhead(work, tokens=20, rounds=1).values():
+        assert len(cells) == len(OVERHEAD_COLUMNS)
+        host, spread, graph = map(float, cells)
+        assert host > 0
+        assert graph > 0
+        assert spread == 0  # of one round
+
+
+def test_lanes_that_are_never_full_are_refused() -> None:
+    result = CliRunner().invoke(app, ["bench", "batch", "--rows", "100", "--lanes", "101"])
+    assert str(result.exception) == "rows: got 100, needs at least as many as lanes, which are 101"
+
+
+def test_alarm_an_engine_that_fails_is_told() -> None:
+    job = BatchJob(Workload("generate", "gru", hidden=8, vocab=9), "abacus", rows=2, lanes=1, threads=1)
+    with pytest.raises(ModelFileError, match=r"abacus: .*choose one of"):
+        measure_batch(job)

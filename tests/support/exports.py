@@ -1,0 +1,22 @@
+"""Exported files for the tests: the kinds that there are, and one of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.artifact.weight_storage import FLOAT32, INT8, STORAGES
+from unrolled.export.formats import SINGLE_FILES, export_model
+
+KINDS = [*SINGLE_FILES, "onnx generate", "onnx both"]  # formats, or a format and one of its forms
+STORED = {name: FLOAT32._replace(storage=name) for name in STORAGES} | {"quantized": INT8}
+
+
+def exported(checkpoint: Checkpoint, folder: Path, kind: str = "onnx") -> Path:
+    """A file of one of ``KINDS``."""
+    name, _, form = kind.partition(" ")
+    if name == "torchscript":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    return export_model(checkpoint, folder / f"model{SINGLE_FILES[name].suffix}", name, form or None)

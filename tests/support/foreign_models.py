@@ -1,0 +1,82 @@
+"""Models of torch as others train and save them, imported and held against torch's own logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+from tolerances import assert_close
+
+from unrolled.engine.models.step_contract import zero_state
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.importing.language_model import Imported, import_weights
+from unrolled.export.importing.weight_files import make_tokenizer, read_weights
+from unrolled.runtime.models.engines import make_model
+
+torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+nn = torch.nn
+from safetensors.torch import save_file as save_tensors  # noqa: E402 - needs torch
+
+V, E, H = models.V, models.E, models.H
+TOKENS = [chr(ord("a") + i) for i in range(V)]
+
+
+class Model(nn.Module):
+    """Embedding, recurrent layers under any names, output; batch-first, as most are."""
+
+    def __init__(
+        self, kind: str, layers: int = 1, names: tuple[str, str, str] = ("embedding", "rnn", "fc"), **how: Any
+    ):
+        super().__init__()
+        self.names, tied = names, how.pop("tied", False)
+        width = H if tied else E
+        output_bias = how.pop("output_bias", True)
+        setattr(self, names[0], nn.Embedding(V, width))
+        setattr(self, names[1], getattr(nn, kind)(width, H, layers, batch_first=True, **how))
+        setattr(self, names[2], nn.Linear(H, V, bias=output_bias))
+        if tied:
+            getattr(self, names[2]).weight = getattr(self, names[0]).weight
+
+    def forward(self, tokens: Any) -> Any:
+        embedding, rnn, output = (getattr(self, name) for name in self.names)
+        return output(rnn(embedding(tokens))[0])
+
+
+def made(build: Callable[[], Any], dtype: Any = None) -> Any:
+    torch.manual_seed(1)
+    module = build().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.5)
+            if dtype is not None:  # values that the narrow dtype has, so that the module itself is the reference
+                parameter.copy_(parameter.to(dtype).to(parameter.dtype))
+    return module
+
+
+def written(path: Path, state: dict[str, Any]) -> Path:
+    if path.suffix == ".safetensors":
+        save_tensors({name: value.detach().contiguous().clone() for name, value in state.items()}, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def imported(path: Path, state_dict_key: str | None = None, **settings: Any) -> Imported:
+    stored = read_weights(path, state_dict_key)
+    return import_weights(stored.arrays, dtypes=stored.dtypes, **settings)
+
+
+def as_checkpoint(found: Imported) -> Checkpoint:
+    return Checkpoint(found.config, found.params, make_tokenizer(TOKENS, V, "char"))
+
+
+def assert_logits_of(found: Imported, module: Any) -> None:
+    tokens = models.batch(found.config, 9, 3).inputs
+    model = make_model(as_checkpoint(found), "numpy")
+    with torch.no_grad():
+        expected = module(torch.from_numpy(tokens.T.copy())).transpose(0, 1).float().numpy()
+    logits, _ = model.step(tokens, zero_state(found.config, 3))
+    assert_close(logits, expected, "export")

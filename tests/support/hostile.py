@@ -1,0 +1,115 @@
+"""A process that opens hostile model files and says what became of each: hostile.py < cases > outcomes, a JSON a line.
+
+A case is {"name", "file", and maybe "cut": bytes that are left, or "flips": [[place, bits], ...]}. It is said to begin
+before anything is read, so that the last line of a process that died names the file that killed it. Address space is
+limited (on Linux), so that no file gets memory that it does not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unrolled.engine.errors import UnrolledError
+from unrolled.engine.models.step_contract import Draws, zero_state
+from unrolled.export.verification.verify import verify
+from unrolled.runtime import load
+
+ROOM = 1 << 30  # bytes of address space beyond what the libraries have taken
+PROMPT = np.array([[0, 3], [2, 1], [5, 4]])
+
+
+def peak() -> int:
+    """The most memory that this process has had, in bytes; 0 where that is not known."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def limit_memory() -> None:
+    if sys.platform != "linux":
+        return
+    import resource
+
+    taken = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
+    resource.setrlimit(resource.RLIMIT_AS, (int(taken.split()[1]) * 1024 + ROOM,) * 2)
+
+
+def behaviour(model: Any) -> list[Any]:
+    """What a model says to a prompt, with its vocabulary."""
+    said = [model.config.to_dict(), model.tokenizer.to_dict()]
+    state = zero_state(model.config, 2)
+    if getattr(model, "form", "step") != "generate":
+        said += [np.round(array, 3).tolist() for array in model.step(PROMPT, state)]
+    if hasattr(model, "write"):
+        draws = Draws(9, 0, np.arange(2), True, 1.0, 0, 1.0, 5)
+        said.append(model.write(PROMPT, np.array([3, 2]), state, draws)[0].tolist())
+    return said
+
+
+def attempt(action: Any) -> Any:
+    """The result, or the name of a named error; anything else has escaped."""
+    try:
+        return action()
+    except UnrolledError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    except BaseException as error:
+        return {"escaped": repr(error)[:300]}
+
+
+def checks(path: Path) -> Any:
+    return [[check.name, check.ok, check.detail] for check in verify(path, load)]
+
+
+def changed(case: dict[str, Any]) -> bytes:
+    data = bytearray(Path(case["file"]).read_bytes())
+    for place, bits in case.get("flips", []):
+        data[place] ^= bits
+    return bytes(data[: case["cut"]] if "cut" in case else data)
+
+
+def outcome(case: dict[str, Any], folder: Path, good: dict[str, Any]) -> dict[str, Any]:
+    """Of a load and a verify: "ok", "other" (opens, and behaves otherwise than the good file), or what was raised."""
+    suffix = Path(case["file"]).suffix
+    path = folder / f"model{suffix}"
+    path.write_bytes(changed(case))
+    said = attempt(lambda: behaviour(load(path)))
+    found = attempt(lambda: checks(path))
+    verified = (
+        found if isinstance(found, dict) else {"ok": True} if all(ok for _, ok, _ in found) else {"failed": found[-1]}
+    )
+    loaded = said if isinstance(said, dict) else {"ok": said == good.get(case.get("good", ""), said)}
+    return {"name": case["name"], "load": loaded, "verify": verified}
+
+
+def main() -> None:
+    cases = json.load(sys.stdin)
+    if any(case["file"].endswith(".pt") for case in cases):
+        with contextlib.suppress(ImportError):
+            import torch  # noqa: F401 - before memory is limited: a build with CUDA takes 3 GB of address space
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # native libraries print as they like
+    good = {file: behaviour(load(file)) for file in sorted({case["good"] for case in cases if "good" in case})}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in good:  # what the libraries take once is not held against the first case
+            attempt(lambda file=file: checks(Path(file)))  # type: ignore[misc]
+        before = peak()
+        limit_memory()
+        for case in cases:
+            print(json.dumps({"begins": case["name"]}), file=out, flush=True)
+            print(json.dumps(outcome(case, folder, good)), file=out, flush=True)
+    print(json.dumps({"grown": peak() - before}), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()

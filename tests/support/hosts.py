@@ -1,0 +1,74 @@
+"""What the tests of the programs in ``runtime/hosts`` share: tokenisers and texts that are hard to get right."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import models
+import numpy as np
+
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, PATTERN, BpeTokenizer
+from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
+
+HOSTS = Path(__file__).resolve().parents[2] / "runtime" / "hosts"
+
+# Emoji beyond the first 65,536 code points, joined ones, combining marks, both sigmas, letters whose lower case is of two
+# code points, apostrophes, digits and numbers of other scripts, marks that are no letters, unusual spaces.
+TRICKY = (
+    "Straße — naïve café, cafe\u0301 re\u0301sume\u0301; ΟΔΟΣ Σίσυφος ΣΑΣ σς İstanbul ISPARTA ıĞ ǅ ﬁ\r\n"
+    "don't rock’n’roll 'tis dogs' o''clock snake_case __init__ _ x² ½ Ⅷ ٣٤ ๓ १२ 東京タワー 한국어 हिन्दी עברית\r\n"
+    "😀👍🏽 👩‍👩‍👧 e\u0300\u0301 𝔘𝔫𝔦 𐐀𐐨 🇳🇱 (a [b] {c}) a.b,c:d!e?f <unk> <eos> "
+    "a\u00a0b\u2009c\u3000d\u0085e\x1cf\ufeffg\u200bh\u2028i\u180ej ⓐⒶ £€ $1.50 #1\tend"
+)
+PROMPTS = ["Straße 😀 don't", "ΟΔΟΣ (a) e\u0301\n"]  # of different lengths
+
+
+def char_tokenizer(unknown: str = "error", lowercase: bool = False) -> CharTokenizer:
+    return CharTokenizer.fit(TRICKY, specials=(UNK, BOS, EOS), unknown=unknown, lowercase=lowercase)
+
+
+def word_tokenizer(unknown: str = "replace", lowercase: bool = True, punctuation: bool = True) -> WordTokenizer:
+    return WordTokenizer.fit(
+        TRICKY, specials=(UNK, BOS, EOS), unknown=unknown, lowercase=lowercase, punctuation=punctuation
+    )
+
+
+def bpe_tokenizer(lowercase: bool = False, merges: int = 250) -> BpeTokenizer:
+    """Byte pairs of ``TRICKY``, learned the slow way, so that no library is needed."""
+    words = [[BYTE_SIGNS[byte] for byte in word.encode()] for word in re.findall(PATTERN, TRICKY + TRICKY.lower())]
+    pairs = []
+    for _ in range(merges):
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        left, right = max(counts, key=lambda pair: (counts[pair], pair))
+        pairs.append((left, right))
+        for word in words:
+            for i in reversed(range(len(word) - 1)):
+                if word[i : i + 2] == [left, right]:
+                    word[i : i + 2] = [left + right]
+    vocabulary = list(dict.fromkeys([UNK, BOS, EOS, *BYTE_SIGNS, *map("".join, pairs)]))
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    return BpeTokenizer(vocabulary, [(ids[left], ids[right]) for left, right in pairs], lowercase)
+
+
+TOKENIZERS: dict[str, Tokenizer] = {"char": char_tokenizer(), "word": word_tokenizer(), "bpe": bpe_tokenizer()}
+
+
+def checkpoint(cell: str, level: str) -> Checkpoint:
+    """A random checkpoint of a difficult vocabulary, that draws <eos> now and then."""
+    tokenizer = TOKENIZERS[level]
+    config = models.config(cell, vocab_size=len(tokenizer.vocabulary))
+    params = models.params(config, np.float32)
+    if level == "bpe":
+        params["output.bias"][tokenizer.eos_id] += 1.5  # as likely as in the smaller vocabularies
+    return Checkpoint(config, params, tokenizer, {})
+
+
+def random_texts(count: int, seed: int = 1) -> list[str]:
+    """Texts of the pieces of ``TRICKY`` and characters around them, in any order."""
+    rng = np.random.default_rng(seed)
+    pool = [*TRICKY, *TRICKY.split(" "), *"'’'’'’   __ΣΣΣ\u0301\u0301İIiıß"]
+    return ["".join(rng.choice(np.array(pool, object), rng.integers(1, 12))) for _ in range(count)]

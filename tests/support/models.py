@@ -1,0 +1,52 @@
+"""Small models and batches for the tests: every size different, states and masks not trivial, all seeded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.parameters import Params, initial_params
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.tokenizers.tokenizers import CharTokenizer
+
+ALL_CELLS = tuple(CELLS)
+T, B, V, E, H = 5, 3, 11, 4, 6  # all different, none a multiple of a vector's width
+
+
+def config(cell: str, layers: int = 2, **settings: Any) -> ModelConfig:
+    sizes = {"vocab_size": V, "embedding_size": E, "hidden_size": H, **settings}
+    if sizes.get("tie_weights"):
+        sizes["embedding_size"] = sizes["hidden_size"]
+    return ModelConfig(cell, num_layers=layers, **sizes)
+
+
+def params(model: ModelConfig, dtype: DTypeLike = np.float64, seed: int = 1) -> Params:
+    """Parameters larger than the usual initial ones, so that gates leave their linear range."""
+    return {name: (value * 1.5).astype(dtype) for name, value in initial_params(model, seed, np.float64).items()}
+
+
+def batch(model: ModelConfig, steps: int = T, rows: int = B, seed: int = 2, masked: bool = True) -> Batch:
+    """Random tokens; where ``masked``, rows end at different steps as padded records do."""
+    rng = np.random.default_rng(seed)
+    shape = (steps, rows)
+    lengths = rng.integers(1, steps + 1, rows) if masked else np.full(rows, steps)
+    lengths[0] = steps
+    mask = np.arange(steps)[:, None] < lengths
+    return Batch(rng.integers(0, model.vocab_size, shape), rng.integers(0, model.vocab_size, shape), mask, carry=False)
+
+
+def state(model: ModelConfig, rows: int = B, dtype: DTypeLike = np.float64, seed: int = 3) -> NDArray:
+    """A state whose h and c differ."""
+    return np.random.default_rng(seed).uniform(-1, 1, model.state_shape(rows)).astype(dtype)
+
+
+def checkpoint(cell: str = "lstm", layers: int = 2, **settings: Any) -> Checkpoint:
+    """A random float32 checkpoint whose vocabulary is the letters from "a" on."""
+    model = config(cell, layers, **settings)
+    tokenizer = CharTokenizer([chr(ord("a") + i) for i in range(model.vocab_size)])
+    return Checkpoint(model, params(model, np.float32), tokenizer, {"result": {"best": {"loss": 1.5}}})

@@ -1,0 +1,41 @@
+"""Trainables of every engine, and an observer that records what a training reports."""
+
+from __future__ import annotations
+
+import models
+import numpy as np
+import pytest
+
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.optimizers.optimizer import (
+    OptimizerConfig,
+)
+from unrolled.engine.training.events import StepEvent, ValidationEvent
+from unrolled.engine.training.loop import Observer, TrainingResult
+from unrolled.engine.training.trainable import Trainable
+from unrolled.export.training_engines import make_trainable
+
+
+def engine(
+    name: str, config: ModelConfig, optimizer: OptimizerConfig | None = None, dtype: type = np.float64
+) -> Trainable:
+    if name == "torch":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
+    optimizer = optimizer or OptimizerConfig(learning_rate=0.01)
+    return make_trainable(name, config, models.params(config, dtype), optimizer, 1.0)
+
+
+class Log(Observer):
+    def __init__(self) -> None:
+        self.steps: list[StepEvent] = []
+        self.validations: list[ValidationEvent] = []
+        self.ended = 0
+
+    def on_step(self, event: StepEvent) -> None:
+        self.steps.append(event)
+
+    def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
+        self.validations.append(event)
+
+    def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
+        self.ended += 1
