@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from unrolled.cli.console import err, write_any_text
-from unrolled.cli.exit_codes import BAD_INPUT, INTERRUPTED
+from unrolled.cli.terminal.console import err, write_any_text
+from unrolled.cli.terminal.exit_codes import BAD_INPUT, INTERRUPTED
 from unrolled.cli.verbs.bench import bench
 from unrolled.cli.verbs.compare import compare
 from unrolled.cli.verbs.demo import demo

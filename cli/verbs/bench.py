@@ -16,10 +16,10 @@ from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers import peers_of
 from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
 from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
-from unrolled.cli.console import Row, err, fitting_tables, out, show_tables, table, table_width, warn
-from unrolled.cli.exit_codes import FAILED
-from unrolled.cli.options import Overwrite, default, one_of, refuse_unused
-from unrolled.cli.outputs import check_append, check_output
+from unrolled.cli.options.shared import Overwrite, default, one_of, refuse_unused
+from unrolled.cli.options.written_files import check_append, check_output
+from unrolled.cli.terminal.console import Row, err, fitting_tables, out, show_tables, table, table_width, warn
+from unrolled.cli.terminal.exit_codes import FAILED
 from unrolled.cli.verbs.bench_runtimes import runtimes
 from unrolled.engine.checks import check_choice
 from unrolled.engine.cores import usable_cores

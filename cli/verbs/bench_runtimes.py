@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from unrolled.bench.runtimes.matrix import HOSTS, errors_of, findings, select_runtimes, table_of
-from unrolled.cli.console import err
-from unrolled.cli.options import default
-from unrolled.cli.outputs import check_append
+from unrolled.cli.options.shared import default
+from unrolled.cli.options.written_files import check_append
+from unrolled.cli.terminal.console import err
 from unrolled.engine.checks import check_choice
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.storage.json_text import to_json

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from unrolled.bench.parity.agreement import Agreement, Contestant, contestants
 from unrolled.bench.parity.agreement import compare as compare_all
-from unrolled.cli import options
-from unrolled.cli.console import err, out, print_json, rate, share, table, warn
-from unrolled.cli.exit_codes import FAILED
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import err, out, print_json, rate, share, table, warn
+from unrolled.cli.terminal.exit_codes import FAILED
 from unrolled.engine.storage.checkpoint import SUFFIX
 
 SHOWN = 8  # divergences of each engine; --json says all

@@ -18,8 +18,8 @@ from rich.text import Text
 from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.system import package_version
 from unrolled.bench.parity.agreement import REFERENCE, Agreement, Contestant, contestants
-from unrolled.cli import options
-from unrolled.cli.console import out, rate, table, warn
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import out, rate, table, warn
 from unrolled.cli.verbs.compare import run_compare, show_agreements
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.runs.run_folder import holds_run

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, out, print_json
-from unrolled.cli.outputs import check_output
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.written_files import check_output
+from unrolled.cli.terminal.console import emphasis, out, print_json
 from unrolled.engine.data.batches import DEFAULT_SPLIT
 from unrolled.engine.data.dataset import DataConfig
 from unrolled.engine.data.token_files import SUFFIX, encode_files, read_encoded

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, show_readings
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings
 from unrolled.engine.data.batches import BATCHINGS, RecordBatches
 from unrolled.engine.data.evaluation_batches import PARTS, batches_to_score
 from unrolled.engine.data.token_files import open_corpus

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
-from unrolled.cli.outputs import check_output
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.written_files import check_output
+from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.errors import ConfigError

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.cli import decoding, options
-from unrolled.cli.console import print_json
-from unrolled.cli.verbs import generate_job as many
+from unrolled.cli.options import decoding
+from unrolled.cli.options import jobs as many
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import print_json
 from unrolled.engine.data.tables import TableFormat
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.tokenizers.tokenizers import Tokenizer

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, out, print_json, table, warn
-from unrolled.cli.outputs import check_output
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.written_files import check_output
+from unrolled.cli.terminal.console import emphasis, out, print_json, table, warn
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.parameters import parameter_count

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.bench.machine.system import system_info
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, out, print_json
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import emphasis, out, print_json
 from unrolled.engine.errors import ConfigError
 from unrolled.runtime.description import describe
 

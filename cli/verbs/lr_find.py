@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
-from unrolled.cli.effects import without_effect
-from unrolled.cli.exit_codes import INTERRUPTED
-from unrolled.cli.outputs import check_output
-from unrolled.cli.progress import TrainingDisplay
-from unrolled.cli.settings import with_settings
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.effects import without_effect
+from unrolled.cli.options.written_files import check_output
+from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.terminal.exit_codes import INTERRUPTED
+from unrolled.cli.terminal.training_display import TrainingDisplay
+from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.runs.recipe import LIMITS

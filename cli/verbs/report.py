@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from unrolled.cli import options
-from unrolled.cli.console import err, out, show_readings
-from unrolled.cli.outputs import check_output
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.written_files import check_output
+from unrolled.cli.terminal.console import err, out, show_readings
 from unrolled.engine.data.corpus import read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.report.page import write_report

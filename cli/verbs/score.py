@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.cli import options
-from unrolled.cli.console import err, out, print_json, show_readings, table
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import err, out, print_json, show_readings, table
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.batches import RecordBatches
 from unrolled.engine.data.corpus import read_corpus

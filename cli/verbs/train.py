@@ -11,12 +11,12 @@ from rich.console import Console
 
 from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.peak import flops_per_token, quick_peak
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, show_readings, warn
-from unrolled.cli.effects import without_effect
-from unrolled.cli.exit_codes import INTERRUPTED
-from unrolled.cli.outputs import check_output
-from unrolled.cli.progress import Speed, TrainingDisplay, clock
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.effects import without_effect
+from unrolled.cli.options.written_files import check_output
+from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.terminal.exit_codes import INTERRUPTED
+from unrolled.cli.terminal.training_display import Speed, TrainingDisplay, clock
 from unrolled.engine.data.batches import DEFAULT_SPLIT
 from unrolled.engine.data.dataset import doubts
 from unrolled.engine.data.token_files import open_corpus

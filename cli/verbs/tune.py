@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from unrolled.cli import options
-from unrolled.cli.console import emphasis, err, out, print_json, show_readings, show_tables, table_width, warn
-from unrolled.cli.effects import without_effect
-from unrolled.cli.exit_codes import FAILED, INTERRUPTED
-from unrolled.cli.settings import with_settings
-from unrolled.cli.study_display import StudyDisplay, trial_tables
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.effects import without_effect
+from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, show_tables, table_width, warn
+from unrolled.cli.terminal.exit_codes import FAILED, INTERRUPTED
+from unrolled.cli.terminal.study_display import StudyDisplay, trial_tables
+from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.export.training_engines import check_alone

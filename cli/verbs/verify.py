@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from unrolled.cli import options
-from unrolled.cli.console import out, print_json
-from unrolled.cli.exit_codes import FAILED
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import out, print_json
+from unrolled.cli.terminal.exit_codes import FAILED
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file
 from unrolled.export.verification.verify import verify as checks_of
 from unrolled.runtime import load

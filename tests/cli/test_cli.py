@@ -18,10 +18,10 @@ import pytest
 import typer
 from rich.text import Text
 
-from unrolled.cli import decoding
 from unrolled.cli.app import _message, app
 from unrolled.cli.app import run as run_here
-from unrolled.cli.console import print_json
+from unrolled.cli.options import decoding
+from unrolled.cli.terminal.console import print_json
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.export import web

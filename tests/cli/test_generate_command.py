@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from unrolled.cli.app import run as run_here
-from unrolled.cli.verbs.generate_job import JobDisplay, figures, parse_shard, summary
+from unrolled.cli.options.jobs import JobDisplay, figures, parse_shard, summary
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.runtime import generate, load
@@ -194,7 +194,7 @@ def test_figures_in_words() -> None:
 def test_progress_is_a_live_line_in_a_terminal_and_plain_lines_elsewhere(
     terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unrolled.cli.verbs.generate_job.PLAIN_S", 0.0)
+    monkeypatch.setattr("unrolled.cli.options.jobs.PLAIN_S", 0.0)
     shown = io.StringIO()
     with JobDisplay(Console(file=shown, force_terminal=terminal, width=100)) as display:
         display(Progress(rows=3, tokens=10, seconds=2.0, total=9))

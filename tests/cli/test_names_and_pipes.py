@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from unrolled.cli.app import run as run_here
-from unrolled.cli.console import print_json
+from unrolled.cli.terminal.console import print_json
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.data.dataset import DataConfig, prepare
 from unrolled.engine.data.readers import ReadOptions

@@ -14,8 +14,8 @@ import models
 import pytest
 
 from unrolled.cli.app import app, bench, run
-from unrolled.cli.effects import CONDITIONS, without_effect
-from unrolled.cli.options import READING
+from unrolled.cli.options.effects import CONDITIONS, without_effect
+from unrolled.cli.options.shared import READING
 from unrolled.cli.verbs.lr_find import NO_EFFECT
 from unrolled.engine.runs.recipe import OPTIONS, default_of
 from unrolled.engine.storage.checkpoint import save_checkpoint

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unrolled.cli.app import app, run
-from unrolled.cli.outputs import check_append, check_output
+from unrolled.cli.options.written_files import check_append, check_output
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.export.formats import export_model

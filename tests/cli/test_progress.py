@@ -10,8 +10,8 @@ from rich.console import Console
 
 from unrolled.bench.machine import peak
 from unrolled.bench.workloads import Workload
-from unrolled.cli import progress
-from unrolled.cli.progress import Speed, TrainingDisplay
+from unrolled.cli.terminal import training_display
+from unrolled.cli.terminal.training_display import Speed, TrainingDisplay
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.training.events import SampleEvent, StepEvent
 
@@ -47,7 +47,7 @@ def test_a_terminal_shows_all_figures_in_its_width(width: int, speed: Speed | No
 
 def test_drawing_takes_a_bounded_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(training_display.time, "perf_counter", lambda: now[0])
     display = TrainingDisplay(Console(width=80, file=io.StringIO(), force_terminal=True))
     drawn: list[float] = []
 
@@ -62,7 +62,7 @@ def test_drawing_takes_a_bounded_share_of_the_time(monkeypatch: pytest.MonkeyPat
             now[0] += 0.001
             display.on_step(event(step))
     assert 3 <= len(drawn) <= 6
-    assert len(drawn) * 0.01 / now[0] <= 1.5 * progress.SHARE
+    assert len(drawn) * 0.01 / now[0] <= 1.5 * training_display.SHARE
 
 
 def test_elsewhere_steps_print_nothing_and_a_sample_is_one_line() -> None:

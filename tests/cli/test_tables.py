@@ -21,8 +21,8 @@ from unrolled.bench.batch import BATCH_COLUMNS, batch_cells
 from unrolled.bench.parity.agreement import Agreement
 from unrolled.bench.peers import peers_of
 from unrolled.bench.results import FIGURES, by_workload
-from unrolled.cli.console import Row, fitting_tables, table
-from unrolled.cli.study_display import trial_tables
+from unrolled.cli.terminal.console import Row, fitting_tables, table
+from unrolled.cli.terminal.study_display import trial_tables
 from unrolled.cli.verbs.compare import show_agreements
 from unrolled.tuning.space import USUAL
 from unrolled.tuning.study import Trial

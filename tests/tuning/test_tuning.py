@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from unrolled.cli.app import app, run
-from unrolled.cli.options import READING
+from unrolled.cli.options.shared import READING
 from unrolled.cli.recipes import NO_SETTINGS
-from unrolled.cli.settings import IGNORED
 from unrolled.cli.verbs.lr_find import lr_find
 from unrolled.cli.verbs.train import train
+from unrolled.cli.verbs.train_settings import IGNORED
 from unrolled.cli.verbs.tune import tune
 from unrolled.engine.cores import usable_cores
 from unrolled.engine.data.corpus import Corpus

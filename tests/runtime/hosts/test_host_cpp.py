@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import same_text
 
-from unrolled.cli.options import unescape
+from unrolled.cli.options.shared import unescape
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer

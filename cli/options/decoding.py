@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.cli.options import one_of, unescape
+from unrolled.cli.options.shared import one_of, unescape
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from unrolled.cli.console import Row, fitting_tables, rate, warn
+from unrolled.cli.terminal.console import Row, fitting_tables, rate, warn
 from unrolled.tuning.space import Value, written
 from unrolled.tuning.study import StudyObserver, Trial
 from unrolled.tuning.trial import RUNGS

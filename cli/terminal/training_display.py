@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from unrolled.cli.console import warn
+from unrolled.cli.terminal.console import warn
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.training.loop import Observer, TrainingResult
 from unrolled.engine.training.trainable import Trainable

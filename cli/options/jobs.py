@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from unrolled.cli import options
-from unrolled.cli.console import err, print_json, rate
-from unrolled.cli.exit_codes import INTERRUPTED, SOME_ROWS_FAILED
-from unrolled.cli.progress import clock
+from unrolled.cli.options import shared as options
+from unrolled.cli.terminal.console import err, print_json, rate
+from unrolled.cli.terminal.exit_codes import INTERRUPTED, SOME_ROWS_FAILED
+from unrolled.cli.terminal.training_display import clock
 from unrolled.engine.data.readers import quotes_kept
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.cli import options
-from unrolled.cli.effects import refuse
+from unrolled.cli.options import shared as options
+from unrolled.cli.options.effects import refuse
 from unrolled.cli.verbs.train import train
 from unrolled.engine.runs.recipe import OPTIONS
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import typer
 
-from unrolled.cli import options
+from unrolled.cli.options import shared as options
 from unrolled.engine.runs.recipe import default_of
 
 

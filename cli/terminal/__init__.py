@@ -1,0 +1,1 @@
+"""Consoles, tables, live displays, error messages and exit codes of the command."""
