@@ -20,7 +20,7 @@ from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import BF16, FLOAT32
 from unrolled.engine.optimizers.optimizer import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
 
 CLIP_NORM, LEARNING_RATE = 1.0, 1e-3
 # Of Adam's usual 1e-8 a gradient that is rounding alone makes a whole update, and peers that are right differ.

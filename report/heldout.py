@@ -18,7 +18,7 @@ from unrolled.engine.data.sources import ending
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import object_in
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.report.charts import COLORS, Axis, Line, data_block, histogram, line_chart, scatter
 from unrolled.report.heldout import HeldOut, try_held_out
 from unrolled.report.image import heat_map

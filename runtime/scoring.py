@@ -20,7 +20,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.sampling.rules import check_finite, check_whole, token_logprobs
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.argument_checks import check_model, check_text, take_texts
 

@@ -28,7 +28,8 @@ from unrolled.engine.runs.experiment import ModelSettings
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage import checkpoint
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
-from unrolled.engine.tokenizers.tokenizers import LEVELS, CharTokenizer, tokenizer_from_dict
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.registry import TOKENIZERS, tokenizer_from_dict
 from unrolled.engine.training.loop import TrainingConfig, TrainingResult
 from unrolled.export.artifact.metadata import PREFIX
 from unrolled.export.artifact.weight_storage import Weights
@@ -256,7 +257,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(canonical.LATER, "LaterConfig", {"zoneout": 0.0})
     monkeypatch.setitem(canonical.LATER, "LaterChars", {"normalize": "none"})
     monkeypatch.setattr(checkpoint, "ModelConfig", LaterConfig)
-    monkeypatch.setitem(LEVELS, "char", LaterChars)
+    monkeypatch.setitem(TOKENIZERS, "char", LaterChars)
 
 
 @pytest.mark.usefixtures("later")

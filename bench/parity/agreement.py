@@ -20,7 +20,8 @@ from unrolled.bench.parity.texts_process import Job
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.sampling.rules import SamplingConfig, check_whole
 from unrolled.engine.storage.checkpoint import SUFFIX, Checkpoint, load_checkpoint, resolve_model_file
-from unrolled.engine.tokenizers.tokenizers import SPECIALS, Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.vocabulary import SPECIALS
 from unrolled.runtime import ENGINES
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.engines import make_model

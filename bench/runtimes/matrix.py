@@ -26,7 +26,7 @@ from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling import philox
 from unrolled.engine.sampling.rules import SamplingConfig, choose
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.export.artifact.metadata import FORMS
 from unrolled.export.artifact.weight_storage import FLOAT32, INT8, STORAGES, as_restored
 from unrolled.export.formats import export_model

@@ -15,7 +15,8 @@ from unrolled.engine.data.readers import ReadOptions
 from unrolled.engine.data.tables import QUOTINGS
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.network.backends import PRECISIONS
-from unrolled.engine.tokenizers.tokenizers import LEVELS, UNKNOWN_POLICIES
+from unrolled.engine.tokenizers.registry import TOKENIZERS
+from unrolled.engine.tokenizers.vocabulary import UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
 READING = ("column", "field", "encoding", "delimiter", "quoting", "header")  # options that say how files are read
@@ -83,7 +84,9 @@ Precision = Annotated[
 ]
 Level = Annotated[
     str,
-    typer.Option(metavar="NAME", help=f"What a token is; bpe: byte pairs. {one_of(LEVELS)}", rich_help_panel="Data"),
+    typer.Option(
+        metavar="NAME", help=f"What a token is; bpe: byte pairs. {one_of(TOKENIZERS)}", rich_help_panel="Data"
+    ),
 ]
 Batching = Annotated[
     str,

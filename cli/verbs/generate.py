@@ -15,7 +15,7 @@ from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import print_json
 from unrolled.engine.data.tables import TableFormat
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
 from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS
 from unrolled.runtime.jobs.result_files import STDOUT

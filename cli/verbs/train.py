@@ -30,7 +30,7 @@ from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, experiment_of
 from unrolled.engine.runs.resume import RESUME
 from unrolled.engine.runs.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.storage.checkpoint import BEST, LAST
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.loop import Observer, Sampler, TrainingResult
 from unrolled.engine.training.trainable import Trainable
 from unrolled.engine.training.validation_budget import MOST_STEPS, SHARE

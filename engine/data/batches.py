@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
-from unrolled.engine.tokenizers.tokenizers import Tokenizer, smallest_unsigned
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 MEMORY_LIMIT = 256 * 2**20  # bytes of ids beyond which they are mapped from a file
 BUCKET = 64  # batches whose records are sorted by length together

@@ -24,8 +24,10 @@ from unrolled.engine.data.batches import (
 )
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, LEVELS, UNK, Tokenizer
-from unrolled.engine.tokenizers.vocabulary import Text
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.pieces import TextOrPieces
+from unrolled.engine.tokenizers.registry import TOKENIZERS
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
 
 PARTS = ("train", "validation", "test")
 
@@ -59,10 +61,10 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("level", self.level, LEVELS)
+        check_choice("level", self.level, TOKENIZERS)
         for name in self._chosen():
-            if name not in LEVELS[self.level].settings:
-                levels = " or ".join(repr(level) for level, made in LEVELS.items() if name in made.settings)
+            if name not in TOKENIZERS[self.level].settings:
+                levels = " or ".join(repr(level) for level, made in TOKENIZERS.items() if name in made.settings)
                 raise ConfigError(f"{name}: goes with level {levels}, and not with {self.level!r}")
         check_fractions(self.split)
         whole = {"batch_size": self.batch_size, "length": self.length, "vocab_size": self.vocab_size or 1}
@@ -78,9 +80,9 @@ class DataConfig:
         chosen = {name: value for name, value in asked.items() if value is not None}
         return {**chosen, "punctuation": True} if self.punctuation else chosen
 
-    def fit(self, text: Text, specials: Sequence[str] = ()) -> Tokenizer:
+    def fit(self, text: TextOrPieces, specials: Sequence[str] = ()) -> Tokenizer:
         """A vocabulary of ``text``, behind the special tokens."""
-        return LEVELS[self.level].fit(text, specials=specials, **self._chosen())
+        return TOKENIZERS[self.level].fit(text, specials=specials, **self._chosen())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form."""

@@ -12,7 +12,7 @@ from unrolled.engine.data.dataset import PARTS, DataConfig, prepare
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.json_text import object_in
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 
 
 def batches_to_score(

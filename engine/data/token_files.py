@@ -30,9 +30,11 @@ from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.process_group import ALONE, Group
 from unrolled.engine.storage.checkpoint import KEY, replacing
 from unrolled.engine.storage.json_text import parse_json, to_json
-from unrolled.engine.tokenizers import vocabulary
-from unrolled.engine.tokenizers.tokenizers import LEVELS, Tokenizer, smallest_unsigned, tokenizer_from_dict
-from unrolled.engine.tokenizers.vocabulary import whole_words
+from unrolled.engine.tokenizers import pieces
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.pieces import whole_words
+from unrolled.engine.tokenizers.registry import TOKENIZERS, tokenizer_from_dict
+from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 SUFFIX = ".tokens"
 FORMAT_VERSION = 1
@@ -130,7 +132,7 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
         for _ in chunks:
             pass
         head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
-        tokenizer = fit_text(name, whole_words(head, LEVELS[config.level].boundary), config)
+        tokenizer = fit_text(name, whole_words(head, TOKENIZERS[config.level].boundary), config)
     data = {name: value for name, value in config.to_dict().items() if name in SETTINGS}
     described = {
         "format_version": FORMAT_VERSION,
@@ -180,7 +182,7 @@ def _read(sources: Sequence[Source]) -> Iterator[str]:
         if place > 0:
             yield "\n"
         blank = True
-        for chunk in source.pieces(vocabulary.PIECE_CHARS):
+        for chunk in source.pieces(pieces.PIECE_CHARS):
             blank = blank and not chunk.strip()
             yield chunk
         if blank:
@@ -206,7 +208,9 @@ def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokeni
     file.seek(8 + room)
     parts = [0, 0, 0]
     for part, group in groupby(pieces, key=lambda piece: piece[0]):
-        for ids in tokenizer.encode_pieces(whole_words((text for _, text in group), LEVELS[tokenizer.level].boundary)):
+        for ids in tokenizer.encode_pieces(
+            whole_words((text for _, text in group), TOKENIZERS[tokenizer.level].boundary)
+        ):
             write_ids(file, ids)
             parts[part] += len(ids)
     file.seek(0)

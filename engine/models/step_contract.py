@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, ShapeError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 
 
 class Stepper(Protocol):

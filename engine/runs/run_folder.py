@@ -23,7 +23,7 @@ from unrolled.engine.runs.resume import (
 from unrolled.engine.storage.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.storage.locks import FolderLock
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.training.loop import Observer, TrainingResult
 from unrolled.engine.training.trainable import Trainable

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
 from unrolled.engine.models.step_contract import SETTING_DTYPES
 from unrolled.engine.sampling.filters import FILTERS, PROCESSORS, History, Scores, weights
-from unrolled.engine.tokenizers.tokenizers import Tokenizer, tokenizer_from_dict
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 
 MIN_TEMPERATURE = 1e-6  # greedy in all but name; far below, logits over temperature overflow
 MOST_PENALTY = 1e6  # for repetition, and the least is one over it; with far more, scores overflow

@@ -25,7 +25,8 @@ from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import Params, check_params, check_room
 from unrolled.engine.storage.json_text import parse_json, to_json
-from unrolled.engine.tokenizers.tokenizers import Tokenizer, tokenizer_from_dict
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 
 KEY = "unrolled"
 FORMAT_VERSION = 1

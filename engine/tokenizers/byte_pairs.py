@@ -18,18 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.tokenizers.vocabulary import (
-    BOS,
-    EOS,
-    SPECIALS,
-    Streamer,
-    Text,
-    Vocabulary,
-    join_ids,
-    lower,
-    pieces_of,
-    smallest_unsigned,
-)
+from unrolled.engine.tokenizers.contract import TextStreamer
+from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, lower, smallest_unsigned
 
 DEFAULT_SIZE = 2048  # of a vocabulary where nobody said
 CACHED_WORDS = 1 << 19  # beyond which the words seen so far are forgotten, so that a large corpus needs no more memory
@@ -45,12 +36,12 @@ PATTERN = f"[ '’]?[{LETTER}]{{1,64}}| ?[0-9]{{1,64}}| ?{MARK}{{1,64}}|[{SPACE}
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
 BYTE_SIGNS = tuple(chr(byte if byte in _VISIBLE else 0x100 + _HIDDEN.index(byte)) for byte in range(256))
-_BYTES = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
+_SIGN_BYTES = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
 
 Merge = tuple[int, int]
 
 
-class _ByteStreamer(Streamer):
+class _ByteStreamer(TextStreamer):
     """Bytes to characters: those of one that is not whole yet are held back, and what is no UTF-8 becomes U+FFFD."""
 
     def __init__(self, texts: Sequence[str], tokens: Sequence[bytes]) -> None:
@@ -115,11 +106,11 @@ class BpeTokenizer(Vocabulary):
         if missing := [byte for byte, sign in enumerate(BYTE_SIGNS) if sign not in self._ids]:
             raise ConfigError(f"vocabulary: has no token for byte {missing[0]}, written {BYTE_SIGNS[missing[0]]!r}")
         for token in self.vocabulary:
-            if wrong := [sign for sign in token if sign not in _BYTES]:
+            if wrong := [sign for sign in token if sign not in _SIGN_BYTES]:
                 raise ConfigError(f"vocabulary: {token!r} holds {wrong[0]!r}, which stands for no byte")
         self._byte_ids = [self._ids[sign] for sign in BYTE_SIGNS]
         ends = (BOS, EOS)  # of a record, and no text
-        self._bytes = [b"" if t in ends else bytes(map(_BYTES.__getitem__, t)) for t in self.vocabulary]
+        self._bytes = [b"" if t in ends else bytes(map(_SIGN_BYTES.__getitem__, t)) for t in self.vocabulary]
         self._texts = [token.decode(errors="ignore") for token in self._bytes]
         self._texts = [t if t.encode() == b else "" for t, b in zip(self._texts, self._bytes, strict=True)]
         self.merges, self._joined = self._checked(merges)
@@ -144,7 +135,7 @@ class BpeTokenizer(Vocabulary):
 
     @classmethod
     def fit(
-        cls, text: Text, *, specials: Sequence[str] = (), lowercase: bool = False, vocab_size: int | None = None
+        cls, text: TextOrPieces, *, specials: Sequence[str] = (), lowercase: bool = False, vocab_size: int | None = None
     ) -> BpeTokenizer:
         """The 256 bytes and the merges that shorten ``text`` most, ``vocab_size`` tokens in all (fewer in a short text).
 
@@ -181,7 +172,7 @@ class BpeTokenizer(Vocabulary):
                 ranks[j] = self._ranks.get((ids[j], ids[j + 1]), none)
         return tuple(ids)
 
-    def encode_pieces(self, text: Text) -> Iterator[NDArray]:
+    def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
         """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         for piece in pieces_of(text, self.boundary):
@@ -190,11 +181,7 @@ class BpeTokenizer(Vocabulary):
             words = self._WORDS.findall(_clean(piece, self.lowercase))
             yield np.fromiter(chain.from_iterable(map(self._words.__getitem__, words)), dtype)
 
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """Ids (n,) of ``text``."""
-        return join_ids(self.encode_pieces(text))
-
-    def streamer(self) -> Streamer:
+    def streamer(self) -> TextStreamer:
         """A fresh decoder of ids that come one by one."""
         return _ByteStreamer(self._texts, self._bytes)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,72 +14,17 @@ from numpy.typing import NDArray
 from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, UnknownTokenError
+from unrolled.engine.tokenizers.contract import TextStreamer
+from unrolled.engine.tokenizers.pieces import TextOrPieces
 
 UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
 SPECIALS = (UNK, BOS, EOS)
 UNKNOWN_POLICIES = ("error", "replace", "skip")
 
-LONGEST_SEARCH = 1 << 12  # characters at the end of a piece that are searched for where to cut it
-PIECE_CHARS = 1 << 22  # text is tokenised in pieces of about this size, so that a large corpus is never held as tokens
 
-
-Text = str | Iterable[str]  # whole, or in pieces that cut no word in two
-
-
-class Tokenizer(Protocol):
-    """What the rest of the package uses of a tokeniser."""
-
-    level: ClassVar[str]
-    settings: ClassVar[tuple[str, ...]]  # of the data, that ``fit`` takes
-    boundary: ClassVar[re.Pattern[str] | None]  # where a text may be cut; None: anywhere
-    vocabulary: tuple[str, ...]
-    unknown: str
-
-    @property
-    def unk_id(self) -> int | None: ...
-    @property
-    def bos_id(self) -> int | None: ...
-    @property
-    def eos_id(self) -> int | None: ...
-    def encode(self, text: str) -> NDArray[np.int64]: ...
-    def encode_pieces(self, text: Text) -> Iterator[NDArray]: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
-    def streamer(self) -> Streamer: ...
-    def start_prompt(self) -> str: ...
-    def examples(self, count: int) -> list[str]: ...
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-class Streamer:
-    """Text of ids that come one by one; all pieces and what ``flush`` gives, joined, are what ``decode`` gives.
-
-    A piece never holds a part of a character, and never changes what came before it.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-
-    def feed(self, token: int) -> str:
-        """What the next id adds to the text; nothing for <bos> and <eos>.
-
-        Raises:
-            UnknownTokenError: the vocabulary has no such id.
-        """
-        V = len(self._texts)
-        if not 0 <= token < V:
-            raise UnknownTokenError(f"decode: id {token} is outside the vocabulary's 0 … {V - 1}")
-        return self._texts[token]
-
-    def feed_all(self, tokens: Sequence[int]) -> str:
-        """What several ids add; many times as fast where each adds its own text, whatever stands before."""
-        if type(self).feed is Streamer.feed and min(tokens, default=-1) >= 0:
-            with contextlib.suppress(IndexError):  # which id it was, the other way finds
-                return "".join(map(self._texts.__getitem__, tokens))
-        return "".join(map(self.feed, tokens))
-
-    def flush(self) -> str:
-        """What was held back, at the end of the text."""
-        return ""
+def specials_for(unknown: str, specials: Sequence[str]) -> tuple[str, ...]:
+    """The special tokens of a new vocabulary: <unk> first, where unknown text is replaced by it."""
+    return ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
 
 
 def smallest_unsigned(size: int) -> np.dtype:
@@ -87,40 +32,7 @@ def smallest_unsigned(size: int) -> np.dtype:
     return np.min_scalar_type(max(size - 1, 0))
 
 
-def split_pieces(text: str, is_boundary: re.Pattern[str] | None = None) -> Iterator[str]:
-    """Cut a long text into pieces, at a match of ``is_boundary`` where given, so that no word is cut in two."""
-    start = 0
-    while start < len(text):
-        end = start + PIECE_CHARS
-        if is_boundary is not None and end < len(text):
-            match = is_boundary.search(text, end)
-            end = match.start() if match else len(text)
-        yield text[start:end]
-        start = end
-
-
-def pieces_of(text: Text, is_boundary: re.Pattern[str] | None = None) -> Iterator[str]:
-    """Pieces of a text, which may be in pieces already."""
-    return split_pieces(text, is_boundary) if isinstance(text, str) else iter(text)
-
-
-def whole_words(chunks: Iterable[str], is_boundary: re.Pattern[str] | None) -> Iterator[str]:
-    """Pieces that cut no word in two, of chunks of a text that may."""
-    rest = ""
-    for chunk in chunks:
-        rest += chunk
-        end = len(rest)
-        if is_boundary is not None:
-            near = is_boundary.finditer(rest, max(end - LONGEST_SEARCH, 0))
-            end = max((match.start() for match in near), default=0)
-        if end > 0:
-            yield rest[:end]
-        rest = rest[end:]
-    if rest:
-        yield rest
-
-
-class Vocabulary:
+class Vocabulary(ABC):
     """Ids of a vocabulary: shared by the tokenisers."""
 
     level: ClassVar[str]
@@ -170,9 +82,17 @@ class Vocabulary:
     def eos_id(self) -> int | None:
         return self._ids.get(EOS)
 
-    def streamer(self) -> Streamer:
+    @abstractmethod
+    def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
+        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
+        return join_ids(self.encode_pieces(text))
+
+    def streamer(self) -> TextStreamer:
         """A fresh decoder of ids that come one by one."""
-        return Streamer(self._texts)
+        return TextStreamer(self._texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``; <bos> and <eos> are left out."""
@@ -190,6 +110,14 @@ class Vocabulary:
     def examples(self, count: int) -> list[str]:
         """Up to ``count`` tokens that tell what kind of vocabulary it is, as texts."""
         return list(self.vocabulary[:count])
+
+    def _apply_policy(self, ids: NDArray, unknown: NDArray, error: Callable[[int], UnknownTokenError]) -> NDArray:
+        """Ids without those marked in ``unknown``: left out, replaced by <unk>, or the ``error`` of the first one's index."""
+        if self.unknown == "skip":
+            return ids[~unknown]
+        if self.unknown == "replace":
+            return np.where(unknown, np.asarray(self.unk_id, ids.dtype), ids)
+        raise error(int(unknown.argmax()))
 
     def _unknown_error(self, what: str, token: str, where: str) -> UnknownTokenError:
         known = " ".join(repr(t)[1:-1] for t in self.vocabulary[:60])

@@ -16,7 +16,8 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import check_room
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
-from unrolled.engine.tokenizers.tokenizers import Tokenizer, tokenizer_from_dict
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 from unrolled.export.artifact.golden_cases import check_golden
 from unrolled.export.artifact.weight_storage import FLOAT32, STORAGES, Weights
 

@@ -18,7 +18,9 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.data.sources import Source, ending, shown
 from unrolled.engine.errors import ConfigError, ModelFileError, first_line
 from unrolled.engine.storage.json_text import parse_value
-from unrolled.engine.tokenizers.tokenizers import LEVELS, SPECIALS, UNK, Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.registry import TOKENIZERS
+from unrolled.engine.tokenizers.vocabulary import SPECIALS, UNK
 
 # of safetensors: the dtype, and how NumPy reads it, which has no bfloat16
 FLOATS = {"F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2")}
@@ -222,7 +224,7 @@ def make_tokenizer(
     Raises:
         ConfigError: another number of tokens, or tokens that are none of that level.
     """
-    check_choice("level", level, LEVELS)
+    check_choice("level", level, TOKENIZERS)
     if len(tokens) != V:
         raise ConfigError(f"vocabulary: {len(tokens)} tokens, and the model has {V}")
     if punctuation and level != "word":
@@ -234,4 +236,4 @@ def make_tokenizer(
         )
     policy = unknown or ("replace" if level == "word" and UNK in tokens else "error")
     own: dict[str, dict[str, Any]] = {"char": {}, "word": {"punctuation": punctuation}, "bpe": {"merges": merges}}
-    return LEVELS[level](vocabulary=tokens, unknown=policy, lowercase=lowercase, **own[level])
+    return TOKENIZERS[level](vocabulary=tokens, unknown=policy, lowercase=lowercase, **own[level])

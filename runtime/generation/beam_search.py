@@ -21,7 +21,7 @@ from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.sampling.filters import FILTERS, History, Scores
 from unrolled.engine.sampling.rules import check_finite, check_whole, log_softmax, process
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.generate import check_config
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_prompts

@@ -7,7 +7,7 @@ from typing import Any
 
 from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.models.step_contract import StepModel
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.generate import check_config
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 
 
 @runtime_checkable

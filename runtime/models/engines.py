@@ -16,7 +16,7 @@ from unrolled.engine.models.step_contract import Draws, Flow, StepModel, Stepper
 from unrolled.engine.network.backends import BF16, FLOAT32, check_precision
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.models.argument_checks import shown
 from unrolled.runtime.models.pickling import Remade
 

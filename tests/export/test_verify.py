@@ -16,7 +16,8 @@ from exports import KINDS, STORED, exported
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.step_contract import Draws, StepModel
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
-from unrolled.engine.tokenizers.tokenizers import EOS, CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.vocabulary import EOS
 from unrolled.export.formats import export_model
 from unrolled.export.verification.checks import Check, Failed
 from unrolled.export.verification.verify import verify

@@ -30,7 +30,7 @@ from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
-from unrolled.engine.tokenizers.tokenizers import WordTokenizer
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.loop import Observer, TrainingConfig
 from unrolled.engine.training.trainable import Trainable

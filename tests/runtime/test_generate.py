@@ -24,7 +24,10 @@ from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, BpeTokenizer
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.formats import export_model
 from unrolled.runtime import Generation, GenerationConfig, generate, load, stream
 from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_prompts

@@ -18,7 +18,9 @@ from unrolled.engine.data.batches import make_batches
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, CharTokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.engine.training.evaluation import evaluate, step_evaluator
 from unrolled.export.formats import export_model
 from unrolled.runtime import load, rank, scoring

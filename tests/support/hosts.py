@@ -12,7 +12,10 @@ import numpy as np
 
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, PATTERN, BpeTokenizer
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.words import WordTokenizer
 
 HOSTS = Path(__file__).resolve().parents[2] / "runtime" / "hosts"
 

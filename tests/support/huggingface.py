@@ -27,7 +27,8 @@ from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.sampling.filters import FILTERS, History
 from unrolled.engine.sampling.rules import SamplingConfig, process
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import EOS, CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.vocabulary import EOS
 from unrolled.runtime.generation.beam_search import BeamConfig, beam_search
 from unrolled.runtime.models.engines import make_model
 

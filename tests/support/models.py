@@ -12,7 +12,7 @@ from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import Params, initial_params
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
 
 ALL_CELLS = tuple(CELLS)
 T, B, V, E, H = 5, 3, 11, 4, 6  # all different, none a multiple of a vector's width

@@ -11,7 +11,8 @@ import numpy as np
 
 from unrolled.bench.parity.divergence import Divergence, first_divergences
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import CharTokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.runtime import generate
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens

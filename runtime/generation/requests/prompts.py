@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.models.step_contract import zero_state
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.models.batch_invariance import RowModel
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
-from unrolled.engine.tokenizers.tokenizers import Tokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context, more_tokens
 

@@ -29,7 +29,9 @@ from unrolled.engine.data.batches import (
 from unrolled.engine.data.corpus import Corpus, builtin_corpus
 from unrolled.engine.data.dataset import DataConfig, doubt, doubts, prepare
 from unrolled.engine.errors import ConfigError, CorpusError, UnknownTokenError
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.words import WordTokenizer
 
 PROPERTY = settings(derandomize=True, max_examples=80, deadline=None)
 
@@ -328,7 +330,7 @@ def test_ids_up_to_the_limit_stay_in_memory(small_memory: Path) -> None:
 def test_mapped_stream_equals_the_one_in_memory(
     tokenizer: CharTokenizer | WordTokenizer, piece: int, small_memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unrolled.engine.tokenizers.vocabulary.PIECE_CHARS", piece)
+    monkeypatch.setattr("unrolled.engine.tokenizers.pieces.PIECE_CHARS", piece)
     text = "".join(np.random.default_rng(0).choice(list("abc \n"), 400))
     ids = encode_stream(text, tokenizer)
     assert type(ids) is np.memmap

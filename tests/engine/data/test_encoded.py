@@ -22,9 +22,9 @@ from unrolled.engine.data.readers import ReadOptions
 from unrolled.engine.data.token_files import EncodedCorpus, encode_files, open_corpus, read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
-from unrolled.engine.tokenizers import vocabulary as vocabulary_module
-from unrolled.engine.tokenizers.tokenizers import BpeTokenizer
-from unrolled.engine.tokenizers.vocabulary import whole_words
+from unrolled.engine.tokenizers import pieces as pieces_module
+from unrolled.engine.tokenizers.byte_pairs import BpeTokenizer
+from unrolled.engine.tokenizers.pieces import whole_words
 from unrolled.engine.training.loop import TrainingConfig
 
 TEXT = ("the cat sat; the café's cats — 猫が 😀 don't\n  the  end\n" + hosts.TRICKY.replace("\r", "")) * 4
@@ -72,7 +72,7 @@ def test_a_token_file_gives_the_batches_of_its_text(
         file.write_bytes(TEXT.encode())
     corpus = read_corpus(files)
     expected = prepare(corpus, config)
-    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", piece)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", piece)
     _, encoded = written(tmp_path, config, TEXT, TEXT)
     assert (encoded.name, encoded.characters, encoded.digest) == (corpus.name, corpus.characters, corpus.digest)
     assert encoded.tokenizer == expected.tokenizer
@@ -209,7 +209,7 @@ def test_pieces_are_cut_where_words_end(size: int, monkeypatch: pytest.MonkeyPat
     assert "".join(pieces) == TEXT
     assert len(pieces) > 20
     assert all(before[-1:] != " " and behind[:1].isspace() for before, behind in itertools.pairwise(pieces))
-    monkeypatch.setattr(vocabulary_module, "LONGEST_SEARCH", 2)
+    monkeypatch.setattr(pieces_module, "LONGEST_SEARCH", 2)
     assert "".join(whole_words(chunks, BpeTokenizer.boundary)) == TEXT
 
 

@@ -20,7 +20,9 @@ from unrolled.engine.sampling.filters import FILTERS, PROCESSORS, History
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import SamplingConfig, choose, log_softmax, token_logprobs
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.formats import export_model
 from unrolled.runtime import GenerationConfig, generate, load
 from unrolled.runtime.models.engines import make_model

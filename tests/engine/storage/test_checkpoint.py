@@ -19,7 +19,7 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import parameter_count, parameter_shapes
 from unrolled.engine.storage import checkpoint as module
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file, save_checkpoint
-from unrolled.engine.tokenizers.tokenizers import CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
 
 
 @pytest.mark.parametrize("tied", [False, True])

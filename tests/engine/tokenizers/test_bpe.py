@@ -23,9 +23,10 @@ from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, UnknownTokenError
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unrolled.engine.tokenizers import byte_pairs
-from unrolled.engine.tokenizers import vocabulary as vocabulary_module
+from unrolled.engine.tokenizers import pieces as pieces_module
 from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, LETTER, MARK, PATTERN, SPACE, BpeTokenizer
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, tokenizer_from_dict
+from unrolled.engine.tokenizers.registry import tokenizer_from_dict
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
 from unrolled.export.formats import FORMATS, export_model
 from unrolled.export.importing.weight_files import make_tokenizer, read_merges, read_vocabulary
 from unrolled.export.verification.verify import verify
@@ -152,14 +153,14 @@ def test_the_lists_of_the_documentation_are_those_of_the_pattern() -> None:
 def test_pieces_give_what_the_whole_text_gives(text: str, size: int) -> None:
     whole = FITTED.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary_module, "PIECE_CHARS", size)
+        patch.setattr(pieces_module, "PIECE_CHARS", size)
         np.testing.assert_array_equal(FITTED.encode(text), whole, strict=True)
     assert {piece.dtype for piece in FITTED.encode_pieces(text)} <= {np.dtype(np.uint16)}
 
 
 def test_words_that_were_seen_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_pairs, "CACHED_WORDS", 3)
-    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 1)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", 1)
     tokenizer = made_of("a+b")
     ids = tokenizer.encode("ab cd ef gh ij ab")
     assert len(tokenizer._words) <= 5

@@ -12,17 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
-from unrolled.engine.tokenizers import vocabulary as vocabulary_module
-from unrolled.engine.tokenizers.tokenizers import (
-    BOS,
-    EOS,
-    UNK,
-    CharTokenizer,
-    WordTokenizer,
-    smallest_unsigned,
-    split_pieces,
-    tokenizer_from_dict,
-)
+from unrolled.engine.tokenizers import pieces as pieces_module
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.pieces import split_pieces
+from unrolled.engine.tokenizers.registry import tokenizer_from_dict
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK, smallest_unsigned
+from unrolled.engine.tokenizers.words import WordTokenizer
 
 PROPERTY = settings(derandomize=True, max_examples=80, deadline=None)
 ANY_TEXT = st.text(st.characters(), max_size=60)  # surrogates included
@@ -248,7 +243,7 @@ def test_word_unknown_policies() -> None:
 
 
 def test_word_unknown_error_counts_words_over_all_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 2)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", 2)
     with pytest.raises(UnknownTokenError, match=r"no word 'bee' \(word 5 of the text\)"):
         WordTokenizer(["a"], unknown="error").encode("a a a a bee a")
 
@@ -345,19 +340,19 @@ def test_policies_hold_where_the_dtype_changes(size: int) -> None:
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer("abcdefgh "), WordTokenizer([UNK, "ab", "cd"])])
 def test_encode_pieces_really_cuts(tokenizer: CharTokenizer | WordTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 3)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", 3)
     assert len(list(tokenizer.encode_pieces("ab cd ab cd ab"))) > 2
 
 
 def test_split_pieces_without_a_boundary_is_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 3)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", 3)
     assert list(split_pieces("abcdefgh")) == ["abc", "def", "gh"]
     assert list(split_pieces("abc")) == ["abc"]
     assert list(split_pieces("")) == []
 
 
 def test_split_pieces_cuts_no_word_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", 3)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", 3)
     boundary = WordTokenizer.boundary
     assert list(split_pieces("a word of letters", boundary)) == ["a word", " of", " letters"]
     assert list(split_pieces("unbroken", boundary)) == ["unbroken"]
@@ -369,7 +364,7 @@ def test_char_pieces_equal_the_whole(text: str, size: int) -> None:
     tokenizer = CharTokenizer.fit("ab" + text, unknown="skip")
     whole = tokenizer.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary_module, "PIECE_CHARS", size)
+        patch.setattr(pieces_module, "PIECE_CHARS", size)
         np.testing.assert_array_equal(tokenizer.encode(text), whole, strict=True)
         assert CharTokenizer.fit("ab" + text, unknown="skip") == tokenizer
 
@@ -380,7 +375,7 @@ def test_word_pieces_equal_the_whole(text: str, size: int, lowercase: bool, punc
     tokenizer = WordTokenizer.fit(text, lowercase=lowercase, punctuation=punctuation, vocab_size=4)
     whole = tokenizer.encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary_module, "PIECE_CHARS", size)
+        patch.setattr(pieces_module, "PIECE_CHARS", size)
         np.testing.assert_array_equal(tokenizer.encode(text), whole, strict=True)
         refitted = WordTokenizer.fit(text, lowercase=lowercase, punctuation=punctuation, vocab_size=4)
         assert refitted == tokenizer
@@ -392,7 +387,7 @@ def test_lowercase_does_not_depend_on_where_a_piece_ends(monkeypatch: pytest.Mon
     tokenizer = CharTokenizer.fit(text, lowercase=True)
     whole = tokenizer.encode(text)
     for size in range(1, len(text)):
-        monkeypatch.setattr(vocabulary_module, "PIECE_CHARS", size)
+        monkeypatch.setattr(pieces_module, "PIECE_CHARS", size)
         np.testing.assert_array_equal(tokenizer.encode(text), whole, strict=True)
 
 

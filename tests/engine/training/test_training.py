@@ -39,7 +39,8 @@ from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_r
 from unrolled.engine.runs.run_folder import RunFolder, read_metrics
 from unrolled.engine.signals import CtrlC
 from unrolled.engine.storage.checkpoint import load_checkpoint
-from unrolled.engine.tokenizers.tokenizers import LEVELS, CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.registry import TOKENIZERS
 from unrolled.engine.training import loop
 from unrolled.engine.training.evaluation import Metrics, evaluate, step_evaluator
 from unrolled.engine.training.events import SampleEvent
@@ -511,7 +512,7 @@ def experiment(batching: str = "stream", level: str = "char", **model: object) -
 
 
 @pytest.mark.parametrize("batching", ["stream", "records"])
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", TOKENIZERS)
 def test_a_run_folder_holds_what_it_should(tmp_path: Path, batching: str, level: str) -> None:
     text = "".join(f"{number} {line}" for number, line in enumerate(TEXT.splitlines(keepends=True)))
     run = prepare_run(Corpus("fox", text), experiment(batching, level))

@@ -13,7 +13,8 @@ import pytest
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import EOS, CharTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.vocabulary import EOS
 from unrolled.export.formats import export_model
 from unrolled.runtime import generate, load
 from unrolled.runtime.generation.beam_search import BeamConfig, beam_search

@@ -17,7 +17,9 @@ import pytest
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.storage.checkpoint import save_checkpoint
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, CharTokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.artifact.weight_storage import FLOAT32, INT8, Weights, as_restored
 from unrolled.runtime import Context, Generation, extend, generate, read, stream, write
 from unrolled.runtime.generation.scheduler.drawing_slots import CHUNK

@@ -21,7 +21,10 @@ import same_text
 from unrolled.cli.options.shared import unescape
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.formats import export_model
 from unrolled.runtime import generate, load
 from unrolled.runtime.generation.requests.prompts import prompt_tokens

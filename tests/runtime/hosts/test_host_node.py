@@ -20,7 +20,10 @@ from exports import STORED
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import SamplingConfig, choose
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.artifact.metadata import FORMS
 from unrolled.export.formats import export_model
 from unrolled.export.onnx.reader import read_onnx

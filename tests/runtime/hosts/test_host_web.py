@@ -21,7 +21,10 @@ from unrolled.cli.verbs import demo
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
-from unrolled.engine.tokenizers.tokenizers import BOS, EOS, UNK, CharTokenizer, Tokenizer, WordTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export import web
 from unrolled.export.formats import export_model
 from unrolled.runtime import generate, load

@@ -1,0 +1,77 @@
+"""A tokeniser of one token per character."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ConfigError, UnknownTokenError
+from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
+from unrolled.engine.tokenizers.vocabulary import SPECIALS, Vocabulary, lower, smallest_unsigned, specials_for
+
+
+def _code_points(text: str) -> NDArray:
+    """Code points (n,) of ``text``, of bytes where it is ASCII; a lone surrogate is one too, though no valid UTF-32."""
+    if text.isascii():
+        return np.frombuffer(text.encode(), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+class CharTokenizer(Vocabulary):
+    """One token per Unicode code point, case kept.
+
+    Args:
+        vocabulary: single code points, and the special tokens among them.
+        unknown: what happens to a code point outside it: "error", "replace" (by <unk>) or "skip".
+        lowercase: lower-case the text first.
+    """
+
+    level: ClassVar[str] = "char"
+    settings: ClassVar[tuple[str, ...]] = ("lowercase", "unknown")
+
+    def __init__(self, vocabulary: Sequence[str], unknown: str = "error", lowercase: bool = False) -> None:
+        super().__init__(vocabulary, unknown)
+        self.lowercase = lowercase
+        characters = [token for token in self.vocabulary if token not in SPECIALS]
+        if bad := [token for token in characters if len(token) != 1]:
+            raise ConfigError(f"vocabulary: {bad[0]!r} is not a single character")
+        # One entry a code point; the last one stands for all above the largest known.
+        top = max(map(ord, characters), default=0)
+        self._missing = len(self.vocabulary)
+        self._table = np.full(top + 2, self._missing, np.min_scalar_type(self._missing))
+        for token in characters:
+            self._table[ord(token)] = self._ids[token]
+
+    @classmethod
+    def fit(
+        cls, text: TextOrPieces, *, specials: Sequence[str] = (), unknown: str = "error", lowercase: bool = False
+    ) -> CharTokenizer:
+        """Every code point of ``text``, in code-point order, behind the special tokens."""
+        seen = np.zeros(sys.maxunicode + 1, np.bool_)
+        for piece in pieces_of(text):
+            seen[_code_points(lower(piece) if lowercase else piece)] = True
+        return cls([*specials_for(unknown, specials), *map(chr, np.flatnonzero(seen))], unknown, lowercase)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "lowercase": self.lowercase}
+
+    def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
+        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        dtype = smallest_unsigned(len(self.vocabulary))
+        for piece in pieces_of(text):
+            piece = lower(piece) if self.lowercase else piece
+            ids = self._table.take(_code_points(piece), mode="clip")  # above the largest known: the last entry
+            missing = ids == self._missing
+            if missing.any():
+                ids = self._apply_policy(ids, missing, partial(self._unknown_character, piece))
+            yield ids.astype(dtype, copy=False)
+
+    def _unknown_character(self, piece: str, first: int) -> UnknownTokenError:
+        name = unicodedata.name(piece[first], "unnamed")
+        return self._unknown_error("character", piece[first], f"U+{ord(piece[first]):04X} {name}")

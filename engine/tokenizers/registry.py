@@ -1,0 +1,41 @@
+"""The tokenisers by their level, and their JSON round-trip.
+
+A tokeniser is an immutable vocabulary with a few rules; ``to_dict`` and ``tokenizer_from_dict`` are its JSON round-trip,
+and everything a host in another language needs to encode and decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unrolled.engine.canonical import completed
+from unrolled.engine.errors import ModelFileError
+from unrolled.engine.tokenizers.byte_pairs import BpeTokenizer
+from unrolled.engine.tokenizers.characters import CharTokenizer
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.words import WordTokenizer
+
+TOKENIZERS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[BpeTokenizer]] = {
+    tokenizer.level: tokenizer for tokenizer in (CharTokenizer, WordTokenizer, BpeTokenizer)
+}
+
+
+def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
+    """The inverse of ``to_dict``.
+
+    Raises:
+        ModelFileError: the description is not one of a tokeniser.
+    """
+    try:
+        settings = dict(values)
+        for part in ("vocabulary", "merges"):
+            if not isinstance(settings.get(part, []), list | tuple):
+                raise TypeError(f"{part} is no list")
+        for flag in ("lowercase", "punctuation"):
+            if not isinstance(settings.get(flag, False), bool):
+                raise TypeError(f"{flag} is neither true nor false")
+        kind = TOKENIZERS[settings.pop("level")]
+        return kind(**completed(kind, settings))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"tokenizer: not a valid description ({type(error).__name__}: {error})") from error

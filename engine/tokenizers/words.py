@@ -1,0 +1,120 @@
+"""A tokeniser of one token per word."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ConfigError, UnknownTokenError
+from unrolled.engine.tokenizers.contract import TextStreamer
+from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
+from unrolled.engine.tokenizers.vocabulary import UNK, Vocabulary, lower, smallest_unsigned, specials_for
+
+
+class _WordStreamer(TextStreamer):
+    """Words joined by spaces, none before and behind certain marks."""
+
+    _NO_SPACE_BEFORE = frozenset(",.;:!?)]}")
+    _NO_SPACE_AFTER = frozenset("([{")
+    _glue = True  # whether the next word follows without a space
+
+    def feed(self, token: int) -> str:
+        word = super().feed(token)
+        if not word:
+            return ""
+        space = "" if self._glue or word in self._NO_SPACE_BEFORE else " "
+        self._glue = word in self._NO_SPACE_AFTER
+        return space + word
+
+
+class WordTokenizer(Vocabulary):
+    """One token per word, lower-cased and without punctuation unless told otherwise.
+
+    A word is a run of letters, digits and underscores, with apostrophes inside ("don't"); where punctuation is kept, each
+    mark is a word of its own. White space is not kept: ``decode`` joins with single spaces, none before , . ; : ! ? ) ] }
+    and none behind ( [ {.
+
+    Args:
+        vocabulary: the words, most frequent first, behind the special tokens.
+        unknown: what happens to a word outside it: "error", "replace" (by <unk>) or "skip".
+        lowercase: lower-case the text first.
+        punctuation: keep punctuation marks as words.
+    """
+
+    level: ClassVar[str] = "word"
+    settings: ClassVar[tuple[str, ...]] = ("lowercase", "punctuation", "vocab_size", "unknown")
+    _WORDS = re.compile(r"\w+(?:['’]\w+)*")
+    _WORDS_AND_MARKS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+    boundary: ClassVar[re.Pattern[str] | None] = re.compile(r"\s")
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        unknown: str = "replace",
+        lowercase: bool = True,
+        punctuation: bool = False,
+    ) -> None:
+        super().__init__(vocabulary, unknown)
+        self.lowercase = lowercase
+        self.punctuation = punctuation
+
+    @classmethod
+    def fit(
+        cls,
+        text: TextOrPieces,
+        *,
+        specials: Sequence[str] = (),
+        unknown: str = "replace",
+        lowercase: bool = True,
+        punctuation: bool = False,
+        vocab_size: int | None = None,
+    ) -> WordTokenizer:
+        """The words of ``text``, most frequent first (ties in alphabetical order), cut at ``vocab_size`` in all."""
+        probe = cls([UNK], "replace", lowercase, punctuation)
+        counts: Counter[str] = Counter()
+        for words in probe._word_pieces(text):
+            counts.update(words)
+        wanted = specials_for(unknown, specials)
+        room = None if vocab_size is None else vocab_size - len(wanted)
+        if room is not None and room < 1:
+            raise ConfigError(
+                f"vocab_size: {vocab_size} leaves no room for words behind {', '.join(wanted) or 'nothing'}"
+            )
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))[:room]
+        return cls([*wanted, *ranked], unknown, lowercase, punctuation)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "lowercase": self.lowercase, "punctuation": self.punctuation}
+
+    def _word_pieces(self, text: TextOrPieces) -> Iterator[list[str]]:
+        pattern = self._WORDS_AND_MARKS if self.punctuation else self._WORDS
+        for piece in pieces_of(text, self.boundary):
+            yield pattern.findall(lower(piece) if self.lowercase else piece)
+
+    def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
+        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        dtype = smallest_unsigned(len(self.vocabulary))
+        missing = len(self.vocabulary)
+        done = 0
+        for words in self._word_pieces(text):
+            found = map(self._ids.get, words, repeat(missing))
+            ids = np.fromiter(found, np.min_scalar_type(missing), len(words))
+            unknown = ids == missing
+            if unknown.any():
+                ids = self._apply_policy(ids, unknown, partial(self._unknown_word, words, done))
+            done += len(words)
+            yield ids.astype(dtype, copy=False)
+
+    def _unknown_word(self, words: Sequence[str], done: int, first: int) -> UnknownTokenError:
+        return self._unknown_error("word", words[first], f"word {done + first + 1} of the text")
+
+    def streamer(self) -> TextStreamer:
+        """A fresh decoder of ids that come one by one: each word with the space before it, where there is one."""
+        return _WordStreamer(self._texts)
