@@ -1,4 +1,4 @@
-"""Check that a wheel holds every module of the checkout and nothing else, and unpack it: check_wheel.py WHEEL FOLDER."""
+"""Check that a wheel contains every module of the checkout and nothing else, and unpack it: check_wheel.py WHEEL FOLDER."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER = (
     "report/*.css",
     "report/*.js",
     "bench/runtimes/*.mjs",
-)  # files that are not Python, told from what was built among them by git
+)  # other files, listed by git, which leaves build results out
 
 
 def other_files() -> list[str]:
