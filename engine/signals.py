@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM: of a whole command, and of a loop that leaves nothing half done."""
+"""Handlers of Ctrl-C (SIGINT) and SIGTERM: for a whole command, for a loop with a safe point, and around writes.
+
+Importing this module installs nothing. ``Interruption`` is installed by the command's entry point; the two guards are context
+managers that put the previous handlers back.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,26 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 INTERRUPTED = 130  # exit code
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-MOST = 2  # interruptions that are raised; the next one ends the process at once
+MOST_RAISED = 2  # interruptions that are raised; the next one ends the process at once
+
+
+def _is_ignored(handler: Any) -> bool:
+    """Return whether a signal is ignored, as in a script's background, or handled outside Python."""
+    return handler in (signal.SIG_IGN, None)
 
 
 class Interruption:
-    """The signal handler of a command: it ends with one line and ``INTERRUPTED``, wherever it was.
+    """Signal handler of a whole command, which ends with one line and exit code ``INTERRUPTED``.
 
-    During the first imports the process leaves at once: there is nothing to put right, and some libraries make another
-    error of a KeyboardInterrupt. With ``raises`` it is raised, so that files and other processes are put right.
+    During the first imports the process leaves at once: there is nothing to clean up, and some libraries turn a
+    KeyboardInterrupt into another error. With ``raises`` a KeyboardInterrupt is raised, so that files and other processes are
+    cleaned up.
     """
 
     def __init__(self) -> None:
@@ -26,25 +38,25 @@ class Interruption:
         self.raises = False
 
     def install(self) -> None:
-        """Receive the signals of this process, but for those that are ignored, as in a script's background."""
+        """Handle the signals of this process, except those that are ignored."""
         for number in SIGNALS:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            if not _is_ignored(signal.getsignal(number)):
                 signal.signal(number, self)
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._lost
 
     def ignore(self) -> None:
-        """Ignore the signals from now on: the work is done, and an interpreter that ends would show a traceback."""
+        """Ignore the signals from now on: the work is done, and an interpreter that shuts down would show a traceback."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def __call__(self, number: int, frame: object) -> None:
         self.received += 1
-        if not self.raises or self.received > MOST:
+        if not self.raises or self.received > MOST_RAISED:
             self._leave()
         raise KeyboardInterrupt
 
     def _lost(self, unraisable: Any) -> None:
-        """Leave where Python drops the KeyboardInterrupt: in a destructor, or a callback from C."""
+        """Leave if Python drops the KeyboardInterrupt, which it does in a destructor and in a callback from C."""
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             self._leave()
         self._unraisable(unraisable)
@@ -54,36 +66,74 @@ class Interruption:
         os._exit(INTERRUPTED)
 
     def say(self) -> None:
-        """Print the line; of several processes that train together the first does."""
+        """Print the line; of several processes that train together only the first prints it."""
         if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
             with contextlib.suppress(OSError):  # standard error may be closed
                 os.write(2, b"interrupted\n")
 
 
-class CtrlC:
-    """Ctrl-C and SIGTERM as a request that a loop polls between two steps, so that nothing is left half done.
+class _SignalGuard:
+    """Context manager that handles the signals of this process and then restores their handlers.
 
-    A second one interrupts at once. Outside the main thread, where Python allows no handler, nothing changes; a Ctrl-C
-    that is ignored, as in a script's background, stays so, and so does a SIGTERM for which the program has a handler.
+    Outside the main thread, where Python allows no handler, nothing changes; a signal that is ignored stays ignored.
     """
 
-    pressed = False
-
-    def __enter__(self) -> CtrlC:
-        self._before: dict[signal.Signals, Any] = {}
+    def __enter__(self) -> Self:
+        self._previous: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
-                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._press)
-            before = signal.getsignal(signal.SIGTERM)
-            if before == signal.SIG_DFL or isinstance(before, Interruption):
-                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._press)
+            for number in SIGNALS:
+                handler = signal.getsignal(number)
+                if not _is_ignored(handler) and self._replaces(number, handler):
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
-    def _press(self, number: int, frame: object) -> None:
-        if self.pressed:
-            raise KeyboardInterrupt
-        self.pressed = True
-
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _replaces(self, number: signal.Signals, handler: Any) -> bool:
+        """Return whether the guard takes the place of a handler."""
+        return True
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        raise NotImplementedError
+
+
+class StopRequest(_SignalGuard):
+    """Guard of a loop, which polls ``received`` between two steps, so that no step is left half done.
+
+    The second signal raises KeyboardInterrupt at once. A program's own SIGTERM handler is kept.
+    """
+
+    received = False
+
+    def _replaces(self, number: signal.Signals, handler: Any) -> bool:
+        return number == signal.SIGINT or handler == signal.SIG_DFL or isinstance(handler, Interruption)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+
+
+class DeferredInterrupt(_SignalGuard):
+    """Guard in which every signal raises KeyboardInterrupt, but never inside ``deferred``, which protects a write."""
+
+    def __init__(self) -> None:
+        self._deferring = self._received = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+        if not self._deferring:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Raise at the end of the block if a signal came inside it; of nested blocks, at the end of the outermost."""
+        outer, self._deferring = self._deferring, True
+        try:
+            yield
+        finally:
+            self._deferring = outer
+        if self._received and not outer:
+            raise KeyboardInterrupt

@@ -28,7 +28,7 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.runs.recipe import experiment_of, with_limit
-from unrolled.engine.signals import CtrlC
+from unrolled.engine.signals import StopRequest
 from unrolled.engine.storage.json_text import finite
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.tuning.space import Numbers, Space, check_space, usual_values
@@ -197,9 +197,9 @@ def run_study(
     optuna = import_optuna()
     with quiet(), open_study(folder, plan.settings(corpus), resume, overwrite) as study:
         loop = _Loop(optuna, study, plan, pack_corpus(corpus, sources), observer or StudyObserver())
-        with CtrlC() as ctrl_c:
+        with StopRequest() as stop:
             try:
-                loop.run(ctrl_c)
+                loop.run(stop)
             except KeyboardInterrupt:
                 loop.interrupted = True
             finally:
@@ -220,7 +220,7 @@ class _Loop:
         self.warned: set[str] = set()
         self.begun = time.monotonic()
 
-    def run(self, ctrl_c: CtrlC) -> None:
+    def run(self, stop: StopRequest) -> None:
         self.observer.on_begin(self.trials())
         while True:
             while len(self.running) < self.plan.jobs and self._may_begin():
@@ -231,7 +231,7 @@ class _Loop:
                 message = self.inbox.get(timeout=0.1)
             except queue.Empty:
                 message = None
-            if ctrl_c.pressed:
+            if stop.received:
                 raise KeyboardInterrupt
             if message is not None and message.worker in self.running:
                 self._hear(message.worker, message.values)

@@ -19,7 +19,7 @@ from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.optimizer import SCHEDULES, Decay, Moment
 from unrolled.engine.process_group import ALONE, Group
-from unrolled.engine.signals import CtrlC
+from unrolled.engine.signals import StopRequest
 from unrolled.engine.training.evaluation import Metrics, evaluate
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.training.trainable import StepResult, Trainable
@@ -223,9 +223,9 @@ def train(
     loop = _Loop(trainable, data, validation, config, observers, clock, group)
     if start is not None:
         loop.result = replace(start, losses=[], interrupted=False, whole=True)
-    with CtrlC() as ctrl_c:
+    with StopRequest() as stop:
         try:
-            loop.run(ctrl_c)
+            loop.run(stop)
         except KeyboardInterrupt:
             loop.result.interrupted = True
     for observer in observers:
@@ -255,17 +255,17 @@ class _Loop:
         self.intervals = intervals(config.validate_every, config.bound, data, validation)
         self.validated = validation.tokens_per_epoch if validation is not None else 0  # tokens of each validation
 
-    def run(self, ctrl_c: CtrlC) -> None:
+    def run(self, stop: StopRequest) -> None:
         result = self.result
         done = self._done(result.seconds)
         if done >= 1:
             return
         self._warm_up()
         batches = batches_from(self.data, self.config.seed, result.steps)
-        (self.pressed,) = self.group.largest(ctrl_c.pressed)
+        (self.pressed,) = self.group.largest(stop.received)
         begin = self.clock() - result.seconds
         while done < 1:
-            if self.pressed or (self.group.size == 1 and ctrl_c.pressed):  # who is alone need not ask
+            if self.pressed or (self.group.size == 1 and stop.received):  # who is alone need not ask
                 raise KeyboardInterrupt
             started = self.clock()
             batch = next(batches)
@@ -275,18 +275,18 @@ class _Loop:
             outcome = self._step(batch, rate)
             result.steps += 1
             result.step_seconds += self.clock() - started
-            result.seconds = self._ask(begin, ctrl_c)
+            result.seconds = self._ask(begin, stop)
             done = self._done(result.seconds)
             self._record(min(done, 1.0), outcome, rate)
             if result.steps % self.intervals.save == 0 or done >= 1:
                 self._interval(begin, self._validates(done))
-                done = max(done, self._done(self._ask(begin, ctrl_c)))
+                done = max(done, self._done(self._ask(begin, stop)))
             result.whole = True
             result.seconds = self.clock() - begin
 
-    def _ask(self, begin: float, ctrl_c: CtrlC) -> float:
+    def _ask(self, begin: float, stop: StopRequest) -> float:
         """Seconds so far, of the slowest process, so that all come to the same conclusions; once a step, for it takes time."""
-        seconds, self.pressed = self.group.largest(self.clock() - begin, ctrl_c.pressed)
+        seconds, self.pressed = self.group.largest(self.clock() - begin, stop.received)
         return seconds
 
     def _done(self, seconds: float) -> float:

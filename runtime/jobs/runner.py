@@ -26,13 +26,13 @@ from pathlib import Path
 
 from unrolled.engine.errors import JobError, UnrolledError
 from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.signals import DeferredInterrupt
 from unrolled.engine.storage.json_text import to_json
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import row_requests
 from unrolled.runtime.generation.requests.rows import NOTHING_LEFT, Generation, Request, resolve
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.jobs.blocks import Block
-from unrolled.runtime.jobs.interrupts import Interrupts
 from unrolled.runtime.jobs.job import Job, Observer, Progress, identity
 from unrolled.runtime.jobs.prompt_files import BadRow, PromptFile, PromptRow, Row
 from unrolled.runtime.jobs.records import (
@@ -69,7 +69,7 @@ class _Run:
     job: Job
     config: GenerationConfig
     results: Results
-    interrupts: Interrupts
+    interrupt: DeferredInterrupt
     observer: Observer
     progress: Progress
     waiting: deque[_Waiting] = field(default_factory=deque)
@@ -87,7 +87,7 @@ class _Run:
         Raises:
             JobError: its rows are not those that an earlier process read, or the input ends here and the output does not.
         """
-        with self.interrupts.held():
+        with self.interrupt.deferred():
             if not self.results.end_block(self.block.digest.hexdigest(), self._is_last()):
                 raise self.block.other_rows()
             self.block = Block(self.job.input, self.job.output)
@@ -107,7 +107,7 @@ class _Run:
         """Write a block, or what is left of it."""
         try:
             for generation in write_rows(self.model, self._requests(rows), self.job.lanes):
-                with self.interrupts.held():  # what is written is counted, too
+                with self.interrupt.deferred():  # what is written is counted, too
                     self._take(generation)
                 self._write_errors()
             self._write_errors()
@@ -167,7 +167,7 @@ class _Run:
             self._write_error()
 
     def _write_error(self) -> None:
-        with self.interrupts.held():
+        with self.interrupt.deferred():
             waiting = self.waiting.popleft()
             self._write_line(error_record(waiting.row, waiting.error))
             self.progress.errors += 1
@@ -298,12 +298,12 @@ def run_job(
     config = config or GenerationConfig()
     resolved = resolve(model, config)
     opened = PromptFile(job.input, job.format, table=job.table, keep_columns=job.keep_columns)
-    with opened as prompts, Interrupts() as interrupts:
+    with opened as prompts, DeferredInterrupt() as interrupt:
         if prompts.path is not None and Path(job.output).exists() and prompts.path.samefile(job.output):
             raise JobError(f"{job.output}: is the input; the output needs another name")
         results = open_results(job.output, identity(model, job, config, prompts), job.resume, job.overwrite)
         try:
-            run = _Run(model, job, resolved, results, interrupts, observer or (lambda _: None), Progress())
+            run = _Run(model, job, resolved, results, interrupt, observer or (lambda _: None), Progress())
             _run(run, prompts)
         finally:
             results.close()

@@ -470,9 +470,9 @@ def test_a_worker_that_dies_is_a_failed_trial(tmp_path: Path) -> None:
     loops: list[Any] = []
     begin = studies._Loop.run
 
-    def run(loop: Any, ctrl_c: Any) -> None:
+    def run(loop: Any, stop: Any) -> None:
         loops.append(loop)
-        begin(loop, ctrl_c)
+        begin(loop, stop)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(studies._Loop, "run", run)

@@ -37,7 +37,7 @@ from unrolled.engine.optimizers.optimizer import (
 )
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.runs.run_folder import RunFolder, read_metrics
-from unrolled.engine.signals import CtrlC
+from unrolled.engine.signals import StopRequest
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.registry import TOKENIZERS
@@ -391,9 +391,9 @@ def test_ctrl_c_ends_the_step_that_runs(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with CtrlC() as ctrl_c:
+        with StopRequest() as stop:
             signal.raise_signal(signal.SIGINT)
-            assert not ctrl_c.pressed
+            assert not stop.received
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

@@ -18,10 +18,10 @@ from job_runs import CONFIG, LANES, done, is_complete, mixed, prompts, records, 
 
 from unrolled.engine.errors import JobError
 from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.signals import DeferredInterrupt
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.runtime import GenerationConfig, load
 from unrolled.runtime.jobs import runner
-from unrolled.runtime.jobs.interrupts import Interrupts
 from unrolled.runtime.jobs.result_files import ResultStream
 from unrolled.runtime.jobs.runner import Job, Progress, run_job
 from unrolled.runtime.models.engines import make_model
@@ -179,7 +179,7 @@ def test_a_signal_inside_a_write_waits_for_its_end() -> None:
     order: list[str] = []
 
     def write() -> None:
-        with Interrupts() as interrupts, interrupts.held():
+        with DeferredInterrupt() as interrupt, interrupt.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             order.append("written")
 
@@ -193,8 +193,8 @@ def test_one_wait_inside_another_ends_with_the_outer_one() -> None:
     order: list[str] = []
 
     def write() -> None:
-        with Interrupts() as interrupts, interrupts.held():
-            with interrupts.held():
+        with DeferredInterrupt() as interrupt, interrupt.deferred():
+            with interrupt.deferred():
                 os.kill(os.getpid(), signal.SIGTERM)
                 order.append("written")
             order.append("counted")
