@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from unrolled.engine.plotting.figures import INK, PALETTE, dress, groups, new_figure, save_figure
 from unrolled.engine.runs.run_folder import read_metrics
-from unrolled.engine.storage.figures import COLORS, INK, dress, groups, new_figure, save_figure
 
 POINTS = 200  # of the longest line
 
@@ -30,7 +30,7 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
     # one group size for all, so that equal losses are equal lines
     group = max(1, -(-max(map(len, steps.values()), default=0) // POINTS))
     widths = np.linspace(3.6, 1.2, len(runs)) if len(runs) > 1 else [1.6]
-    for (label, folder), color, width in zip(runs.items(), COLORS * len(runs), widths, strict=False):
+    for (label, folder), color, width in zip(runs.items(), PALETTE * len(runs), widths, strict=False):
         values = (np.array([line[key] for line in steps[label]], float) for key in ("step", "loss"))
         x, y = ([part.mean() for part in groups(one, group)] for one in values)
         axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if len(runs) == 1 else label)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unrolled.bench.peers import PEERS
 from unrolled.bench.workloads import SUITES
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.storage.figures import INK, dress, new_figure, save_figure
+from unrolled.engine.plotting.figures import INK, dress, new_figure, save_figure
 
 Line = dict[str, Any]
 SIZES = ("cell", "layers", "hidden", "batch", "length", "vocab")

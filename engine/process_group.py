@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+SharedValue = TypeVar("SharedValue")
 
 
 class Group:
@@ -26,7 +26,7 @@ class Group:
         """Of each of the ``values`` the largest of any process."""
         return values
 
-    def shared(self, make: Callable[[], T]) -> T:
+    def shared(self, make: Callable[[], SharedValue]) -> SharedValue:
         """What ``make`` returns or raises in the leading process, in all of them; it is called there alone."""
         return make()
 
@@ -38,4 +38,4 @@ class Group:
         """
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()

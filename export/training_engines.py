@@ -12,7 +12,7 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.network.backends import FLOAT32, check_precision
 from unrolled.engine.optimizers.optimizer import OptimizerConfig
-from unrolled.engine.process_group import ALONE, Group
+from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.experiment import TrainableMaker
 from unrolled.engine.training.trainable import EngineTrainable, Trainable
 
@@ -62,7 +62,7 @@ def training_group(engine: str) -> Iterator[Group]:
         MissingDependencyError: torch is not installed.
     """
     if not _one_of_several():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if engine != "torch":
         check_choice("engine", engine, TRAINABLES)
@@ -84,7 +84,7 @@ def make_trainable(
     optimizer: OptimizerConfig,
     clip_norm: float | None = None,
     precision: str = FLOAT32,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> Trainable:
     """A model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
 

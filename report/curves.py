@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unrolled.engine.storage.figures import groups
+from unrolled.engine.plotting.figures import groups
 from unrolled.engine.storage.json_text import object_in
 from unrolled.report.charts import Axis, Line, line_chart
 from unrolled.report.markup import text_of

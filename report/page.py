@@ -9,7 +9,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.report.curves import curves
 from unrolled.report.inside import gate_sections, gradient_section, look_inside, reading_sections
 from unrolled.report.markup import text_of

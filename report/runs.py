@@ -15,7 +15,7 @@ from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.resume import flat
 from unrolled.engine.runs.run_folder import read_metrics
-from unrolled.engine.storage.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, Checkpoint, load_checkpoint
 from unrolled.engine.storage.json_text import object_in
 
 SERIES = ("step", "seconds", "loss", "grad_norm", "learning_rate")
@@ -87,7 +87,8 @@ def read_run(path: Path, label: str) -> Run:
     if not path.is_dir():
         raise ConfigError(f"{path}: is a file; a report is about run folders, with their metrics.jsonl")
     checkpoint = load_checkpoint(path)
-    last = load_checkpoint(path / LAST) if (path / LAST).is_file() and (path / BEST).is_file() else checkpoint
+    has_both = (path / LAST_CHECKPOINT).is_file() and (path / BEST_CHECKPOINT).is_file()
+    last = load_checkpoint(path / LAST_CHECKPOINT) if has_both else checkpoint
     lines = list(read_metrics(path, "step"))
     if not lines:
         raise ModelFileError(f"{path}: its metrics.jsonl holds no step")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.engine.models.parameters import parameter_count
-from unrolled.engine.storage.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.storage.json_text import object_in
 from unrolled.export.artifact.weight_storage import Weights
 from unrolled.runtime.models.load import load
@@ -21,7 +21,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = resolve_model_file(path)
     graph: dict[str, Any] = {}  # of an ONNX file
-    if path.suffix == SUFFIX:
+    if path.suffix == CHECKPOINT_SUFFIX:
         checkpoint = load_checkpoint(path)
         kind, config, tokenizer, training = "checkpoint", checkpoint.config, checkpoint.tokenizer, checkpoint.training
     else:

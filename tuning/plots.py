@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.engine.storage.figures import COLORS, FAINT, INK, dress, new_figure, save_figure
+from unrolled.engine.plotting.figures import FAINT, INK, PALETTE, dress, new_figure, save_figure
 from unrolled.tuning.range_test import RangeTest
 from unrolled.tuning.space import Choices, Domain, Space, written
 from unrolled.tuning.study import Trial
@@ -70,9 +70,9 @@ def _height(trial: Trial, limits: tuple[float, float]) -> tuple[float, bool]:
 
 # label, states, and the look of the mark
 MARKS: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
-    ("complete", ("complete",), {"marker": "o", "color": COLORS[0], "s": 30}),
+    ("complete", ("complete",), {"marker": "o", "color": PALETTE[0], "s": 30}),
     ("given up", ("pruned",), {"marker": "x", "color": FAINT, "s": 26, "linewidths": 1.4}),
-    ("diverged or failed", ("diverged", "refused", "failed"), {"marker": "^", "color": COLORS[3], "s": 28}),
+    ("diverged or failed", ("diverged", "refused", "failed"), {"marker": "^", "color": PALETTE[3], "s": 28}),
 )
 
 
@@ -116,13 +116,13 @@ def draw_range_test(test: RangeTest, output: Path, title: str = "") -> None:
     figure = new_figure()
     axes = figure.add_subplot()
     axes.plot(test.rates, test.losses, color=FAINT, linewidth=0.9, alpha=0.7, label="a step's loss")
-    axes.plot(test.rates, test.smoothed, color=COLORS[0], linewidth=2, label="smoothed")
+    axes.plot(test.rates, test.smoothed, color=PALETTE[0], linewidth=2, label="smoothed")
     for rate, color, text in (
-        (test.suggestion, COLORS[2], "a tenth of the minimum's"),
-        (test.steepest, COLORS[1], "steepest descent"),
+        (test.suggestion, PALETTE[2], "a tenth of the minimum's"),
+        (test.steepest, PALETTE[1], "steepest descent"),
     ):
         if rate is not None:
-            suggested = color == COLORS[2]
+            suggested = color == PALETTE[2]
             label = f"{text}: {rate:.2g}" + (", suggested" if suggested else "")
             axes.axvline(rate, color=color, linewidth=1.8 if suggested else 1.2, linestyle="-" if suggested else "--")
             axes.plot([rate], [test.smoothed_at(rate)], "o", color=color, markersize=8, label=label)

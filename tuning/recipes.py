@@ -10,7 +10,7 @@ from typing import Any
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.runs.recipe import OPTIONS
-from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.tuning.study import Plan, Trial
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from unrolled.bench.machine.system import physical_cores, processor_name
 from unrolled.bench.workloads import Workload
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import parse_json, to_json
 
 FILE = "fma_peak.json"  # GFLOP/s of a core by processor, beside the compiled kernels

@@ -19,7 +19,7 @@ from unrolled.bench.parity.divergence import Divergence, first_divergences
 from unrolled.bench.parity.texts_process import Job
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.sampling.rules import SamplingConfig, check_whole
-from unrolled.engine.storage.checkpoint import SUFFIX, Checkpoint, load_checkpoint, resolve_model_file
+from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, load_checkpoint, resolve_model_file
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import SPECIALS
 from unrolled.runtime import ENGINES
@@ -67,7 +67,7 @@ class Agreement:
 def contestants(model: str | Path) -> list[Contestant]:
     """Every engine on the checkpoint of ``model``, then the exported files beside it."""
     checkpoint = resolve_model_file(model)
-    if checkpoint.suffix != SUFFIX:
+    if checkpoint.suffix != CHECKPOINT_SUFFIX:
         raise ConfigError(f"{model}: compare needs a run folder or a checkpoint, which every engine can run")
     files = sorted(path for path in checkpoint.parent.iterdir() if path.suffix in OPENERS)
     names = [REFERENCE, *(name for name in ENGINES if name != REFERENCE)]

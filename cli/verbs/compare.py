@@ -13,7 +13,7 @@ from unrolled.bench.parity.agreement import compare as compare_all
 from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import err, out, print_json, rate, share, table, warn
 from unrolled.cli.terminal.exit_codes import FAILED
-from unrolled.engine.storage.checkpoint import SUFFIX
+from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX
 
 SHOWN = 8  # divergences of each engine; --json says all
 
@@ -71,7 +71,7 @@ def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
         if a.error is not None:
             continue
         shown.add_row(
-            a.engine if a.source.endswith(SUFFIX) else a.source,
+            a.engine if a.source.endswith(CHECKPOINT_SUFFIX) else a.source,
             "-" if a.max_logit_error is None else f"{a.max_logit_error:.1e}",
             share(a.greedy_match),
             share(a.sampled_match),
@@ -92,7 +92,7 @@ def show_divergences(console: Console, agreement: Agreement) -> None:
     """How many texts differ, and the first ones' draws with what explains them."""
     found = agreement.divergences or ()
     faults = sum(not one.explained for one in found)
-    name = agreement.engine if agreement.source.endswith(SUFFIX) else agreement.source
+    name = agreement.engine if agreement.source.endswith(CHECKPOINT_SUFFIX) else agreement.source
     verdict = f"{faults} of them by more than rounding explains" if faults else "each by rounding"
     warn(console, f"{name}: {share(agreement.equal_texts)} of the texts are equal, {len(found)} are not, {verdict}")
     for one in sorted(found, key=lambda one: one.explained)[:SHOWN]:

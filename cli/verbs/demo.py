@@ -23,7 +23,8 @@ from unrolled.cli.terminal.console import out, rate, table, warn
 from unrolled.cli.verbs.compare import run_compare, show_agreements
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.runs.run_folder import holds_run
-from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file, write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
+from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.formats import SINGLE_FILES, export_model, usual_name
 from unrolled.export.training_engines import TRAINABLES

@@ -13,7 +13,7 @@ from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json
 from unrolled.engine.data.batches import DEFAULT_SPLIT
 from unrolled.engine.data.dataset import DataConfig
-from unrolled.engine.data.token_files import SUFFIX, encode_files, read_encoded
+from unrolled.engine.data.token_files import TOKENS_SUFFIX, encode_files, read_encoded
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.recipe import fractions
 
@@ -22,7 +22,7 @@ DATA = "Data"
 
 def encode(
     corpus: Annotated[list[Path], typer.Argument(help="Plain text files of any size, also .gz, .zst and pipes.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help=f"Token file ({SUFFIX}) to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=f"Token file ({TOKENS_SUFFIX}) to write.")],
     level: options.Level = "char",
     split: Annotated[
         str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
@@ -39,8 +39,8 @@ def encode(
 
     `unrolled train FILE.tokens` then reads the ids from the disk as it goes. The settings here take the place of train's.
     """
-    if output.suffix != SUFFIX:
-        raise ConfigError(f"{output}: needs a name that ends in {SUFFIX}, by which train knows it")
+    if output.suffix != TOKENS_SUFFIX:
+        raise ConfigError(f"{output}: needs a name that ends in {TOKENS_SUFFIX}, by which train knows it")
     check_output(output, overwrite, corpus)
     config = DataConfig(
         level=level,

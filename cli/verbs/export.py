@@ -15,7 +15,7 @@ from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_r
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.storage.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.export.artifact.metadata import FORMS
 from unrolled.export.artifact.weight_storage import FLOAT32, INT8, STORAGES, Weights
 from unrolled.export.formats import FORMATS, check_export, export_model, usual_name
@@ -79,8 +79,8 @@ def export(
     The format web writes a folder: a page that runs the model in the browser, with all that it needs.
     """
     source = resolve_model_file(run)
-    if source.suffix != SUFFIX:
-        raise ConfigError(f"{run}: export starts from a run folder or a {SUFFIX} checkpoint")
+    if source.suffix != CHECKPOINT_SUFFIX:
+        raise ConfigError(f"{run}: export starts from a run folder or a {CHECKPOINT_SUFFIX} checkpoint")
     check_choice("format", kind, FORMATS)
     wanted = FORMATS[kind]
     path = output or source.parent / usual_name(kind)

@@ -14,7 +14,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.run_folder import check_free, drop_earlier, holds_run
-from unrolled.engine.storage.checkpoint import BEST, SUFFIX, Checkpoint, save_checkpoint
+from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, CHECKPOINT_SUFFIX, Checkpoint, save_checkpoint
 from unrolled.export.importing.language_model import Imported, import_weights
 from unrolled.export.importing.weight_files import make_tokenizer, read_merges, read_vocabulary, read_weights
 
@@ -26,7 +26,9 @@ def import_model(
             help="A state_dict of a PyTorch language model: .safetensors, or what torch.save wrote, by any name."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help=f"Run folder, or checkpoint ({SUFFIX}), to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=f"Run folder, or checkpoint ({CHECKPOINT_SUFFIX}), to write.")
+    ],
     vocabulary: Annotated[
         Path | None,
         typer.Option(
@@ -70,7 +72,7 @@ def import_model(
 ) -> None:
     """Make a checkpoint of a model trained elsewhere, so that it can be run, exported and verified."""
     overwrite = overwrite or force
-    path = output if output.suffix == SUFFIX else output / BEST
+    path = output if output.suffix == CHECKPOINT_SUFFIX else output / BEST_CHECKPOINT
     earlier = []
     if path != output:
         check_free(output, overwrite)
@@ -92,7 +94,7 @@ def import_model(
     record = {"imported": {"file": weights.name, "notes": found.notes}}
     save_checkpoint(path, Checkpoint(found.config, found.params, tokenizer, record))
     if earlier:
-        drop_earlier(output, BEST)
+        drop_earlier(output, BEST_CHECKPOINT)
     if json:
         print_json(
             {

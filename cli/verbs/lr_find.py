@@ -21,7 +21,7 @@ from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.runs.recipe import LIMITS
-from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.training_engines import check_alone
 from unrolled.tuning.plots import draw_range_test

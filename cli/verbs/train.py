@@ -29,7 +29,7 @@ from unrolled.engine.runs.experiment import PreparedRun, prepare_run
 from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, experiment_of
 from unrolled.engine.runs.resume import RESUME
 from unrolled.engine.runs.run_folder import METRICS, PICTURE, check_start
-from unrolled.engine.storage.checkpoint import BEST, LAST
+from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.loop import Observer, Sampler, TrainingResult
 from unrolled.engine.training.trainable import Trainable
@@ -363,5 +363,5 @@ def _summarise(console: Console, run: PreparedRun, result: TrainingResult, outpu
         console.print("no validation: best.safetensors is the last")
     if result.last is not None:
         console.print(_validation_cost(result, run.experiment.training.validate_every is None))
-    written = [BEST, LAST, RESUME, METRICS, *([picture.name] if picture else [])]
+    written = [BEST_CHECKPOINT, LAST_CHECKPOINT, RESUME, METRICS, *([picture.name] if picture else [])]
     console.print(f"in {output}: {', '.join(written)}")

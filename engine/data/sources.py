@@ -24,9 +24,9 @@ from typing import IO, Any, BinaryIO
 
 from unrolled.engine.errors import CorpusError, MissingDependencyError, UnrolledError, encodable, first_line
 from unrolled.engine.storage.encodings import (
-    MARKS,
-    STRICT,
-    WIDE,
+    BYTE_ORDER_MARKS,
+    SURROGATE_FREE_CODECS,
+    UNICODE_CODECS,
     by_zeros,
     check_characters,
     find_codec,
@@ -184,9 +184,11 @@ class Source:
                 if text and not begun:
                     begun, text = True, text.removeprefix("\ufeff")
                 nuls += text.count("\0")
-                if nuls and codec not in WIDE:  # such a codec takes any bytes, so that nothing else shows the wrong one
+                if (
+                    nuls and codec not in UNICODE_CODECS
+                ):  # such a codec takes any bytes, so that nothing else shows the wrong one
                     raise self._no_text(f"read as {self._encoding} it holds a NUL, as binary files do", sample)
-                if codec not in STRICT:
+                if codec not in SURROGATE_FREE_CODECS:
                     check_characters(text, self.name, self.error)
                 characters += len(text)
                 if piece := lines.decode(text, not block) if universal else text:
@@ -211,7 +213,7 @@ class Source:
         if sample[TAR_MAGIC] == b"ustar":
             raise self.error(f"{self.name}: is a tar archive; unpack it, and name the files in it")
         looks = probable_encoding(sample)
-        marked = any(sample.startswith(mark) for mark in MARKS)
+        marked = any(sample.startswith(mark) for mark in BYTE_ORDER_MARKS)
         if asked in ("utf-16", "utf-32"):
             order = "le" if sys.byteorder == "little" else "be"
             resolved = looks if looks and marked else f"{asked}-{order}"
@@ -294,7 +296,7 @@ class _Continued(io.RawIOBase):
     def _peek(self) -> bytes:
         """Return the first bytes, no more than are there unless they begin like something longer."""
         head = more = self._some()
-        while more and any(len(head) < len(magic) and magic.startswith(head) for magic in (*MAGIC, *MARKS)):
+        while more and any(len(head) < len(magic) and magic.startswith(head) for magic in (*MAGIC, *BYTE_ORDER_MARKS)):
             head += (more := self._some())
         return head
 

@@ -27,8 +27,9 @@ from unrolled.engine.data.dataset import DataConfig, Dataset, fit_text, joined_b
 from unrolled.engine.data.readers import READERS, Reading, ReadOptions
 from unrolled.engine.data.sources import STDIN, Source, ending, is_unnamed, short_name, shown
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
-from unrolled.engine.process_group import ALONE, Group
-from unrolled.engine.storage.checkpoint import KEY, replacing
+from unrolled.engine.process_group import SINGLE_PROCESS, Group
+from unrolled.engine.storage.atomic_files import replacing
+from unrolled.engine.storage.checkpoint import METADATA_KEY
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers import pieces
 from unrolled.engine.tokenizers.contract import Tokenizer
@@ -36,11 +37,11 @@ from unrolled.engine.tokenizers.pieces import whole_words
 from unrolled.engine.tokenizers.registry import TOKENIZERS, tokenizer_from_dict
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
-SUFFIX = ".tokens"
-FORMAT_VERSION = 1
-SETTINGS = ("level", "split", "lowercase", "punctuation", "vocab_size", "unknown")  # that decide the ids
+TOKENS_SUFFIX = ".tokens"
+TOKENS_FORMAT = 1
+ID_SETTINGS = ("level", "split", "lowercase", "punctuation", "vocab_size", "unknown")  # that decide the ids
 DTYPES: dict[str, np.dtype] = {"U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4")}
-BLOCK = 1 << 22  # ids that are looked at together
+CHECKED_IDS = 1 << 22  # ids that are looked at together
 MOST_HEADER = 100_000_000  # bytes, as safetensors has it
 
 
@@ -67,13 +68,13 @@ class EncodedCorpus:
             ConfigError: it asks for something else.
         """
         given, usual = ({**asdict(one), "split": list(one.split)} for one in (config, DataConfig()))
-        for name in SETTINGS:
+        for name in ID_SETTINGS:
             if given[name] not in (usual[name], self.data[name]):
                 raise ConfigError(
                     f"{name}: got {given[name]!r}, but {self.name} was encoded with {self.data[name]!r}; encode it anew"
                 )
         if config.batching != "stream":
-            raise ConfigError(f"batching: a {SUFFIX} file is a stream; records are read from the text")
+            raise ConfigError(f"batching: a {TOKENS_SUFFIX} file is a stream; records are read from the text")
         return replace(config, **{**self.data, "split": tuple(self.data["split"])})
 
     def prepare(self, config: DataConfig) -> Dataset:
@@ -83,17 +84,21 @@ class EncodedCorpus:
         return joined_batches(self.name, self.tokenizer, ids, self.settle(config))
 
 
-def open_corpus(sources: Sequence[str | Path], options: ReadOptions, group: Group = ALONE) -> Corpus | EncodedCorpus:
+def open_corpus(
+    sources: Sequence[str | Path], options: ReadOptions, group: Group = SINGLE_PROCESS
+) -> Corpus | EncodedCorpus:
     """Open a token file, where one is named alone; else read what ``read_corpus`` reads.
 
     Each process of a ``group`` reads the files for itself; of pipes, which one alone can read, all get what that one read.
     """
     if group.size > 1 and any(is_unnamed(source) for source in sources):
         return group.shared(lambda: open_corpus(sources, options))
-    if len(sources) == 1 and Path(sources[0]).suffix == SUFFIX:
+    if len(sources) == 1 and Path(sources[0]).suffix == TOKENS_SUFFIX:
         if options != ReadOptions():
             given = ", ".join(options.of_records) or "--encoding"
-            raise CorpusError(f"{shown(sources[0])}: {given}: for text; a {SUFFIX} file holds ids, leave that out")
+            raise CorpusError(
+                f"{shown(sources[0])}: {given}: for text; a {TOKENS_SUFFIX} file holds ids, leave that out"
+            )
         return read_encoded(sources[0])
     return read_corpus(sources, options)
 
@@ -133,9 +138,9 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
             pass
         head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
         tokenizer = fit_text(name, whole_words(head, TOKENIZERS[config.level].boundary), config)
-    data = {name: value for name, value in config.to_dict().items() if name in SETTINGS}
+    data = {name: value for name, value in config.to_dict().items() if name in ID_SETTINGS}
     described = {
-        "format_version": FORMAT_VERSION,
+        "format_version": TOKENS_FORMAT,
         "corpus": {
             "name": ", ".join(short_name(source.path) for source in sources),
             "characters": survey.characters,
@@ -221,7 +226,7 @@ def _header(described: dict[str, Any], parts: list[int], dtype: np.dtype) -> byt
     N = sum(parts)
     kind = next(name for name, known in DTYPES.items() if known.itemsize == dtype.itemsize)
     ids = {"dtype": kind, "shape": [N], "data_offsets": [0, N * dtype.itemsize]}
-    return to_json({"__metadata__": {KEY: to_json({**described, "parts": parts})}, "ids": ids}).encode()
+    return to_json({"__metadata__": {METADATA_KEY: to_json({**described, "parts": parts})}, "ids": ids}).encode()
 
 
 def read_encoded(path: str | Path) -> EncodedCorpus:
@@ -241,28 +246,28 @@ def read_encoded(path: str | Path) -> EncodedCorpus:
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
     except (KeyError, TypeError, ValueError, struct.error) as error:
-        raise CorpusError(f"{path}: not a readable {SUFFIX} file ({error})") from error
+        raise CorpusError(f"{path}: not a readable {TOKENS_SUFFIX} file ({error})") from error
 
 
 def _checked(path: Path, header: dict[str, Any], start: int, size: int) -> EncodedCorpus:
-    described = parse_json(header["__metadata__"][KEY], "its metadata")
-    if described["format_version"] != FORMAT_VERSION:
-        raise ModelFileError(f"format {described['format_version']!r}; this release reads {FORMAT_VERSION}")
+    described = parse_json(header["__metadata__"][METADATA_KEY], "its metadata")
+    if described["format_version"] != TOKENS_FORMAT:
+        raise ModelFileError(f"format {described['format_version']!r}; this release reads {TOKENS_FORMAT}")
     tokenizer = tokenizer_from_dict(described["tokenizer"])
     dtype, V = DTYPES[header["ids"]["dtype"]], len(tokenizer.vocabulary)
     parts, corpus = described["parts"], described["corpus"]
-    later = {name: value for name, value in later_settings(DataConfig).items() if name in SETTINGS}
+    later = {name: value for name, value in later_settings(DataConfig).items() if name in ID_SETTINGS}
     data = {**later, **described["data"]}
     if len(parts) != 3 or not all(type(n) is int and n >= 0 for n in parts) or dtype != smallest_unsigned(V):
         raise ModelFileError("parts or type of its ids are damaged")
     if size != start + sum(parts) * dtype.itemsize:
         raise ModelFileError(f"{size} bytes, needs {start + sum(parts) * dtype.itemsize}")
-    if set(data) != set(SETTINGS) or not isinstance(corpus["characters"], int) or data["level"] != tokenizer.level:
+    if set(data) != set(ID_SETTINGS) or not isinstance(corpus["characters"], int) or data["level"] != tokenizer.level:
         raise ModelFileError("its settings are damaged")
     DataConfig(**data)
     with open(path, "rb") as file:  # through the mapping, all of the file would become resident
         file.seek(start)
-        while len(block := np.fromfile(file, dtype, BLOCK)):
+        while len(block := np.fromfile(file, dtype, CHECKED_IDS)):
             if block.max() >= V:
                 raise ModelFileError(f"id {block.max()} is outside the vocabulary of {V}")
     ids: NDArray = np.zeros(0, dtype)

@@ -18,7 +18,7 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import Initial, begin
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.optimizer import FREE_OF_LIMITS, OptimizerConfig
-from unrolled.engine.process_group import ALONE, Group
+from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume import settings_of
 from unrolled.engine.runs.run_folder import RunFolder
 from unrolled.engine.training.averaging import Averaged
@@ -92,7 +92,7 @@ class PreparedRun:
         observers: Sequence[Observer] = (),
         resume: bool = False,
         sampler: Sampler | None = None,
-        group: Group = ALONE,
+        group: Group = SINGLE_PROCESS,
     ) -> TrainingResult:
         """Train into the run folder ``output``, or go on with the run there; ``observers`` watch, ``sampler`` writes.
 

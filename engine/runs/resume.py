@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.storage.checkpoint import KEY, write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
+from unrolled.engine.storage.checkpoint import METADATA_KEY
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.training.loop import TrainingResult
 from unrolled.engine.training.trainable import Trainable
@@ -80,7 +81,7 @@ def save_resume_state(path: Path, state: ResumeState) -> None:
         "metrics_bytes": state.metrics_bytes,
         "digest": _digest(tensors),
     }
-    write_atomically(path, save(tensors, {KEY: to_json(described)}))
+    write_atomically(path, save(tensors, {METADATA_KEY: to_json(described)}))
 
 
 def load_resume_state(path: Path) -> ResumeState:
@@ -95,7 +96,7 @@ def load_resume_state(path: Path) -> ResumeState:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path}: not a readable .safetensors file ({error})") from error
-    described = parse_json(metadata.get(KEY, "null"), f"{path}: its metadata")
+    described = parse_json(metadata.get(METADATA_KEY, "null"), f"{path}: its metadata")
     if described.get("format_version") != FORMAT_VERSION:
         raise ModelFileError(
             f"{path}: format {described.get('format_version')!r}; this release goes on from {FORMAT_VERSION}"

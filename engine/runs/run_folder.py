@@ -20,7 +20,7 @@ from unrolled.engine.runs.resume import (
     save_resume_state,
     settings_of,
 )
-from unrolled.engine.storage.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, Checkpoint, save_checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.storage.locks import FolderLock
 from unrolled.engine.tokenizers.contract import Tokenizer
@@ -36,7 +36,7 @@ EXPORTS = ("model.onnx", "model.pt", "web/model.onnx")  # where export writes un
 
 def holds_run(path: Path) -> list[str]:
     """The files of a run that are in a folder."""
-    return [name for name in (BEST, LAST, METRICS, RESUME) if (path / name).exists()]
+    return [name for name in (BEST_CHECKPOINT, LAST_CHECKPOINT, METRICS, RESUME) if (path / name).exists()]
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -73,7 +73,7 @@ def check_start(path: Path, overwrite: bool, resume: bool) -> None:
 
 def drop_earlier(path: Path, keep: str) -> None:
     """Remove what an earlier run left beside the new one's ``keep``: it would pass for this run's, or be made of it."""
-    for name in {BEST, LAST, METRICS, RESUME, PICTURE, *EXPORTS} - {keep}:
+    for name in {BEST_CHECKPOINT, LAST_CHECKPOINT, METRICS, RESUME, PICTURE, *EXPORTS} - {keep}:
         with contextlib.suppress(NotADirectoryError):  # where a file has the name of the page's folder
             (path / name).unlink(missing_ok=True)
     drop_events(path)
@@ -206,7 +206,7 @@ class RunFolder(Observer):
 
     def _sweep(self) -> None:
         """Remove what killed processes left half written."""
-        for pattern in (*(f".{name}.*.tmp" for name in (BEST, LAST, RESUME)), f".{METRICS}.*"):
+        for pattern in (*(f".{name}.*.tmp" for name in (BEST_CHECKPOINT, LAST_CHECKPOINT, RESUME)), f".{METRICS}.*"):
             for path in self.path.glob(pattern):
                 path.unlink()
 
@@ -240,7 +240,7 @@ class RunFolder(Observer):
             if result.whole:  # not stopped by force in the middle of a step, of which the last save knows nothing
                 self._save(trainable, result)
             if result.best is None and self._saved:  # without validation the last is the best there is
-                self._save_checkpoint(BEST, trainable, result)
+                self._save_checkpoint(BEST_CHECKPOINT, trainable, result)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -281,10 +281,10 @@ class RunFolder(Observer):
 
     def _save_checkpoints(self, trainable: Trainable, result: TrainingResult) -> None:
         if result.best is not None and result.best_step == result.steps:
-            self._save_checkpoint(BEST, trainable, result)
-        self._save_checkpoint(LAST, trainable, result)
+            self._save_checkpoint(BEST_CHECKPOINT, trainable, result)
+        self._save_checkpoint(LAST_CHECKPOINT, trainable, result)
         if result.best is None:  # of an earlier interruption, and older than the last now
-            (self.path / BEST).unlink(missing_ok=True)
+            (self.path / BEST_CHECKPOINT).unlink(missing_ok=True)
 
     def _save_checkpoint(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
         training = {**self.record, "result": result.to_dict()}

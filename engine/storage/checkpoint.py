@@ -7,15 +7,12 @@ several in random order, and equal models should be equal files. The tensors hav
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -24,16 +21,15 @@ from safetensors.numpy import save
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import Params, check_params, check_room
+from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 
-KEY = "unrolled"
-FORMAT_VERSION = 1
-SUFFIX = ".safetensors"
-_UMASK = os.umask(0)  # can only be read by setting it, which is no thing to do while other threads run
-os.umask(_UMASK)
-BEST, LAST = "best" + SUFFIX, "last" + SUFFIX
+METADATA_KEY = "unrolled"
+CHECKPOINT_FORMAT = 1
+CHECKPOINT_SUFFIX = ".safetensors"
+BEST_CHECKPOINT, LAST_CHECKPOINT = "best" + CHECKPOINT_SUFFIX, "last" + CHECKPOINT_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -69,48 +65,6 @@ def model_digest(config: ModelConfig, tokenizer: Tokenizer, params: Params) -> s
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, so that ``path`` holds either all of it or what it held before, whatever happens.
-
-    It lies in the same folder, is flushed to the disk and then takes the name.
-
-    Raises:
-        ConfigError: ``path`` is a folder, or its folder cannot be made.
-        OSError: the disk is full, or the folder cannot be written; its file name is ``path``.
-    """
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, a file name was expected")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path.parent}: the folder cannot be made ({error.strerror})") from error
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        error.filename = str(path)  # which people know
-        raise
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp's files are the owner's alone
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename in (None, temporary):  # none where writing or flushing failed
-            error.filename, error.filename2 = str(path), None
-        raise
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` as ``replacing`` does, with its errors."""
-    with replacing(path) as file:
-        file.write(data)
-
-
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; an earlier one of the same name is replaced only when the new one is whole on the disk.
 
@@ -120,14 +74,14 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """
     check_params(checkpoint.config, checkpoint.params, str(path))
     described = {
-        "format_version": FORMAT_VERSION,
+        "format_version": CHECKPOINT_FORMAT,
         "config": checkpoint.config.to_dict(),
         "tokenizer": checkpoint.tokenizer.to_dict(),
         "training": checkpoint.training,
         "digest": checkpoint.digest,
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.params.items()}
-    write_atomically(Path(path), save(tensors, {KEY: to_json(described)}))
+    write_atomically(Path(path), save(tensors, {METADATA_KEY: to_json(described)}))
 
 
 def resolve_model_file(path: str | os.PathLike[str]) -> Path:
@@ -141,10 +95,10 @@ def resolve_model_file(path: str | os.PathLike[str]) -> Path:
         raise ModelFileError(f"{path}: no such file or folder")
     if path.is_file():
         return path
-    for name in (BEST, LAST):
+    for name in (BEST_CHECKPOINT, LAST_CHECKPOINT):
         if (path / name).is_file():
             return path / name
-    raise ModelFileError(f"{path}: is no run folder; neither {BEST} nor {LAST} is in it")
+    raise ModelFileError(f"{path}: is no run folder; neither {BEST_CHECKPOINT} nor {LAST_CHECKPOINT} is in it")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -161,7 +115,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             described = _described(path, file.metadata() or {})
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two of dtypes that NumPy has not
-        raise ModelFileError(f"{path}: not a readable {SUFFIX} file ({error})") from error
+        raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
         config = ModelConfig.from_dict(described["config"])
         check_room(config, path.stat().st_size)
@@ -177,12 +131,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _described(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """What the file says of itself, of a version that can be read and with all its parts."""
-    if KEY not in metadata:
-        raise ModelFileError(f"{path}: a {SUFFIX} file, but not one of unrolled's checkpoints")
-    values = parse_json(metadata[KEY], f"{path}: its metadata")
-    if values.get("format_version") != FORMAT_VERSION:
+    if METADATA_KEY not in metadata:
+        raise ModelFileError(f"{path}: a {CHECKPOINT_SUFFIX} file, but not one of unrolled's checkpoints")
+    values = parse_json(metadata[METADATA_KEY], f"{path}: its metadata")
+    if values.get("format_version") != CHECKPOINT_FORMAT:
         raise ModelFileError(
-            f"{path}: checkpoint format {values.get('format_version')!r}; this release reads {FORMAT_VERSION}"
+            f"{path}: checkpoint format {values.get('format_version')!r}; this release reads {CHECKPOINT_FORMAT}"
         )
     for part in ("config", "tokenizer", "training"):
         if not isinstance(values.get(part), dict):

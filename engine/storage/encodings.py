@@ -7,15 +7,17 @@ import codecs
 from unrolled.engine.errors import CorpusError, UnrolledError
 
 # UTF-32 before UTF-16, whose mark begins like it
-MARKS = {
+BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-WIDE = frozenset(MARKS.values())  # codecs of Unicode, which refuse most bytes of any other encoding
-STRICT = WIDE | {"ascii", "iso8859-1"}  # codecs that decode to no half of a surrogate pair
+UNICODE_CODECS = frozenset(
+    BYTE_ORDER_MARKS.values()
+)  # codecs of Unicode, which refuse most bytes of any other encoding
+SURROGATE_FREE_CODECS = UNICODE_CODECS | {"ascii", "iso8859-1"}  # codecs that decode to no half of a surrogate pair
 
 
 def surrogate_in(text: str) -> int | None:
@@ -46,7 +48,7 @@ def check_characters(text: str, where: str, error: type[UnrolledError] = CorpusE
 
 def probable_encoding(sample: bytes) -> str | None:
     """Return the encoding that ``sample`` shows: by its mark, or by small high bytes as UTF-16 and UTF-32 have them."""
-    for mark, name in MARKS.items():
+    for mark, name in BYTE_ORDER_MARKS.items():
         if sample.startswith(mark):
             return name
     if len(sample) < 4:

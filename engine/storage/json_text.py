@@ -10,7 +10,7 @@ from typing import Any
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.storage.encodings import surrogate_in
 
-MAX_DEPTH = 64  # of objects and lists inside each other
+MAX_JSON_DEPTH = 64  # of objects and lists inside each other
 
 
 def finite(value: Any) -> Any:
@@ -36,9 +36,9 @@ def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
     return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
-def _check_depth(value: Any, left: int = MAX_DEPTH) -> None:
+def _check_depth(value: Any, left: int = MAX_JSON_DEPTH) -> None:
     if left == 0:
-        raise ValueError(f"more than {MAX_DEPTH} levels deep")
+        raise ValueError(f"more than {MAX_JSON_DEPTH} levels deep")
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         if isinstance(item, dict | list):
             _check_depth(item, left - 1)
@@ -70,7 +70,7 @@ def parse_value(text: str, unique: bool = False) -> Any:
     try:
         value = json.loads(text, parse_constant=_no_number, object_pairs_hook=unique_names if unique else None)
     except RecursionError as error:
-        raise ValueError(f"more than {MAX_DEPTH} levels deep") from error
+        raise ValueError(f"more than {MAX_JSON_DEPTH} levels deep") from error
     _check_depth(value)
     return value
 
@@ -96,7 +96,7 @@ def parse_array(text: str) -> list[tuple[int, Any]]:
             value, place = decoder.raw_decode(text, place)
             _check_depth(value)
         except RecursionError as error:
-            raise ValueError(f"line {line}: more than {MAX_DEPTH} levels deep") from error
+            raise ValueError(f"line {line}: more than {MAX_JSON_DEPTH} levels deep") from error
         except json.JSONDecodeError as error:
             raise ValueError(f"not JSON ({error})") from error
         except ValueError as error:

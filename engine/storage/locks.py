@@ -9,14 +9,14 @@ from pathlib import Path
 
 from unrolled.engine.errors import ConfigError
 
-LOCK = ".lock"
-FAR = 1 << 40  # the byte that Windows locks: nobody else may read it, and what the file holds is in front
+LOCK_FILE = ".lock"
+_LOCKED_BYTE = 1 << 40  # the byte that Windows locks: nobody else may read it, and what the file holds is in front
 
 if sys.platform == "win32":
     import msvcrt
 
     def _lock(handle: int) -> None:
-        os.lseek(handle, FAR, os.SEEK_SET)
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
@@ -51,7 +51,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+        self.path = folder / LOCK_FILE
         while True:
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             if not try_lock(self._handle):

@@ -18,7 +18,7 @@ from unrolled.engine.errors import ConfigError, diverged
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.optimizer import SCHEDULES, Decay, Moment
-from unrolled.engine.process_group import ALONE, Group
+from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.signals import StopRequest
 from unrolled.engine.training.evaluation import Metrics, evaluate
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
@@ -205,7 +205,7 @@ def train(
     observers: Sequence[Observer] = (),
     clock: Callable[[], float] = time.perf_counter,
     start: TrainingResult | None = None,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> TrainingResult:
     """Train until a limit is reached or Ctrl-C is pressed; either way ``on_end`` is called with what there is.
 

@@ -21,7 +21,8 @@ from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import Params, layer_params, output_weight_name, parameter_shapes
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.storage.checkpoint import Checkpoint, write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
+from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.artifact.golden_cases import golden_cases
 from unrolled.export.artifact.metadata import FORMS, Axes, file_metadata, producer
 from unrolled.export.artifact.weight_storage import FLOAT32, STORAGES, Weights, as_restored, restore

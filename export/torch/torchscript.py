@@ -19,7 +19,8 @@ from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.models.parameters import parameter_shapes
 from unrolled.engine.models.step_contract import Draws
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.storage.checkpoint import Checkpoint, write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
+from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.export.artifact.golden_cases import Settings, golden_cases, uniforms
 from unrolled.export.artifact.metadata import FileInfo, file_metadata, parse_metadata

@@ -19,7 +19,14 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import Params, parameter_shapes
 from unrolled.engine.models.step_contract import StepModel, Stepper, zero_state
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.storage.checkpoint import BEST, LAST, SUFFIX, Checkpoint, load_checkpoint, model_digest
+from unrolled.engine.storage.checkpoint import (
+    BEST_CHECKPOINT,
+    CHECKPOINT_SUFFIX,
+    LAST_CHECKPOINT,
+    Checkpoint,
+    load_checkpoint,
+    model_digest,
+)
 from unrolled.export.artifact.golden_cases import MARGIN, Draw, greedy_tokens, recorded_draws, sampled_tokens
 from unrolled.export.artifact.golden_cases import draw as rules_draw
 from unrolled.export.artifact.metadata import FORMS, FileInfo
@@ -247,7 +254,7 @@ def _reference(checkpoint: Checkpoint) -> LanguageModel:
 
 def find_checkpoint(path: Path, digest: str) -> tuple[Checkpoint, Path] | None:
     """The checkpoint that an exported file was made of, if it lies beside it."""
-    for name in (path.stem + SUFFIX, BEST, LAST):
+    for name in (path.stem + CHECKPOINT_SUFFIX, BEST_CHECKPOINT, LAST_CHECKPOINT):
         beside = path.parent / name
         if beside.is_file():
             try:
@@ -277,7 +284,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
     if info is not None and against is None:
         found = find_checkpoint(path, info.checkpoint_digest)
         against, source = (found[0], f" ({found[1].name})") if found else (None, "")
-    elif info is None and path.suffix == SUFFIX:
+    elif info is None and path.suffix == CHECKPOINT_SUFFIX:
         against = against or load_checkpoint(path)
 
     def steps() -> Iterator[tuple[str, Callable[[], str]]]:

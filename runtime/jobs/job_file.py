@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from unrolled.engine.errors import JobError, ModelFileError
-from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.export.artifact.metadata import DEFAULTS, SAMPLING_VERSION
 

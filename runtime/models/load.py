@@ -14,7 +14,7 @@ from pathlib import Path
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32
-from unrolled.engine.storage.checkpoint import SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.runtime.models.argument_checks import check_path
 from unrolled.runtime.models.engines import TokenizedModel, TorchModule, make_model, needs_torch
 
@@ -63,11 +63,11 @@ def load(path: str | os.PathLike[str], engine: str | None = None, precision: str
     """
     check_path(path)
     path = resolve_model_file(path)
-    if path.suffix == SUFFIX:
+    if path.suffix == CHECKPOINT_SUFFIX:
         usual = "onnxruntime" if precision == FLOAT32 else "numba"
         return make_model(load_checkpoint(path), engine or usual, precision)
     if path.suffix not in OPENERS:
-        known = ", ".join((SUFFIX, *OPENERS))
+        known = ", ".join((CHECKPOINT_SUFFIX, *OPENERS))
         raise ModelFileError(f"{path}: the ending {path.suffix!r} is of no model file; known are {known}")
     if precision != FLOAT32:
         raise ConfigError(f"{path}: has its precision; {precision!r} needs a checkpoint or a run folder")

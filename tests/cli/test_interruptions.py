@@ -20,7 +20,7 @@ import pytest
 from unrolled.cli.verbs.demo import _train
 from unrolled.engine.runs.run_folder import METRICS
 from unrolled.engine.signals import Interruption
-from unrolled.engine.storage.checkpoint import BEST, LAST, save_checkpoint
+from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, save_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -235,7 +235,7 @@ def test_every_verb_is_interrupted_with_one_line_and_leaves_nothing(folder: Path
     before = {"fox.txt", "model.safetensors"}
     if verb == "report":
         (work / "run").mkdir()
-        for name in (BEST, LAST):
+        for name in (BEST_CHECKPOINT, LAST_CHECKPOINT):
             (work / "run" / name).write_bytes((work / "model.safetensors").read_bytes())
         (work / "run" / METRICS).write_text("")
         before.add("run")

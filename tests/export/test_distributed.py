@@ -17,7 +17,7 @@ from tolerances import assert_close
 
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.process_group import ALONE
+from unrolled.engine.process_group import SINGLE_PROCESS
 from unrolled.engine.runs.experiment import prepare_run
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
@@ -156,14 +156,14 @@ def test_a_torch_without_gloo_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("engine", ["numba", "numpy"])
 def test_other_engines_say_that_they_train_in_one_process(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with training_group(engine) as group:
-        assert group is ALONE
+        assert group is SINGLE_PROCESS
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"engine: {engine} trains in one process"), training_group(engine):
         pass
     monkeypatch.setenv("WORLD_SIZE", "1")
     with training_group(engine) as group:
-        assert group is ALONE
+        assert group is SINGLE_PROCESS
 
 
 def torchrun(folder: Path, *options: str) -> subprocess.Popen[str]:

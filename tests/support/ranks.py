@@ -22,7 +22,7 @@ from unrolled.engine.errors import ConfigError, DivergedError, ProcessLostError
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.optimizer import OptimizerConfig
-from unrolled.engine.process_group import ALONE, Group
+from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.loop import Observer, TrainingConfig, TrainingResult, train
@@ -57,7 +57,7 @@ CASES: dict[str, tuple[Callable[[], Batches], dict[str, Any], OptimizerConfig]] 
 }
 
 
-def curve(case: str, group: Group = ALONE, make: Callable[..., Any] = make_trainable) -> dict[str, Any]:
+def curve(case: str, group: Group = SINGLE_PROCESS, make: Callable[..., Any] = make_trainable) -> dict[str, Any]:
     """Losses, validation, hidden state and weights of a training in float64."""
     data, settings, rule = CASES[case]
     config = models.config(**settings)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
 from unrolled.engine.models.step_contract import StepModel, zero_state
-from unrolled.engine.storage.checkpoint import replacing
+from unrolled.engine.storage.atomic_files import replacing
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.argument_checks import check_model, check_path, check_text, shown
 from unrolled.runtime.models.batch_invariance import RowModel

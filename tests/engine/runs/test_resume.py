@@ -27,7 +27,7 @@ from unrolled.engine.runs.resume import RESUME, load_resume_state
 from unrolled.engine.runs.run_folder import read_metrics, step_line
 from unrolled.engine.storage import locks
 from unrolled.engine.storage.checkpoint import load_checkpoint
-from unrolled.engine.storage.locks import LOCK, FolderLock
+from unrolled.engine.storage.locks import LOCK_FILE, FolderLock
 from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.loop import TrainingConfig
 from unrolled.export.training_engines import TRAINABLES
@@ -257,7 +257,7 @@ def test_one_process_at_a_time_and_a_lock_left_behind_stops_nobody(tmp_path: Pat
         prepared().run(tmp_path)
     held.release()
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / LOCK).write_text(str(os.getpid()))  # of a process that lives, but holds nothing
+    (tmp_path / LOCK_FILE).write_text(str(os.getpid()))  # of a process that lives, but holds nothing
     FolderLock(tmp_path).release()
 
 
@@ -384,7 +384,7 @@ def killed_and_resumed(engine: str, kills: int, tmp_path: Path, steps: int) -> N
     for _ in range(kills):
         process = start(engine, corpus, folder, steps, "--resume")
         deadline = time.monotonic() + 60
-        while process.poll() is None and not (folder / LOCK).exists() and time.monotonic() < deadline:
+        while process.poll() is None and not (folder / LOCK_FILE).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         if killed:
             time.sleep(rng.uniform(0, 1.5 * training / kills))

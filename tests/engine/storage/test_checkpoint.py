@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import parameter_count, parameter_shapes
-from unrolled.engine.storage import checkpoint as module
+from unrolled.engine.storage import atomic_files
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 
@@ -154,7 +154,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint_and_no_rubbish(
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(path, models.checkpoint("gru"))
     assert path.read_bytes() == before

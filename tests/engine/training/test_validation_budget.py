@@ -20,7 +20,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.experiment import Experiment
 from unrolled.engine.runs.resume import RESUME, load_resume_state
 from unrolled.engine.runs.run_folder import read_metrics
-from unrolled.engine.storage.checkpoint import BEST, load_checkpoint, resolve_model_file
+from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, load_checkpoint, resolve_model_file
 from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.loop import TrainingConfig, TrainingResult, train
 from unrolled.engine.training.trainable import Trainable
@@ -174,12 +174,12 @@ def test_an_interruption_before_the_first_validation_leaves_no_best_that_is_olde
         return int(recorded["result"]["steps"])
 
     assert prepared(USUAL).run(tmp_path / "run", observers=[InterruptAt(20)]).best is None
-    assert ((tmp_path / "run" / BEST).exists(), shown()) == (True, 20)
+    assert ((tmp_path / "run" / BEST_CHECKPOINT).exists(), shown()) == (True, 20)
     with pytest.raises(RuntimeError):
         prepared(USUAL).run(tmp_path / "run", observers=[StopAt(47)], resume=True)
     assert shown() == 45
     prepared(USUAL).run(tmp_path / "run", resume=True)
-    assert (tmp_path / "run" / BEST).exists()
+    assert (tmp_path / "run" / BEST_CHECKPOINT).exists()
 
 
 def as_of_the_first_release(folder: Path, monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> None:

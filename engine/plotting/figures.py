@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import MissingDependencyError
-from unrolled.engine.storage.checkpoint import write_atomically
+from unrolled.engine.storage.atomic_files import write_atomically
 
-COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
+PALETTE = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
 INK, GRID, FAINT = "#111827", "#e5e7eb", "#9ca3af"
 
 

@@ -1,0 +1,1 @@
+"""Draw pictures of results; matplotlib is imported when one is drawn."""
