@@ -3,17 +3,17 @@
 Kernels compile at their first call for a dtype and are cached on disk; a later process loads them in a moment.
 """
 
+from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from unrolled.engine.kernels import optimizers as optim
 from unrolled.engine.kernels.gemm import amx
+from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
 from unrolled.engine.kernels.jit.compilation import Kernel, drop_stale_cache
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.layers import layers
 from unrolled.engine.kernels.recurrent import gru, lstm, rnn
-from unrolled.engine.kernels.simd import bf16
 
 drop_stale_cache(
     variant="amx refused" if TARGET.amx_bf16 and not amx.AVAILABLE else ""
@@ -26,32 +26,46 @@ KERNELS: dict[str, Kernel] = {
     "lstm": Kernel(lstm.forward, lstm.backward),
 }
 
-_PRODUCTS = (
-    "linear_forward",
-    "linear_backward_input",
-    "linear_backward_weight",
-    "embedded_linear_forward",
-    "embedded_linear_backward",
-    "first_layer_backward",
-    "output_loss",
-)
+
+class Layers(NamedTuple):
+    """Compiled layers around the recurrent ones; contracts and formulas in ``unrolled.engine.models.layers``."""
+
+    zeros: Callable[..., Any]
+    embedding_forward: Callable[..., Any]
+    embedding_backward: Callable[..., Any]
+    linear_forward: Callable[..., Any]
+    linear_backward_input: Callable[..., Any]
+    linear_backward_weight: Callable[..., Any]
+    embedded_linear_forward: Callable[..., Any]
+    embedded_linear_backward: Callable[..., Any]
+    first_layer_backward: Callable[..., Any]
+    softmax_cross_entropy: Callable[..., Any]
+    output_loss: Callable[..., Any]
 
 
-def make_kernels(in_bf16: bool) -> tuple[dict[str, Kernel], Any]:
-    """Cells and layers whose products are in float32, or in bfloat16.
+def _layers_with(packing: Packing) -> Layers:
+    return Layers(
+        layers.zeros,
+        layers.embedding_forward,
+        layers.embedding_backward,
+        partial(layers.linear_forward, packing=packing),
+        partial(layers.linear_backward_input, packing=packing),
+        partial(layers.linear_backward_weight, packing=packing),
+        partial(layers.embedded_linear_forward, packing=packing),
+        partial(layers.embedded_linear_backward, packing=packing),
+        partial(layers.first_layer_backward, packing=packing),
+        layers.softmax_cross_entropy,
+        partial(layers.output_loss, packing=packing),
+    )
 
-    Raises:
-        ConfigError: this processor has no instruction for bfloat16.
-    """
-    if not in_bf16:
-        return KERNELS, layers
-    bf16.check_available()
+
+def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, Kernel], Layers]:
+    """Return the cells and the layers, whose products have factors of a format."""
     cells = {
-        name: Kernel(partial(kernel.forward, bf16=True), partial(kernel.backward, bf16=True))
+        name: Kernel(partial(kernel.forward, packing=packing), partial(kernel.backward, packing=packing))
         for name, kernel in KERNELS.items()
     }
-    rounded = {name: partial(getattr(layers, name), bf16=True) for name in _PRODUCTS}
-    return cells, SimpleNamespace(**{**vars(layers), **rounded})
+    return cells, _layers_with(packing)
 
 
-__all__ = ["KERNELS", "layers", "make_kernels", "optim"]
+__all__ = ["KERNELS", "choose_packing", "make_kernels", "optim"]

@@ -46,7 +46,7 @@ def _numba(precision: str) -> Backend:
         kernels = importlib.import_module("unrolled.engine.kernels")
     except ImportError as error:
         raise MissingDependencyError(f"the numba engine needs numba, which cannot be imported ({error})") from error
-    cells, layers = kernels.make_kernels(precision == BF16)
+    cells, layers = kernels.make_kernels(kernels.choose_packing(precision == BF16))
     return Backend("numba", cells, layers, kernels.optim)
 
 

@@ -45,8 +45,9 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
         logits, state = model.step(tokens, state)
     from unrolled.engine.kernels.decode.decoder import Decoder  # numba is there now
     from unrolled.engine.kernels.decode.flow import FlowDecoder
+    from unrolled.engine.kernels.gemm.packing import choose_packing
 
-    decoder, rows = Decoder(config, params, precision == BF16), np.arange(2)
+    decoder, rows = Decoder(config, params, choose_packing(precision == BF16)), np.arange(2)
     decoder.decode(logits[-1], state, Draws(1, 0, rows, True, 1.0, 0, 1.0, 0))
     settings = [np.full(2, value) for value in (True, 1.0, 0, 1.0, np.uint64(0))]
     draws, going = np.zeros(2, np.uint64), np.zeros(2, np.bool_)

@@ -50,8 +50,9 @@ class NumbaModel(TokenizedModel):
     @cached_property
     def _decoder(self) -> Any:
         from unrolled.engine.kernels.decode.decoder import Decoder
+        from unrolled.engine.kernels.gemm.packing import choose_packing
 
-        return Decoder(self.config, self._model.params, self._model.precision == BF16)
+        return Decoder(self.config, self._model.params, choose_packing(self._model.precision == BF16))
 
     def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
         return self._decoder.decode(logits, state, draws)

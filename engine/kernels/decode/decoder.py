@@ -13,6 +13,7 @@ from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels.decode.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
 from unrolled.engine.kernels.gemm.matmul import add_product, product
+from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack_transposed, padded_columns
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.recurrent import gru, lstm, rnn
@@ -155,23 +156,23 @@ class Decoder:
     Args:
         config: the model.
         params: float32; copied into packed form, later changes are not seen.
-        bf16: products in bfloat16.
+        packing: format of the factors of products.
     """
 
-    def __init__(self, config: ModelConfig, params: Params, bf16: bool = False) -> None:
+    def __init__(self, config: ModelConfig, params: Params, packing: Packing = Packing.FULL) -> None:
         self.config = config
         layers = [layer_params(params, layer) for layer in range(config.num_layers)]
         first, rest = layers[0], layers[1:]
-        table = product(params["embedding.weight"], pack_transposed(first.w_ih, bf16), first.b_ih)
+        table = product(params["embedding.weight"], pack_transposed(first.w_ih, packing), first.b_ih)
         nothing = np.zeros((0, config.hidden_size), table.dtype)
         self.weights = (
             KINDS[config.cell],
             table,
-            _stack([pack_transposed(layer.w_ih, bf16) for layer in rest] or [pack_transposed(nothing, bf16)]),
-            _stack([pack_transposed(layer.w_hh, bf16) for layer in layers]),
+            _stack([pack_transposed(layer.w_ih, packing) for layer in rest] or [pack_transposed(nothing, packing)]),
+            _stack([pack_transposed(layer.w_hh, packing) for layer in layers]),
             _stack([layer.b_ih for layer in rest] or [first.b_ih]),
             _stack([layer.b_hh for layer in layers]),
-            pack_transposed(params[output_weight_name(config)], bf16),
+            pack_transposed(params[output_weight_name(config)], packing),
             params["output.bias"],
         )
 

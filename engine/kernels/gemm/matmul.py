@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba.extending import overload
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import amx
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
 from unrolled.engine.kernels.gemm.microkernel import FEW_ROWS, TILE_ROWS, VECTORS, multiply_tile
+from unrolled.engine.kernels.gemm.packing import by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.kernels.simd.bf16 import WORD
 from unrolled.engine.kernels.simd.copies import copy_block
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
@@ -130,25 +129,8 @@ def _multiply_part_amx(
     )  # fmt: skip
 
 
-def multiply_part(  # type: ignore[no-untyped-def]
-    a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
-):
-    """``multiply`` for the N columns from panel ``first`` on; ``start_at`` and ``c_at`` are the places of the first of them."""
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(multiply_part, inline="always")
-def _multiply_part_for(  # type: ignore[no-untyped-def]
-    a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
-):
-    run = _multiply_part_amx if panels.dtype == WORD and amx.AVAILABLE else _multiply_part
-
-    def call(  # type: ignore[no-untyped-def]
-        a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back
-    ):
-        run(a, a_at, a_row, a_depth, panels, first, start, start_at, start_row, c, c_at, c_row, rows, N, back)
-
-    return call
+multiply_part = by_packing("panels", _multiply_part, _multiply_part, _multiply_part_amx)
+"""``multiply`` for the N columns from panel ``first`` on; ``start_at`` and ``c_at`` are the places of the first of them."""
 
 
 @compiled

@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm.lhs_packing import packed_depth, packed_words
+from unrolled.engine.kernels.gemm import amx
 from unrolled.engine.kernels.gemm.microkernel import PANEL_BYTES, VECTORS
+from unrolled.engine.kernels.gemm.packing import Packing, by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.kernels.simd.bf16 import WORD, WORD_DTYPE, word
+from unrolled.engine.kernels.simd.bf16 import WORD_DTYPE, word
 from unrolled.engine.kernels.simd.copies import copy_transposed, make_copy, make_pairing
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
@@ -78,25 +78,8 @@ def _copy_rows_words(b: NDArray, k: int, p: int, panels: NDArray) -> None:
         _pair_row(source, at, at + N, target, (p * K + row // 2) * W)
 
 
-def _put_for(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
-    """``_put`` or ``_put_word``; goes by the panels' dtype, as the next."""
-    raise NotImplementedError("for compiled code only")
-
-
-def _copy_rows_for(b, k, p, panels):  # type: ignore[no-untyped-def]
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(_put_for, inline="always")
-def _put_by_dtype(b, k, p, j, transposed, panels):  # type: ignore[no-untyped-def]
-    put = _put_word if panels.dtype == WORD else _put
-    return lambda b, k, p, j, transposed, panels: put(b, k, p, j, transposed, panels)
-
-
-@overload(_copy_rows_for, inline="always")
-def _copy_rows_by_dtype(b, k, p, panels):  # type: ignore[no-untyped-def]
-    copy = _copy_rows_words if panels.dtype == WORD else _copy_rows
-    return lambda b, k, p, panels: copy(b, k, p, panels)
+_put_number = by_packing("panels", _put, _put_word)
+_copy_block = by_packing("panels", _copy_rows, _copy_rows_words)
 
 
 @compiled_parallel
@@ -122,42 +105,41 @@ def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, 
     else:
         for k in range(first, last, PACK_ROWS):
             for p in range(whole):
-                _copy_rows_for(b, k, p, panels)
+                _copy_block(b, k, p, panels)
         whole *= W
     end = K if part == parts - 1 else last
     edge = (P - 1) * W
     for k in range(first, last):  # columns that fill no register or panel
         for j in range(whole - edge, N - edge):
-            _put_for(b, k, P - 1, j, transposed, panels)
+            _put_number(b, k, P - 1, j, transposed, panels)
     for k in range(last, end):  # rows that fill no block
         for p in range(P):
             for j in range(min(W, N - p * W)):
-                _put_for(b, k, p, j, transposed, panels)
+                _put_number(b, k, p, j, transposed, panels)
     packed_end = depth if part == parts - 1 else last // paired
     for k in range(first // paired, packed_end):
         for j in range(N - (P - 1) * W, W):
             panels[P - 1, k, j] = 0
 
 
-def _packed(b: NDArray, transposed: bool, bf16: bool) -> NDArray:
+def _packed(b: NDArray, transposed: bool, packing: Packing) -> NDArray:
     N, K = b.shape if transposed else b.shape[::-1]
-    dtype = WORD_DTYPE if bf16 else b.dtype
-    W, filled = panel_width(dtype), (K + 1) // 2 if bf16 else K
-    panels = empty((-(-N // W), packed_depth(K) if bf16 else K, W), dtype)
-    if bf16:
-        panels[:, filled:] = 0
-    _pack(get_num_threads(), b, panels, transposed, 2 if bf16 else 1)
+    dtype, depth, paired = packing.dtype(b.dtype), packing.depth(K), 1 if packing is Packing.FULL else 2
+    W = panel_width(dtype)
+    panels = empty((-(-N // W), depth, W), dtype)
+    panels[:, -(-K // paired) :] = 0
+    _pack(get_num_threads(), b, panels, transposed, paired)
     return panels
 
 
-def pack(b: NDArray, bf16: bool = False) -> NDArray:
-    """Panels of ``b`` (K, N), of its dtype or of words."""
-    return _packed(b, False, bf16)
+def pack(b: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+    """Panels of ``b`` (K, N)."""
+    return _packed(b, False, packing)
 
 
-def pack_transposed(b: NDArray, bf16: bool = False) -> NDArray:
-    """Panels of ``b.T`` for ``b`` (N, K), of its dtype or of words."""
-    return _packed(b, True, bf16)
+def pack_transposed(b: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+    """Panels of ``b.T`` for ``b`` (N, K)."""
+    return _packed(b, True, packing)
 
 
 class Runs(NamedTuple):
@@ -175,26 +157,28 @@ def row_of(runs: Runs, k: int) -> int:
 
 
 @compiled
-def _pack_rows_as_they_are(b: NDArray, runs: Runs, k0: int, depth: int, panels: NDArray, W: int) -> int:
+def _pack_rows_full(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
     N = b.shape[1]
     flat = b.reshape(-1)
-    for k in range(depth):
+    for k in range(rows):
         row_at, at = row_of(runs, k0 + k) * N, k * W
         for n in range(0, N - W + 1, W):
             _copy_row(flat, row_at + n, panels, at)
-            at += depth * W
+            at += rows * W
         rest = N % W
         if rest:
             for j in range(W):
                 panels[at + j] = flat[row_at + N - rest + j] if j < rest else 0
-    return depth
+    return rows
 
 
 @compiled
-def _pack_rows_words(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
+def _pack_row_words(
+    b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int, depth: int
+) -> None:  # fmt: skip
     N = b.shape[1]
     flat = b.reshape(-1)
-    depth, filled = packed_words(rows), (rows + 1) // 2
+    filled = (rows + 1) // 2
     zero = np.float32(0)
     for p in range((N + W - 1) // W):
         panels[(p * depth + filled) * W : (p + 1) * depth * W] = 0
@@ -212,15 +196,21 @@ def _pack_rows_words(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray
                     high = flat[high_at + n + j] if some and two else zero
                     panels[at + j] = word(low, high)
             at += depth * W
+
+
+@compiled
+def _pack_rows_pairs(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
+    depth = (rows + 1) // 2
+    _pack_row_words(b, runs, k0, rows, panels, W, depth)
     return depth
 
 
-def pack_rows(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
-    """``rows`` of the ``runs`` of ``b``, from the k0-th on, as flat panels, padded with zeros; returns their depth."""
-    raise NotImplementedError("for compiled code only")
+@compiled
+def _pack_rows_tiles(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
+    depth = ((rows + 1) // 2 + amx.DEPTH - 1) // amx.DEPTH * amx.DEPTH
+    _pack_row_words(b, runs, k0, rows, panels, W, depth)
+    return depth
 
 
-@overload(pack_rows, inline="always")
-def _pack_rows_for(b, runs, k0, rows, panels, W):  # type: ignore[no-untyped-def]
-    pack = _pack_rows_words if panels.dtype == WORD else _pack_rows_as_they_are
-    return lambda b, runs, k0, rows, panels, W: pack(b, runs, k0, rows, panels, W)
+pack_rows = by_packing("panels", _pack_rows_full, _pack_rows_pairs, _pack_rows_tiles)
+"""``rows`` of the ``runs`` of ``b``, from the k0-th on, as flat panels, padded with zeros; returns their depth."""

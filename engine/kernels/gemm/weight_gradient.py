@@ -6,20 +6,19 @@ the first factor are packed in strips, which the micro-kernel reads as rows.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import amx
-from unrolled.engine.kernels.gemm.lhs_packing import packed_depth
 from unrolled.engine.kernels.gemm.matmul import multiply_columns
 from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS
+from unrolled.engine.kernels.gemm.packing import Packing, by_packing
 from unrolled.engine.kernels.gemm.rhs_packing import Runs, pack_rows, panel_width, row_of
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.jit.target import TARGET
-from unrolled.engine.kernels.simd.bf16 import WORD, WORD_DTYPE, word
+from unrolled.engine.kernels.simd.bf16 import word
 from unrolled.engine.kernels.simd.copies import copy_words_transposed, make_copy_and_add, make_pairing, prefetch
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
@@ -91,7 +90,7 @@ def _add_columns(
 
 
 @compiled
-def _pack_strips_as_they_are(
+def _pack_strips_full(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
@@ -127,7 +126,7 @@ def _pack_strips_as_they_are(
 
 
 @compiled
-def _pack_strips_words(
+def _pack_strips_pairs(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
@@ -158,7 +157,7 @@ def _pack_strips_words(
 
 
 @compiled
-def _pack_strips_amx(
+def _pack_strips_tiles(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
@@ -186,7 +185,7 @@ def _pack_strips_amx(
 
 
 @compiled
-def _multiply_strips_as_they_are(
+def _multiply_strips_full(
     strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
 ) -> None:  # fmt: skip
     for m in range(0, rows, STRIP):
@@ -196,17 +195,22 @@ def _multiply_strips_as_they_are(
 
 
 @compiled
-def _multiply_strips_amx(
+def _multiply_strips_tiles(
     strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
 ) -> None:  # fmt: skip
     amx.multiply(strips, 0, AMX_STRIP, panels, depth, W, 0, c, c_at, N, c, c_at, N, rows, N, False)
 
 
-class _Strips(NamedTuple):
-    """One way to pack a first factor: how much at a time, and what packs and multiplies it."""
+_pack_strips = by_packing("strips", _pack_strips_full, _pack_strips_pairs, _pack_strips_tiles)
+"""Columns m0 … m1 of ``rows`` of the ``runs`` of ``a``, from the k0-th on, strip by strip; adds row k to sums[places[k]]."""
 
-    pack: Any
-    multiply: Any
+_multiply_strips = by_packing("strips", _multiply_strips_full, _multiply_strips_full, _multiply_strips_tiles)
+"""``rows`` rows of N items of the flat ``c``, from ``c_at`` on, += packed strips times packed panels of that depth."""
+
+
+class _Strips(NamedTuple):
+    """How much of a first factor is packed at a time."""
+
     rows: int  # of both factors
     together: int  # rows that must lie one behind the other
     columns: int  # of the first
@@ -214,46 +218,12 @@ class _Strips(NamedTuple):
     items: int  # that are packed at a time
 
 
-_AS_THEY_ARE = _Strips(
-    _pack_strips_as_they_are, _multiply_strips_as_they_are, DEPTH, _SUMMED, COLUMNS, STRIP, COLUMNS // STRIP * STRIP_ITEMS
-)  # fmt: skip
-_WORDS = _AS_THEY_ARE._replace(pack=_pack_strips_words, rows=2 * DEPTH)
-_TILES = _Strips(
-    _pack_strips_amx, _multiply_strips_amx, 2 * DEPTH, 2 * amx.DEPTH, AMX_COLUMNS, amx.ROWS, AMX_COLUMNS * AMX_STRIP
-)  # fmt: skip
-
-
-def _strips(bf16: bool) -> _Strips:
-    if not bf16:
-        return _AS_THEY_ARE
-    return _TILES if amx.AVAILABLE else _WORDS
-
-
-def _pack_strips(a, runs, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
-    """Columns m0 … m1 of ``rows`` of the ``runs`` of ``a``, from the k0-th on, strip by strip.
-
-    Adds row k of ``a`` to sums[places[k]].
-    """
-    raise NotImplementedError("for compiled code only")
-
-
-def _multiply_strips(strips, panels, depth, W, c, c_at, rows, N):  # type: ignore[no-untyped-def]
-    """``rows`` rows of N items of the flat ``c``, from ``c_at`` on, += packed strips times packed panels of that depth."""
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(_pack_strips, inline="always")
-def _pack_strips_for(a, runs, k0, rows, m0, m1, strips, sums, places):  # type: ignore[no-untyped-def]
-    pack = _strips(strips.dtype == WORD).pack
-    return lambda a, runs, k0, rows, m0, m1, strips, sums, places: pack(
-        a, runs, k0, rows, m0, m1, strips, sums, places
-    )  # fmt: skip
-
-
-@overload(_multiply_strips, inline="always")
-def _multiply_strips_for(strips, panels, depth, W, c, c_at, rows, N):  # type: ignore[no-untyped-def]
-    multiply = _strips(strips.dtype == WORD).multiply
-    return lambda strips, panels, depth, W, c, c_at, rows, N: multiply(strips, panels, depth, W, c, c_at, rows, N)
+_FULL = _Strips(DEPTH, _SUMMED, COLUMNS, STRIP, COLUMNS // STRIP * STRIP_ITEMS)
+_STRIPS = {
+    Packing.FULL: _FULL,
+    Packing.PAIRS: _FULL._replace(rows=2 * DEPTH),
+    Packing.TILES: _Strips(2 * DEPTH, 2 * amx.DEPTH, AMX_COLUMNS, amx.ROWS, AMX_COLUMNS * AMX_STRIP),
+}
 
 
 @compiled
@@ -329,7 +299,8 @@ def _add_piece(
 
 
 def add_transposed_product(
-    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, bf16: bool = False, column: int = 0, batch: int = 1
+    a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, packing: Packing = Packing.FULL,
+    column: int = 0, batch: int = 1,
 ) -> None:  # fmt: skip
     """c += a[:, column:column + M].T @ b and np.add.at(sums, places, a) for ``a`` (K, ≥ M), ``b`` (K, N), ``c`` (M, N).
 
@@ -338,18 +309,18 @@ def add_transposed_product(
     behind the last of ``sums``, are not read; those of ``sums`` behind the M of the product are only summed.
 
     All are C-contiguous and, but for ``places``, of one dtype.
-    With ``bf16`` the factors of the product are rounded, the sums are not.
+    ``packing`` may round the factors of the product; sums are not rounded.
 
     Threads share out M. Where K is large beside M and R, it is added up in two pieces, on any number of threads, so that
     results do not depend on it: of two threads each then packs half of both factors, and not all of ``b``. If row k is that
     of a step and of k % ``batch`` in its batch, a piece has the rows of half a batch, as far as they come in groups that
     fit. Of two threads each had just these in the recurrence: RNN of 128 and 256, B = 64, a step 1.06 times as fast.
     """
-    dtype, strips = WORD_DTYPE if bf16 else a.dtype, _strips(bf16)
+    dtype, strips = packing.dtype(a.dtype), _STRIPS[packing]
     (K, N), M, parts, W = b.shape, len(c), get_num_threads(), panel_width(dtype)
     rows = min(strips.rows, K)
-    depth = packed_depth(rows) if bf16 else rows
-    packed, panels = empty((parts, strips.items), dtype), empty((parts, depth * -(-N // W) * W), dtype)
+    packed = empty((parts, strips.items), dtype)
+    panels = empty((parts, packing.depth(rows) * -(-N // W) * W), dtype)
     pieces, count = 1, 1
     if 2 * max(M, len(sums)) <= K:
         pieces = 2

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
 from unrolled.engine.kernels.gemm.matmul import multiply, product, products
 from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS
+from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed, padded_columns
 from unrolled.engine.kernels.gemm.weight_gradient import SUM_ROWS, add_transposed_product
 from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
@@ -67,28 +68,28 @@ def embedding_backward(dx: NDArray, tokens: NDArray, dweight: NDArray) -> None:
     _add_rows_at(get_num_threads(), _rows(dx), tokens.reshape(-1), dweight)
 
 
-def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, bf16: bool = False) -> NDArray:
-    return product(_rows(x), pack_transposed(weight, bf16), bias).reshape(*x.shape[:-1], len(bias))
+def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+    return product(_rows(x), pack_transposed(weight, packing), bias).reshape(*x.shape[:-1], len(bias))
 
 
-def linear_backward_input(dy: NDArray | Columns, weight: NDArray, bf16: bool = False) -> NDArray:
+def linear_backward_input(dy: NDArray | Columns, weight: NDArray, packing: Packing = Packing.FULL) -> NDArray:
     dy = _as_columns(dy)
     rows, factors, first = _rows(dy.array), [], 0
     for k0, k1 in dy.ranges:
-        factors.append((k0, k1, pack(weight[first : first + k1 - k0], bf16)))
+        factors.append((k0, k1, pack(weight[first : first + k1 - k0], packing)))
         first += k1 - k0
     return products(rows, factors, np.zeros(weight.shape[1], weight.dtype)).reshape(*dy.array.shape[:-1], -1)
 
 
 def linear_backward_weight(
-    dy: NDArray | Columns, x: NDArray, dweight: NDArray, dbias: NDArray, bf16: bool = False
+    dy: NDArray | Columns, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing = Packing.FULL
 ) -> None:  # fmt: skip
     dy = _as_columns(dy)
     rows, x, first = _rows(dy.array), _rows(x), 0
     for k0, k1 in dy.ranges:
         last = first + k1 - k0
         sums, places = _one_sum(np.zeros(k1, rows.dtype), rows)
-        add_transposed_product(rows, x, dweight[first:last], sums, places, bf16, k0, _batch(dy.array))
+        add_transposed_product(rows, x, dweight[first:last], sums, places, packing, k0, _batch(dy.array))
         dbias[first:last] += sums[0, k0:]
         first = last
 
@@ -119,54 +120,54 @@ def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def embedded_linear_forward(
-    embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray, bf16: bool = False
+    embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray, packing: Packing = Packing.FULL
 ) -> Gathered:
     """As the reference, as a table of the products of each token, from which the layer gathers its rows."""
     used, places = _used_rows(embedding, tokens)
     rows = embedding if len(used) == len(embedding) else embedding_forward(embedding, used)
-    return Gathered(linear_forward(rows, weight, bias, bf16), places)
+    return Gathered(linear_forward(rows, weight, bias, packing), places)
 
 
 def embedded_linear_backward(
     dy: NDArray, embedding: NDArray, tokens: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray],
-    bf16: bool = False,
+    packing: Packing = Packing.FULL,
 ) -> None:  # fmt: skip
     used, places = _used_rows(embedding, tokens)
     dtable = np.zeros((len(used), dy.shape[-1]), dy.dtype)
     embedding_backward(dy, places, dtable)
-    _table_backward(dtable, used, embedding, weight, grads, bf16)
+    _table_backward(dtable, used, embedding, weight, grads, packing)
 
 
 def first_layer_backward(
     dxg: NDArray | Columns, dhg: NDArray | Columns, h_prev: NDArray, embedding: NDArray, tokens: NDArray, w_ih: NDArray,
-    grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], bf16: bool = False,
+    grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], packing: Packing = Packing.FULL,
 ) -> None:  # fmt: skip
     """As the reference; where both gradients lie in one array, it is read once for the weights and the table of tokens."""
     dembedding, dw_ih, db_ih, dw_hh, db_hh = grads
     dxg, dhg = _as_columns(dxg), _as_columns(dhg)
     if dxg.array is not dhg.array:
-        linear_backward_weight(dhg, h_prev, dw_hh, db_hh, bf16)
-        embedded_linear_backward(np.asarray(dxg), embedding, tokens, w_ih, (dembedding, dw_ih, db_ih), bf16)
+        linear_backward_weight(dhg, h_prev, dw_hh, db_hh, packing)
+        embedded_linear_backward(np.asarray(dxg), embedding, tokens, w_ih, (dembedding, dw_ih, db_ih), packing)
         return
     rows, (used, places) = _rows(dhg.array), _used_rows(embedding, tokens)
     sums = np.zeros((len(used), rows.shape[1]), rows.dtype)
-    add_transposed_product(rows, _rows(h_prev), dw_hh, sums, places.reshape(-1), bf16, batch=_batch(h_prev))
-    _table_backward(np.asarray(dxg._replace(array=sums)), used, embedding, w_ih, (dembedding, dw_ih, db_ih), bf16)
+    add_transposed_product(rows, _rows(h_prev), dw_hh, sums, places.reshape(-1), packing, batch=_batch(h_prev))
+    _table_backward(np.asarray(dxg._replace(array=sums)), used, embedding, w_ih, (dembedding, dw_ih, db_ih), packing)
     db_hh += np.asarray(dhg._replace(array=sums)).sum(axis=0)
 
 
 def _table_backward(
     dtable: NDArray, used: NDArray, embedding: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray],
-    bf16: bool,
+    packing: Packing,
 ) -> None:  # fmt: skip
     """Gradients of embedding, weight and bias from those of the table's rows (R, G·H), which are of the tokens ``used``."""
     dembedding, dweight, dbias = grads
     if len(used) == len(embedding):
-        linear_backward_weight(dtable, embedding, dweight, dbias, bf16)
-        dembedding += linear_backward_input(dtable, weight, bf16)
+        linear_backward_weight(dtable, embedding, dweight, dbias, packing)
+        dembedding += linear_backward_input(dtable, weight, packing)
     else:
-        linear_backward_weight(dtable, embedding_forward(embedding, used), dweight, dbias, bf16)
-        dembedding[used] += linear_backward_input(dtable, weight, bf16)
+        linear_backward_weight(dtable, embedding_forward(embedding, used), dweight, dbias, packing)
+        dembedding[used] += linear_backward_input(dtable, weight, packing)
 
 
 @compiled_sum
@@ -285,7 +286,7 @@ def output_loss(
     mask: NDArray,
     grads: tuple[NDArray, NDArray] | None,
     smoothing: float = 0.0,
-    bf16: bool = False,
+    packing: Packing = Packing.FULL,
 ) -> tuple[LossResult, NDArray | None]:
     """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
     rows, dtype, (V, H) = _rows(h), h.dtype, weight.shape
@@ -294,7 +295,7 @@ def output_loss(
     losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
     flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
     dh = empty((N if grads else 0, H), dtype)
-    panels, back = pack_transposed(weight, bf16), pack(weight if grads else weight[:0], bf16)
+    panels, back = pack_transposed(weight, packing), pack(weight if grads else weight[:0], packing)
     padded_bias = np.zeros(width, dtype)
     padded_bias[:V] = bias
     # whole groups of rows that are summed together; the number of threads is not in it, on which no result depends
@@ -314,6 +315,6 @@ def output_loss(
             some, dh[part], V, max(count, 1), smoothing, ranges,
         )  # fmt: skip
         if grads:
-            add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), bf16, batch=batch)
+            add_transposed_product(some, rows[part], grads[0], *_one_sum(grads[1], some), packing, batch=batch)
     result = LossResult(float(losses.sum()), int(np.count_nonzero(hits)), count)
     return result, dh.reshape(h.shape) if grads else None

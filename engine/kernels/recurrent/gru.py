@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
 from unrolled.engine.kernels.gemm.matmul import add_product_part
+from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.recurrent.work_partition import (
@@ -122,23 +123,29 @@ def _backward(
 
 
 def forward(
-    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, packing: Packing = Packing.FULL
 ) -> tuple[NDArray, NDArray]:
     """As ``cells.gru.forward``, but gates are r, z, hn, n: what the product makes lies together."""
     table, rows = as_gathered(xg)
     (T, B), H = rows.shape, w_hh.shape[1]
     states, gates = new_states(s0, T), empty((T, B, 4 * H), table.dtype)
-    panels = pack_transposed(w_hh, bf16)
+    panels = pack_transposed(w_hh, packing)
     _forward(*split(B, H, panels), table, rows, panels, b_hh, by_state(states), gates)
     return states, gates
 
 
 def backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+    dh: NDArray,
+    ds_T: NDArray,
+    states: NDArray,
+    gates: NDArray,
+    w_hh: NDArray,
+    b_hh: NDArray,
+    packing: Packing = Packing.FULL,
 ) -> tuple[Columns, Columns, NDArray]:
     """As ``cells.gru.backward``, but ``gates`` is used up: both gradients, which share r's and z's, are columns of it."""
     _, B, H = dh.shape
     ds = ds_T.copy()
-    panels = pack(w_hh, bf16)
+    panels = pack(w_hh, packing)
     _backward(*split(B, H, panels), dh, ds, by_state(states), gates, panels)
     return Columns(gates, ((0, 2 * H), (3 * H, 4 * H))), Columns(gates, ((0, 3 * H),)), ds

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
 from unrolled.engine.kernels.gemm.matmul import add_product_part
+from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.recurrent.work_partition import (
@@ -110,46 +111,58 @@ def _run_back(
 
 
 def _forward(
-    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool, bf16: bool
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, relu: bool, packing: Packing
 ) -> tuple[NDArray, NDArray]:  # fmt: skip
     table, rows = as_gathered(xg)
     (T, B), H = rows.shape, w_hh.shape[1]
     states = new_states(s0, T)
-    panels = pack_transposed(w_hh, bf16)
+    panels = pack_transposed(w_hh, packing)
     _run(*split(B, H, panels), table, rows, panels, b_hh, by_state(states), relu)
     return states, states[1:, 0]
 
 
 def _backward(
-    dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool, bf16: bool
+    dh: NDArray, ds_T: NDArray, states: NDArray, w_hh: NDArray, relu: bool, packing: Packing
 ) -> tuple[NDArray, NDArray, NDArray]:
     """As ``cells.rnn.backward``, but ``dh`` is used up: dxg takes its memory."""
     ds = ds_T.copy()
     _, B, H = dh.shape
-    panels = pack(w_hh, bf16)
+    panels = pack(w_hh, packing)
     _run_back(*split(B, H, panels), dh, ds, by_state(states), panels, relu)
     return dh, dh, ds
 
 
 def forward_tanh(
-    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, packing: Packing = Packing.FULL
 ) -> tuple[NDArray, NDArray]:
-    return _forward(xg, s0, w_hh, b_hh, False, bf16)
+    return _forward(xg, s0, w_hh, b_hh, False, packing)
 
 
 def backward_tanh(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+    dh: NDArray,
+    ds_T: NDArray,
+    states: NDArray,
+    gates: NDArray,
+    w_hh: NDArray,
+    b_hh: NDArray,
+    packing: Packing = Packing.FULL,
 ) -> tuple[NDArray, NDArray, NDArray]:
-    return _backward(dh, ds_T, states, w_hh, False, bf16)
+    return _backward(dh, ds_T, states, w_hh, False, packing)
 
 
 def forward_relu(
-    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+    xg: NDArray | Gathered, s0: NDArray, w_hh: NDArray, b_hh: NDArray, packing: Packing = Packing.FULL
 ) -> tuple[NDArray, NDArray]:
-    return _forward(xg, s0, w_hh, b_hh, True, bf16)
+    return _forward(xg, s0, w_hh, b_hh, True, packing)
 
 
 def backward_relu(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray, bf16: bool = False
+    dh: NDArray,
+    ds_T: NDArray,
+    states: NDArray,
+    gates: NDArray,
+    w_hh: NDArray,
+    b_hh: NDArray,
+    packing: Packing = Packing.FULL,
 ) -> tuple[NDArray, NDArray, NDArray]:
-    return _backward(dh, ds_T, states, w_hh, True, bf16)
+    return _backward(dh, ds_T, states, w_hh, True, packing)

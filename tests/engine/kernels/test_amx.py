@@ -11,6 +11,7 @@ import pytest
 from numba import njit
 
 from unrolled.engine.kernels.gemm import amx, matmul
+from unrolled.engine.kernels.gemm.packing import bf16_packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack
 
 
@@ -57,7 +58,7 @@ def test_other_systems_and_libraries_have_none(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not amx.AVAILABLE, reason="this processor has no tiles")
 def test_products_in_bf16_run_on_tiles() -> None:
     product = njit(matmul.add_product.py_func)  # anew, because Numba does not show what it has cached
-    panels = pack(np.ones((8, 40), np.float32), True)
+    panels = pack(np.ones((8, 40), np.float32), bf16_packing())
     words = np.zeros((3, panels.shape[1]), np.int32)
     words[:, :4] = 0x3F803F80  # one and one
     c = np.zeros((3, 48), np.float32)

@@ -17,6 +17,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.kernels.decode.decoder import Decoder
 from unrolled.engine.kernels.gemm import matmul
 from unrolled.engine.kernels.gemm.matmul import product
+from unrolled.engine.kernels.gemm.packing import bf16_packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.simd import bf16
@@ -90,11 +91,11 @@ def test_products_are_those_of_rounded_factors(size: tuple[int, int, int]) -> No
     bias = rng.standard_normal(N).astype(np.float32)
     exact = [rounded(x).astype(np.float64) for x in (a, b, d)]
     scale = np.sqrt(K)
-    for panels in (pack(b, True), pack_transposed(np.ascontiguousarray(b.T), True)):
+    for panels in (pack(b, bf16_packing()), pack_transposed(np.ascontiguousarray(b.T), bf16_packing())):
         got = product(a, panels, bias) / scale
         assert_close(got, (exact[0] @ exact[1] + bias) / scale, "bf16 product", np.float32, "product")
     c, sums, places = np.ones((K, N), np.float32), np.ones((2, K), np.float32), np.arange(M) % 2
-    add_transposed_product(a, d, c, sums, places, True)
+    add_transposed_product(a, d, c, sums, places, bf16_packing())
     scale = np.sqrt(M)
     assert_close(c / scale, (1 + exact[0].T @ exact[2]) / scale, "bf16 product", np.float32, "transposed product")
     expected = np.stack([1 + a[place::2].sum(0, np.float64) for place in (0, 1)])
@@ -112,7 +113,7 @@ def test_transposed_products_of_many_rows_and_columns(
     rng = np.random.default_rng(K)
     a, b = rng.standard_normal((K, column + M + 9)).astype(np.float32), rng.standard_normal((K, N)).astype(np.float32)
     c, sums, where = np.ones((M, N), np.float32), np.ones((places, column + M + 5), np.float32), np.arange(K) % places
-    add_transposed_product(a, b, c, sums, where, True, column, batch)
+    add_transposed_product(a, b, c, sums, where, bf16_packing(), column, batch)
     exact, scale = rounded(a).astype(np.float64)[:, column : column + M], np.sqrt(K)
     expected = (1 + exact.T @ rounded(b)) / scale
     assert_close(c / scale, expected, "bf16 product", np.float32, "transposed product")
@@ -132,7 +133,7 @@ def add_rows(words: NDArray, panels: NDArray, c: NDArray) -> None:
 @pytest.mark.parametrize(("K", "N"), [(256, 128), (33, 70), (200, 100), (512, 48), (100, 16)])
 def test_a_row_of_a_product_is_the_same_bits_among_any_number_of_others(K: int, N: int) -> None:
     rng = np.random.default_rng(K)
-    panels = pack(rng.standard_normal((K, N)).astype(np.float32), True)
+    panels = pack(rng.standard_normal((K, N)).astype(np.float32), bf16_packing())
     factors = rounded(
         rng.standard_normal((40, K + K % 2)).astype(np.float32)
         * 2.0 ** rng.integers(-20, 20, (40, 1), np.int32).astype(np.float32)
@@ -157,7 +158,7 @@ def test_a_row_of_a_product_is_the_same_bits_among_any_number_of_others(K: int, 
 def test_the_comparison_of_products_can_fail() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((8, 64)).astype(np.float32), rng.standard_normal((64, 40)).astype(np.float32)
-    got = product(a, pack(b, True), np.zeros(40, np.float32))
+    got = product(a, pack(b, bf16_packing()), np.zeros(40, np.float32))
     with pytest.raises(AssertionError):
         assert_close(got / 8, a @ b / 8, "bf16 product", np.float32, "factors that were not rounded")
 
@@ -215,7 +216,7 @@ def test_the_decoder_makes_the_logits_of_the_step_path(cell: str) -> None:
     first = np.random.default_rng(9).standard_normal((3, config.vocab_size)).astype(np.float32)
     state = models.state(config, 3, np.float32)
     draws = Draws(8, 0, np.arange(3), True, 0.9, 0, 1.0, 5)
-    tokens, logits, moved = Decoder(config, params, True).decode(first, state, draws)
+    tokens, logits, moved = Decoder(config, params, bf16_packing()).decode(first, state, draws)
     expected, final = model.step(tokens, state)
     np.testing.assert_array_equal(logits, expected[-1])
     np.testing.assert_array_equal(moved, final)
