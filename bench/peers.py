@@ -18,7 +18,7 @@ from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.parameters import Params, initial_params
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import BF16, FLOAT32
-from unrolled.engine.optimizers.optimizer import OPTIMIZERS, OptimizerConfig
+from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 
@@ -101,7 +101,7 @@ class TrainableContestant:
     def __init__(self, engine: str, work: Workload, precision: str = FLOAT32) -> None:
         from unrolled.export.training_engines import make_trainable
 
-        constants: dict[str, Any] = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].constants else {}
+        constants: dict[str, Any] = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].hyperparameters else {}
         optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, **constants)
         self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM, precision)
         self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)

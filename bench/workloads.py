@@ -10,7 +10,7 @@ from typing import Any
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.optimizers.optimizer import OPTIMIZERS
+from unrolled.engine.optimizers.config import OPTIMIZERS
 
 SUITES = ("train", "generate")
 

@@ -11,7 +11,7 @@ from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.network.backends import FLOAT32, check_precision
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.experiment import TrainableMaker
 from unrolled.engine.training.trainable import EngineTrainable, Trainable

@@ -23,7 +23,7 @@ from unrolled.engine.data.dataset import DataConfig
 from unrolled.engine.data.token_files import encode_files, read_encoded
 from unrolled.engine.errors import ConfigError, JobError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.runs.experiment import ModelSettings
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage import checkpoint

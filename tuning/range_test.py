@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.errors import ConfigError, DivergedError
-from unrolled.engine.optimizers.optimizer import OPTIMIZERS, Moment
+from unrolled.engine.optimizers.config import OPTIMIZERS
+from unrolled.engine.optimizers.schedules import SchedulePosition
 from unrolled.engine.runs.experiment import PreparedRun
 from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.loop import Observer, TrainingConfig, train
@@ -89,7 +90,7 @@ class _Rising(TrainingConfig):
     high: float = SPAN[1]
     usual: float = 1.0
 
-    def rate_factor(self, step: int, moment: Moment) -> float:
+    def rate_factor(self, step: int, position: SchedulePosition) -> float:
         assert self.steps is not None
         return self.low * (self.high / self.low) ** (step / (self.steps - 1)) / self.usual
 
@@ -135,7 +136,7 @@ def range_test(
         ConfigError: a rate or the number of steps is out of range.
         DivergedError: at the very first rates.
     """
-    usual = OPTIMIZERS[run.experiment.optimizer.name].usual_rate
+    usual = OPTIMIZERS[run.experiment.optimizer.name].default_learning_rate
     low, high = usual * SPAN[0] if low is None else low, usual * SPAN[1] if high is None else high
     if not 0 < low < high < math.inf:
         raise ConfigError(f"low and high: got {low:g} and {high:g}, need two rates above 0, the second above the first")

@@ -13,7 +13,8 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import INITIALS
-from unrolled.engine.optimizers.optimizer import OPTIMIZERS, SCHEDULES
+from unrolled.engine.optimizers.config import OPTIMIZERS
+from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.recipe import OPTIONS, experiment_of, kind_of
 
 Value = bool | int | float | str | None
@@ -154,8 +155,8 @@ def _check_name(name: str) -> None:
 def usual_rates(optimizers: Domain | None, options: Mapping[str, Any]) -> Numbers:
     """Learning rates around what is usual for the optimiser, or for those that are searched."""
     names = optimizers.values if isinstance(optimizers, Choices) else (options.get("optimizer", "adam"),)
-    usual = [OPTIMIZERS[str(name)].usual_rate for name in names if name in OPTIMIZERS] or [
-        OPTIMIZERS["adam"].usual_rate
+    usual = [OPTIMIZERS[str(name)].default_learning_rate for name in names if name in OPTIMIZERS] or [
+        OPTIMIZERS["adam"].default_learning_rate
     ]
     return Numbers(min(usual) * RATE_SPAN[0], max(usual) * RATE_SPAN[1], log=True)
 
@@ -242,5 +243,5 @@ def usual_values(space: Space, options: Mapping[str, Any]) -> dict[str, Value] |
     values = {name: options.get(name) for name in space}
     optimizer = options.get("optimizer", "adam")
     if RATE in space and values[RATE] is None and optimizer in OPTIMIZERS:
-        values[RATE] = OPTIMIZERS[optimizer].usual_rate
+        values[RATE] = OPTIMIZERS[optimizer].default_learning_rate
     return values if all(domain.holds(values[name]) for name, domain in space.items()) else None

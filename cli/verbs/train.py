@@ -24,7 +24,8 @@ from unrolled.engine.errors import UnrolledError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.initializers import INITIALS
 from unrolled.engine.models.parameters import parameter_count
-from unrolled.engine.optimizers.optimizer import OPTIMIZERS, SCHEDULES
+from unrolled.engine.optimizers.config import OPTIMIZERS
+from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.experiment import PreparedRun, prepare_run
 from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, experiment_of
 from unrolled.engine.runs.resume import RESUME
@@ -128,7 +129,8 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate. " + options.default(", ".join(f"{n} {r.usual_rate:g}" for n, r in OPTIMIZERS.items())),
+            help="Learning rate. "
+            + options.default(", ".join(f"{n} {r.default_learning_rate:g}" for n, r in OPTIMIZERS.items())),
             rich_help_panel=OPTIMISATION,
         ),
     ] = None,

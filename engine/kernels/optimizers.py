@@ -1,4 +1,4 @@
-"""Optimisers and the gradients' norm compiled: names, signatures and formulas of ``unrolled.engine.optimizers.optimizer``."""
+"""Optimisers and the gradients' norm compiled: names, signatures and formulas of ``unrolled.engine.optimizers``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.jit.compilation import compiled_sum
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
-from unrolled.engine.optimizers.optimizer import Moments, OptimizerConfig, Progress, Update
+from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.update_rules import Moments, UpdateRule, UpdateScalars
 
 NORM_BLOCK = 1 << 14  # numbers summed by one thread at a time; the blocks' sums are added in order, whoever made them
 
@@ -54,9 +55,11 @@ def _sgd_kernel(
             p[i] -= rate * m[i]
 
 
-def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
-    rate, _, scale = progress
-    _sgd_kernel(get_num_threads(), param, grad, moments.first, rate, scale, config.decay, config.momentum)
+def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
+    rate, _, scale = scalars
+    _sgd_kernel(
+        get_num_threads(), param, grad, moments.first, rate, scale, config.effective_weight_decay, config.momentum
+    )
 
 
 @compiled_parallel
@@ -75,10 +78,10 @@ def _rmsprop_kernel(
         p[i] -= rate * d / (np.sqrt(v[i]) + small)
 
 
-def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
-    rate, _, scale = progress
+def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
+    rate, _, scale = scalars
     _rmsprop_kernel(
-        get_num_threads(), param, grad, moments.second, rate, scale, config.decay, config.alpha, config.eps
+        get_num_threads(), param, grad, moments.second, rate, scale, config.effective_weight_decay, config.alpha, config.eps
     )  # fmt: skip
 
 
@@ -102,22 +105,22 @@ def _adam_kernel(
 
 
 def _run_adam(
-    config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress, decay: float,
+    config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars, decay: float,
     kept: float,
 ) -> None:  # fmt: skip
-    rate, step, scale = progress
+    rate, step, scale = scalars
     root_scale = 1 / math.sqrt(1 - config.beta2**step)
     rate /= 1 - config.beta1**step
     numbers = (scale, decay, kept, 1 - config.beta1, config.beta2, 1 - config.beta2, root_scale, config.eps, rate)
     _adam_kernel(get_num_threads(), param, grad, *moments, np.array(numbers, param.dtype))
 
 
-def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
-    _run_adam(config, param, grad, moments, progress, config.decay, 1.0)
+def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
+    _run_adam(config, param, grad, moments, scalars, config.effective_weight_decay, 1.0)
 
 
-def _adamw(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, progress: Progress) -> None:
-    _run_adam(config, param, grad, moments, progress, 0.0, 1 - progress.learning_rate * config.decay)
+def _adamw(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
+    _run_adam(config, param, grad, moments, scalars, 0.0, 1 - scalars.learning_rate * config.effective_weight_decay)
 
 
-UPDATES: dict[str, Update] = {"sgd": _sgd, "rmsprop": _rmsprop, "adam": _adam, "adamw": _adamw}
+UPDATE_RULES: dict[str, UpdateRule] = {"sgd": _sgd, "rmsprop": _rmsprop, "adam": _adam, "adamw": _adamw}

@@ -6,11 +6,14 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
+
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.models import layers
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.optimizers import optimizer as optim
+from unrolled.engine.optimizers.gradient_scaling import grad_norm
+from unrolled.engine.optimizers.update_rules import UPDATE_RULES, UpdateRule
 
 
 class Backend(NamedTuple):
@@ -19,7 +22,8 @@ class Backend(NamedTuple):
     name: str
     cells: Mapping[str, Any]
     layers: Any
-    optim: Any
+    update_rules: Mapping[str, UpdateRule]
+    grad_norm: Callable[[NDArray], float]
 
 
 FLOAT32, BF16 = "float32", "bf16"
@@ -38,7 +42,7 @@ def check_precision(engine: str, precision: str) -> None:
 
 
 def _numpy(precision: str) -> Backend:
-    return Backend("numpy", CELLS, layers, optim)
+    return Backend("numpy", CELLS, layers, UPDATE_RULES, grad_norm)
 
 
 def _numba(precision: str) -> Backend:
@@ -47,7 +51,7 @@ def _numba(precision: str) -> Backend:
     except ImportError as error:
         raise MissingDependencyError(f"the numba engine needs numba, which cannot be imported ({error})") from error
     cells, layers = kernels.make_kernels(kernels.choose_packing(precision == BF16))
-    return Backend("numba", cells, layers, kernels.optim)
+    return Backend("numba", cells, layers, kernels.optim.UPDATE_RULES, kernels.optim.grad_norm)
 
 
 BACKENDS: dict[str, Callable[[str], Backend]] = {"numpy": _numpy, "numba": _numba}

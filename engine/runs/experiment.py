@@ -17,7 +17,8 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import Initial, begin
 from unrolled.engine.models.parameters import Params
-from unrolled.engine.optimizers.optimizer import FREE_OF_LIMITS, OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.schedules import LIMIT_INDEPENDENT
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume import settings_of
 from unrolled.engine.runs.run_folder import RunFolder
@@ -69,8 +70,8 @@ class Experiment:
             "training": described(replace(self.training, validation_share=self.training.bound)),
             "optimizer": {
                 **described(self.optimizer),
-                "learning_rate": self.optimizer.base_rate,
-                "weight_decay": self.optimizer.decay,
+                "learning_rate": self.optimizer.base_learning_rate,
+                "weight_decay": self.optimizer.effective_weight_decay,
                 "clip_norm": self.clip_norm,
             },
         }
@@ -99,7 +100,7 @@ class PreparedRun:
         Of a ``group`` of processes one writes the folder, and it alone has the observers and the sampler.
         """
         record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
-        follows_limit = training.schedule not in FREE_OF_LIMITS or training.patience is not None
+        follows_limit = training.schedule not in LIMIT_INDEPENDENT or training.patience is not None
         watching: list[Observer] = []
         group.check_same({"settings": settings_of(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
         with ExitStack() as stack:

@@ -12,7 +12,8 @@ from unrolled.engine.data.dataset import DataConfig
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.models.initializers import Initial
-from unrolled.engine.optimizers.optimizer import Decay, OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings
 from unrolled.engine.training.loop import TrainingConfig
 
@@ -65,9 +66,9 @@ OPTIONS: dict[str, tuple[Place, ...]] = {
     "clip": (Place(Experiment, "clip_norm"),),
     "schedule": (Place(TrainingConfig, "schedule"),),
     "warmup": (Place(TrainingConfig, "warmup"),),
-    "decay": (Place(Decay, "factor"),),
-    "decay_after": (Place(Decay, "after"),),
-    "decay_patience": (Place(Decay, "patience"),),
+    "decay": (Place(DecayConfig, "factor"),),
+    "decay_after": (Place(DecayConfig, "after"),),
+    "decay_patience": (Place(DecayConfig, "patience"),),
     "patience": (Place(TrainingConfig, "patience"),),
     "average": (Place(TrainingConfig, "average"),),
     "epochs": (Place(TrainingConfig, "epochs"),),
@@ -125,7 +126,7 @@ def experiment_of(options: Mapping[str, Any]) -> Experiment:
         for part, field in OPTIONS[name]:
             parts[part][field] = options[name]
     training = parts[TrainingConfig]
-    training["dropout"], training["decay"] = Dropout(**parts[Dropout]), Decay(**parts[Decay])
+    training["dropout"], training["decay"] = Dropout(**parts[Dropout]), DecayConfig(**parts[DecayConfig])
     made = TrainingConfig(**training)
     data = parts[DataConfig]
     if isinstance(data.get("split"), str):

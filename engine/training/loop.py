@@ -17,7 +17,7 @@ from unrolled.engine.data.batches import Batch, Batches, batches_from
 from unrolled.engine.errors import ConfigError, diverged
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, dropout_masks
 from unrolled.engine.models.step_contract import zero_state
-from unrolled.engine.optimizers.optimizer import SCHEDULES, Decay, Moment
+from unrolled.engine.optimizers.schedules import SCHEDULES, DecayConfig, SchedulePosition
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.signals import StopRequest
 from unrolled.engine.training.evaluation import Metrics, evaluate
@@ -55,7 +55,7 @@ class TrainingConfig:
     validate_every: int | None = None
     seed: int = 0
     dropout: Dropout = NO_DROPOUT
-    decay: Decay = field(default_factory=Decay)
+    decay: DecayConfig = field(default_factory=DecayConfig)
     warmup: int = 0
     patience: int | None = None
     average: float | None = None
@@ -94,10 +94,10 @@ class TrainingConfig:
             shares.append(seconds / self.seconds)
         return max(shares)
 
-    def rate_factor(self, step: int, moment: Moment) -> float:
+    def rate_factor(self, step: int, position: SchedulePosition) -> float:
         """What the learning rate is multiplied by in the step after ``step`` steps."""
         warm = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
-        return warm * SCHEDULES[self.schedule](moment, self.decay)
+        return warm * SCHEDULES[self.schedule](position, self.decay)
 
 
 @dataclass
@@ -270,8 +270,8 @@ class _Loop:
             started = self.clock()
             batch = next(batches)
             result.whole = False
-            moment = Moment(done, result.steps // self.data.batches_per_epoch, result.plateaus)
-            rate = self.trainable.learning_rate * self.config.rate_factor(result.steps, moment)
+            position = SchedulePosition(done, result.steps // self.data.batches_per_epoch, result.plateaus)
+            rate = self.trainable.learning_rate * self.config.rate_factor(result.steps, position)
             outcome = self._step(batch, rate)
             result.steps += 1
             result.step_seconds += self.clock() - started

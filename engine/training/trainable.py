@@ -17,7 +17,9 @@ from unrolled.engine.models.parameters import Params, check_params, flattened, p
 from unrolled.engine.models.step_contract import Stepper
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.optimizers.optimizer import Optimizer, OptimizerConfig, clip_scale, gradient_factor
+from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.gradient_scaling import clip_scale, gradient_factor
+from unrolled.engine.optimizers.optimizer import Optimizer
 
 
 class StepResult(NamedTuple):
@@ -103,8 +105,8 @@ class EngineTrainable(LanguageModel):
         flat = flattened({name: params[name] for name in shapes})
         super().__init__(config, views(flat, shapes), backend, precision)
         self.clip_norm = clip_norm
-        self.optimizer = Optimizer(optimizer, flat, self.backend.optim.UPDATES)
-        self.learning_rate = optimizer.base_rate
+        self.optimizer = Optimizer(optimizer, flat, self.backend.update_rules)
+        self.learning_rate = optimizer.base_learning_rate
 
     def __reduce__(self) -> Any:
         raise ConfigError(
@@ -119,7 +121,7 @@ class EngineTrainable(LanguageModel):
         if config.clip_value is not None:
             limit = config.clip_value / max(factor, 1e-30)  # before the factor, which the update applies
             np.clip(result.flat, -limit, limit, out=result.flat)
-        norm = factor * self.backend.optim.grad_norm(result.flat)
+        norm = factor * self.backend.grad_norm(result.flat)
         if np.isfinite(norm) and np.isfinite(result.loss.loss):
             self.optimizer.update(result.flat, learning_rate, factor * clip_scale(norm, self.clip_norm))
         return StepResult(result.loss, norm, result.state)

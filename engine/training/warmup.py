@@ -11,7 +11,7 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import initial_params
 from unrolled.engine.models.step_contract import Draws, Flow, zero_state
 from unrolled.engine.network.backends import BF16, FLOAT32
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training.trainable import EngineTrainable
 
 

@@ -27,7 +27,7 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.layers import LossResult
 from unrolled.engine.models.parameters import Params
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import Group
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.torch.model import TorchTrainable

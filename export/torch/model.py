@@ -19,7 +19,8 @@ from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.layers import LossResult
 from unrolled.engine.models.parameters import Params, check_params, layer_names, parameter_shapes
 from unrolled.engine.models.step_contract import check_step
-from unrolled.engine.optimizers.optimizer import OptimizerConfig, gradient_factor
+from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.gradient_scaling import gradient_factor
 from unrolled.engine.training.trainable import StepResult, check_state
 from unrolled.export.torch.output_loss import output_loss
 
@@ -193,10 +194,14 @@ def _masked(x: Tensor, mask: NDArray | None) -> Tensor:
 
 
 TORCH_OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Any], torch.optim.Optimizer]] = {
-    "sgd": lambda c, p: torch.optim.SGD(p, c.base_rate, c.momentum, weight_decay=c.decay),
-    "rmsprop": lambda c, p: torch.optim.RMSprop(p, c.base_rate, c.alpha, c.eps, c.decay),
-    "adam": lambda c, p: torch.optim.Adam(p, c.base_rate, (c.beta1, c.beta2), c.eps, c.decay, fused=True),
-    "adamw": lambda c, p: torch.optim.AdamW(p, c.base_rate, (c.beta1, c.beta2), c.eps, c.decay, fused=True),
+    "sgd": lambda c, p: torch.optim.SGD(p, c.base_learning_rate, c.momentum, weight_decay=c.effective_weight_decay),
+    "rmsprop": lambda c, p: torch.optim.RMSprop(p, c.base_learning_rate, c.alpha, c.eps, c.effective_weight_decay),
+    "adam": lambda c, p: torch.optim.Adam(
+        p, c.base_learning_rate, (c.beta1, c.beta2), c.eps, c.effective_weight_decay, fused=True
+    ),
+    "adamw": lambda c, p: torch.optim.AdamW(
+        p, c.base_learning_rate, (c.beta1, c.beta2), c.eps, c.effective_weight_decay, fused=True
+    ),
 }
 
 
@@ -212,7 +217,7 @@ class TorchTrainable:
         self.model = make_torch_model(config, params)
         self.dtype = params["output.bias"].dtype
         self.clip_norm = clip_norm
-        self.rule, self.learning_rate = optimizer, optimizer.base_rate
+        self.rule, self.learning_rate = optimizer, optimizer.base_learning_rate
         self.optimizer = TORCH_OPTIMIZERS[optimizer.name](optimizer, list(self.model.parameters()))
 
     def _loss(

@@ -20,7 +20,8 @@ from unrolled.engine.data.corpus import ReadOptions, read_corpus
 from unrolled.engine.data.dataset import DataConfig
 from unrolled.engine.data.token_files import encode_files, read_encoded
 from unrolled.engine.models.dropout import Dropout
-from unrolled.engine.optimizers.optimizer import Decay, OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
@@ -94,7 +95,7 @@ RUNS: dict[str, tuple[str, Experiment]] = {
     "numba-records": (
         "numba",
         Experiment(
-            TrainingConfig(epochs=5, validate_every=4, seed=9, schedule="plateau", decay=Decay(0.7)),
+            TrainingConfig(epochs=5, validate_every=4, seed=9, schedule="plateau", decay=DecayConfig(0.7)),
             DataConfig(batching="records", batch_size=8, length=12, split=(0.7, 0.2, 0.1), seed=9),
             ModelSettings("lstm", 5, 8),
             OptimizerConfig("rmsprop", 0.01, label_smoothing=0.05),

@@ -16,7 +16,7 @@ import pytest
 
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
 from unrolled.engine.training.trainable import EngineTrainable
 from unrolled.export.artifact.weight_storage import Weights

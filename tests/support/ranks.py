@@ -21,7 +21,7 @@ from unrolled.engine.data.dataset import DataConfig
 from unrolled.engine.errors import ConfigError, DivergedError, ProcessLostError
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.models.step_contract import zero_state
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.training.events import StepEvent

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.optimizers.optimizer import (
-    OptimizerConfig,
-)
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training.events import StepEvent, ValidationEvent
 from unrolled.engine.training.loop import Observer, TrainingResult
 from unrolled.engine.training.trainable import Trainable

@@ -29,7 +29,7 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.dataset import DataConfig
 from unrolled.engine.data.token_files import encode_files, read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
-from unrolled.engine.optimizers.optimizer import OPTIMIZERS
+from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.runs.experiment import Experiment
 from unrolled.engine.runs.recipe import OPTIONS, experiment_of, kind_of
 from unrolled.engine.storage.checkpoint import load_checkpoint
@@ -116,7 +116,7 @@ def test_every_searchable_option_has_a_usual_range_that_works_somewhere() -> Non
 def test_the_usual_learning_rates_are_around_the_optimisers(optimizer: str) -> None:
     rates = parse_space([], {"optimizer": optimizer})["lr"]
     assert isinstance(rates, Numbers)
-    assert rates.low < OPTIMIZERS[optimizer].usual_rate < rates.high
+    assert rates.low < OPTIMIZERS[optimizer].default_learning_rate < rates.high
     both = parse_space(["lr", "optimizer=sgd,adam"], {})["lr"]
     assert isinstance(both, Numbers)
     assert (both.low, both.high) == (pytest.approx(2e-4), pytest.approx(10.0))
@@ -181,7 +181,7 @@ def test_fixed_options_may_need_those_that_are_searched() -> None:
     a_plan = plan("init=uniform,xavier", "lr", init_scale=0.1)  # the usual initial weights have no scale
     assert usual_values(a_plan.space, a_plan.options) is None
     a_plan = plan("lr", optimizer="sgd")
-    assert usual_values(a_plan.space, a_plan.options) == {"lr": OPTIMIZERS["sgd"].usual_rate}
+    assert usual_values(a_plan.space, a_plan.options) == {"lr": OPTIMIZERS["sgd"].default_learning_rate}
 
 
 # Options
@@ -328,7 +328,7 @@ def test_a_study_ranks_its_trials_and_begins_with_the_settings_as_given(whole: t
     complete = [t.loss for t in result.trials if t.state == "complete" and t.loss is not None]
     assert complete == sorted(complete)
     first = next(t for t in result.trials if t.number == 0)
-    assert first.params == {"lr": OPTIMIZERS["adam"].usual_rate, "batch": 4}
+    assert first.params == {"lr": OPTIMIZERS["adam"].default_learning_rate, "batch": 4}
     options = {**BASE, **result.best.params}
     assert run_trial(Datasets(CORPUS, lanes=2), options, Quiet()).loss == result.best.loss
 

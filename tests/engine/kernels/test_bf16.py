@@ -24,7 +24,7 @@ from unrolled.engine.kernels.simd import bf16
 from unrolled.engine.models.step_contract import Draws, zero_state
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.export.training_engines import make_trainable
 from unrolled.runtime.models.engines import make_model
 from unrolled.runtime.models.load import load

@@ -13,7 +13,7 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import dropout_masks
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training.trainable import EngineTrainable
 
 STEPS, ROWS = 4, 64

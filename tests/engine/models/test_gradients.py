@@ -15,7 +15,7 @@ from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, Masks, dropout_m
 from unrolled.engine.models.parameters import Params, layer_names
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel, layers_backward, layers_forward
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 
 STEP = 1e-6
 

@@ -21,7 +21,7 @@ from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models import layers
 from unrolled.engine.network.language_model import LanguageModel
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training import evaluation
 from unrolled.engine.training.evaluation import step_evaluator
 from unrolled.export.training_engines import TRAINABLES, make_trainable

@@ -21,7 +21,8 @@ from resumable_runs import EXPERIMENT, TEXT, assert_same_end, prepared, with_tra
 
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
 from unrolled.engine.kernels.simd import bf16
-from unrolled.engine.optimizers.optimizer import OPTIMIZERS, Decay, OptimizerConfig
+from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
+from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings
 from unrolled.engine.runs.resume import RESUME, load_resume_state
 from unrolled.engine.runs.run_folder import read_metrics, step_line
@@ -180,7 +181,9 @@ def test_averaged_weights_go_on(engine: str, tmp_path: Path) -> None:
 
 
 def test_counts_of_plateaus_and_early_stopping_go_on(tmp_path: Path) -> None:
-    training = TrainingConfig(epochs=9, schedule="plateau", validate_every=3, decay=Decay(0.3), warmup=20, patience=4)
+    training = TrainingConfig(
+        epochs=9, schedule="plateau", validate_every=3, decay=DecayConfig(0.3), warmup=20, patience=4
+    )
     experiment = replace(EXPERIMENT, training=training, optimizer=OptimizerConfig("sgd", 20.0))
     result = prepared(experiment).run(tmp_path / "whole")
     assert result.plateaus > 1

@@ -8,7 +8,7 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.optimizers.optimizer import OptimizerConfig
+from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training.averaging import Averaged
 from unrolled.engine.training.trainable import Trainable
 from unrolled.export.training_engines import TRAINABLES, make_trainable

@@ -24,17 +24,11 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Dropout, Masks
 from unrolled.engine.models.layers import LossResult
 from unrolled.engine.network.backends import BACKENDS, get_backend
-from unrolled.engine.optimizers.optimizer import (
-    OPTIMIZERS,
-    SCHEDULES,
-    UPDATES,
-    Decay,
-    Moment,
-    Optimizer,
-    OptimizerConfig,
-    clip_scale,
-    grad_norm,
-)
+from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
+from unrolled.engine.optimizers.gradient_scaling import clip_scale, grad_norm
+from unrolled.engine.optimizers.optimizer import Optimizer
+from unrolled.engine.optimizers.schedules import SCHEDULES, DecayConfig, SchedulePosition
+from unrolled.engine.optimizers.update_rules import UPDATE_RULES
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.runs.run_folder import RunFolder, read_metrics
 from unrolled.engine.signals import StopRequest
@@ -142,11 +136,11 @@ def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usu
     from unrolled.export.torch.model import TORCH_OPTIMIZERS
 
     rng = np.random.default_rng(0)
-    constants = {} if usual else {name: OTHER_CONSTANTS[name] for name in OPTIMIZERS[optimizer].constants}
+    constants = {} if usual else {name: OTHER_CONSTANTS[name] for name in OPTIMIZERS[optimizer].hyperparameters}
     config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, **constants)
     params = rng.standard_normal(37)
     twin = torch.nn.Parameter(torch.from_numpy(params.copy()))
-    ours = Optimizer(config, params, get_backend(backend).optim.UPDATES)
+    ours = Optimizer(config, params, get_backend(backend).update_rules)
     theirs = TORCH_OPTIMIZERS[optimizer](config, [twin])
     for step in range(10):
         grads, rate, scale = rng.standard_normal(37), 0.03 / (1 + step), 1 / (1 + step)
@@ -159,15 +153,15 @@ def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usu
 
 def test_every_backend_has_every_optimizer() -> None:
     for name in BACKENDS:
-        assert set(get_backend(name).optim.UPDATES) == set(OPTIMIZERS) == set(UPDATES)
+        assert set(get_backend(name).update_rules) == set(OPTIMIZERS) == set(UPDATE_RULES)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_norm_of_all_gradients(backend: str) -> None:
     grads = np.random.default_rng(0).standard_normal(50_001).astype(np.float32)
-    norm = get_backend(backend).optim.grad_norm(grads)
+    norm = get_backend(backend).grad_norm(grads)
     assert norm == pytest.approx(float(np.linalg.norm(grads.astype(np.float64))), rel=1e-12)
-    assert not np.isfinite(get_backend(backend).optim.grad_norm(np.array([1.0, np.nan])))
+    assert not np.isfinite(get_backend(backend).grad_norm(np.array([1.0, np.nan])))
 
 
 def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:
@@ -179,13 +173,13 @@ def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:
 
 
 def test_schedules_start_at_one_and_fall() -> None:
-    start, decay = Moment(0.0, 0, 0), Decay(0.5, after=2)
+    start, decay = SchedulePosition(0.0, 0, 0), DecayConfig(0.5, after=2)
     assert {name: schedule(start, decay) for name, schedule in SCHEDULES.items()} == dict.fromkeys(SCHEDULES, 1)
-    assert SCHEDULES["cosine"](Moment(0.5, 0, 0), decay) == pytest.approx(0.5)
-    assert SCHEDULES["cosine"](Moment(1.0, 0, 0), decay) == pytest.approx(0.0)
-    assert SCHEDULES["linear"](Moment(0.25, 0, 0), decay) == pytest.approx(0.75)
-    assert [SCHEDULES["step"](Moment(0, epoch, 0), decay) for epoch in range(5)] == [1, 1, 0.5, 0.25, 0.125]
-    assert [SCHEDULES["plateau"](Moment(0, 9, times), decay) for times in range(3)] == [1, 0.5, 0.25]
+    assert SCHEDULES["cosine"](SchedulePosition(0.5, 0, 0), decay) == pytest.approx(0.5)
+    assert SCHEDULES["cosine"](SchedulePosition(1.0, 0, 0), decay) == pytest.approx(0.0)
+    assert SCHEDULES["linear"](SchedulePosition(0.25, 0, 0), decay) == pytest.approx(0.75)
+    assert [SCHEDULES["step"](SchedulePosition(0, epoch, 0), decay) for epoch in range(5)] == [1, 1, 0.5, 0.25, 0.125]
+    assert [SCHEDULES["plateau"](SchedulePosition(0, 9, times), decay) for times in range(3)] == [1, 0.5, 0.25]
     config = TrainingConfig(steps=10, warmup=4)
     assert [config.rate_factor(step, start) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
@@ -201,7 +195,7 @@ def test_a_plateau_lowers_the_rate_and_patience_ends_the_training(monkeypatch: p
     data, trainable, log = stream(config), engine("numpy", config), Log()
     scored(monkeypatch, trainable, [3, 2, 2.5, 2.5, 2.5, 1.9, 2, 2, 2, 2])
     settings = TrainingConfig(
-        steps=100, validate_every=2, schedule="plateau", decay=Decay(0.5, patience=1), patience=4
+        steps=100, validate_every=2, schedule="plateau", decay=DecayConfig(0.5, patience=1), patience=4
     )  # fmt: skip
     result = train(trainable, data, data, settings, [log])
     assert (result.steps, result.best_step, result.stale, result.plateaus) == (20, 12, 4, 3)
@@ -351,7 +345,7 @@ def test_an_explosion_keeps_the_best_checkpoint(tmp_path: Path) -> None:
         Corpus("fox", TEXT),
         replace(
             experiment(),
-            training=TrainingConfig(steps=200, validate_every=4, schedule="step", decay=Decay(1.0)),
+            training=TrainingConfig(steps=200, validate_every=4, schedule="step", decay=DecayConfig(1.0)),
             optimizer=OptimizerConfig("sgd", 0.1),
             clip_norm=None,
         ),
