@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.data.batches import split_corpus
 from unrolled.engine.data.corpus import BUILTINS, Corpus, read_corpus
-from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.readers import READERS
 from unrolled.engine.data.sources import ending
+from unrolled.engine.data.splits import split_corpus
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import object_in

@@ -19,8 +19,9 @@ from frozen import freeze
 from tolerances import assert_close
 
 from unrolled.engine import canonical
-from unrolled.engine.data.dataset import DataConfig
-from unrolled.engine.data.token_files import encode_files, read_encoded
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.token_file_writer import encode_files
+from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, JobError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.optimizers.config import OptimizerConfig

@@ -23,8 +23,8 @@ import numpy as np
 
 from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
-from unrolled.engine.data.batches import DEFAULT_SPLIT
 from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.runs.recipe import experiment_of, with_limit

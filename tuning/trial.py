@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from unrolled.engine.data.batches import Batches, RecordBatches, StreamBatches
+from unrolled.engine.data.batches import Batches
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.dataset import DataConfig, Dataset, doubts
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import Dataset
+from unrolled.engine.data.dataset_warnings import dataset_warnings
+from unrolled.engine.data.records import RecordBatches
+from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import CorpusError, diverged
 from unrolled.engine.runs.experiment import PreparedRun, encode, prepare_run
@@ -124,7 +128,7 @@ def run_trial(
     validation = run.dataset.validation
     if validation is None:  # of a token file, which has its own split
         raise CorpusError(f"{datasets.corpus.name}: has no validation part, which a search goes by; encode it with one")
-    for message in doubts(run.dataset):
+    for message in dataset_warnings(run.dataset):
         listener.warn(message)
     watch = _Watch(run.trainable, validation, listener, clock, rungs)
     result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)

@@ -11,9 +11,10 @@ import typer
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json
-from unrolled.engine.data.batches import DEFAULT_SPLIT
-from unrolled.engine.data.dataset import DataConfig
-from unrolled.engine.data.token_files import TOKENS_SUFFIX, encode_files, read_encoded
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.splits import DEFAULT_SPLIT
+from unrolled.engine.data.token_file_writer import encode_files
+from unrolled.engine.data.token_files import TOKENS_SUFFIX, read_encoded
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.recipe import fractions
 

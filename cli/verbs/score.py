@@ -11,10 +11,10 @@ import typer
 from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import err, out, print_json, show_readings, table
 from unrolled.engine.checks import check_choice
-from unrolled.engine.data.batches import RecordBatches
 from unrolled.engine.data.corpus import read_corpus
 from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.data.readers import ReadOptions
+from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.training.evaluation import evaluate, step_evaluator

@@ -17,8 +17,8 @@ from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.terminal.exit_codes import INTERRUPTED
 from unrolled.cli.terminal.training_display import Speed, TrainingDisplay, clock
-from unrolled.engine.data.batches import DEFAULT_SPLIT
-from unrolled.engine.data.dataset import doubts
+from unrolled.engine.data.dataset_warnings import dataset_warnings
+from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.models.cells import CELLS
@@ -297,7 +297,7 @@ def _announce(console: Console, run: PreparedRun, output: Path, processes: int, 
         f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
         f"batch {data.batch_size} × {data.length} -> {output}"
     )
-    for message in (*doubts(run.dataset), *idle):
+    for message in (*dataset_warnings(run.dataset), *idle):
         warn(console, message)
 
 

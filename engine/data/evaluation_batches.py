@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.data.batches import BATCHINGS, Batches, StreamBatches, make_batches
+from unrolled.engine.data.batches import Batches
 from unrolled.engine.data.corpus import BUILTIN, Corpus
-from unrolled.engine.data.dataset import PARTS, DataConfig, prepare
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import make_batches, prepare_dataset
+from unrolled.engine.data.splits import BATCHINGS, PARTS
+from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.json_text import object_in
@@ -83,9 +86,9 @@ def _part(
             raise ConfigError(
                 f"part: {corpus.name} was encoded with another split than the training's; name the text itself"
             )
-        batches = getattr(corpus.prepare(config), part)
+        batches = corpus.prepare(config).part(part)
     else:
-        batches = getattr(prepare(corpus, config, tokenizer), part)
+        batches = prepare_dataset(corpus, config, tokenizer).part(part)
     if batches is None:
         raise ConfigError(f"part: the training had no {part} part (split {', '.join(map(str, config.split))})")
     return batches

@@ -7,34 +7,28 @@ sha256), data (the settings that decided the ids) and parts (how many ids each p
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby, pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.canonical import later_settings
-from unrolled.engine.data.batches import write_ids
 from unrolled.engine.data.corpus import Corpus, read_corpus
-from unrolled.engine.data.dataset import DataConfig, Dataset, fit_text, joined_batches
-from unrolled.engine.data.readers import READERS, Reading, ReadOptions
-from unrolled.engine.data.sources import STDIN, Source, ending, is_unnamed, short_name, shown
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import Dataset, joined_batches
+from unrolled.engine.data.readers import Reading, ReadOptions
+from unrolled.engine.data.sources import is_unnamed, shown
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
-from unrolled.engine.storage.atomic_files import replacing
 from unrolled.engine.storage.checkpoint import METADATA_KEY
-from unrolled.engine.storage.json_text import parse_json, to_json
-from unrolled.engine.tokenizers import pieces
+from unrolled.engine.storage.json_text import parse_json
 from unrolled.engine.tokenizers.contract import Tokenizer
-from unrolled.engine.tokenizers.pieces import whole_words
-from unrolled.engine.tokenizers.registry import TOKENIZERS, tokenizer_from_dict
+from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 TOKENS_SUFFIX = ".tokens"
@@ -101,132 +95,6 @@ def open_corpus(
             )
         return read_encoded(sources[0])
     return read_corpus(sources, options)
-
-
-def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig, encoding: str = "utf-8") -> int:
-    """Write the token file of a text in one or several files; return how many bytes of text they hold.
-
-    An earlier output is replaced when the new one is whole.
-    The text is read piece by piece, two or three times over; memory does not grow with it. What can be read only once, as
-    a pipe, is copied beside the output first, and the copy removed at the end.
-
-    Raises:
-        CorpusError: a file is missing, not in that encoding, no plain text, holds too little, or changes meanwhile.
-    """
-    names = [str(source) for source in sources]
-    if not names or any(name == STDIN or ending(name) in READERS for name in names):
-        hint = "; /dev/stdin names standard input" if STDIN in names else ""
-        raise CorpusError(
-            "encode: needs plain text files, which are read more than once; "
-            f"got {', '.join(map(shown, names)) or 'none'}{hint}"
-        )
-    if config.batching != "stream":
-        raise ConfigError("batching: encode writes a stream")
-    with ExitStack() as stack:
-        opened = [stack.enter_context(Source(name, encoding).rereadable(output.parent)) for name in names]
-        return _encode(opened, output, config)
-
-
-def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
-    name = ", ".join(source.name for source in sources)
-    survey, again = _Survey(), _Survey()
-    chunks = survey.watch(_read(sources))
-    if config.level == "char":
-        tokenizer = fit_text(name, chunks, config)
-    else:
-        for _ in chunks:
-            pass
-        head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
-        tokenizer = fit_text(name, whole_words(head, TOKENIZERS[config.level].boundary), config)
-    data = {name: value for name, value in config.to_dict().items() if name in ID_SETTINGS}
-    described = {
-        "format_version": TOKENS_FORMAT,
-        "corpus": {
-            "name": ", ".join(short_name(source.path) for source in sources),
-            "characters": survey.characters,
-            "sha256": survey.digest,
-        },
-        "data": data,
-        "tokenizer": tokenizer.to_dict(),
-    }
-    with replacing(output) as file:
-        _write(file, _cut(again.watch(_read(sources)), survey.cuts(config)), tokenizer, described)
-        if again.digest != survey.digest:
-            raise CorpusError(f"{name}: changed while it was read; encode it when nothing writes it any more")
-    return survey.bytes
-
-
-class _Survey:
-    """How long a text is, and its digest, found while it passes."""
-
-    def __init__(self) -> None:
-        self.characters = self.bytes = 0
-        self._hash = hashlib.sha256()
-
-    def watch(self, chunks: Iterable[str]) -> Iterator[str]:
-        for chunk in chunks:
-            self.characters += len(chunk)
-            data = chunk.encode()
-            self.bytes += len(data)
-            self._hash.update(data)
-            yield chunk
-
-    @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-    def cuts(self, config: DataConfig) -> tuple[int, int]:
-        """Where validation and test begin, as ``split_corpus`` has it."""
-        train, validation, _ = config.split
-        return round(self.characters * train), round(self.characters * (train + validation))
-
-
-def _read(sources: Sequence[Source]) -> Iterator[str]:
-    """The text of the sources, joined by line ends, in pieces."""
-    for place, source in enumerate(sources):
-        if place > 0:
-            yield "\n"
-        blank = True
-        for chunk in source.pieces(pieces.PIECE_CHARS):
-            blank = blank and not chunk.strip()
-            yield chunk
-        if blank:
-            raise CorpusError(f"{source.name}: holds no text")
-
-
-def _cut(chunks: Iterable[str], cuts: tuple[int, int]) -> Iterator[tuple[int, str]]:
-    """Pieces of text with the number of the part that each is of."""
-    start = 0
-    for chunk in chunks:
-        end = start + len(chunk)
-        borders = [start, *(cut for cut in cuts if start < cut < end), end]
-        for first, last in pairwise(borders):
-            yield sum(cut <= first for cut in cuts), chunk[first - start : last - start]
-        start = end
-
-
-def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokenizer, described: dict[str, Any]) -> None:
-    """Header and ids; how many there are is known at the end, so room is left for the header's numbers."""
-    dtype = smallest_unsigned(len(tokenizer.vocabulary))
-    room = len(_header(described, [2**62] * 3, dtype)) + 8
-    room += -room % 8
-    file.seek(8 + room)
-    parts = [0, 0, 0]
-    for part, group in groupby(pieces, key=lambda piece: piece[0]):
-        for ids in tokenizer.encode_pieces(
-            whole_words((text for _, text in group), TOKENIZERS[tokenizer.level].boundary)
-        ):
-            write_ids(file, ids)
-            parts[part] += len(ids)
-    file.seek(0)
-    file.write(struct.pack("<Q", room) + _header(described, parts, dtype).ljust(room))
-
-
-def _header(described: dict[str, Any], parts: list[int], dtype: np.dtype) -> bytes:
-    N = sum(parts)
-    kind = next(name for name, known in DTYPES.items() if known.itemsize == dtype.itemsize)
-    ids = {"dtype": kind, "shape": [N], "data_offsets": [0, N * dtype.itemsize]}
-    return to_json({"__metadata__": {METADATA_KEY: to_json({**described, "parts": parts})}, "ids": ids}).encode()
 
 
 def read_encoded(path: str | Path) -> EncodedCorpus:

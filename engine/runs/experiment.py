@@ -11,7 +11,8 @@ from typing import Any
 
 from unrolled.engine.canonical import described
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.dataset import DataConfig, Dataset, check_varied, prepare
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import Dataset, check_varied, prepare_dataset
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
@@ -127,7 +128,7 @@ def _from_scratch(
 
 def encode(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
     """The corpus in batches, encoded now if it was not yet."""
-    return corpus.prepare(data) if isinstance(corpus, EncodedCorpus) else prepare(corpus, data)
+    return corpus.prepare(data) if isinstance(corpus, EncodedCorpus) else prepare_dataset(corpus, data)
 
 
 def prepare_run(

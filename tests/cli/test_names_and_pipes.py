@@ -17,9 +17,11 @@ import pytest
 from unrolled.cli.app import run as run_here
 from unrolled.cli.terminal.console import print_json
 from unrolled.engine.data.corpus import Corpus, read_corpus
-from unrolled.engine.data.dataset import DataConfig, prepare
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.readers import ReadOptions
-from unrolled.engine.data.token_files import encode_files, open_corpus, read_encoded
+from unrolled.engine.data.token_file_writer import encode_files
+from unrolled.engine.data.token_files import open_corpus, read_encoded
 from unrolled.engine.errors import CorpusError, NothingLeftError, SaveError, UnrolledError
 from unrolled.engine.process_group import Group
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
@@ -260,7 +262,7 @@ def test_a_vocabulary_of_anything_is_saved_and_resumed(tmp_path: Path) -> None:
     model = load(folder)
     assert "\ud83d" in model.tokenizer.vocabulary
     assert model.training["corpus"]["name"] == "caf\udce9"
-    assert prepare(corpus, data).tokenizer == model.tokenizer
+    assert prepare_dataset(corpus, data).tokenizer == model.tokenizer
     value = {"a\ud83d": ["\udce9", "ü😀"]}
     assert parse_value(to_json(value)) == value
     to_json(value, indent=2).encode()

@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.data.corpus import ReadOptions, read_corpus
-from unrolled.engine.data.dataset import DataConfig
-from unrolled.engine.data.token_files import encode_files, read_encoded
+from unrolled.engine.data.corpus import read_corpus
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.readers import ReadOptions
+from unrolled.engine.data.token_file_writer import encode_files
+from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.schedules import DecayConfig

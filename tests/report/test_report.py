@@ -19,9 +19,10 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.cli.app import app
-from unrolled.engine.data.batches import Batch, split_corpus
+from unrolled.engine.data.batches import Batch
 from unrolled.engine.data.corpus import BUILTINS, Corpus
-from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.splits import split_corpus
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, ModelFileError
 from unrolled.engine.models import layers
 from unrolled.engine.models.cells import CELLS

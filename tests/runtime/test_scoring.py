@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from tolerances import assert_close
 
-from unrolled.engine.data.batches import make_batches
+from unrolled.engine.data.dataset import make_batches
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.storage.checkpoint import Checkpoint

@@ -15,9 +15,11 @@ import models
 import numpy as np
 from torch import distributed as dist
 
-from unrolled.engine.data.batches import Batches, RecordBatches, StreamBatches
+from unrolled.engine.data.batches import Batches
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.records import RecordBatches
+from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError, ProcessLostError
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.models.step_contract import zero_state

@@ -26,8 +26,9 @@ from unrolled.cli.verbs.train_settings import IGNORED
 from unrolled.cli.verbs.tune import tune
 from unrolled.engine.cores import usable_cores
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.dataset import DataConfig
-from unrolled.engine.data.token_files import encode_files, read_encoded
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.token_file_writer import encode_files
+from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.runs.experiment import Experiment

@@ -14,20 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.engine.data import batches as batches_module
-from unrolled.engine.data.batches import (
-    Batch,
-    Batches,
-    RecordBatches,
-    StreamBatches,
-    check_fractions,
-    encode_records,
-    encode_stream,
-    make_batches,
-    split_corpus,
-)
+from unrolled.engine.data import id_arrays
+from unrolled.engine.data.batches import Batch, Batches
 from unrolled.engine.data.corpus import Corpus, builtin_corpus
-from unrolled.engine.data.dataset import DataConfig, doubt, doubts, prepare
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import make_batches, prepare_dataset
+from unrolled.engine.data.dataset_warnings import dataset_warnings, small_validation_warning
+from unrolled.engine.data.records import RecordBatches, encode_records
+from unrolled.engine.data.splits import check_fractions, split_corpus
+from unrolled.engine.data.streams import StreamBatches, encode_stream
 from unrolled.engine.errors import ConfigError, CorpusError, UnknownTokenError
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
@@ -240,7 +235,7 @@ def lists_of_all_lengths(records: int = 3_000) -> RecordBatches:
 def test_records_of_one_length_share_a_batch_and_little_is_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = lists_of_all_lengths()
     assert padding(batches, np.random.default_rng(0)) < 0.04
-    monkeypatch.setattr("unrolled.engine.data.batches.BUCKET", 1)
+    monkeypatch.setattr("unrolled.engine.data.records.BUCKET_BATCHES", 1)
     assert padding(batches, np.random.default_rng(0)) > 0.4
 
 
@@ -310,7 +305,7 @@ def test_encode_records_needs_both_ends(specials: tuple[str, ...]) -> None:
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Ten bytes of ids in memory; the folder that takes the rest."""
-    monkeypatch.setattr(batches_module, "MEMORY_LIMIT", 10)
+    monkeypatch.setattr(id_arrays, "MEMORY_LIMIT", 10)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -350,7 +345,7 @@ def test_mapped_records_equal_those_in_memory(small_memory: Path, monkeypatch: p
     ids, starts = encode_records(records, tokenizer)
     assert type(ids) is np.memmap
     assert list(small_memory.iterdir()) == []
-    monkeypatch.setattr(batches_module, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(id_arrays, "MEMORY_LIMIT", 1000)
     plain_ids, plain_starts = encode_records(records, tokenizer)
     assert type(plain_ids) is np.ndarray
     np.testing.assert_array_equal(np.asarray(ids), plain_ids, strict=True)
@@ -464,7 +459,9 @@ def tokens(batches: Batches | None) -> int:
 
 
 def test_prepare_characters_come_from_the_whole_corpus() -> None:
-    data = prepare(Corpus("t", "ab" * 40 + "cd" * 5 + "xyzzyxyzzy"), DataConfig(split=(0.8, 0.1, 0.1), batch_size=2))
+    data = prepare_dataset(
+        Corpus("t", "ab" * 40 + "cd" * 5 + "xyzzyxyzzy"), DataConfig(split=(0.8, 0.1, 0.1), batch_size=2)
+    )
     assert isinstance(data.tokenizer, CharTokenizer)
     assert data.tokenizer.vocabulary == ("a", "b", "c", "d", "x", "y", "z")
     assert data.tokenizer.unknown == "error"
@@ -476,7 +473,9 @@ def test_prepare_characters_come_from_the_whole_corpus() -> None:
 
 
 def test_prepare_words_come_from_the_training_part_only() -> None:
-    data = prepare(Corpus("t", "b b a " * 10 + "newer word a b " * 4), DataConfig("word", split=(0.5, 0.25, 0.25)))
+    data = prepare_dataset(
+        Corpus("t", "b b a " * 10 + "newer word a b " * 4), DataConfig("word", split=(0.5, 0.25, 0.25))
+    )
     assert data.tokenizer.vocabulary == (UNK, "b", "a")
     assert isinstance(data.test, StreamBatches)
     np.testing.assert_array_equal(data.test.ids, np.array([0, 0, 2, 1] * 2, np.uint8), strict=True)
@@ -484,17 +483,17 @@ def test_prepare_words_come_from_the_training_part_only() -> None:
 
 def test_prepare_word_options_reach_the_vocabulary() -> None:
     config = DataConfig("word", split=(1, 0, 0), lowercase=False, punctuation=True, vocab_size=4, unknown="skip")
-    data = prepare(Corpus("t", "A a A . . . b"), config)
+    data = prepare_dataset(Corpus("t", "A a A . . . b"), config)
     assert data.tokenizer == WordTokenizer([".", "A", "a", "b"], "skip", False, True)
 
 
 def test_prepare_character_options_reach_the_vocabulary() -> None:
     config = DataConfig(split=(1, 0, 0), lowercase=True, unknown="replace")
-    assert prepare(Corpus("t", "AaB"), config).tokenizer == CharTokenizer([UNK, "a", "b"], "replace", True)
+    assert prepare_dataset(Corpus("t", "AaB"), config).tokenizer == CharTokenizer([UNK, "a", "b"], "replace", True)
 
 
 def test_prepare_records_get_bos_and_eos() -> None:
-    data = prepare(Corpus("r", ("ab", "b")), DataConfig(batching="records", split=(1, 0, 0), batch_size=1))
+    data = prepare_dataset(Corpus("r", ("ab", "b")), DataConfig(batching="records", split=(1, 0, 0), batch_size=1))
     assert data.tokenizer.vocabulary == (BOS, EOS, "a", "b")
     assert isinstance(data.train, RecordBatches)
     assert sorted(rows(data.train, None)) == [(0, 2, 3, 1), (0, 3, 1)]
@@ -503,7 +502,7 @@ def test_prepare_records_get_bos_and_eos() -> None:
 
 def test_prepare_word_records() -> None:
     config = DataConfig("word", "records", split=(1, 0, 0))
-    data = prepare(Corpus("r", ("b a", "b")), config)
+    data = prepare_dataset(Corpus("r", ("b a", "b")), config)
     assert data.tokenizer.vocabulary == (UNK, BOS, EOS, "b", "a")
     assert isinstance(data.train, RecordBatches)
     assert sorted(rows(data.train, None)) == [(1, 3, 2), (1, 3, 4, 2)]
@@ -511,7 +510,7 @@ def test_prepare_word_records() -> None:
 
 def test_prepare_with_a_tokenizer_that_is_given() -> None:
     tokenizer = CharTokenizer("zab")
-    data = prepare(Corpus("t", "abba"), DataConfig(split=(1, 0, 0)), tokenizer)
+    data = prepare_dataset(Corpus("t", "abba"), DataConfig(split=(1, 0, 0)), tokenizer)
     assert data.tokenizer is tokenizer
     assert isinstance(data.train, StreamBatches)
     np.testing.assert_array_equal(data.train.ids, np.array([1, 2, 2, 1], np.uint8), strict=True)
@@ -535,10 +534,10 @@ def test_prepare_names_the_part_that_is_too_short(
     content: str | tuple[str, ...], config: DataConfig, part: str | None
 ) -> None:
     if part is None:
-        assert prepare(Corpus("tiny.txt", content), config).test is None
+        assert prepare_dataset(Corpus("tiny.txt", content), config).test is None
         return
     with pytest.raises(CorpusError, match=rf"^tiny\.txt: too little text for the {part} part \(.*add text or change"):
-        prepare(Corpus("tiny.txt", content), config)
+        prepare_dataset(Corpus("tiny.txt", content), config)
 
 
 def test_data_config_refuses_what_does_not_go_together() -> None:
@@ -568,7 +567,7 @@ def test_one_hundred_megabytes(
     kind: type[CharTokenizer] | type[WordTokenizer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """About 100 MB of text become compact, mapped ids that repeat those of one copy."""
-    monkeypatch.setattr(batches_module, "MEMORY_LIMIT", 64 * 2**20)
+    monkeypatch.setattr(id_arrays, "MEMORY_LIMIT", 64 * 2**20)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     one = builtin_corpus().text
     copies = -(-100_000_000 // len(one))
@@ -623,13 +622,13 @@ def test_few_different_records_are_shared_out_as_the_parts_are_large() -> None:
 def test_fewer_different_records_than_parts_are_an_error(different: int, message: str) -> None:
     corpus = Corpus("c", "".join(f"name {number % different}\n" for number in range(300)))
     with pytest.raises(CorpusError, match=f"the 300 records are {message}"):
-        prepare(corpus, DataConfig(batching="records"))
-    assert prepare(corpus, DataConfig(batching="records", split=(1, 0, 0))).validation is None
+        prepare_dataset(corpus, DataConfig(batching="records"))
+    assert prepare_dataset(corpus, DataConfig(batching="records", split=(1, 0, 0))).validation is None
 
 
 def test_a_validation_stream_begins_where_training_ends() -> None:
     text = "".join(chr(0x4E00 + i) for i in range(1000))  # no character twice, so that any overlap shows
-    data = prepare(Corpus("once", text), DataConfig(split=(0.7, 0.2, 0.1), batch_size=4, length=9))
+    data = prepare_dataset(Corpus("once", text), DataConfig(split=(0.7, 0.2, 0.1), batch_size=4, length=9))
     seen = []
     for part in (data.train, data.validation):
         assert part is not None
@@ -646,24 +645,26 @@ def test_a_small_validation_is_doubted() -> None:
             if batching == "stream"
             else "\n".join(f"{n:09}" for n in range(characters // 10))
         )
-        data = prepare(Corpus("c", text), DataConfig(split=(0.5, 0.5, 0.0), batching=batching))
-        return doubt(data)
+        data = prepare_dataset(Corpus("c", text), DataConfig(split=(0.5, 0.5, 0.0), batching=batching))
+        return small_validation_warning(data)
 
     assert of(3000) is None
     assert "validation on 192 tokens says little: its loss has a standard error of about ±0.11" in str(of(400))
     assert of(3000, "records") is None
     assert "in 15 different records" in str(of(300, "records"))
-    repeated = prepare(
+    repeated = prepare_dataset(
         Corpus("c", "".join(f"name {n % 30:02}\n" for n in range(3000))),
         DataConfig(split=(0.5, 0.5, 0.0), batching="records"),
     )
-    assert "validation on 120 tokens in 15 different records says little" in str(doubt(repeated))
+    assert "validation on 120 tokens in 15 different records says little" in str(small_validation_warning(repeated))
 
 
 def test_records_that_lose_their_end_are_told_of() -> None:
     def of(length: int, batching: str = "records") -> list[str]:
         text = "".join(f"{'x' * (number % 50)}{number:04}\n" for number in range(1000))
-        return doubts(prepare(Corpus("c", text), DataConfig(batching=batching, length=length, split=(0.8, 0.1, 0.1))))
+        return dataset_warnings(
+            prepare_dataset(Corpus("c", text), DataConfig(batching=batching, length=length, split=(0.8, 0.1, 0.1)))
+        )
 
     assert of(54) == of(8, "stream") == []  # 49, four digits and <eos>
     assert of(53) == [

@@ -17,9 +17,11 @@ import pytest
 from safetensors import safe_open
 
 from unrolled.engine.data.corpus import read_corpus
-from unrolled.engine.data.dataset import DataConfig, prepare
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.readers import ReadOptions
-from unrolled.engine.data.token_files import EncodedCorpus, encode_files, open_corpus, read_encoded
+from unrolled.engine.data.token_file_writer import encode_files
+from unrolled.engine.data.token_files import EncodedCorpus, open_corpus, read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.tokenizers import pieces as pieces_module
@@ -71,7 +73,7 @@ def test_a_token_file_gives_the_batches_of_its_text(
     for file in files:
         file.write_bytes(TEXT.encode())
     corpus = read_corpus(files)
-    expected = prepare(corpus, config)
+    expected = prepare_dataset(corpus, config)
     monkeypatch.setattr(pieces_module, "PIECE_CHARS", piece)
     _, encoded = written(tmp_path, config, TEXT, TEXT)
     assert (encoded.name, encoded.characters, encoded.digest) == (corpus.name, corpus.characters, corpus.digest)
@@ -85,7 +87,7 @@ def test_a_token_file_gives_the_batches_of_its_text(
 
 def test_alarm_another_text_gives_other_batches(tmp_path: Path) -> None:
     _, encoded = written(tmp_path, CONFIGS["char"])
-    other = prepare(read_corpus([tmp_path / "0.txt"]), replace(CONFIGS["char"], split=(0.5, 0.4, 0.1)))
+    other = prepare_dataset(read_corpus([tmp_path / "0.txt"]), replace(CONFIGS["char"], split=(0.5, 0.4, 0.1)))
     with pytest.raises((AssertionError, ValueError)):
         same(encoded.prepare(CONFIGS["char"]).train, other.train)
 
@@ -223,8 +225,8 @@ def test_two_hundred_megabytes_need_little_memory(tmp_path: Path) -> None:
     begin = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from unrolled.engine.data.dataset import DataConfig\n"
-        "from unrolled.engine.data.token_files import encode_files, read_encoded\n"
+        "from unrolled.engine.data.data_config import DataConfig\n"
+        "from unrolled.engine.data.token_file_writer import encode_files, read_encoded\n"
         "said = lambda what: int(Path('/proc/self/status').read_text().split(what)[1].split()[0]) / 1024\n"
         "source, output = map(Path, sys.argv[1:])\n"
         "before, started = said('VmHWM:'), time.process_time()\n"

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from unrolled.engine.data import batches
+from unrolled.engine.data import id_arrays
 from unrolled.engine.data.corpus import Corpus, read_corpus
-from unrolled.engine.data.dataset import DataConfig, prepare
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.readers import ReadOptions
 from unrolled.engine.data.sources import Source, ending, shown
-from unrolled.engine.data.token_files import encode_files, read_encoded
+from unrolled.engine.data.token_file_writer import encode_files
+from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, PromptFileError, UnrolledError
 from unrolled.export.importing.weight_files import read_vocabulary
 from unrolled.runtime.jobs.prompt_files import BadRow, PromptFile
@@ -454,10 +456,10 @@ def test_no_room_for_the_copy_of_a_pipe_is_named(tmp_path: Path, full_disk: None
 def test_no_room_for_the_ids_of_a_large_corpus_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: None
 ) -> None:
-    monkeypatch.setattr(batches, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(id_arrays, "MEMORY_LIMIT", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(OSError, match="File too large") as caught:
-        prepare(Corpus("a.txt", TEXT * 20), DataConfig())
+        prepare_dataset(Corpus("a.txt", TEXT * 20), DataConfig())
     assert str(caught.value.filename).startswith(str(tmp_path))
     assert not list(tmp_path.iterdir())
 

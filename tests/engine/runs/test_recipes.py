@@ -14,7 +14,7 @@ from unrolled.cli.recipes import FOLDER, PRESETS, kinds_of, read_recipe
 from unrolled.cli.verbs.lr_find import lr_find
 from unrolled.cli.verbs.train import train
 from unrolled.cli.verbs.tune import tune
-from unrolled.engine.data.batches import StreamBatches
+from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.recipe import OPTIONS, experiment_of
 from unrolled.engine.storage.checkpoint import load_checkpoint

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.engine.data.batches import RecordBatches
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.dataset import DataConfig, prepare
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.evaluation_batches import batches_to_score
+from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, UnknownTokenError
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unrolled.engine.tokenizers import byte_pairs
@@ -309,7 +310,7 @@ def test_a_merge_may_not_make_a_special_token() -> None:
 @pytest.mark.parametrize("batching", ["stream", "records"])
 def test_a_corpus_becomes_batches(batching: str) -> None:
     config = DataConfig("bpe", batching, 4, 8, (1, 0, 0), vocab_size=300)
-    data = prepare(Corpus("cats", TEXT * 2), config)
+    data = prepare_dataset(Corpus("cats", TEXT * 2), config)
     assert isinstance(data.tokenizer, BpeTokenizer)
     assert len(data.tokenizer) == 300
     assert data.tokenizer.vocabulary[:2] == ((BOS, EOS) if batching == "records" else BYTE_SIGNS[:2])

@@ -16,9 +16,10 @@ import pytest
 from tolerances import assert_close
 from training_runs import Log, engine
 
-from unrolled.engine.data.batches import Batch, StreamBatches
+from unrolled.engine.data.batches import Batch
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.dataset import DataConfig
+from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Dropout, Masks

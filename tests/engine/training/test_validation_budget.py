@@ -15,7 +15,9 @@ from resumable_runs import assert_same_end, prepared, with_training
 from training_runs import Log, engine
 
 from unrolled.cli.app import app
-from unrolled.engine.data.batches import Batches, RecordBatches, StreamBatches
+from unrolled.engine.data.batches import Batches
+from unrolled.engine.data.records import RecordBatches
+from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.experiment import Experiment
 from unrolled.engine.runs.resume import RESUME, load_resume_state

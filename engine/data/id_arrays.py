@@ -1,0 +1,40 @@
+"""Arrays of ids in memory, or mapped from a file where they are large."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+MEMORY_LIMIT = 256 * 2**20  # bytes of ids beyond which they are mapped from a file
+
+
+def write_ids(file: IO[bytes], ids: NDArray) -> None:
+    """Write ``ids`` as bytes; the error of ``ndarray.tofile`` does not say why the disk takes no more."""
+    file.write(np.ascontiguousarray(ids).data)
+
+
+def collect_ids(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArray:
+    """Join pieces of ids; beyond MEMORY_LIMIT they go to a temporary file that is mapped and vanishes with the array."""
+    if expected * dtype.itemsize <= MEMORY_LIMIT:
+        collected = list(pieces)
+        return np.concatenate(collected) if collected else np.zeros(0, dtype)
+    with tempfile.NamedTemporaryFile(prefix="unrolled-ids-", delete=False) as file:
+        path = Path(file.name)
+        try:
+            for piece in pieces:
+                write_ids(file, piece)
+            file.flush()
+            return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+        finally:
+            # the mapping keeps the data; where a mapped file cannot be removed, it stays in the temporary folder
+            with contextlib.suppress(OSError):
+                path.unlink()
