@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 from typer.exceptions import TyperException
 
 from unrolled.cli.terminal.console import err, write_any_text
+from unrolled.cli.terminal.error_messages import one_line_message, process_prefix
 from unrolled.cli.terminal.exit_codes import BAD_INPUT, INTERRUPTED
 from unrolled.cli.verbs.bench import bench
 from unrolled.cli.verbs.compare import compare
@@ -28,12 +27,8 @@ from unrolled.cli.verbs.score import score
 from unrolled.cli.verbs.train import train
 from unrolled.cli.verbs.tune import tune
 from unrolled.cli.verbs.verify import verify
-from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError, UnrolledError
+from unrolled.engine.errors import UnrolledError
 from unrolled.engine.signals import Interruption
-
-LARGE_TEXT = (
-    "a large text is encoded once, in bounded memory, by unrolled encode, and train then reads the .tokens file"
-)
 
 app = typer.Typer(
     name="unrolled",
@@ -59,46 +54,6 @@ app.command()(report)
 app.command()(info)
 app.add_typer(bench, name="bench")
 
-# What the library calls a setting, and its option: a message of the library is read by somebody who typed options.
-OPTION_NAMES = {
-    "embedding_size": "--embed",
-    "hidden_size": "--hidden",
-    "num_layers": "--layers",
-    "tie_weights": "--tie",
-    "batch_size": "--batch",
-    "learning_rate": "--lr",
-    "clip_norm": "--clip",
-    "clip_value": "--clip-value",
-    "init_scale": "--init-scale",
-    "label_smoothing": "--label-smoothing",
-    "forget_bias": "--forget-bias",
-    "decay_after": "--decay-after",
-    "decay_patience": "--decay-patience",
-    "input_dropout": "--input-dropout",
-    "output_dropout": "--output-dropout",
-    "num_return_sequences": "--number",
-    "max_new_tokens": "--max-new-tokens",
-    "validate_every": "--validate-every",
-    "weight_decay": "--weight-decay",
-    "vocab_size": "--vocab-size",
-    "top_k": "--top-k",
-    "top_p": "--top-p",
-    "min_p": "--min-p",
-    "typical_p": "--typical-p",
-    "repetition_penalty": "--repetition-penalty",
-    "no_repeat_ngram_size": "--no-repeat-ngram-size",
-    "bad_words": "--bad-word",
-    "suppress_tokens": "--suppress-token",
-    "sequence_bias": "--bias",
-    "min_new_tokens": "--min-new-tokens",
-    "forced_prefix": "--forced-prefix",
-    "num_beams": "--num-beams",
-    "length_penalty": "--length-penalty",
-    "early_stopping": "--early-stopping",
-    "max_prompt_tokens": "--max-prompt-tokens",
-    "state_dict_key": "--state-dict",
-}
-
 _settings = {"debug": False}
 
 
@@ -118,29 +73,6 @@ def _options(
     _settings["debug"] = debug
 
 
-def _message(error: BaseException) -> str:
-    """Return what went wrong in one line, in the words of the command line."""
-    if isinstance(error, TyperException):
-        context: Any = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context is not None else ""
-        text = getattr(error, "format_message", lambda: str(error))() + hint
-    elif isinstance(error, MemoryError):
-        text = f"not enough memory ({error}); make the model or the batch smaller; {LARGE_TEXT}"
-    elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    else:
-        text = str(error) or type(error).__name__
-    if isinstance(error, ConfigError | NothingLeftError | UnknownTokenError):
-        text = re.sub(r"\b(" + "|".join(OPTION_NAMES) + r")\b", lambda match: OPTION_NAMES[match[1]], text)
-    return " ".join(text.split("\n"))
-
-
-def _who() -> str:
-    """Which of several processes says it; the first need not say."""
-    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
-    return "" if rank == "0" else f"process {rank}: "
-
-
 def run(interruption: Interruption | None = None) -> int:
     """Run the verb of ``sys.argv`` and return its exit code; an expected error is one red line and 2.
 
@@ -157,5 +89,5 @@ def run(interruption: Interruption | None = None) -> int:
             return INTERRUPTED
         if _settings["debug"]:
             raise
-        err.print(Text(f"{_who()}error: {_message(error)}", style="red"))
+        err.print(Text(f"{process_prefix()}error: {one_line_message(error)}", style="red"))
         return BAD_INPUT

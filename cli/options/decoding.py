@@ -11,12 +11,12 @@ from unrolled.cli.options.shared import one_of, unescape
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 
-PANEL = "Decoding"
+DECODING_PANEL = "Decoding"
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
 
 def _option(help: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=PANEL)
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=DECODING_PANEL)
 
 
 Temperature = Annotated[float, _option("0: greedy; below 1: safer; above 1: more varied.")]

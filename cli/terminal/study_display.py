@@ -9,12 +9,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from unrolled.cli.terminal.console import Row, fitting_tables, rate, warn
+from unrolled.cli.terminal.console import WIDE, warn
+from unrolled.cli.terminal.tables import TableRow, fitting_tables, rate
 from unrolled.tuning.space import Value, written
 from unrolled.tuning.study import StudyObserver, Trial
 from unrolled.tuning.trial import RUNGS
 
-WIDE = 100  # characters, from which on there is room for everything
 STYLES = {"complete": "", "pruned": "dim"}
 
 
@@ -130,7 +130,7 @@ def trial_tables(trials: Sequence[Trial], names: Sequence[str], width: int) -> l
             *_figures(trial),
             "best" if first else state(trial),
         ]
-        rows.append(Row(cells, "bold green" if first else STYLES.get(trial.state, "yellow")))
+        rows.append(TableRow(cells, "bold green" if first else STYLES.get(trial.state, "yellow")))
     return fitting_tables("Trials by validation loss, nats a token", columns, rows, width)
 
 

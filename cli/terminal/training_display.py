@@ -12,15 +12,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from unrolled.cli.terminal.console import warn
+from unrolled.cli.terminal.console import WIDE, warn
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.training.loop import Observer, TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
 REFRESH_S = 0.1  # between two updates of the live lines, at least
-SHARE = 0.004  # of the time, that the live lines may take at most
+DRAWING_SHARE = 0.004  # of the time, that the live lines may take at most
 SMOOTHING = 0.95
-WIDE = 100  # columns
 
 
 class Speed(NamedTuple):
@@ -48,7 +47,7 @@ class TrainingDisplay(Observer):
     """Shows loss, perplexity, accuracy, gradient norm, speed and time left; with each validation its figures and a sample.
 
     The live lines are drawn by this thread and no other, and less often where drawing takes long, so that all of it costs
-    less than ``SHARE`` of the time.
+    less than ``DRAWING_SHARE`` of the time.
 
     Args:
         console: where to.
@@ -88,7 +87,7 @@ class TrainingDisplay(Observer):
             return
         self._live.update(self._lines(event), refresh=True)
         after = time.perf_counter()
-        self._next = after + max(REFRESH_S, (after - now) / SHARE)
+        self._next = after + max(REFRESH_S, (after - now) / DRAWING_SHARE)
 
     def _lines(self, event: StepEvent) -> RenderableType:
         """Three lines of at most 80 columns."""

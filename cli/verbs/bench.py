@@ -18,8 +18,9 @@ from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, meas
 from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.options.shared import Overwrite, default, one_of, refuse_unused
 from unrolled.cli.options.written_files import check_append, check_output
-from unrolled.cli.terminal.console import Row, err, fitting_tables, out, show_tables, table, table_width, warn
+from unrolled.cli.terminal.console import err, out, warn
 from unrolled.cli.terminal.exit_codes import FAILED
+from unrolled.cli.terminal.tables import TableRow, fitting_tables, show_tables, table, table_width
 from unrolled.cli.verbs.bench_runtimes import runtimes
 from unrolled.engine.checks import check_choice
 from unrolled.engine.cores import usable_cores
@@ -39,7 +40,7 @@ SIZES, OWN_SIZES = ("cells", "layers", "hidden", "batch", "length", "vocab"), "a
 Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
 Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
 Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
-Batch = Annotated[str | None, typer.Option(help="Batch sizes, or streams side by side.")]
+BatchSizes = Annotated[str | None, typer.Option(help="BatchSizes sizes, or streams side by side.")]
 JsonFile = Annotated[
     Path | None,
     typer.Option("--json", help="Add every measurement to the end of this file as it is made."),
@@ -122,7 +123,7 @@ def _run(
 
             for line in measure(work, names, machine["limits"], count, effort, say):
                 keep(line)
-    _show(lines)
+    _show_measurements(lines)
     if not any(line.get("parity") == "ok" for line in lines):
         raise typer.Exit(FAILED)
 
@@ -133,7 +134,7 @@ def train(
     cells: Cells = None,
     layers: Layers = None,
     hidden: Hidden = None,
-    batch: Batch = None,
+    batch: BatchSizes = None,
     length: Annotated[int, typer.Option(help="Steps of a batch.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 65,
     peers: TrainPeers = None,
@@ -170,7 +171,7 @@ def generate(
     cells: Cells = None,
     layers: Layers = None,
     hidden: Hidden = None,
-    batch: Batch = None,
+    batch: BatchSizes = None,
     length: Annotated[int, typer.Option(help="Tokens written in each stream.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 100,
     peers: GeneratePeers = None,
@@ -257,7 +258,7 @@ def batch(
                         to_json({**work.to_dict(), "suite": "batch", "engine": name, "rows": rows, **rate}) + "\n"
                     )
     figures = zip(BATCH_COLUMNS, *(batch_cells(rounds_of) for rounds_of in rates.values()), strict=True)
-    show_tables(out, fitting_tables(title, ["", *rates], [Row(cells) for cells in figures], table_width(out)))
+    show_tables(out, fitting_tables(title, ["", *rates], [TableRow(cells) for cells in figures], table_width(out)))
 
 
 @bench.command("memory")
@@ -300,7 +301,7 @@ def _named(name: str, suite: str) -> list[Workload]:
     return list(WORKLOADS[name])
 
 
-def _show(lines: Sequence[reports.Line]) -> None:
+def _show_measurements(lines: Sequence[reports.Line]) -> None:
     for line in reports.measured(lines, "machine"):
         out.print(reports.machine_text(line))
     for suite in reports.SUITES:
@@ -313,7 +314,10 @@ def _show(lines: Sequence[reports.Line]) -> None:
             if cells:
                 head = ["workload", *(peer.replace("-", "\n") for peer in peers)]
                 show_tables(
-                    out, fitting_tables(f"{title}: {figure.title}", head, [Row(row) for row in cells], table_width(out))
+                    out,
+                    fitting_tables(
+                        f"{title}: {figure.title}", head, [TableRow(row) for row in cells], table_width(out)
+                    ),
                 )
         for remark in (remark for line in rows for remark in reports.remarks(line)):
             warn(out, remark)
@@ -342,7 +346,7 @@ def report(
     if markdown:
         print(reports.markdown(lines), end="")
     else:
-        _show(lines)
+        _show_measurements(lines)
 
 
 @bench.command("compare")

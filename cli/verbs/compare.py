@@ -11,11 +11,12 @@ from rich.console import Console
 from unrolled.bench.parity.agreement import Agreement, Contestant, contestants
 from unrolled.bench.parity.agreement import compare as compare_all
 from unrolled.cli.options import shared as options
-from unrolled.cli.terminal.console import err, out, print_json, rate, share, table, warn
+from unrolled.cli.terminal.console import err, out, print_json, warn
 from unrolled.cli.terminal.exit_codes import FAILED
+from unrolled.cli.terminal.tables import percentage, rate, table
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX
 
-SHOWN = 8  # divergences of each engine; --json says all
+MOST_DIVERGENCES = 8  # divergences of each engine; --json says all
 
 
 def compare(
@@ -73,8 +74,8 @@ def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
         shown.add_row(
             a.engine if a.source.endswith(CHECKPOINT_SUFFIX) else a.source,
             "-" if a.max_logit_error is None else f"{a.max_logit_error:.1e}",
-            share(a.greedy_match),
-            share(a.sampled_match),
+            percentage(a.greedy_match),
+            percentage(a.sampled_match),
             rate(a.tokens_per_s_1),
             rate(a.tokens_per_s_64),
         )
@@ -94,9 +95,11 @@ def show_divergences(console: Console, agreement: Agreement) -> None:
     faults = sum(not one.explained for one in found)
     name = agreement.engine if agreement.source.endswith(CHECKPOINT_SUFFIX) else agreement.source
     verdict = f"{faults} of them by more than rounding explains" if faults else "each by rounding"
-    warn(console, f"{name}: {share(agreement.equal_texts)} of the texts are equal, {len(found)} are not, {verdict}")
-    for one in sorted(found, key=lambda one: one.explained)[:SHOWN]:
+    warn(
+        console, f"{name}: {percentage(agreement.equal_texts)} of the texts are equal, {len(found)} are not, {verdict}"
+    )
+    for one in sorted(found, key=lambda one: one.explained)[:MOST_DIVERGENCES]:
         margin = "which NumPy cannot draw there" if one.margin is None else f"{one.margin:.1e} from the border"
         console.print(f"  text {one.index}, step {one.step}: token {one.got} for {one.expected}, {margin}")
-    if len(found) > SHOWN:
+    if len(found) > MOST_DIVERGENCES:
         console.print("  …")

@@ -19,7 +19,8 @@ from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.system import package_version
 from unrolled.bench.parity.agreement import REFERENCE, Agreement, Contestant, contestants
 from unrolled.cli.options import shared as options
-from unrolled.cli.terminal.console import out, rate, table, warn
+from unrolled.cli.terminal.console import out, warn
+from unrolled.cli.terminal.tables import rate, table
 from unrolled.cli.verbs.compare import run_compare, show_agreements
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.runs.run_folder import holds_run
@@ -32,7 +33,7 @@ from unrolled.export.web import find_onnxruntime_web
 from unrolled.runtime import generate, load
 from unrolled.runtime.web_server import WebServer
 
-SETTINGS = shlex.split(
+TRAINING_OPTIONS = shlex.split(
     "--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --lr 2e-3 --schedule constant --seed 1"
 )
 GRACE_S = 10.0  # that an interrupted training has to end by itself
@@ -101,7 +102,7 @@ def _run_demo(output: Path, seconds: float, overwrite: bool) -> None:
     summary = _summary(engines, runs, artifacts, agreements, samples)
     artifacts["summary"] = output / "summary.json"
     write_atomically(artifacts["summary"], to_json(summary, indent=2).encode())
-    _show(summary, agreements, artifacts)
+    _show_summary(summary, agreements, artifacts)
 
 
 def _heading(text: str) -> None:
@@ -110,7 +111,7 @@ def _heading(text: str) -> None:
 
 def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
     """Train in a process of its own, because the engines' thread pools would disturb each other in one."""
-    arguments = ["train", "--engine", engine, *SETTINGS, "--seconds", f"{seconds:g}", "-o", str(folder)]
+    arguments = ["train", "--engine", engine, *TRAINING_OPTIONS, "--seconds", f"{seconds:g}", "-o", str(folder)]
     _heading(f"Training with {engine}")
     out.print(f"$ unrolled {shlex.join(arguments)}", style="bold")
     command = [sys.executable, "-m", "unrolled.cli", *arguments, *(["--overwrite"] if overwrite else [])]
@@ -175,7 +176,7 @@ def _summary(
     }
 
 
-def _show(summary: dict[str, Any], agreements: Sequence[Agreement], artifacts: dict[str, Path]) -> None:
+def _show_summary(summary: dict[str, Any], agreements: Sequence[Agreement], artifacts: dict[str, Path]) -> None:
     trained = table("Training", "engine", "validation loss", "perplexity", "tokens/s", "steps", "seconds")
     for name, row in summary["engines"].items():
         trained.add_row(

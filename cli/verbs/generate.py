@@ -9,17 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.cli.options import decoding
-from unrolled.cli.options import jobs as many
+from unrolled.cli.options import decoding, jobs
 from unrolled.cli.options import shared as options
-from unrolled.cli.terminal.console import print_json
+from unrolled.cli.terminal.console import err, print_json
+from unrolled.cli.terminal.exit_codes import INTERRUPTED, SOME_ROWS_FAILED
+from unrolled.cli.terminal.job_display import JobDisplay, job_summary
 from unrolled.engine.data.tables import TableFormat
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
 from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS
+from unrolled.runtime.jobs.job import Job
 from unrolled.runtime.jobs.result_files import STDOUT
-from unrolled.runtime.jobs.runner import Job
+from unrolled.runtime.jobs.runner import run_job
 
 
 def generate_text(
@@ -46,20 +49,20 @@ def generate_text(
     length_penalty: decoding.LengthPenalty = 1.0,
     early_stopping: decoding.EarlyStopping = "false",
     number: Annotated[int, typer.Option("-n", "--number", help="Texts for each prompt.")] = 1,
-    input: many.Input = None,
-    output: many.Output = STDOUT,
-    format: many.Format = None,
+    input: jobs.PromptsInput = None,
+    output: jobs.ResultsOutput = STDOUT,
+    format: jobs.PromptsFormat = None,
     delimiter: options.Delimiter = None,
     quoting: options.Quoting = None,
     header: options.Header = None,
-    lanes: many.Lanes = Job.lanes,
-    resume: many.Resume = False,
-    overwrite: many.Overwrite = False,
-    strict: many.Strict = False,
-    shard: many.Shard = "0/1",
-    token_ids: many.TokenIds = False,
-    keep_columns: many.KeepColumns = False,
-    max_prompt_tokens: many.MaxPromptTokens = MAX_PROMPT_TOKENS,
+    lanes: jobs.JobLanes = Job.lanes,
+    resume: jobs.Resume = False,
+    overwrite: jobs.OverwriteResults = False,
+    strict: jobs.Strict = False,
+    shard: jobs.Shard = "0/1",
+    token_ids: jobs.TokenIds = False,
+    keep_columns: jobs.KeepColumns = False,
+    max_prompt_tokens: jobs.MaxPromptTokens = MAX_PROMPT_TOKENS,
     seed: options.Seed = 0,
     engine: options.Engine = None,
     precision: options.Precision = "float32",
@@ -77,7 +80,7 @@ def generate_text(
     if prompt and input:
         raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
     if not input:
-        options.refuse_unused(context, many.OF_JOBS, "only with --input, which names a file of prompts")
+        options.refuse_unused(context, jobs.OF_JOBS, "only with --input, which names a file of prompts")
         if logprobs and not json:
             raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
     if num_beams > 1:
@@ -109,7 +112,7 @@ def generate_text(
             raise ConfigError(
                 "num_beams, input: got both; a file of prompts is written by drawing or greedily, beams go with --prompt"
             )
-        part = many.parse_shard(shard)
+        part = jobs.parse_shard(shard)
         table = TableFormat(delimiter, quoting, header is not False)
         job = Job(
             input,
@@ -127,7 +130,7 @@ def generate_text(
             keep_columns,
         )
         config = GenerationConfig(do_sample=not greedy, **settings)
-        many.write_job(load(model, engine, precision), job, config, json)
+        _write_job(load(model, engine, precision), job, config, json)
         return
     opened = load(model, engine, precision)
     prompts = [options.unescape(text) for text in prompt or []] or [opened.tokenizer.start_prompt()]
@@ -143,6 +146,23 @@ def generate_text(
         print_json({"engine": opened.engine, **speed, "texts": [asdict(text) for text in texts]})
         return
     _print_texts(opened.tokenizer, texts)
+
+
+def _write_job(model: StepModel, job: Job, config: GenerationConfig, json: bool) -> None:
+    """Run a job, say how it went, and exit with its code where that is not 0."""
+    if json and job.output == STDOUT:
+        raise ConfigError("json: standard output is for the results; name a file with --output")
+    with JobDisplay(err) as display:
+        progress = run_job(model, job, config, display)
+    if json:
+        speed = progress.tokens / max(progress.seconds, 1e-9)
+        print_json({"engine": model.engine, "output": job.output, **asdict(progress), "tokens_per_s": speed})
+    else:
+        err.print(job_summary(progress, job.output))
+    if progress.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if progress.errors:
+        raise typer.Exit(SOME_ROWS_FAILED)
 
 
 def _print_texts(tokenizer: Tokenizer, texts: Sequence[Generation]) -> None:

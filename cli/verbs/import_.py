@@ -9,7 +9,8 @@ import typer
 
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.written_files import check_output
-from unrolled.cli.terminal.console import emphasis, out, print_json, table, warn
+from unrolled.cli.terminal.console import emphasis, out, print_json, warn
+from unrolled.cli.terminal.tables import table
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.parameters import parameter_count
@@ -108,10 +109,10 @@ def import_model(
             }
         )
     else:
-        _show(weights, path, found)
+        _show_import(weights, path, found)
 
 
-def _show(weights: Path, path: Path, found: Imported) -> None:
+def _show_import(weights: Path, path: Path, found: Imported) -> None:
     shown = table(f"Recognised in {weights.name}", "in the file", "here", "shape", "note")
     for column in shown.columns[1:]:
         column.justify, column.no_wrap = "left", False

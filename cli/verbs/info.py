@@ -32,20 +32,20 @@ def info(
     if json:
         print_json(values)
     else:
-        _show(values)
+        _show_values(values)
 
 
-def _show(values: dict[str, Any], indent: str = "") -> None:
+def _show_values(values: dict[str, Any], indent: str = "") -> None:
     width = max((len(key) for key, value in values.items() if not isinstance(value, dict)), default=0)
     for key, value in values.items():
         if isinstance(value, dict):
             emphasis(out, indent, (key, "bold"))
-            _show(value, indent + "  ")
+            _show_values(value, indent + "  ")
         else:
-            out.print(f"{indent}{key:<{width}}  {_text(value)}")
+            out.print(f"{indent}{key:<{width}}  {_value_text(value)}")
 
 
-def _text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -94,7 +94,7 @@ def lr_find(
             written.append(picture.name)
         except (UnrolledError, OSError) as error:
             warn(console, f"no picture of the curve: {error}")
-        _show(console, test)
+        _show_suggestion(console, test)
         console.print(f"in {output}: {', '.join(written)}")
     if json:
         figures = {"suggestion": test.suggestion, "steepest_descent": test.steepest, "updates": len(test.losses)}
@@ -106,7 +106,7 @@ def lr_find(
         raise typer.Exit(INTERRUPTED)
 
 
-def _show(console: Console, test: RangeTest) -> None:
+def _show_suggestion(console: Console, test: RangeTest) -> None:
     if test.suggestion is None or test.steepest is None:
         warn(console, "the loss never fell, so nothing is suggested; begin with a lower rate, or end with a higher one")
         return

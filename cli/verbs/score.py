@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.cli.options import shared as options
-from unrolled.cli.terminal.console import err, out, print_json, show_readings, table
+from unrolled.cli.terminal.console import err, out, print_json, show_readings
+from unrolled.cli.terminal.tables import table
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import read_corpus
 from unrolled.engine.data.evaluation_batches import batches_to_score

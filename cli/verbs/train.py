@@ -252,12 +252,12 @@ def train(
             lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision, group),
         )
         console = Console(quiet=True) if not group.leads else err if json else out
-        _announce(console, run, output, group.size, idle)
+        _show_start(console, run, output, group.size, idle)
         sampler = _sampler(run.dataset.tokenizer, seed) if samples else None
         with TrainingDisplay(console, _speed(run) if group.leads and console.is_terminal else None) as display:
             result = run.run(output, overwrite, [*observers, display], resume, sampler, group)
     if group.leads:
-        _report(console, run, result, output, json)
+        _show_end(console, run, result, output, json)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -269,19 +269,19 @@ def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
         check_output(output / PICTURE, overwrite)
 
 
-def _report(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:
+def _show_end(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:
     if result.steps == 0:
         console.print("interrupted before the first step; nothing is written")
     else:
         title = f"{run.corpus.name}: {run.trainable.config.spec.title}, {run.trainable.engine}"
-        picture = _picture(console, output, title)
-        _summarise(console, run, result, output, picture)
+        picture = _draw_losses(console, output, title)
+        _show_result(console, run, result, output, picture)
     if json:
         read = [reading.to_dict() for reading in run.corpus.read_as(run.experiment.data.batching)]
         print_json({**result.to_dict(), "read": read, "output": str(output)})
 
 
-def _announce(console: Console, run: PreparedRun, output: Path, processes: int, idle: Sequence[str]) -> None:
+def _show_start(console: Console, run: PreparedRun, output: Path, processes: int, idle: Sequence[str]) -> None:
     config, data = run.trainable.config, run.experiment.data
     validation = run.dataset.validation
     emphasis(
@@ -317,7 +317,7 @@ def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
     return sample
 
 
-def _picture(console: Console, output: Path, title: str) -> Path | None:
+def _draw_losses(console: Console, output: Path, title: str) -> Path | None:
     """The picture of the loss; whatever is wrong with it, the training's result is kept and shown."""
     try:
         draw_loss_curves({"run": output}, output / PICTURE, title)
@@ -341,7 +341,9 @@ def _validation_cost(result: TrainingResult, default: bool) -> str:
     return text
 
 
-def _summarise(console: Console, run: PreparedRun, result: TrainingResult, output: Path, picture: Path | None) -> None:
+def _show_result(
+    console: Console, run: PreparedRun, result: TrainingResult, output: Path, picture: Path | None
+) -> None:
     if not result.losses:
         console.print(
             "the run is finished, nothing is left to do; raise its limit where the schedule does not follow it, or begin "

@@ -14,7 +14,7 @@ from unrolled.cli.options.effects import refuse
 from unrolled.cli.verbs.train import train
 from unrolled.engine.runs.recipe import OPTIONS
 
-SETTINGS = (*options.READING, "engine", "precision", *OPTIONS)
+SHARED_SETTINGS = (*options.READING, "engine", "precision", *OPTIONS)
 IGNORED = ("samples", "tensorboard")  # of train: recipes may have them
 
 
@@ -28,7 +28,7 @@ def with_settings(hidden: tuple[str, ...] = ()) -> Callable[[Callable[..., None]
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in _parameters(verb) if p.kind is not p.VAR_KEYWORD]
-        taken = [p for p in _parameters(train) if p.name in (*SETTINGS, *IGNORED)]
+        taken = [p for p in _parameters(train) if p.name in (*SHARED_SETTINGS, *IGNORED)]
         if twice := {p.name for p in own} & {p.name for p in taken}:
             raise TypeError(f"{verb.__name__}: {', '.join(sorted(twice))} comes from train")
         shown = [_hide(p) if p.name in (*hidden, *IGNORED) else p for p in taken]

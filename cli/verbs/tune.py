@@ -12,9 +12,10 @@ from rich.console import Console
 
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.effects import without_effect
-from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, show_tables, table_width, warn
+from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.terminal.exit_codes import FAILED, INTERRUPTED
 from unrolled.cli.terminal.study_display import StudyDisplay, trial_tables
+from unrolled.cli.terminal.tables import show_tables, table_width
 from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
@@ -90,9 +91,9 @@ def tune(
     else:
         (output / BEST).unlink(missing_ok=True)  # of an earlier study, which would pass for this one's
     if result.trials:
-        written += _picture(console, output, result, plan, text.name)
+        written += _draw_picture(console, output, result, plan, text.name)
         show_tables(console, trial_tables(result.trials, list(space), table_width(console)))
-    _summarise(console, result, output, written, corpus or [])
+    _show_outcome(console, result, output, written, corpus or [])
     if json:
         rows = [trial.to_dict() for trial in result.trials]
         best = result.best and result.best.number
@@ -106,7 +107,7 @@ def tune(
         raise typer.Exit(FAILED)
 
 
-def _picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
+def _draw_picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
     """The picture's name, if it could be drawn; whatever is wrong with it, the study's result is kept and shown."""
     try:
         draw_study(result.trials, plan.space, output / PICTURE, f"{name}: {len(result.trials)} trials")
@@ -125,7 +126,7 @@ def _failures(result: StudyResult) -> str:
     return counts if reason is None else f"{counts}; the last one: {reason}"
 
 
-def _summarise(console: Console, result: StudyResult, output: Path, written: list[str], corpus: list[str]) -> None:
+def _show_outcome(console: Console, result: StudyResult, output: Path, written: list[str], corpus: list[str]) -> None:
     if result.interrupted:
         console.print("interrupted; --resume goes on")
     if result.best is None:

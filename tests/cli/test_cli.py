@@ -18,10 +18,11 @@ import pytest
 import typer
 from rich.text import Text
 
-from unrolled.cli.app import _message, app
+from unrolled.cli.app import app
 from unrolled.cli.app import run as run_here
 from unrolled.cli.options import decoding
 from unrolled.cli.terminal.console import print_json
+from unrolled.cli.terminal.error_messages import one_line_message
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.export import web
@@ -509,7 +510,7 @@ def test_errors_of_the_system_name_the_file_and_what_to_do(
     assert run_here() == 2
     assert capsys.readouterr().err.split() == f"error: {tokens}: No space left on device".split()
     assert list(tmp_path.iterdir()) == [text]
-    assert "unrolled encode" in _message(MemoryError())
+    assert "unrolled encode" in one_line_message(MemoryError())
 
 
 def test_debug_shows_where_an_error_came_from() -> None:

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from unrolled.cli.app import run as run_here
-from unrolled.cli.options.jobs import JobDisplay, figures, parse_shard, summary
+from unrolled.cli.options.jobs import parse_shard
+from unrolled.cli.terminal.job_display import JobDisplay, job_summary, progress_line
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.runtime import generate, load
@@ -177,24 +178,24 @@ def test_a_signal_ends_a_job_with_130_and_whole_lines(model: str, tmp_path: Path
 
 def test_figures_in_words() -> None:
     progress = Progress(rows=1500, errors=2, kept=500, texts=998, tokens=40_000, seconds=20.0, total=11_500)
-    assert figures(progress) == "1,500 of 11,500 rows  2,000 tokens/s  3:20 left  2 errors"
-    assert figures(Progress(rows=10, tokens=50, seconds=1.0)) == "10 rows  50 tokens/s"
-    assert figures(Progress(rows=12, seconds=1.0, total=10)).startswith("12 of 12 rows")
+    assert progress_line(progress) == "1,500 of 11,500 rows  2,000 tokens/s  3:20 left  2 errors"
+    assert progress_line(Progress(rows=10, tokens=50, seconds=1.0)) == "10 rows  50 tokens/s"
+    assert progress_line(Progress(rows=12, seconds=1.0, total=10)).startswith("12 of 12 rows")
     assert (
-        summary(progress, "o")
+        job_summary(progress, "o")
         == "1,500 rows, 500 of them before, 2 of them errors; 40,000 tokens in 0:20, 2,000 tokens/s"
     )
     interrupted = Progress(rows=1, tokens=1, seconds=1.0, interrupted=True)
-    assert summary(interrupted, "o") == "interrupted; 1 rows; 1 tokens in 0:01, 1 tokens/s; --resume goes on"
-    assert "--resume" not in summary(interrupted, "-")
-    assert summary(Progress(rows=7, complete=True), "o") == "o is complete: 7 rows; --overwrite writes it anew"
+    assert job_summary(interrupted, "o") == "interrupted; 1 rows; 1 tokens in 0:01, 1 tokens/s; --resume goes on"
+    assert "--resume" not in job_summary(interrupted, "-")
+    assert job_summary(Progress(rows=7, complete=True), "o") == "o is complete: 7 rows; --overwrite writes it anew"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_a_live_line_in_a_terminal_and_plain_lines_elsewhere(
     terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unrolled.cli.options.jobs.PLAIN_S", 0.0)
+    monkeypatch.setattr("unrolled.cli.terminal.job_display.PLAIN_S", 0.0)
     shown = io.StringIO()
     with JobDisplay(Console(file=shown, force_terminal=terminal, width=100)) as display:
         display(Progress(rows=3, tokens=10, seconds=2.0, total=9))

@@ -62,7 +62,7 @@ def test_drawing_takes_a_bounded_share_of_the_time(monkeypatch: pytest.MonkeyPat
             now[0] += 0.001
             display.on_step(event(step))
     assert 3 <= len(drawn) <= 6
-    assert len(drawn) * 0.01 / now[0] <= 1.5 * training_display.SHARE
+    assert len(drawn) * 0.01 / now[0] <= 1.5 * training_display.DRAWING_SHARE
 
 
 def test_elsewhere_steps_print_nothing_and_a_sample_is_one_line() -> None:

@@ -1,0 +1,78 @@
+"""Errors of the library as one line in the words of the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from typer.exceptions import TyperException
+
+from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError
+
+LARGE_TEXT = (
+    "a large text is encoded once, in bounded memory, by unrolled encode, and train then reads the .tokens file"
+)
+
+# What the library calls a setting, and its option: a message of the library is read by somebody who typed options.
+OPTION_NAMES = {
+    "embedding_size": "--embed",
+    "hidden_size": "--hidden",
+    "num_layers": "--layers",
+    "tie_weights": "--tie",
+    "batch_size": "--batch",
+    "learning_rate": "--lr",
+    "clip_norm": "--clip",
+    "clip_value": "--clip-value",
+    "init_scale": "--init-scale",
+    "label_smoothing": "--label-smoothing",
+    "forget_bias": "--forget-bias",
+    "decay_after": "--decay-after",
+    "decay_patience": "--decay-patience",
+    "input_dropout": "--input-dropout",
+    "output_dropout": "--output-dropout",
+    "num_return_sequences": "--number",
+    "max_new_tokens": "--max-new-tokens",
+    "validate_every": "--validate-every",
+    "weight_decay": "--weight-decay",
+    "vocab_size": "--vocab-size",
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+    "min_p": "--min-p",
+    "typical_p": "--typical-p",
+    "repetition_penalty": "--repetition-penalty",
+    "no_repeat_ngram_size": "--no-repeat-ngram-size",
+    "bad_words": "--bad-word",
+    "suppress_tokens": "--suppress-token",
+    "sequence_bias": "--bias",
+    "min_new_tokens": "--min-new-tokens",
+    "forced_prefix": "--forced-prefix",
+    "num_beams": "--num-beams",
+    "length_penalty": "--length-penalty",
+    "early_stopping": "--early-stopping",
+    "max_prompt_tokens": "--max-prompt-tokens",
+    "state_dict_key": "--state-dict",
+}
+
+
+def one_line_message(error: BaseException) -> str:
+    """Return what went wrong in one line, in the words of the command line."""
+    if isinstance(error, TyperException):
+        context: Any = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        text = getattr(error, "format_message", lambda: str(error))() + hint
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory ({error}); make the model or the batch smaller; {LARGE_TEXT}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error) or type(error).__name__
+    if isinstance(error, ConfigError | NothingLeftError | UnknownTokenError):
+        text = re.sub(r"\b(" + "|".join(OPTION_NAMES) + r")\b", lambda match: OPTION_NAMES[match[1]], text)
+    return " ".join(text.split("\n"))
+
+
+def process_prefix() -> str:
+    """Which of several processes says it; the first need not say."""
+    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
+    return "" if rank == "0" else f"process {rank}: "

@@ -1,0 +1,75 @@
+"""Tables as wide as the terminal allows, and how their cells show figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from unrolled.cli.terminal.console import SET_WIDTH
+
+FILE_WIDTH = SET_WIDTH or 130  # of a table that is not shown in a terminal
+
+
+def table(title: str, *columns: str) -> Table:
+    """Return an empty table: the first column wraps where there is too little room, the others, set to the right, do not."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="right" if place > 0 else "left", no_wrap=place > 0, overflow="fold")
+    return made
+
+
+class TableRow(NamedTuple):
+    """A row of a table; the first cell is its label."""
+
+    cells: Sequence[str]
+    style: str = ""
+
+
+LABEL_WIDTH = 24  # of the first column, which wraps beyond it
+BORDERS = 3  # characters a column, and one more of a table
+
+
+def fitting_tables(title: str, columns: Sequence[str], rows: Sequence[TableRow], width: int) -> list[Table]:
+    """Return the table, its columns shared out over several that repeat the labels where one is wider than ``width``."""
+    widths = [max(map(_cell_width, cells)) for cells in zip(columns, *(row.cells for row in rows), strict=True)]
+    room = width - 1 - BORDERS - min(widths[0], LABEL_WIDTH)
+    groups: list[list[int]] = [[]]
+    for place in range(1, len(columns)):
+        if groups[-1] and sum(widths[one] + BORDERS for one in (*groups[-1], place)) > room:
+            groups.append([])
+        groups[-1].append(place)
+    made = []
+    for number, group in enumerate(groups):
+        part = table(title if number == 0 else "", *(columns[place] for place in (0, *group)))
+        part.columns[0].max_width = LABEL_WIDTH
+        for row in rows:
+            part.add_row(*(row.cells[place] for place in (0, *group)), style=row.style)
+        made.append(part)
+    return made
+
+
+def _cell_width(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
+
+
+def table_width(console: Console) -> int:
+    """Return how wide a table may be: the terminal, or of a file ``FILE_WIDTH``."""
+    return console.width if console.is_terminal else FILE_WIDTH
+
+
+def show_tables(console: Console, tables: Sequence[Table]) -> None:
+    """Print tables as wide as they may be."""
+    for one in tables:
+        console.print(one, soft_wrap=False, width=table_width(console))
+
+
+def rate(tokens_per_s: float | None) -> str:
+    return "–" if tokens_per_s is None else f"{tokens_per_s:,.0f}"
+
+
+def percentage(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
