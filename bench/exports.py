@@ -12,9 +12,9 @@ from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.training.evaluation import evaluate, step_evaluator
-from unrolled.export.artifact.weight_storage import FLOAT32, Weights
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 from unrolled.export.formats import FORMATS
-from unrolled.export.onnx.graph import build
+from unrolled.export.onnx.writer import build
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.models.load import load
 from unrolled.runtime.models.onnx_model import open_checkpoint
@@ -22,7 +22,7 @@ from unrolled.runtime.models.onnx_model import open_checkpoint
 TOKENS, ROUNDS = 200, 5
 
 
-def measure(checkpoint: Checkpoint, path: Path, form: str, weights: Weights, text: Corpus) -> dict[str, Any]:
+def measure(checkpoint: Checkpoint, path: Path, form: str, weights: WeightStorage, text: Corpus) -> dict[str, Any]:
     """Bytes, perplexity of ``text`` and tokens/s of one stream, "before" and "after", of an ONNX file in memory and ``path``.
 
     The file in memory is of the same form, for a file of another format of form step. Speeds are medians of rounds that
@@ -44,7 +44,8 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: Weights, tex
             rates[when].append(_rate(model))
     if form == "generate":
         models = {
-            when: open_checkpoint(checkpoint, "step", held) for when, held in (("before", FLOAT32), ("after", weights))
+            when: open_checkpoint(checkpoint, "step", held)
+            for when, held in (("before", FLOAT32_STORAGE), ("after", weights))
         }
     return {
         when: {

@@ -11,7 +11,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.artifact.metadata import FORMS
-from unrolled.export.artifact.weight_storage import FLOAT32, Weights
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Format:
         return not self.suffix
 
 
-def _write_onnx(checkpoint: Checkpoint, path: Path, form: str, weights: Weights = FLOAT32) -> None:
-    from unrolled.export.onnx.graph import write_onnx
+def _write_onnx(checkpoint: Checkpoint, path: Path, form: str, weights: WeightStorage = FLOAT32_STORAGE) -> None:
+    from unrolled.export.onnx.writer import write_onnx
 
     write_onnx(checkpoint, path, form, weights)
 
@@ -46,7 +46,11 @@ def _write_torchscript(checkpoint: Checkpoint, path: Path, form: str) -> None:
 
 
 def _write_web(
-    checkpoint: Checkpoint, path: Path, form: str, weights: Weights = FLOAT32, onnxruntime_web: Path | None = None
+    checkpoint: Checkpoint,
+    path: Path,
+    form: str,
+    weights: WeightStorage = FLOAT32_STORAGE,
+    onnxruntime_web: Path | None = None,
 ) -> None:
     from unrolled.export.web import write_web
 

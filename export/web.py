@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.artifact.weight_storage import FLOAT32, Weights
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 
 MODEL = "model.onnx"
 PAGE = ("index.html", "style.css", "icon.svg", "app.mjs", "controls.mjs", "text.mjs", "worker.mjs")
@@ -55,7 +55,11 @@ def find_onnxruntime_web(folder: Path | None = None) -> Path:
 
 
 def write_web(
-    checkpoint: Checkpoint, path: Path, form: str, weights: Weights = FLOAT32, onnxruntime_web: Path | None = None
+    checkpoint: Checkpoint,
+    path: Path,
+    form: str,
+    weights: WeightStorage = FLOAT32_STORAGE,
+    onnxruntime_web: Path | None = None,
 ) -> None:
     """Write the folder; an earlier one of ours is replaced when the new one is whole.
 
@@ -63,7 +67,7 @@ def write_web(
         ConfigError: ``path`` is a file, or a folder that holds anything else.
         MissingDependencyError: onnxruntime-web is not installed.
     """
-    from unrolled.export.onnx.graph import write_onnx
+    from unrolled.export.onnx.writer import write_onnx
 
     path = path.resolve()
     check_replaceable(path)

@@ -9,7 +9,7 @@ from typing import Any
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.storage.json_text import object_in
-from unrolled.export.artifact.weight_storage import Weights
+from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.models.load import load
 
 
@@ -27,7 +27,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     else:
         model: Any = load(path)
         kind, config, tokenizer, training = model.engine, model.config, model.tokenizer, model.training
-        if isinstance(weights := getattr(model, "weights", None), Weights):
+        if isinstance(weights := getattr(model, "weights", None), WeightStorage):
             graph = {"form": model.form, "weights": weights.storage, "int8_products": weights.quantized}
     result, data, optimizer = (object_in(training, name) for name in ("result", "data", "optimizer"))
     # the last validation is of these weights, unless the training went on behind it and was interrupted

@@ -33,7 +33,7 @@ from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.registry import TOKENIZERS, tokenizer_from_dict
 from unrolled.engine.training.loop import TrainingConfig, TrainingResult
 from unrolled.export.artifact.metadata import PREFIX
-from unrolled.export.artifact.weight_storage import Weights
+from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.export.formats import export_model
 from unrolled.runtime import Context, GenerationConfig, extend, generate, load, read
 from unrolled.runtime.jobs.job import identity
@@ -202,9 +202,9 @@ def test_an_unfinished_job_goes_on_to_the_same_results(engine: str, file: str) -
 
 
 def test_a_later_field_of_weights_counts_in_a_job_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    later = namedtuple("Weights", (*Weights._fields, "outliers"))  # type: ignore[misc]
+    later = namedtuple("WeightStorage", (*WeightStorage._fields, "outliers"))  # type: ignore[misc]
     model = load("char-lstm-both-float32.onnx", "onnxruntime")
-    monkeypatch.setitem(canonical.LATER, "Weights", {"outliers": 0})
+    monkeypatch.setitem(canonical.LATER, "WeightStorage", {"outliers": 0})
     assert isinstance(model, OnnxModel)
     about = json.loads(Path("job-onnxruntime.jsonl.job").read_text().partition("\n}\n")[0] + "}")
     job = Job("prompts.jsonl", "job-onnxruntime.jsonl", lanes=1, resume=True)
@@ -340,9 +340,9 @@ def test_token_files_and_resumed_runs_take_later_settings(monkeypatch: pytest.Mo
 
 
 def test_storage_of_weights_takes_later_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(canonical.LATER, "Weights", {"quantized": False})
+    monkeypatch.setitem(canonical.LATER, "WeightStorage", {"quantized": False})
     opened = load_checkpoint("char-gru.safetensors")
-    export_model(opened, Path("later.onnx"), "onnx", "step", weights=Weights())
+    export_model(opened, Path("later.onnx"), "onnx", "step", weights=WeightStorage())
     stored = {entry.key: entry.value for entry in onnx.load("later.onnx").metadata_props}[PREFIX + "weights"]
     assert "quantized" not in stored
     assert load("later.onnx").digest == opened.digest

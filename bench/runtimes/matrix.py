@@ -28,14 +28,14 @@ from unrolled.engine.sampling.rules import SamplingConfig, choose
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.export.artifact.metadata import FORMS
-from unrolled.export.artifact.weight_storage import FLOAT32, INT8, STORAGES, as_restored
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, NUMBER_FORMATS, as_restored
 from unrolled.export.formats import export_model
 
 HERE = Path(__file__).resolve().parent
 HOSTS = HERE.parents[1] / "runtime" / "hosts"
 # The evaluator's own RNN, GRU and LSTM ignore the lengths of prompts, and its RNN has no Relu.
 OPERATORS = HERE.parents[1] / "tests" / "support" / "onnx_operators.py"
-STORED = {name: FLOAT32._replace(storage=name) for name in STORAGES} | {"quantized": INT8}
+STORED = {name: FLOAT32_STORAGE._replace(storage=name) for name in NUMBER_FORMATS} | {"quantized": INT8_STORAGE}
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6]]
 STEPS = 48
 SETTINGS = {

@@ -17,8 +17,9 @@ from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.export.artifact.metadata import FORMS
-from unrolled.export.artifact.weight_storage import FLOAT32, INT8, STORAGES, Weights
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, NUMBER_FORMATS, WeightStorage
 from unrolled.export.formats import FORMATS, check_export, export_model, usual_name
+from unrolled.export.onnx.cells import ONNX_CELLS
 
 QUANTIZE = ("int8",)
 
@@ -41,7 +42,7 @@ def export(
         str,
         typer.Option(
             metavar="NAME",
-            help="How the weights are stored; they are float32 again when loaded. " + options.one_of(STORAGES),
+            help="How the weights are stored; they are float32 again when loaded. " + options.one_of(NUMBER_FORMATS),
         ),
     ] = "float32",
     quantize: Annotated[
@@ -85,7 +86,7 @@ def export(
     wanted = FORMATS[kind]
     path = output or source.parent / usual_name(kind)
     stored = _weights(weights, quantize)
-    given = None if stored == FLOAT32 else stored
+    given = None if stored == FLOAT32_STORAGE else stored
     form = check_export(path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
     check_output(path, overwrite, [source, *([measure] if measure else [])], wanted.is_folder)
     reading = options.read_options(locals())
@@ -124,20 +125,18 @@ def export(
             _print_figures(figures)
 
 
-def _weights(storage: str, quantize: str | None) -> Weights:
-    check_choice("weights", storage, STORAGES)
+def _weights(storage: str, quantize: str | None) -> WeightStorage:
+    check_choice("weights", storage, NUMBER_FORMATS)
     if quantize is None:
-        return FLOAT32._replace(storage=storage)
+        return FLOAT32_STORAGE._replace(storage=storage)
     check_choice("quantize", quantize, QUANTIZE)
-    if storage not in (FLOAT32.storage, INT8.storage):
+    if storage not in (FLOAT32_STORAGE.storage, INT8_STORAGE.storage):
         raise ConfigError(f"weights: with --quantize int8 they are int8, not {storage}")
-    return INT8
+    return INT8_STORAGE
 
 
-def _remark(cell: str, weights: Weights) -> str:
+def _remark(cell: str, weights: WeightStorage) -> str:
     """What a quantized file is, in words for who gets it."""
-    from unrolled.export.onnx.graph import ONNX_CELLS
-
     if not weights.quantized:
         return ""
     if ONNX_CELLS[cell].quantized:
@@ -151,7 +150,7 @@ def _remark(cell: str, weights: Weights) -> str:
     )
 
 
-def _measure(checkpoint: Any, path: Path, form: str, weights: Weights, text: Corpus) -> dict[str, Any]:
+def _measure(checkpoint: Any, path: Path, form: str, weights: WeightStorage, text: Corpus) -> dict[str, Any]:
     from unrolled.bench.exports import measure
 
     return measure(checkpoint, path, form, weights, text)

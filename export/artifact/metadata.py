@@ -19,7 +19,7 @@ from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 from unrolled.export.artifact.golden_cases import check_golden
-from unrolled.export.artifact.weight_storage import FLOAT32, STORAGES, Weights
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, NUMBER_FORMATS, WeightStorage
 
 FORMAT_VERSION = "1"
 PREFIX = "unrolled."
@@ -67,7 +67,7 @@ class FileInfo(NamedTuple):
     """The parsed metadata of an exported file."""
 
     form: str
-    weights: Weights
+    weights: WeightStorage
     config: ModelConfig
     tokenizer: Tokenizer
     training: dict[str, Any]
@@ -93,7 +93,7 @@ def _state(config: ModelConfig) -> dict[str, Any]:
 
 
 def file_metadata(
-    checkpoint: Checkpoint, form: str, weights: Weights, golden: list[dict[str, Any]]
+    checkpoint: Checkpoint, form: str, weights: WeightStorage, golden: list[dict[str, Any]]
 ) -> dict[str, str]:  # fmt: skip
     """All keys, prefixed, each a text or JSON."""
     config = checkpoint.config
@@ -101,7 +101,7 @@ def file_metadata(
         "format_version": FORMAT_VERSION,
         "form": form,
         "sampling": SAMPLING_VERSION,
-        "weights": to_json(canonical(Weights, weights._asdict())),
+        "weights": to_json(canonical(WeightStorage, weights._asdict())),
         "producer": producer(),
         "config": to_json(config.to_dict()),
         "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
@@ -113,17 +113,17 @@ def file_metadata(
     return {PREFIX + key: value for key, value in values.items()}
 
 
-def _parse_weights(text: str | None, checkpoint_digest: str) -> Weights:
-    """Weights of a file; one that says nothing holds the checkpoint's as they are."""
+def _parse_weights(text: str | None, checkpoint_digest: str) -> WeightStorage:
+    """WeightStorage of a file; one that says nothing holds the checkpoint's as they are."""
     if text is None:
-        return FLOAT32._replace(digest=checkpoint_digest)
-    values = completed(Weights, parse_json(text, "weights"))
+        return FLOAT32_STORAGE._replace(digest=checkpoint_digest)
+    values = completed(WeightStorage, parse_json(text, "weights"))
     wanted = {"storage": str, "quantized": bool, "digest": str, "tolerance": float}
     if {name: type(value) for name, value in values.items()} != wanted:
         raise ModelFileError(f"weights: needs {', '.join(wanted)}, each of its kind")
-    weights = Weights(**values)
-    check_choice("weights", weights.storage, STORAGES)
-    if weights.storage == FLOAT32.storage and weights.digest != checkpoint_digest:
+    weights = WeightStorage(**values)
+    check_choice("weights", weights.storage, NUMBER_FORMATS)
+    if weights.storage == FLOAT32_STORAGE.storage and weights.digest != checkpoint_digest:
         raise ModelFileError("checkpoint_digest: is not that of the weights")
     if not 0 < weights.tolerance <= 1:
         raise ModelFileError(f"weights: tolerance is {weights.tolerance}")
@@ -153,7 +153,7 @@ def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = N
         weights = _parse_weights(metadata.get(PREFIX + "weights"), metadata[PREFIX + "checkpoint_digest"])
         config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
         if size is not None:
-            check_room(config, size, STORAGES[weights.storage].item_bytes)
+            check_room(config, size, NUMBER_FORMATS[weights.storage].item_bytes)
         stated = parse_json(metadata[PREFIX + "state"], "state")
         for key, value in _state(config).items():
             if stated.get(key) != value:

@@ -21,14 +21,17 @@ LARGEST = 127  # of int8, the same to both sides
 
 
 @dataclass(frozen=True)
-class Storage:
-    """A kind of storage: what it does to a matrix, and what the matrix is afterwards."""
+class NumberFormat:
+    """A format of stored numbers.
+
+    Args:
+        item_bytes: bytes of a number.
+        store: returns the stored numbers of a matrix, and a scale for each row if the format has scales.
+    """
 
     title: str
     item_bytes: int
-    store: Callable[
-        [NDArray], tuple[NDArray, NDArray | None]
-    ]  # the stored numbers, and a scale a row where there is one
+    store: Callable[[NDArray], tuple[NDArray, NDArray | None]]
 
 
 def restore(stored: NDArray, scale: NDArray | None) -> NDArray:
@@ -54,18 +57,18 @@ def _as_int8(value: NDArray) -> tuple[NDArray, NDArray]:
     return np.clip(np.rint(value / scale), -LARGEST, LARGEST).astype(np.int8), scale
 
 
-STORAGES: dict[str, Storage] = {
-    "float32": Storage("float32", 4, _as_it_is),
-    "fp16": Storage("float16, half the size", 2, _as_half),
-    "int8": Storage("int8 with a scale for each row, a quarter of the size", 1, _as_int8),
+NUMBER_FORMATS: dict[str, NumberFormat] = {
+    "float32": NumberFormat("float32", 4, _as_it_is),
+    "fp16": NumberFormat("float16, half the size", 2, _as_half),
+    "int8": NumberFormat("int8 with a scale for each row, a quarter of the size", 1, _as_int8),
 }
 
 
-class Weights(NamedTuple):
+class WeightStorage(NamedTuple):
     """How an export holds its weights.
 
     Args:
-        storage: a key of ``STORAGES``.
+        storage: a key of ``NUMBER_FORMATS``.
         quantized: compute with int8 too, in the recurrent layers of cells that have operators for it, and in the output.
         digest: of the weights that come back; only in a file.
         tolerance: of a logit against the golden cases.
@@ -77,15 +80,15 @@ class Weights(NamedTuple):
     tolerance: float = 1e-4  # engines differ by 1e-6 to 1e-5, a wrong weight by far more
 
 
-FLOAT32 = Weights()
+FLOAT32_STORAGE = WeightStorage()
 # Products in int8: every number is rounded to 1/255 of the largest of its call, by other instructions on other processors.
-INT8 = Weights("int8", True, "", 0.1)
+INT8_STORAGE = WeightStorage("int8", True, "", 0.1)
 
 
 def as_restored(checkpoint: Checkpoint, storage: str) -> Checkpoint:
     """The checkpoint with the weights that come back from a file; biases are kept as they are."""
     params = {
-        name: restore(*STORAGES[storage].store(value)) if value.ndim == 2 else value
+        name: restore(*NUMBER_FORMATS[storage].store(value)) if value.ndim == 2 else value
         for name, value in checkpoint.float32().items()
     }
     return replace(checkpoint, params=params)

@@ -2,7 +2,7 @@
 
 onnxruntime reads files that a graph names, takes declared sizes for true and ends the process on some graphs. So the
 file is parsed by protobuf alone first, and goes on only if it holds everything itself, in the sizes that it says, and
-computes with the operators that ``onnx_graph`` and ``onnx_generate`` write.
+computes with the operators that ``writer`` writes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx
 
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.export.artifact.metadata import FileInfo, parse_metadata
-from unrolled.export.onnx.graph import ONNX_CELLS, ONNXRUNTIME
+from unrolled.export.onnx.cells import ONNX_CELLS, ONNXRUNTIME_DOMAIN
 
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 MAX_RANK = 4
@@ -30,7 +30,7 @@ SIZES: dict[int, int] = {
     onnx.TensorProto.FLOAT16: 2,
     onnx.TensorProto.INT8: 1,
 }
-OPERATORS = frozenset(
+STANDARD_OPERATORS = frozenset(
     (
         *(cell.operator for cell in ONNX_CELLS.values()),
         "Add", "And", "Cast", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Exp", "Gather", "Gemm",
@@ -39,8 +39,10 @@ OPERATORS = frozenset(
         "Sub", "TopK", "Unsqueeze", "Where",
     )
 )  # fmt: skip
-QUANTIZED = frozenset((*(cell.quantized for cell in ONNX_CELLS.values() if cell.quantized), "DynamicQuantizeMatMul"))
-KNOWN = {"": OPERATORS, ONNXRUNTIME: QUANTIZED}  # by domain
+QUANTIZED_OPERATORS = frozenset(
+    (*(cell.quantized for cell in ONNX_CELLS.values() if cell.quantized), "DynamicQuantizeMatMul")
+)
+KNOWN = {"": STANDARD_OPERATORS, ONNXRUNTIME_DOMAIN: QUANTIZED_OPERATORS}  # by domain
 
 
 class OnnxFile(NamedTuple):

@@ -24,7 +24,7 @@ from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.export.artifact.golden_cases import Settings, golden_cases, uniforms
 from unrolled.export.artifact.metadata import FileInfo, file_metadata, parse_metadata
-from unrolled.export.artifact.weight_storage import FLOAT32
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 from unrolled.export.torch.archive import DAMAGE, check_archive
 from unrolled.export.torch.model import as_tensor, make_torch_model
 
@@ -98,7 +98,7 @@ def script(checkpoint: Checkpoint) -> Any:
 
 def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     """Write the scripted model and its metadata to one file."""
-    weights = FLOAT32._replace(digest=checkpoint.digest)
+    weights = FLOAT32_STORAGE._replace(digest=checkpoint.digest)
     golden = golden_cases(LanguageModel(checkpoint.config, checkpoint.float32()))
     extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, "both", weights, golden))}
     buffer = io.BytesIO()

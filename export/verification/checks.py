@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.config import ModelConfig
-from unrolled.export.artifact.weight_storage import FLOAT32
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def need(condition: bool, message: str) -> None:
         raise Failed(message)
 
 
-def close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32.tolerance) -> float:
+def close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32_STORAGE.tolerance) -> float:
     """The largest difference; fails beyond the tolerance, and on NaN."""
     need(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
     need(bool(np.isfinite(got).all()), f"{what}: NaN or infinite")

@@ -30,7 +30,7 @@ from unrolled.engine.storage.checkpoint import (
 from unrolled.export.artifact.golden_cases import MARGIN, Draw, greedy_tokens, recorded_draws, sampled_tokens
 from unrolled.export.artifact.golden_cases import draw as rules_draw
 from unrolled.export.artifact.metadata import FORMS, FileInfo
-from unrolled.export.artifact.weight_storage import FLOAT32, Weights
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 from unrolled.export.verification.checks import Check, Failed, close, need, random_tokens
 from unrolled.export.verification.writing_checks import check_goes_on, check_own_step, check_written
 
@@ -81,7 +81,7 @@ class _ModelFile:
     def params(self, config: ModelConfig) -> Params:
         """The parameters that an exported file holds."""
         if self.path.suffix == ".onnx":
-            from unrolled.export.onnx.graph import read_params
+            from unrolled.export.onnx.weights import read_params
 
             return read_params(self.onnx.model, config)
         stored = {name: value.detach().numpy() for name, value in self.torchscript[0].state_dict().items()}
@@ -173,7 +173,7 @@ def _check_shapes(model: StepModel) -> str:
     return f"{len(SHAPES)} sizes of (T, B)"
 
 
-def _check_chunks(model: StepModel, weights: Weights) -> str:
+def _check_chunks(model: StepModel, weights: WeightStorage) -> str:
     """A sequence equals its chunks; a state that is dropped or mixed up between rows shows here."""
     tokens, state = random_tokens(model.config, 9, 3)
     whole, end = model.step(tokens, state)
@@ -294,7 +294,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
         model: Any = open_model(path)
         config = model.config
         golden = info.golden if info is not None else []
-        weights = info.weights if info is not None else FLOAT32
+        weights = info.weights if info is not None else FLOAT32_STORAGE
         stepping = info is None or info.form != "generate"
         if stepping:
             yield "shapes", lambda: _check_shapes(model)
@@ -316,7 +316,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
         if against is not None:
             checkpoint = against
             yield f"sizes{source}", lambda: _check_sizes(config, checkpoint.config)
-            if stepping and weights.storage == FLOAT32.storage:  # others have other weights, by their digest
+            if stepping and weights.storage == FLOAT32_STORAGE.storage:  # others have other weights, by their digest
                 yield f"values{source}", lambda: _check_against_values(model, checkpoint)
                 yield f"tokens{source}", lambda: _check_against_tokens(model, checkpoint)
 

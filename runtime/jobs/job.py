@@ -12,7 +12,7 @@ from unrolled.engine.data.tables import TableFormat
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.sampling.rules import check_whole
-from unrolled.export.artifact.weight_storage import Weights
+from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS
 from unrolled.runtime.jobs.job_file import FORMAT
@@ -86,11 +86,11 @@ class Progress:
 Observer = Callable[[Progress], None]
 
 
-def _weights_text(weights: Weights | None) -> str:
+def _weights_text(weights: WeightStorage | None) -> str:
     """Return how an ONNX file holds its weights as the text that 0.1.0 wrote, later fields only where they are used."""
     if weights is None:
         return "None"
-    return f"Weights({', '.join(f'{name}={value!r}' for name, value in canonical(Weights, weights._asdict()).items())})"
+    return f"Weights({', '.join(f'{name}={value!r}' for name, value in canonical(WeightStorage, weights._asdict()).items())})"
 
 
 def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:

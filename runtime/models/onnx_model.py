@@ -8,64 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.cores import onnxruntime_threads
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.step_contract import SETTING_DTYPES, Draws, check_moved, check_step
+from unrolled.engine.models.step_contract import SETTING_DTYPES, Draws, check_step
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.artifact.metadata import FORMS, FileInfo, parse_metadata
-from unrolled.export.artifact.weight_storage import FLOAT32, Weights
+from unrolled.export.artifact.metadata import FileInfo, parse_metadata
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
+from unrolled.export.onnx.stepper import OnnxStepper, open_session
 from unrolled.runtime.models.pickling import Remade
 
 
-class OnnxModel(Remade):
+class OnnxModel(OnnxStepper, Remade):
     """An ONNX file that onnxruntime runs on the CPU; this class is of the step form."""
 
     engine = "onnxruntime"
 
     def __init__(self, session: Any, info: FileInfo, where: str) -> None:
-        self.session, self._where = session, where
-        self.form, self.weights = info.form, info.weights
-        self.config, self.tokenizer = info.config, info.tokenizer
+        super().__init__(session, info.config, info.form, where)
+        self.weights, self.tokenizer = info.weights, info.tokenizer
         self.training, self.digest = info.training, info.checkpoint_digest
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
-        """The graph's inputs and outputs are those of its form, of the sizes that the config says."""
-        form = FORMS[self.form]
-        values = {v.name: v.shape for v in (*self.session.get_inputs(), *self.session.get_outputs())}
-        if missing := {*form.inputs, *form.outputs} - set(values):
-            raise ModelFileError(
-                f"{self._where}: has no {', '.join(sorted(missing))}, which its form {self.form} needs"
-            )
-        S, L, _, H = self.config.state_shape(1)
-        sizes = {"state": (S, L, None, H), "logits": (None, None, self.config.vocab_size)}
-        for name, wanted in sizes.items():
-            shape = values.get(name, wanted)
-            if len(shape) != len(wanted) or any(
-                w is not None and w != got for w, got in zip(wanted, shape, strict=True)
-            ):
-                raise ModelFileError(f"{self._where}: {name} has shape {shape}, the config asks for {wanted}")
-
-    def _run(self, outputs: list[str], inputs: dict[str, NDArray]) -> Any:
-        try:
-            return self.session.run(outputs, inputs)
-        except Exception as error:  # onnxruntime's own exceptions have no public base class
-            raise ModelFileError(f"{self._where}: the graph does not run ({first_line(error)})") from error
-
-    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        check_step(self.config, tokens, state)
-        return self._step(tokens, {"tokens": tokens, "state": state})
 
     def bind(self, rows: int) -> BoundStep:
         """Steps with next to no work around them; of the step form only."""
         return BoundStep(self.session, self.config, rows)
-
-    def _step(self, tokens: NDArray[np.int64], inputs: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
-        logits, moved = self._run(["logits", "next_state"], inputs)
-        check_moved(self.config, tokens, logits, moved)
-        return logits, moved
 
 
 class BoundStep:
@@ -195,17 +161,7 @@ def run_onnx(data: bytes, info: FileInfo, where: str) -> OnnxModel:
         ConfigError: it says no number of threads.
         ModelFileError: onnxruntime cannot load it, or its inputs and outputs are not those of its form and sizes.
     """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what is wrong with a file is told by our error, not by the library's log
-    if (threads := onnxruntime_threads()) is not None:
-        options.intra_op_num_threads = threads
-    try:
-        # without a fallback, which would be the same provider again, told on standard output
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as error:  # onnxruntime's own exceptions have no public base class
-        raise ModelFileError(f"{where}: not an ONNX file that onnxruntime can load ({first_line(error)})") from error
+    session = open_session(data, where)
     model = (OnnxModel if info.form == "step" else OnnxWriter)(session, info, where)
     return model.made_by(run_onnx, data, info, where)
 
@@ -222,9 +178,9 @@ def open_onnx(path: Path) -> OnnxModel:
     return run_onnx(data, info, str(path))
 
 
-def open_checkpoint(checkpoint: Checkpoint, form: str = "step", weights: Weights = FLOAT32) -> OnnxModel:
+def open_checkpoint(checkpoint: Checkpoint, form: str = "step", weights: WeightStorage = FLOAT32_STORAGE) -> OnnxModel:
     """The graph that an export of the checkpoint would hold, in memory and without golden cases."""
-    from unrolled.export.onnx.graph import build
+    from unrolled.export.onnx.writer import build
 
     where = "the graph of the checkpoint"
     model = build(checkpoint, form, weights, golden=False)

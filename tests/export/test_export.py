@@ -23,10 +23,11 @@ from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.export.artifact.golden_cases import golden_cases, greedy_tokens
 from unrolled.export.artifact.metadata import DEFAULTS, KEYS, PREFIX, parse_metadata
-from unrolled.export.artifact.weight_storage import STORAGES, as_restored, restore
+from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, as_restored, restore
 from unrolled.export.formats import SINGLE_FILES as FORMATS
 from unrolled.export.formats import export_model
-from unrolled.export.onnx.graph import read_params, reorder_gates
+from unrolled.export.onnx.cells import reorder_gates
+from unrolled.export.onnx.weights import read_params
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import generate, load
 from unrolled.runtime.models.engines import make_model
@@ -173,7 +174,7 @@ def test_smaller_files_compute_with_the_weights_that_come_back(
 def test_int8_rows_keep_their_largest_number_and_stay_within_half_a_step() -> None:
     value = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
     value[2] = 0
-    stored, scale = STORAGES["int8"].store(value)
+    stored, scale = NUMBER_FORMATS["int8"].store(value)
     assert scale is not None
     np.testing.assert_array_equal(np.abs(stored).max(axis=1), [127, 127, 0, 127, 127])
     assert (np.abs(restore(stored, scale) - value) <= scale * 0.5001).all()

@@ -17,8 +17,8 @@ from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import SamplingConfig, choose
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.onnx.generation_loop import PARTLY
 from unrolled.export.onnx.reader import read_onnx
+from unrolled.export.onnx.token_draw import PARTIAL_SORT
 from unrolled.runtime import load
 from unrolled.runtime.models.onnx_model import open_checkpoint
 
@@ -80,7 +80,7 @@ def test_large_vocabularies_are_drawn_by_the_rules(
     prompts, steps = [[1], [2, 4], [3, 8, 699], [6], [5, 7]], 12
     expected, logits = reference(checkpoint, prompts, steps, config)
     if top_k == 0:  # the few that are sorted first suffice for every row, for none, or for some
-        few = needed(logits, config) <= PARTLY
+        few = needed(logits, config) <= PARTIAL_SORT
         assert {"peaked": few.all(), "flat": not few.any(), "mixed": (few.any(1) & ~few.all(1)).any()}[kind]
     tokens, lengths = pad_prompts(prompts)
     draws = Draws(steps, 0, np.arange(len(prompts)), True, temperature, top_k, top_p, SEED)

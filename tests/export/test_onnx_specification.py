@@ -22,10 +22,10 @@ from tolerances import assert_close
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
 from unrolled.export.artifact.metadata import FORMS
 from unrolled.export.formats import export_model
-from unrolled.export.onnx.generation_loop import PARTLY
-from unrolled.export.onnx.graph import build
 from unrolled.export.onnx.reader import read_onnx
 from unrolled.export.onnx.specification import violations
+from unrolled.export.onnx.token_draw import PARTIAL_SORT
+from unrolled.export.onnx.writer import build
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import generate, load
 
@@ -223,7 +223,7 @@ def test_the_reference_evaluator_computes_every_form(
 
 @pytest.mark.parametrize("form", ["generate", "both"])
 def test_the_reference_evaluator_sorts_part_of_a_large_vocabulary(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = models.checkpoint("lstm", 1, vocab_size=PARTLY + 9, tie_weights=True)
+    checkpoint = models.checkpoint("lstm", 1, vocab_size=PARTIAL_SORT + 9, tie_weights=True)
     seen = watch_ranks(monkeypatch)
     assert_evaluates(checkpoint, form, "float32", {name: CASES[name] for name in ("plain", "greedy", "top-k", "top-p")})
     whole, part = "topk:filtered_loop_whole_best", "cumsum:filtered_loop_part_before"

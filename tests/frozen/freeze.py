@@ -28,7 +28,7 @@ from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_r
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.training.loop import Observer, StepEvent, TrainingConfig
-from unrolled.export.artifact.weight_storage import FLOAT32, INT8
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE
 from unrolled.export.formats import export_model
 from unrolled.export.training_engines import make_trainable
 from unrolled.runtime import GenerationConfig, extend, generate, load, read, score
@@ -114,10 +114,10 @@ RUNS: dict[str, tuple[str, Experiment]] = {
     ),
 }
 STORAGES = {
-    "float32": FLOAT32,
-    "fp16": FLOAT32._replace(storage="fp16"),
-    "int8": FLOAT32._replace(storage="int8"),
-    "quantized": INT8,
+    "float32": FLOAT32_STORAGE,
+    "fp16": FLOAT32_STORAGE._replace(storage="fp16"),
+    "int8": FLOAT32_STORAGE._replace(storage="int8"),
+    "quantized": INT8_STORAGE,
 }
 EXPORTS = [
     *(

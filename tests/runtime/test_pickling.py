@@ -19,7 +19,7 @@ from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
 from unrolled.engine.training.trainable import EngineTrainable
-from unrolled.export.artifact.weight_storage import Weights
+from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.export.formats import export_model
 from unrolled.runtime import BeamConfig, Context, GenerationConfig, beam_search, generate, load, read, score, stream
 from unrolled.runtime.models.engines import TokenizedModel, make_model
@@ -29,7 +29,7 @@ FILES = {
     "step.onnx": ("onnx", "step", {}),
     "generate.onnx": ("onnx", "generate", {}),
     "both.onnx": ("onnx", "both", {}),
-    "int8.onnx": ("onnx", "step", {"weights": Weights("int8")}),
+    "int8.onnx": ("onnx", "step", {"weights": WeightStorage("int8")}),
     "model.pt": ("torchscript", None, {}),
 }
 SETTINGS: dict[str, Any] = {"max_new_tokens": 9, "seed": 4, "temperature": 0.8}

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.artifact.weight_storage import FLOAT32, INT8, STORAGES
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, NUMBER_FORMATS
 from unrolled.export.formats import SINGLE_FILES, export_model
 
 KINDS = [*SINGLE_FILES, "onnx generate", "onnx both"]  # formats, or a format and one of its forms
-STORED = {name: FLOAT32._replace(storage=name) for name in STORAGES} | {"quantized": INT8}
+STORED = {name: FLOAT32_STORAGE._replace(storage=name) for name in NUMBER_FORMATS} | {"quantized": INT8_STORAGE}
 
 
 def exported(checkpoint: Checkpoint, folder: Path, kind: str = "onnx") -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from unrolled.export.onnx.graph import reorder_gates
+from unrolled.export.onnx.cells import reorder_gates
 
 Change = Callable[[onnx.ModelProto], None]
 RECURRENT = ("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM")

@@ -20,7 +20,7 @@ from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS
 from unrolled.engine.tokenizers.words import WordTokenizer
-from unrolled.export.artifact.weight_storage import FLOAT32, INT8, Weights, as_restored
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, WeightStorage, as_restored
 from unrolled.runtime import Context, Generation, extend, generate, read, stream, write
 from unrolled.runtime.generation.scheduler.drawing_slots import CHUNK
 from unrolled.runtime.models.engines import make_model
@@ -179,9 +179,9 @@ def test_a_text_goes_on_in_another_process(tmp_path: Path) -> None:
     assert first.text + here[0].text == whole.text
 
 
-@pytest.mark.parametrize("weights", [FLOAT32, Weights("int8")], ids=["float32", "int8"])
+@pytest.mark.parametrize("weights", [FLOAT32_STORAGE, WeightStorage("int8")], ids=["float32", "int8"])
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
-def test_a_file_that_draws_inside_reads_and_extends(cell: str, weights: Weights) -> None:
+def test_a_file_that_draws_inside_reads_and_extends(cell: str, weights: WeightStorage) -> None:
     checkpoint = models.checkpoint(cell)
     inside, step = (open_checkpoint(checkpoint, form, weights) for form in ("generate", "step"))
     settings: dict[str, Any] = {"seed": 6, "temperature": 0.9}
@@ -203,7 +203,7 @@ def test_a_file_that_draws_inside_reads_and_extends(cell: str, weights: Weights)
 def test_contexts_tell_stored_weights_apart(tmp_path: Path) -> None:
     """Whichever goes on: float32 weights, those that come back from fp16 or int8, and int8 computed with."""
     checkpoint = models.checkpoint("lstm", 2)
-    stored = (FLOAT32, Weights("fp16"), Weights("int8"), INT8)
+    stored = (FLOAT32_STORAGE, WeightStorage("fp16"), WeightStorage("int8"), INT8_STORAGE)
     contexts = [read(open_checkpoint(checkpoint, "step", weights), "cab") for weights in stored]
     for place, weights in enumerate(stored):
         for form in ("step", "both"):

@@ -152,7 +152,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("unrolled.export.onnx.graph.write_onnx", fail)
+    monkeypatch.setattr("unrolled.export.onnx.writer.write_onnx", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(checkpoint("char"), folder, "web", onnxruntime_web=runtime)
     assert [path.name for path in folder.parent.iterdir()] == ["page"] * earlier
