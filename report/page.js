@@ -1,4 +1,4 @@
-// Readouts: what a chart shows where pointer or arrow keys are, and what a token cost.
+// Readouts: values of a chart at the pointer or the keyboard position, and the surprise of a token.
 "use strict";
 
 const number = (value) => {

@@ -1,4 +1,4 @@
-// Byte pairs: text to ids and back by the rules of the export's README.
+// Byte-pair tokenizer: text to ids and back by the rules of the export's README.
 
 #pragma once
 
@@ -15,14 +15,14 @@
 
 #include "json.h"
 
-// White space as \s means it in Python.
+// White space by the definition of \s in Python.
 inline bool is_space(char32_t c) {
     static const std::u32string spaces = U"\u00a0\u1680\u2028\u2029\u202f\u205f\u3000";
     return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || (c >= 0x2000 && c <= 0x200a) ||
            spaces.find(c) != std::u32string::npos;
 }
 
-// Bytes to characters: those of one that is not whole yet are held back, and what is no UTF-8 becomes U+FFFD.
+// Decodes UTF-8 incrementally: bytes of an incomplete character are held back, invalid bytes become U+FFFD.
 class Utf8Stream {
 public:
     std::string feed(std::string_view bytes) {
@@ -41,7 +41,7 @@ private:
 
     void add(unsigned char byte, std::string& text) {
         if (!held_.empty()) {
-            if (byte < least_ || byte > most_) {  // not what the character goes on with
+            if (byte < least_ || byte > most_) {  // no continuation of the character
                 text += flush();
             } else {
                 held_ += static_cast<char>(byte);
@@ -54,7 +54,7 @@ private:
             text += static_cast<char>(byte);
         } else if (byte < 0xC2 || byte > 0xF4) {
             text += REPLACEMENT;
-        } else {  // the first of a character; what may follow keeps to the shortest form, and out of surrogates
+        } else {  // first byte; the range of the second excludes overlong forms and surrogates
             held_ = static_cast<char>(byte);
             length_ = byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
             least_ = byte == 0xE0 ? 0xA0 : byte == 0xF0 ? 0x90 : 0x80;
@@ -111,7 +111,7 @@ private:
 
     [[noreturn]] static std::int64_t damaged() { throw HostError("the model's byte pairs are damaged"); }
 
-    // A byte as a character that can be seen: itself where that is so, else one from U+0100 on.
+    // The printable character that stands for a byte: itself if printable, else one from U+0100 on.
     static const std::array<char32_t, 256>& signs() {
         static const auto made = [] {
             std::array<char32_t, 256> all{};
@@ -142,7 +142,7 @@ private:
         return c < 0xC0 || (c >= 0x2010 && c <= 0x206F) || (c >= 0x3000 && c <= 0x303F) ? mark : letter;
     }
 
-    // How many code points of a kind stand from `i` on, up to 64.
+    // Number of consecutive code points of a kind from `i` on, at most 64.
     static std::size_t run(const std::u32string& text, std::size_t i, Kind wanted) {
         std::size_t length = 0;
         while (length < 64 && i + length < text.size() && kind(text[i + length]) == wanted) length++;
@@ -150,7 +150,7 @@ private:
     }
 
     static std::size_t word_end(const std::u32string& text, std::size_t i) {
-        const auto behind = [&](const char32_t* before, Kind wanted) {  // an optional one of `before`, and a run
+        const auto behind = [&](const char32_t* before, Kind wanted) {  // an optional code point of `before`, then a run
             const std::size_t start = i + (std::u32string_view(before).find(text[i]) != std::u32string_view::npos);
             const std::size_t length = run(text, start, wanted);
             return length > 0 ? start + length : 0;
@@ -160,10 +160,10 @@ private:
         if (const auto end = behind(U" ", mark)) return end;
         const std::size_t length = run(text, i, space), end = i + length;
         const bool goes_on = end < text.size() && kind(text[end]) != space;
-        return goes_on && length > 1 ? end - 1 : end;  // the last one may belong to the word behind it
+        return goes_on && length > 1 ? end - 1 : end;  // the last one may belong to the next word
     }
 
-    // As long as two neighbours are a merge: the first in the list, the leftmost among equals.
+    // Apply merges until none is left: the first in the list, the leftmost among equal ones.
     std::vector<std::int64_t> encode_word(const std::string& word) const {
         std::vector<std::int64_t> ids;
         for (const char byte : word) ids.push_back(byte_ids_[static_cast<unsigned char>(byte)]);
@@ -179,8 +179,8 @@ private:
         }
     }
 
-    std::vector<std::string> bytes_;  // of each token
+    std::vector<std::string> bytes_;  // bytes of each token
     std::array<std::int64_t, 256> byte_ids_{};
-    std::vector<std::int64_t> joined_;  // what each merge makes
+    std::vector<std::int64_t> joined_;  // id of the token that each merge produces
     std::map<std::pair<std::int64_t, std::int64_t>, std::size_t> ranks_;
 };

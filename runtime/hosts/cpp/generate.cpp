@@ -1,5 +1,5 @@
 // Write text with a model file of unrolled, in C++: generate model.pt --prompt "Once upon" [--seed 7] …
-// The scripted model reads the prompt, steps and draws; this program gives it tokens and uniforms, and prints.
+// The scripted model reads the prompt, steps and draws; this program supplies tokens and uniforms, and prints.
 
 #include <torch/script.h>
 
@@ -17,7 +17,7 @@ constexpr const char* HELP =
     "                [--seed S] [--ids]\n"
     "In a prompt \\n is a line end, \\t a tab and \\\\ a backslash.\n"
     "Writes text behind each prompt, one after the other, with a model that unrolled exported as TorchScript.\n";
-constexpr std::int64_t CHUNK = 32;  // tokens written at a time, so that text is shown as it grows
+constexpr std::int64_t CHUNK = 32;  // tokens per call, so that text is shown while it grows
 constexpr auto MOST = std::numeric_limits<std::int64_t>::max();
 
 struct Options {
@@ -29,7 +29,7 @@ struct Options {
     bool greedy = false, ids = false, help = false;
 };
 
-// A number from `least` to `most`; anything else, a fraction where a whole number is wanted too, is an error.
+// Parse a number from `least` to `most`; anything else, also a fraction for an integer, is an error.
 template <typename Number>
 Number parse_number(const std::string& name, const std::string& text, Number least, Number most) {
     Number value{};
@@ -41,7 +41,7 @@ Number parse_number(const std::string& name, const std::string& text, Number lea
     throw HostError(name + ": got \"" + text + "\", needs " + needs.str());
 }
 
-// 0 is greedy; below 1e-6 logits over it would overflow.
+// 0 is greedy; dividing logits by less than 1e-6 would overflow.
 double parse_temperature(const std::string& name, const std::string& text) {
     double value = -1;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -50,7 +50,7 @@ double parse_temperature(const std::string& name, const std::string& text) {
     throw HostError(name + ": got \"" + text + "\", needs 0, which is greedy, or a number from 1e-06");
 }
 
-// A prompt as typed: \n is a line end, \t a tab, \\ a backslash; any other backslash stands for itself.
+// Replace the escapes of a prompt: \n line end, \t tab, \\ backslash; any other backslash is literal.
 std::string unescape(const std::string& text) {
     std::string plain;
     for (std::size_t i = 0; i < text.size(); i++) {
@@ -91,7 +91,7 @@ Options parse_options(int argc, char** argv) {
 struct Model {
     torch::jit::Module module;
     Tokenizer tokenizer;
-    std::vector<std::int64_t> state_shape;  // (S, L, B, H), of one row
+    std::vector<std::int64_t> state_shape;  // (S, L, B, H) with B = 1
 };
 
 Model open_model(const std::string& path) {
@@ -122,7 +122,7 @@ Model open_model(const std::string& path) {
     return {module, tokenizer, shape};
 }
 
-// Write behind the prompt of index `row`; `show` gets each token as it comes.
+// Generate after the prompt of index `row`; `show` is called with each token.
 template <typename Show>
 void generate(Model& model, const std::vector<std::int64_t>& prompt, std::uint64_t row, const Options& options,
               Show show) {
@@ -146,11 +146,11 @@ void generate(Model& model, const std::vector<std::int64_t>& prompt, std::uint64
             show(token);
             if (token == end) return;
         }
-        tokens = written.slice(0, -1);  // written, but not read yet
+        tokens = written.slice(0, -1);  // drawn, but not read yet
     }
 }
 
-// Print prompt `row` and the text behind it, or for programs and tests their ids, in two lines.
+// Print prompt `row` and its text, or, for programs and tests, their ids in two lines.
 void write(Model& model, const std::vector<std::int64_t>& ids, std::size_t row, const Options& options) {
     const std::string& prompt = options.prompts[row];
     if (options.ids) {
@@ -170,9 +170,9 @@ void write(Model& model, const std::vector<std::int64_t>& ids, std::size_t row, 
 int run(int argc, char** argv) {
     Options options = parse_options(argc, argv);
     if (options.help) return std::cout << HELP, 0;
-    if (options.prompts.empty()) options.prompts.emplace_back();  // works behind a <bos>
+    if (options.prompts.empty()) options.prompts.emplace_back();  // an empty prompt needs <bos>
     Model model = open_model(options.path);
-    std::vector<std::vector<std::int64_t>> encoded;  // all of them, before anything is printed
+    std::vector<std::vector<std::int64_t>> encoded;  // encode all prompts before anything is printed
     for (const auto& prompt : options.prompts) encoded.push_back(model.tokenizer.encode_prompt(prompt));
     for (std::size_t row = 0; row < encoded.size(); row++) write(model, encoded[row], row, options);
     return 0;

@@ -1,4 +1,4 @@
-// A small JSON reader: as much as the metadata of a model file needs. And UTF-8, to code points and back.
+// A small JSON reader for the metadata of a model file, and UTF-8 to code points and back.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-// What is wrong with a file, a prompt or an option, in one line for the user.
+// An error in a file, a prompt or an option, in one line for the user.
 struct HostError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -38,7 +38,7 @@ inline std::u32string from_utf8(std::string_view bytes) {
         if (length == 0 || i + length > bytes.size()) throw HostError("the text is not valid UTF-8");
         char32_t c = length == 1 ? first : first & (0x7F >> length);
         for (int k = 1; k < length; k++) c = c << 6 | (static_cast<unsigned char>(bytes[i + k]) & 0x3F);
-        // the shortest form only, with the right bytes behind the first, and no half of a UTF-16 pair
+        // reject overlong forms, wrong continuation bytes and surrogates
         const bool good = c <= 0x10FFFF && (c < 0xD800 || c > 0xDFFF) && to_utf8(c) == bytes.substr(i, length);
         if (!good) throw HostError("the text is not valid UTF-8");
         text += c;
@@ -52,10 +52,10 @@ struct Json {
     bool yes = false;
     double value = 0;
     std::string string;
-    std::vector<Json> items;         // of a list or an object
-    std::vector<std::string> names;  // of an object's items
+    std::vector<Json> items;         // items of a list or an object
+    std::vector<std::string> names;  // names of an object's items
 
-    // What an object holds under a name; nothing there, or something of another kind, is an error.
+    // Return the value of an object under a name; a missing value or one of another kind is an error.
     const Json& get(std::string_view name, Kind wanted) const {
         for (std::size_t i = 0; i < names.size(); i++) {
             if (names[i] == name && items[i].kind == wanted) return items[i];
@@ -98,7 +98,7 @@ private:
     }
 
     Json value(int depth) {
-        need(depth < 100);  // a damaged file may not exhaust the stack
+        need(depth < 100);  // a damaged file must not exhaust the stack
         Json json;
         space();
         if (*at_ == '"') {
@@ -135,7 +135,7 @@ private:
         return json;
     }
 
-    char32_t hex() {  // the four digits of \uXXXX
+    char32_t hex() {  // four hexadecimal digits of \uXXXX
         need(std::strspn(at_, "0123456789abcdefABCDEF") >= 4);
         const std::string digits(at_, 4);
         at_ += 4;

@@ -1,5 +1,5 @@
-// Which code points are of a word: letters, numbers and the underscore, as \w means them in Python's regular expressions.
-// C++ has no such function for all of Unicode. Of version 14; tests/runtime/hosts/test_host_cpp.py holds it against Python.
+// Word characters: letters, numbers and the underscore by the definition of \w in Python's regular expressions.
+// C++ has no such function for all of Unicode. Unicode 14; tests/runtime/hosts/test_host_cpp.py compares it with Python.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-// The code points where "no" turns to "yes" and back, each as the distance from the one before.
+// The code points at which membership changes, each as the distance from the previous one.
 inline constexpr std::uint32_t WORD_EDGES[] = {
     48, 10, 7, 26, 4, 1, 1, 26, 47, 1, 7, 2, 1, 1, 3, 2, 1, 3, 1, 23, 1, 31, 1, 458, 4, 12, 14, 5, 7, 1, 1, 1, 129,
     5, 1, 2, 2, 4, 1, 1, 6, 1, 1, 3, 1, 1, 1, 20, 1, 83, 1, 139, 8, 166, 1, 38, 2, 1, 6, 41, 71, 27, 4, 4, 45, 43,

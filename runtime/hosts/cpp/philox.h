@@ -17,7 +17,7 @@ inline std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c, s
     return c;
 }
 
-// The uniform in [0, 1), with 53 random bits, of a row's step.
+// Return the uniform in [0, 1) with 53 random bits for a step of a row.
 inline double uniform(std::uint64_t seed, std::uint64_t row, std::uint64_t step) {
     const auto low = [](std::uint64_t word) { return static_cast<std::uint32_t>(word); };
     const auto x = philox4x32({low(step), low(step >> 32), low(row), low(row >> 32)}, {low(seed), low(seed >> 32)});

@@ -14,8 +14,8 @@
 #include "json.h"
 #include "letters.h"
 
-// Lower case that does not depend on the neighbours. The C library knows how, code point by code point, if it has UTF-8;
-// İ alone becomes two of them.
+// Lower case independent of the neighbouring code points. The C library converts single code points if it has a UTF-8
+// locale; only İ becomes two of them.
 inline std::u32string to_lower(const std::u32string& text) {
     static const bool has_unicode = std::setlocale(LC_CTYPE, "C.UTF-8") || std::setlocale(LC_CTYPE, "en_US.UTF-8");
     std::u32string lower;
@@ -32,7 +32,7 @@ inline std::u32string to_lower(const std::u32string& text) {
 
 class Tokenizer {
 public:
-    // From the JSON under unrolled.tokenizer.
+    // Construct from the JSON under unrolled.tokenizer.
     explicit Tokenizer(const Json& description)
         : level_(level(description.get("level", Json::text).string)),
           lowercase_(flag(description, "lowercase")),
@@ -49,12 +49,12 @@ public:
 
     bool word_level() const { return level_ == "word"; }
     std::size_t size() const { return vocabulary_.size(); }
-    std::int64_t id(const std::string& token) const {  // -1: none
+    std::int64_t id(const std::string& token) const {  // -1: not in the vocabulary
         const auto found = ids_.find(token);
         return found == ids_.end() ? -1 : found->second;
     }
 
-    // Ids of a prompt, at least one, behind <bos> where the vocabulary has it.
+    // Ids of a prompt, at least one; they begin with <bos> if the vocabulary has it.
     std::vector<std::int64_t> encode_prompt(const std::string& prompt) const {
         std::vector<std::int64_t> ids;
         if (id("<bos>") >= 0) ids.push_back(id("<bos>"));
@@ -65,10 +65,10 @@ public:
         return ids;
     }
 
-    // Before the first id of another text.
+    // Reset before the first id of another text.
     void restart() { glue_ = true; }
 
-    // What the next id of a text adds to it, never a part of a character.
+    // Return the text that the next id adds, in whole characters.
     std::string decode_next(std::int64_t id) {
         if (pairs_) return characters_.feed(pairs_->bytes(id));
         const std::string& token = vocabulary_.at(id);
@@ -78,7 +78,7 @@ public:
         glue_ = one && std::strchr("([{", token[0]);
         return (space ? " " : "") + token;
     }
-    // What was held back, at the end of a text.
+    // Return the held-back rest at the end of a text.
     std::string decode_rest() { return characters_.flush(); }
 
 private:
@@ -99,12 +99,12 @@ private:
         const auto word_at = [&](std::size_t i) { return i < text.size() && is_word(text[i]); };
         for (std::size_t i = 0; i < text.size();) {
             std::string token;
-            if (!word_at(i)) {  // a mark or a space
+            if (!word_at(i)) {  // punctuation or a space
                 if (punctuation_ && !is_space(text[i])) tokens.push_back(to_utf8(text[i]));
                 i++;
                 continue;
             }
-            // letters, and apostrophes between two of them
+            // letters, and apostrophes between letters
             while (word_at(i) || (i < text.size() && (text[i] == U'\'' || text[i] == U'’') && word_at(i + 1))) {
                 token += to_utf8(text[i++]);
             }
@@ -137,5 +137,5 @@ private:
     std::unordered_map<std::string, std::int64_t> ids_;
     bool glue_ = true;  // whether the next word follows without a space
     std::optional<BytePairs> pairs_;
-    Utf8Stream characters_;  // of byte pairs
+    Utf8Stream characters_;  // state of a byte-pair text
 };

@@ -1,6 +1,6 @@
-// Byte pairs: text to ids and back by the rules of the export's README.
+// Byte-pair tokenizer: text to ids and back by the rules of the export's README.
 
-// White space as Python's \s has it: JavaScript's has U+FEFF, but not U+001C to U+001F and U+0085.
+// White space by the definition of \s in Python: JavaScript's includes U+FEFF, but not U+001C to U+001F and U+0085.
 export const SPACE = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
 const LETTER = 'A-Z_a-z\\xc0-\\u167f\\u1681-\\u1fff\\u200b-\\u200f\\u2070-\\u2fff\\u3040-\\u{10ffff}';
 const WORDS = new RegExp(
@@ -8,7 +8,7 @@ const WORDS = new RegExp(
   'gu',
 );
 
-// A byte as a character that can be seen: itself where that is so, else one from U+0100 on.
+// The printable character that stands for a byte: itself if printable, else one from U+0100 on.
 const SIGNS = [];
 for (let byte = 0, hidden = 0x100; byte < 256; byte++) {
   const seen = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
@@ -17,7 +17,7 @@ for (let byte = 0, hidden = 0x100; byte < 256; byte++) {
 const BYTES = new Map(SIGNS.map((sign, byte) => [sign, byte]));
 
 export class BytePairs {
-  /** `silent`: tokens that are no text. Throws a TypeError where vocabulary and merges are no byte pairs. */
+  /** `silent`: tokens without text. Throws a TypeError if vocabulary and merges do not form byte pairs. */
   constructor(vocabulary, merges, silent) {
     const ids = new Map(vocabulary.map((token, id) => [token, id]));
     const bytesOf = (token) => Uint8Array.from(token, (sign) => idOf(BYTES, sign));
@@ -28,12 +28,12 @@ export class BytePairs {
     this.ranks = new Map(merges.map(([left, right], rank) => [left * this.V + right, rank]));
   }
 
-  /** Ids of a text. */
+  /** Return the ids of a text. */
   encode(text) {
     return (text.match(WORDS) ?? []).flatMap((word) => this.#encodeWord(word));
   }
 
-  /** As long as two neighbours are a merge: the first in the list, the leftmost among equals. */
+  /** Apply merges until none is left: the first in the list, the leftmost among equal ones. */
   #encodeWord(word) {
     const ids = Array.from(new TextEncoder().encode(word), (byte) => this.byteIds[byte]);
     for (;;) {
@@ -48,13 +48,13 @@ export class BytePairs {
     }
   }
 
-  /** Text of ids that come one by one: bytes of a character that is not whole yet are held back. */
+  /** Return a decoder of ids one by one; bytes of an incomplete character are held back. */
   streamer() {
     const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
     return { feed: (id) => decoder.decode(this.bytes[id], { stream: true }), flush: () => decoder.decode() };
   }
 
-  /** One token to look at: its text, or where that is no whole characters, its bytes. */
+  /** Return a token for display: its text, or its bytes if they are not whole characters. */
   show(id) {
     try {
       return new TextDecoder('utf-8', { ignoreBOM: true, fatal: true }).decode(this.bytes[id]);

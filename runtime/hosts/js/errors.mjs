@@ -1,7 +1,7 @@
-// What is wrong with a file, a prompt or a setting, in one line for the user.
+// An error in a file, a prompt or a setting, in one line for the user.
 export class HostError extends Error {}
 
-/** A value as an error shows it: quoted, on one line, not too long. */
+/** Format a value for an error: quoted, on one line, shortened. */
 export function shown(value) {
   const text = typeof value === 'string' ? JSON.stringify(value) : String(value);
   return text.length > 60 ? `${text.slice(0, 57)}…` : text;

@@ -1,5 +1,5 @@
-// What an exported file says of itself. JavaScript runtimes do not show an ONNX file's metadata, so it is read from the
-// bytes: a ModelProto is a list of fields, and field 14 (metadata_props) holds one key and one value.
+// Metadata of an exported file. JavaScript runtimes do not expose the metadata of an ONNX file, so it is parsed from the
+// bytes: a ModelProto is a list of fields, and field 14 (metadata_props) contains one key and one value.
 
 import { HostError, shown } from './errors.mjs';
 
@@ -20,7 +20,7 @@ export const FORMS = {
   both: { inputs: GENERATE.inputs, outputs: [...STEP.outputs, ...GENERATE.outputs] },
 };
 
-/** The fields of one protobuf message: [number, bytes] of those with bytes, the others are passed over. */
+/** Yield [number, bytes] of the length-delimited fields of a protobuf message; other fields are skipped. */
 function* fields(bytes) {
   let at = 0;
   const varint = () => {
@@ -28,7 +28,7 @@ function* fields(bytes) {
     for (let i = 0; i < MAX_VARINT; i++) {
       if (at >= bytes.length) break;
       const byte = bytes[at++];
-      value += (byte & 0x7f) * 2 ** (7 * i); // no shift: a length may be over 32 bits
+      value += (byte & 0x7f) * 2 ** (7 * i); // no shift: a length may exceed 32 bits
       if (byte < 0x80) return value;
     }
     throw new HostError('damaged');
@@ -48,7 +48,7 @@ function* fields(bytes) {
   }
 }
 
-/** Keys and values of an ONNX file's metadata, a Map of texts. */
+/** Return the metadata of an ONNX file as a Map of texts. */
 export function readMetadata(bytes, where = 'model') {
   const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   const found = new Map();
@@ -65,7 +65,7 @@ export function readMetadata(bytes, where = 'model') {
 }
 
 /**
- * The metadata of one of our files, parsed and checked:
+ * Parse and check the metadata of an exported file:
  * `{form, config, tokenizer, stateShape: [S, L, H], training, digest, golden}`.
  */
 export function parseMetadata(metadata, where = 'model') {

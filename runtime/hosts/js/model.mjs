@@ -1,4 +1,4 @@
-// A model file of any form, run by an onnxruntime for JavaScript that the caller hands in (onnxruntime-node, -web).
+// A model file of any form, run by an onnxruntime for JavaScript that the caller passes in (onnxruntime-node, -web).
 // Letters: T time, B rows, V vocabulary, S states, L layers, H hidden units. Arrays are flat, time outermost.
 
 import { HostError } from './errors.mjs';
@@ -7,7 +7,7 @@ import { uniform } from './philox.mjs';
 import { checkSettings, choose } from './sampling.mjs';
 import { Tokenizer } from './tokenizer.mjs';
 
-const CHUNK = 32; // tokens that the form generate writes at a time, so that text can be shown as it grows
+const CHUNK = 32; // tokens per call of the generate form, so that text can be shown while it grows
 
 const firstLine = (error) => String(error?.message ?? error).split('\n')[0];
 
@@ -34,13 +34,13 @@ export class Model {
     return new Model(ort, opened, info, tokenizer, where);
   }
 
-  /** Use `Model.open`. */
+  /** Private: use `Model.open`. */
   constructor(ort, session, info, tokenizer, where) {
     Object.assign(this, { ort, session, where, ...info, tokenizer });
     this.V = info.config.vocab_size;
   }
 
-  /** The state before any text: zeros (S, L, B, H). */
+  /** Return the zero state (S, L, B, H). */
   startState(B = 1) {
     const [S, L, H] = this.stateShape;
     return new this.ort.Tensor('float32', new Float32Array(S * L * B * H), [S, L, B, H]);
@@ -48,7 +48,7 @@ export class Model {
 
   /**
    * Read tokens (T·B numbers, T ≥ 1) from a state of B rows: `{logits: Float32Array (T·B·V), state}`.
-   * Not for files of form generate, which show no logits.
+   * Not for files of form generate, which have no logits output.
    */
   async step(tokens, state) {
     if (this.form === 'generate') throw new HostError(`${this.where}: a file of form generate shows no logits`);
@@ -88,9 +88,9 @@ export class Model {
   }
 
   /**
-   * Write behind prompts (texts), all at once, row b by the draws of index b. Yields one `{row, token, text, reason}` for
-   * each token as it is drawn: `text` is what it adds to the row's text, `reason` is null, or on the row's last token
-   * "eos" or "length".
+   * Generate after prompts (texts) in one batch; row b uses the draws of index b. Yields `{row, token, text, reason}` for
+   * each drawn token: `text` is what it adds to the text of the row; `reason` is null, or "eos" or "length" on the last
+   * token of the row.
    */
   async *generate(prompts, settings) {
     const checked = checkSettings(settings);
@@ -112,12 +112,12 @@ export class Model {
     }
   }
 
-  /** Free what the runtime holds. */
+  /** Release the runtime's session. */
   async close() {
     await this.session.release();
   }
 
-  /** Tokens (B) of step after step, drawn here. A row that has ended goes on; nobody looks at it. */
+  /** Yield the tokens (B) of each step, drawn here. Rows that have ended are stepped too, and ignored by the caller. */
   async *#drawHere(prompts, settings) {
     const { V } = this;
     let { logits, state } = await this.#read(prompts);
@@ -130,7 +130,7 @@ export class Model {
     }
   }
 
-  /** The last logits (B·V) and the state of B prompts, each read by itself, equal ones once. */
+  /** Return the last logits (B·V) and the state of B prompts; each distinct prompt is read once. */
   async #read(prompts) {
     const { V } = this;
     const B = prompts.length;
@@ -153,7 +153,7 @@ export class Model {
     return { logits, state };
   }
 
-  /** Tokens (B) of step after step, drawn in the graph, some steps at a time. */
+  /** Yield the tokens (B) of each step, drawn in the graph, several steps per call. */
   async *#drawInside(prompts, settings) {
     const B = prompts.length;
     const T = Math.max(...prompts.map((ids) => ids.length));
@@ -166,7 +166,7 @@ export class Model {
       const uniforms = Float64Array.from({ length: N * B }, draw);
       const result = await this.write(tokens, lengths, state, uniforms, settings);
       for (let at = 0; at < result.written.length; at += B) yield result.written.slice(at, at + B);
-      // the last ones are written, but not read yet
+      // the last tokens are drawn, but not read yet
       [tokens, lengths, state] = [result.written.slice(-B), Array(B).fill(1), result.state];
     }
   }

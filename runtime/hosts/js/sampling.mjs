@@ -1,4 +1,4 @@
-// From logits and a uniform to a token, by the rules in export/README.md. Numbers in JavaScript are float64, as those are.
+// Sampling of a token from logits and a uniform by the rules in export/README.md, which compute in float64 as JavaScript does.
 
 import { HostError, shown } from './errors.mjs';
 
@@ -6,14 +6,14 @@ const MIN_TEMPERATURE = 1e-6;
 
 export const DEFAULTS = {
   maxNewTokens: 200,
-  doSample: true, // false: greedy, whatever the rest says
+  doSample: true, // false: greedy, the other settings have no effect
   temperature: 1, // 0: greedy
   topK: 0, // 0: all
   topP: 1, // 1: all
   seed: 0n, // a BigInt: it has 64 bits
 };
 
-/** `settings` with the defaults filled in, temperature 0 as greedy; HostError says which one is out of its range. */
+/** Return `settings` with defaults, temperature 0 as greedy; throws a HostError that names a setting out of range. */
 export function checkSettings(settings = {}) {
   const all = { ...DEFAULTS, ...settings };
   const unknown = Object.keys(all).filter((name) => !Object.hasOwn(DEFAULTS, name));
@@ -34,16 +34,16 @@ export function checkSettings(settings = {}) {
   return temperature === 0 ? { ...all, doSample: false, temperature: 1 } : all;
 }
 
-/** The lowest index among the largest. */
+/** Return the lowest index of the maximum. */
 function largest(values) {
   let best = 0;
   for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
   return best;
 }
 
-/** Whether each token stays: among the topK largest, and among them the fewest that make up topP. */
+/** Return a mask of the kept tokens: the topK largest, and among them the smallest set with probability topP. */
 function kept(scores, top, { topK, topP }) {
-  // sorting numbers takes a fraction of sorting indices by them; equal scores weigh the same, whichever of them comes first
+  // sorting numbers takes a fraction of the time of sorting indices; ties have equal weights, so their order is irrelevant
   const falling = scores.slice().sort().reverse();
   const largest = topK > 0 ? falling.subarray(0, topK) : falling;
   let count = largest.length;
@@ -54,11 +54,11 @@ function kept(scores, top, { topK, topP }) {
     for (count = 1; count < weights.length && before < limit; count++) before += weights[count];
   }
   const least = largest[count - 1];
-  let ties = count - largest.indexOf(least); // of the tokens of the least score those of the lowest indices
+  let ties = count - largest.indexOf(least); // among tokens of the lowest kept score, those of the lowest indices are kept
   return scores.map((score) => (score > least || (score === least && ties-- > 0) ? 1 : 0));
 }
 
-/** The token for one row of logits (V) and a uniform `u` in [0, 1), which greedy does not need. */
+/** Return the token for one row of logits (V) and a uniform `u` in [0, 1), which greedy ignores. */
 export function choose(logits, settings, u) {
   const V = logits.length;
   const best = largest(logits);
@@ -79,5 +79,5 @@ export function choose(logits, settings, u) {
     if (weight > 0) last = i;
   }
   const index = cdf.findIndex((cumulative) => cumulative > u * sum);
-  return index < 0 ? last : index; // none where u·sum was rounded up to sum
+  return index < 0 ? last : index; // no index if u·sum was rounded up to sum
 }

@@ -9,14 +9,14 @@ const EOS = '<eos>';
 const SPECIALS = [UNK, BOS, EOS];
 const UNKNOWN = ['error', 'replace', 'skip'];
 
-const LETTER = '\\p{L}\\p{N}_'; // Python's \w; JavaScript's is ASCII
+const LETTER = '\\p{L}\\p{N}_'; // \w of Python; that of JavaScript is ASCII only
 const WORD = `[${LETTER}]+(?:['’][${LETTER}]+)*`;
 const WORDS = new RegExp(WORD, 'gu');
 const WORDS_AND_MARKS = new RegExp(`${WORD}|[^${LETTER}${SPACE}]`, 'gu');
 const NO_SPACE_BEFORE = new Set([...',.;:!?)]}']);
 const NO_SPACE_AFTER = new Set([...'([{']);
 
-/** Lower case that does not depend on the neighbours: toLowerCase writes Σ as ς at the end of a word. */
+/** Lower case independent of neighbouring characters: toLowerCase turns Σ into ς at the end of a word. */
 const lower = (text) => text.replaceAll('Σ', 'σ').toLowerCase();
 
 const LEVELS = {
@@ -26,7 +26,7 @@ const LEVELS = {
 };
 
 export class Tokenizer {
-  /** From the parsed `unrolled.tokenizer`. */
+  /** Construct from the parsed `unrolled.tokenizer`. */
   constructor(description, where = 'model') {
     const { level, vocabulary, unknown, lowercase = false, punctuation = false, merges = [] } = description;
     const good =
@@ -40,7 +40,7 @@ export class Tokenizer {
     if (!good) throw damaged;
     Object.assign(this, { level, vocabulary, unknown, lowercase, punctuation });
     this.ids = new Map(vocabulary.map((token, id) => [token, id]));
-    [this.unkId, this.bosId, this.eosId] = SPECIALS.map((token) => this.ids.get(token)); // undefined: has none
+    [this.unkId, this.bosId, this.eosId] = SPECIALS.map((token) => this.ids.get(token)); // undefined: not in the vocabulary
     try {
       this.pairs = level === 'bpe' ? new BytePairs(vocabulary, merges, [BOS, EOS]) : null;
     } catch (error) {
@@ -48,7 +48,7 @@ export class Tokenizer {
     }
   }
 
-  /** Ids of a text. */
+  /** Return the ids of a text. */
   encode(text) {
     const { what, split } = LEVELS[this.level];
     const cleaned = this.lowercase ? lower(text) : text;
@@ -66,7 +66,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** Ids of a prompt, at least one, behind <bos> where the vocabulary has it. */
+  /** Return the ids of a prompt, at least one; they begin with <bos> if the vocabulary has it. */
   encodePrompt(prompt) {
     const ids = this.encode(prompt);
     if (this.bosId !== undefined) ids.unshift(this.bosId);
@@ -78,7 +78,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** What begins a text when nobody said: nothing behind a <bos>, else a line end, else the first token. */
+  /** Return the default prompt: empty after a <bos>, else a line end, else the first token. */
   startPrompt() {
     if (this.bosId !== undefined) return '';
     if (this.pairs || this.ids.has('\n')) return '\n';
@@ -86,8 +86,8 @@ export class Tokenizer {
   }
 
   /**
-   * Text of ids that come one by one: `feed(id)` is what the next one adds, never a part of a character, and `flush()` what
-   * was held back at the end. The pieces, joined, are what `decode` gives.
+   * Return a decoder of ids one by one: `feed(id)` returns the text that the id adds, in whole characters, and `flush()`
+   * the held-back rest at the end. The joined pieces equal the result of `decode`.
    */
   streamer() {
     const { feed, flush } = this.pairs ? this.pairs.streamer() : { feed: this.#joiner(), flush: () => '' };
@@ -100,13 +100,13 @@ export class Tokenizer {
     };
   }
 
-  /** The text of ids. */
+  /** Return the text of ids. */
   decode(ids) {
     const { feed, flush } = this.streamer();
     return Array.from(ids, feed).join('') + flush();
   }
 
-  /** One token to look at. */
+  /** Return a token for display. */
   show(id) {
     const token = this.vocabulary[id];
     return this.pairs && !SPECIALS.includes(token) ? this.pairs.show(id) : token;

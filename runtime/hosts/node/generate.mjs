@@ -36,7 +36,7 @@ const OPTIONS = {
   help: { type: 'boolean', default: false },
 };
 
-/** A prompt as typed: \n is a line end, \t a tab, \\ a backslash. */
+/** Replace the escapes of a prompt given as an option: \n line end, \t tab, \\ backslash. */
 const unescape = (text) => text.replace(/\\([nt\\])/g, (_, letter) => ({ n: '\n', t: '\t', '\\': '\\' })[letter]);
 
 function number(name, text) {
@@ -49,7 +49,7 @@ function whole(name, text) {
   throw new HostError(`--${name}: got ${shown(text)}, needs a whole number, not negative`);
 }
 
-/** Settings for `Model.generate` from the options given. */
+/** Convert the options to settings of `Model.generate`. */
 function settingsOf(values) {
   const settings = { doSample: !values.greedy };
   const take = (option, name, read) => {
@@ -89,14 +89,14 @@ async function open(path) {
   return Model.open(ort, bytes, { where: path });
 }
 
-/** Prints texts in their order, each as it grows: what a later one says in the meantime waits for its turn. */
+/** Prints texts in their order, each while it grows; pieces of later texts are kept until their turn. */
 class Printer {
   constructor(prompts, tokenizer) {
     const join = tokenizer.level === 'word' ? ' ' : '';
     const line = `${'-'.repeat(40)}\n`;
     this.rows = prompts.map((prompt, b) => ({
       waiting: (b > 0 ? line : '') + prompt,
-      join: prompt ? join : '', // between the prompt and what is written
+      join: prompt ? join : '', // between prompt and generated text
       done: false,
     }));
     this.current = 0;
@@ -147,7 +147,7 @@ async function main(argv) {
   await model.close();
 }
 
-process.stdout.on('error', () => process.exit()); // the reader has gone: a pipe into head
+process.stdout.on('error', () => process.exit()); // the reader closed the pipe, e.g. head
 try {
   await main(process.argv.slice(2));
 } catch (error) {

@@ -1,4 +1,4 @@
-// The page: loads the model in a worker, sends it prompt and settings, and shows what comes back.
+// The page: loads the model in a worker, sends it prompt and settings, and displays the generated text.
 
 import { Controls, fromHash, toHash } from './controls.mjs';
 import { TextView } from './text.mjs';
@@ -6,7 +6,7 @@ import { TextView } from './text.mjs';
 const CELLS = { rnn: 'RNN', rnn_relu: 'RNN (ReLU)', gru: 'GRU', lstm: 'LSTM' };
 const LEVELS = { char: 'characters', word: 'words', bpe: 'byte pairs' };
 const ENDS = { length: 'reached its length', eos: 'the model ended it', stop: 'stopped' };
-const TYPING_MS = 160; // of rest before a change is written
+const TYPING_MS = 160; // without typing before a change starts generation
 
 const $ = (id) => document.getElementById(id);
 const prompt = $('prompt');
@@ -18,7 +18,7 @@ const view = new TextView($('text'), {
 });
 const whole = (n) => n.toLocaleString('en');
 
-let about = null; // the model, once it is there
+let about = null; // description of the model, null until it is loaded
 let controls = null;
 let current = { id: 0, prompt: '', busy: false, shown: true, count: 0, seconds: 0, reason: null };
 let timer = null;
@@ -39,7 +39,7 @@ worker.onerror = (event) => {
   showFailure({ message: event.message || 'worker.mjs: does not load; is the whole export in this folder?', id: null });
 };
 
-const sizes = new Map(); // of the files that are being loaded
+const sizes = new Map(); // of the files that are loading
 function showLoading({ name, loaded, total }) {
   sizes.set(name, { loaded, total });
   const all = [...sizes.values()];
@@ -104,7 +104,7 @@ function fact(term, value) {
 
 // ---------------------------------------------------------------- writing
 
-/** Prompt and settings changed: keep them in the address, and write when they rest. */
+/** Handle a change of prompt or settings: store them in the URL and generate after a pause. */
 function changed() {
   fitPrompt();
   $('settings-summary').textContent = controls.summary();
@@ -128,7 +128,7 @@ function write() {
     return;
   }
   const text = prompt.value || about.startPrompt;
-  // what is on the page stays until the first token of the new text is there
+  // the old text stays on the page until the first token of the new one arrives
   current = { id: current.id + 1, prompt: prompt.value, busy: true, shown: false, count: 0, seconds: 0, reason: null };
   worker.postMessage({ kind: 'write', id: current.id, prompt: text, settings });
   showBusy(true);
@@ -144,7 +144,7 @@ function stop() {
 }
 
 function showTokens({ id, tokens, count, seconds }) {
-  if (id !== current.id || !current.busy) return; // of a text that was stopped
+  if (id !== current.id || !current.busy) return; // message of a stopped text
   if (!current.shown) {
     view.begin(current.prompt);
     current.shown = true;
@@ -184,7 +184,7 @@ function showBusy(busy) {
 }
 
 function showFailure({ message, id }) {
-  if (id !== null && id !== current.id) return; // of a text that nobody waits for
+  if (id !== null && id !== current.id) return; // message of a superseded text
   if (id === null && about === null) {
     $('progress').hidden = true;
     $('model-name').textContent = 'No model';
@@ -200,7 +200,7 @@ function showError(message) {
   prompt.toggleAttribute('aria-invalid', Boolean(message?.startsWith('the vocabulary')));
 }
 
-// ---------------------------------------------------------------- the address
+// ---------------------------------------------------------------- the URL
 
 function keepAddress() {
   const hash = toHash(prompt.value, controls.texts());
@@ -220,7 +220,7 @@ function readAddress() {
 
 function fitPrompt() {
   prompt.style.height = 'auto';
-  prompt.style.height = `${prompt.scrollHeight + prompt.offsetHeight - prompt.clientHeight}px`; // with its border
+  prompt.style.height = `${prompt.scrollHeight + prompt.offsetHeight - prompt.clientHeight}px`; // including the border
 }
 
 async function copy(button, text) {
@@ -234,7 +234,7 @@ async function copy(button, text) {
   setTimeout(() => (button.textContent = label), 1500);
 }
 
-/** A button that stays down, kept for the next visit; `initial.matches` says it where nobody has pressed it yet. */
+/** A toggle button whose state is stored for the next visit; `initial.matches` is its state before the first click. */
 function toggle(id, initial, apply) {
   const button = $(id);
   const set = (on) => {
@@ -245,7 +245,7 @@ function toggle(id, initial, apply) {
   try {
     kept = localStorage.getItem(`unrolled.${id}`);
   } catch {
-    // no storage: the choice lasts as long as the page
+    // no storage: the choice is lost with the page
   }
   set(kept === null ? initial.matches : kept === 'true');
   initial.addEventListener?.('change', () => kept === null && set(initial.matches));
@@ -256,7 +256,7 @@ function toggle(id, initial, apply) {
     try {
       localStorage.setItem(`unrolled.${id}`, String(on));
     } catch {
-      // as above
+      // no storage: nothing to remove or keep
     }
   });
 }

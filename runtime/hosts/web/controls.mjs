@@ -1,12 +1,12 @@
-// The settings: what they are, their sliders and fields, and their names in the address.
+// Settings: their definitions, sliders and fields, and their names in the URL.
 
 import { HostError } from './js/errors.mjs';
 
-const MAX_LENGTH = 10_000; // tokens; every one is an element of the page
+const MAX_LENGTH = 10_000; // tokens; each is an element of the page
 const MAX_SEED = 2n ** 64n - 1n;
 
 const trimmed = (value, digits) => String(Number(value.toFixed(digits)));
-// Sliders go from 0 to 1000; what a place means: evenly spread, or by factors.
+// A slider has positions 0 to 1000, mapped to values linearly or logarithmically.
 const even = (least, most, digits) => ({
   toValue: (place) => trimmed(least + ((most - least) * place) / 1000, digits),
   toPlace: (value) => ((value - least) / (most - least)) * 1000,
@@ -31,7 +31,7 @@ function seed(text) {
   return value;
 }
 
-/** Every setting: `key` in the address, how its text is read, what the slider does, what stands under it. */
+/** All settings: `key` in the URL, parser of the text, mapping of the slider, and labels below it. */
 function definitions(V) {
   return [
     {
@@ -54,7 +54,7 @@ function definitions(V) {
       key: 'top_k',
       label: 'Top-k',
       initial: '0',
-      // the right end is all tokens, which is written 0
+      // the right end means all tokens, encoded as 0
       slider: {
         toValue: (place) => (place >= 1000 ? '0' : byFactors(1, V).toValue(place)),
         toPlace: (value) => (value === 0 ? 1000 : byFactors(1, V).toPlace(value)),
@@ -86,7 +86,7 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-/** The rows of the settings in `place`; `changed(settled)` is called when one moves (`settled`: by a click or a key). */
+/** The rows of settings inside `place`; `changed(settled)` is called at each change (`settled`: by a click or a key). */
 export class Controls {
   constructor(place, V, changed) {
     this.rows = definitions(V).map((definition) => this.#row(definition, changed));
@@ -145,7 +145,7 @@ export class Controls {
     return row;
   }
 
-  /** What the model is asked for; HostError where a field holds no such value. */
+  /** Return the settings for the model; throws a HostError if a field holds no valid value. */
   settings() {
     const { temperature, top_k: topK, top_p: topP, length, seed: value } = Object.fromEntries(
       this.rows.map((row) => [row.key, row.read(row.field.value)]),
@@ -161,17 +161,17 @@ export class Controls {
     };
   }
 
-  /** The settings as texts, by their names in the address. */
+  /** Return the settings as texts by their names in the URL. */
   texts() {
     return Object.fromEntries(this.rows.map((row) => [row.key, row.field.value.trim()]));
   }
 
-  /** Take over those of `texts` that are there; the others get their initial values. */
+  /** Apply `texts`; settings that it does not contain get their initial values. */
   setTexts(texts) {
     for (const row of this.rows) row.set(texts[row.key] ?? row.initial);
   }
 
-  /** All in one line, for where there is no room. */
+  /** Return a summary in one line, for narrow screens. */
   summary() {
     const { temperature, top_p: topP, top_k: topK, seed: value } = this.texts();
     const parts = [temperature === '0' ? 'greedy' : `temperature ${temperature}`];
@@ -181,12 +181,12 @@ export class Controls {
   }
 }
 
-/** Prompt and settings as the part of an address behind #. */
+/** Encode prompt and settings as the fragment of a URL. */
 export function toHash(prompt, texts) {
   return `#${new URLSearchParams({ prompt, ...texts })}`;
 }
 
-/** The inverse: `{prompt, texts}`; prompt is null where the address names none. */
+/** Decode a fragment: `{prompt, texts}`; prompt is null if the URL contains none. */
 export function fromHash(hash) {
   const { prompt = null, ...texts } = Object.fromEntries(new URLSearchParams(hash.slice(1)));
   return { prompt, texts };

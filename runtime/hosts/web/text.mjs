@@ -1,6 +1,6 @@
-// Draws the text: a span a token, tinted by its surprise, and beside it what else the model had in mind.
+// Renders the text: one span per token, tinted by its surprise, and a panel with the alternatives of a token.
 
-const LEVELS = 8; // of tint
+const LEVELS = 8; // number of tints
 const NAMES = { ' ': 'space', '\n': 'line break', '\t': 'tab', '\r': 'carriage return', '\u00a0': 'no-break space' };
 const SIGNS = { ' ': '␣', '\n': '↵', '\t': '⇥', '\r': '␍', '\u00a0': '⍽' };
 
@@ -23,7 +23,7 @@ function element(name, className = '', text = '') {
 }
 
 export class TextView {
-  /** `place`: for the text; `panel`: {root, body, hint, close} for one token's alternatives. */
+  /** `place`: element of the text; `panel`: {root, body, hint, close} for the alternatives of a token. */
   constructor(place, panel) {
     Object.assign(this, { place, panel, most: 1, tokens: [], spans: [], bits: 0, at: -1, refocus: false });
     place.addEventListener('pointerover', (event) => this.#pointed(event));
@@ -33,14 +33,14 @@ export class TextView {
     panel.close.addEventListener('click', () => this.close());
   }
 
-  /** Surprise is measured against a blind guess among V tokens. */
+  /** Scale surprise to that of a uniform guess among V tokens. */
   measure(V) {
     this.most = Math.max(Math.log2(V), 1);
   }
 
-  /** An empty text behind `prompt`. */
+  /** Start an empty text after `prompt`. */
   begin(prompt) {
-    this.refocus = this.place.contains(document.activeElement); // who walks through the text stays in it
+    this.refocus = this.place.contains(document.activeElement); // keep the keyboard focus inside the text
     this.panel.root.classList.remove('open');
     this.tokens = [];
     this.spans = [];
@@ -51,12 +51,12 @@ export class TextView {
     this.panel.hint.hidden = false;
   }
 
-  /** Tokens that were written, as the worker describes them. */
+  /** Append generated tokens, as the worker describes them. */
   add(tokens) {
     const drawn = document.createDocumentFragment();
     for (const token of tokens) {
       this.bits += token.bits;
-      const word = token.text.replace(/^ (?=.)/s, ''); // the space between words belongs to none
+      const word = token.text.replace(/^ (?=.)/s, ''); // the space between words is not tinted
       if (token.gap || word.length < token.text.length) drawn.append(' ');
       const level = Math.min(LEVELS - 1, Math.floor((token.bits / this.most) * LEVELS));
       const span = element('span', `t s${level}${token.eos ? ' eos' : word === '\n' ? ' nl' : ''}`, word);
@@ -71,17 +71,17 @@ export class TextView {
     this.refocus = false;
   }
 
-  /** Prompt and text as one string. */
+  /** Return prompt and text as one string. */
   text() {
     return this.place.textContent;
   }
 
-  /** Mean surprise in bits; 0 for no text. */
+  /** Return the mean surprise in bits; 0 for an empty text. */
   meanBits() {
     return this.bits / Math.max(this.tokens.length, 1);
   }
 
-  /** Leave the token that is looked at; the panel on a narrow screen goes. */
+  /** Deselect the token; on a narrow screen the panel closes. */
   close() {
     this.panel.root.classList.remove('open');
     this.spans[this.at]?.classList.remove('on');
@@ -100,7 +100,7 @@ export class TextView {
     before.classList.remove('on');
     before.tabIndex = -1;
     now.classList.add('on');
-    now.tabIndex = 0; // one stop for the tabulator, at the token that was looked at last
+    now.tabIndex = 0; // one tab stop, at the token selected last
     this.at = i;
     this.#explain(this.tokens[i]);
   }
@@ -116,7 +116,7 @@ export class TextView {
     this.spans[Math.min(Math.max(to, 0), last)].focus();
   }
 
-  /** The token above or below: on the nearest line, the one that is nearest. */
+  /** Return the nearest token on the line above or below. */
   #line(i, key) {
     const step = key === 'ArrowUp' ? -1 : 1;
     const here = this.spans[i].getBoundingClientRect();

@@ -1,4 +1,4 @@
-// The model's side of the page: it loads the runtime and the model and writes; the page draws. Messages in:
+// The worker of the page: loads runtime and model and generates; the page renders. Messages in:
 // {write, id, prompt, settings} and {stop}; out: {loading}, {ready}, {tokens}, {done}, {failed}, each named by `kind`.
 
 import { HostError } from './js/errors.mjs';
@@ -10,13 +10,13 @@ const MODEL = 'model.onnx';
 const RUNTIME = 'ort/ort.wasm.bundle.min.mjs';
 const WASM = 'ort/ort-wasm-simd-threaded.wasm';
 const TOP = 5; // alternatives shown for each token
-const FLUSH_MS = 40; // how often what was written goes to the page, and messages are looked at
+const FLUSH_MS = 40; // interval of sending tokens to the page and of handling messages
 const FIRST_PROMPTS = ['The ', 'the ', 'The', 'the'];
 
 let model = null;
-let writing = null; // id of the text that is being written
+let writing = null; // id of the text in progress
 
-/** The bytes of a file beside the page, with {loading} messages on the way. */
+/** Fetch a file of the page's folder as bytes, sending {loading} messages meanwhile. */
 async function fetchBytes(name, missing) {
   let response;
   try {
@@ -48,11 +48,11 @@ async function loadRuntime() {
     throw new HostError(`${RUNTIME}: ${missing}`);
   }
   ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmBinary = wasm; // nothing else is fetched
+  ort.env.wasm.wasmBinary = wasm; // so that onnxruntime fetches nothing itself
   return ort;
 }
 
-/** What the page says of the model. */
+/** Return the description of the model for the page. */
 function describe(bytes) {
   const { tokenizer, config, training, digest } = model;
   return {
@@ -67,7 +67,7 @@ function describe(bytes) {
   };
 }
 
-/** Whether the vocabulary has all of a prompt. */
+/** Return whether the vocabulary covers a prompt. */
 function readable(prompt) {
   try {
     return !model.tokenizer.encode(prompt).includes(model.tokenizer.unkId);
@@ -89,13 +89,13 @@ async function load() {
   postMessage({ kind: 'ready', about: describe(bytes.length) });
 }
 
-/** How the model saw the choice of `token`: its surprise in bits, its place, and the likeliest tokens, untempered. */
+/** Describe the choice of `token` at temperature 1: its surprise in bits, its rank, and the most probable tokens. */
 function inspect(logits, token) {
   let largest = -Infinity;
   for (const logit of logits) if (logit > largest) largest = logit;
   let sum = 0;
   let place = 1;
-  const top = []; // ids by falling logit, the lower id first among equals
+  const top = []; // ids by descending logit, ties by ascending id
   for (let id = 0; id < logits.length; id++) {
     const logit = logits[id];
     sum += Math.exp(logit - largest);
@@ -115,7 +115,7 @@ function inspect(logits, token) {
   };
 }
 
-/** Lets waiting messages in; a timer would wait four milliseconds. */
+/** Yield to pending messages; a timer would wait four milliseconds. */
 const breathe = (() => {
   const { port1, port2 } = new MessageChannel();
   let resume;
@@ -127,13 +127,13 @@ const breathe = (() => {
     });
 })();
 
-/** Write behind a prompt, as `Model.generate` does for row 0, but with an eye on the logits. */
+/** Generate after a prompt as `Model.generate` does for row 0, and keep the logits of each step. */
 async function write({ id, prompt, settings }) {
   const checked = checkSettings(settings);
   const { tokenizer, V } = model;
   const ids = tokenizer.encodePrompt(prompt);
   const streamer = tokenizer.streamer();
-  const behind = tokenizer.streamer(); // as if the prompt had been written too
+  const behind = tokenizer.streamer(); // fed with the prompt, so that pieces continue it
   ids.forEach(behind.feed);
   const began = performance.now();
   const spent = () => (performance.now() - began) / 1000;
@@ -163,7 +163,7 @@ async function write({ id, prompt, settings }) {
     if (reason === null && performance.now() - flushed > FLUSH_MS) {
       flush();
       await breathe();
-      if (writing !== id) return; // stopped, or another text has begun
+      if (writing !== id) return; // stopped, or superseded by another text
     }
   }
   flush();
@@ -173,13 +173,13 @@ async function write({ id, prompt, settings }) {
 const fail = (error, id = null) =>
   postMessage({ kind: 'failed', id, message: error instanceof HostError ? error.message : String(error) });
 
-let turn = load().catch(fail); // one thing at a time: the session runs no two steps at once
+let turn = load().catch(fail); // a queue: the session cannot run two steps at once
 onmessage = ({ data }) => {
   if (data.kind === 'stop') writing = null;
   if (data.kind !== 'write') return;
   writing = data.id;
   turn = turn.then(async () => {
-    if (model === null || writing !== data.id) return; // a newer text waits
+    if (model === null || writing !== data.id) return; // superseded by a newer text
     try {
       await write(data);
     } catch (error) {
