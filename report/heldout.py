@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.data.corpus import BUILTINS, Corpus, read_corpus
 from unrolled.engine.data.data_config import DataConfig
-from unrolled.engine.data.readers import READERS
-from unrolled.engine.data.sources import ending
+from unrolled.engine.data.readers.file_names import format_suffix
+from unrolled.engine.data.readers.registry import READERS
 from unrolled.engine.data.splits import split_corpus
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.storage.checkpoint import Checkpoint
@@ -60,7 +60,7 @@ def find_corpus(checkpoint: Checkpoint, run: Path, given: Corpus | None) -> Corp
             missing = f"{path} does not hold the text of the training; name a text with --text"
         except CorpusError as error:
             missing = f"{error}; name a text with --text"
-        if ending(path) in READERS:
+        if format_suffix(path) in READERS:
             missing = f"{path}: its column or field is not recorded; give --text {path} with --column or --field"
     raise CorpusError(missing)
 

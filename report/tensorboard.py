@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.data.sources import shown
+from unrolled.engine.data.readers.file_names import printable_name
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.runs.run_folder import EVENTS, METRICS, drop_events
 from unrolled.engine.storage.encodings import surrogate_in
@@ -54,7 +54,7 @@ class EventFiles(Observer):
             ) from error
         if surrogate_in(str(run)) is not None:
             raise ConfigError(
-                f"tensorboard: opens no folder whose name is not UTF-8, as {shown(run)}; name another one"
+                f"tensorboard: opens no folder whose name is not UTF-8, as {printable_name(run)}; name another one"
             )
         self._make = EventFileWriter
         self.run = Path(run)

@@ -11,8 +11,8 @@ import typer
 
 from unrolled.cli.recipes import PRESETS, take_preset, take_recipe
 from unrolled.engine.data.corpus import IDENTIFIERS
-from unrolled.engine.data.readers import ReadOptions
-from unrolled.engine.data.tables import QUOTINGS
+from unrolled.engine.data.readers.options import ReadOptions
+from unrolled.engine.data.readers.table_format import QUOTINGS
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.network.backends import PRECISIONS
 from unrolled.engine.tokenizers.registry import TOKENIZERS

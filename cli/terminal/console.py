@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from unrolled.engine.data.readers import Reading
-from unrolled.engine.data.sources import shown
+from unrolled.engine.data.readers.file_names import printable_name
+from unrolled.engine.data.readers.options import Reading
 from unrolled.engine.storage.json_text import to_json
 
 SET_WIDTH = int(os.environ["COLUMNS"]) or None if os.environ.get("COLUMNS", "").isdecimal() else None
@@ -38,7 +38,7 @@ def write_any_text() -> None:
 def _replacement(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end]
-    return "".join(shown(c) if "\ud800" <= c <= "\udfff" else "?" for c in text), error.end
+    return "".join(printable_name(c) if "\ud800" <= c <= "\udfff" else "?" for c in text), error.end
 
 
 out, err = _console(stderr=False), _console(stderr=True)

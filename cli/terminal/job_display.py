@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 
 from unrolled.cli.terminal.tables import rate
 from unrolled.cli.terminal.training_display import clock
-from unrolled.engine.data.readers import quotes_kept
+from unrolled.engine.data.readers.options import kept_quotes_note
 from unrolled.runtime.jobs.job import Progress
 from unrolled.runtime.jobs.result_files import STDOUT
 
@@ -73,7 +73,7 @@ def job_summary(progress: Progress, output: str) -> str:
     )
     if progress.blank_lines:
         text += f"; blank lines, which are no rows: {progress.blank_lines:,}"
-    text += quotes_kept(progress.quoted)
+    text += kept_quotes_note(progress.quoted)
     if progress.interrupted:
         text = "interrupted; " + text + ("" if output == STDOUT else "; --resume goes on")
     return text

@@ -14,7 +14,7 @@ from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import err, print_json
 from unrolled.cli.terminal.exit_codes import INTERRUPTED, SOME_ROWS_FAILED
 from unrolled.cli.terminal.job_display import JobDisplay, job_summary
-from unrolled.engine.data.tables import TableFormat
+from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.tokenizers.contract import Tokenizer

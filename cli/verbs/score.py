@@ -14,7 +14,7 @@ from unrolled.cli.terminal.tables import table
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import read_corpus
 from unrolled.engine.data.evaluation_batches import batches_to_score
-from unrolled.engine.data.readers import ReadOptions
+from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from unrolled.engine.data.readers import BLANK, READERS, Content, Reading, ReadOptions, read_plain, unnamed_reader
-from unrolled.engine.data.sources import STDIN, Source, ending, is_unnamed, short_name, shown
+from unrolled.engine.data.readers.file_names import STDIN, format_suffix, is_unnamed, printable_name, short_name
+from unrolled.engine.data.readers.options import BLANK_LINES, Content, Reading, ReadOptions
+from unrolled.engine.data.readers.registry import READERS, read_plain, unnamed_reader
+from unrolled.engine.data.readers.sources import Source
 from unrolled.engine.errors import CorpusError
 
 BUILTIN = "python-reference"  # that which is read where none is named
@@ -47,7 +49,7 @@ class Corpus:
         if isinstance(self.content, str) and batching == "records":
             lines = self.content.count("\n") + (self.content[-1:] not in ("", "\n"))
             rows = len(self.records)
-            return (Reading(self.name, "text", None, rows, {BLANK: lines - rows}),)
+            return (Reading(self.name, "text", None, rows, {BLANK_LINES: lines - rows}),)
         return self.readings
 
     @property
@@ -92,9 +94,8 @@ def _identifiers(root: Path) -> tuple[str, ...]:
                 continue
         for node in ast.walk(tree):
             # the field of a definition, name, attribute, argument or keyword; Global and imports add none of their own
-            name = next(
-                (value for field in ("name", "id", "attr", "arg") if (value := getattr(node, field, None))), None
-            )
+            fields = vars(node)
+            name = next((fields[field] for field in ("name", "id", "attr", "arg") if fields.get(field)), None)
             if isinstance(name, str) and name.isidentifier():
                 names.add(name)
     return tuple(sorted(names))
@@ -114,7 +115,7 @@ BUILTINS: dict[str, Callable[[], Corpus]] = {BUILTIN: builtin_corpus, IDENTIFIER
 
 
 def _name(source: str) -> str:
-    return "standard input" if source == STDIN else shown(source)
+    return "standard input" if source == STDIN else printable_name(source)
 
 
 def _read_one(source: str, options: ReadOptions) -> Content:
@@ -133,7 +134,7 @@ def _read_one(source: str, options: ReadOptions) -> Content:
         if isinstance(error.__cause__, FileNotFoundError):
             raise CorpusError(f"{name}: no such file") from error
         raise
-    reader = unnamed_reader(options) if is_unnamed(source) else READERS.get(ending(source), read_plain)
+    reader = unnamed_reader(options) if is_unnamed(source) else READERS.get(format_suffix(source), read_plain)
     return reader(text, name, options)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import fit_text
 from unrolled.engine.data.id_arrays import write_ids
-from unrolled.engine.data.readers import READERS
-from unrolled.engine.data.sources import STDIN, Source, ending, short_name, shown
+from unrolled.engine.data.readers.file_names import STDIN, format_suffix, printable_name, short_name
+from unrolled.engine.data.readers.registry import READERS
+from unrolled.engine.data.readers.sources import Source
 from unrolled.engine.data.token_files import DTYPES, ID_SETTINGS, TOKENS_FORMAT
 from unrolled.engine.errors import ConfigError, CorpusError
 from unrolled.engine.storage.atomic_files import replacing
@@ -40,11 +41,11 @@ def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig
         CorpusError: a file is missing, not in that encoding, no plain text, holds too little, or changes meanwhile.
     """
     names = [str(source) for source in sources]
-    if not names or any(name == STDIN or ending(name) in READERS for name in names):
+    if not names or any(name == STDIN or format_suffix(name) in READERS for name in names):
         hint = "; /dev/stdin names standard input" if STDIN in names else ""
         raise CorpusError(
             "encode: needs plain text files, which are read more than once; "
-            f"got {', '.join(map(shown, names)) or 'none'}{hint}"
+            f"got {', '.join(map(printable_name, names)) or 'none'}{hint}"
         )
     if config.batching != "stream":
         raise ConfigError("batching: encode writes a stream")

@@ -21,8 +21,8 @@ from unrolled.engine.canonical import later_settings
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import Dataset, joined_batches
-from unrolled.engine.data.readers import Reading, ReadOptions
-from unrolled.engine.data.sources import is_unnamed, shown
+from unrolled.engine.data.readers.file_names import is_unnamed, printable_name
+from unrolled.engine.data.readers.options import Reading, ReadOptions
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.storage.checkpoint import METADATA_KEY
@@ -91,7 +91,7 @@ def open_corpus(
         if options != ReadOptions():
             given = ", ".join(options.of_records) or "--encoding"
             raise CorpusError(
-                f"{shown(sources[0])}: {given}: for text; a {TOKENS_SUFFIX} file holds ids, leave that out"
+                f"{printable_name(sources[0])}: {given}: for text; a {TOKENS_SUFFIX} file holds ids, leave that out"
             )
         return read_encoded(sources[0])
     return read_corpus(sources, options)

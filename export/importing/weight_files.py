@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.data.sources import Source, ending, shown
+from unrolled.engine.data.readers.file_names import format_suffix, printable_name
+from unrolled.engine.data.readers.sources import Source
 from unrolled.engine.errors import ConfigError, ModelFileError, first_line
 from unrolled.engine.storage.json_text import parse_value
 from unrolled.engine.tokenizers.contract import Tokenizer
@@ -138,7 +139,7 @@ def read_vocabulary(path: Path, level: str) -> list[str]:
         ConfigError: missing, not UTF-8, or none of these.
     """
     text = _vocabulary_text(path)
-    if ending(path) != ".json":
+    if format_suffix(path) != ".json":
         return _lines(text, level == "char")
     try:
         value = parse_value(text)
@@ -156,7 +157,7 @@ def read_vocabulary(path: Path, level: str) -> list[str]:
 
 
 def _vocabulary_text(path: Path) -> str:
-    return Source(str(path), None, f"vocabulary: {shown(path)}", ConfigError).read()
+    return Source(str(path), None, f"vocabulary: {printable_name(path)}", ConfigError).read()
 
 
 def _lines(text: str, escaped: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from unrolled.engine.canonical import canonical, described
 from unrolled.engine.checks import check_choice
-from unrolled.engine.data.tables import TableFormat
+from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.sampling.rules import check_whole

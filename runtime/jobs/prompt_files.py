@@ -23,8 +23,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.data.sources import STDIN, Source, ending, is_compressed, is_unnamed, shown
-from unrolled.engine.data.tables import Damage, LineError, Record, Table, TableError, TableFormat
+from unrolled.engine.data.readers.compression import is_compressed
+from unrolled.engine.data.readers.file_names import STDIN, format_suffix, is_unnamed, printable_name
+from unrolled.engine.data.readers.sources import Source
+from unrolled.engine.data.readers.table_format import TableError, TableFormat
+from unrolled.engine.data.readers.tables import DamagedRow, LineError, Table, TableRow
 from unrolled.engine.errors import PromptFileError
 from unrolled.engine.storage.json_text import finite, parse_array, parse_value
 from unrolled.runtime.generation.requests.row_settings import ROW_SETTINGS, SHARED, parse_cell
@@ -246,7 +249,7 @@ def _check_columns(columns: tuple[str, ...], keep: bool) -> None:
 def _table_rows(lines: _Lines, table: Table, columns: tuple[str, ...]) -> Iterator[Row]:
     prompt = columns.index("prompt")
     for index, row in enumerate(table):
-        if isinstance(row, Damage):
+        if isinstance(row, DamagedRow):
             yield BadRow(index, row.line, index, row.message)
         else:
             lines.quoted += table.keeps_quotes(row.cells[prompt])
@@ -254,7 +257,7 @@ def _table_rows(lines: _Lines, table: Table, columns: tuple[str, ...]) -> Iterat
     lines.blank = table.blank_lines
 
 
-def _record(index: int, row: Record, columns: tuple[str, ...]) -> Row:
+def _record(index: int, row: TableRow, columns: tuple[str, ...]) -> Row:
     values, kept = _apart(dict(zip(columns, row.cells, strict=True)))
     for name in values.keys() - {"id", "prompt"}:
         values[name] = parse_cell(name, values[name])
@@ -296,7 +299,7 @@ class PromptFile:
         keep_columns: bool = False,
     ) -> None:
         self.path = None if source == STDIN else Path(source)
-        self.name = "standard input" if self.path is None else shown(self.path.name)
+        self.name = "standard input" if self.path is None else printable_name(self.path.name)
         self.table = table or TableFormat()
         self.format = _format_of(source, format, self.table)
         if self.format not in TABLES and (given := self.table.options()):
@@ -315,7 +318,7 @@ class PromptFile:
                 self._rows = LINE_FORMATS[self.format](self._lines, keep_columns)
         except PromptFileError as error:
             self.close()
-            raise PromptFileError(f"{self.name}: {str(error).removeprefix(f'{shown(source)}: ')}") from error
+            raise PromptFileError(f"{self.name}: {str(error).removeprefix(f'{printable_name(source)}: ')}") from error
 
     @property
     def blank_lines(self) -> int:
@@ -357,13 +360,13 @@ def _format_of(source: str, format: str | None, table: TableFormat) -> str:
     if format is not None:
         check_choice("format", format, PROMPT_FORMATS)
         return format
-    if ending(source) in ENDINGS:
-        return ENDINGS[ending(source)]
+    if format_suffix(source) in ENDINGS:
+        return ENDINGS[format_suffix(source)]
     if is_unnamed(source):
         return ("tsv" if table.delimiter == "\t" else "csv") if table.options() else "jsonl"
     known = ", ".join(ENDINGS)
     raise PromptFileError(
-        f"{shown(source)}: the ending {ending(source)!r} says nothing of its format; known are {known}, "
+        f"{printable_name(source)}: the ending {format_suffix(source)!r} says nothing of its format; known are {known}, "
         "or name it with --format"
     )
 
@@ -372,7 +375,7 @@ def _open(source: str) -> BinaryIO:
     opened = Source(source, None, error=PromptFileError)
     stream = opened.open()
     try:
-        opened.detect_codec(stream)  # refuses what is not UTF-8 as a whole, where its beginning shows that
+        opened.decoding.detect_codec(stream)  # refuses what is not UTF-8 as a whole, where its beginning shows that
     except PromptFileError:
         stream.close()
         raise

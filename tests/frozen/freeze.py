@@ -18,7 +18,7 @@ from typing import Any
 
 from unrolled.engine.data.corpus import read_corpus
 from unrolled.engine.data.data_config import DataConfig
-from unrolled.engine.data.readers import ReadOptions
+from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.models.dropout import Dropout

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolled.engine.data.corpus import BUILTIN, IDENTIFIERS, Corpus, read_corpus
-from unrolled.engine.data.readers import Reading, ReadOptions
-from unrolled.engine.data.tables import TableFormat
+from unrolled.engine.data.readers.options import Reading, ReadOptions
+from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError, CorpusError, PromptFileError
 from unrolled.runtime.jobs.prompt_files import BadRow, PromptFile, PromptRow
 

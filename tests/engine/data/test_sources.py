@@ -21,8 +21,9 @@ from unrolled.engine.data import id_arrays
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import prepare_dataset
-from unrolled.engine.data.readers import ReadOptions
-from unrolled.engine.data.sources import Source, ending, shown
+from unrolled.engine.data.readers.file_names import format_suffix, printable_name
+from unrolled.engine.data.readers.options import ReadOptions
+from unrolled.engine.data.readers.sources import Source
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, PromptFileError, UnrolledError
@@ -266,7 +267,7 @@ def test_the_ending_inside_decides_the_reader(tmp_path: Path, packed: str) -> No
         with PromptFile(str(path)) as prompts:
             assert prompts.count_lines() is None
             assert [None if isinstance(row, BadRow) else row.prompt for row in prompts] == ["one", "zwei ü"]
-    assert [ending(name) for name in ("a.CSV", "b.csv.gz", "c.gz", "d", "e.tar.zst", ".gz")] == [
+    assert [format_suffix(name) for name in ("a.CSV", "b.csv.gz", "c.gz", "d", "e.tar.zst", ".gz")] == [
         ".csv", ".csv", "", "", ".tar", "",
     ]  # fmt: skip
 
@@ -476,5 +477,5 @@ def test_a_name_that_is_no_text_is_shown_with_escapes(tmp_path: Path, read: Call
     path.write_bytes(b"\xff")
     with pytest.raises(UnrolledError, match=r"caf\\xe9\.txt: byte 0xff"):
         read(path)
-    assert shown("a\ud83d") == r"a\ud83d"
-    assert shown("ü") == "ü"
+    assert printable_name("a\ud83d") == r"a\ud83d"
+    assert printable_name("ü") == "ü"

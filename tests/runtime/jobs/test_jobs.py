@@ -14,7 +14,7 @@ import models
 import pytest
 from job_runs import CONFIG, LANES, Stop, done, interrupted, is_complete, mixed, prompts, records, write_input
 
-from unrolled.engine.data.tables import TableFormat
+from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import JobError, UnknownTokenError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime import GenerationConfig, generate

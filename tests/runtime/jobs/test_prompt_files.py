@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unrolled.engine.data.tables import TableFormat
+from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError, PromptFileError
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import make_config, parse_cell, row_config

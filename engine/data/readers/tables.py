@@ -11,16 +11,18 @@ import csv
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.data.readers.table_format import (
+    QUOTINGS,
+    TableError,
+    TableFormat,
+    check_tab,
+    detect_delimiter,
+    spelling,
+)
 
-CANDIDATES = (",", ";", "\t", "|")
-SPELLINGS = {**{mark: mark for mark in CANDIDATES}, "tab": "\t", "\\t": "\t"}
-QUOTINGS: dict[str, Literal[0, 3]] = {"csv": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 SAMPLE_LINES, SAMPLE_CHARS = 50, 1 << 16  # in which a delimiter is detected
 DECLARED = re.compile(r"[sS][eE][pP]=([,;\t|])[\r\n]*")  # by a first line that Excel writes and reads
 LINE_END = re.compile(r"\r\n|\r|\n")
@@ -30,51 +32,14 @@ class LineError(ValueError):
     """A line cannot be decoded, or is too long; reading goes on with the next one."""
 
 
-class TableError(ValueError):
-    """A table cannot be read at all, because of what is in ``line``."""
-
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-@dataclass(frozen=True)
-class TableFormat:
-    """The format of a table.
-
-    Args:
-        delimiter: a key of ``SPELLINGS``; None: a tab in TSV, else detected in the first rows.
-        quoting: a key of ``QUOTINGS``. csv: a cell in double quotes may hold delimiters, line ends, and quotes that are
-            doubled. none: a quote is a character like any other. None: none in TSV, else csv.
-        header: whether the first row holds the names of the columns; without it they are numbered from 1.
-    """
-
-    delimiter: str | None = None
-    quoting: str | None = None
-    header: bool = True
-
-    def __post_init__(self) -> None:
-        if self.delimiter is not None:
-            if self.delimiter not in SPELLINGS:
-                raise ConfigError(f"delimiter: got {self.delimiter!r}, choose one of , ; | tab")
-            object.__setattr__(self, "delimiter", SPELLINGS[self.delimiter])
-        if self.quoting is not None:
-            check_choice("quoting", self.quoting, QUOTINGS)
-
-    def options(self) -> tuple[str, ...]:
-        """Return the options that differ from the default, as the command line spells them."""
-        given = {"--delimiter": self.delimiter, "--quoting": self.quoting, "--no-header": not self.header}
-        return tuple(name for name, value in given.items() if value)
-
-
-class Record(NamedTuple):
+class TableRow(NamedTuple):
     """A row with as many cells as the table has columns; ``line`` is the first of its lines."""
 
     line: int
     cells: list[str]
 
 
-class Damage(NamedTuple):
+class DamagedRow(NamedTuple):
     """A row that cannot be read: its first line, the line to look at (where a quote opens, for instance), and why."""
 
     line: int
@@ -82,7 +47,7 @@ class Damage(NamedTuple):
     message: str
 
 
-class _Lines:
+class _NumberedLines:
     """Feed lines to the csv module, numbered; keep those of the present record to explain its damage."""
 
     def __init__(self, lines: Iterable[str | LineError], limit: int | None) -> None:
@@ -90,7 +55,7 @@ class _Lines:
         self.number, self._size = 0, 0
         self.record: list[str] = []
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _NumberedLines:
         return self
 
     def __next__(self) -> str:
@@ -146,21 +111,21 @@ class Table:
     ) -> None:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts
         self.format = format or TableFormat()
-        self._lines = _Lines(lines, limit)
+        self._lines = _NumberedLines(lines, limit)
         self._unasked = tab_separated and self.format.quoting is None
         self.quoting = self.format.quoting or ("none" if tab_separated else "csv")
         self.delimiter = self._check_tab() if tab_separated else self._find_delimiter()
         self.blank_lines = 0  # passed over so far
         self._reader = csv.reader(self._lines, delimiter=self.delimiter, quoting=QUOTINGS[self.quoting], strict=True)
         first = next(self._records(None), None)
-        if isinstance(first, Damage):
+        if isinstance(first, DamagedRow):
             raise TableError(first.fault, f"the {'header' if self.format.header else 'first row'}: {first.message}")
         self._first = None if self.format.header else first
         cells = [] if first is None else first.cells
         names = cells if self.format.header else map(str, range(1, len(cells) + 1))
         self.columns = tuple(name.strip() for name in names)
 
-    def __iter__(self) -> Iterator[Record | Damage]:
+    def __iter__(self) -> Iterator[TableRow | DamagedRow]:
         """Yield all rows; lines that are blank are none, and are counted."""
         if self._first is not None:
             yield self._first
@@ -170,7 +135,7 @@ class Table:
         """Return whether a cell stands in quotes that are part of it, because TSV has no quoting and nobody said otherwise."""
         return self._unasked and len(cell) > 1 and cell[0] == cell[-1] == '"'
 
-    def _records(self, width: int | None) -> Iterator[Record | Damage]:
+    def _records(self, width: int | None) -> Iterator[TableRow | DamagedRow]:
         lines, reader = self._lines, self._reader
         while True:
             line = lines.begin()
@@ -184,9 +149,9 @@ class Table:
             if not cells:
                 self.blank_lines += 1
             elif width not in (None, len(cells)):
-                yield Damage(line, line, self._width_message(cells))
+                yield DamagedRow(line, line, self._width_message(cells))
             else:
-                yield Record(line, cells)
+                yield TableRow(line, cells)
 
     def _find_delimiter(self) -> str:
         """Return the delimiter of a CSV, and read the line that declares one, which is no header whoever names it."""
@@ -205,20 +170,20 @@ class Table:
             check_tab([line for line in first_lines if isinstance(line, str)], whole, self.quoting)
         return self.format.delimiter or "\t"
 
-    def _damage(self, line: int, error: csv.Error | LineError) -> Damage:
+    def _damage(self, line: int, error: csv.Error | LineError) -> DamagedRow:
         """Say where the fault of a record is; a quote that is not closed shows only lines after the one it opens in."""
         last, message = self._lines.number, str(error)
         opens, is_open = _last_quote(self._lines.record, self.delimiter) if self.quoting == "csv" else (None, False)
         opened = line if opens is None else line + opens
         if isinstance(error, LineError):
             if is_open and self._lines.record:
-                return Damage(line, opened, f"{message}; maybe a quote is not closed: one opens in line {opened}")
-            return Damage(line, last, message + (f" (line {last})" if last != line else ""))
+                return DamagedRow(line, opened, f"{message}; maybe a quote is not closed: one opens in line {opened}")
+            return DamagedRow(line, last, message + (f" (line {last})" if last != line else ""))
         if is_open:
             message = f"the quote that opens in line {opened} is not closed"
         elif opened != last:
             message += f" in line {last}, where the quote that opens in line {opened} is closed"
-        return Damage(
+        return DamagedRow(
             line, opened, f"{message}; double a quote inside quotes, or read quotes as they are by --quoting none"
         )
 
@@ -232,60 +197,6 @@ class Table:
             return message
         plain = "; a file with a text a line is plain text, and named .txt" if width == 1 else ""
         return f"{message}; a text that holds the delimiter {shown} needs quotes around it{plain}"
-
-
-def spelling(delimiter: str) -> str:
-    """Return how messages show a delimiter."""
-    return "tab" if delimiter == "\t" else repr(delimiter)
-
-
-def detect_delimiter(sample: Sequence[str], whole: bool, quoting: str = "csv") -> str:
-    """Return the one of ``CANDIDATES`` that separates the columns in all of the first lines.
-
-    A comma in the first row alone, or no candidate in it, makes it CSV in the narrow sense: texts with another candidate in
-    them are no columns. Any other delimiter must give every row as many cells as the first one, and be the only one.
-
-    Args:
-        sample: the first lines.
-        whole: whether they are all lines; else the last record may be cut.
-
-    Raises:
-        TableError: it is not plain.
-    """
-    rows = {mark: _parse(sample, whole, mark, quoting) for mark in CANDIDATES}
-    possible = [mark for mark in CANDIDATES if rows[mark] and len(rows[mark][0]) > 1]
-    if possible in ([], [","]):
-        return ","
-    fitting = [mark for mark in possible if len({len(cells) for cells in rows[mark]}) == 1]
-    if len(fitting) == 1:
-        return fitting[0]
-    found = " and ".join(f"{len(rows[mark][0])} columns by {spelling(mark)}" for mark in possible)
-    rest = "which fit the next rows too" if fitting else "but the next rows have other numbers"
-    raise TableError(1, f"its delimiter is not plain: the first row has {found}, {rest}; name it with --delimiter")
-
-
-def check_tab(sample: Sequence[str], whole: bool, quoting: str) -> None:
-    """Check that the first lines of a TSV are no columns by another delimiter.
-
-    Without this check whole rows are read as the only column.
-
-    Raises:
-        TableError: the first row has no tab, and as many columns by another delimiter as each of the next rows.
-    """
-    if any(len(cells) > 1 for cells in _parse(sample, whole, "\t", quoting)[:1]):
-        return
-    for mark in CANDIDATES:
-        rows = _parse(sample, whole, mark, quoting)
-        if len(rows) > 1 and len(rows[0]) > 1 and len({len(cells) for cells in rows}) == 1:
-            raise TableError(
-                1,
-                f"the first row has no tab, but {len(rows[0])} columns by {spelling(mark)}; name it, or tab, with --delimiter",
-            )
-
-
-def _parse(sample: Sequence[str], whole: bool, delimiter: str, quoting: str) -> list[list[str]]:
-    rows = [cells for cells in csv.reader(sample, delimiter=delimiter, quoting=QUOTINGS[quoting]) if cells]
-    return rows if whole or len(rows) < 2 else rows[:-1]
 
 
 _QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*')

@@ -1,0 +1,106 @@
+"""The format of a delimited table: delimiter, quoting and header, named or detected."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from unrolled.engine.checks import check_choice
+from unrolled.engine.errors import ConfigError
+
+CANDIDATES = (",", ";", "\t", "|")
+SPELLINGS = {**{mark: mark for mark in CANDIDATES}, "tab": "\t", "\\t": "\t"}
+QUOTINGS: dict[str, Literal[0, 3]] = {"csv": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
+
+
+class TableError(ValueError):
+    """A table cannot be read at all, because of what is in ``line``."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """The format of a table.
+
+    Args:
+        delimiter: a key of ``SPELLINGS``; None: a tab in TSV, else detected in the first rows.
+        quoting: a key of ``QUOTINGS``. csv: a cell in double quotes may hold delimiters, line ends, and quotes that are
+            doubled. none: a quote is a character like any other. None: none in TSV, else csv.
+        header: whether the first row holds the names of the columns; without it they are numbered from 1.
+    """
+
+    delimiter: str | None = None
+    quoting: str | None = None
+    header: bool = True
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None:
+            if self.delimiter not in SPELLINGS:
+                raise ConfigError(f"delimiter: got {self.delimiter!r}, choose one of , ; | tab")
+            object.__setattr__(self, "delimiter", SPELLINGS[self.delimiter])
+        if self.quoting is not None:
+            check_choice("quoting", self.quoting, QUOTINGS)
+
+    def options(self) -> tuple[str, ...]:
+        """Return the options that differ from the default, as the command line spells them."""
+        given = {"--delimiter": self.delimiter, "--quoting": self.quoting, "--no-header": not self.header}
+        return tuple(name for name, value in given.items() if value)
+
+
+def spelling(delimiter: str) -> str:
+    """Return how messages show a delimiter."""
+    return "tab" if delimiter == "\t" else repr(delimiter)
+
+
+def detect_delimiter(sample: Sequence[str], whole: bool, quoting: str = "csv") -> str:
+    """Return the one of ``CANDIDATES`` that separates the columns in all of the first lines.
+
+    A comma in the first row alone, or no candidate in it, makes it CSV in the narrow sense: texts with another candidate in
+    them are no columns. Any other delimiter must give every row as many cells as the first one, and be the only one.
+
+    Args:
+        sample: the first lines.
+        whole: whether they are all lines; else the last record may be cut.
+
+    Raises:
+        TableError: it is not plain.
+    """
+    rows = {mark: _parse(sample, whole, mark, quoting) for mark in CANDIDATES}
+    possible = [mark for mark in CANDIDATES if rows[mark] and len(rows[mark][0]) > 1]
+    if possible in ([], [","]):
+        return ","
+    fitting = [mark for mark in possible if len({len(cells) for cells in rows[mark]}) == 1]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = " and ".join(f"{len(rows[mark][0])} columns by {spelling(mark)}" for mark in possible)
+    rest = "which fit the next rows too" if fitting else "but the next rows have other numbers"
+    raise TableError(1, f"its delimiter is not plain: the first row has {found}, {rest}; name it with --delimiter")
+
+
+def check_tab(sample: Sequence[str], whole: bool, quoting: str) -> None:
+    """Check that the first lines of a TSV are no columns by another delimiter.
+
+    Without this check whole rows are read as the only column.
+
+    Raises:
+        TableError: the first row has no tab, and as many columns by another delimiter as each of the next rows.
+    """
+    if any(len(cells) > 1 for cells in _parse(sample, whole, "\t", quoting)[:1]):
+        return
+    for mark in CANDIDATES:
+        rows = _parse(sample, whole, mark, quoting)
+        if len(rows) > 1 and len(rows[0]) > 1 and len({len(cells) for cells in rows}) == 1:
+            raise TableError(
+                1,
+                f"the first row has no tab, but {len(rows[0])} columns by {spelling(mark)}; name it, or tab, with --delimiter",
+            )
+
+
+def _parse(sample: Sequence[str], whole: bool, delimiter: str, quoting: str) -> list[list[str]]:
+    rows = [cells for cells in csv.reader(sample, delimiter=delimiter, quoting=QUOTINGS[quoting]) if cells]
+    return rows if whole or len(rows) < 2 else rows[:-1]
