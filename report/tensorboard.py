@@ -17,7 +17,8 @@ from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.runs.run_folder import EVENTS, METRICS, drop_events
 from unrolled.engine.storage.encodings import surrogate_in
 from unrolled.engine.storage.json_text import parse_json
-from unrolled.engine.training.loop import Observer, TrainingResult
+from unrolled.engine.training.observers import TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
 # tag of TensorBoard: key of the line; the part before the slash is the group that its page has
@@ -34,7 +35,7 @@ SCALARS = {"step": STEP, "validation": VALIDATION}
 SAMPLE = "sample"
 
 
-class EventFiles(Observer):
+class EventFiles(TrainingObserver):
     """Keeps the event file of a run up to date, at each save.
 
     Args:

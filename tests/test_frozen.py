@@ -31,7 +31,8 @@ from unrolled.engine.storage import checkpoint
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.registry import TOKENIZERS, tokenizer_from_dict
-from unrolled.engine.training.loop import TrainingConfig, TrainingResult
+from unrolled.engine.training.config import TrainingConfig
+from unrolled.engine.training.result import TrainingResult
 from unrolled.export.artifact.metadata import PREFIX
 from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.export.formats import export_model

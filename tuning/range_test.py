@@ -17,8 +17,10 @@ from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SchedulePosition
 from unrolled.engine.runs.experiment import PreparedRun
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
-from unrolled.engine.training.loop import Observer, TrainingConfig, train
+from unrolled.engine.training.loop import train
+from unrolled.engine.training.observers import TrainingObserver
 
 SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
 STEPS = 200
@@ -99,8 +101,8 @@ class _ExplodedError(Exception):
     """The loss has left for good."""
 
 
-class _Watch(Observer):
-    def __init__(self, observer: Observer) -> None:
+class _Watch(TrainingObserver):
+    def __init__(self, observer: TrainingObserver) -> None:
         self.rates: list[float] = []
         self.losses: list[float] = []
         self._observer, self._mean, self._lowest = observer, 0.0, math.inf
@@ -121,7 +123,7 @@ def range_test(
     low: float | None = None,
     high: float | None = None,
     steps: int = STEPS,
-    observer: Observer | None = None,
+    observer: TrainingObserver | None = None,
 ) -> RangeTest:
     """Test a prepared run, whose trainable is afterwards as it was before.
 
@@ -145,7 +147,7 @@ def range_test(
     trainable, given = run.trainable, run.experiment.training
     kept = {f.name: getattr(given, f.name) for f in fields(given) if f.name in ("seed", "dropout", "reset")}
     rising = _Rising(steps=steps, validate_every=steps, low=low, high=high, usual=trainable.learning_rate, **kept)
-    watch, before = _Watch(observer or Observer()), trainable.training_state()
+    watch, before = _Watch(observer or TrainingObserver()), trainable.training_state()
     exploded = interrupted = False
     try:
         interrupted = train(trainable, run.dataset.train, None, rising, [watch]).interrupted

@@ -21,7 +21,9 @@ from unrolled.engine.runs.experiment import PreparedRun, encode, prepare_run
 from unrolled.engine.runs.recipe import experiment_of
 from unrolled.engine.training.evaluation import evaluate
 from unrolled.engine.training.events import StepEvent, ValidationEvent
-from unrolled.engine.training.loop import Observer, TrainingResult, train
+from unrolled.engine.training.loop import train
+from unrolled.engine.training.observers import TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 from unrolled.engine.training.validation_budget import share_of_work
 from unrolled.export.training_engines import make_trainable
@@ -139,7 +141,7 @@ def run_trial(
     )
 
 
-class _Watch(Observer):
+class _Watch(TrainingObserver):
     """Validates at each rung, whether or not the training itself does, so that trials are compared at equal budgets."""
 
     def __init__(

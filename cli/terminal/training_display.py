@@ -14,7 +14,8 @@ from rich.text import Text
 
 from unrolled.cli.terminal.console import WIDE, warn
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
-from unrolled.engine.training.loop import Observer, TrainingResult
+from unrolled.engine.training.observers import TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
 REFRESH_S = 0.1  # between two updates of the live lines, at least
@@ -43,7 +44,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-class TrainingDisplay(Observer):
+class TrainingDisplay(TrainingObserver):
     """Shows loss, perplexity, accuracy, gradient norm, speed and time left; with each validation its figures and a sample.
 
     The live lines are drawn by this thread and no other, and less often where drawing takes long, so that all of it costs

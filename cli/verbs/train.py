@@ -32,9 +32,10 @@ from unrolled.engine.runs.resume import RESUME
 from unrolled.engine.runs.run_folder import METRICS, PICTURE, check_start
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
 from unrolled.engine.tokenizers.contract import Tokenizer
-from unrolled.engine.training.loop import Observer, Sampler, TrainingResult
+from unrolled.engine.training.observers import Sampler, TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
-from unrolled.engine.training.validation_budget import MOST_STEPS, SHARE
+from unrolled.engine.training.validation_budget import MAX_SAVE_INTERVAL, VALIDATION_SHARE
 from unrolled.export.training_engines import TRAINABLES, make_trainable, training_group
 from unrolled.report.tensorboard import EventFiles
 from unrolled.runtime import generate
@@ -221,7 +222,8 @@ def train(
         typer.Option(
             help="Steps between validations. "
             + options.default(
-                f"an epoch, {MOST_STEPS} at the most; more where validation would take over {SHARE:.0%} of the work"
+                f"an epoch, {MAX_SAVE_INTERVAL} at the most; "
+                f"more where validation would take over {VALIDATION_SHARE:.0%} of the work"
             )
         ),
     ] = None,
@@ -244,7 +246,7 @@ def train(
     experiment, reading, idle = experiment_of(given), options.read_options(given), without_effect(given)
     with training_group(engine) as group:
         group.shared(lambda: _check_output(output, overwrite, resume))
-        observers: list[Observer] = [EventFiles(output)] if tensorboard else []
+        observers: list[TrainingObserver] = [EventFiles(output)] if tensorboard else []
         text = open_corpus(corpus or (), reading, group)
         run = prepare_run(
             text,
@@ -336,8 +338,8 @@ def _validation_cost(result: TrainingResult, default: bool) -> str:
         f"{times:,} validation{'s' if times > 1 else ''} on {size:,} tokens took {result.validation_share:.1%} of the work, "
         "counted in tokens"
     )
-    if default and times == 1 and result.validation_share > SHARE:
-        text += f"; the one at the end alone is more than the {SHARE:.0%} that the default keeps to"
+    if default and times == 1 and result.validation_share > VALIDATION_SHARE:
+        text += f"; the one at the end alone is more than the {VALIDATION_SHARE:.0%} that the default keeps to"
     return text
 
 

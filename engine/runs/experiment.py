@@ -24,7 +24,10 @@ from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume import settings_of
 from unrolled.engine.runs.run_folder import RunFolder
 from unrolled.engine.training.averaging import Averaged
-from unrolled.engine.training.loop import Observer, Sampler, SampleWriter, TrainingConfig, TrainingResult, train
+from unrolled.engine.training.config import TrainingConfig
+from unrolled.engine.training.loop import train
+from unrolled.engine.training.observers import Sampler, SampleWriter, TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import EngineTrainable, Trainable
 
 TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
@@ -68,7 +71,7 @@ class Experiment:
             "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
             "data": self.data.to_dict(),
             "initial": described(self.initial),
-            "training": described(replace(self.training, validation_share=self.training.bound)),
+            "training": described(replace(self.training, validation_share=self.training.validation_bound)),
             "optimizer": {
                 **described(self.optimizer),
                 "learning_rate": self.optimizer.base_learning_rate,
@@ -91,7 +94,7 @@ class PreparedRun:
         self,
         output: str | Path,
         overwrite: bool = False,
-        observers: Sequence[Observer] = (),
+        observers: Sequence[TrainingObserver] = (),
         resume: bool = False,
         sampler: Sampler | None = None,
         group: Group = SINGLE_PROCESS,
@@ -102,7 +105,7 @@ class PreparedRun:
         """
         record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
         follows_limit = training.schedule not in LIMIT_INDEPENDENT or training.patience is not None
-        watching: list[Observer] = []
+        watching: list[TrainingObserver] = []
         group.check_same({"settings": settings_of(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
         with ExitStack() as stack:
 

@@ -15,7 +15,7 @@ from unrolled.engine.models.initializers import Initial
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings
-from unrolled.engine.training.loop import TrainingConfig
+from unrolled.engine.training.config import TrainingConfig
 
 DEFAULT_EPOCHS = 10  # without another limit
 LIMITS = ("epochs", "steps", "seconds")

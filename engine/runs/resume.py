@@ -24,7 +24,7 @@ from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import METADATA_KEY
 from unrolled.engine.storage.json_text import parse_json, to_json
-from unrolled.engine.training.loop import TrainingResult
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
 RESUME = "resume.safetensors"

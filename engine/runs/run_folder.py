@@ -25,7 +25,8 @@ from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.storage.locks import FolderLock
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
-from unrolled.engine.training.loop import Observer, TrainingResult
+from unrolled.engine.training.observers import TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
 METRICS = "metrics.jsonl"
@@ -89,7 +90,7 @@ def drop_events(path: Path) -> None:
         (path / EVENTS).rmdir()
 
 
-class RunFolder(Observer):
+class RunFolder(TrainingObserver):
     """Writes a run as it goes, and reads it where it is to go on.
 
     metrics.jsonl holds three kinds of lines: ``{"event": "step", step, epoch, seconds, loss, grad_norm, learning_rate,
@@ -237,7 +238,9 @@ class RunFolder(Observer):
         if result.steps == 0:
             return  # interrupted before anything was learned
         with self._writing():
-            if result.whole:  # not stopped by force in the middle of a step, of which the last save knows nothing
+            if (
+                result.between_steps
+            ):  # not stopped by force in the middle of a step, of which the last save knows nothing
                 self._save(trainable, result)
             if result.best is None and self._saved:  # without validation the last is the best there is
                 self._save_checkpoint(BEST_CHECKPOINT, trainable, result)

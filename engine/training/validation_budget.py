@@ -1,4 +1,4 @@
-"""The intervals of validations where nobody names them: counted in tokens, so that runs repeat whatever the clock does."""
+"""Default intervals of saves and validations, counted in tokens, so that a repeated run validates at the same steps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from unrolled.engine.data.batches import Batches
 
-FORWARD = 1 / 3  # work of a token that is only read, in those of one that is trained on: backward costs twice forward
-SHARE = 0.05  # of a training's work that validations take at most by default
-MOST_STEPS = 250  # between two saves by default
+FORWARD_WORK = 1 / 3  # work of a validated token relative to a trained one: backward costs twice as much as forward
+VALIDATION_SHARE = 0.05  # of a training's work, the upper bound for validations
+MAX_SAVE_INTERVAL = 250  # steps between two saves
 
 
 class Intervals(NamedTuple):
@@ -20,28 +20,28 @@ class Intervals(NamedTuple):
 
 
 def share_of_work(validated: int, trained: int) -> float:
-    """Return the share of the work that went into ``validated`` tokens beside ``trained`` ones."""
-    work = FORWARD * validated
+    """Return the share of the work that ``validated`` tokens take, beside ``trained`` tokens."""
+    work = FORWARD_WORK * validated
     return work / (work + trained) if validated else 0.0
 
 
-def intervals(every: int | None, share: float | None, data: Batches, validation: Batches | None) -> Intervals:
-    """Return when to save and to validate.
+def plan_intervals(every: int | None, share: float | None, data: Batches, validation: Batches | None) -> Intervals:
+    """Return the intervals of saves and validations.
 
     Args:
-        every: steps between validations, and between saves, that somebody asked for; None: once an epoch, at most
-            ``MOST_STEPS``, and validations at every n-th save, as few as ``share`` allows.
-        share: of the work that validations may take; None: any.
+        every: steps between validations, and between saves; None: saves once an epoch, at most ``MAX_SAVE_INTERVAL``
+            steps apart, and validations at every n-th save, as often as ``share`` allows.
+        share: upper bound of the share of validations in the work; None: no bound.
     """
     if every is not None:
         return Intervals(every, every)
-    save = min(data.batches_per_epoch, MOST_STEPS)
+    save = min(data.batches_per_epoch, MAX_SAVE_INTERVAL)
     if share is None or validation is None:
         return Intervals(save, save)
-    paid = FORWARD * validation.tokens_per_epoch * (1 - share) / share  # tokens of training for one validation
+    paid = FORWARD_WORK * validation.tokens_per_epoch * (1 - share) / share  # trained tokens per validation
     return Intervals(save, save * math.ceil(paid * data.batches_per_epoch / (data.tokens_per_epoch * save)))
 
 
-def affordable(share: float, size: int, validated: int, trained: int) -> bool:
-    """Return whether a validation on ``size`` tokens, and another one at the end, keep to ``share``."""
+def fits_budget(share: float, size: int, validated: int, trained: int) -> bool:
+    """Return whether a validation on ``size`` tokens, and another one at the end, stay within ``share``."""
     return share_of_work(validated + 2 * size, trained) <= share

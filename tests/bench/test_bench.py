@@ -21,7 +21,7 @@ from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import SamplingConfig
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
-from unrolled.engine.training.loop import TrainingConfig
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.export.formats import export_model
 
 

@@ -26,7 +26,7 @@ from unrolled.engine.errors import CorpusError, NothingLeftError, SaveError, Unr
 from unrolled.engine.process_group import Group
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.storage.json_text import parse_value, to_json
-from unrolled.engine.training.loop import TrainingConfig
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.export.importing.weight_files import read_weights
 from unrolled.runtime import generate, load
 from unrolled.runtime.scoring import score

@@ -27,7 +27,9 @@ from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
-from unrolled.engine.training.loop import Observer, StepEvent, TrainingConfig
+from unrolled.engine.training.config import TrainingConfig
+from unrolled.engine.training.events import StepEvent
+from unrolled.engine.training.observers import TrainingObserver
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE
 from unrolled.export.formats import export_model
 from unrolled.export.training_engines import make_trainable
@@ -151,7 +153,7 @@ def prepared(engine: str, experiment: Experiment) -> Any:
     )
 
 
-class StopAt(Observer):
+class StopAt(TrainingObserver):
     """Fails in a step, as a process does that is lost after its last save."""
 
     def __init__(self, step: int) -> None:

@@ -32,8 +32,9 @@ from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_r
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
 from unrolled.engine.tokenizers.words import WordTokenizer
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
-from unrolled.engine.training.loop import Observer, TrainingConfig
+from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.trainable import Trainable
 from unrolled.report.charts import nice_ticks
 from unrolled.report.heldout import _rows, find_corpus, held_out
@@ -417,7 +418,7 @@ def test_the_command_writes_the_page(runs: list[Path], tmp_path: Path) -> None:
         app(["report", str(runs[0]), "-o", str(tmp_path / "r.pdf")], standalone_mode=False)
 
 
-class StopAt(Observer):
+class StopAt(TrainingObserver):
     """Fails in a step, behind the last save."""
 
     def on_step(self, event: StepEvent) -> None:

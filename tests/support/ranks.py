@@ -26,8 +26,11 @@ from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
-from unrolled.engine.training.loop import Observer, TrainingConfig, TrainingResult, train
+from unrolled.engine.training.loop import train
+from unrolled.engine.training.observers import TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 from unrolled.export.training_engines import make_trainable, training_group
 
@@ -87,7 +90,7 @@ def unweighted(*args: Any, group: Any) -> Any:
     return Unweighted(*args[1:], group)
 
 
-class KillAt(Observer):
+class KillAt(TrainingObserver):
     """Sends a signal to its own process."""
 
     def __init__(self, step: int, number: int) -> None:

@@ -17,7 +17,7 @@ from unrolled.engine.runs.experiment import Experiment, ModelSettings, PreparedR
 from unrolled.engine.runs.resume import RESUME, load_resume_state
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
-from unrolled.engine.training.loop import TrainingConfig
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.export.training_engines import make_trainable
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12

@@ -9,7 +9,8 @@ import pytest
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training.events import StepEvent, ValidationEvent
-from unrolled.engine.training.loop import Observer, TrainingResult
+from unrolled.engine.training.observers import TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 from unrolled.export.training_engines import make_trainable
 
@@ -23,7 +24,7 @@ def engine(
     return make_trainable(name, config, models.params(config, dtype), optimizer, 1.0)
 
 
-class Log(Observer):
+class Log(TrainingObserver):
     def __init__(self) -> None:
         self.steps: list[StepEvent] = []
         self.validations: list[ValidationEvent] = []

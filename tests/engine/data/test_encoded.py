@@ -27,7 +27,7 @@ from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_r
 from unrolled.engine.tokenizers import pieces as pieces_module
 from unrolled.engine.tokenizers.byte_pairs import BpeTokenizer
 from unrolled.engine.tokenizers.pieces import whole_words
-from unrolled.engine.training.loop import TrainingConfig
+from unrolled.engine.training.config import TrainingConfig
 
 TEXT = ("the cat sat; the café's cats — 猫が 😀 don't\n  the  end\n" + hosts.TRICKY.replace("\r", "")) * 4
 SPLIT = (0.6, 0.3, 0.1)

@@ -98,7 +98,11 @@ def test_presets_end_where_the_figures_were_measured(preset: str, steps: int) ->
     recipe = read_recipe(FOLDER / f"{preset}.toml", kinds_of(train))
     data = StreamBatches(np.zeros(1_003_854, np.uint8), recipe["batch"], recipe["length"])
     training = experiment_of({**recipe, "split": "0.9,0.1,0"}).training
-    assert training.done(steps - 1, data.batches_per_epoch, 0) < 1 <= training.done(steps, data.batches_per_epoch, 0)
+    assert (
+        training.share_done(steps - 1, data.batches_per_epoch, 0)
+        < 1
+        <= training.share_done(steps, data.batches_per_epoch, 0)
+    )
 
 
 @pytest.mark.parametrize(

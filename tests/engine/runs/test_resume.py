@@ -29,8 +29,8 @@ from unrolled.engine.runs.run_folder import read_metrics, step_line
 from unrolled.engine.storage import locks
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.storage.locks import LOCK_FILE, FolderLock
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
-from unrolled.engine.training.loop import TrainingConfig
 from unrolled.export.training_engines import TRAINABLES
 
 

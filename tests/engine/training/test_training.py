@@ -37,9 +37,12 @@ from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.registry import TOKENIZERS
 from unrolled.engine.training import loop
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.evaluation import Metrics, evaluate, step_evaluator
 from unrolled.engine.training.events import SampleEvent
-from unrolled.engine.training.loop import Observer, SampleWriter, TrainingConfig, TrainingResult, train
+from unrolled.engine.training.loop import train
+from unrolled.engine.training.observers import SampleWriter, TrainingObserver
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import EngineTrainable, StepResult, Trainable
 from unrolled.export.training_engines import TRAINABLES, make_trainable
 
@@ -301,7 +304,7 @@ def with_losses(losses: list[float]) -> tuple[TrainingResult, list[str]]:
     config = models.config("rnn", 1)
     told: list[str] = []
 
-    class Told(Observer):
+    class Told(TrainingObserver):
         def on_warning(self, message: str) -> None:
             told.append(message)
 
@@ -398,7 +401,7 @@ def test_a_ctrl_c_that_is_ignored_stays_so() -> None:
 def test_a_process_alone_stops_before_the_next_step_wherever_ctrl_c_is_pressed(hook: str) -> None:
     config, calls = models.config("rnn", 1), []
 
-    class Press(Observer):
+    class Press(TrainingObserver):
         def count(self, *given: object) -> None:
             calls.append(given)
             if len(calls) == 3:
@@ -414,7 +417,7 @@ def test_a_process_alone_stops_before_the_next_step_wherever_ctrl_c_is_pressed(h
 def test_all_observers_get_the_samples_that_one_of_them_writes() -> None:
     config, seen = models.config("rnn", 1), []
 
-    class Look(Observer):
+    class Look(TrainingObserver):
         def on_sample(self, event: SampleEvent) -> None:
             seen.append((event.step, event.text))
 
@@ -584,7 +587,7 @@ def test_a_full_disk_leaves_the_earlier_run(tmp_path: Path, monkeypatch: pytest.
 def test_the_last_checkpoint_is_written_as_the_training_goes(tmp_path: Path) -> None:
     seen = []
 
-    class Look(Observer):
+    class Look(TrainingObserver):
         def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
             seen.append(load_checkpoint(tmp_path / "run" / "last.safetensors").training["result"]["steps"])
 

@@ -23,10 +23,17 @@ from unrolled.engine.runs.experiment import Experiment
 from unrolled.engine.runs.resume import RESUME, load_resume_state
 from unrolled.engine.runs.run_folder import read_metrics
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, load_checkpoint, resolve_model_file
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
-from unrolled.engine.training.loop import TrainingConfig, TrainingResult, train
+from unrolled.engine.training.loop import train
+from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
-from unrolled.engine.training.validation_budget import SHARE, affordable, intervals, share_of_work
+from unrolled.engine.training.validation_budget import (
+    VALIDATION_SHARE,
+    fits_budget,
+    plan_intervals,
+    share_of_work,
+)
 
 
 def ids(tokens: int) -> np.ndarray:
@@ -48,21 +55,25 @@ def test_the_interval_is_as_long_as_pays_for_a_validation(
     trained: int, batch: int, length: int, validated: int, expected: tuple[int, int]
 ) -> None:
     data, validation = StreamBatches(ids(trained), batch, length), StreamBatches(ids(validated), 1, length)
-    found = intervals(None, SHARE, data, validation)
+    found = plan_intervals(None, VALIDATION_SHARE, data, validation)
     assert found == expected
     work = validated / 3  # a forward pass is a third of a step
     tokens = found.validate * data.tokens_per_epoch / data.batches_per_epoch
     assert work / (work + tokens) <= 0.05
-    assert intervals(None, None, data, validation) == intervals(None, SHARE, data, None) == (expected[0], expected[0])
-    assert intervals(17, SHARE, data, validation) == (17, 17)
+    assert (
+        plan_intervals(None, None, data, validation)
+        == plan_intervals(None, VALIDATION_SHARE, data, None)
+        == (expected[0], expected[0])
+    )
+    assert plan_intervals(17, VALIDATION_SHARE, data, validation) == (17, 17)
 
 
 def test_the_share_of_the_work_counts_a_forward_pass_as_a_third() -> None:
     assert share_of_work(0, 0) == 0
     assert share_of_work(3_000, 19_000) == pytest.approx(0.05)
     assert share_of_work(73_760, 160_000) == pytest.approx(0.1332, abs=1e-4)
-    assert affordable(0.05, 1_500, 0, 19_001)  # with the one at the end
-    assert not affordable(0.05, 1_500, 0, 18_999)
+    assert fits_budget(0.05, 1_500, 0, 19_001)  # with the one at the end
+    assert not fits_budget(0.05, 1_500, 0, 18_999)
 
 
 class Saves(Log):
@@ -91,7 +102,7 @@ def test_validations_are_apart_enough_and_saves_come_as_before() -> None:
     assert [event.step for event in log.validations] == [220, 330, 400]
     assert log.saved == [*range(22, 400, 22), 400]
     assert (result.validation_tokens, result.last_step) == (1200, 400)
-    assert result.validation_share == 400 / (400 + result.tokens) < SHARE
+    assert result.validation_share == 400 / (400 + result.tokens) < VALIDATION_SHARE
     assert TrainingResult.from_dict(result.to_dict()).validation_tokens == 1200
     assert result.to_dict()["validation_share"] == result.validation_share
 
@@ -100,7 +111,7 @@ def test_validations_are_apart_enough_and_saves_come_as_before() -> None:
 def test_a_run_of_any_length_keeps_to_the_share_unless_the_last_validation_alone_exceeds_it(steps: int) -> None:
     result, log = trained(TrainingConfig(steps=steps))
     assert log.validations[-1].step == steps
-    assert result.validation_share <= SHARE or len(log.validations) == 1
+    assert result.validation_share <= VALIDATION_SHARE or len(log.validations) == 1
 
 
 def test_records_of_uneven_lengths_keep_to_the_share() -> None:
@@ -109,7 +120,7 @@ def test_records_of_uneven_lengths_keep_to_the_share() -> None:
     data = RecordBatches(ids(int(starts[-1])), starts, 2, 64)
     for steps in range(50, 400, 37):
         result, log = trained(TrainingConfig(steps=steps), 200, data)
-        assert result.validation_share <= SHARE or len(log.validations) == 1
+        assert result.validation_share <= VALIDATION_SHARE or len(log.validations) == 1
 
 
 def test_a_training_limited_by_the_clock_validates_at_the_same_steps() -> None:
@@ -117,7 +128,7 @@ def test_a_training_limited_by_the_clock_validates_at_the_same_steps() -> None:
     result, log = trained(TrainingConfig(seconds=15), clock=lambda: float(next(ticks)))
     assert [event.step for event in log.validations][:2] == [220, 330]
     assert log.validations[-1].step == result.steps > 330
-    assert result.validation_share <= SHARE
+    assert result.validation_share <= VALIDATION_SHARE
 
 
 def test_what_is_asked_for_is_obeyed_and_counted() -> None:

@@ -1,0 +1,54 @@
+"""Detection of a training that has diverged although its loss is finite."""
+
+from __future__ import annotations
+
+import math
+
+from unrolled.engine.errors import diverged
+
+HIGH_FACTOR = 3  # a loss is high above this multiple of a blind guess's loss
+HIGH_STEPS = 50  # steps in a row with a high loss before anything is reported
+
+
+class DivergenceGuard:
+    """Stops a training whose loss has exploded, and warns about one whose loss has been high from the first step on.
+
+    A training that learns never triggers it: with uniform probabilities the loss is that of a blind guess, and a loss that
+    starts above it, because of large initial weights, falls.
+
+    Args:
+        guess_loss: the loss of uniform probabilities.
+    """
+
+    def __init__(self, guess_loss: float) -> None:
+        self.guess_loss = guess_loss
+        self._first_loss = math.nan
+        self._high = 0  # steps in a row with a loss far above that of a guess
+        self._exploding = 0  # steps in a row with a loss also far above the first one
+
+    def check(self, step: int, loss: float, norm: float, rate: float) -> str | None:
+        """Check the loss of one step.
+
+        Args:
+            norm, rate: the step's gradient norm and learning rate, for the message.
+
+        Returns:
+            A warning for the user, or None.
+
+        Raises:
+            DivergedError: the loss has exploded.
+        """
+        guess = self.guess_loss
+        self._first_loss = loss if math.isnan(self._first_loss) else self._first_loss
+        self._high = self._high + 1 if loss > HIGH_FACTOR * guess else 0
+        self._exploding = self._exploding + 1 if loss > HIGH_FACTOR * max(guess, self._first_loss) else 0
+        if HIGH_STEPS not in (self._high, self._exploding):
+            return None
+        far = f"for {HIGH_STEPS} steps the loss has been above {HIGH_FACTOR} times that of a blind guess"
+        figures = f"now {loss:.4g}, a guess has {guess:.4g}"
+        if self._exploding == HIGH_STEPS:
+            raise diverged(step, f"{far} ({figures})", norm, rate)
+        return (
+            f"step {step}: {far} ({figures}), and it was {self._first_loss:.4g} at first; "
+            f"try initial weights in a smaller range, or a lower learning rate (now {rate:.4g})"
+        )
