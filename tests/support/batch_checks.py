@@ -1,0 +1,33 @@
+"""Checks of batches: exact values of one, the totals of an epoch, and the rows of records."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unrolled.engine.data.batches import Batch, Batches
+from unrolled.engine.data.records import RecordBatches
+
+
+def check(batch: Batch, inputs: list, targets: list, mask: list, carry: bool) -> None:
+    """Exact values and dtypes of one batch."""
+    np.testing.assert_array_equal(batch.inputs, np.array(inputs, np.int64), strict=True)
+    np.testing.assert_array_equal(batch.targets, np.array(targets, np.int64), strict=True)
+    np.testing.assert_array_equal(batch.mask, np.array(mask, np.bool_), strict=True)
+    assert batch.carry is carry
+
+
+def check_totals(batches: Batches) -> None:
+    """What a data set says of an epoch is what its epochs hold, shuffled or not."""
+    for rng in (None, np.random.default_rng(5)):
+        epoch = list(batches.epoch(rng))
+        assert len(epoch) == batches.batches_per_epoch
+        assert sum(batch.tokens for batch in epoch) == batches.tokens_per_epoch
+
+
+def rows(batches: RecordBatches, rng: np.random.Generator | None) -> list[tuple[int, ...]]:
+    """Each record as it comes out: its first input and its targets, padding left out."""
+    return [
+        (int(batch.inputs[0, b]), *map(int, batch.targets[batch.mask[:, b], b]))
+        for batch in batches.epoch(rng)
+        for b in range(batch.inputs.shape[1])
+    ]
