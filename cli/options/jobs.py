@@ -9,7 +9,7 @@ import typer
 
 from unrolled.cli.options import shared as options
 from unrolled.engine.errors import ConfigError
-from unrolled.runtime.jobs.prompt_files import ENDINGS, PROMPT_FORMATS
+from unrolled.runtime.jobs.prompt_readers import ENDINGS, PROMPT_FORMATS
 
 JOBS_PANEL = "Many prompts"
 OF_JOBS = (

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from unrolled.cli.terminal.console import WIDE, warn
-from unrolled.cli.terminal.tables import TableRow, fitting_tables, rate
+from unrolled.cli.terminal.tables import StyledRow, fitting_tables, rate
 from unrolled.tuning.space import Value, written
 from unrolled.tuning.study import StudyObserver, Trial
 from unrolled.tuning.trial import RUNGS
@@ -130,7 +130,7 @@ def trial_tables(trials: Sequence[Trial], names: Sequence[str], width: int) -> l
             *_figures(trial),
             "best" if first else state(trial),
         ]
-        rows.append(TableRow(cells, "bold green" if first else STYLES.get(trial.state, "yellow")))
+        rows.append(StyledRow(cells, "bold green" if first else STYLES.get(trial.state, "yellow")))
     return fitting_tables("Trials by validation loss, nats a token", columns, rows, width)
 
 

@@ -22,7 +22,7 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
-class TableRow(NamedTuple):
+class StyledRow(NamedTuple):
     """A row of a table; the first cell is its label."""
 
     cells: Sequence[str]
@@ -33,7 +33,7 @@ LABEL_WIDTH = 24  # of the first column, which wraps beyond it
 BORDERS = 3  # characters a column, and one more of a table
 
 
-def fitting_tables(title: str, columns: Sequence[str], rows: Sequence[TableRow], width: int) -> list[Table]:
+def fitting_tables(title: str, columns: Sequence[str], rows: Sequence[StyledRow], width: int) -> list[Table]:
     """Return the table, its columns shared out over several that repeat the labels where one is wider than ``width``."""
     widths = [max(map(_cell_width, cells)) for cells in zip(columns, *(row.cells for row in rows), strict=True)]
     room = width - 1 - BORDERS - min(widths[0], LABEL_WIDTH)

@@ -20,7 +20,7 @@ from unrolled.cli.options.shared import Overwrite, default, one_of, refuse_unuse
 from unrolled.cli.options.written_files import check_append, check_output
 from unrolled.cli.terminal.console import err, out, warn
 from unrolled.cli.terminal.exit_codes import FAILED
-from unrolled.cli.terminal.tables import TableRow, fitting_tables, show_tables, table, table_width
+from unrolled.cli.terminal.tables import StyledRow, fitting_tables, show_tables, table, table_width
 from unrolled.cli.verbs.bench_runtimes import runtimes
 from unrolled.engine.checks import check_choice
 from unrolled.engine.cores import usable_cores
@@ -258,7 +258,7 @@ def batch(
                         to_json({**work.to_dict(), "suite": "batch", "engine": name, "rows": rows, **rate}) + "\n"
                     )
     figures = zip(BATCH_COLUMNS, *(batch_cells(rounds_of) for rounds_of in rates.values()), strict=True)
-    show_tables(out, fitting_tables(title, ["", *rates], [TableRow(cells) for cells in figures], table_width(out)))
+    show_tables(out, fitting_tables(title, ["", *rates], [StyledRow(cells) for cells in figures], table_width(out)))
 
 
 @bench.command("memory")
@@ -316,7 +316,7 @@ def _show_measurements(lines: Sequence[reports.Line]) -> None:
                 show_tables(
                     out,
                     fitting_tables(
-                        f"{title}: {figure.title}", head, [TableRow(row) for row in cells], table_width(out)
+                        f"{title}: {figure.title}", head, [StyledRow(row) for row in cells], table_width(out)
                     ),
                 )
         for remark in (remark for line in rows for remark in reports.remarks(line)):

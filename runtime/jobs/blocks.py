@@ -1,4 +1,4 @@
-"""Blocks of a job's rows, and the digests by which a later process knows them and their results again."""
+"""Blocks of a job's rows, with the digests by which a later process recognises the rows and their results."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unrolled.engine.errors import JobError
-from unrolled.runtime.jobs.job_file import Part
-from unrolled.runtime.jobs.prompt_files import Row
+from unrolled.runtime.jobs.job_file import BlockPart
+from unrolled.runtime.jobs.prompt_rows import InputRow
 from unrolled.runtime.jobs.records import row_bytes
 
 
 @dataclass
 class Block:
-    """The rows of a block whose results are all there.
+    """The rows of a block whose results are complete so far.
 
     Args:
-        input, output: of the job, for messages.
+        input, output: files of the job, for messages.
     """
 
     input: str
     output: str
     rows: int = 0
-    index: int = -1  # of the last of them
-    lines: tuple[int, int] = (0, 0)  # of the input, from the first row to the last
+    index: int = -1  # of the last row
+    lines: tuple[int, int] = (0, 0)  # input lines of the first and the last row
     digest: Any = field(default_factory=hashlib.sha256)  # of the rows
     results: Any = field(default_factory=hashlib.sha256)  # of the lines of the output
 
-    def add(self, row: Row, lines: Iterable[bytes]) -> None:
+    def add(self, row: InputRow, lines: Iterable[bytes]) -> None:
         """Add a row and the lines of its results."""
         self.rows, self.index = self.rows + 1, row.index
         self.lines = (self.lines[0] or row.line, row.line)
@@ -38,14 +38,14 @@ class Block:
             self.results.update(line)
 
     def copy(self) -> Block:
-        """Return a block that goes on by itself."""
+        """Return an independent copy."""
         return replace(self, digest=self.digest.copy(), results=self.results.copy())
 
-    def part(self) -> Part:
+    def part(self) -> BlockPart:
         """Return the digests of the rows so far."""
-        return Part(self.digest.hexdigest(), self.results.hexdigest())
+        return BlockPart(self.digest.hexdigest(), self.results.hexdigest())
 
-    def check(self, kept: Part) -> None:
+    def check(self, kept: BlockPart) -> None:
         """Raise a JobError unless the rows so far and their results have these digests."""
         now = self.part()
         if kept.rows != now.rows:
@@ -57,7 +57,7 @@ class Block:
             )
 
     def other_rows(self) -> JobError:
-        """Return the error of rows that are not those that an earlier process read."""
+        """Return the error of rows that differ from those that an earlier process read."""
         return JobError(
             f"{self.output}: was written for other rows, or other settings of rows, than are in {self._place()}; "
             "the input has changed: begin anew with --overwrite"

@@ -1,4 +1,4 @@
-"""Describe a job: what is asked for, how far it is, and what identifies it."""
+"""Settings, progress and identity of a job."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from unrolled.engine.sampling.rules import check_whole
 from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS
-from unrolled.runtime.jobs.job_file import FORMAT
-from unrolled.runtime.jobs.prompt_files import PROMPT_FORMATS, PromptFile
+from unrolled.runtime.jobs.job_file import JOB_FORMAT
+from unrolled.runtime.jobs.prompt_files import PromptFile
+from unrolled.runtime.jobs.prompt_readers import PROMPT_FORMATS
 from unrolled.runtime.jobs.result_files import STDOUT
 
 
 @dataclass(frozen=True)
 class Job:
-    """Describe what is read and written, and how.
+    """Settings of a job: its input, its output, and how rows are served.
 
     Args:
         input: a file of prompts, or "-" for standard input.
         output: a file of results, or "-" for standard output.
-        format: of the input, one of ``PROMPT_FORMATS``; None: the one of its ending.
-        lanes: texts that are written side by side.
-        shard: (I, N): only the rows whose index leaves I when divided by N.
-        token_ids: say also which tokens were drawn.
-        max_prompt_tokens: a longer prompt cannot be served.
-        precision: of the model's products, so that a job is not resumed with another.
-        strict: end with an error at the first row that cannot be served, after the results of those before it.
-        resume: go on with what an earlier process left.
-        overwrite: begin anew though the output exists.
-        table: how the input is written, if it is CSV or TSV.
+        format: format of the input, a key of ``PROMPT_FORMATS``; None: taken from its ending.
+        lanes: number of texts that are generated side by side.
+        shard: (I, N): serve only the rows whose index is I modulo N.
+        token_ids: add the ids of the drawn tokens to the results.
+        max_prompt_tokens: maximal length of a prompt; a longer one becomes an error record.
+        precision: precision of the model's products, so that a job is not resumed with another one.
+        strict: stop with an error at the first row that cannot be served, after the results of the rows before it.
+        resume: continue the output of an earlier process.
+        overwrite: start a new output even if one exists.
+        table: delimiter, quoting and header of a CSV or TSV input.
         keep_columns: carry columns and fields that are neither id, prompt nor a setting to the results.
     """
 
@@ -68,40 +69,40 @@ class Job:
 
 @dataclass
 class Progress:
-    """Count how far a job is."""
+    """Counters of a running job."""
 
-    rows: int = 0  # that are over, of this shard, those kept from before included
-    errors: int = 0  # of the rows, those that cannot be served or one of whose texts cannot be written to its end
-    kept: int = 0  # of the rows
-    texts: int = 0  # written by this process, errors not counted
-    tokens: int = 0  # of them
+    rows: int = 0  # finished rows of this shard, including those kept from an earlier process
+    errors: int = 0  # finished rows that cannot be served, or one of whose texts cannot be finished
+    kept: int = 0  # finished rows from an earlier process
+    texts: int = 0  # texts that this process wrote, without errors
+    tokens: int = 0  # tokens of these texts
     seconds: float = 0.0
-    total: int | None = None  # rows, about; None where that is not known
+    total: int | None = None  # approximate number of rows; None if unknown
     interrupted: bool = False
-    complete: bool = False  # whether there was nothing left to do
-    blank_lines: int = 0  # of the input, passed over
-    quoted: int = 0  # prompts of the input that stand in quotes, because a TSV has no quoting
+    complete: bool = False  # an earlier process had finished the job
+    blank_lines: int = 0  # blank lines of the input, skipped
+    quoted: int = 0  # prompts whose quotes are part of them, because a TSV has no quoting
 
 
-Observer = Callable[[Progress], None]
+JobObserver = Callable[[Progress], None]
 
 
 def _weights_text(weights: WeightStorage | None) -> str:
-    """Return how an ONNX file holds its weights as the text that 0.1.0 wrote, later fields only where they are used."""
+    """Return how an ONNX file stores its weights, in the notation of 0.1.0; later fields only if they are in use."""
     if weights is None:
         return "None"
     return f"Weights({', '.join(f'{name}={value!r}' for name, value in canonical(WeightStorage, weights._asdict()).items())})"
 
 
 def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
-    """Return all that decides what a job writes, besides what is in the input.
+    """Return everything that decides a job's results, besides the rows of the input.
 
-    What 0.1.0 did not have is there only where it is used.
+    Keys that 0.1.0 did not write are present only if their settings are in use.
     """
-    # 0.1.0 read every table with CSV's quotes: its jobs have no key for that, and rows that differ have other digests
+    # 0.1.0 read every table with CSV quoting: its jobs have no key for it, and rows that differ have other digests.
     table = {name: value for name, value in asdict(job.table).items() if value not in (None, "csv", True)}
     return {
-        **FORMAT,
+        **JOB_FORMAT,
         "model": model.digest,
         "engine": model.engine,
         "form": getattr(model, "form", None),  # of an ONNX file, like the next
@@ -110,6 +111,10 @@ def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile
         "format": prompts.format,
         **({"table": table} if table else {}),
         **({"keep_columns": True} if job.keep_columns else {}),
-        **{name: getattr(job, name) for name in ("lanes", "shard", "token_ids", "max_prompt_tokens", "precision")},
-        "settings": described(replace(config, batch_size=1)),  # the lanes stand in its place
+        "lanes": job.lanes,
+        "shard": job.shard,
+        "token_ids": job.token_ids,
+        "max_prompt_tokens": job.max_prompt_tokens,
+        "precision": job.precision,
+        "settings": described(replace(config, batch_size=1)),  # batch_size has no effect: lanes are compared instead
     }

@@ -1,7 +1,7 @@
-"""Files of results that grow by whole lines, and that a later process can go on with.
+"""Files of results that grow by whole lines and can be resumed by a later process.
 
-Beside a file OUT lies OUT.job (``JobFile``), which identifies what is written. Each line is written at once, so that a
-process that is killed leaves whole lines and at most one that is cut; that one is removed before the file goes on.
+OUT.job (``JobFile``) beside a file OUT identifies the job. Each line is written at once, so that a killed process leaves
+whole lines and at most one that is cut; the cut line is removed before the file is continued.
 """
 
 from __future__ import annotations
@@ -11,118 +11,35 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 from unrolled.engine.errors import JobError
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.storage.locks import try_lock
-from unrolled.runtime.jobs.job_file import JobFile, Part
+from unrolled.runtime.jobs.job_file import BlockPart, JobFile
 from unrolled.runtime.jobs.records import same_result
+from unrolled.runtime.jobs.result_streams import ResultStream, write_whole
 
 STDOUT = "-"
-
-
-class Results(Protocol):
-    """Where lines go."""
-
-    @property
-    def blocks(self) -> int | None:
-        """How many blocks an earlier process is known to have finished; None: nobody knows, and all lines may be kept."""
-        ...
-
-    def kept_line(self) -> bytes | None:
-        """The next line of an earlier process, or None behind the last."""
-        ...
-
-    def mark(self) -> None:
-        """Remember the place before the next kept line."""
-        ...
-
-    def rewind(self) -> None:
-        """Back to the mark: what is written from here on has to be what was kept, as far as that goes."""
-        ...
-
-    def write(self, line: bytes) -> bytes:
-        """Add a line, or see that it is the one that is there; return what is there."""
-        ...
-
-    def end_block(self, digest: str, last: bool) -> bool:
-        """The next block is over, its rows have this digest; False: an earlier process read others there.
-
-        Raises:
-            JobError: it is the last, and more lines are kept; or the digest cannot be written.
-        """
-        ...
-
-    def end_part(self, rows: int, part: Part) -> None:
-        """Keep the digests of the first rows of the next block, whose results are written."""
-        ...
-
-    def part(self, rows: int) -> Part | None:
-        """Return what an earlier process kept of so many rows of the next block, if it did."""
-        ...
-
-    def finish(self) -> None:
-        """All lines are written."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class ResultStream:
-    """Standard output, a pipe or a device: nothing is kept, and what is written is gone."""
-
-    blocks = 0
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name = file, name
-
-    def kept_line(self) -> None:
-        return None
-
-    def mark(self) -> None: ...
-    def rewind(self) -> None: ...
-
-    def write(self, line: bytes) -> bytes:
-        try:
-            _write_whole(self._file, line)
-            self._file.flush()
-        except OSError as error:
-            raise JobError(f"{self._name}: cannot be written ({error.strerror})") from error
-        return line
-
-    def end_block(self, digest: str, last: bool) -> bool:
-        return True
-
-    def end_part(self, rows: int, part: Part) -> None: ...
-
-    def part(self, rows: int) -> None:
-        return None
-
-    def finish(self) -> None: ...
-
-    def close(self) -> None:
-        if self._file is not sys.stdout.buffer:
-            self._file.close()
 
 
 class ResultFile:
     """A regular file of results, locked against a second process.
 
     Args:
-        path: of the file.
-        about: all that decides what is written, as JSON values; a file that is resumed must have the same.
-        resume: go on where an earlier process stopped; begin where there is nothing.
-        overwrite: begin anew, whatever is there.
+        path: the file.
+        about: everything that decides the results, as JSON values; a file can be resumed only with equal values.
+        resume: continue where an earlier process stopped; start a new file if there is none.
+        overwrite: start a new file even if there is one.
 
     Raises:
-        JobError: the file exists and neither is said, is being written by another process, was begun with other settings,
-            or cannot be written.
+        JobError: the file exists and neither ``resume`` nor ``overwrite`` is set, another process is writing it, it was
+            written with other settings, or it cannot be written.
     """
 
     def __init__(self, path: Path, about: dict[str, Any], resume: bool = False, overwrite: bool = False) -> None:
         self.path, self._job = path, JobFile(path)
-        self._over = 0  # blocks
+        self._ended = 0  # blocks
         if path.is_dir():
             raise JobError(f"{path}: is a folder, a file name was expected")
         if path.exists() and not resume and not overwrite:
@@ -143,7 +60,7 @@ class ResultFile:
             raise
 
     def _unfinished(self) -> str:
-        """Return how to go on with the file, where it is one that an earlier process left."""
+        """Return advice for a message if an earlier process left the file unfinished, else an empty text."""
         if not self._job.path.exists():
             return ""
         try:
@@ -154,13 +71,14 @@ class ResultFile:
 
     @property
     def complete(self) -> bool:
-        """Return whether an earlier process, or this one, wrote all results."""
+        """Return whether all results are written, by this process or an earlier one."""
         return self._job.complete
 
     def _begin(self, about: dict[str, Any], resume: bool) -> None:
-        """Find whole lines to keep, or leave none and write what identifies the job."""
-        about = parse_json(to_json(about), "about")  # as it will be read: tuples are lists
-        self._size = self._kept = self._mark = self._read = 0  # bytes: of the file, of it kept, and of those read again
+        """Find the whole lines to keep, or empty the file and write the job file's header."""
+        about = parse_json(to_json(about), "about")  # as it will be read back: tuples become lists
+        # Bytes: size of the file, length of its kept lines, the mark, and how far kept lines have been read.
+        self._size = self._kept = self._mark = self._read = 0
         size = self._file.seek(0, os.SEEK_END)
         if not resume or size == 0:
             self._file.truncate(0)
@@ -181,7 +99,7 @@ class ResultFile:
             raise JobError(f"{self._job.path}: cannot be written ({error.strerror})") from error
 
     def _check_about(self, about: dict[str, Any]) -> None:
-        """Check that the file is of this job."""
+        """Raise a JobError unless the file belongs to this job."""
         if not self._job.path.exists():
             raise JobError(
                 f"{self.path}: exists, and no {self._job.path.name} says of which model, settings and input it is "
@@ -226,9 +144,9 @@ class ResultFile:
     def _append(self, line: bytes) -> None:
         try:
             self._file.seek(self._size)
-            _write_whole(self._file, line)
+            write_whole(self._file, line)
         except OSError as error:
-            self._file.truncate(self._size)  # which needs no room
+            self._file.truncate(self._size)  # needs no free space
             raise self._no_room(self.path, error) from error
         self._size += len(line)
 
@@ -239,22 +157,22 @@ class ResultFile:
         )
 
     def end_block(self, digest: str, last: bool) -> bool:
-        self._over += 1
+        self._ended += 1
         if self._job.blocks is None:
             return True
-        if self._over <= self._job.blocks:
-            return self._job.digest(self._over - 1) == digest
-        if last:  # a digest of these rows would stand in the way of the right input
+        if self._ended <= self._job.blocks:
+            return self._job.digest(self._ended - 1) == digest
+        if last:  # before a digest of these rows is stored, which would refuse the right input
             self._check_end()
         self._add_to_job(lambda: self._job.add(digest))
         return True
 
-    def part(self, rows: int) -> Part | None:
-        return self._job.parts.get(rows) if self._over == self._job.blocks else None
+    def part(self, rows: int) -> BlockPart | None:
+        return self._job.parts.get(rows) if self._ended == self._job.blocks else None
 
-    def end_part(self, rows: int, part: Part) -> None:
-        # else the digest of the block is there already, or there will be none
-        if self._over == self._job.blocks and rows not in self._job.parts:
+    def end_part(self, rows: int, part: BlockPart) -> None:
+        # Otherwise the digest of the block is stored already, or the job file has none.
+        if self._ended == self._job.blocks and rows not in self._job.parts:
             self._add_to_job(lambda: self._job.add_part(rows, part))
 
     def _add_to_job(self, add: Callable[[], None]) -> None:
@@ -280,10 +198,10 @@ class ResultFile:
 
 
 def open_results(output: str, about: dict[str, Any], resume: bool, overwrite: bool) -> ResultStream | ResultFile:
-    """Standard output for "-", a stream for what is no regular file, else a file.
+    """Return a stream for "-" (standard output) and for paths that are no regular file, else a file.
 
     Raises:
-        JobError: as of ``ResultFile``; or there is nothing to go on with in a stream.
+        JobError: as ``ResultFile`` does; or ``resume`` is set for a stream.
     """
     path = Path(output)
     stream = output == STDOUT or (path.exists() and not path.is_file() and not path.is_dir())
@@ -299,20 +217,13 @@ def open_results(output: str, about: dict[str, Any], resume: bool, overwrite: bo
         raise JobError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _write_whole(file: BinaryIO | io.FileIO, line: bytes) -> None:
-    """A file without a buffer writes as much as goes in, and says how much that was."""
-    view = memoryview(line)
-    while view:
-        view = view[file.write(view) :]
-
-
 def _open_both_ways(path: Path) -> io.FileIO:
-    """A file to be read and written without a buffer, made where there is none, with what it holds."""
+    """Open a file for reading and writing without a buffer; create it if there is none, and keep its content."""
     return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
 
 
 def _end_of_lines(file: io.FileIO) -> int:
-    """Bytes up to and with the last line end."""
+    """Return the length of a file in bytes up to and including its last line end."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         begin = max(end - (1 << 16), 0)
@@ -325,7 +236,7 @@ def _end_of_lines(file: io.FileIO) -> int:
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs, in words, a level deep."""
+    """Return the keys whose values differ, with both values, for a message; nested objects one level deep."""
     found = []
     for key in sorted({*begun, *now}):
         before, after = begun.get(key), now.get(key)

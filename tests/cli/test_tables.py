@@ -22,7 +22,7 @@ from unrolled.bench.parity.agreement import Agreement
 from unrolled.bench.peers import peers_of
 from unrolled.bench.results import FIGURES, by_workload
 from unrolled.cli.terminal.study_display import trial_tables
-from unrolled.cli.terminal.tables import TableRow, fitting_tables, table
+from unrolled.cli.terminal.tables import StyledRow, fitting_tables, table
 from unrolled.cli.verbs.compare import show_agreements
 from unrolled.tuning.space import USUAL
 from unrolled.tuning.study import Trial
@@ -74,10 +74,10 @@ def test_a_figure_of_a_bench_has_a_peer_a_column_and_a_workload_a_row(suite: str
     assert peers == list(peers_of(suite))
     assert rows[0][0] == ("lstm 1×128, B 1" if suite == "train" else "lstm 1×128, B 1, V 65")
     assert len(rows) == 5
-    tables = fitting_tables(figure.title, ["workload", *peers], [TableRow(row) for row in rows], WIDTH)
+    tables = fitting_tables(figure.title, ["workload", *peers], [StyledRow(row) for row in rows], WIDTH)
     check(rendered(tables), [cell for row in rows for cell in row[1:]] + peers)
     assert sum(len(one.columns) - 1 for one in tables) == len(peers)
-    wide = fitting_tables(figure.title, ["workload", *peers], [TableRow(row) for row in rows], 200)
+    wide = fitting_tables(figure.title, ["workload", *peers], [StyledRow(row) for row in rows], 200)
     assert len(wide) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_batch_has_an_engine_a_column() -> None:
     names = ("full", "written", "read_too", "fixed", "alone")
     rates = {name: 1_234_567.0 * place for place, name in enumerate(names, 1)}
     engines = {engine: batch_cells([rates]) for engine in ("numba", "onnxruntime", "torch", "numpy")}
-    rows = [TableRow(row) for row in zip(BATCH_COLUMNS, *engines.values(), strict=True)]
+    rows = [StyledRow(row) for row in zip(BATCH_COLUMNS, *engines.values(), strict=True)]
     tables = fitting_tables("a title", ["", *engines], rows, WIDTH)
     assert len(tables) == 1
     check(rendered(tables), [*engines, *(cell for cells in engines.values() for cell in cells)])

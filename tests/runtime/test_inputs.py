@@ -29,7 +29,8 @@ from unrolled.runtime import (
     write,
 )
 from unrolled.runtime.generation.batch_generator import BatchGenerator
-from unrolled.runtime.jobs.prompt_files import BadRow, PromptFile
+from unrolled.runtime.jobs.prompt_files import PromptFile
+from unrolled.runtime.jobs.prompt_rows import BadRow
 from unrolled.runtime.models.engines import make_model
 
 TEXTS = ["cafe", "bad", "hi"]

@@ -18,19 +18,8 @@ from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import JobError, UnknownTokenError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime import GenerationConfig, generate
-from unrolled.runtime.jobs import runner
 from unrolled.runtime.jobs.runner import Job, run_job
 from unrolled.runtime.models.engines import make_model
-
-
-@pytest.fixture(scope="module")
-def model() -> StepModel:
-    return make_model(models.checkpoint("gru", 1, hidden_size=12), "numpy")
-
-
-@pytest.fixture(autouse=True)
-def _every_row_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "PROGRESS_S", 0.0)
 
 
 def test_results_are_those_of_generate_in_the_order_of_the_rows(model: StepModel, tmp_path: Path) -> None:

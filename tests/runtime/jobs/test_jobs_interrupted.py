@@ -21,20 +21,9 @@ from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.signals import DeferredInterrupt
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.runtime import GenerationConfig, load
-from unrolled.runtime.jobs import runner
-from unrolled.runtime.jobs.result_files import ResultStream
+from unrolled.runtime.jobs import job_writer
+from unrolled.runtime.jobs.result_streams import ResultStream
 from unrolled.runtime.jobs.runner import Job, Progress, run_job
-from unrolled.runtime.models.engines import make_model
-
-
-@pytest.fixture(scope="module")
-def model() -> StepModel:
-    return make_model(models.checkpoint("gru", 1, hidden_size=12), "numpy")
-
-
-@pytest.fixture(autouse=True)
-def _every_row_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "PROGRESS_S", 0.0)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -211,7 +200,7 @@ def test_a_row_that_was_written_when_the_signal_came_is_counted(
 ) -> None:
     rows: list[Any] = prompts(90)
     rows[30:40] = ["{"] * 10 if bad else rows[30:40]
-    output, write, written = tmp_path / "out.jsonl", runner._Run._write_line, 0
+    output, write, written = tmp_path / "out.jsonl", job_writer.JobWriter._write_line, 0
 
     def watched(run: Any, record: Any) -> None:
         nonlocal written
@@ -220,7 +209,7 @@ def test_a_row_that_was_written_when_the_signal_came_is_counted(
         if written == 35:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(runner._Run, "_write_line", watched)
+    monkeypatch.setattr(job_writer.JobWriter, "_write_line", watched)
     progress = run_job(model, Job(write_input(tmp_path, rows), str(output), lanes=LANES), CONFIG)
     assert progress.interrupted
     assert len(records(output)) == progress.rows == 35
@@ -231,14 +220,14 @@ def test_memory_and_open_rows_do_not_grow_with_bad_rows(
     model: StepModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest = 0
-    write = runner._Run._write_errors
+    write = job_writer.JobWriter._write_errors
 
     def watched(run: Any) -> None:
         nonlocal longest
         longest = max(longest, len(run.waiting))
         write(run)
 
-    monkeypatch.setattr(runner._Run, "_write_errors", watched)
+    monkeypatch.setattr(job_writer.JobWriter, "_write_errors", watched)
     rows: list[Any] = ["{"] * 3000
     rows.insert(100, {"prompt": "a"})
     assert sum("error" in record for record in records(done(model, tmp_path, rows))) == 3000

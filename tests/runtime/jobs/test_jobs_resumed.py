@@ -18,20 +18,10 @@ from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime import GenerationConfig
 from unrolled.runtime.generation.requests.rows import Generation, Request
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
-from unrolled.runtime.jobs import runner
-from unrolled.runtime.jobs.job_file import JobFile, Part
+from unrolled.runtime.jobs import job_writer
+from unrolled.runtime.jobs.job_file import BlockPart, JobFile
 from unrolled.runtime.jobs.runner import Job, Progress, run_job
 from unrolled.runtime.models.engines import make_model
-
-
-@pytest.fixture(scope="module")
-def model() -> StepModel:
-    return make_model(models.checkpoint("gru", 1, hidden_size=12), "numpy")
-
-
-@pytest.fixture(autouse=True)
-def _every_row_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "PROGRESS_S", 0.0)
 
 
 def test_a_job_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_path: Path) -> None:
@@ -64,7 +54,7 @@ def test_rows_that_see_who_was_there_before_are_kept_as_they_are(
         for place, generation in enumerate(write_rows(model, requests, lanes)):
             yield replace(generation, text=f"{generation.text}{place}")
 
-    monkeypatch.setattr(runner, "write_rows", uneven)
+    monkeypatch.setattr(job_writer, "write_rows", uneven)
     rows = mixed(140)
     whole = done(model, tmp_path, rows).read_bytes()
     assert whole != done(model, tmp_path, rows, "other.jsonl", lanes=3).read_bytes()
@@ -341,7 +331,7 @@ def test_digests_of_parts_that_a_killed_process_left_under_that_of_the_block_are
     file = JobFile(tmp_path / "out")
     file.begin({"model": "m", "job_format": 2})
     for rows in (2, 4, 64):
-        file.add_part(rows, Part("a" * 64, "b" * 64))
+        file.add_part(rows, BlockPart("a" * 64, "b" * 64))
     file.close()
     data = file.path.read_bytes()
     begin = data.index(b"\n}\n") + 3
@@ -349,7 +339,7 @@ def test_digests_of_parts_that_a_killed_process_left_under_that_of_the_block_are
     again = JobFile(tmp_path / "out")
     again.read()
     assert (again.blocks, again.digest(0), again.parts, again.complete) == (1, "c" * 64, {}, False)
-    again.add_part(2, Part("d" * 64, "e" * 64))
+    again.add_part(2, BlockPart("d" * 64, "e" * 64))
     again.close()
     assert file.path.read_bytes() == data[:begin] + b"c" * 64 + b"\n2 " + b"d" * 64 + b" " + b"e" * 64 + b"\n"
 
@@ -363,7 +353,7 @@ def test_a_job_file_that_another_process_writes_is_read_and_not_changed(tmp_path
     before = writer.path.read_bytes()
     reader.read()
     assert writer.path.read_bytes() == before
-    writer.add_part(2, Part("a" * 64, "b" * 64))
+    writer.add_part(2, BlockPart("a" * 64, "b" * 64))
     for file in (reader, writer):
         file.close()
     assert writer.path.read_bytes() == before[:-32] + b"2 " + b"a" * 64 + b" " + b"b" * 64 + b"\n"

@@ -18,7 +18,8 @@ from unrolled.engine.errors import ConfigError, PromptFileError
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import make_config, parse_cell, row_config
 from unrolled.runtime.generation.requests.rows import Generation
-from unrolled.runtime.jobs.prompt_files import RESULT_KEYS, BadRow, PromptFile, PromptRow, Row
+from unrolled.runtime.jobs.prompt_files import PromptFile
+from unrolled.runtime.jobs.prompt_rows import RESULT_KEYS, BadRow, InputRow, PromptRow
 from unrolled.runtime.jobs.records import error_record, stuck_record, text_record
 
 
@@ -28,7 +29,7 @@ def rows(
     format: str | None = None,
     limit: int = 1000,
     table: TableFormat | None = None,
-) -> list[Row]:
+) -> list[InputRow]:
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     with PromptFile(str(path), format, limit, table) as prompts:
         return list(prompts)
@@ -57,7 +58,7 @@ def test_tables(tmp_path: Path, ending: str, mark: str) -> None:
     ]
 
 
-def prompts_of(found: list[Row]) -> list[str]:
+def prompts_of(found: list[InputRow]) -> list[str]:
     """The prompts of rows that are all good."""
     assert not [row for row in found if isinstance(row, BadRow)]
     return [row.prompt for row in found if isinstance(row, PromptRow)]
@@ -152,7 +153,7 @@ def test_a_json_file_that_is_no_array_is_refused(tmp_path: Path, text: str | byt
 
 
 def test_a_json_array_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unrolled.runtime.jobs.prompt_files.ARRAY_LIMIT", 9)
+    monkeypatch.setattr("unrolled.runtime.jobs.prompt_readers.ARRAY_LIMIT", 9)
     assert prompts_of(rows(tmp_path / "a.json", '["abcde"]')) == ["abcde"]
     with pytest.raises(PromptFileError, match="longer than 9 characters, which are held whole; write an object a line"):
         rows(tmp_path / "a.json", '["abcdef"]')

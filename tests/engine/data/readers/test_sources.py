@@ -28,7 +28,8 @@ from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, PromptFileError, UnrolledError
 from unrolled.export.importing.weight_files import read_vocabulary
-from unrolled.runtime.jobs.prompt_files import BadRow, PromptFile
+from unrolled.runtime.jobs.prompt_files import PromptFile
+from unrolled.runtime.jobs.prompt_rows import BadRow
 
 TEXT = "A line of text.\nÄnother — 猫が 😀, and so on.\n" * 30
 ROWS = '{"prompt": "one", "text": "one"}\n{"prompt": "zwei ü", "text": "zwei ü"}\n'

@@ -15,7 +15,8 @@ from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.data.readers.options import Reading, ReadOptions
 from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError, PromptFileError
-from unrolled.runtime.jobs.prompt_files import BadRow, PromptFile, PromptRow
+from unrolled.runtime.jobs.prompt_files import PromptFile
+from unrolled.runtime.jobs.prompt_rows import BadRow, PromptRow
 
 PROPERTY = settings(derandomize=True, max_examples=60, deadline=None)
 
