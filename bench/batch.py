@@ -9,11 +9,7 @@ an end.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.bench.workloads import Workload
-from unrolled.engine.cores import THREAD_VARIABLES
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.processes.messages import Message
+from unrolled.engine.processes.serving import serve
+from unrolled.engine.processes.worker import WorkerDiedError, WorkerFailedError, WorkerProcess, python_module
 
 PROMPT, OUTPUT = (5, 200), (1, 400)  # tokens
 ALONE = 48  # texts written one by one: some 10,000 tokens, seconds of every engine
@@ -72,7 +70,7 @@ def _rate(
 
 def run(job: BatchJob) -> dict[str, float]:
     """Rates of one engine: all lanes full, fixed lengths, texts of all lengths, and one by one."""
-    from unrolled.bench.peers import make_checkpoint
+    from unrolled.bench.inputs import make_checkpoint
     from unrolled.runtime.models.engines import make_model
 
     model, rng, V = make_model(make_checkpoint(job.work), job.engine), np.random.default_rng(1), job.work.vocab
@@ -99,12 +97,11 @@ def measure_batch(job: BatchJob) -> dict[str, Any]:
     Raises:
         ModelFileError: the process failed; what it said is the message.
     """
-    command = [sys.executable, "-m", "unrolled.bench.batch"]
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(job.threads)), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise ModelFileError(f"{job.engine}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-    return json.loads(done.stdout)
+    with WorkerProcess(python_module("unrolled.bench.batch"), job.threads) as worker:
+        try:
+            return worker.ask(asdict(job))
+        except (WorkerFailedError, WorkerDiedError) as error:
+            raise ModelFileError(f"{job.engine}: {error.last_line or 'no message'}") from error
 
 
 BATCH_COLUMNS = (
@@ -125,11 +122,9 @@ def batch_cells(rounds: Sequence[dict[str, float]]) -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    """A job on standard input, its rates on standard output."""
-    values = json.load(sys.stdin)
-    print(json.dumps(run(BatchJob(**{**values, "work": Workload(**values["work"])}))))
+def _answer(values: Message) -> dict[str, float]:
+    return run(BatchJob(**{**values, "work": Workload(**values["work"])}))
 
 
 if __name__ == "__main__":
-    main()
+    serve(_answer)

@@ -1,111 +1,90 @@
-"""One contestant in a process of its own: ``python -m unrolled.bench.contestant_process``, a JSON line in, a JSON line out.
+"""One contestant in a process of its own, from both sides.
 
-The first line is the job; the answer says how long the first call took and what memory two steps took. Then each line asks
-for one round of timing, and the answer is the seconds of a step; between them the process waits without using the processor.
+``python -m unrolled.bench.contestant_process`` is the worker process: its first message names peer, setting and workload, and
+the answer reports how long the first call took, what memory two steps took, and the arrays of the parity check. Each further
+message is answered by the seconds of a step in one round of timing. Between rounds the process waits without using the
+processor.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import os
-import queue
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from unrolled.bench.contestants import Contestant
+from unrolled.bench.machine.process_memory import peak_memory_mb
 from unrolled.bench.peers import PEERS
 from unrolled.bench.workloads import Workload
+from unrolled.engine.processes.messages import Message, pack_arrays
+from unrolled.engine.processes.serving import serve
+from unrolled.engine.processes.worker import WorkerProcess, python_module
 
 
-def memory_mb() -> float | None:
-    """The most memory this process has had, in MB; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux; what getrusage tells there begins with the peak of the process that started this one
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / (1 << 10)
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+class ContestantProcess(WorkerProcess):
+    """The process of one setting of a peer.
+
+    Args:
+        job: ``peer``, ``setting``, ``workload``, ``threads``, and ``seconds`` of a round.
+        patience: seconds to wait for any one answer.
+    """
+
+    def __init__(self, job: Mapping[str, Any], patience: float) -> None:
+        super().__init__(python_module("unrolled.bench.contestant_process"), job["threads"])
+        self.patience = patience
+        self.send(job)
+
+    def answer(self) -> Message:
+        """Return the next answer.
+
+        Raises:
+            WorkerError: the peer failed or died, or there was no answer in time.
+        """
+        return self.receive(self.patience)
+
+    def measure(self) -> Message:
+        """Measure one round."""
+        return self.ask({}, self.patience)
+
+
+class TimedContestant:
+    """The worker's side: set up by the first message, timed once for each further one."""
+
+    def answer(self, message: Message) -> dict[str, Any]:
+        """Return the answer to a message; see the module."""
+        return self._set_up(message) if "peer" in message else self._time_round()
+
+    def _set_up(self, job: Message) -> dict[str, Any]:
+        peer, work = PEERS[job["peer"]], Workload(**job["workload"])
+        make = peer.maker(work.suite)
+        assert make is not None  # the parent checked that the peer takes part in the suite
+        __import__(peer.needs)
+        before = peak_memory_mb()
+        started = time.perf_counter()
+        self._contestant: Contestant = make(work, job["setting"], job["threads"])
+        self._contestant.run()
+        first_call = time.perf_counter() - started
+        started = time.perf_counter()
+        self._contestant.run()
+        self._repeats = max(1, int(job["seconds"] / (time.perf_counter() - started)))
+        memory = _memory(before)  # before parity, which takes a second model and copies of all parameters
+        arrays = pack_arrays(make(work, job["setting"], job["threads"]).parity())
+        gc.collect()
+        return {"first_call_s": first_call, **memory, "arrays": arrays}
+
+    def _time_round(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        for _ in range(self._repeats):
+            self._contestant.run()
+        return {"seconds": (time.perf_counter() - started) / self._repeats}
 
 
 def _memory(before: float | None) -> dict[str, float | None]:
-    """The peak of the process, and what it grew by since ``before``."""
-    peak = memory_mb()
+    """Return the peak of the process and its growth since ``before``."""
+    peak = peak_memory_mb()
     return {"peak_rss_mb": peak, "step_rss_mb": None if peak is None or before is None else peak - before}
 
 
-def answers(job: dict[str, Any], asked: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """What is said to the job, and to every line after it."""
-    if job["peer"] == "limits":
-        from unrolled.bench.machine.limits import measure_limits
-
-        yield measure_limits(job["threads"])
-        return
-    peer, work = PEERS[job["peer"]], Workload(**job["workload"])
-    make = peer.maker(work.suite)
-    assert make is not None  # the runner asks for what there is
-    __import__(peer.needs)
-    before = memory_mb()
-    started = time.perf_counter()
-    contestant = make(work, job["setting"], job["threads"])
-    contestant.run()
-    first_call = time.perf_counter() - started
-    started = time.perf_counter()
-    contestant.run()
-    repeats = max(1, int(job["seconds"] / (time.perf_counter() - started)))
-    memory = _memory(before)  # before parity, which takes a second model and copies of all parameters
-    arrays: Any = make(work, job["setting"], job["threads"]).parity()
-    np.savez(job["output"], **arrays)
-    del arrays
-    gc.collect()
-    yield {"first_call_s": first_call, **memory}
-    for _ in asked:
-        started = time.perf_counter()
-        for _ in range(repeats):
-            contestant.run()
-        yield {"seconds": (time.perf_counter() - started) / repeats}
-
-
-def _lines() -> Iterator[str]:
-    """The lines of the input, which a thread reads: it ends the process when its parent is gone.
-
-    Else a worker whose bench was killed would measure on to its next question, beside what is measured then.
-    """
-    parent, lines = os.getppid(), queue.SimpleQueue[str | None]()
-
-    def read() -> None:
-        with open(0, "rb", buffering=0, closefd=False) as asked:  # a buffer's lock would be held when the process ends
-            for line in asked:
-                lines.put(line.decode())
-        lines.put(None)
-        while os.getppid() == parent:  # which closed the input, but waits for answers
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=read, daemon=True).start()
-    return iter(lines.get, None)
-
-
-def main() -> None:
-    """Answer until the input ends; an error that a peer raises is an answer too."""
-    asked = _lines()
-    job = json.loads(next(asked, ""))
-    try:
-        for answer in answers(job, asked):
-            print(json.dumps(answer), flush=True)
-    except Exception as error:  # whatever a peer raises is its result
-        print(json.dumps({"error": f"{type(error).__name__}: {(str(error) or '-').splitlines()[0]}"}), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(TimedContestant().answer)

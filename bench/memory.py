@@ -1,21 +1,18 @@
-"""The most memory that training takes, each engine in a process of its own.
-
-``python -m unrolled.bench.memory`` is such a process: a JSON line in, a JSON line out.
-"""
+"""Peak memory of training, each engine in a process of its own: ``python -m unrolled.bench.memory`` is its worker process."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
-from unrolled.bench.contestant_process import memory_mb
-from unrolled.bench.peers import TrainableContestant
+from unrolled.bench.contestants import TrainableContestant
+from unrolled.bench.machine.process_memory import peak_memory_mb
 from unrolled.bench.workloads import Workload
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.models.step_contract import zero_state
+from unrolled.engine.processes.messages import Message
+from unrolled.engine.processes.serving import serve
+from unrolled.engine.processes.worker import WorkerDiedError, WorkerFailedError, WorkerProcess, python_module
 
 STEPS = 3
 MEMORY_COLUMNS = ("whole process, MB", "of which training, MB")
@@ -28,12 +25,11 @@ def measure_memory(engine: str, work: Workload) -> dict[str, Any]:
     Raises:
         ConfigError: the engine cannot run here; says why.
     """
-    job = json.dumps({"engine": engine, "workload": work.to_dict()})
-    done = subprocess.run([sys.executable, "-m", "unrolled.bench.memory"], input=job, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ConfigError(f"engine: {engine} failed: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    with WorkerProcess(python_module("unrolled.bench.memory")) as worker:
+        try:
+            return worker.ask({"engine": engine, "workload": work.to_dict()})
+        except (WorkerFailedError, WorkerDiedError) as error:
+            raise ConfigError(f"engine: {engine} failed: {error.last_line or 'killed'}") from error
 
 
 def parameters_mb(work: Workload) -> float:
@@ -57,17 +53,16 @@ def _steps(engine: str, work: Workload) -> None:
     contestant.model.evaluate(contestant.batch, zero_state(work.config, work.batch))
 
 
-def main() -> None:
-    job = json.loads(sys.stdin.readline())
+def _answer(job: Message) -> dict[str, Any]:
     work = Workload(**job["workload"])
     _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 11, 8, work.optimizer))
     _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 5, 8, work.optimizer))
-    loaded = memory_mb()
+    loaded = peak_memory_mb()
     _steps(job["engine"], work)
-    peak = memory_mb()
+    peak = peak_memory_mb()
     added = None if peak is None or loaded is None else peak - loaded
-    print(json.dumps({"engine": job["engine"], "peak_mb": peak, "added_mb": added}))
+    return {"engine": job["engine"], "peak_mb": peak, "added_mb": added}
 
 
 if __name__ == "__main__":
-    main()
+    serve(_answer)

@@ -6,7 +6,7 @@ import statistics
 import time
 from typing import Any
 
-from unrolled.bench.peers import make_checkpoint
+from unrolled.bench.inputs import make_checkpoint
 from unrolled.bench.workloads import Workload
 
 OVERHEAD_COLUMNS = ("host", "spread", "graph")

@@ -84,6 +84,13 @@ class Workload:
         return asdict(self)
 
 
+def flops_per_token(config: ModelConfig, batch_size: int, length: int) -> float:
+    """Return the operations a token that a training step on (length, batch_size) needs, as ``Workload`` counts them."""
+    sizes = config.num_layers, config.hidden_size, batch_size, length, config.vocab_size, config.embedding_size
+    work = Workload("train", config.cell, *sizes)
+    return work.flops / work.tokens
+
+
 def grid(
     suite: str,
     cells: Iterable[str],

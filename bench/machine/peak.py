@@ -7,19 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from unrolled.bench.machine.system import physical_cores, processor_name
-from unrolled.bench.workloads import Workload
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import parse_json, to_json
 
 FILE = "fma_peak.json"  # GFLOP/s of a core by processor, beside the compiled kernels
-
-
-def flops_per_token(config: ModelConfig, batch_size: int, length: int) -> float:
-    """Floating-point operations a token that a training step on (length, batch_size) really needs, as ``Workload`` counts."""
-    sizes = config.num_layers, config.hidden_size, batch_size, length, config.vocab_size, config.embedding_size
-    work = Workload("train", config.cell, *sizes)
-    return work.flops / work.tokens
 
 
 @cache

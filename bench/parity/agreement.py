@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.bench.parity.divergence import Divergence, first_divergences
-from unrolled.bench.parity.texts_process import Job
+from unrolled.bench.parity.texts_process import TextsJob, write_texts
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.sampling.rules import SamplingConfig, check_whole
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, load_checkpoint, resolve_model_file
@@ -83,26 +78,6 @@ def default_prompts(tokenizer: Tokenizer, count: int = 8) -> list[str]:
     return [tokenizer.decode(rng.choice(plain, length).tolist()) for length in range(3, 3 + 4 * count, 4)]
 
 
-def _run(contestant: Contestant, job: Job) -> tuple[dict[str, Any], dict[str, NDArray]]:
-    process = subprocess.run(
-        [sys.executable, "-m", "unrolled.bench.parity.texts_process"],
-        input=json.dumps(asdict(job)),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        check=False,
-    )
-    lines = process.stdout.strip().splitlines()
-    if process.returncode != 0 or not lines:
-        reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        return {"error": reason}, {}
-    result = json.loads(lines[-1])
-    if "error" in result:
-        return result, {}
-    with np.load(job.output) as arrays:
-        return result, {name: arrays[name] for name in arrays.files}
-
-
 def measure_agreement(got: dict[str, NDArray], reference: dict[str, NDArray]) -> dict[str, float]:
     """Largest logit difference, where there are logits, and shares of equal tokens and texts; NaN is an infinite error."""
     shares = {name: _share_equal(got[kind], reference[kind]) for name, kind in MATCHES.items()}
@@ -159,29 +134,26 @@ def compare(
     checkpoint = load_checkpoint(runners[0].model)
     digest = checkpoint.digest
     texts = list(prompts) if prompts else default_prompts(checkpoint.tokenizer)
-    with tempfile.TemporaryDirectory(prefix="unrolled-compare-") as folder:
-        reference: dict[str, NDArray] = {}
-        for contestant in runners:
-            on_start(contestant)
-            on = reference["on"].tolist() if reference else []
-            output = str(Path(folder) / "arrays.npz")
-            job = Job(contestant.model, contestant.engine, texts, tokens, number, seed, on, output)
-            result, arrays = _run(contestant, job)
-            source = Path(contestant.model).name
-            if "error" in result:
-                if not reference:
-                    raise ModelFileError(result["error"])
-                yield Agreement(contestant.name, source, error=result["error"])
-                continue
-            reference = reference or arrays
-            name = contestant.engine or result["engine"]
-            sampled = reference["sampled"], arrays["sampled"]
-            try:
-                figures: dict[str, Any] = {**measure_agreement(arrays, reference), **result}
-            except ModelFileError as error:
-                yield Agreement(contestant.name, source, error=str(error))
-                continue
-            del figures["engine"]
-            if figures.pop("digest") != digest:
-                figures["remark"] = "made of another checkpoint than the one it is compared with; export again"
-            yield Agreement(name, source, divergences=_divergences(checkpoint, texts, seed, *sampled), **figures)
+    reference: dict[str, NDArray] = {}
+    for contestant in runners:
+        on_start(contestant)
+        job = TextsJob(contestant.model, contestant.engine, texts, tokens, number, seed)
+        result, arrays = write_texts(job, reference.get("on"))
+        source = Path(contestant.model).name
+        if "error" in result:
+            if not reference:
+                raise ModelFileError(result["error"])
+            yield Agreement(contestant.name, source, error=result["error"])
+            continue
+        reference = reference or arrays
+        name = contestant.engine or result["engine"]
+        sampled = reference["sampled"], arrays["sampled"]
+        try:
+            figures: dict[str, Any] = {**measure_agreement(arrays, reference), **result}
+        except ModelFileError as error:
+            yield Agreement(contestant.name, source, error=str(error))
+            continue
+        del figures["engine"]
+        if figures.pop("digest") != digest:
+            figures["remark"] = "made of another checkpoint than the one it is compared with; export again"
+        yield Agreement(name, source, divergences=_divergences(checkpoint, texts, seed, *sampled), **figures)

@@ -1,20 +1,26 @@
-"""Measure one engine on one model, in a process of its own: ``python -m unrolled.bench.parity.texts_process < job > result``.
+"""Texts, logits and speed of one engine on one model, in a worker process: ``python -m unrolled.bench.parity.texts_process``.
 
 Thread pools of NumPy, Numba, torch and onnxruntime disturb each other in one process, so every contestant gets its own.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.processes.messages import Message, pack_arrays, unpack_arrays
+from unrolled.engine.processes.serving import serve
+from unrolled.engine.processes.worker import (
+    WorkerDiedError,
+    WorkerFailedError,
+    WorkerProcess,
+    python_module,
+)
 from unrolled.runtime import generate, load
 from unrolled.runtime.generation.requests.config import GenerationConfig
 
@@ -22,8 +28,8 @@ STREAMS = 64  # rows in the batch whose speed is measured
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker is to do; JSON on its standard input."""
+class TextsJob:
+    """What a worker process writes."""
 
     model: str  # path
     engine: str | None  # of a checkpoint; None for an exported file
@@ -31,11 +37,9 @@ class Job:
     tokens: int  # written behind each prompt
     number: int  # texts sampled behind each prompt
     seed: int
-    logits_on: list[list[int]]  # (B, T): tokens on which to compute logits; empty: the model's own greedy ones
-    output: str  # .npz for the arrays
 
 
-def _texts(model: StepModel, job: Job, **settings: Any) -> NDArray[np.int64]:
+def _texts(model: StepModel, job: TextsJob, **settings: Any) -> NDArray[np.int64]:
     """Tokens (rows, N) behind every prompt; a row that ended early is filled with -1."""
     rows = generate(model, job.prompts, GenerationConfig(max_new_tokens=job.tokens, seed=job.seed, **settings))
     out = np.full((len(rows), job.tokens), -1, np.int64)
@@ -62,37 +66,53 @@ def _speed(model: StepModel, rows: int, tokens: int, repeats: int = 3) -> float:
     return float(np.median(rates))
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Open the model, write greedy and sampled texts, compute logits, measure; arrays go to ``job.output``."""
+def write_texts(job: TextsJob, on: NDArray[np.int64] | None) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Have a worker process do a job; return its figures and arrays, or ``error`` and no arrays.
+
+    Args:
+        job: of one engine or file.
+        on: (B, T), tokens on which to compute logits; None: the model's own greedy ones.
+    """
+    message = {"job": asdict(job), "arrays": pack_arrays({} if on is None else {"on": on})}
+    with WorkerProcess(python_module("unrolled.bench.parity.texts_process")) as worker:
+        try:
+            answer = worker.ask(message)
+        except WorkerFailedError as error:
+            return {"error": error.last_line}, {}
+        except WorkerDiedError as error:
+            return {"error": error.last_line or f"exit code {error.code}"}, {}
+    return answer["figures"], unpack_arrays(answer["arrays"])
+
+
+def _run(job: TextsJob, on: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Open the model, write greedy and sampled texts, compute logits, measure."""
     started = time.perf_counter()
     model = load(job.model, job.engine)
     generate(model, job.prompts[:1], max_new_tokens=1)
     first_call = time.perf_counter() - started
     greedy = _texts(model, job, do_sample=False)
-    on = np.array(job.logits_on, np.int64) if job.logits_on else np.maximum(greedy, 0)
+    on = np.maximum(greedy, 0) if on is None else on
     sampled = _texts(model, job, num_return_sequences=job.number)
     arrays: dict[str, Any] = {"greedy": greedy, "sampled": sampled, "on": on}
     if getattr(model, "form", "step") != "generate":  # whose files show no logits
         arrays["logits"] = _teacher_forced(model, on)
-    np.savez(job.output, **arrays)
-    return {
+    figures = {
         "engine": model.engine,
         "digest": model.digest,
         "first_call_s": first_call,
         "tokens_per_s_1": _speed(model, 1, 200),
         f"tokens_per_s_{STREAMS}": _speed(model, STREAMS, 50),
     }
+    return {"figures": figures, "arrays": pack_arrays(arrays)}
 
 
-def main() -> None:
-    """Read a job, run it, print the result; an expected error is printed as ``{"error": …}``."""
-    job = Job(**json.load(sys.stdin))
+def _answer(message: Message) -> dict[str, Any]:
+    """Return the figures and arrays of a job; an expected error is a figure, too."""
     try:
-        result = run(job)
+        return _run(TextsJob(**message["job"]), unpack_arrays(message["arrays"]).get("on"))
     except (ValueError, ImportError) as error:
-        result = {"error": str(error)}
-    print(json.dumps(result))
+        return {"figures": {"error": str(error)}, "arrays": {}}
 
 
 if __name__ == "__main__":
-    main()
+    serve(_answer)

@@ -1,14 +1,15 @@
-"""Run exported graphs in one runtime: a JSON line with a job in, one with its outputs or its error out.
-
-Nothing of this package is imported, so that the interpreter of any virtual environment can run this file:
+"""Worker process that runs exported graphs in one runtime.
 
     python graph_process.py RUNTIME OPERATORS
 
-OPERATORS is a file with operators for onnx's reference evaluator, or empty.
+OPERATORS is a file with operators for onnx's reference evaluator, or empty. The interpreter of any virtual environment can run
+this file: it imports nothing of this package, and speaks the protocol of ``unrolled.engine.processes`` by itself. It sends
+``version`` or ``missing`` first, then answers each job by its outputs or its error.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
 import importlib.metadata
 import importlib.util
@@ -21,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray]
-Run = Callable[[Arrays], Arrays]
+GraphArrays = dict[str, NDArray]
+GraphRunner = Callable[[GraphArrays], GraphArrays]
 
 
-def open_onnxruntime(path: str, settings: dict[str, Any]) -> Run:
+def open_onnxruntime(path: str, settings: dict[str, Any]) -> GraphRunner:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -33,7 +34,7 @@ def open_onnxruntime(path: str, settings: dict[str, Any]) -> Run:
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def open_reference(path: str, settings: dict[str, Any]) -> Run:
+def open_reference(path: str, settings: dict[str, Any]) -> GraphRunner:
     from onnx.reference import ReferenceEvaluator
 
     operators = []
@@ -48,7 +49,7 @@ def open_reference(path: str, settings: dict[str, Any]) -> Run:
     return lambda inputs: dict(zip(evaluator.output_names, evaluator.run(None, inputs), strict=True))
 
 
-def open_openvino(path: str, settings: dict[str, Any]) -> Run:
+def open_openvino(path: str, settings: dict[str, Any]) -> GraphRunner:
     import openvino
 
     core, options = openvino.Core(), dict(settings["options"])
@@ -56,7 +57,7 @@ def open_openvino(path: str, settings: dict[str, Any]) -> Run:
     model = core.read_model(path)
     compiled = None
 
-    def run(inputs: Arrays) -> Arrays:
+    def run(inputs: GraphArrays) -> GraphArrays:
         nonlocal compiled
         if fixed:
             model.reshape({name: list(array.shape) for name, array in inputs.items()})
@@ -67,22 +68,23 @@ def open_openvino(path: str, settings: dict[str, Any]) -> Run:
     return run
 
 
-def open_tract(path: str, settings: dict[str, Any]) -> Run:
+def open_tract(path: str, settings: dict[str, Any]) -> GraphRunner:
     import tract
 
     model = tract.onnx().load(path)
     inputs = [model.input_name(place) for place in range(model.input_count())]
-    outputs = settings["outputs"]  # tract calls them after the nodes that compute them
+    outputs = settings["outputs"]  # tract names them after the nodes that compute them
     runnable = model.into_model().into_runnable()
 
-    def run(given: Arrays) -> Arrays:
+    def run(given: GraphArrays) -> GraphArrays:
         values = runnable.run([given[name] for name in inputs])
         return {name: value.to_numpy() for name, value in zip(outputs, values, strict=True)}
 
     return run
 
 
-RUNTIMES: dict[str, tuple[str, Callable[[str, dict[str, Any]], Run]]] = {  # the package, and how it opens a file
+# the package of each runtime, and the function that opens a file with it
+PYTHON_RUNTIMES: dict[str, tuple[str, Callable[[str, dict[str, Any]], GraphRunner]]] = {
     "onnxruntime": ("onnxruntime", open_onnxruntime),
     "onnx": ("onnx", open_reference),
     "openvino": ("openvino", open_openvino),
@@ -90,22 +92,31 @@ RUNTIMES: dict[str, tuple[str, Callable[[str, dict[str, Any]], Run]]] = {  # the
 }
 
 
-def _arrays(values: dict[str, Any]) -> Arrays:
-    return {name: np.array(v["data"], v["dtype"]).reshape(v["shape"]) for name, v in values.items()}
-
-
-def _plain(arrays: Arrays) -> dict[str, Any]:
+def _unpack(values: dict[str, Any]) -> GraphArrays:
     return {
-        name: {"dtype": array.dtype.name, "shape": list(array.shape), "data": array.reshape(-1).tolist()}
+        name: np.frombuffer(base64.b64decode(value["base64"]), np.dtype(value["dtype"]).newbyteorder("<"))
+        .astype(value["dtype"])
+        .reshape(value["shape"])
+        for name, value in values.items()
+    }
+
+
+def _pack(arrays: GraphArrays) -> dict[str, Any]:
+    return {
+        name: {
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            "base64": base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode(),
+        }
         for name, array in arrays.items()
     }
 
 
 def main() -> None:
     name, operators = sys.argv[1], sys.argv[2]
-    package, open_model = RUNTIMES[name]
+    package, open_model = PYTHON_RUNTIMES[name]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints goes to standard error, not among the answers
+    os.dup2(2, 1)  # the output of libraries goes to standard error, not between the answers
     try:
         importlib.import_module(package)
         hello = {"version": importlib.metadata.version(package)}
@@ -116,9 +127,9 @@ def main() -> None:
         job = json.loads(line)
         try:
             run = open_model(job["path"], {**job, "operators": operators})
-            answer: dict[str, Any] = {"outputs": [_plain(run(_arrays(inputs))) for inputs in job["inputs"]]}
-        except Exception as error:  # whatever a runtime raises is what is asked for
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            answer: dict[str, Any] = {"outputs": [_pack(run(_unpack(inputs))) for inputs in job["inputs"]]}
+        except Exception as error:  # whatever a runtime raises is a finding
+            answer = {"error": {"type": type(error).__name__, "message": str(error)}}
         print(json.dumps(answer), file=answers, flush=True)
 
 

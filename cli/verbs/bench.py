@@ -8,14 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.bench import results as reports
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
+from unrolled.bench.machine.machine_line import machine_line
 from unrolled.bench.machine.system import system_info
 from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
-from unrolled.bench.peers import peers_of
-from unrolled.bench.runner import QUICK, Effort, check_peers, machine_line, measure
-from unrolled.bench.workloads import WORKLOADS, Workload, grid, workloads_of
+from unrolled.bench.peers import check_peers, peers_of
+from unrolled.bench.results.comparison import compare as compare_lines
+from unrolled.bench.results.comparison import other_machine
+from unrolled.bench.results.lines import Line, check_machine, measured, read_lines
+from unrolled.bench.results.picture import draw
+from unrolled.bench.results.tables import FIGURES, by_workload, machine_text, remarks, summary
+from unrolled.bench.results.tables import markdown as markdown_tables
+from unrolled.bench.runner import QUICK, Effort, measure
+from unrolled.bench.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.options.shared import Overwrite, default, one_of, refuse_unused
 from unrolled.cli.options.written_files import check_append, check_output
 from unrolled.cli.terminal.console import err, out, warn
@@ -40,7 +46,7 @@ SIZES, OWN_SIZES = ("cells", "layers", "hidden", "batch", "length", "vocab"), "a
 Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
 Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
 Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
-BatchSizes = Annotated[str | None, typer.Option(help="BatchSizes sizes, or streams side by side.")]
+BatchSizes = Annotated[str | None, typer.Option(help="Batch sizes, or streams side by side.")]
 JsonFile = Annotated[
     Path | None,
     typer.Option("--json", help="Add every measurement to the end of this file as it is made."),
@@ -104,7 +110,7 @@ def _run(
     if rounds is not None:
         effort = effort._replace(rounds=rounds)
     if file is not None:
-        reports.check_machine(file, system_info())
+        check_machine(file, system_info())
     lines: list[dict[str, Any]] = []
 
     def keep(line: dict[str, Any]) -> None:
@@ -301,16 +307,16 @@ def _named(name: str, suite: str) -> list[Workload]:
     return list(WORKLOADS[name])
 
 
-def _show_measurements(lines: Sequence[reports.Line]) -> None:
-    for line in reports.measured(lines, "machine"):
-        out.print(reports.machine_text(line))
-    for suite in reports.SUITES:
-        rows = reports.measured(lines, suite)
+def _show_measurements(lines: Sequence[Line]) -> None:
+    for line in measured(lines, "machine"):
+        out.print(machine_text(line))
+    for suite in SUITES:
+        rows = measured(lines, suite)
         if not rows:
             continue
         title = "Training step" if suite == "train" else "Generation"
-        for figure in reports.FIGURES:
-            peers, cells = reports.by_workload(rows, figure)
+        for figure in FIGURES:
+            peers, cells = by_workload(rows, figure)
             if cells:
                 head = ["workload", *(peer.replace("-", "\n") for peer in peers)]
                 show_tables(
@@ -319,9 +325,9 @@ def _show_measurements(lines: Sequence[reports.Line]) -> None:
                         f"{title}: {figure.title}", head, [StyledRow(row) for row in cells], table_width(out)
                     ),
                 )
-        for remark in (remark for line in rows for remark in reports.remarks(line)):
+        for remark in (remark for line in rows for remark in remarks(line)):
             warn(out, remark)
-        if text := reports.summary(lines, suite):
+        if text := summary(lines, suite):
             out.print(text)
 
 
@@ -339,12 +345,12 @@ def report(
     """
     if plot is not None:
         check_output(plot, overwrite, files)
-    lines = reports.read_lines(files)
+    lines = read_lines(files)
     if plot is not None:
-        reports.draw(lines, plot)
+        draw(lines, plot)
         err.print(f"drawn: {plot}")
     if markdown:
-        print(reports.markdown(lines), end="")
+        print(markdown_tables(lines), end="")
     else:
         _show_measurements(lines)
 
@@ -364,9 +370,9 @@ def compare(
 
     Of repeats in a file (--json appends) the last one counts. What failed or is missing in the new file is named.
     """
-    before, after = reports.read_lines([old]), reports.read_lines([new])
-    changes, lost = reports.compare(before, after)
-    if other := reports.other_machine(before, after):
+    before, after = read_lines([old]), read_lines([new])
+    changes, lost = compare_lines(before, after)
+    if other := other_machine(before, after):
         warn(out, other)
     shown = table("Time of a step or text, new over old", "workload", "old ms", "new ms", "ratio", "")
     for change in changes:

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from unrolled.bench.runtimes.matrix import HOSTS, errors_of, findings, select_runtimes, table_of
+from unrolled.bench.runtimes.findings import findings
+from unrolled.bench.runtimes.registry import HOSTS, select_runtimes
+from unrolled.bench.runtimes.tables import errors_of, table_of
 from unrolled.cli.options.shared import default
 from unrolled.cli.options.written_files import check_append
 from unrolled.cli.terminal.console import err

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from unrolled.bench.figures import draw_loss_curves
-from unrolled.bench.machine.peak import flops_per_token, quick_peak
+from unrolled.bench.machine.peak import quick_peak
+from unrolled.bench.workloads import flops_per_token
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.effects import without_effect
 from unrolled.cli.options.written_files import check_output

@@ -14,27 +14,32 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from unrolled.bench.runtimes import matrix
-from unrolled.bench.runtimes.matrix import Finding, compared, errors_of, expected_of, findings, model_of, table_of
+from unrolled.bench.runtimes import cases, tables
+from unrolled.bench.runtimes.cases import expected_of, model_of
+from unrolled.bench.runtimes.findings import Finding, compared, findings
+from unrolled.bench.runtimes.registry import HOSTS, RUNTIMES, Runtime, select_runtimes
+from unrolled.bench.runtimes.runtime_process import RuntimeProcess
+from unrolled.bench.runtimes.tables import errors_of, table_of
 from unrolled.cli.app import app
 from unrolled.engine.errors import ConfigError, UnrolledError
+from unrolled.engine.processes import worker
 from unrolled.export.artifact.metadata import FORMS
 
-ONNXRUNTIME, REFERENCE = (
-    next(one for one in matrix.RUNTIMES if one.worker == name) for name in ("onnxruntime", "onnx")
-)
+ONNXRUNTIME, REFERENCE = (next(one for one in RUNTIMES if one.module == name) for name in ("onnxruntime", "onnx"))
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrix, "STEPS", 7)
-    monkeypatch.setattr(matrix, "STORED", {name: matrix.STORED[name] for name in ("int8", "quantized")})
+    monkeypatch.setattr(cases, "STEPS", 7)
+    stored = {name: cases.STORED[name] for name in ("int8", "quantized")}
+    for module in (cases, tables):
+        monkeypatch.setattr(module, "STORED", stored)
 
 
 @pytest.mark.parametrize("runtime", [ONNXRUNTIME, REFERENCE], ids=["onnxruntime", "reference"])
-def test_standard_files_compute_and_write_what_the_numpy_engine_does(tmp_path: Path, runtime: matrix.Runtime) -> None:
-    found = list(findings(tmp_path, sys.executable, matrix.HOSTS, [runtime], ["rnn_relu"]))
-    assert [(one.form, one.storage) for one in found] == [(f, s) for f in FORMS for s in matrix.STORED]
+def test_standard_files_compute_and_write_what_the_numpy_engine_does(tmp_path: Path, runtime: Runtime) -> None:
+    found = list(findings(tmp_path, sys.executable, HOSTS, [runtime], ["rnn_relu"]))
+    assert [(one.form, one.storage) for one in found] == [(f, s) for f in FORMS for s in cases.STORED]
     for one in found:
         if one.storage == "quantized":  # operators of onnxruntime's own domain, which round in int8
             assert (one.error is None) is (runtime is ONNXRUNTIME)
@@ -48,12 +53,12 @@ def test_standard_files_compute_and_write_what_the_numpy_engine_does(tmp_path: P
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 @pytest.mark.skipif(
-    not (matrix.HOSTS / "node" / "node_modules" / "onnxruntime-node").exists(),
+    not (HOSTS / "node" / "node_modules" / "onnxruntime-node").exists(),
     reason="onnxruntime-node is not installed: (cd runtime/hosts/node && ONNXRUNTIME_NODE_INSTALL=skip npm install)",
 )
 def test_node_computes_and_writes_the_same(tmp_path: Path) -> None:
-    (node,) = (one for one in matrix.RUNTIMES if one.package == "node")
-    for one in findings(tmp_path, sys.executable, matrix.HOSTS, [node], ["gru"]):
+    (node,) = (one for one in RUNTIMES if one.package == "node")
+    for one in findings(tmp_path, sys.executable, HOSTS, [node], ["gru"]):
         assert one.error is None, one.error
         assert one.storage == "quantized" or ((one.logits or 0) < 1e-4 and one.tokens in (None, 1.0))
 
@@ -90,7 +95,7 @@ def test_a_cell_that_a_runtime_computes_otherwise_is_named() -> None:
         for i, cell in enumerate("ab")
     ]
     head, step, generate, both = table_of(found)
-    assert head == ["runtime", "form", *matrix.STORED]
+    assert head == ["runtime", "form", *cases.STORED]
     assert step == ["r 1", "step", "2e-06, rnn_relu 9e+00", ""]
     assert generate == ["r 1", "generate", "50% equal", ""]
     assert both == ["r 1", "both", "", "fails"]
@@ -102,8 +107,8 @@ def test_a_runtime_that_dies_of_a_file_goes_on_with_the_next(tmp_path: Path) -> 
     script = tmp_path / "python"
     script.write_text('#!/bin/sh\necho \'{"version": "1.0"}\'\nread line\nexit 3\n', encoding="utf-8")
     script.chmod(0o755)
-    found = list(findings(tmp_path, str(script), matrix.HOSTS, [ONNXRUNTIME], ["rnn"]))
-    assert len(found) == len(FORMS) * len(matrix.STORED)
+    found = list(findings(tmp_path, str(script), HOSTS, [ONNXRUNTIME], ["rnn"]))
+    assert len(found) == len(FORMS) * len(cases.STORED)
     assert {one.error for one in found} == {"the process ended with code 3"}
 
 
@@ -118,24 +123,24 @@ def test_the_process_of_a_runtime_that_is_not_installed_is_ended(
             super().__init__(*arguments, **settings)
             started.append(self)
 
-    monkeypatch.setattr(matrix.subprocess, "Popen", Watched)
+    monkeypatch.setattr(worker.subprocess, "Popen", Watched)
     script = tmp_path / "python"
     script.write_text('#!/bin/sh\necho \'{"missing": "it is not installed"}\'\nread line\n', encoding="utf-8")
     script.chmod(0o755)
     with pytest.raises(UnrolledError, match="it is not installed"):
-        matrix._Process(ONNXRUNTIME, [str(script)])
+        RuntimeProcess(ONNXRUNTIME, [str(script)])
     assert [process.returncode is not None for process in started] == [True]
 
 
 def test_missing_runtimes_are_skipped_with_a_reason(tmp_path: Path) -> None:
-    missing = [matrix.Runtime("another", package="another")]
+    missing = [Runtime("another", package="another")]
     (one,) = findings(tmp_path, sys.executable, tmp_path, missing, ["rnn"])
     assert one.error is not None
     assert one.error.startswith("skipped: ")
     assert table_of([one])[1] == ["another", "skipped", "", ""]
     assert errors_of([one])[0].startswith("another: skipped: ")
     with pytest.raises(ConfigError, match="there are onnxruntime; onnxruntime-node"):
-        matrix.select_runtimes("theano")
+        select_runtimes("theano")
 
 
 def test_the_command_prints_the_table_and_keeps_the_findings(tmp_path: Path) -> None:
@@ -147,4 +152,4 @@ def test_the_command_prints_the_table_and_keeps_the_findings(tmp_path: Path) -> 
     assert [line.split(" | ")[1] for line in lines[2:5]] == list(FORMS)
     assert "DynamicQuantizeMatMul" in lines[5]
     kept = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    assert [(one["form"], one["storage"]) for one in kept] == [(f, s) for f in FORMS for s in matrix.STORED]
+    assert [(one["form"], one["storage"]) for one in kept] == [(f, s) for f in FORMS for s in cases.STORED]

@@ -16,15 +16,21 @@ import typer
 from measurements import LIMITS, MACHINE, line
 from typer.testing import CliRunner
 
-from unrolled.bench import contestant_process, results, runner
+from unrolled.bench import contestant_process, runner
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
+from unrolled.bench.contestant_process import ContestantProcess, TimedContestant
+from unrolled.bench.inputs import make_checkpoint
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
-from unrolled.bench.peers import PEERS, Peer, make_checkpoint, peers_of
-from unrolled.bench.runner import PARITY, ROUNDED_PARITY, Effort, Worker, WorkerError, compare_arrays, measure
+from unrolled.bench.parity_gate import PARITY, ROUNDED_PARITY, compare_arrays
+from unrolled.bench.peers import PEERS, Peer, peers_of
+from unrolled.bench.results import comparison, lines, picture, tables
+from unrolled.bench.runner import Effort, measure
 from unrolled.bench.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.app import app
 from unrolled.engine.cores import ONNXRUNTIME_THREADS, THREAD_VARIABLES
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.processes.messages import pack_arrays, unpack_arrays
+from unrolled.engine.processes.worker import WorkerError
 from unrolled.runtime.models.onnx_model import open_checkpoint
 
 
@@ -120,15 +126,17 @@ class MadeUp:
 
     def __init__(self, job: dict[str, Any], patience: float) -> None:
         self.label = job["setting"].get("label", job["peer"])
-        np.savez(job["output"], logits=np.full(3, 2.0 if self.label == "wrong" else 1.0))
 
     def __enter__(self) -> MadeUp:
         return self
 
     def __exit__(self, *error: object) -> None: ...
 
+    def stop(self) -> None: ...
+
     def answer(self) -> dict[str, Any]:
-        return {"first_call_s": 4.0, "peak_rss_mb": 300.0, "step_rss_mb": 20.0}
+        arrays = {"logits": np.full(3, 2.0 if self.label == "wrong" else 1.0)}
+        return {"first_call_s": 4.0, "peak_rss_mb": 300.0, "step_rss_mb": 20.0, "arrays": pack_arrays(arrays)}
 
     def measure(self) -> dict[str, Any]:
         place = self.asked[self.label] = self.asked.get(self.label, 0) + 1
@@ -145,7 +153,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> type[MadeUp]:
     some = PEERS["numpy"].generate
     monkeypatch.setitem(PEERS, "numba", Peer("", "numpy", generate=some))
     monkeypatch.setitem(PEERS, "torch", Peer("", "numpy", generate=some, settings={"generate": settings}))
-    monkeypatch.setattr(runner, "Worker", MadeUp)
+    monkeypatch.setattr(runner, "ContestantProcess", MadeUp)
     monkeypatch.setattr(runner, "PAUSE", 0)
     MadeUp.asked = {}
     MadeUp.times = {
@@ -196,9 +204,7 @@ def test_one_stream_is_held_against_the_bandwidth_of_where_its_weights_are(
     assert "bandwidth_fraction" not in two
 
 
-def test_memory_of_steps_is_told_without_that_of_the_parity_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_of_steps_is_told_without_that_of_the_parity_check(monkeypatch: pytest.MonkeyPatch) -> None:
     peak = 100.0
 
     class Contestant:
@@ -212,15 +218,15 @@ def test_memory_of_steps_is_told_without_that_of_the_parity_check(
             return {"loss 1": np.array(2.0)}
 
     monkeypatch.setitem(PEERS, "numba", Peer("", "numpy", train=lambda work, setting, threads: Contestant()))
-    monkeypatch.setattr(contestant_process, "memory_mb", lambda: peak)
-    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.0, "output": str(tmp_path / "arrays.npz")}
-    first, *rounds = contestant_process.answers(
-        {**job, "workload": Workload("train", "rnn").to_dict()}, iter(["go", "go"])
-    )
+    monkeypatch.setattr(contestant_process, "peak_memory_mb", lambda: peak)
+    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.0}
+    timed = TimedContestant()
+    first = timed.answer({**job, "workload": Workload("train", "rnn").to_dict()})
+    rounds = [timed.answer({}) for _ in range(2)]
     assert (first["peak_rss_mb"], first["step_rss_mb"]) == (120, 20)
     assert first["first_call_s"] > 0
     assert [set(answer) for answer in rounds] == [{"seconds"}] * 2
-    assert np.load(job["output"])["loss 1"] == 2
+    assert unpack_arrays(first["arrays"])["loss 1"] == 2
 
 
 def test_a_small_run_of_onnxruntime() -> None:
@@ -249,14 +255,14 @@ def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MEASURE_LONG = """
-from unrolled.bench.runner import Worker
+from unrolled.bench.contestant_process import ContestantProcess
 from unrolled.bench.workloads import Workload
 work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
-job = {"peer": "numpy", "workload": work, "setting": {}, "threads": 1, "seconds": 300, "output": "arrays.npz"}
-with Worker(job, 120) as worker:
+job = {"peer": "numpy", "workload": work, "setting": {}, "threads": 1, "seconds": 300}
+with ContestantProcess(job, 120) as worker:
     worker.answer()
-    worker._ask("go")
-    print(worker._process.pid, flush=True)
+    worker.send({})
+    print(worker.pid, flush=True)
     worker.answer()
 """
 
@@ -286,15 +292,15 @@ def _runs(process: int) -> bool:
 
 
 def test_a_worker_that_fails_says_why() -> None:
-    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.01, "output": "/nowhere/at/all.npz"}
+    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.01}
     work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
     with (
-        Worker({**job, "workload": work}, 120) as worker,
-        pytest.raises(WorkerError, match="FileNotFoundError"),
+        ContestantProcess({**job, "workload": {**work, "optimizer": "lion"}}, 120) as worker,
+        pytest.raises(WorkerError, match="ConfigError: optimizer: got 'lion'"),
     ):
         worker.answer()
     with (
-        Worker({**job, "peer": "nobody", "workload": {}}, 120) as worker,
+        ContestantProcess({**job, "peer": "nobody", "workload": {}}, 120) as worker,
         pytest.raises(WorkerError, match="nobody"),
     ):
         worker.answer()
@@ -335,7 +341,7 @@ def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
         line("numba", 0.008, hidden=256, ratio_to_torch=0.5),
         line("numpy", 0.1, parity="failed: loss 1 differs by 1"),
     ]
-    text = results.markdown(results.read_lines([write(tmp_path / "a.jsonl", *rows)]))
+    text = tables.markdown(lines.read_lines([write(tmp_path / "a.jsonl", *rows)]))
     assert "| lstm 1×128, B 32 | numba | 2 |" in text
     assert "| 0.50 (slower) |" in text
     assert "failed: loss 1 differs by 1" in text
@@ -348,7 +354,7 @@ def test_lines_of_measurements_end_at_line_ends_alone(tmp_path: Path) -> None:
     text = "\ufeff" + path.read_text(encoding="utf-8").replace("\\u2028", "\u2028")
     assert "\u2028" in text
     path.write_bytes(text.replace("\n", "\r\n").encode())
-    assert results.read_lines([path])[1]["remark"] == "a\u2028b"
+    assert lines.read_lines([path])[1]["remark"] == "a\u2028b"
 
 
 @pytest.mark.parametrize(
@@ -365,23 +371,23 @@ def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: 
     path = tmp_path / "bad.jsonl"
     path.write_text(content)
     with pytest.raises(ModelFileError, match=message):
-        results.read_lines([path])
+        lines.read_lines([path])
     with pytest.raises(ModelFileError, match=r"missing\.jsonl: cannot be read \(no such file or directory\)"):
-        results.read_lines([tmp_path / "missing.jsonl"])
+        lines.read_lines([tmp_path / "missing.jsonl"])
 
 
 def test_a_workload_is_named_by_all_that_is_not_as_usual() -> None:
     line = {"suite": "train", "cell": "lstm", "layers": 1, "hidden": 128, "batch": 32, "length": 64, "vocab": 65}
-    assert results.workload_name(line) == "lstm 1×128, B 32"
-    assert results.workload_name({**line, "embedding": 128, "optimizer": "adam"}) == "lstm 1×128, B 32"
-    assert results.workload_name({**line, "embedding": 64, "optimizer": "sgd"}) == "lstm 1×128, B 32, E 64, sgd"
-    assert results.workload_name({**line, "length": 20, "vocab": 10_000}) == "lstm 1×128, B 32, L 20, V 10000"
+    assert lines.workload_name(line) == "lstm 1×128, B 32"
+    assert lines.workload_name({**line, "embedding": 128, "optimizer": "adam"}) == "lstm 1×128, B 32"
+    assert lines.workload_name({**line, "embedding": 64, "optimizer": "sgd"}) == "lstm 1×128, B 32, E 64, sgd"
+    assert lines.workload_name({**line, "length": 20, "vocab": 10_000}) == "lstm 1×128, B 32, L 20, V 10000"
 
 
 def test_compare_finds_what_got_slower() -> None:
     old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.020, hidden=256)]
     new = [line("numba", 0.012), line("torch", 0.0104), line("numba", 0.015, hidden=256)]
-    changes, lost = results.compare(old, new)
+    changes, lost = comparison.compare(old, new)
     assert not lost
     assert [(round(change.ratio, 2), change.slower) for change in changes] == [
         (1.2, True),
@@ -389,9 +395,9 @@ def test_compare_finds_what_got_slower() -> None:
         (0.75, False),
     ]
     noisy = [line("numba", 0.012, spread_s=0.003)]
-    assert not results.compare(old, noisy).changes[0].slower
+    assert not comparison.compare(old, noisy).changes[0].slower
     with pytest.raises(ConfigError, match="that the old one measured"):
-        results.compare(old, [line("numba", 0.01, vocab=7)])
+        comparison.compare(old, [line("numba", 0.01, vocab=7)])
 
 
 def test_compare_names_what_was_lost_and_takes_the_last_of_repeats() -> None:
@@ -399,40 +405,40 @@ def test_compare_names_what_was_lost_and_takes_the_last_of_repeats() -> None:
     old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.010, hidden=256), line("numpy", 1.0, **failed)]
     new = [line("numba", 0.010, **failed), line("torch", 0.010, **left_out), line("numpy", 1.0, **failed)]
     name = "train, lstm 1×{}, B 32, 2 threads: {}"
-    assert results.compare(old, new) == ([], {
+    assert comparison.compare(old, new) == ([], {
         name.format(128, "numba"): failed["parity"],
         name.format(128, "torch"): left_out["parity"],
         name.format(256, "numba"): "missing",
     })  # fmt: skip
-    (change,), lost = results.compare([*old[1:2], line("torch", 0.020)], [*new[1:2], line("torch", 0.030)])
+    (change,), lost = comparison.compare([*old[1:2], line("torch", 0.020)], [*new[1:2], line("torch", 0.030)])
     assert (change.old_s, change.new_s, lost) == (0.020, 0.030, {})
-    assert results.compare(old[:1], [*old[:1], *new[:1]]).lost  # the last failed
+    assert comparison.compare(old[:1], [*old[:1], *new[:1]]).lost  # the last failed
     with pytest.raises(ConfigError, match="that the old one measured"):
-        results.compare(old[3:], new)
+        comparison.compare(old[3:], new)
 
 
 def test_what_was_not_measured_at_its_best_says_so() -> None:
     why = {"onednn, fused": "loss 1 differs by 1", "onednn, foreach": "died"}
     partly, whole = line("torch", 0.1, failed_settings=why), line("torch", 0.1)
-    assert results.remarks(whole) == []
-    assert results.remarks(partly) == [
+    assert tables.remarks(whole) == []
+    assert tables.remarks(partly) == [
         "torch, lstm 1×128, B 32: without its setting 'onednn, fused', which failed: loss 1 differs by 1",
         "torch, lstm 1×128, B 32: without its setting 'onednn, foreach', which failed: died",
     ]
-    assert f"\n- {results.remarks(partly)[1]}\n" in results.markdown([partly])
+    assert f"\n- {tables.remarks(partly)[1]}\n" in tables.markdown([partly])
     none = {**partly, "parity": "failed: loss 1 differs by 1"}
-    assert results.remarks(none)[0].endswith(": failed: loss 1 differs by 1")
-    assert results.remarks(none)[2] == "torch, lstm 1×128, B 32, onednn, foreach: died"
-    assert len(results.remarks({**none, "failed_settings": {"default": "loss 1 differs by 1"}})) == 1
+    assert tables.remarks(none)[0].endswith(": failed: loss 1 differs by 1")
+    assert tables.remarks(none)[2] == "torch, lstm 1×128, B 32, onednn, foreach: died"
+    assert len(tables.remarks({**none, "failed_settings": {"default": "loss 1 differs by 1"}})) == 1
 
 
 def test_every_peer_that_was_measured_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     figures: list[Any] = []
-    monkeypatch.setattr(results, "save_figure", lambda figure, output: figures.append(figure))
+    monkeypatch.setattr(picture, "save_figure", lambda figure, output: figures.append(figure))
     peers = [*PEERS, "a new one"]
     lines = [line(peer, 0.01 * n, suite=suite) for n, peer in enumerate(peers, 1) for suite in SUITES]
-    results.draw([MACHINE, *lines, line("failed", 1.0, parity="failed: so it is")], tmp_path / "picture.png")
+    picture.draw([MACHINE, *lines, line("failed", 1.0, parity="failed: so it is")], tmp_path / "picture.png")
     styles = set()
     for axes in figures[0].axes:
         drawn = {artist.get_label(): artist for artist in axes.get_lines()}
@@ -477,9 +483,9 @@ def test_measurements_of_another_machine_are_not_mixed_with_these(tmp_path: Path
         assert isinstance(result.exception, ConfigError)
         assert "holds measurements of another, 2 cores, and this machine is " in str(result.exception)
     assert other.read_bytes() == before
-    results.check_machine(other, {**MACHINE, "processor": "another", "threads": 7})
-    results.check_machine(write(tmp_path / "batch.jsonl", {"suite": "batch"}), MACHINE)
-    results.check_machine(tmp_path / "new.jsonl", MACHINE)
+    lines.check_machine(other, {**MACHINE, "processor": "another", "threads": 7})
+    lines.check_machine(write(tmp_path / "batch.jsonl", {"suite": "batch"}), MACHINE)
+    lines.check_machine(tmp_path / "new.jsonl", MACHINE)
     mine = write(tmp_path / "mine.jsonl", MACHINE, line("numba", 0.01))
     assert "measured on a processor, 2 cores, now on another, 2 cores" in (
         run(app, ["bench", "compare", str(mine), str(other)]).stdout.replace("\n", " ")
@@ -493,7 +499,7 @@ def test_the_command_measures_and_writes_lines(tmp_path: Path) -> None:
     arguments = "--cells rnn --hidden 8 --batch 2 --length 4 --vocab 7 --peers numba --quick --rounds 1"
     result = CliRunner().invoke(app, ["bench", "train", *arguments.split(), "--json", str(file)])
     assert result.exit_code == 0, result.output
-    machine, measured = results.read_lines([file])
+    machine, measured = lines.read_lines([file])
     assert machine["limits"]["fma_gflops"]["1"] > 0
     assert machine["limits"]["read_gb_per_s"]["1"]["L1"] > 0
     assert (measured["peer"], measured["hidden"], measured["vocab"], measured["parity"]) == ("numba", 8, 7, "ok")

@@ -1,0 +1,32 @@
+"""Random inputs of a workload, the same for every peer: a batch, initial parameters, a checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unrolled.bench.workloads import Workload
+from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.parameters import Params, initial_params
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.tokenizers.characters import CharTokenizer
+
+FIRST_CHARACTER = 0xE000  # characters of the vocabulary: Unicode's private ones
+
+
+def make_batch(work: Workload) -> Batch:
+    """Return a batch of random tokens."""
+    tokens = np.random.default_rng(0).integers(0, work.vocab, (work.length + 1, work.batch))
+    inputs, targets = np.ascontiguousarray(tokens[:-1]), np.ascontiguousarray(tokens[1:])
+    return Batch(inputs, targets, np.ones(inputs.shape, np.bool_), carry=True)
+
+
+def make_params(work: Workload) -> Params:
+    """Return initial parameters."""
+    return initial_params(work.config, 0)
+
+
+def make_checkpoint(work: Workload) -> Checkpoint:
+    """Return a model with random weights, larger than initial ones so that probabilities differ."""
+    params = {name: value * np.float32(2) for name, value in make_params(work).items()}
+    tokenizer = CharTokenizer([chr(FIRST_CHARACTER + i) for i in range(work.vocab)])
+    return Checkpoint(work.config, params, tokenizer, {})

@@ -1,0 +1,72 @@
+"""Comparison of two files of measurements: what got slower, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from unrolled.bench.results.lines import Line, machine_name, measured, workload_name
+from unrolled.bench.workloads import SUITES
+from unrolled.engine.errors import ConfigError
+
+NOTICED = 0.05  # changes below this are noise on most machines
+
+
+class Change(NamedTuple):
+    """One workload and peer that two files measured."""
+
+    name: str
+    old_s: float
+    new_s: float
+    slower: bool  # beyond the spread of both, and 5%
+
+    @property
+    def ratio(self) -> float:
+        """New time over old."""
+        return self.new_s / self.old_s
+
+
+class Comparison(NamedTuple):
+    """What became of the measurements of an old file in a new one."""
+
+    changes: list[Change]  # the largest slowdown first
+    lost: dict[str, str]  # workload and peer that only the old one has a time of -> why
+
+
+def other_machine(old: Iterable[Line], new: Iterable[Line]) -> str:
+    """Return what to say of a comparison whose files are of different machines; "" where they are of one."""
+    before, after = ({machine_name(line) for line in measured(lines, "machine")} for lines in (old, new))
+    if before == after or not before or not after:
+        return ""
+    return f"measured on {'; '.join(sorted(before))}, now on {'; '.join(sorted(after))}"
+
+
+def compare(old: Sequence[Line], new: Sequence[Line]) -> Comparison:
+    """Hold what ``old`` measured against ``new``; of several lines about one workload and peer the last counts.
+
+    Raises:
+        ConfigError: ``new`` has no line about anything that ``old`` measured.
+    """
+
+    def by_name(lines: Sequence[Line]) -> dict[str, Line]:
+        return {
+            f"{line['suite']}, {workload_name(line)}, {line.get('threads')} threads: {line['peer']}": line
+            for line in lines
+            if line["suite"] in SUITES
+        }
+
+    after = by_name(new)
+    before = {name: line for name, line in by_name(old).items() if line["parity"] == "ok"}
+    if not before.keys() & after.keys():
+        raise ConfigError("the new file has no workload, peer and number of threads that the old one measured")
+    changes, lost = [], {}
+    for name, one in before.items():
+        two = after.get(name, {"parity": "missing"})
+        if two["parity"] != "ok":
+            lost[name] = two["parity"]
+            continue
+        margin = max(NOTICED * one["median_s"], one.get("spread_s", 0.0) + two.get("spread_s", 0.0))
+        changes.append(
+            Change(name, one["median_s"], two["median_s"], two["median_s"] > one["median_s"] + margin)
+        )  # fmt: skip
+    return Comparison(sorted(changes, key=lambda change: -change.ratio), lost)

@@ -1,0 +1,82 @@
+"""Lines of measurements: files of them, the machine that they are from, and the names of their workloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unrolled.bench.workloads import SUITES
+from unrolled.engine.errors import ConfigError, ModelFileError
+
+Line = dict[str, Any]
+WORKLOAD_KEYS = ("cell", "layers", "hidden", "batch", "length", "vocab")
+OTHER_VERBS = ("batch", "memory")  # their lines have no peers to compare
+
+
+def read_lines(paths: Iterable[Path]) -> list[Line]:
+    """Return all measurements of steps and texts in some files, and of the machine; those of other verbs are left out.
+
+    Raises:
+        ModelFileError: a line is not what ``unrolled bench`` writes; says which.
+    """
+    paths = list(paths)
+    lines = [line for path in paths for line in _lines_of(path) if line["suite"] not in OTHER_VERBS]
+    if not any(line["suite"] in SUITES for line in lines):
+        raise ModelFileError("no measurement of bench train or generate in " + ", ".join(map(str, paths)))
+    return lines
+
+
+def _lines_of(path: Path) -> Iterator[Line]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error})") from error
+    for number, row in enumerate(text.split("\n"), 1):
+        if not row.strip():
+            continue
+        try:
+            line = json.loads(row)
+        except ValueError as error:
+            raise ModelFileError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(line, dict) or line.get("suite") not in (*SUITES, *OTHER_VERBS, "machine"):
+            raise ModelFileError(f"{path}, line {number}: not a line of unrolled bench; suite is missing or unknown")
+        if line["suite"] in SUITES and (
+            missing := [key for key in (*WORKLOAD_KEYS, "peer", "parity") if key not in line]
+        ):
+            raise ModelFileError(f"{path}, line {number}: {', '.join(missing)} missing")
+        yield line
+
+
+def machine_name(line: Mapping[str, Any]) -> str:
+    """Return what tells a machine from another, of its line or of ``system_info``."""
+    return f"{line.get('processor')}, {line.get('cores')} cores"
+
+
+def check_machine(path: Path, machine: Mapping[str, Any]) -> None:
+    """Check that measurements of this machine may be added to a file.
+
+    Raises:
+        ConfigError: it holds those of another one, which its tables and means would mix with these.
+    """
+    known = measured(_lines_of(path), "machine") if path.is_file() else []
+    if others := {machine_name(line) for line in known} - {machine_name(machine)}:
+        raise ConfigError(
+            f"{path}: holds measurements of {'; '.join(sorted(others))}, and this machine is {machine_name(machine)}; "
+            "name another file"
+        )
+
+
+def measured(lines: Iterable[Line], suite: str) -> list[Line]:
+    return [line for line in lines if line["suite"] == suite]
+
+
+def workload_name(line: Line) -> str:
+    """What was measured, as short as it can be said: cell, layers × hidden size, batch, and what is not as usual."""
+    usual = {"length": 64, "vocab": 65 if line["suite"] == "train" else 100, "embedding": 128, "optimizer": "adam"}
+    unusual = {key: line[key] for key in usual if line.get(key, usual[key]) != usual[key]}
+    rest = [value if key == "optimizer" else f"{key[0].upper()} {value}" for key, value in unusual.items()]
+    return ", ".join([f"{line['cell']} {line['layers']}×{line['hidden']}", f"B {line['batch']}", *rest])
