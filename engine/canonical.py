@@ -34,8 +34,8 @@ def completed(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {**later_settings(owner), **values}
 
 
-def described(settings: Any) -> dict[str, Any]:
+def canonical_settings(settings: Any) -> dict[str, Any]:
     """Return the canonical form of a dataclass, those inside it included."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    plain = {name: described(value) if is_dataclass(value) else value for name, value in values.items()}
+    plain = {name: canonical_settings(value) if is_dataclass(value) else value for name, value in values.items()}
     return canonical(type(settings), plain)

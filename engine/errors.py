@@ -76,7 +76,7 @@ class DivergedError(UnrolledError):
     """The loss or the gradient became NaN or infinite while training, or the loss exploded."""
 
 
-def diverged(step: int, what: str, norm: float, rate: float) -> DivergedError:
+def divergence_error(step: int, what: str, norm: float, rate: float) -> DivergedError:
     """The error that ends a training: ``what`` happened, the step's gradient norm and learning rate, what to try."""
     return DivergedError(
         f"step {step}: {what}, gradient norm {norm:.4g}: the training has diverged; try a lower learning rate "

@@ -15,8 +15,8 @@ from typing import Any
 from unrolled.engine.data.readers.file_names import printable_name
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.runs.run_folder import EVENTS, METRICS, drop_events
-from unrolled.engine.storage.encodings import surrogate_in
 from unrolled.engine.storage.json_text import parse_json
+from unrolled.engine.storage.surrogates import find_surrogate
 from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
@@ -53,7 +53,7 @@ class EventFiles(TrainingObserver):
             raise MissingDependencyError(
                 'tensorboard: event files need it: pip install "unrolled[tensorboard]"'
             ) from error
-        if surrogate_in(str(run)) is not None:
+        if find_surrogate(str(run)) is not None:
             raise ConfigError(
                 f"tensorboard: opens no folder whose name is not UTF-8, as {printable_name(run)}; name another one"
             )

@@ -315,13 +315,13 @@ def test_this_release_refuses_a_setting_of_a_later_one(monkeypatch: pytest.Monke
 def test_settings_of_every_kind_leave_out_what_reproduces_the_release(
     owner: type, made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = canonical.described(made)
+    values = canonical.canonical_settings(made)
     name, value = list(values.items())[-1]  # as if it had come later
     monkeypatch.setitem(canonical.LATER, owner.__name__, {name: value})
-    assert canonical.described(made) == {key: kept for key, kept in values.items() if key != name}
-    assert canonical.completed(owner, canonical.described(made)) == values
+    assert canonical.canonical_settings(made) == {key: kept for key, kept in values.items() if key != name}
+    assert canonical.completed(owner, canonical.canonical_settings(made)) == values
     monkeypatch.setitem(canonical.LATER, owner.__name__, {name: "another value"})
-    assert canonical.described(made) == values
+    assert canonical.canonical_settings(made) == values
 
 
 def test_token_files_and_resumed_runs_take_later_settings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -16,7 +16,7 @@ from unrolled.engine.data.dataset_warnings import dataset_warnings
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.data.token_files import EncodedCorpus
-from unrolled.engine.errors import CorpusError, diverged
+from unrolled.engine.errors import CorpusError, divergence_error
 from unrolled.engine.runs.experiment import PreparedRun, encode, prepare_run
 from unrolled.engine.runs.recipe import experiment_of
 from unrolled.engine.training.evaluation import evaluate
@@ -163,7 +163,7 @@ class _Watch(TrainingObserver):
         loss = metrics.loss
         self.validation_tokens += metrics.tokens
         if not math.isfinite(loss):
-            raise diverged(event.step, f"validation loss {loss:.4g}", event.grad_norm, event.learning_rate)
+            raise divergence_error(event.step, f"validation loss {loss:.4g}", event.grad_norm, event.learning_rate)
         self._best = min(self._best, loss)
         if not self.listener.wants_more(rung, self._best):
             raise PrunedError

@@ -49,7 +49,7 @@ def check_sizes(batch_size: int, length: int) -> None:
             raise ConfigError(f"{name}: got {value}, needs at least 1")
 
 
-def batches_from(data: Batches, seed: int, step: int) -> Iterator[Batch]:
+def batches_after(data: Batches, seed: int, step: int) -> Iterator[Batch]:
     """Batches of the steps after ``step``, epoch after epoch.
 
     Each epoch is shuffled by its own generator, so that its order depends on seed and number alone.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from unrolled.engine.canonical import completed, described
+from unrolled.engine.canonical import canonical_settings, completed
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.data.splits import BATCHINGS, DEFAULT_SPLIT, check_fractions
 from unrolled.engine.errors import ConfigError
@@ -69,7 +69,7 @@ class DataConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form."""
-        return {**described(self), "split": list(self.split)}
+        return {**canonical_settings(self), "split": list(self.split)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:

@@ -49,16 +49,16 @@ def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig
     return config.fit(text, specials)
 
 
-def fit_text(name: str, text: Iterable[str], config: DataConfig) -> Tokenizer:
+def fit_pieces(name: str, text: Iterable[str], config: DataConfig) -> Tokenizer:
     """A vocabulary of a text in pieces that cut no word in two, without tokens that mark records."""
     tokenizer = config.fit(text)
     if len(tokenizer.vocabulary) == 0 or tokenizer.vocabulary == (UNK,):
         raise CorpusError(f"{name}: too little text for the train part (no word); add text or change the split")
-    check_varied(name, tokenizer, config)
+    check_several_tokens(name, tokenizer, config)
     return tokenizer
 
 
-def check_varied(name: str, tokenizer: Tokenizer, config: DataConfig) -> None:
+def check_several_tokens(name: str, tokenizer: Tokenizer, config: DataConfig) -> None:
     """Check that there are different tokens to predict.
 
     Raises:
@@ -110,7 +110,7 @@ def _dataset_of(
     return Dataset(tokenizer, train, validation, test)
 
 
-def joined_batches(name: str, tokenizer: Tokenizer, parts: Sequence[NDArray], config: DataConfig) -> Dataset:
+def dataset_from_ids(name: str, tokenizer: Tokenizer, parts: Sequence[NDArray], config: DataConfig) -> Dataset:
     """A data set of the ids of three parts.
 
     Raises:

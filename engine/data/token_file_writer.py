@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from unrolled.engine.data.data_config import DataConfig
-from unrolled.engine.data.dataset import fit_text
+from unrolled.engine.data.dataset import fit_pieces
 from unrolled.engine.data.id_arrays import write_ids
 from unrolled.engine.data.readers.file_names import STDIN, format_suffix, printable_name, short_name
 from unrolled.engine.data.readers.registry import READERS
@@ -59,12 +59,12 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
     survey, again = _Survey(), _Survey()
     chunks = survey.watch(_read(sources))
     if config.level == "char":
-        tokenizer = fit_text(name, chunks, config)
+        tokenizer = fit_pieces(name, chunks, config)
     else:
         for _ in chunks:
             pass
         head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
-        tokenizer = fit_text(name, whole_words(head, TOKENIZERS[config.level].boundary), config)
+        tokenizer = fit_pieces(name, whole_words(head, TOKENIZERS[config.level].boundary), config)
     data = {name: value for name, value in config.to_dict().items() if name in ID_SETTINGS}
     described = {
         "format_version": TOKENS_FORMAT,

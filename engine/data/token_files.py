@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from unrolled.engine.canonical import later_settings
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.data.data_config import DataConfig
-from unrolled.engine.data.dataset import Dataset, joined_batches
+from unrolled.engine.data.dataset import Dataset, dataset_from_ids
 from unrolled.engine.data.readers.file_names import is_unnamed, printable_name
 from unrolled.engine.data.readers.options import Reading, ReadOptions
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
@@ -75,7 +75,7 @@ class EncodedCorpus:
         """The three parts in batches, without a copy of the ids."""
         ends = np.cumsum(self.parts)
         ids = [self.ids[end - size : end] for end, size in zip(ends, self.parts, strict=True)]
-        return joined_batches(self.name, self.tokenizer, ids, self.settle(config))
+        return dataset_from_ids(self.name, self.tokenizer, ids, self.settle(config))
 
 
 def open_corpus(

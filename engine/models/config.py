@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from unrolled.engine.canonical import completed, described
+from unrolled.engine.canonical import canonical_settings, completed
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.cells.cell import Cell
@@ -74,7 +74,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form."""
-        return described(self)
+        return canonical_settings(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

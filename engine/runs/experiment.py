@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unrolled.engine.canonical import described
+from unrolled.engine.canonical import canonical_settings
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.data_config import DataConfig
-from unrolled.engine.data.dataset import Dataset, check_varied, prepare_dataset
+from unrolled.engine.data.dataset import Dataset, check_several_tokens, prepare_dataset
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
@@ -70,10 +70,10 @@ class Experiment:
         return {
             "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
             "data": self.data.to_dict(),
-            "initial": described(self.initial),
-            "training": described(replace(self.training, validation_share=self.training.validation_bound)),
+            "initial": canonical_settings(self.initial),
+            "training": canonical_settings(replace(self.training, validation_share=self.training.validation_bound)),
             "optimizer": {
-                **described(self.optimizer),
+                **canonical_settings(self.optimizer),
                 "learning_rate": self.optimizer.base_learning_rate,
                 "weight_decay": self.optimizer.effective_weight_decay,
                 "clip_norm": self.clip_norm,
@@ -149,7 +149,7 @@ def prepare_run(
     if isinstance(corpus, EncodedCorpus):
         experiment = replace(experiment, data=corpus.settle(experiment.data))
     dataset = dataset or encode(corpus, experiment.data)
-    check_varied(corpus.name, dataset.tokenizer, experiment.data)
+    check_several_tokens(corpus.name, dataset.tokenizer, experiment.data)
     config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
     params = begin(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)

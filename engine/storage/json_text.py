@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.storage.encodings import surrogate_in
+from unrolled.engine.storage.surrogates import find_surrogate
 
 MAX_JSON_DEPTH = 64  # of objects and lists inside each other
 
@@ -31,7 +31,7 @@ def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
         ascii: escape all that is not ASCII, for files of lines: some readers end a line at U+2028.
     """
     text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
-    if surrogate_in(text) is None:
+    if find_surrogate(text) is None:
         return text
     return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unrolled.engine.errors import diverged
+from unrolled.engine.errors import divergence_error
 
 HIGH_FACTOR = 3  # a loss is high above this multiple of a blind guess's loss
 HIGH_STEPS = 50  # steps in a row with a high loss before anything is reported
@@ -47,7 +47,7 @@ class DivergenceGuard:
         far = f"for {HIGH_STEPS} steps the loss has been above {HIGH_FACTOR} times that of a blind guess"
         figures = f"now {loss:.4g}, a guess has {guess:.4g}"
         if self._exploding == HIGH_STEPS:
-            raise diverged(step, f"{far} ({figures})", norm, rate)
+            raise divergence_error(step, f"{far} ({figures})", norm, rate)
         return (
             f"step {step}: {far} ({figures}), and it was {self._first_loss:.4g} at first; "
             f"try initial weights in a smaller range, or a lower learning rate (now {rate:.4g})"

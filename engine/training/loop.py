@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from unrolled.engine.data.batches import Batch, Batches, batches_from
-from unrolled.engine.errors import diverged
+from unrolled.engine.data.batches import Batch, Batches, batches_after
+from unrolled.engine.errors import divergence_error
 from unrolled.engine.models.dropout import Masks, dropout_masks
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.schedules import SchedulePosition
@@ -93,7 +93,7 @@ class _TrainingLoop:
         if done >= 1:
             return
         self._warm_up()
-        batches = batches_from(self.data, self.config.seed, result.steps)
+        batches = batches_after(self.data, self.config.seed, result.steps)
         (self.stopping,) = self.group.largest(stop.received)
         self.started_at = self.clock() - result.seconds
         while done < 1:
@@ -164,7 +164,7 @@ class _TrainingLoop:
         loss, accuracy = outcome.loss.loss / max(tokens, 1), outcome.loss.correct / max(tokens, 1)
         self.norm, self.rate = norm, rate
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise diverged(result.steps, f"loss {loss:.4g}", norm, rate)
+            raise divergence_error(result.steps, f"loss {loss:.4g}", norm, rate)
         result.epochs = result.steps / self.data.batches_per_epoch
         result.tokens += tokens
         result.tokens_per_s = result.tokens / max(result.step_seconds, 1e-9)
@@ -206,7 +206,7 @@ class _TrainingLoop:
         trainable, result = self.trainable, self.result
         metrics = evaluate(trainable.evaluate, trainable.config, validation, trainable.dtype)
         if not math.isfinite(metrics.loss):
-            raise diverged(result.steps, f"validation loss {metrics.loss:.4g}", self.norm, self.rate)
+            raise divergence_error(result.steps, f"validation loss {metrics.loss:.4g}", self.norm, self.rate)
         best = result.add_validation(metrics, self.config.decay.patience)
         event = ValidationEvent(result.steps, result.epochs, self._seconds(), metrics, best)
         for observer in self.observers:

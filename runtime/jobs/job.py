@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from unrolled.engine.canonical import canonical, described
+from unrolled.engine.canonical import canonical, canonical_settings
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError
@@ -116,5 +116,7 @@ def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile
         "token_ids": job.token_ids,
         "max_prompt_tokens": job.max_prompt_tokens,
         "precision": job.precision,
-        "settings": described(replace(config, batch_size=1)),  # batch_size has no effect: lanes are compared instead
+        "settings": canonical_settings(
+            replace(config, batch_size=1)
+        ),  # batch_size has no effect: lanes are compared instead
     }

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from unrolled.engine.data.readers.table_format import TableError, TableFormat
-from unrolled.engine.data.readers.tables import DamagedRow, LineError, Table, TableRow
+from unrolled.engine.data.readers.tables import DamagedRecord, LineError, Table, TableRecord
 from unrolled.engine.errors import PromptFileError
 from unrolled.engine.storage.json_text import finite, parse_array, parse_value
 from unrolled.runtime.generation.requests.row_settings import SHARED, parse_cell
@@ -129,7 +129,7 @@ def _check_columns(columns: tuple[str, ...], keep: bool) -> None:
 def _table_rows(lines: PromptLines, table: Table, columns: tuple[str, ...]) -> Iterator[InputRow]:
     prompt = columns.index("prompt")
     for index, row in enumerate(table):
-        if isinstance(row, DamagedRow):
+        if isinstance(row, DamagedRecord):
             yield BadRow(index, row.line, index, row.message)
         else:
             lines.quoted += table.keeps_quotes(row.cells[prompt])
@@ -137,7 +137,7 @@ def _table_rows(lines: PromptLines, table: Table, columns: tuple[str, ...]) -> I
     lines.blank = table.blank_lines
 
 
-def _record_row(index: int, record: TableRow, columns: tuple[str, ...]) -> InputRow:
+def _record_row(index: int, record: TableRecord, columns: tuple[str, ...]) -> InputRow:
     """Return the row of a table's record; an empty id counts as none."""
     values, kept = split_columns(dict(zip(columns, record.cells, strict=True)))
     for name in values.keys() - {"id", "prompt"}:

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from unrolled.engine.data.readers.encodings import BYTE_ORDER_MARKS
 from unrolled.engine.data.readers.file_names import GZIP, ZSTD
 from unrolled.engine.errors import MissingDependencyError, UnrolledError, first_line
-from unrolled.engine.storage.encodings import BYTE_ORDER_MARKS
 
 SAMPLE_BYTES = 1 << 12  # at the beginning, in which an encoding is looked for
 MAGIC = {

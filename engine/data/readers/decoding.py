@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from unrolled.engine.data.readers.compression import SAMPLE_BYTES
-from unrolled.engine.errors import UnrolledError, first_line
-from unrolled.engine.storage.encodings import (
+from unrolled.engine.data.readers.encodings import (
     BYTE_ORDER_MARKS,
     SURROGATE_FREE_CODECS,
     UNICODE_CODECS,
-    by_zeros,
-    check_characters,
     find_codec,
     probable_encoding,
+    probable_utf16,
 )
+from unrolled.engine.errors import UnrolledError, first_line
+from unrolled.engine.storage.surrogates import check_characters
 
 MOST_NULS = 0.02  # of the characters; a text may hold one, but not as many as another encoding gives
 TAR_MAGIC = slice(257, 262)  # where a tar archive has its name
@@ -127,4 +127,4 @@ class TextDecoding:
         )
 
     def _no_text(self, why: str, sample: bytes) -> UnrolledError:
-        return self.error(f"{self.name}: {why}; {self._advice(by_zeros(sample))}")
+        return self.error(f"{self.name}: {why}; {self._advice(probable_utf16(sample))}")

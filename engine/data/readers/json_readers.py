@@ -17,8 +17,8 @@ from unrolled.engine.data.readers.options import (
     options_go,
 )
 from unrolled.engine.errors import CorpusError
-from unrolled.engine.storage.encodings import check_characters
 from unrolled.engine.storage.json_text import parse_array, unique_names
+from unrolled.engine.storage.surrogates import check_characters
 
 
 def read_jsonl(text: str, name: str, options: ReadOptions) -> Content:

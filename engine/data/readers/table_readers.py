@@ -6,7 +6,7 @@ import io
 
 from unrolled.engine.data.readers.options import BLANK_LINES, EMPTY_ROWS, Content, Reading, ReadOptions
 from unrolled.engine.data.readers.table_format import TableError
-from unrolled.engine.data.readers.tables import DamagedRow, Table
+from unrolled.engine.data.readers.tables import DamagedRecord, Table
 from unrolled.engine.errors import CorpusError
 
 SHOWN_COLUMNS = 20  # of columns in a message
@@ -32,7 +32,7 @@ def _read_table(text: str, name: str, options: ReadOptions, kind: str) -> Conten
         raise CorpusError(f"{name}, line {error.line}: {error}") from error
     place, texts, empty, quoted = _wanted(table, name, options), [], 0, 0
     for row in table:
-        if isinstance(row, DamagedRow):
+        if isinstance(row, DamagedRecord):
             raise CorpusError(f"{name}, line {row.fault}: {row.message}")
         cell = row.cells[place]
         if not cell.strip():

@@ -32,14 +32,14 @@ class LineError(ValueError):
     """A line cannot be decoded, or is too long; reading goes on with the next one."""
 
 
-class TableRow(NamedTuple):
+class TableRecord(NamedTuple):
     """A row with as many cells as the table has columns; ``line`` is the first of its lines."""
 
     line: int
     cells: list[str]
 
 
-class DamagedRow(NamedTuple):
+class DamagedRecord(NamedTuple):
     """A row that cannot be read: its first line, the line to look at (where a quote opens, for instance), and why."""
 
     line: int
@@ -118,14 +118,14 @@ class Table:
         self.blank_lines = 0  # passed over so far
         self._reader = csv.reader(self._lines, delimiter=self.delimiter, quoting=QUOTINGS[self.quoting], strict=True)
         first = next(self._records(None), None)
-        if isinstance(first, DamagedRow):
+        if isinstance(first, DamagedRecord):
             raise TableError(first.fault, f"the {'header' if self.format.header else 'first row'}: {first.message}")
         self._first = None if self.format.header else first
         cells = [] if first is None else first.cells
         names = cells if self.format.header else map(str, range(1, len(cells) + 1))
         self.columns = tuple(name.strip() for name in names)
 
-    def __iter__(self) -> Iterator[TableRow | DamagedRow]:
+    def __iter__(self) -> Iterator[TableRecord | DamagedRecord]:
         """Yield all rows; lines that are blank are none, and are counted."""
         if self._first is not None:
             yield self._first
@@ -135,7 +135,7 @@ class Table:
         """Return whether a cell stands in quotes that are part of it, because TSV has no quoting and nobody said otherwise."""
         return self._unasked and len(cell) > 1 and cell[0] == cell[-1] == '"'
 
-    def _records(self, width: int | None) -> Iterator[TableRow | DamagedRow]:
+    def _records(self, width: int | None) -> Iterator[TableRecord | DamagedRecord]:
         lines, reader = self._lines, self._reader
         while True:
             line = lines.begin()
@@ -149,9 +149,9 @@ class Table:
             if not cells:
                 self.blank_lines += 1
             elif width not in (None, len(cells)):
-                yield DamagedRow(line, line, self._width_message(cells))
+                yield DamagedRecord(line, line, self._width_message(cells))
             else:
-                yield TableRow(line, cells)
+                yield TableRecord(line, cells)
 
     def _find_delimiter(self) -> str:
         """Return the delimiter of a CSV, and read the line that declares one, which is no header whoever names it."""
@@ -170,20 +170,22 @@ class Table:
             check_tab([line for line in first_lines if isinstance(line, str)], whole, self.quoting)
         return self.format.delimiter or "\t"
 
-    def _damage(self, line: int, error: csv.Error | LineError) -> DamagedRow:
+    def _damage(self, line: int, error: csv.Error | LineError) -> DamagedRecord:
         """Say where the fault of a record is; a quote that is not closed shows only lines after the one it opens in."""
         last, message = self._lines.number, str(error)
         opens, is_open = _last_quote(self._lines.record, self.delimiter) if self.quoting == "csv" else (None, False)
         opened = line if opens is None else line + opens
         if isinstance(error, LineError):
             if is_open and self._lines.record:
-                return DamagedRow(line, opened, f"{message}; maybe a quote is not closed: one opens in line {opened}")
-            return DamagedRow(line, last, message + (f" (line {last})" if last != line else ""))
+                return DamagedRecord(
+                    line, opened, f"{message}; maybe a quote is not closed: one opens in line {opened}"
+                )
+            return DamagedRecord(line, last, message + (f" (line {last})" if last != line else ""))
         if is_open:
             message = f"the quote that opens in line {opened} is not closed"
         elif opened != last:
             message += f" in line {last}, where the quote that opens in line {opened} is closed"
-        return DamagedRow(
+        return DamagedRecord(
             line, opened, f"{message}; double a quote inside quotes, or read quotes as they are by --quoting none"
         )
 

@@ -1,10 +1,10 @@
-"""Encodings of text: codecs by any of their names, what bytes seem to be in, and what is no character."""
+"""Encodings of text: codecs by any of their names, and what bytes seem to be in."""
 
 from __future__ import annotations
 
 import codecs
 
-from unrolled.engine.errors import CorpusError, UnrolledError
+from unrolled.engine.errors import CorpusError
 
 # UTF-32 before UTF-16, whose mark begins like it
 BYTE_ORDER_MARKS = {
@@ -18,32 +18,6 @@ UNICODE_CODECS = frozenset(
     BYTE_ORDER_MARKS.values()
 )  # codecs of Unicode, which refuse most bytes of any other encoding
 SURROGATE_FREE_CODECS = UNICODE_CODECS | {"ascii", "iso8859-1"}  # codecs that decode to no half of a surrogate pair
-
-
-def surrogate_in(text: str) -> int | None:
-    """Return where half of a surrogate pair stands in ``text``, which is no character and has no place in UTF-8."""
-    if text.isascii():
-        return None
-    try:
-        text.encode()  # many times as fast as a search
-    except UnicodeEncodeError as error:
-        return error.start
-    return None
-
-
-def check_characters(text: str, where: str, error: type[UnrolledError] = CorpusError) -> str:
-    r"""Return ``text``, if all of it is characters.
-
-    Raises:
-        UnrolledError: of the class ``error``; there is half of a surrogate pair in it, which JSON can write as \ud83d.
-    """
-    place = surrogate_in(text)
-    if place is not None:
-        raise error(
-            f"{where}: \\u{ord(text[place]):04x} after {place:,} characters is half of a surrogate pair, and no character; "
-            "write the whole pair (an emoji is \\ud83d\\ude00), or take it out"
-        )
-    return text
 
 
 def probable_encoding(sample: bytes) -> str | None:
@@ -75,7 +49,7 @@ def _are_high_bytes(high: bytes, low: bytes) -> bool:
     return counts[0] > 0 or (max(counts) >= max(8, 0.8 * small) and len(set(low)) > 3)
 
 
-def by_zeros(sample: bytes) -> str | None:
+def probable_utf16(sample: bytes) -> str | None:
     """Return the UTF-16 whose only small bytes are those of line ends and digits, as in Chinese text."""
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     if min(even, odd) > 0 or max(even, odd) < 2:
