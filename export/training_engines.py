@@ -25,7 +25,7 @@ def _from_scratch(backend: str) -> TrainableMaker:
 
 def _torch(config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
     try:
-        from unrolled.export.torch.model import TorchTrainable
+        from unrolled.export.torch.training import TorchTrainable
     except ImportError as error:
         raise MissingDependencyError(NO_TORCH) from error
     return TorchTrainable(config, params, optimizer, clip)

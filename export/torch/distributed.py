@@ -30,7 +30,7 @@ from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import Group
 from unrolled.engine.storage.json_text import to_json
-from unrolled.export.torch.model import TorchTrainable
+from unrolled.export.torch.training import TorchTrainable
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # that one process may take longer than another, for instance to write a sample
@@ -158,7 +158,7 @@ class DistributedTrainable(TorchTrainable):
         result, final = LossResult(0.0, 0, 0), state[:, :, own]
         if own.stop > own.start:
             rows = _batch_rows(batch, own)
-            loss, result, final = self._loss(rows, final, _mask_rows(masks, own), self.rule.label_smoothing)
+            loss, result, final = self._loss(rows, final, _mask_rows(masks, own), self.optimizer_config.label_smoothing)
             self._scaled(loss, batch).backward()
         parameters = list(self.model.parameters())
         for parameter in parameters:

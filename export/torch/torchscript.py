@@ -26,7 +26,8 @@ from unrolled.export.artifact.golden_cases import Settings, golden_cases, unifor
 from unrolled.export.artifact.metadata import FileInfo, file_metadata, parse_metadata
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 from unrolled.export.torch.archive import DAMAGE, check_archive
-from unrolled.export.torch.model import as_tensor, make_torch_model
+from unrolled.export.torch.inference import as_tensor
+from unrolled.export.torch.model import make_torch_model
 
 EXTRA_FILE = "unrolled.json"
 

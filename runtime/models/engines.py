@@ -81,7 +81,7 @@ class TorchModule:
     """A TorchLM, scripted or not, behind the step contract."""
 
     def __init__(self, config: ModelConfig, module: Any) -> None:
-        from unrolled.export.torch.model import run_step
+        from unrolled.export.torch.inference import run_step
 
         self.config, self.module, self._run = config, module, run_step
 

@@ -179,7 +179,7 @@ def torch_gradients(
     config: ModelConfig, params: Params, batch: Batch, state: NDArray, dropout: Dropout = NO_DROPOUT
 ) -> Params:
     pytest.importorskip("torch", reason="the torch extra is not installed")
-    from unrolled.export.torch.model import TorchTrainable
+    from unrolled.export.torch.training import TorchTrainable
 
     trainable = TorchTrainable(config, params, OptimizerConfig())
     return trainable.gradients(batch, state, masks_for(config, state.dtype.type, dropout))

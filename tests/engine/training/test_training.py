@@ -137,7 +137,7 @@ OTHER_CONSTANTS = {"momentum": 0.8, "alpha": 0.7, "beta1": 0.6, "beta2": 0.8, "e
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usual: bool) -> None:
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-    from unrolled.export.torch.model import TORCH_OPTIMIZERS
+    from unrolled.export.torch.training import TORCH_OPTIMIZERS
 
     rng = np.random.default_rng(0)
     constants = {} if usual else {name: OTHER_CONSTANTS[name] for name in OPTIMIZERS[optimizer].hyperparameters}

@@ -272,7 +272,7 @@ def test_contexts_of_other_models_and_damaged_files_are_refused(tmp_path: Path) 
 
 def test_overlapping_steps_of_torch_leave_onednn_as_it_was() -> None:
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-    from unrolled.export.torch.model import _onednn_off
+    from unrolled.export.torch.inference import _onednn_off
 
     before = torch.backends.mkldnn.enabled
     first, second = ExitStack(), ExitStack()

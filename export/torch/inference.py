@@ -1,0 +1,55 @@
+"""Steps of a module, scripted or not, on arrays."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def as_tensor(array: NDArray) -> Tensor:
+    """Return a tensor that shares the array's memory, or that of a copy if torch cannot take the array as it is."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+mkldnn: Any = torch.backends.mkldnn  # typed Any: its flag is a property that mypy mistakes for a constant
+
+
+class _OneDnnOff:
+    """A context without oneDNN. The flag belongs to the process, so the last thread to leave restores it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._before: Any = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = mkldnn.enabled
+                mkldnn.enabled = False
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                mkldnn.enabled = self._before
+
+
+_onednn_off = _OneDnnOff()
+
+
+def run_step(model: Any, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+    """Return logits (T, B, V) and state of one call of a module.
+
+    oneDNN's LSTM repacks its weights at every call: one step at a time it takes 6,449 µs at H = 512, B = 1, and 474 µs
+    without it, so single steps run without it.
+    """
+    with _onednn_off if tokens.shape[0] == 1 else nullcontext(), torch.inference_mode():
+        logits, final = model(as_tensor(tokens), as_tensor(state))
+    return logits.numpy(), final.numpy()
