@@ -1,1 +1,1 @@
-"""What trainings leave behind, for people: one page about several runs, and event files for TensorBoard."""
+"""Reports of trainings: one HTML page about several runs, and event files for TensorBoard."""

@@ -1,7 +1,7 @@
-"""Charts as HTML: lines as stretched SVG, all words around them as text, so that they keep their size on any screen.
+"""Charts as HTML: lines as stretched SVG, all labels around them as text, so that these keep their size on any screen.
 
-Coordinates inside an SVG are 0 … 1000 from left to right and from top to bottom. Colours are classes, ``c0`` … ``c5``,
-which the page's style sheet has for light and dark.
+Coordinates inside an SVG are 0 … 1000 from left to right and from top to bottom. Colours are the classes ``c0`` … ``c5``,
+which the page's style sheet defines for light and dark mode.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from unrolled.engine.storage.json_text import to_json
 from unrolled.report.markup import text_of
 
-COLORS = 6
+COLOR_COUNT = 6
 SIZE = 1000.0
 TICKS = 5
 
 
-class Line(NamedTuple):
-    """A curve, or points, in the colour of its run; ``low`` and ``high`` are the border of a band around it."""
+class ChartLine(NamedTuple):
+    """A curve, or points, in the colour of its run; ``low`` and ``high`` bound a band around the curve."""
 
     label: str
     color: int
@@ -34,7 +34,7 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What an axis shows; ``low`` and ``high`` where they are not those of the lines."""
+    """Label and range of an axis; the range of the lines is used where ``low`` or ``high`` is None."""
 
     label: str
     low: float | None = None
@@ -43,7 +43,7 @@ class Axis(NamedTuple):
 
 
 class _Scale(NamedTuple):
-    """From values to 0 … 1."""
+    """Map from values to 0 … 1."""
 
     low: float
     high: float
@@ -68,15 +68,15 @@ class _Scale(NamedTuple):
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from ``low`` to ``high``, about ``TICKS`` of them."""
+    """Return about ``TICKS`` round numbers from ``low`` to ``high``."""
     rough = (high - low) / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     return [round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def short(value: float) -> str:
-    """A number on an axis."""
+def tick_label(value: float) -> str:
+    """Return the label of a number on an axis."""
     size = abs(value)
     if size >= 1e6:
         return f"{value / 1e6:g}M"
@@ -101,13 +101,13 @@ def _scale(axis: Axis, values: Sequence[NDArray[np.float64]]) -> _Scale:
 
 
 def _path(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
-    """Corners (n,) of 0 … 1, the origin below, as the data of an SVG path; y is cut a little outside."""
+    """Return the data of an SVG path through points (n,) in 0 … 1, origin at the bottom; y is clipped just outside."""
     y = np.clip(1 - y, -0.1, 1.1)
     return "M" + "L".join(f"{SIZE * a:.1f} {SIZE * b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _draw(line: Line, x: _Scale, y: _Scale) -> str:
-    color = f"c{line.color % COLORS}" + (" dashed" if line.color >= COLORS else "")
+def _draw(line: ChartLine, x: _Scale, y: _Scale) -> str:
+    color = f"c{line.color % COLOR_COUNT}" + (" dashed" if line.color >= COLOR_COUNT else "")
     kept = np.isfinite(line.x) & np.isfinite(line.y) & ((line.y > 0) if y.log else True)
     across, up = x(line.x[kept]), y(line.y[kept])
     if not len(across):
@@ -124,13 +124,13 @@ def _draw(line: Line, x: _Scale, y: _Scale) -> str:
 
 
 def _ticks(scale: _Scale, side: str) -> str:
-    """Labels of an axis; those at its ends are kept inside."""
+    """Return the labels of an axis; those at its ends are aligned to stay inside."""
     labels = []
     for value in scale.ticks:
         place = float(scale(np.array([value]))[0])
         end = " first" if place < 0.03 else " last" if place > 0.97 else ""
         position = f"left:{place:.2%}" if side == "x" else f"bottom:{place:.2%}"
-        labels.append(f'<span class="tick {side}{end}" style="{position}">{short(value)}</span>')
+        labels.append(f'<span class="tick {side}{end}" style="{position}">{tick_label(value)}</span>')
     return "".join(labels)
 
 
@@ -139,12 +139,12 @@ def _grid(y: _Scale) -> str:
     return f'<path class="grid" d="{"".join(f"M0 {place:.1f}H{SIZE:g}" for place in across)}"/>'
 
 
-def line_chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, kind: str = "") -> str:
-    """A figure of lines and points over one pair of axes, with a readout that follows pointer and arrow keys."""
+def line_chart(title: str, lines: Sequence[ChartLine], x: Axis, y: Axis, kind: str = "") -> str:
+    """Return a figure of lines and points over one pair of axes, with a readout that follows pointer and arrow keys."""
     scales = _scale(x, [line.x for line in lines]), _scale(y, [line.y for line in lines])
     drawn = "".join(_draw(line, *scales) for line in lines)
     data = [
-        {"label": line.label, "color": line.color % COLORS, "x": _rounded(line.x), "y": _rounded(line.y)}
+        {"label": line.label, "color": line.color % COLOR_COUNT, "x": _rounded(line.x), "y": _rounded(line.y)}
         for line in lines
     ]
     described = {"x": x.label, "low": scales[0].low, "high": scales[0].high, "lines": data}
@@ -161,7 +161,7 @@ def line_chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, kind: str = 
 
 
 def data_block(values: object) -> str:
-    """JSON inside the page, in which no text can end the block."""
+    """Return JSON for inside the page, escaped so that no text can end the block."""
     text = to_json(values, ascii=True).replace("<", "\\u003c").replace("&", "\\u0026")
     return f'<script type="application/json">{text}</script>'
 
@@ -171,7 +171,10 @@ def _rounded(values: NDArray[np.float64]) -> list[float | None]:
 
 
 def histogram(values: NDArray, low: float, high: float, label: str, bins: int = 40) -> str:
-    """A small histogram of ``values``; heights are roots of counts, or the ends of a saturated gate would be all there is."""
+    """Return a small histogram of ``values``.
+
+    Heights are square roots of counts: otherwise the peaks of a saturated gate would hide everything else.
+    """
     counts, edges = np.histogram(values, bins, (low, high))
     counts = np.sqrt(counts)
     top = max(float(counts.max()), 1.0)
@@ -183,13 +186,13 @@ def histogram(values: NDArray, low: float, high: float, label: str, bins: int = 
     )
     return (
         f'<div class="small"><svg class="bars" viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{text_of(label)}">{bars}</svg><span class="from">{short(edges[0])}</span>'
-        f'<span class="mid">activation</span><span class="to">{short(edges[-1])}</span></div>'
+        f'aria-label="{text_of(label)}">{bars}</svg><span class="from">{tick_label(edges[0])}</span>'
+        f'<span class="mid">activation</span><span class="to">{tick_label(edges[-1])}</span></div>'
     )
 
 
 def scatter(x: NDArray, y: NDArray, x_label: str, y_label: str, label: str) -> str:
-    """Points of shares, 0 … 1 on both axes; the diagonal is where the two add up to 1."""
+    """Return a scatter plot of shares, 0 … 1 on both axes; on the diagonal the two add up to 1."""
     dots = "".join(f"M{SIZE * a:.0f} {SIZE * (1 - b):.0f}h0" for a, b in zip(x, y, strict=True))
     return (
         f'<div class="small"><svg class="scatter" viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" '

@@ -1,4 +1,4 @@
-"""The curves of trainings: loss, learning rate and gradient norm against steps and against seconds."""
+"""Curves of trainings: loss, learning rate and gradient norm against steps and against seconds."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 
 from unrolled.engine.plotting.figures import groups
 from unrolled.engine.storage.json_text import object_in
-from unrolled.report.charts import Axis, Line, line_chart
+from unrolled.report.charts import Axis, ChartLine, line_chart
 from unrolled.report.markup import text_of
 from unrolled.report.runs import Run
 
-POINTS = 240  # of the longest line
+MOST_POINTS = 240  # of the longest line
 ACROSS = {"step": "training step", "seconds": "seconds of training"}
 
 
-def _smoothed(run: Run, color: int, key: str, across: str, size: int) -> Line:
-    """Means of groups of steps, in a band from the smallest to the largest of each group."""
+def _smoothed(run: Run, color: int, key: str, across: str, size: int) -> ChartLine:
+    """Return the means of groups of steps, in a band from the smallest to the largest value of each group."""
     x = np.array([part.mean() for part in groups(run.steps[across], size)])
     parts = groups(run.steps[key], size)
     low, mean, high = (np.array([f(part) for part in parts]) for f in (np.min, np.mean, np.max))
-    return Line(run.label, color, x, mean, low, high)
+    return ChartLine(run.label, color, x, mean, low, high)
 
 
-def _validation(run: Run, color: int, across: str) -> Line:
+def _validation(run: Run, color: int, across: str) -> ChartLine:
     x, y = (np.array([float(line[key]) for line in run.validations]) for key in (across, "loss"))
-    return Line(f"{run.label}, validation", color, x, y, points=True)
+    return ChartLine(f"{run.label}, validation", color, x, y, points=True)
 
 
-def _loss_range(lines: Sequence[Line]) -> tuple[float | None, float | None]:
-    """Where the losses are once the first steps are over, which fall so far that nothing else would be seen."""
+def _loss_range(lines: Sequence[ChartLine]) -> tuple[float | None, float | None]:
+    """Return the range of the losses without the first 4%, whose fall would flatten the rest of the curve."""
     settled = [line.y[len(line.y) // 25 :] for line in lines]
     values = np.concatenate(settled) if settled else np.zeros(0)
     values = values[np.isfinite(values)]
@@ -42,9 +42,9 @@ def _loss_range(lines: Sequence[Line]) -> tuple[float | None, float | None]:
 
 
 def curves(runs: Sequence[Run]) -> str:
-    """Figures of all runs together."""
-    # one group size for all, so that equal losses are equal lines
-    size = max(1, math.ceil(max(len(run.steps["step"]) for run in runs) / POINTS))
+    """Return the figures of all runs together."""
+    # One group size for all runs, so that equal losses give equal lines.
+    size = max(1, math.ceil(max(len(run.steps["step"]) for run in runs) / MOST_POINTS))
     made = []
     for across, label in ACROSS.items():
         x = Axis(label, low=0.0)
@@ -91,11 +91,11 @@ def _small(
 
 
 def _clipping(runs: Sequence[Run]) -> str:
-    """What share of the steps each run clipped, where its record says at which norm."""
-    said = []
+    """Return a note on the share of clipped steps of each run whose record has a clipping norm."""
+    notes = []
     for run in runs:
         limit = object_in(run.record, "optimizer").get("clip_norm")
         if isinstance(limit, int | float):
             share = float((run.steps["grad_norm"] > limit).mean())
-            said.append(f"{run.label}: above {limit:g}, {share:.0%} of the steps")
-    return text_of(f" Gradients were clipped by their norm: {'; '.join(said)}.") if said else ""
+            notes.append(f"{run.label}: above {limit:g}, {share:.0%} of the steps")
+    return text_of(f" Gradients were clipped by their norm: {'; '.join(notes)}.") if notes else ""

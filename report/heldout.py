@@ -1,4 +1,4 @@
-"""Text for a model to read: the validation part of its corpus where that can be had, else another text."""
+"""Held-out text of a run: the validation part of its corpus if that can be found, else another text."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from unrolled.engine.tokenizers.contract import Tokenizer
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows of ids, each read from a state of zeros; what they are, in words."""
+    """Rows of ids, each read from a zero state, and a description of their source."""
 
     rows: list[NDArray[np.int64]]
     source: str
 
 
 def find_corpus(checkpoint: Checkpoint, run: Path, given: Corpus | None) -> Corpus:
-    """The corpus to read: ``given``, else the run's own: a built-in one, or a file of its name here or near the run.
+    """Return the corpus to read: ``given``, else the run's own, a built-in one or a file of its name here or near the run.
 
-    It counts only if it holds the very text of the training, by its digest.
+    The run's own corpus must have the digest of the training's text.
 
     Raises:
-        CorpusError: there is none; says what to do.
+        CorpusError: none is found; the message says what to do.
     """
     if given is not None:
         return given
     trained_on = object_in(checkpoint.training, "corpus")
     name, digest = str(trained_on.get("name", "")), trained_on.get("sha256")
     if name in BUILTINS:
-        with contextlib.suppress(CorpusError):  # this Python comes without it
+        with contextlib.suppress(CorpusError):  # this Python lacks the built-in corpus
             corpus = BUILTINS[name]()
             if corpus.digest == digest:
                 return corpus
@@ -66,10 +66,10 @@ def find_corpus(checkpoint: Checkpoint, run: Path, given: Corpus | None) -> Corp
 
 
 def held_out(checkpoint: Checkpoint, corpus: Corpus, most: int) -> HeldOut:
-    """Up to ``most`` ids of ``corpus``: of its validation part if the model was trained on it, else of its beginning.
+    """Return up to ``most`` ids of ``corpus``: of its validation part if the model was trained on it, else of its beginning.
 
     Raises:
-        UnrolledError: the text is too short, or holds something that is not in the vocabulary.
+        UnrolledError: the text is too short, or not in the vocabulary.
     """
     tokenizer = checkpoint.tokenizer
     records = tokenizer.bos_id is not None
@@ -84,7 +84,7 @@ def held_out(checkpoint: Checkpoint, corpus: Corpus, most: int) -> HeldOut:
 
 
 def _part(checkpoint: Checkpoint, corpus: Corpus, records: bool) -> tuple[str | tuple[str, ...], str]:
-    """The part that the training did not learn from, and what it is."""
+    """Return a part of the corpus that was not trained on, if there is one, and its description."""
     try:
         config = DataConfig.from_dict(object_in(checkpoint.training, "data"))
     except ConfigError:
@@ -97,7 +97,7 @@ def _part(checkpoint: Checkpoint, corpus: Corpus, records: bool) -> tuple[str | 
 
 
 def _end_of_token(content: str, end: int, tokenizer: Tokenizer) -> int:
-    """Where no token is cut in two, at ``end`` or behind it."""
+    """Return the first position from ``end`` on that does not cut a token in two."""
     if tokenizer.boundary is None or end >= len(content):
         return end
     match = tokenizer.boundary.search(content, end)
@@ -105,7 +105,10 @@ def _end_of_token(content: str, end: int, tokenizer: Tokenizer) -> int:
 
 
 def _rows(content: str | tuple[str, ...], tokenizer: Tokenizer, most: int) -> list[NDArray[np.int64]]:
-    """Ids in rows that make a prediction each; a token has at least one character, so no more text is read than needed."""
+    """Return ids in rows of at least one prediction.
+
+    A token has at least one character, so that ``most`` + 1 characters are encoded first, and more only if needed.
+    """
     if isinstance(content, str):
         end = _end_of_token(content, most + 1, tokenizer)
         ids = tokenizer.encode(content[:end])
@@ -128,7 +131,7 @@ def _rows(content: str | tuple[str, ...], tokenizer: Tokenizer, most: int) -> li
 
 
 def try_held_out(checkpoint: Checkpoint, run: Path, given: Corpus | None, most: int) -> HeldOut | str:
-    """Text for a run's pictures, or in words why there is none."""
+    """Return the text for a run's figures, or the reason why there is none."""
     try:
         return held_out(checkpoint, find_corpus(checkpoint, run, given), most)
     except UnrolledError as error:

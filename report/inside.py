@@ -1,4 +1,4 @@
-"""What the networks do with a text: tinted by surprise, with the gates of every layer, and gradients over distances."""
+"""Sections on the inside of networks: text tinted by surprise, gate activations, and gradients over distances."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import numpy as np
 
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.tokenizers.contract import Tokenizer
-from unrolled.report.charts import COLORS, Axis, Line, data_block, histogram, line_chart, scatter
+from unrolled.report.charts import COLOR_COUNT, Axis, ChartLine, data_block, histogram, line_chart, scatter
 from unrolled.report.heldout import HeldOut, try_held_out
 from unrolled.report.image import heat_map
 from unrolled.report.markup import text_of
-from unrolled.report.probe import Gate, Reading, gradient_reach, parameter_gradients, read_rows, windows
+from unrolled.report.probe import Gate, TextProbe, gradient_reach, parameter_gradients, read_rows, windows
 from unrolled.report.runs import Run
 from unrolled.report.tables import name_of, scrolling
 
-TOKENS = 700  # read for text and gates
+READ_TOKENS = 700  # for text and gates
 GRADIENT_TOKENS = 6_500
-COLUMNS, UNITS = 120, 48  # of a heat map
+MAP_COLUMNS, MAP_UNITS = 120, 48  # of a heat map
 SHADES = 7
 TITLES = {"i": "input gate", "f": "forget gate", "o": "output gate", "g": "candidate", "r": "reset gate",
           "z": "update gate", "n": "candidate", "h": "output"}  # fmt: skip
 
 
-class Inside(NamedTuple):
-    """What was found in one run, or why nothing was."""
+class RunProbe(NamedTuple):
+    """Results of probing one run, or in ``text`` the reason why there are none."""
 
     text: HeldOut | str
-    reading: Reading | None = None
+    reading: TextProbe | None = None
     reach: np.ndarray | None = None
     norms: dict[str, tuple[float, float]] | None = None
 
 
-def look_inside(run: Run, corpus: Corpus | None) -> Inside:
-    """Read the text of a run, and take its gradients."""
+def probe_run(run: Run, corpus: Corpus | None) -> RunProbe:
+    """Read the held-out text of a run, and compute gradients on it."""
     found = try_held_out(run.checkpoint, run.path, corpus, GRADIENT_TOKENS)
     if isinstance(found, str):
-        return Inside(found)
+        return RunProbe(found)
     ids = windows(found.rows)
-    return Inside(
-        found, read_rows(run.checkpoint, _first(found, TOKENS)), gradient_reach(run.checkpoint, ids),
+    return RunProbe(
+        found, read_rows(run.checkpoint, _first(found, READ_TOKENS)), gradient_reach(run.checkpoint, ids),
         parameter_gradients(run.checkpoint, ids),
     )  # fmt: skip
 
@@ -57,8 +57,8 @@ def _first(text: HeldOut, most: int) -> list[np.ndarray]:
     return rows
 
 
-def reading_sections(runs: Sequence[Run], found: Sequence[Inside]) -> str:
-    """The text as each run finds it."""
+def reading_sections(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
+    """Return the text, tinted by the surprise of each run."""
     made = "".join(
         f'<div class="reading"><h3>{name_of(run, color)}</h3>{_surprise(run, one)}</div>'
         for color, (run, one) in enumerate(zip(runs, found, strict=True))
@@ -71,7 +71,7 @@ def _missing(reason: str) -> str:
 
 
 def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
-    """What each token adds to the text; a part of a character shows with the token that completes it."""
+    """Return what each token adds to the text; a part of a character is added with the token that completes it."""
     streamer = tokenizer.streamer()
     found = [streamer.feed(token) for token in tokens]
     if found:
@@ -83,7 +83,7 @@ def _word(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.vocabulary[token]
 
 
-def _surprise(run: Run, found: Inside) -> str:
+def _surprise(run: Run, found: RunProbe) -> str:
     if isinstance(found.text, str) or found.reading is None:
         return _missing(str(found.text))
     tokenizer, reading = run.checkpoint.tokenizer, found.reading
@@ -110,8 +110,8 @@ def _surprise(run: Run, found: Inside) -> str:
     )
 
 
-def gate_sections(runs: Sequence[Run], found: Sequence[Inside]) -> str:
-    """Gates of each run, one run open."""
+def gate_sections(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
+    """Return the gates of each run, folded except for the first run."""
     made = []
     for color, (run, one) in enumerate(zip(runs, found, strict=True)):
         if isinstance(one.text, str) or one.reading is None:
@@ -126,12 +126,12 @@ def gate_sections(runs: Sequence[Run], found: Sequence[Inside]) -> str:
     return "".join(made)
 
 
-def _letters(run: Run, reading: Reading) -> list[str] | None:
-    """A character a column of the heat maps, where a token is one; the one that is read there."""
+def _letters(run: Run, reading: TextProbe) -> list[str] | None:
+    """Return the character that is read at each column of the heat maps; None if tokens are no characters."""
     if run.checkpoint.tokenizer.level != "char":
         return None
     tokens = [one.token for one in reading.surprises]
-    read = [None, *tokens[: COLUMNS - 1]]  # the first that is read is in no surprise
+    read = [None, *tokens[: MAP_COLUMNS - 1]]  # the first token read has no surprise
     words = ["" if token is None else run.checkpoint.tokenizer.vocabulary[token] for token in read]
     for start in reading.starts:
         if start < len(words):
@@ -152,8 +152,8 @@ def _gate(gate: Gate, letters: list[str] | None) -> str:
         words = f"open {high.mean():.0%} of the time, shut {low.mean():.0%}"
     label = f"{TITLES.get(gate.name, 'gate')} {gate.name} of layer {gate.layer + 1}"
     order = np.argsort(gate.values.mean(axis=0), kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(UNITS, len(order))).round().astype(int)][::-1]
-    shown = gate.values[:COLUMNS, chosen].T  # (units, steps)
+    chosen = order[np.linspace(0, len(order) - 1, min(MAP_UNITS, len(order))).round().astype(int)][::-1]
+    shown = gate.values[:MAP_COLUMNS, chosen].T  # (units, steps)
     ends = "−1" if signed else "0"
     spread = histogram(gate.values, -1.0 if signed else 0.0, limit, f"Histogram of the {label}: {words}")
     dots = "" if high is None else scatter(
@@ -174,15 +174,15 @@ def _gate(gate: Gate, letters: list[str] | None) -> str:
     )
 
 
-def gradient_section(runs: Sequence[Run], found: Sequence[Inside]) -> str:
-    """How far back gradients reach, all runs and layers in one figure, and norms by parameter."""
+def gradient_section(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
+    """Return the reach of gradients, all runs and layers in one figure, and a table of norms by parameter."""
     lines = []
     for color, (run, one) in enumerate(zip(runs, found, strict=True)):
         if one.reach is None:
             continue
         for layer, norms in enumerate(one.reach):
             label = run.label if len(one.reach) == 1 else f"{run.label}, layer {layer + 1}"
-            lines.append(Line(label, color, np.arange(len(norms), dtype=float), norms))
+            lines.append(ChartLine(label, color, np.arange(len(norms), dtype=float), norms))
     if not lines:
         return _missing(str(found[0].text))
     highest = max(float(line.y.max()) for line in lines)
@@ -195,12 +195,12 @@ def gradient_section(runs: Sequence[Run], found: Sequence[Inside]) -> str:
     return chart + f'<div class="columns">{tables}</div>'
 
 
-def _norms(run: Run, color: int, found: Inside) -> str:
+def _norms(run: Run, color: int, found: RunProbe) -> str:
     if found.norms is None:
         return f"<div><h3>{name_of(run, color)}</h3>{_missing(str(found.text))}</div>"
     top = max(gradient for _, gradient in found.norms.values()) or 1.0
     rows = "".join(
-        f'<tr><th scope="row">{text_of(name)}</th><td class="bar"><i class="c{color % COLORS}" '
+        f'<tr><th scope="row">{text_of(name)}</th><td class="bar"><i class="c{color % COLOR_COUNT}" '
         f'style="width:{gradient / top:.1%}"></i></td><td class="number">{gradient:.2e}</td>'
         f'<td class="number">{weight:.3g}</td></tr>'
         for name, (weight, gradient) in found.norms.items()

@@ -1,4 +1,4 @@
-"""Text from elsewhere, made safe for the page."""
+"""Escaping of text for the page."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "
 
 
 def text_of(text: str) -> str:
-    """For an element or an attribute: escaped, control characters made visible, lone surrogates replaced."""
+    """Return text for an element or an attribute: escaped, control characters made visible, lone surrogates replaced."""
     return escape(text.translate(CONTROLS).encode("utf-8", "replace").decode())

@@ -1,4 +1,4 @@
-"""One page about several runs, whole in itself: styles, script, figures and images are in the file."""
+"""One page about several runs in a single file, with styles, script, figures and images inside."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.report.curves import curves
-from unrolled.report.inside import gate_sections, gradient_section, look_inside, reading_sections
+from unrolled.report.inside import gate_sections, gradient_section, probe_run, reading_sections
 from unrolled.report.markup import text_of
 from unrolled.report.runs import Run, read_runs
 from unrolled.report.tables import key_figures, name_of, samples, settings
 
 
 def write_report(runs: Sequence[Path], output: Path, corpus: Corpus | None = None) -> None:
-    """Write the page of ``runs`` to ``output``; what was there is replaced when the new page is whole.
+    """Write the page of ``runs`` to ``output``; an earlier page is replaced once the new one is complete.
 
     Args:
         runs: run folders.
-        corpus: the text that the networks are shown; each run's own corpus if left out, where it can be found.
+        corpus: text that the networks read; None: each run's own corpus, if it can be found.
 
     Raises:
         ConfigError, ModelFileError: a run is missing, damaged, or named twice.
@@ -32,8 +32,8 @@ def write_report(runs: Sequence[Path], output: Path, corpus: Corpus | None = Non
 
 
 def page(runs: Sequence[Run], corpus: Corpus | None = None) -> str:
-    """The page as HTML. Equal runs and texts give equal pages."""
-    found = [look_inside(run, corpus) for run in runs]
+    """Return the page as HTML; equal runs and texts give equal pages."""
+    found = [probe_run(run, corpus) for run in runs]
     sections = {
         "figures": ("Key figures", "", key_figures(runs)),
         "curves": ("Curves", "", curves(runs)),
@@ -73,7 +73,7 @@ def page(runs: Sequence[Run], corpus: Corpus | None = None) -> str:
 def _document(runs: Sequence[Run], body: str) -> str:
     folder = resources.files("unrolled.report")
     style, script = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
-    # only this script may run, and nothing is loaded from anywhere, whatever a text on the page says
+    # Only this script may run, and nothing is loaded from elsewhere, whatever a text on the page contains.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     names = ", ".join(run.label for run in runs)

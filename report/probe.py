@@ -1,12 +1,12 @@
-"""What a trained network does with a text: its surprise, its gates, and how far back its gradients reach.
+"""Probes of a trained network on a text: surprise, gate activations, and the reach of gradients.
 
     T time, B batch, H hidden, V vocabulary, L layers, S states
 
-All of it is computed by the NumPy reference, whose cells hand out their gates.
+Everything is computed by the NumPy reference, whose cells return their gates.
 
-Source: A. Karpathy, J. Johnson and L. Fei-Fei, "Visualizing and Understanding Recurrent Networks" (2015), section 4.2, of
-saturated gates; R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural networks" (2013),
-of gradients over distances.
+Source: A. Karpathy, J. Johnson and L. Fei-Fei, "Visualizing and Understanding Recurrent Networks" (2015), section 4.2,
+for saturated gates; R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural networks" (2013),
+for gradients over distances.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel, LayerTape, layers_forward
 from unrolled.engine.storage.checkpoint import Checkpoint
 
-RANKED = 3  # the most probable tokens that are told
-DISTANCE, LANES = 100, 32  # of gradients
+RANKED = 3  # most probable tokens that are reported
+DISTANCE, MOST_PIECES = 100, 32  # steps back and columns for gradients
 SATURATED = 0.1  # from a gate's end
 
 
 class Surprise(NamedTuple):
-    """One token read: what it cost, and what the model would have said."""
+    """Surprise of one token, and the tokens that the model found most probable there."""
 
     token: int
     nats: float  # -ln p
-    likely: tuple[tuple[int, float], ...]  # the most probable tokens with their p, the first the most
+    likely: tuple[tuple[int, float], ...]  # the most probable tokens with their p, in descending order
 
 
 class Gate(NamedTuple):
-    """One gate of one layer over a text."""
+    """Activations of one gate of one layer over a text."""
 
     layer: int
     name: str
@@ -50,26 +50,26 @@ class Gate(NamedTuple):
 
     @property
     def low(self) -> NDArray:
-        """Share of the text at which each unit (H,) is shut (sigmoid, relu) or near -1 (tanh)."""
+        """Return the share of the text at which each unit (H,) is shut (sigmoid, relu) or near -1 (tanh)."""
         limit = {SIGMOID: SATURATED, TANH: -1 + SATURATED}.get(self.kind, 0.0)
         return (self.values <= limit).mean(axis=0)
 
     @property
     def high(self) -> NDArray | None:
-        """Share of the text at which each unit (H,) is wide open or near 1; None where a gate has no end there."""
+        """Return the share of the text at which each unit (H,) is open or near 1; None for a gate without an upper bound."""
         return (self.values >= 1 - SATURATED).mean(axis=0) if self.kind in (SIGMOID, TANH) else None
 
 
-class Reading(NamedTuple):
-    """A text read: a surprise a token (rows one after the other), where rows begin, and all gates."""
+class TextProbe(NamedTuple):
+    """Results of reading a text: the surprise of each token (rows concatenated), the starts of rows, and all gates."""
 
     surprises: list[Surprise]
     starts: list[int]
     gates: list[Gate]
 
 
-def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Reading:
-    """Read rows of ids, each from a state of zeros."""
+def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> TextProbe:
+    """Read rows of ids, each from a zero state."""
     config, params = checkpoint.config, checkpoint.float32()
     surprises: list[Surprise] = []
     starts: list[int] = []
@@ -80,20 +80,20 @@ def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Read
         surprises += _surprises(h[:, 0], params[output_weight_name(config)], params["output.bias"], row[1:])
         for found, tape in zip(gates, tapes, strict=True):
             found.append(tape.gates[:, 0])
-    return Reading(surprises, starts, [gate for l, found in enumerate(gates) for gate in _gates(config, l, found)])
+    return TextProbe(surprises, starts, [gate for l, found in enumerate(gates) for gate in _gates(config, l, found)])
 
 
 def _forward(
     config: ModelConfig, params: Params, tokens: NDArray[np.int64], state: NDArray
 ) -> tuple[NDArray, NDArray, list[LayerTape]]:
-    """Outputs (T, B, H), final state and a tape a layer, for tokens (T, B)."""
+    """Return outputs (T, B, H), final state and a tape a layer, for tokens (T, B)."""
     backend, first = get_backend("numpy"), layer_params(params, 0)
     xg = backend.layers.embedded_linear_forward(params["embedding.weight"], tokens, first.w_ih, first.b_ih)
     return layers_forward(backend, config, params, xg, state)
 
 
 def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.int64]) -> list[Surprise]:
-    """Of targets (T,) after outputs h (T, H), in float64; ``logit_pieces`` of positions at a time."""
+    """Return the surprise of targets (T,) after outputs h (T, H), in float64, a piece of ``logit_pieces`` at a time."""
     found: list[Surprise] = []
     for piece in logit_pieces(len(h), len(bias), np.dtype(np.float64)):
         logits = linear_forward(h[piece], weight, bias).astype(np.float64)
@@ -113,27 +113,31 @@ def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.i
 
 def _gates(config: ModelConfig, layer: int, found: Sequence[NDArray]) -> list[Gate]:
     spec, H = config.spec, config.hidden_size
-    values = np.concatenate(found)  # (T, ≥ G·H): a cell may keep more behind its gates
+    values = np.concatenate(found)  # (T, ≥ G·H): a cell may store more after its gates
     named = zip(spec.gate_names, spec.gate_kinds, strict=True)
     return [Gate(layer, name, kind, values[:, g * H : (g + 1) * H]) for g, (name, kind) in enumerate(named)]
 
 
 def windows(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Pieces (D + W + 1, B) of rows: D steps to go back over, W before them that warm the state up, as rows allow.
+    """Return pieces (W + D + 1, B) of rows: W steps that warm up the state, then D steps for gradients, as rows allow.
 
-    Pieces are as long as makes the most of the text: of rows of many lengths, the longest would be a single piece.
+    The length of pieces maximises the number of tokens used: with rows of many lengths, the longest possible piece would be
+    the only one.
     """
     lengths = np.array([len(row) - 1 for row in rows])
     sizes = range(min(2 * DISTANCE, int(lengths.max())), 0, -1)
-    size = max(sizes, key=lambda size: size * min(LANES, int((lengths // size).sum())))
-    pieces = [row[k : k + size + 1] for row in rows for k in range(0, len(row) - size, size)][:LANES]
+    size = max(sizes, key=lambda size: size * min(MOST_PIECES, int((lengths // size).sum())))
+    pieces = [row[k : k + size + 1] for row in rows for k in range(0, len(row) - size, size)][:MOST_PIECES]
     return np.stack(pieces, axis=1)
 
 
 def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """|dL_T / dh_{T-d}| of the loss of the last step, median over the columns of ids (T + 1, B): (L, D), d = 0 … D - 1.
+    """Return |dL_T / dh_{T-d}| for the loss of the last step, median over the columns of ids (T + 1, B).
 
-    The steps are taken back one by one through the cell's own backward, so any cell will do.
+    The steps are backpropagated one by one through the cell's own backward, so that every cell works.
+
+    Returns:
+        (L, D), for d = 0 … D - 1.
     """
     config, params = checkpoint.config, {name: value.astype(np.float64) for name, value in checkpoint.params.items()}
     B = ids.shape[1]
@@ -142,9 +146,9 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np
     weight = params[output_weight_name(config)]
     logits = linear_forward(h[-1:], weight, params["output.bias"])
     _, dlogits = softmax_cross_entropy(logits, ids[-1:], np.ones((1, B), np.bool_), gradient=True)
-    assert dlogits is not None  # asked for
+    assert dlogits is not None  # gradient=True
     dh = np.zeros((D, B, config.hidden_size))
-    dh[-1] = linear_backward_input(dlogits[0] * B, weight)  # of each row's own loss, not of the mean
+    dh[-1] = linear_backward_input(dlogits[0] * B, weight)  # gradient of each row's own loss, not of the mean
     norms = np.empty((config.num_layers, D))
     for layer in reversed(range(config.num_layers)):
         w_ih, w_hh, _, b_hh = layer_params(params, layer)
@@ -161,7 +165,7 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np
 
 
 def parameter_gradients(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
-    """Norms of each parameter and of its gradient of the mean loss over ids (T + 1, B)."""
+    """Return the norms of each parameter and of its gradient, for the mean loss over ids (T + 1, B)."""
     model = LanguageModel(checkpoint.config, checkpoint.float32())
     inputs, targets = np.ascontiguousarray(ids[:-1]), np.ascontiguousarray(ids[1:])
     batch = Batch(inputs, targets, np.ones(inputs.shape, np.bool_), carry=False)

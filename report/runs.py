@@ -1,4 +1,4 @@
-"""What run folders say about themselves: their lines, their best model, their settings, and where two runs differ."""
+"""Run folders for a report: metrics, best checkpoint and settings, and the settings in which runs differ."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SERIES = ("step", "seconds", "loss", "grad_norm", "learning_rate")
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as the page needs it.
+    """Contents of a run folder that the page shows.
 
     Args:
-        label: its name on the page, unlike that of any other run there.
+        label: unique name of the run on the page.
         steps: each of ``SERIES`` over the training steps, (n,) float64; NaN where a line has no number.
         validations, samples: the lines of metrics.jsonl.
-        result: of the training, as the last checkpoint has it.
+        result: result of the training, from the last checkpoint.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """How it was trained: corpus, data, optimiser and so on."""
+        """Return the training record: corpus, data, optimiser and so on."""
         return self.checkpoint.training
 
     @property
@@ -60,14 +60,14 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decided the training, by names such as ``model.hidden_size``."""
+        """Return all settings of the training, keyed by names such as ``model.hidden_size``."""
         parts = {name: part for name, part in self.record.items() if name != "result"}
         engine = self.result.get("engine")
         return flat({"engine": engine, "model": self.checkpoint.config.to_dict(), **parts})
 
 
 def differences(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Settings that are not the same in all runs, with each run's, and those that are; None where a run has none."""
+    """Return the settings that differ between runs, with a value a run (None if it has none), and those that are equal."""
     settings = [run.settings for run in runs]
     names = list(dict.fromkeys(name for one in settings for name in one))
     values = {name: [one.get(name) for one in settings] for name in names}
@@ -79,8 +79,8 @@ def read_run(path: Path, label: str) -> Run:
     """Read a run folder.
 
     Raises:
-        ConfigError: it is no folder.
-        ModelFileError: a file of it is missing or damaged.
+        ConfigError: the path is no folder.
+        ModelFileError: a file of the folder is missing or damaged.
     """
     if not path.exists():
         raise ModelFileError(f"{path}: no such folder")
@@ -93,9 +93,11 @@ def read_run(path: Path, label: str) -> Run:
     if not lines:
         raise ModelFileError(f"{path}: its metrics.jsonl holds no step")
     steps = {name: np.array([_number(line.get(name)) for line in lines]) for name in SERIES}
-    validations = [line for line in read_metrics(path, "validation") if _whole(line, ("step", "seconds", "loss"))]
+    validations = [line for line in read_metrics(path, "validation") if _has_numbers(line, ("step", "seconds", "loss"))]
     samples = [
-        line for line in read_metrics(path, "sample") if _whole(line, ("step",)) and isinstance(line.get("text"), str)
+        line
+        for line in read_metrics(path, "sample")
+        if _has_numbers(line, ("step",)) and isinstance(line.get("text"), str)
     ]
     return Run(label, path, checkpoint, steps, validations, samples, object_in(last.training, "result"))
 
@@ -104,15 +106,15 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _whole(line: Mapping[str, Any], names: Sequence[str]) -> bool:
+def _has_numbers(line: Mapping[str, Any], names: Sequence[str]) -> bool:
     return all(isinstance(line.get(name), int | float) for name in names)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read several run folders, each labelled by as much of the end of its path as tells it from the others.
+    """Read several run folders, each labelled with the shortest end of its path that is unique.
 
     Raises:
-        ConfigError: a folder is named twice, or none is.
+        ConfigError: a folder is named twice, or there is none.
     """
     if not paths:
         raise ConfigError("runs: none is named")

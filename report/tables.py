@@ -1,4 +1,4 @@
-"""Tables and texts of the page: key figures, settings, samples."""
+"""Tables and texts of the page: key figures, settings and samples."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unrolled.engine.storage.json_text import object_in, to_json
-from unrolled.report.charts import COLORS
+from unrolled.report.charts import COLOR_COUNT
 from unrolled.report.markup import text_of
 from unrolled.report.runs import Run, differences
 
-SHOWN = 6  # samples that are seen without a click
+OPEN_SAMPLES = 6  # samples that are shown without a click
 
 
 def name_of(run: Run, color: int) -> str:
-    dashed = " dashed" if color >= COLORS else ""
-    return f'<span class="run"><i class="key c{color % COLORS}{dashed}"></i>{text_of(run.label)}</span>'
+    dashed = " dashed" if color >= COLOR_COUNT else ""
+    return f'<span class="run"><i class="key c{color % COLOR_COUNT}{dashed}"></i>{text_of(run.label)}</span>'
 
 
 def _best(key: str) -> Callable[[Run], float | None]:
@@ -35,8 +35,8 @@ def _result(key: str) -> Callable[[Run], float | None]:
     return find
 
 
-# column: value of a run, how it is written, and which of all is the best one; as many as fit beside each other
-FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[float]], float] | None]] = {
+# Column: value of a run, its format, and the choice of the best run. There are as many columns as fit on the page.
+KEY_FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[float]], float] | None]] = {
     "validation loss": (_best("loss"), "{:.4f}", min),
     "perplexity": (_best("perplexity"), "{:.2f}", min),
     "accuracy": (_best("accuracy"), "{:.1%}", max),
@@ -50,10 +50,10 @@ FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[floa
 
 
 def key_figures(runs: Sequence[Run]) -> str:
-    """A row a run; the best of a column stands out where there is something to compare."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", *FIGURES))
+    """Return the table of key figures, a row a run; the best value of a column is marked if there are several runs."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", *KEY_FIGURES))
     columns = []
-    for value, form, choose in FIGURES.values():
+    for value, form, choose in KEY_FIGURES.values():
         found = [value(run) for run in runs]
         known = [one for one in found if one is not None and math.isfinite(one)]
         best = choose(known) if choose and known and len(runs) > 1 else None
@@ -72,7 +72,7 @@ def _cell(value: float | None, form: str, best: bool) -> str:
 
 
 def scrolling(table: str, label: str) -> str:
-    """A table that scrolls inside itself on a narrow screen."""
+    """Return a table in a region that scrolls on a narrow screen."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{text_of(label)}">{table}</div>'
 
 
@@ -81,7 +81,7 @@ def _value(value: Any) -> str:
 
 
 def settings(runs: Sequence[Run]) -> str:
-    """What differs between the runs as a table, what they share folded away."""
+    """Return a table of the settings that differ between the runs, and a folded one of those that are equal."""
     differing, common = differences(runs)
     shared = "".join(
         f"<tr><th scope='row'>{text_of(name)}</th><td>{_value(value)}</td></tr>" for name, value in common.items()
@@ -104,7 +104,7 @@ def settings(runs: Sequence[Run]) -> str:
 
 
 def samples(runs: Sequence[Run]) -> str:
-    """What each run wrote as it learned, a few of its samples evenly chosen, all of them behind a click."""
+    """Return the samples of each run during training: a few, evenly spaced, and the others folded."""
     return f'<div class="columns">{"".join(_samples_of(run, color) for color, run in enumerate(runs))}</div>'
 
 
@@ -117,7 +117,7 @@ def _samples_of(run: Run, color: int) -> str:
     losses = {line["step"]: float(line["loss"]) for line in run.validations}
     items = [_sample(line, losses.get(line["step"])) for line in run.samples]
     last = len(items) - 1
-    chosen = sorted({round(i * last / max(SHOWN - 1, 1)) for i in range(SHOWN)})
+    chosen = sorted({round(i * last / max(OPEN_SAMPLES - 1, 1)) for i in range(OPEN_SAMPLES)})
     seen = f"<ol class='samples'>{''.join(items[i] for i in chosen)}</ol>"
     if len(chosen) == len(items):
         return f"<div>{title}{seen}</div>"

@@ -1,7 +1,7 @@
-"""Event files for TensorBoard, made of metrics.jsonl: ``tensorboard --logdir runs`` shows the runs side by side.
+"""Event files for TensorBoard, made from metrics.jsonl: ``tensorboard --logdir runs`` shows the runs side by side.
 
-They are nothing but another form of the lines that a save has made safe, so a run that is resumed, and goes back to its
-last save, has neither a step twice nor one that was taken back: its file is written anew from the first line on.
+Events are made only from lines that a save has secured, and the file is rewritten from the first line when a run is resumed.
+So no step appears twice, nor one that was discarded because the run returned to its last save.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
-# tag of TensorBoard: key of the line; the part before the slash is the group that its page has
+# TensorBoard's tag: key of the line. The part before the slash is the group on TensorBoard's page.
 STEP = {
     "loss/training": "loss",
     "perplexity/training": "perplexity",
@@ -36,14 +36,14 @@ SAMPLE = "sample"
 
 
 class EventFiles(TrainingObserver):
-    """Keeps the event file of a run up to date, at each save.
+    """Update the event file of a run at each save.
 
     Args:
-        run: its folder; the file goes into ``tensorboard`` in it, and earlier ones there go.
+        run: the run folder; the file is written to its folder ``tensorboard``, and earlier ones there are removed.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
-        ConfigError: it cannot open the folder.
+        ConfigError: tensorboard cannot open the folder.
     """
 
     def __init__(self, run: str | Path) -> None:
@@ -60,8 +60,8 @@ class EventFiles(TrainingObserver):
         self._make = EventFileWriter
         self.run = Path(run)
         self._writer: Any = None
-        self._read = 0  # bytes of metrics.jsonl that are in the event file
-        self._began = 0.0  # when the first step was, as the file says
+        self._read = 0  # bytes of metrics.jsonl that the event file contains
+        self._began = 0.0  # time of the first step in the event file
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
         self.update()
@@ -71,7 +71,7 @@ class EventFiles(TrainingObserver):
         self.close()
 
     def update(self) -> None:
-        """Take over the lines that have come."""
+        """Add events for the new lines of metrics.jsonl."""
         metrics = self.run / METRICS
         if not metrics.exists():
             return
@@ -89,7 +89,7 @@ class EventFiles(TrainingObserver):
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the event file; the next update begins it anew."""
+        """Close the event file; the next update starts a new one."""
         if self._writer is not None:
             self._writer.close()
             self._writer, self._read = None, 0
@@ -100,19 +100,19 @@ class EventFiles(TrainingObserver):
         drop_events(self.run)
         self._began = time.time() - max((line.get("seconds", 0.0) for line in lines), default=0.0)
         self._writer = self._make(str(self.run / EVENTS))
-        # a TensorBoard that is open forgets what it read of the file that was there before
+        # Makes a running TensorBoard discard what it read from the previous file.
         session = SessionLog(status=SessionLog.START)
         self._writer.add_event(Event(wall_time=self._began, step=0, session_log=session))
 
 
 def events_of(line: dict[str, Any], began: float) -> Iterator[Any]:
-    """The events of one line of metrics.jsonl, at ``began`` plus its seconds."""
+    """Yield the events of one line of metrics.jsonl, at time ``began`` plus the line's seconds."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     step, when = line["step"], began + line.get("seconds", 0.0)
     if line["event"] == "sample":
-        yield Event(wall_time=when, step=step, summary=Summary(value=[_text(line["text"])]))
+        yield Event(wall_time=when, step=step, summary=Summary(value=[_text_summary(line["text"])]))
         return
     values = dict(line)
     values.setdefault("perplexity", math.exp(min(line["loss"], 700.0)))
@@ -123,8 +123,8 @@ def events_of(line: dict[str, Any], began: float) -> Iterator[Any]:
     yield Event(wall_time=when, step=step, summary=Summary(value=scalars))
 
 
-def _text(text: str) -> Any:
-    """A text as TensorBoard's page for texts has it: Markdown, of which indented lines are left as they are."""
+def _text_summary(text: str) -> Any:
+    """Return a text for TensorBoard's page of texts, indented so that Markdown leaves it as it is."""
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.types_pb2 import DT_STRING

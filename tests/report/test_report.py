@@ -38,7 +38,7 @@ from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.trainable import Trainable
 from unrolled.report.charts import nice_ticks
 from unrolled.report.heldout import _rows, find_corpus, held_out
-from unrolled.report.image import LEVELS, heat_map
+from unrolled.report.image import OPACITY_LEVELS, heat_map
 from unrolled.report.page import page, write_report
 from unrolled.report.probe import gradient_reach, parameter_gradients, read_rows, windows
 from unrolled.report.runs import differences, read_runs
@@ -371,10 +371,10 @@ def test_a_heat_map_is_a_png_of_its_values() -> None:
     rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(2, 4)
     assert rows[:, 0].tolist() == [0, 0]
     assert rows[:, 1:].astype(int).tolist() == [
-        [LEVELS, 2 * LEVELS, 0],
-        [LEVELS + 64, LEVELS - 32, 2 * LEVELS],
+        [OPACITY_LEVELS, 2 * OPACITY_LEVELS, 0],
+        [OPACITY_LEVELS + 64, OPACITY_LEVELS - 32, 2 * OPACITY_LEVELS],
     ]
-    assert chunks[b"tRNS"][LEVELS] == 0
+    assert chunks[b"tRNS"][OPACITY_LEVELS] == 0
     with pytest.raises(ValueError, match="needs rows and columns"):
         heat_map(np.zeros((0, 3)))
 
