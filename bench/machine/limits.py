@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS, VECTORS, WIDE, multiply_tile
 from unrolled.engine.kernels.gemm.rhs_packing import panel_width
-from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum, drop_stale_cache
+from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
 DEPTH = 64  # of the product whose factors stay in the L1 cache
@@ -35,9 +35,6 @@ def _run_core(a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
 @compiled_parallel
 def _run_tiles(part: int, parts: int, a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
     _run_core(a[part], panel[part], c[part], rounds)
-
-
-drop_stale_cache(cache=Path(_run_tiles.dispatcher.stats.cache_path))  # of this folder, when the tiles changed
 
 
 @compiled_sum

@@ -70,9 +70,8 @@ def _numba_info() -> dict[str, Any]:
     try:
         import numba
 
-        from unrolled.engine.kernels.gemm import amx
         from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS, VECTOR_BYTES, WIDE
-        from unrolled.engine.kernels.jit.target import TARGET
+        from unrolled.engine.kernels.jit.target import TARGET, has_tiles
         from unrolled.engine.kernels.threads.thread_pool import threading_layer
     except ImportError as error:
         return {"error": str(error)}
@@ -83,6 +82,6 @@ def _numba_info() -> dict[str, Any]:
         "tile": f"{TILE_ROWS} rows of {WIDE * VECTOR_BYTES // 4} float32",
         "fma": TARGET.fma,
         "avx512_bf16": TARGET.avx512_bf16,
-        "amx_bf16": amx.AVAILABLE,
+        "amx_bf16": has_tiles(),
         "target": getattr(numba.config, "CPU_NAME", None) or "this processor",
     }

@@ -8,16 +8,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from unrolled.engine.kernels import optimizers as optim
-from unrolled.engine.kernels.gemm import amx
 from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
-from unrolled.engine.kernels.jit.compilation import Kernel, drop_stale_cache
-from unrolled.engine.kernels.jit.target import TARGET
+from unrolled.engine.kernels.jit.compilation import Kernel
 from unrolled.engine.kernels.layers import layers
 from unrolled.engine.kernels.recurrent import gru, lstm, rnn
-
-drop_stale_cache(
-    variant="amx refused" if TARGET.amx_bf16 and not amx.AVAILABLE else ""
-)  # before anything is called, and so before anything is loaded
 
 KERNELS: dict[str, Kernel] = {
     "rnn": Kernel(rnn.forward_tanh, rnn.backward_tanh),

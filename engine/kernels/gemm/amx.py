@@ -11,19 +11,16 @@ tiles take for 0); they differ from those of ``vdpbf16ps``, which sums pairs one
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
-from unrolled.engine.kernels.jit.target import TARGET
+from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
 from unrolled.engine.kernels.simd.bf16 import emit_halves
 from unrolled.engine.kernels.simd.copies import copy_block
 from unrolled.engine.kernels.simd.vectors import broadcast
@@ -31,21 +28,6 @@ from unrolled.engine.kernels.simd.vectors import broadcast
 ROWS = 16  # of a tile
 DEPTH = 16  # words of a tile's row
 LANES = 16  # columns of a tile of C
-_REQUEST, _TILE_DATA = 0x1023, 18  # arch_prctl's ARCH_REQ_XCOMP_PERM for XFEATURE_XTILEDATA (Linux 5.16)
-_ARCH_PRCTL = 158  # x86-64
-
-
-def _permitted() -> bool:
-    """Whether the system lets this process use tiles; its threads and forked children may, too."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) == 0
-    except (OSError, AttributeError):
-        return False
-
-
-AVAILABLE = TARGET.amx_bf16 and _permitted()
 
 # tiles by number: C in 0 to 3; of up to 16 rows A in 4, B in 5 to 7; of more A in 4 and 5, B in 6 and 7
 _A = 4
@@ -116,7 +98,7 @@ def _make(emit: Callable[..., None], *shape: int) -> Any:
         i = types.intp
 
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            data = [context.make_array(signature.args[n])(context, builder, args[n]).data for n in (0, 3, 7, 10)]
+            data = [array_data(context, builder, signature.args[n], args[n]) for n in (0, 3, 7, 10)]
             emit(builder, *shape, *data, args)
             return context.get_dummy_value()
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from unrolled.engine.kernels.jit.compilation import intrinsic
+from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd import bf16
 from unrolled.engine.kernels.simd.copies import emit_prefetch
@@ -58,7 +58,7 @@ def multiply_tile(  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         array = {
-            name: context.make_array(signature.args[n])(context, builder, args[n]).data
+            name: array_data(context, builder, signature.args[n], args[n])
             for name, n in (("a", 2), ("panel", 6), ("start", 10), ("c", 13))
         }
         item, scalar = context.get_value_type(a.dtype), context.get_value_type(dtype)

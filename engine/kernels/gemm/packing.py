@@ -15,6 +15,7 @@ import numpy as np
 
 from unrolled.engine.kernels.gemm import amx
 from unrolled.engine.kernels.jit.numba_internals import redirect_calls
+from unrolled.engine.kernels.jit.target import has_tiles
 from unrolled.engine.kernels.simd.bf16 import WORD, WORD_DTYPE, check_available
 
 
@@ -39,7 +40,7 @@ class Packing(Enum):
 
 def bf16_packing() -> Packing:
     """Return the format of bfloat16 on this processor."""
-    return Packing.TILES if amx.AVAILABLE else Packing.PAIRS
+    return Packing.TILES if has_tiles() else Packing.PAIRS
 
 
 def choose_packing(in_bf16: bool) -> Packing:

@@ -1,112 +1,38 @@
-"""What the registry of kernels holds, and how all kernels are compiled."""
+"""Compilation of the kernels: options that all share, and the one folder that keeps what was compiled."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import inspect
 import logging
 import os
-import uuid
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numba.extending
-from numba import njit, types
-from numba.core import event
+from numba import njit
+
+from unrolled.engine.kernels.jit.numba_internals import keep_in_folder, pass_numbers_plainly, user_cache_folder
+from unrolled.engine.kernels.jit.target import TARGET, has_tiles
 
 if getattr(numba.config, "DISABLE_JIT", 0):
     raise ImportError("NUMBA_DISABLE_JIT is set, and the micro-kernel exists only compiled; the numpy engine is Python")
 
 # error_model: Python's check for division by zero is a branch that keeps a loop from being vectorised.
 # contract: a multiplication and an addition may become one FMA; nothing is reordered.
-OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
-
-
-_PROCESS = uuid.uuid4().hex[:8]
-
-
-def kept_apart(dispatcher: Any) -> Any:
-    """The same compiled function, whose files in the cache have names that no other process gives.
-
-    Numba numbers them without a lock. Of two processes that compile one function for different types at the same time, the
-    second would write its code into the first one's file, and whoever loads that later would run code for other types.
-    """
-    files = dispatcher._cache._cache_file
-    numbered = files._data_name
-
-    def name(number: int) -> str:
-        stem, suffix = os.path.splitext(numbered(number))
-        return f"{stem}.{_PROCESS}-{os.getpid()}{suffix}"  # forked processes share the first half
-
-    files._data_name = name
-    return dispatcher
-
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 
 # Parameters whose constants are worth code of their own: with strides of A that are known, eight rows of a tile need one
-# address instead of eight. Weights' gradients take 1.03 times as long without.
+# address instead of eight. The weight gradients take 1.03 times as long without.
 CONSTANTS = {"a_row", "a_depth"}
 
-_FOLDERS: set[Path] = set()  # in which Numba keeps the kernels of the modules that were imported
+SOURCES = Path(__file__).parents[1]
 
-
-def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """As ``compiled``, with options of Numba's."""
-    dispatcher = kept_apart(njit(**options)(function))
-    _FOLDERS.add(Path(dispatcher.stats.cache_path))
-    resolve = dispatcher.get_call_template
-    names = list(inspect.signature(function).parameters)
-
-    def plain(name: str, given: Any) -> Any:
-        return given if name in CONSTANTS else types.unliteral(given)
-
-    def resolve_plain(args: Sequence[Any], kws: dict[str, Any]) -> Any:
-        return resolve(
-            tuple(map(plain, names, args)), {name: plain(name, given) for name, given in kws.items()}
-        )  # fmt: skip
-
-    dispatcher.get_call_template = resolve_plain
-    return dispatcher
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function for the types of its arguments, from Python or from other compiled functions.
-
-    Constants of a compiled caller are passed like any other number, but for ``CONSTANTS``. Numba would compile the function
-    again for each of them.
-    """
-    return _compile(function, OPTIONS)
-
-
-def compiled_sum(function: Callable[..., Any]) -> Any:
-    """As ``compiled``, for sums whose order nothing else has to repeat: several run side by side, the same every time."""
-    return _compile(function, {**OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}})
-
-
-intrinsic: Any = numba.extending.intrinsic  # whose type has callers pass the typing context too
-
-
-class _Announcer(event.Listener):
-    """Says once that kernels are being compiled, which takes long and looks like nothing; loading them is silent."""
-
-    said = False
-
-    def on_start(self, event: event.Event) -> None:
-        module = event.data["dispatcher"].py_func.__module__ or ""  # None for functions made by exec, of whomever
-        if not self.said and module.startswith("unrolled."):
-            self.said = True
-            logging.getLogger("unrolled").warning(
-                "compiling the Numba kernels for this processor, once: half a minute or so; they are kept in %s",
-                cache_folder(),
-            )
-
-    def on_end(self, event: event.Event) -> None:
-        pass
-
-
-event.register("numba:compile", _Announcer())
+intrinsic: Any = numba.extending.intrinsic  # Numba's type for it makes callers pass the typing context
 
 
 class Kernel(NamedTuple):
@@ -116,34 +42,95 @@ class Kernel(NamedTuple):
     backward: Callable[..., Any]
 
 
+def cached(dispatcher: Any) -> Any:
+    """Keep the compiled code of a Numba function in the folder of the kernels."""
+    keep_in_folder(dispatcher, cache_folder, _announce)
+    return dispatcher
+
+
+def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    dispatcher = cached(njit(**options)(function))
+    pass_numbers_plainly(dispatcher, CONSTANTS)
+    return dispatcher
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function for the types of its arguments, from Python or from other compiled functions.
+
+    Constants of a compiled caller are passed like any other number, but for ``CONSTANTS``.
+    """
+    return _compile(function, OPTIONS)
+
+
+def compiled_sum(function: Callable[..., Any]) -> Any:
+    """Compile a function whose sums LLVM may reorder into several that run side by side, the same every time.
+
+    For sums whose order nothing else has to repeat.
+    """
+    return _compile(function, {**OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}})
+
+
+_announced = False
+
+
+def _announce(function: Callable[..., Any]) -> None:
+    """Log once that kernels are being compiled, which takes long and shows nothing; loading them is silent."""
+    global _announced
+    if _announced or not (function.__module__ or "").startswith("unrolled."):  # made by exec: no module
+        return
+    _announced = True
+    logging.getLogger("unrolled").warning(
+        "compiling the Numba kernels for this processor, once: half a minute or so; they are kept in %s", cache_folder()
+    )
+
+
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: beside their sources, in NUMBA_CACHE_DIR, or in the user's cache."""
-    return Path(compiled(cache_folder).stats.cache_path)  # of any function here; this one is never compiled
+    """Return the folder that keeps the compiled kernels, without any that are stale.
+
+    It is the first that can be written of NUMBA_CACHE_DIR, the kernels' own ``__pycache__`` and the user's cache.
+
+    Raises:
+        RuntimeError: none of them can be written.
+    """
+    return _open_folder(numba.config.CACHE_DIR)
 
 
-def drop_stale_cache(
-    sources: Path = Path(__file__).parents[1], cache: Path | None = None, variant: str = ""
-) -> None:  # fmt: skip
+@functools.cache
+def _open_folder(chosen: str) -> Path:
+    own_name = f"{SOURCES.name}_{hashlib.sha1(str(SOURCES).encode()).hexdigest()}"  # installations may share the others
+    candidates = [SOURCES / "__pycache__", user_cache_folder() / own_name]
+    for folder in [Path(chosen) / own_name, *candidates] if chosen else candidates:
+        if _can_write(folder):
+            drop_stale_cache(SOURCES, folder, "amx refused" if TARGET.amx_bf16 and not has_tiles() else "")
+            return folder
+    raise RuntimeError(f"no folder for compiled kernels can be written: {', '.join(map(str, candidates))}")
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def drop_stale_cache(sources: Path, cache: Path, variant: str = "") -> None:
     """Remove cached kernels when any kernel's source has changed, or the ``variant`` that they are compiled in.
 
-    Numba looks at the file of the cached function only, and would go on with the old code of what that one calls.
+    Numba checks the file of the cached function only, and would go on with the old code of the functions that it calls.
     Several processes may do it at once: a kernel whose file is gone is compiled again.
     """
     digest = hashlib.sha256(variant.encode())
     for source in sorted(sources.rglob("*.py")):
         digest.update(source.read_bytes())
-    for folder in sorted(_FOLDERS) if cache is None else (cache,):
-        _drop_unless(folder, digest.hexdigest())
-
-
-def _drop_unless(cache: Path, digest: str) -> None:
     mark = cache / "kernels.sha256"
     with contextlib.suppress(OSError):  # a folder that cannot be written changes with an installation only
-        if mark.exists() and mark.read_text() == digest:
+        if mark.exists() and mark.read_text() == digest.hexdigest():
             return
         for file in (*cache.glob("*.nbi"), *cache.glob("*.nbc")):
             file.unlink(missing_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         new = mark.with_suffix(f".{os.getpid()}")
-        new.write_text(digest)
+        new.write_text(digest.hexdigest())
         new.replace(mark)

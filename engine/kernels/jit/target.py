@@ -6,10 +6,14 @@ one small function shows which registers and instructions it uses.
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 from typing import NamedTuple
 
 from llvmlite import binding
-from numba.core.registry import cpu_target
+
+from unrolled.engine.kernels.jit.numba_internals import target_machine
 
 _PROBE = """
 declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
@@ -43,4 +47,23 @@ def describe(triple: str, cpu: str, features: str) -> Target:
     return Target(vector_bytes, 32 if many else 16, fma, in_pairs, in_pairs and {"+amx-tile", "+amx-bf16"} <= listed)
 
 
-TARGET = describe(*cpu_target.target_context.codegen().magic_tuple())
+TARGET = describe(*target_machine())
+
+_REQUEST, _TILE_DATA = 0x1023, 18  # arch_prctl's ARCH_REQ_XCOMP_PERM for XFEATURE_XTILEDATA (Linux 5.16)
+_ARCH_PRCTL = 158  # x86-64
+
+
+@functools.cache
+def has_tiles() -> bool:
+    """Return whether this process may multiply on AMX tiles; the first call requests them from the system."""
+    return TARGET.amx_bf16 and _request_tiles()
+
+
+def _request_tiles() -> bool:
+    """Request tiles for this process, its threads and the children that it forks; return whether they are granted."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) == 0
+    except (OSError, AttributeError):
+        return False

@@ -12,29 +12,16 @@ from typing import Any
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
 
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.kernels.jit.compilation import intrinsic
+from unrolled.engine.kernels.jit.numba_internals import BFLOAT, cgutils
 from unrolled.engine.kernels.jit.target import TARGET
 
 WORD = types.int32
 WORD_DTYPE = np.dtype(np.int32)
 # before LLVM 16 the instruction's operands had another type
 HAS_INSTRUCTION = TARGET.avx512_bf16 and binding.llvm_version_info[0] >= 16
-
-
-class _BFloat(ir.types._BaseFloatType):  # llvmlite knows the type's name only when told
-    null, intrinsic_name = "0.0", "bf16"
-
-    def __str__(self) -> str:
-        return "bfloat"
-
-    def format_constant(self, value: float) -> str:
-        return str(value)
-
-
-_BFloat._create_instance()
 
 
 def available() -> bool:
@@ -62,7 +49,7 @@ def add_product(builder: Any, x: Any, y: Any, total: Any) -> Any:
     """
     sums = total.type
     if HAS_INSTRUCTION:
-        pairs = ir.VectorType(_BFloat(), 2 * sums.count)
+        pairs = ir.VectorType(BFLOAT, 2 * sums.count)
         dot = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(sums, [sums, pairs, pairs]), "llvm.x86.avx512bf16.dpbf16ps.512"
         )
@@ -85,7 +72,7 @@ def emit_halves(builder: Any, words: Any) -> list[Any]:
 
 def emit_rounded(builder: Any, first: Any, second: Any) -> Any:
     """32 bfloat16 from two registers of the bits of 16 float32, one after the other."""
-    floats, result = ir.VectorType(ir.FloatType(), 16), ir.VectorType(_BFloat(), 32)
+    floats, result = ir.VectorType(ir.FloatType(), 16), ir.VectorType(BFLOAT, 32)
     convert = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(result, [floats] * 2), "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from unrolled.engine.kernels.jit.compilation import intrinsic
+from unrolled.engine.kernels.jit.numba_internals import array_data, array_length, cgutils
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd.vectors import broadcast, load
 
@@ -36,12 +36,11 @@ def largest(typing_context, values):  # type: ignore[no-untyped-def]
         return None
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        array = context.make_array(signature.args[0])(context, builder, args[0])
         bits = values.dtype.bitwidth
         lanes, integer = TARGET.vector_bytes * 8 // bits, ir.IntType(bits)
         kind, places = ir.VectorType(integer, lanes), ir.VectorType(_I32, lanes)
-        count = builder.extract_value(array.shape, 0)
-        data = builder.bitcast(array.data, integer.as_pointer())
+        count = array_length(context, builder, values, args[0])
+        data = builder.bitcast(array_data(context, builder, values, args[0]), integer.as_pointer())
 
         def ordered(value: Any) -> Any:
             """Bits as an integer that orders as the number does, or such an integer as bits; of one or of a register."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
+from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd.bf16 import HAS_INSTRUCTION, WORD, emit_rounded, emit_words
 
@@ -26,7 +26,7 @@ class _Flat:
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
         self._builder, self._args = builder, args
         self._data = [
-            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else None
+            array_data(context, builder, kind, value) if isinstance(kind, types.Array) else None
             for kind, value in zip(signature.args, args, strict=True)
         ]
 
@@ -238,7 +238,7 @@ def prefetch(typing_context, source, at):  # type: ignore[no-untyped-def]
     """Ask for the cache line of an item of a flat array."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        data = array_data(context, builder, source, args[0])
         emit_prefetch(builder, builder.gep(data, [args[1]]))
         return context.get_dummy_value()
 

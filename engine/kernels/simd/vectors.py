@@ -12,9 +12,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from unrolled.engine.kernels.jit.compilation import intrinsic
+from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
 from unrolled.engine.kernels.jit.target import TARGET
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -175,7 +175,7 @@ def elementwise(formula: Callable[..., Any]) -> Any:
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             def data(n: int) -> list[Any]:
                 return [
-                    context.make_array(kind)(context, builder, builder.extract_value(args[n], place)).data
+                    array_data(context, builder, kind, builder.extract_value(args[n], place))
                     for place, kind in enumerate(signature.args[n].types)
                 ]
 

@@ -9,6 +9,7 @@ count tells.
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 import operator
 import os
@@ -41,8 +42,10 @@ def _new_lock() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+@functools.cache
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_new_lock)
 
 
 def _new_buffer(size: int) -> _Buffer:
@@ -73,6 +76,7 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     size = math.prod(shape) * kind.itemsize
     if size < SMALLEST:
         return np.empty(shape, kind)
+    _watch_forks()
     with _lock:
         first = bisect.bisect_left(_buffers, size, key=_size_of)
         # up to an eighth larger, so that batches of varying length share buffers

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
+from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
 
 # places in the shared array, a cache line apart
 _ARRIVED, _DECISION, _COUNT, _SIZE = 0, 16, 32, 48
@@ -36,8 +36,7 @@ def new_team() -> NDArray[np.int64]:
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    data = context.make_array(signature.args[0])(context, builder, args[0]).data
-    return builder.gep(data, [args[1]])
+    return builder.gep(array_data(context, builder, signature.args[0], args[0]), [args[1]])
 
 
 @intrinsic

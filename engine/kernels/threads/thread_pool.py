@@ -19,33 +19,31 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, typeof, types
-from numba.core import cgutils
-from numba.np.ufunc import parallel as _numba_threads
 
 from unrolled.engine.errors import ForkError
-from unrolled.engine.kernels.jit.compilation import OPTIONS, cache_folder, compiled, intrinsic, kept_apart
+from unrolled.engine.kernels.jit.compilation import OPTIONS, cache_folder, cached, compiled, intrinsic
+from unrolled.engine.kernels.jit.numba_internals import (
+    cgutils,
+    current_threads,
+    emit_call,
+    emit_entry,
+    function_address,
+    without_owner,
+)
 
 _ENTRY = (types.intp,) * 3  # of every entry: the address of its arguments, the part, the number of parts
-
-
-def _call(context: Any, builder: Any, address: Any, of: Sequence[Any], values: Sequence[Any]) -> Any:
-    """Call a compiled function that takes ``values`` of Numba's types ``of``; whether it ended with an exception."""
-    convention = context.call_conv
-    function = builder.inttoptr(address, convention.get_function_type(types.none, of).as_pointer())
-    status, _ = convention.call_function(builder, function, types.none, of, values)
-    return status.is_error
 
 
 @intrinsic
 def _call_entry(_: Any, entry: Any, arguments: Any, part: Any, parts: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-        _call(context, builder, values[0], _ENTRY, values[1:])
+        emit_call(context, builder, values[0], _ENTRY, values[1:])
         return context.get_dummy_value()
 
     return types.none(types.intp, *_ENTRY), emit
 
 
-@kept_apart
+@cached
 @njit(parallel=True, **OPTIONS)
 def _run_parts(entry: int, arguments: int, parts: int) -> None:
     for part in prange(parts):
@@ -64,16 +62,6 @@ def _digest_of(_: Any, arguments: Any) -> Any:
     return types.int64(arguments), lambda *_: ir.Constant(ir.IntType(64), digest)
 
 
-def _borrowed(context: Any, builder: Any, of: Any, value: Any) -> Any:
-    """An array of Numba's type ``of`` without its owner, whose count all threads would change for every view of it."""
-    if not isinstance(of, types.Array):
-        return value
-    array = context.make_array(of)(context, builder, value=value)
-    for owner in ("meminfo", "parent"):
-        setattr(array, owner, getattr(array, owner).type(None))
-    return array._getvalue()
-
-
 @intrinsic
 def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
     """Addresses of an entry, and of what it reads: the function's ``address`` and its tuple of ``arguments``.
@@ -83,10 +71,9 @@ def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
     of = (types.intp, types.intp, *arguments.types)
 
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-        convention = context.call_conv
         address, packed = values
         borrowed = [
-            _borrowed(context, builder, one, value)
+            without_owner(context, builder, one, value)
             for one, value in zip(arguments.types, cgutils.unpack_tuple(builder, packed), strict=True)
         ]
         contents = (ir.Constant(address.type, 0), address, *borrowed)
@@ -94,16 +81,15 @@ def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
         memory = cgutils.alloca_once(builder, kept)  # which the caller keeps until all parts have run
         for place, value in enumerate(contents):
             builder.store(value, cgutils.gep_inbounds(builder, memory, 0, place))
-        module = builder.module
-        entry = ir.Function(module, convention.get_function_type(types.none, _ENTRY), module.get_unique_name("entry"))
-        entry.linkage = "internal"
-        inside = ir.IRBuilder(entry.append_basic_block())
-        at, part, parts = convention.get_arguments(entry)
-        pointer = inside.inttoptr(at, kept.as_pointer())
-        _, function, *given = cgutils.unpack_tuple(inside, inside.load(pointer))
-        with cgutils.if_unlikely(inside, _call(context, inside, function, of, [part, parts, *given])):
-            inside.store(ir.Constant(address.type, 1), cgutils.gep_inbounds(inside, pointer, 0, 0))
-        convention.return_value(inside, context.get_dummy_value())
+
+        def call_function(inside: Any, given: Sequence[Any]) -> None:
+            at, part, parts = given
+            pointer = inside.inttoptr(at, kept.as_pointer())
+            _, function, *rest = cgutils.unpack_tuple(inside, inside.load(pointer))
+            with cgutils.if_unlikely(inside, emit_call(context, inside, function, of, [part, parts, *rest])):
+                inside.store(ir.Constant(address.type, 1), cgutils.gep_inbounds(inside, pointer, 0, 0))
+
+        entry = emit_entry(context, builder, _ENTRY, call_function)
         addresses = [builder.ptrtoint(one, address.type) for one in (entry, memory)]
         return context.make_tuple(builder, signature.return_type, addresses)
 
@@ -143,6 +129,7 @@ class _Threads:
         self.lock = threading.RLock()
         self.layer: str | None = None
         self.forked = False
+        self.watches_forks = False
         self.unguarded = False  # several Python threads may call, and nothing was forked
         self.count: Callable[[], int] = numba.get_num_threads
 
@@ -155,11 +142,14 @@ class _Threads:
                 "or set NUMBA_THREADING_LAYER=workqueue"
             )
         with self.lock:  # two Python threads at once would end the process in the workqueue layer
+            if not self.watches_forks and hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=self.after_fork)
+                self.watches_forks = True
             done: int = _launch(known, *arguments)
             if done != _UNKNOWN and self.layer is None:
                 self.layer = numba.threading_layer()
                 self.unguarded = self.layer != "workqueue"
-                self.count = getattr(_numba_threads, "_get_num_threads", self.count)
+                self.count = current_threads()
         return done
 
     def after_fork(self) -> None:
@@ -169,8 +159,6 @@ class _Threads:
 
 
 _threads = _Threads()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.after_fork)
 
 
 def get_num_threads() -> int:
@@ -212,12 +200,9 @@ def compiled_parallel(function: Callable[..., None]) -> Any:
 
 def _address(body: Any, of: tuple[Any, ...]) -> int:
     """Where ``body`` lies in memory for arguments of Numba's types ``of``; it is compiled or loaded first."""
-    signature = (types.intp, types.intp, *of)
-    body.compile(signature)
-    result = body.overloads[signature]
-    address = int(result.library.get_pointer_to_function(result.fndesc.mangled_name))
-    if result.signature.return_type != types.none or not address:  # what is called as returning nothing
-        raise TypeError(f"{body.__name__} returns {result.signature.return_type}; a function of a part returns nothing")
+    address, returned = function_address(body, (types.intp, types.intp, *of))
+    if returned != types.none or not address:  # what is called as returning nothing
+        raise TypeError(f"{body.__name__} returns {returned}; a function of a part returns nothing")
     return address
 
 

@@ -13,6 +13,8 @@ from numba import njit
 from unrolled.engine.kernels.gemm import amx, matmul
 from unrolled.engine.kernels.gemm.packing import bf16_packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack
+from unrolled.engine.kernels.jit import target
+from unrolled.engine.kernels.jit.target import has_tiles
 
 
 def test_shapes_of_tiles_for_every_number_of_rows() -> None:
@@ -43,19 +45,19 @@ def test_linux_is_asked_for_tiles(result: int, permitted: bool, monkeypatch: pyt
     library = Library(result)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    assert amx._permitted() == permitted
+    assert target._request_tiles() == permitted
     assert library.asked == [(158, 0x1023, 18)]
 
 
 def test_other_systems_and_libraries_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     monkeypatch.setattr(sys, "platform", "linux")
-    assert not amx._permitted()
+    assert not target._request_tiles()
     monkeypatch.setattr(sys, "platform", "win32")
-    assert not amx._permitted()
+    assert not target._request_tiles()
 
 
-@pytest.mark.skipif(not amx.AVAILABLE, reason="this processor has no tiles")
+@pytest.mark.skipif(not has_tiles(), reason="this processor has no tiles")
 def test_products_in_bf16_run_on_tiles() -> None:
     product = njit(matmul.add_product.py_func)  # anew, because Numba does not show what it has cached
     panels = pack(np.ones((8, 40), np.float32), bf16_packing())

@@ -12,7 +12,7 @@ import pytest
 from jit import compiled as compiled_for_tests
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.jit import compilation
+from unrolled.engine.kernels.jit import compilation, numba_internals
 from unrolled.engine.kernels.threads import thread_pool
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
@@ -117,4 +117,4 @@ def test_no_other_process_gives_the_names_of_files_in_the_cache(tmp_path: Path) 
     assert (double(2), double(1.5)) == (4, 3.0)
     names = [path.name for path in tmp_path.rglob("*lambda*.nbc")]
     assert len(names) == 2
-    assert all(name.endswith(f".{compilation._PROCESS}-{os.getpid()}.nbc") for name in names)
+    assert all(name.endswith(f".{numba_internals._PROCESS}-{os.getpid()}.nbc") for name in names)

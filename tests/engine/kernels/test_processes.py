@@ -9,7 +9,6 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import models
@@ -18,7 +17,7 @@ import pytest
 from numba import njit
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.kernels.jit.compilation import _Announcer, drop_stale_cache
+from unrolled.engine.kernels.jit.compilation import _announce, drop_stale_cache
 from unrolled.engine.training.warmup import warmup
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.models.engines import make_model
@@ -67,6 +66,25 @@ def test_a_second_process_starts_without_compiling_and_the_first_says_that_it_do
     assert counts["misses"] == 0
     assert counts["hits"] > 10
     assert "compiling" not in second.stderr
+
+
+def test_an_import_touches_no_file_and_all_kernels_are_kept_in_one_folder(tmp_path: Path) -> None:
+    done = run(
+        """
+        import os
+        import unrolled.engine.kernels, unrolled.engine.kernels.decode.flow, unrolled.bench.machine.limits as limits
+        from unrolled.engine.kernels.jit.compilation import cache_folder
+        from unrolled.engine.kernels.threads import buffer_pool
+        print(os.listdir(os.environ["NUMBA_CACHE_DIR"]))
+        limits._total(buffer_pool.empty((3,), "f4"))
+        print(limits._total.stats.cache_path == str(cache_folder()))
+        print(os.listdir(os.environ["NUMBA_CACHE_DIR"]) == [cache_folder().name])
+        print(sorted(name.split("-")[0] for name in os.listdir(cache_folder())))
+        """,
+        NUMBA_CACHE_DIR=str(tmp_path),
+    )
+    files = "['kernels.sha256', 'limits._total', 'limits._total']"  # of the function an index and its code
+    assert done.stdout.splitlines() == ["[]", "True", "True", files], done.stderr
 
 
 def test_warmup_leaves_nothing_to_compile() -> None:
@@ -207,5 +225,5 @@ def test_functions_of_no_module_compile_beside_the_kernels() -> None:
     exec("def double(x): return 2 * x", {}, made)
     double = njit(made["double"])
     assert made["double"].__module__ is None
-    _Announcer().on_start(SimpleNamespace(data={"dispatcher": double}))  # one that has not said anything yet
+    _announce(made["double"])  # which has no module to tell whose it is
     assert double(21) == 42

@@ -14,9 +14,9 @@ import pytest
 from llvmlite import binding
 from numba import njit
 
-from unrolled.engine.kernels.gemm import amx, matmul, microkernel
+from unrolled.engine.kernels.gemm import matmul, microkernel
 from unrolled.engine.kernels.gemm.rhs_packing import pack
-from unrolled.engine.kernels.jit.target import TARGET, Target, describe
+from unrolled.engine.kernels.jit.target import TARGET, Target, describe, has_tiles
 
 ALL_WIDTHS = [
     "test_activations.py",
@@ -126,10 +126,13 @@ def test_narrower_targets_compute_the_same(settings: dict[str, str], width: int,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not amx.AVAILABLE, reason="tests of bfloat16 run without the processor's tiles as it is")
+@pytest.mark.skipif(not has_tiles(), reason="tests of bfloat16 run without the processor's tiles as it is")
 def test_bfloat16_without_the_tiles_of_the_processor(tmp_path: Path) -> None:
     settings = {"NUMBA_CPU_FEATURES": "+avx512bf16,-amx-tile,-amx-bf16"}
-    asked = "from unrolled.engine.kernels import amx, bf16; print(bf16.available(), amx.AVAILABLE)"
+    asked = (
+        "from unrolled.engine.kernels.jit.target import has_tiles; from unrolled.engine.kernels.simd import bf16; "
+        "print(bf16.available(), has_tiles())"
+    )
     assert run(settings, tmp_path, "-c", asked).split() == ["True", "False"]
     few = "products or (gradients and lstm)"  # each kernel is compiled anew
     out = run(settings, tmp_path, "-m", "pytest", "-n0", "-q", "-k", few, str(Path(__file__).parent / "test_bf16.py"))
