@@ -92,7 +92,7 @@ def cache_folder() -> Path:
     Raises:
         RuntimeError: none of them can be written.
     """
-    return _open_folder(numba.config.CACHE_DIR)
+    return _open_folder(str(getattr(numba.config, "CACHE_DIR", "")))
 
 
 @functools.cache

@@ -103,7 +103,7 @@ def redirect_calls(dispatcher: Any, choose: Callable[[Sequence[Any]], Any]) -> N
 _PROCESS = uuid.uuid4().hex[:8]
 
 
-class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):  # type: ignore[misc]
+class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
     """Locator of a function's files in the one folder of all kernels."""
 
     def __init__(self, function: Callable[..., Any], folder: Path) -> None:
@@ -116,7 +116,7 @@ class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):  # 
         return f"{Path(self._py_file).parent.name}-{self._lineno}"  # modules of two rooms may have one name
 
 
-class _Files(caching.IndexDataCacheFile):  # type: ignore[misc]
+class _Files(caching.IndexDataCacheFile):
     """Files of a function's compiled code, with names that no other process gives.
 
     Numba numbers them without a lock. Of two processes that compile one function for different types at the same time, the
@@ -131,13 +131,13 @@ class _Files(caching.IndexDataCacheFile):  # type: ignore[misc]
 def _open_cache(function: Callable[..., Any], folder: Path) -> Any:
     """Return Numba's cache of a function, in ``folder``."""
 
-    class Located(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    class Located(caching.CompileResultCacheImpl):
         def __init__(self, py_func: Callable[..., Any]) -> None:
             self._lineno, self._locator = py_func.__code__.co_firstlineno, _Folder(py_func, folder)
             name = f"{Path(inspect.getfile(py_func)).stem}.{py_func.__qualname__}"
             self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
 
-    class Cache(caching.FunctionCache):  # type: ignore[misc]
+    class Cache(caching.FunctionCache):
         _impl_class = Located
 
     cache = Cache(function)
@@ -217,7 +217,7 @@ def without_owner(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return array._getvalue()
 
 
-class _BFloat(ir.types._BaseFloatType):  # type: ignore[misc]
+class _BFloat(ir.types._BaseFloatType):
     """LLVM's type ``bfloat``, which llvmlite has no name for."""
 
     null, intrinsic_name = "0.0", "bf16"
