@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.plotting.figures import INK, PALETTE, dress, groups, new_figure, save_figure
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
 
 POINTS = 200  # of the longest line
 

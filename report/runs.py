@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.parameters import parameter_count
-from unrolled.engine.runs.resume import flat
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
+from unrolled.engine.runs.resume_checks import flatten_settings
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, Checkpoint, load_checkpoint
 from unrolled.engine.storage.json_text import object_in
 
@@ -63,7 +63,7 @@ class Run:
         """Return all settings of the training, keyed by names such as ``model.hidden_size``."""
         parts = {name: part for name, part in self.record.items() if name != "result"}
         engine = self.result.get("engine")
-        return flat({"engine": engine, "model": self.checkpoint.config.to_dict(), **parts})
+        return flatten_settings({"engine": engine, "model": self.checkpoint.config.to_dict(), **parts})
 
 
 def differences(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from unrolled.engine.data.readers.file_names import printable_name
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.runs.run_folder import EVENTS, METRICS, drop_events
+from unrolled.engine.runs.metrics_log import METRICS
+from unrolled.engine.runs.run_files import EVENT_FOLDER, remove_event_files
 from unrolled.engine.storage.json_text import parse_json
 from unrolled.engine.storage.surrogates import find_surrogate
 from unrolled.engine.training.observers import TrainingObserver
@@ -97,9 +98,9 @@ class EventFiles(TrainingObserver):
     def _start(self, lines: list[dict[str, Any]]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        drop_events(self.run)
+        remove_event_files(self.run)
         self._began = time.time() - max((line.get("seconds", 0.0) for line in lines), default=0.0)
-        self._writer = self._make(str(self.run / EVENTS))
+        self._writer = self._make(str(self.run / EVENT_FOLDER))
         # Makes a running TensorBoard discard what it read from the previous file.
         session = SessionLog(status=SessionLog.START)
         self._writer.add_event(Event(wall_time=self._began, step=0, session_log=session))

@@ -26,7 +26,7 @@ from unrolled.engine.errors import ConfigError, JobError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.runs.experiment import ModelSettings
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.storage import checkpoint
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError
-from unrolled.engine.runs.resume import check_same
+from unrolled.engine.runs.resume_checks import check_same_settings
 from unrolled.engine.storage.locks import FolderLock
 from unrolled.tuning.worker import DIVERGED, REFUSED
 
@@ -119,7 +119,7 @@ def _reopen(optuna: Any, journal: Path, settings: Mapping[str, Any]) -> Any:
         raise ModelFileError(
             f"{journal}: damaged, or no study of unrolled ({type(error).__name__}: {error})"
         ) from error
-    check_same(before, settings, follows_limit=True, what="study")
+    check_same_settings(before, settings, follows_limit=True, what="study")
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         close_trial(optuna, study, trial.number, trial.user_attrs.get(OUTCOME))
     return study

@@ -23,7 +23,7 @@ from unrolled.cli.terminal.console import out, warn
 from unrolled.cli.terminal.tables import rate, table
 from unrolled.cli.verbs.compare import run_compare, show_agreements
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.runs.run_folder import holds_run
+from unrolled.engine.runs.run_files import find_run_files
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file
 from unrolled.engine.storage.json_text import to_json
@@ -57,7 +57,7 @@ def demo(
         raise ConfigError("--onnxruntime-web: is for --web")
     if web:
         find_onnxruntime_web(onnxruntime_web)  # now, not when the training is over
-    if not (web and holds_run(output / "numba")):
+    if not (web and find_run_files(output / "numba")):
         _run_demo(output, seconds, overwrite)
     if web:
         _open_page(output / "numba", onnxruntime_web)

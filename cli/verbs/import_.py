@@ -14,7 +14,7 @@ from unrolled.cli.terminal.tables import table
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.parameters import parameter_count
-from unrolled.engine.runs.run_folder import check_free, drop_earlier, holds_run
+from unrolled.engine.runs.run_files import check_free, find_run_files, remove_earlier_run
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, CHECKPOINT_SUFFIX, Checkpoint, save_checkpoint
 from unrolled.export.importing.language_model import Imported, import_weights
 from unrolled.export.importing.weight_files import make_tokenizer, read_merges, read_vocabulary, read_weights
@@ -77,7 +77,7 @@ def import_model(
     earlier = []
     if path != output:
         check_free(output, overwrite)
-        earlier = holds_run(output)
+        earlier = find_run_files(output)
     for name in earlier:  # removed at the end, as the run's that was there
         check_output(output / name, overwrite, [weights])
     check_output(path, overwrite, [weights])
@@ -95,7 +95,7 @@ def import_model(
     record = {"imported": {"file": weights.name, "notes": found.notes}}
     save_checkpoint(path, Checkpoint(found.config, found.params, tokenizer, record))
     if earlier:
-        drop_earlier(output, BEST_CHECKPOINT)
+        remove_earlier_run(output, BEST_CHECKPOINT)
     if json:
         print_json(
             {

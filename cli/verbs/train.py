@@ -28,9 +28,10 @@ from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.experiment import PreparedRun, prepare_run
+from unrolled.engine.runs.metrics_log import METRICS
 from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, experiment_of
-from unrolled.engine.runs.resume import RESUME
-from unrolled.engine.runs.run_folder import METRICS, PICTURE, check_start
+from unrolled.engine.runs.resume_file import RESUME
+from unrolled.engine.runs.run_files import LOSS_CURVES, check_start
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.observers import Sampler, TrainingObserver
@@ -269,7 +270,7 @@ def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
     """Check that a run, and the picture that only this verb draws, may be written to a folder."""
     check_start(output, overwrite, resume)
     if not resume:
-        check_output(output / PICTURE, overwrite)
+        check_output(output / LOSS_CURVES, overwrite)
 
 
 def _show_end(console: Console, run: PreparedRun, result: TrainingResult, output: Path, json: bool) -> None:
@@ -323,11 +324,11 @@ def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
 def _draw_losses(console: Console, output: Path, title: str) -> Path | None:
     """The picture of the loss; whatever is wrong with it, the training's result is kept and shown."""
     try:
-        draw_loss_curves({"run": output}, output / PICTURE, title)
+        draw_loss_curves({"run": output}, output / LOSS_CURVES, title)
     except (UnrolledError, OSError) as error:
         warn(console, f"no picture of the loss: {error}")
         return None
-    return output / PICTURE
+    return output / LOSS_CURVES
 
 
 def _validation_cost(result: TrainingResult, default: bool) -> str:

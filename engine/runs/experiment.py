@@ -21,7 +21,7 @@ from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.schedules import LIMIT_INDEPENDENT
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
-from unrolled.engine.runs.resume import settings_of
+from unrolled.engine.runs.resume_checks import run_settings
 from unrolled.engine.runs.run_folder import RunFolder
 from unrolled.engine.training.averaging import Averaged
 from unrolled.engine.training.config import TrainingConfig
@@ -106,7 +106,7 @@ class PreparedRun:
         record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
         follows_limit = training.schedule not in LIMIT_INDEPENDENT or training.patience is not None
         watching: list[TrainingObserver] = []
-        group.check_same({"settings": settings_of(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
+        group.check_same({"settings": run_settings(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
         with ExitStack() as stack:
 
             def begin() -> tuple[TrainingResult | None, float | None]:

@@ -18,7 +18,7 @@ import models
 import pytest
 
 from unrolled.cli.verbs.demo import _train
-from unrolled.engine.runs.run_folder import METRICS
+from unrolled.engine.runs.metrics_log import METRICS
 from unrolled.engine.signals import Interruption
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, save_checkpoint
 

@@ -19,7 +19,7 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.process_group import SINGLE_PROCESS
 from unrolled.engine.runs.experiment import prepare_run
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.export.training_engines import make_trainable, training_group
 

@@ -25,7 +25,7 @@ from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent

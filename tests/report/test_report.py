@@ -29,7 +29,7 @@ from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
 from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.engine.training.config import TrainingConfig

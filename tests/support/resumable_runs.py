@@ -14,8 +14,8 @@ from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, PreparedRun, prepare_run
-from unrolled.engine.runs.resume import RESUME, load_resume_state
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
+from unrolled.engine.runs.resume_file import RESUME, load_resume_state
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.export.training_engines import make_trainable

@@ -24,8 +24,8 @@ from unrolled.engine.kernels.simd import bf16
 from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings
-from unrolled.engine.runs.resume import RESUME, load_resume_state
-from unrolled.engine.runs.run_folder import read_metrics, step_line
+from unrolled.engine.runs.metrics_log import read_metrics, step_line
+from unrolled.engine.runs.resume_file import RESUME, load_resume_state
 from unrolled.engine.storage import locks
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.storage.locks import LOCK_FILE, FolderLock

@@ -31,7 +31,8 @@ from unrolled.engine.optimizers.optimizer import Optimizer
 from unrolled.engine.optimizers.schedules import SCHEDULES, DecayConfig, SchedulePosition
 from unrolled.engine.optimizers.update_rules import UPDATE_RULES
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
-from unrolled.engine.runs.run_folder import RunFolder, read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
+from unrolled.engine.runs.run_folder import RunFolder
 from unrolled.engine.signals import StopRequest
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer

@@ -20,8 +20,8 @@ from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.experiment import Experiment
-from unrolled.engine.runs.resume import RESUME, load_resume_state
-from unrolled.engine.runs.run_folder import read_metrics
+from unrolled.engine.runs.metrics_log import read_metrics
+from unrolled.engine.runs.resume_file import RESUME, load_resume_state
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, load_checkpoint, resolve_model_file
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
