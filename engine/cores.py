@@ -1,4 +1,4 @@
-"""The processor's cores, and the variables by which a new process is told how many of them are its own."""
+"""Cores of the processor, and the environment variables that limit the threads of a new process."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 from unrolled.engine.errors import ConfigError
 
-ONNXRUNTIME_THREADS = "UNROLLED_ONNXRUNTIME_THREADS"  # of this package: onnxruntime itself reads no variable
-MOST_THREADS = 1024  # onnxruntime makes as many as it is told to
+ONNXRUNTIME_THREADS = "UNROLLED_ONNXRUNTIME_THREADS"  # read by this package: onnxruntime itself reads no variable
+MOST_THREADS = 1024  # onnxruntime creates as many as requested
 
-# all but the last are read by Numba, OpenMP (also torch's), MKL, OpenBLAS and Accelerate when they are loaded
+# All but the last are read by Numba, OpenMP (including torch's), MKL, OpenBLAS and Accelerate when they are loaded.
 THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -21,15 +21,15 @@ THREAD_VARIABLES = (
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def onnxruntime_threads() -> int | None:
-    """Threads that a run of onnxruntime shares its work out to, as the environment says; None: as many as it likes.
+    """Return the number of threads for an onnxruntime session from the environment; None leaves it to onnxruntime.
 
     Raises:
-        ConfigError: what the environment says is no number of threads.
+        ConfigError: the variable holds no valid number of threads.
     """
     value = os.environ.get(ONNXRUNTIME_THREADS, "").strip()
     if not value:

@@ -1,4 +1,4 @@
-"""The named errors of the package; all of them are ValueErrors, so one ``except`` catches them."""
+"""Named errors of the package; all are ValueErrors, so one ``except`` catches them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 
 
 def first_line(error: BaseException) -> str:
-    """A library's error in one line."""
+    """Return the first line of another library's error, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def encodable(text: str) -> str:
-    r"""Return ``text`` with \xNN for each byte of a file's name that is not UTF-8, which Python keeps as a lone surrogate."""
+    r"""Return ``text`` with \xNN for each byte of a file name that is not UTF-8 (Python stores it as a lone surrogate)."""
     if text.isascii():
         return text
     escaped = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", text)
@@ -21,7 +21,7 @@ def encodable(text: str) -> str:
 class UnrolledError(ValueError):
     """Bad input: the message names what came, what was needed and what to do next.
 
-    It can be printed and stored whatever the name of a file in it is.
+    File names in the message are made encodable, so it can always be printed and stored.
     """
 
     def __init__(self, *args: object) -> None:
@@ -33,26 +33,26 @@ class ConfigError(UnrolledError):
 
 
 class CorpusError(UnrolledError):
-    """A corpus cannot be read, or there is too little of it."""
+    """A corpus cannot be read or is too small."""
 
 
 class PromptFileError(UnrolledError):
-    """A file of prompts cannot be read, or says nothing of how."""
+    """A file of prompts cannot be read, or its format is unknown."""
 
 
 class JobError(UnrolledError):
-    """A job cannot start, go on or write: its output is another's, or the disk is full."""
+    """A job cannot start, resume or write: its output belongs to another job, or the disk is full."""
 
 
 class UnknownTokenError(UnrolledError):
-    """Text holds a character or word that the vocabulary has not."""
+    """Text contains a character or word that is not in the vocabulary."""
 
 
 class NothingLeftError(UnrolledError):
-    """Settings ban every token that could come next in some ``rows``; the others can be chosen without these."""
+    """Settings ban every possible next token in some ``rows``; the other rows can be sampled without these."""
 
     def __init__(self, settings: tuple[str, ...], rows: tuple[int, ...]) -> None:
-        super().__init__(settings, rows)  # as arguments, so that the error survives a process border
+        super().__init__(settings, rows)  # exception arguments survive pickling to another process
         self.settings, self.rows = settings, rows
 
     def __str__(self) -> str:
@@ -65,19 +65,19 @@ class ShapeError(UnrolledError):
 
 
 class ModelFileError(UnrolledError):
-    """A model file is missing, damaged, from elsewhere, or of a version that this release cannot read."""
+    """A model file is missing, damaged, foreign, or of a version that this release cannot read."""
 
 
 class SaveError(UnrolledError, OSError):
-    """A training cannot write its folder any more; its last save is intact."""
+    """A training run can no longer write its folder; its last save is intact."""
 
 
 class DivergedError(UnrolledError):
-    """The loss or the gradient became NaN or infinite while training, or the loss exploded."""
+    """The loss or the gradient became NaN or infinite during training, or the loss exploded."""
 
 
 def divergence_error(step: int, what: str, norm: float, rate: float) -> DivergedError:
-    """The error that ends a training: ``what`` happened, the step's gradient norm and learning rate, what to try."""
+    """Return the error that ends a training run: ``what`` happened, gradient norm and learning rate of the step, remedies."""
     return DivergedError(
         f"step {step}: {what}, gradient norm {norm:.4g}: the training has diverged; try a lower learning rate "
         f"(now {rate:.4g}), a longer warm-up or stronger clipping"
@@ -85,12 +85,12 @@ def divergence_error(step: int, what: str, norm: float, rate: float) -> Diverged
 
 
 class ProcessLostError(UnrolledError):
-    """A process that trains together with this one has ended or does not answer."""
+    """Another process of the group has ended or does not answer."""
 
 
 class ForkError(UnrolledError, RuntimeError):
-    """The compiled engine was called in a process that cannot run its threads."""
+    """The compiled engine was called in a forked process, which cannot run its threads."""
 
 
 class MissingDependencyError(UnrolledError, ImportError):
-    """An optional dependency is needed for what was asked, and is not installed."""
+    """The request needs an optional dependency that is not installed."""

@@ -1,7 +1,7 @@
-"""The processes that train one model together; here the usual case, a process alone.
+"""The group of processes that train one model together, and its usual case: a single process.
 
-All of them run the one training loop on the same batches and see the same results. What they cannot know alike, the time and
-what was pressed or read, they ask of the group.
+All processes run the same training loop on the same batches and compute the same results. Values that may differ between
+them (clock, Ctrl-C, file reads) are agreed through the group.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ SharedValue = TypeVar("SharedValue")
 
 
 class Group:
-    """This process alone. One of several is ``unrolled.export.torch.distributed.TorchGroup``."""
+    """A group of one process; ``unrolled.export.torch.distributed.TorchGroup`` joins several."""
 
     rank, size = 0, 1
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one process that writes files and prints."""
+        """Return whether this process has rank 0, the only one that writes files and prints."""
         return self.rank == 0
 
     def largest(self, *values: float) -> tuple[float, ...]:
-        """Of each of the ``values`` the largest of any process."""
+        """Return the maximum of each value over all processes (an all-reduce)."""
         return values
 
     def shared(self, make: Callable[[], SharedValue]) -> SharedValue:
-        """What ``make`` returns or raises in the leading process, in all of them; it is called there alone."""
+        """Broadcast what ``make`` returns or raises in the process of rank 0, the only one that calls it."""
         return make()
 
     def check_same(self, what: Any) -> None:
         """Check that all processes have the same JSON value.
 
         Raises:
-            ConfigError: they do not.
+            ConfigError: the values differ.
         """
 
 
