@@ -1,1 +1,1 @@
-"""Draw pictures of results; matplotlib is imported when one is drawn."""
+"""Draw figures; matplotlib is imported only when one is drawn."""

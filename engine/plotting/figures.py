@@ -1,4 +1,4 @@
-"""The look that all pictures share, and how they are written; matplotlib is imported when one is drawn."""
+"""The shared style of all figures, and their files; matplotlib is imported only when one is drawn."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ INK, GRID, FAINT = "#111827", "#e5e7eb", "#9ca3af"
 
 
 def groups(values: NDArray, size: int) -> list[NDArray]:
-    """``values`` (n,) as groups of ``size`` neighbours, of which a curve is drawn; the last group may be smaller."""
+    """Return ``values`` (n,) in groups of ``size`` neighbours, one a point of a curve; the last group may be smaller."""
     return np.split(values, range(size, len(values), size))
 
 
 def new_figure(width: float = 8, height: float = 4.8) -> Any:
-    """A matplotlib Figure of so many inches that no window belongs to.
+    """Return a matplotlib Figure without a window; sizes are in inches.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -39,16 +39,16 @@ def new_figure(width: float = 8, height: float = 4.8) -> Any:
 
 
 def dress(axes: Any) -> None:
-    """Grid behind the data, and no frame at the top and the right."""
+    """Draw a grid below the data, and remove the frame at the top and the right."""
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(figure: Any, output: Path) -> None:
-    """Write a .png, .svg or .pdf, whole or not at all."""
+    """Write a .png, .svg or .pdf atomically."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a character that the font has not is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph")  # a character missing from the font is drawn as a box
         figure.savefig(buffer, format=output.suffix.lstrip("."))
     write_atomically(output, buffer.getvalue())

@@ -1,1 +1,1 @@
-"""Write and read files safely: checkpoints, JSON, locks, encodings of text and pictures."""
+"""Write and read files safely: checkpoints, JSON, locks and atomic replacement."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic replacement: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unrolled.engine.errors import ConfigError
 
 
 def _open_temporary(path: Path) -> tuple[int, str]:
-    """Create a file of a new name beside ``path``, for all whom the process's umask lets read it."""
+    """Create a file with an unused name next to ``path``; the system applies the umask to its permissions."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     while True:
         temporary = str(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"))
@@ -23,13 +23,13 @@ def _open_temporary(path: Path) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, so that ``path`` holds either all of it or what it held before, whatever happens.
+    """Yield a file to write; afterwards ``path`` contains either all of it or its previous content.
 
-    It lies in the same folder, is flushed to the disk and then takes the name.
+    The temporary file is in the same folder, is flushed to the disk and then renamed to ``path``.
 
     Raises:
-        ConfigError: ``path`` is a folder, or its folder cannot be made.
-        OSError: the disk is full, or the folder cannot be written; its file name is ``path``.
+        ConfigError: ``path`` is a folder, or its folder cannot be created.
+        OSError: the disk is full, or the folder is not writable; its file name is ``path``.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, a file name was expected")
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         handle, temporary = _open_temporary(path)
     except OSError as error:
-        error.filename = str(path)  # which people know
+        error.filename = str(path)  # the user does not know the temporary name
         raise
     try:
         with os.fdopen(handle, "wb") as file:
@@ -51,13 +51,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        # no file is named where writing or flushing failed
+        # Errors of write and flush name no file.
         if isinstance(error, OSError) and error.filename in (None, temporary):
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` as ``replacing`` does, with its errors."""
+    """Replace ``path`` by ``data`` atomically, with the errors of ``replacing``."""
     with replacing(path) as file:
         file.write(data)

@@ -1,8 +1,8 @@
-"""A trained model as one .safetensors file: weights, config, tokeniser and training record; atomic, without pickle.
+"""Checkpoints: a trained model as one .safetensors file with weights, config, tokeniser and training record, without pickle.
 
-The file's metadata has one key, ``unrolled``: a JSON object of ``format_version``, ``config``, ``tokenizer``,
-``training`` and ``digest`` (of all but the training record, so that damage shows). One key, because safetensors writes
-several in random order, and equal models should be equal files. The tensors have PyTorch's names and shapes.
+The file's metadata has one key, ``unrolled``: a JSON object with ``format_version``, ``config``, ``tokenizer``,
+``training`` and ``digest`` (of everything except the training record, to detect damage). There is only one key because
+safetensors writes several in random order, and equal models should give equal files. Tensors have PyTorch's names and shapes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BEST_CHECKPOINT, LAST_CHECKPOINT = "best" + CHECKPOINT_SUFFIX, "last" + CHECKPOI
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with its vocabulary and how it came about; ``training`` is any JSON object."""
+    """A model with its tokeniser and training record; ``training`` is any JSON object."""
 
     config: ModelConfig
     params: Params
@@ -48,16 +48,17 @@ class Checkpoint:
             )
 
     def float32(self) -> Params:
-        """The parameters in float32, as every runtime and file has them."""
+        """Return the parameters in float32, the dtype of all runtimes and files."""
         return {name: value.astype(np.float32, copy=False) for name, value in self.params.items()}
 
     @property
     def digest(self) -> str:
+        """Return the digest of the model, without its training record."""
         return model_digest(self.config, self.tokenizer, self.params)
 
 
 def model_digest(config: ModelConfig, tokenizer: Tokenizer, params: Params) -> str:
-    """SHA-256 over everything that decides what a model writes, with the weights in float32."""
+    """Return the SHA-256 of everything that determines a model's output, with the weights in float32."""
     digest = hashlib.sha256(json.dumps([config.to_dict(), tokenizer.to_dict()], sort_keys=True).encode())
     for name in sorted(params):
         digest.update(name.encode())
@@ -66,14 +67,14 @@ def model_digest(config: ModelConfig, tokenizer: Tokenizer, params: Params) -> s
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; an earlier one of the same name is replaced only when the new one is whole on the disk.
+    """Write a checkpoint; an existing file is replaced only once the new one is complete on the disk.
 
     Raises:
-        ModelFileError: the parameters do not fit the config, or are NaN or infinite.
-        OSError: the disk is full, or the folder cannot be written.
+        ModelFileError: the parameters do not match the config, or are NaN or infinite.
+        OSError: the disk is full, or the folder is not writable.
     """
     check_params(checkpoint.config, checkpoint.params, str(path))
-    described = {
+    metadata = {
         "format_version": CHECKPOINT_FORMAT,
         "config": checkpoint.config.to_dict(),
         "tokenizer": checkpoint.tokenizer.to_dict(),
@@ -81,14 +82,14 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "digest": checkpoint.digest,
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.params.items()}
-    write_atomically(Path(path), save(tensors, {METADATA_KEY: to_json(described)}))
+    write_atomically(Path(path), save(tensors, {METADATA_KEY: to_json(metadata)}))
 
 
 def resolve_model_file(path: str | os.PathLike[str]) -> Path:
-    """The model file that ``path`` means: itself, or a run folder's best checkpoint.
+    """Return the model file that ``path`` refers to: itself, or the best checkpoint of a run folder.
 
     Raises:
-        ModelFileError: there is none.
+        ModelFileError: there is no such file.
     """
     path = Path(path)
     if not path.exists():
@@ -102,35 +103,35 @@ def resolve_model_file(path: str | os.PathLike[str]) -> Path:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, or the best one of a run folder, and check all of it.
+    """Read and fully check a checkpoint, or the best one of a run folder.
 
     Raises:
-        ModelFileError: missing, truncated, not a checkpoint, of another version, or with parameters that are missing,
+        ModelFileError: the file is missing, truncated, no checkpoint or of another version, or its parameters are missing,
             misshapen, NaN or infinite.
     """
     path = resolve_model_file(path)
     try:
-        # the header is checked against the file's size before anything is allocated
+        # safetensors checks the header against the file size before it allocates anything.
         with safe_open(path, framework="numpy") as file:
-            described = _described(path, file.metadata() or {})
-            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two of dtypes that NumPy has not
+            metadata = _checked_metadata(path, file.metadata() or {})
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - file is no mapping
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: dtypes that NumPy lacks
         raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
-        config = ModelConfig.from_dict(described["config"])
+        config = ModelConfig.from_dict(metadata["config"])
         check_room(config, path.stat().st_size)
-        tokenizer = tokenizer_from_dict(described["tokenizer"])
+        tokenizer = tokenizer_from_dict(metadata["tokenizer"])
         check_params(config, params)
-        checkpoint = Checkpoint(config, params, tokenizer, described["training"])
-        if checkpoint.digest != described.get("digest"):
+        checkpoint = Checkpoint(config, params, tokenizer, metadata["training"])
+        if checkpoint.digest != metadata.get("digest"):
             raise ModelFileError("damaged: weights, config or tokenizer are not those that were saved")
         return checkpoint
     except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def _described(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """What the file says of itself, of a version that can be read and with all its parts."""
+def _checked_metadata(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the parsed metadata of a file after checking its version and parts."""
     if METADATA_KEY not in metadata:
         raise ModelFileError(f"{path}: a {CHECKPOINT_SUFFIX} file, but not one of unrolled's checkpoints")
     values = parse_json(metadata[METADATA_KEY], f"{path}: its metadata")

@@ -1,4 +1,4 @@
-"""JSON for files and standard output: numbers that JSON has not become null, and reading says what is damaged."""
+"""JSON for files and standard output: non-finite numbers become null, and damaged input gives a named error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.storage.surrogates import find_surrogate
 
-MAX_JSON_DEPTH = 64  # of objects and lists inside each other
+MAX_JSON_DEPTH = 64  # of nested objects and lists
 
 
 def finite(value: Any) -> Any:
-    """``value`` with None in the place of NaN and infinities."""
+    """Return ``value`` with NaN and infinities replaced by None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -23,12 +23,12 @@ def finite(value: Any) -> Any:
 
 
 def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
-    """Write ``value`` as JSON that every encoding of Unicode can hold: half of a surrogate pair is written as its escape.
+    """Return ``value`` as JSON that every Unicode encoding can represent: a lone surrogate becomes its escape.
 
     Args:
-        value: numbers that JSON has not become null.
-        indent: of the lines; one line if left out.
-        ascii: escape all that is not ASCII, for files of lines: some readers end a line at U+2028.
+        value: any JSON value; NaN and infinities become null.
+        indent: spaces a level; None: a single line.
+        ascii: escape everything that is not ASCII, for JSON lines: some readers end a line at U+2028.
     """
     text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
     if find_surrogate(text) is None:
@@ -36,20 +36,20 @@ def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
     return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
-def _check_depth(value: Any, left: int = MAX_JSON_DEPTH) -> None:
-    if left == 0:
+def _check_depth(value: Any, levels: int = MAX_JSON_DEPTH) -> None:
+    if levels == 0:
         raise ValueError(f"more than {MAX_JSON_DEPTH} levels deep")
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         if isinstance(item, dict | list):
-            _check_depth(item, left - 1)
+            _check_depth(item, levels - 1)
 
 
-def _no_number(text: str) -> Any:
+def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
 
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its pairs, as ``object_pairs_hook``; ValueError where a name stands in it twice."""
+    """Return an object of its pairs (an ``object_pairs_hook``); a repeated name is a ValueError."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
@@ -60,31 +60,35 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_value(text: str, unique: bool = False) -> Any:
-    """Any JSON value from elsewhere, of a depth that walking over it is safe; ValueError where it is not.
+    """Return an untrusted JSON value after checking that its depth is safe for recursion.
 
-    Numbers too large for a float become infinite; who wants a number checks it.
+    Numbers too large for a float become infinite; callers that need a finite number check it.
 
     Args:
-        unique: refuse an object with a name twice, of which only the last value would be left.
+        text: the JSON.
+        unique: refuse an object with a repeated name, of which Python keeps only the last value.
+
+    Raises:
+        ValueError: the text is not JSON, or is too deep.
     """
     try:
-        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=unique_names if unique else None)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=unique_names if unique else None)
     except RecursionError as error:
         raise ValueError(f"more than {MAX_JSON_DEPTH} levels deep") from error
     _check_depth(value)
     return value
 
 
-_BLANKS = re.compile(r"[ \t\n\r]*")
+_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def parse_array(text: str) -> list[tuple[int, Any]]:
-    """Return the items of a JSON array from elsewhere, each with the line that it begins in.
+    """Return the items of an untrusted JSON array, each with the number of its first line.
 
     Raises:
-        ValueError: it is no array, or not JSON; the message names the line.
+        ValueError: the text is no array, or not JSON; the message names the line.
     """
-    decoder = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=unique_names)
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=unique_names)
     place = _skip(text, 0)
     if text[place : place + 1] != "[":
         raise ValueError("it begins with no [, needs an array of texts or objects; an object a line is named .jsonl")
@@ -114,13 +118,13 @@ def parse_array(text: str) -> list[tuple[int, Any]]:
 
 
 def _skip(text: str, place: int) -> int:
-    """Return where the next character that is no blank stands."""
-    match = _BLANKS.match(text, place)
+    """Return the index of the next character that is not white space."""
+    match = _WHITE_SPACE.match(text, place)
     return place if match is None else match.end()
 
 
 def parse_json(text: str, what: str) -> dict[str, Any]:
-    """A JSON object, or a ModelFileError that says which part of a file is damaged."""
+    """Return a JSON object; a ModelFileError names ``what`` is damaged."""
     try:
         value = parse_value(text)
     except ValueError as error:
@@ -131,6 +135,6 @@ def parse_json(text: str, what: str) -> dict[str, Any]:
 
 
 def object_in(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object inside an object; a training record is free-form, so what is not there or not an object is empty."""
+    """Return the object ``values[name]``, empty if it is missing or no object: training records are free-form."""
     part = values.get(name)
     return part if isinstance(part, dict) else {}

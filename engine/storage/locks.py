@@ -1,4 +1,4 @@
-"""One process at a time in a folder or a file: a lock that the system drops when its process ends, however it ends."""
+"""Exclusive locks of folders and files; the system releases them when the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from unrolled.engine.errors import ConfigError
 
 LOCK_FILE = ".lock"
-_LOCKED_BYTE = 1 << 40  # the byte that Windows locks: nobody else may read it, and what the file holds is in front
+_LOCKED_BYTE = 1 << 40  # Windows denies reading a locked byte, so lock one beyond the content
 
 if sys.platform == "win32":
     import msvcrt
@@ -26,9 +26,9 @@ else:
 
 
 def try_lock(handle: int) -> bool:
-    """Hold an open file alone until it is closed; False where another process does.
+    """Lock an open file until it is closed; return False if another process holds the lock.
 
-    On a drive without locks, as some in a network are, everybody gets it.
+    On a drive without locks, such as some network drives, every process succeeds.
     """
     try:
         _lock(handle)
@@ -40,14 +40,14 @@ def try_lock(handle: int) -> bool:
 
 
 class FolderLock:
-    """Holds a folder until ``release``.
+    """A lock of a folder, held until ``release``.
 
-    The file names the process for people; whether it still runs is the system's to know, so that a file left by a
-    killed process stops nobody, even if another process has its number by now.
+    The lock file contains the process number for the error message only. The system's lock decides, so the file of a
+    killed process blocks nobody, even if another process has reused its number.
 
     Raises:
         ConfigError: another process holds the folder.
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class FolderLock:
                 raise ConfigError(f"{folder}: {process} is at work in this folder; wait for it, or name another folder")
             if self._is_current():
                 break
-            os.close(self._handle)  # its holder removed it between our opening and our locking
+            os.close(self._handle)  # the holder removed the file between open and lock
         os.ftruncate(self._handle, 0)
         os.lseek(self._handle, 0, os.SEEK_SET)
         os.write(self._handle, str(os.getpid()).encode())
@@ -73,6 +73,7 @@ class FolderLock:
             return False
 
     def release(self) -> None:
-        with contextlib.suppress(OSError):  # Windows keeps the name of an open file; left behind, it stops nobody
+        """Remove the lock file and release the lock."""
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file; the file alone blocks nobody
             self.path.unlink()
         os.close(self._handle)
