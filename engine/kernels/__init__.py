@@ -11,14 +11,10 @@ from unrolled.engine.kernels import optimizers as optim
 from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
 from unrolled.engine.kernels.jit.compilation import Kernel
 from unrolled.engine.kernels.layers import layers
-from unrolled.engine.kernels.recurrent import gru, lstm, rnn
+from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
+from unrolled.engine.kernels.recurrent.scan import backward, forward
 
-KERNELS: dict[str, Kernel] = {
-    "rnn": Kernel(rnn.forward_tanh, rnn.backward_tanh),
-    "rnn_relu": Kernel(rnn.forward_relu, rnn.backward_relu),
-    "gru": Kernel(gru.forward, gru.backward),
-    "lstm": Kernel(lstm.forward, lstm.backward),
-}
+KERNELS: dict[str, Kernel] = {cell: Kernel(partial(forward, cell), partial(backward, cell)) for cell in CELL_FORMULAS}
 
 
 class Layers(NamedTuple):

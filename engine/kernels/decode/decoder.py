@@ -16,7 +16,8 @@ from unrolled.engine.kernels.gemm.matmul import add_product, product
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack_transposed, padded_columns
 from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.kernels.recurrent import gru, lstm, rnn
+from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
+from unrolled.engine.kernels.recurrent.pointwise import activate_rows, activation
 from unrolled.engine.kernels.recurrent.work_partition import hidden_product
 from unrolled.engine.kernels.simd.copies import copy_row
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
@@ -25,31 +26,34 @@ from unrolled.engine.models.parameters import Params, layer_params, output_weigh
 from unrolled.engine.models.step_contract import Draws
 
 ROWS = 64  # of a thread's rows, that go through all steps together: their gates stay in the L2 cache beside the weights
-_RNN, _RNN_RELU, _GRU, _LSTM = range(4)
-KINDS = {"rnn": _RNN, "rnn_relu": _RNN_RELU, "gru": _GRU, "lstm": _LSTM}
+Cell = tuple[int, int, int]
+
+
+def cell_code(cell: str, dtype: np.dtype) -> Cell:
+    """Return what compiled code needs of a cell: the address of its ``activate``, blocks of its hidden product and gates."""
+    formulas = CELL_FORMULAS[cell]
+    return activation(cell, dtype), formulas.products, formulas.gates
 
 
 @compiled
 def step_layer(
-    kind: int, xg: NDArray, places: NDArray, h_prev: NDArray, c_prev: NDArray, h: NDArray, c: NDArray, gates: NDArray,
+    cell: Cell, xg: NDArray, places: NDArray, states: NDArray, now: int, layer: int, R: int, gates: NDArray,
     panels: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
-    """One step of one layer: states (R, H) to states; ``gates`` is scratch. Row r's input product is xg[places[r]]."""
-    R, H = h.shape
-    x, at, stride = operand(h_prev.reshape(-1), 0, H, R, H, panels, memory)
-    flat_gates, width = gates.reshape(-1), gates.shape[1]
-    if kind == _LSTM:
-        hidden_product(x, at, stride, panels, b_hh, flat_gates, 0, width, R, H, 4, 0, H, back)
-        for r in range(R):
-            lstm.activate(gates[r], xg[places[r]], c_prev[r], c[r], h[r], 0, H)
-    elif kind == _GRU:
-        hidden_product(x, at, stride, panels, b_hh, flat_gates, 0, width, R, H, 3, 0, H, back)
-        for r in range(R):
-            gru.activate(gates[r], xg[places[r]], h_prev[r], h[r], 0, H)
-    else:
-        hidden_product(x, at, stride, panels, b_hh, h.reshape(-1), 0, H, R, H, 1, 0, H, back)
-        for r in range(R):
-            rnn.activate(h[r], xg[places[r]], kind == _RNN_RELU)
+    """Run one time step of R rows of a layer, from ``states[now]`` (S, L, ≥ R, H) to ``states[1 - now]``.
+
+    ``gates`` is scratch. The input product of row r is ``xg[places[r]]``.
+    """
+    activate, products, _ = cell
+    _, S, L, most, H = states.shape
+    flat, flat_gates, width = states.reshape(-1), gates.reshape(-1), gates.shape[1]
+    plane = L * most * H
+    before, after = now * S * plane + layer * most * H, (1 - now) * S * plane + layer * most * H
+    h, h_at, h_row = operand(flat, before, H, R, H, panels, memory)
+    hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, 0, width, R, H, products, 0, H, back)
+    activate_rows(
+        activate, (xg.reshape(-1), places, 0, flat_gates, 0, width, flat, before, after, plane, H, R, 0, H)
+    )  # fmt: skip
 
 
 @compiled
@@ -64,39 +68,40 @@ def multiply_rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory
 
 @compiled
 def move(
-    kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
-    places: NDArray, each: NDArray, hs: NDArray, cs: NDArray, now: int, R: int, xg: NDArray, gates: NDArray,
-    memory: NDArray, back: bool,
+    cell: Cell, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
+    places: NDArray, each: NDArray, states: NDArray, now: int, R: int, xg: NDArray, gates: NDArray, memory: NDArray,
+    back: bool,
 ) -> None:  # fmt: skip
-    """One step of the first R rows: states hs[now], cs[now] (L, ≥ R, H) to those of 1 - now; row r read places[r]."""
-    for layer in range(hs.shape[1]):
+    """Run one time step of R rows, from ``states[now]`` (S, L, ≥ R, H) to ``states[1 - now]``; row r read ``places[r]``."""
+    for layer in range(states.shape[2]):
         if layer > 0:
-            multiply_rows(hs[1 - now, layer - 1, :R], panels_ih[layer - 1], b_ih[layer - 1], xg[:R], memory)
+            below = states[1 - now, 0, layer - 1, :R]
+            multiply_rows(below, panels_ih[layer - 1], b_ih[layer - 1], xg[:R], memory)
         step_layer(
-            kind, xg if layer > 0 else table, each if layer > 0 else places, hs[now, layer, :R], cs[now, layer, :R],
-            hs[1 - now, layer, :R], cs[1 - now, layer, :R], gates[:R], panels_hh[layer], b_hh[layer], memory, back,
+            cell, xg if layer > 0 else table, each if layer > 0 else places, states, now, layer, R, gates,
+            panels_hh[layer], b_hh[layer], memory, back,
         )  # fmt: skip
 
 
 @compiled
-def enter(state: NDArray, b: int, h: NDArray, c: NDArray, r: int) -> None:
-    """Row r of the layers' states ``h`` and ``c`` (L, R, H) becomes that of row b of ``state`` (S, L, B, H)."""
-    for layer in range(h.shape[0]):
-        copy_row(state[0, layer, b], h[layer, r])
-        copy_row(state[state.shape[0] - 1, layer, b], c[layer, r])
+def enter(state: NDArray, b: int, states: NDArray, r: int) -> None:
+    """Copy row b of ``state`` (S, L, B, H) to row r of ``states`` (S, L, R, H)."""
+    for s in range(state.shape[0]):
+        for layer in range(state.shape[1]):
+            copy_row(state[s, layer, b], states[s, layer, r])
 
 
 @compiled
-def leave(state: NDArray, b: int, h: NDArray, c: NDArray, r: int) -> None:
-    """The way back of ``enter``; where there is one state, it is ``h``."""
-    for layer in range(h.shape[0]):
-        copy_row(c[layer, r], state[state.shape[0] - 1, layer, b])
-        copy_row(h[layer, r], state[0, layer, b])
+def leave(state: NDArray, b: int, states: NDArray, r: int) -> None:
+    """Copy row r of ``states`` (S, L, R, H) to row b of ``state`` (S, L, B, H)."""
+    for s in range(state.shape[0]):
+        for layer in range(state.shape[1]):
+            copy_row(states[s, layer, r], state[s, layer, b])
 
 
 @compiled_parallel
 def _decode(
-    part: int, parts: int, kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
+    part: int, parts: int, cell: Cell, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
     b_hh: NDArray, panels_out: NDArray, b_out: NDArray, logits: NDArray, state: NDArray, first_step: NDArray,
     sequences: NDArray, do_sample: NDArray, temperature: NDArray, top_k: NDArray, top_p: NDArray, seed: NDArray,
     tokens: NDArray, reading: bool,
@@ -106,16 +111,15 @@ def _decode(
     They are drawn, by settings (B,) a row, or, where ``reading``, given; then only the last step's logits are made.
     """
     N, B = tokens.shape
-    _, L, _, H = state.shape
+    S, L, _, H = state.shape
     G, V = table.shape[1], b_out.shape[0]
-    width = gates_width(kind, H)
+    width = cell[2] * H
     begin, end = part * B // parts, (part + 1) * B // parts
     for b0 in range(begin, end, ROWS):
         R = min(ROWS, end - b0)
-        # two of each: a step reads one and writes the other
-        hs, cs = np.empty((2, L, R, H), table.dtype), np.empty((2, L, R, H), table.dtype)
+        states = np.empty((2, S, L, R, H), table.dtype)  # a time step reads one and writes the other
         for r in range(R):
-            enter(state, b0 + r, hs[0], cs[0], r)
+            enter(state, b0 + r, states[0], r)
         each = np.arange(R)
         places = np.empty(R, np.int64)
         xg, gates = np.empty((R, G), table.dtype), np.empty((R, width), table.dtype)
@@ -134,20 +138,14 @@ def _decode(
             for r in range(R):
                 places[r] = max(tokens[n, b0 + r], 0)
             move(
-                kind, table, panels_ih, panels_hh, b_ih, b_hh, places, each, hs, cs, now, R, xg, gates, memory,
+                cell, table, panels_ih, panels_hh, b_ih, b_hh, places, each, states, now, R, xg, gates, memory,
                 n % 2 == 1,
             )  # fmt: skip
             now = 1 - now
             if not reading or n == N - 1:
-                multiply_rows(hs[now, L - 1], panels_out, b_out, some, memory)
+                multiply_rows(states[now, 0, L - 1], panels_out, b_out, some, memory)
         for r in range(R):
-            leave(state, b0 + r, hs[now], cs[now], r)
-
-
-@compiled
-def gates_width(kind: int, H: int) -> int:
-    """Columns of the scratch that a layer's gates need."""
-    return 4 * H if kind in (_LSTM, _GRU) else 1
+            leave(state, b0 + r, states[now], r)
 
 
 class Decoder:
@@ -166,7 +164,7 @@ class Decoder:
         table = product(params["embedding.weight"], pack_transposed(first.w_ih, packing), first.b_ih)
         nothing = np.zeros((0, config.hidden_size), table.dtype)
         self.weights = (
-            KINDS[config.cell],
+            cell_code(config.cell, table.dtype),
             table,
             _stack([pack_transposed(layer.w_ih, packing) for layer in rest] or [pack_transposed(nothing, packing)]),
             _stack([pack_transposed(layer.w_hh, packing) for layer in layers]),

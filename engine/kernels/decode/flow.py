@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.decode.decoder import ROWS, Decoder, enter, gates_width, leave, move, multiply_rows
+from unrolled.engine.kernels.decode.decoder import ROWS, Cell, Decoder, enter, leave, move, multiply_rows
 from unrolled.engine.kernels.decode.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand
 from unrolled.engine.kernels.gemm.rhs_packing import padded_columns
@@ -22,16 +22,16 @@ from unrolled.engine.models.step_contract import Flow
 
 
 @compiled
-def _begin(r: int, e: int, state: NDArray, h: NDArray, c: NDArray, row_of: NDArray, going: NDArray) -> None:
+def _begin(r: int, e: int, state: NDArray, states: NDArray, row_of: NDArray, going: NDArray) -> None:
     """Row e enters lane r."""
-    enter(state, e, h, c, r)
+    enter(state, e, states, r)
     row_of[r] = e
     going[e] = True
 
 
 @compiled_parallel
 def _flow(
-    part: int, parts: int, kind: int, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
+    part: int, parts: int, cell: Cell, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
     b_hh: NDArray, panels_out: NDArray, b_out: NDArray, state: NDArray, tokens: NDArray, at: NDArray, end: NDArray,
     drawn: NDArray, left: NDArray, first_draw: NDArray, indices: NDArray, do_sample: NDArray, temperature: NDArray,
     top_k: NDArray, top_p: NDArray, seed: NDArray, written: NDArray, count: NDArray, going: NDArray, eos: int,
@@ -39,13 +39,12 @@ def _flow(
 ) -> None:  # fmt: skip
     """As ``FlowDecoder.flow``; ``width`` is V in whole registers."""
     E, N = written.shape
-    (_, L, _, H), V = state.shape, b_out.shape[0]
-    G, gates_columns = table.shape[1], gates_width(kind, H)
+    (S, L, _, H), V = state.shape, b_out.shape[0]
+    G, gates_columns = table.shape[1], cell[2] * H
     blocks = parts * ((lanes + parts * ROWS - 1) // (parts * ROWS))
     for block in range(part, blocks, parts):
         most = (lanes - block + blocks - 1) // blocks
-        # two of each: a step reads one and writes the other
-        hs, cs = np.empty((2, L, most, H), table.dtype), np.empty((2, L, most, H), table.dtype)
+        states = np.empty((2, S, L, most, H), table.dtype)  # a time step reads one and writes the other
         xg, gates = np.empty((most, G), table.dtype), np.empty((most, gates_columns), table.dtype)
         memory, each = new_operand(panels_out, most), np.arange(most)
         drawers, logits = np.empty((most, H), table.dtype), np.empty((most, width), table.dtype)
@@ -54,7 +53,7 @@ def _flow(
         which, u, chosen = np.empty(most, np.int64), np.empty(most), np.empty(most, np.int64)
         R, now, waiting = 0, 0, block
         while waiting < E and most > R:
-            _begin(R, waiting, state, hs[0], cs[0], row_of, going)
+            _begin(R, waiting, state, states[0], row_of, going)
             R, waiting = R + 1, waiting + blocks
         n = 0
         while n < N and R > 0 and (waiting < E or least * most <= R):
@@ -70,13 +69,13 @@ def _flow(
                     drawing[D] = r
                     D += 1
             move(
-                kind, table, panels_ih, panels_hh, b_ih, b_hh, places, each, hs, cs, now, R, xg, gates,
+                cell, table, panels_ih, panels_hh, b_ih, b_hh, places, each, states, now, R, xg, gates,
                 memory, n % 2 == 1,
             )  # fmt: skip
             now = 1 - now
             for d in range(D):
                 e = row_of[drawing[d]]
-                copy_row(hs[now, L - 1, drawing[d]], drawers[d])
+                copy_row(states[now, 0, L - 1, drawing[d]], drawers[d])
                 which[d] = e
                 u[d] = uniform(seed[e], indices[e], first_draw[e] + np.uint64(count[e]))
             multiply_rows(drawers[:D], panels_out, b_out, logits[:D], memory)
@@ -89,18 +88,18 @@ def _flow(
                 drawn[e] = token
                 if left[e] == 0 or token in (eos, NOT_FINITE):
                     if waiting < E:
-                        _begin(r, waiting, state, hs[now], cs[now], row_of, going)
+                        _begin(r, waiting, state, states[now], row_of, going)
                         waiting += blocks
                     else:
                         R -= 1
                         if r < R:
                             row_of[r] = row_of[R]
-                            for layer in range(L):
-                                copy_row(hs[now, layer, R], hs[now, layer, r])
-                                copy_row(cs[now, layer, R], cs[now, layer, r])
+                            for s in range(S):
+                                for layer in range(L):
+                                    copy_row(states[now, s, layer, R], states[now, s, layer, r])
             n += 1
         for r in range(R):
-            leave(state, row_of[r], hs[now], cs[now], r)
+            leave(state, row_of[r], states[now], r)
 
 
 class FlowDecoder:

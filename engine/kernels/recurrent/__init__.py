@@ -1,1 +1,1 @@
-"""Scan recurrent layers: a file of compiled formulas for each cell, and how threads share a layer."""
+"""Recurrent layers: one scan over time for every cell, and a file of formulas for each cell."""

@@ -180,8 +180,7 @@ def elementwise(formula: Callable[..., Any]) -> Any:
                 ]
 
             constants = [builder.extract_value(args[2], place) for place in range(len(numbers.types))]
-            lanes = TARGET.vector_bytes // 4 if dtype == types.float32 else 1
-            _emit(builder, formula, context.get_value_type(dtype), lanes, data(0), data(1), constants, args[3])
+            emit_formula(builder, formula, context.get_value_type(dtype), data(0), data(1), args[3], constants)
             return context.get_dummy_value()
 
         return types.void(inputs, outputs, numbers, types.intp), codegen
@@ -189,11 +188,15 @@ def elementwise(formula: Callable[..., Any]) -> Any:
     return run
 
 
-def _emit(
-    builder: Any, formula: Callable[..., Any], number: Any, lanes: int, inputs: list[Any], outputs: list[Any],
-    constants: list[Any], count: Any,
+def emit_formula(
+    builder: Any, formula: Callable[..., Any], number: Any, inputs: list[Any], outputs: list[Any], count: Any,
+    constants: Sequence[Any] = (),
 ) -> None:  # fmt: skip
-    """The loop over whole steps of REGISTERS, and once more for what is left."""
+    """Emit a loop that runs a formula over ``count`` items: whole steps of REGISTERS, and once more for the rest.
+
+    ``inputs`` and ``outputs`` are pointers to items of IR's type ``number``; an output whose result is None is not written.
+    """
+    lanes = TARGET.vector_bytes // 4 if isinstance(number, ir.FloatType) else 1
     kind = ir.VectorType(number, lanes) if lanes > 1 else number
     align = 4 if isinstance(number, ir.FloatType) else 8
     registers = REGISTERS if lanes > 1 else 1
@@ -212,6 +215,8 @@ def _emit(
         loaded = [read(data) for data in inputs]
         results = formula(*loaded, *everywhere)
         for data, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
+            if result is None:
+                continue
             vector = result if isinstance(result, Vector) else loaded[0].constant(result)
             for value, pointer, mask in zip(vector.values, pointers(data), masks, strict=True):
                 _store(builder, value, pointer, align, mask)

@@ -8,7 +8,7 @@ import pytest
 from numba_threads import on_threads
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.recurrent import gru, lstm, rnn, work_partition
+from unrolled.engine.kernels.recurrent import scan, work_partition
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import dropout_masks
 from unrolled.engine.models.parameters import Params
@@ -87,8 +87,7 @@ def test_large_weights_that_are_shared_out_by_units_train_the_same_parameters(
         shared.append(work_partition.split(B, H, panels))
         return shared[-1]
 
-    for kernel in (lstm, gru, rnn):
-        monkeypatch.setattr(kernel, "split", share)
+    monkeypatch.setattr(scan, "split", share)
     by_rows = trained(config, "adamw", 2)
     assert {found.by_units for found in shared} == {True, False}  # of 17 and 33 rows, and of 2 and 3
     shared.clear()

@@ -11,7 +11,7 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.decode.decoder import KINDS, Decoder
+from unrolled.engine.kernels.decode.decoder import Decoder
 from unrolled.engine.kernels.decode.sampling import NOT_FINITE, SIDE_BY_SIDE, exp_float64, uniform
 from unrolled.engine.kernels.decode.sampling import choose as choose_compiled
 from unrolled.engine.kernels.jit.compilation import compiled
@@ -184,10 +184,6 @@ def test_damaged_weights_are_named() -> None:
     params["output.bias"][3] = np.inf
     with pytest.raises(ModelFileError, match=r"row 0: .*not finite"):
         Decoder(config, params).decode(*start(config, 2), draws(4, 2))
-
-
-def test_every_cell_has_a_kind() -> None:
-    assert set(KINDS) == set(models.ALL_CELLS)
 
 
 CASES: list[dict[str, Any]] = [
