@@ -5,7 +5,7 @@
     model = load("model.onnx")
     print(generate(model, ["The "], max_new_tokens=100, seed=1)[0].text)
 
-Importing this loads numpy and, with a model, onnxruntime; torch and numba load only when an engine needs them.
+Importing this package loads numpy; onnxruntime, torch and numba are imported by the first model that needs them.
 """
 
 from unrolled.runtime.generation.beam_search import BeamConfig, BeamGeneration, beam_search

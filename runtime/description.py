@@ -1,4 +1,4 @@
-"""What a model file says of itself, without running it."""
+"""Description of a model file from its metadata, without running it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from typing import Any
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.engine.storage.json_text import object_in
-from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.models.load import load
+from unrolled.runtime.models.onnx_model import OnnxModel
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Kind, size, model, vocabulary and training of a run folder, checkpoint or exported file; JSON values only.
+    """Return kind, size, model, vocabulary and training of a run folder, checkpoint or exported file, as JSON values.
 
     Raises:
-        ModelFileError: it cannot be read, or is not one of ours.
+        ModelFileError: the file cannot be read, or was not written by this package.
     """
     path = resolve_model_file(path)
-    graph: dict[str, Any] = {}  # of an ONNX file
+    graph: dict[str, Any] = {}  # ONNX files only
     if path.suffix == CHECKPOINT_SUFFIX:
         checkpoint = load_checkpoint(path)
         kind, config, tokenizer, training = "checkpoint", checkpoint.config, checkpoint.tokenizer, checkpoint.training
     else:
-        model: Any = load(path)
+        model = load(path)
         kind, config, tokenizer, training = model.engine, model.config, model.tokenizer, model.training
-        if isinstance(weights := getattr(model, "weights", None), WeightStorage):
+        if isinstance(model, OnnxModel):
+            weights = model.weights
             graph = {"form": model.form, "weights": weights.storage, "int8_products": weights.quantized}
     result, data, optimizer = (object_in(training, name) for name in ("result", "data", "optimizer"))
-    # the last validation is of these weights, unless the training went on behind it and was interrupted
+    # The last validation belongs to these weights, unless the training continued after it and was interrupted.
     scored = object_in(result, "last") if result.get("last_step") == result.get("steps") else {}
     return {
         "file": str(path),

@@ -1,9 +1,9 @@
-"""How probable a model finds given texts: by token, as a whole, behind a prompt, one against another.
+"""Log-probabilities of texts under a model: a token, a whole text, after a prompt, and rankings of alternatives.
 
-    ids (n,) of a row: what it begins with, and the tokens that are counted; T time, B rows, V vocabulary
+    ids (n,) of a row: its context, which is not counted, then the counted tokens; T time, B rows, V vocabulary
 
-Texts of any lengths run side by side, the longest first, and in chunks of time, so that memory is bounded by
-``LOGIT_BYTES`` whatever is scored. Log-probabilities are float64 of the model's own logits.
+Texts of all lengths are scored in batches, the longest first, and in chunks of time, so that memory is bounded by
+``LOGIT_BYTES``. Log-probabilities are float64, computed from the model's own logits.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.argument_checks import check_model, check_text, take_texts
 
-LOGIT_BYTES = 64 * 2**20  # of logits and what is made of them at a time
-BYTES_PER_LOGIT = 32  # float32, and three of float64 on the way to a log-probability
-LONGEST_CHUNK = 512  # tokens a call; longer ones gain nothing
+LOGIT_BYTES = 64 * 2**20  # logits and their intermediate results at a time
+BYTES_PER_LOGIT = 32  # one float32 and three float64 values on the way to a log-probability
+LONGEST_CHUNK = 512  # tokens a call; longer chunks are no faster
 ORDERS = ("logprob", "mean")
 
 
 @dataclass(frozen=True, eq=False)
 class TextScore:
-    """How probable ``text`` is behind ``prompt``; what is counted are ``tokens``."""
+    """Log-probabilities of ``text`` after ``prompt``; ``tokens`` are the counted ones."""
 
     text: str
     prompt: str
-    index: int  # which of the texts given
+    index: int  # position among the given texts
     tokens: NDArray[np.int64]  # (n,)
     logprobs: NDArray[np.float64]  # (n,), nats
 
     @property
     def logprob(self) -> float:
-        """Of the whole text."""
+        """Return the log-probability of the whole text, in nats."""
         return math.fsum(self.logprobs)
 
     @property
     def mean(self) -> float:
-        """A token."""
+        """Return the mean log-probability a token, in nats."""
         return self.logprob / len(self.logprobs)
 
     @property
@@ -55,7 +55,7 @@ class TextScore:
         return math.exp(-self.mean) if self.mean > -700 else math.inf
 
     def to_dict(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """For JSON; each token as it stands in the vocabulary."""
+        """Return the score as JSON values, each token as its entry of the vocabulary."""
         return {
             "text": self.text,
             "prompt": self.prompt,
@@ -76,19 +76,19 @@ def score(
     eos: bool = False,
     batch_size: int = 64,
 ) -> list[TextScore]:
-    """Log-probabilities of ``texts``, one score a text, in order.
+    """Return the log-probabilities of ``texts``, one score a text, in order.
 
-    Without a prompt a text begins behind <bos>; where the vocabulary has none, its first token has nothing before it and is
-    not counted.
+    Without a prompt a text starts after <bos>; if the vocabulary has no <bos>, the first token has no context and is not
+    counted.
 
     Args:
-        prompts: what the texts stand behind, not counted; one for all, which is read once, or one for each.
-        eos: count the <eos> behind each text too.
-        batch_size: rows side by side at most.
+        prompts: contexts of the texts, not counted; one for all texts, which is read once, or one for each.
+        eos: also count the <eos> after each text.
+        batch_size: maximal number of rows in a batch.
 
     Raises:
-        ConfigError: there is no text, a prompt too many or few, or nothing in a text to count.
-        UnknownTokenError: a text or prompt holds what the vocabulary has not.
+        ConfigError: there is no text, the number of prompts does not fit, or a text has no token to count.
+        UnknownTokenError: a text or prompt contains a token outside the vocabulary.
     """
     check_whole("batch_size", batch_size, 1)
     check_model(model)
@@ -98,17 +98,17 @@ def score(
         before += take_texts("prompts", prompts)
     if len(before) != len(texts):
         raise ConfigError(f"prompts: got {len(before)} for {len(texts)} texts, needs one, or one for each")
-    begins = {prompt: _beginning(model.tokenizer, prompt) for prompt in before}
-    counted = [_counted(model.tokenizer, text, eos, begins[p]) for text, p in zip(texts, before, strict=True)]
+    begins = {prompt: _context_ids(model.tokenizer, prompt) for prompt in before}
+    counted = [_counted_ids(model.tokenizer, text, eos, begins[p]) for text, p in zip(texts, before, strict=True)]
     rows = [np.concatenate([begins[prompt], ids]) for prompt, ids in zip(before, counted, strict=True)]
     state = zero_state(model.config, 1)
     if len(begins) == 1 and (shared := len(begins[before[0]]) - 1) > 0:
-        state = _read(model, rows[0][:shared], state)
+        state = _read_context(model, rows[0][:shared], state)
         rows = [row[shared:] for row in rows]
     found = _score_rows(model, rows, state, batch_size)
     scores = []
     for index, (text, prompt, ids) in enumerate(zip(texts, before, counted, strict=True)):
-        n = min(len(ids), len(found[index]))  # all but a first token that has nothing before it
+        n = min(len(ids), len(found[index]))  # all tokens, except a first one without context
         scores.append(TextScore(text, prompt or "", index, ids[len(ids) - n :], found[index][len(found[index]) - n :]))
     return scores
 
@@ -116,27 +116,30 @@ def score(
 def rank(
     model: StepModel, prompt: str | None, alternatives: str | Iterable[str], *, by: str = "logprob", eos: bool = False
 ) -> list[TextScore]:
-    """``alternatives`` behind ``prompt``, the most probable first; equals stay in order.
+    """Return the scores of ``alternatives`` after ``prompt``, the most probable first; ties keep their order.
 
     Args:
-        by: "logprob" of the whole, which favours the short, or the "mean" a token.
+        by: "logprob" of the whole text, which favours short texts, or the "mean" a token.
     """
     check_choice("by", by, ORDERS)
     check_model(model)
     before = None if prompt is None else check_text("prompt", prompt)
     alternatives = take_texts("alternatives", alternatives)
-    return sorted(score(model, alternatives, before, eos=eos), key=lambda found: -getattr(found, by))
+    return sorted(
+        score(model, alternatives, before, eos=eos),
+        key=lambda found: -(found.logprob if by == "logprob" else found.mean),
+    )
 
 
-def _beginning(tokenizer: Tokenizer, prompt: str | None) -> NDArray[np.int64]:
-    """Ids that are read and not counted."""
+def _context_ids(tokenizer: Tokenizer, prompt: str | None) -> NDArray[np.int64]:
+    """Return the ids of a prompt, which are read and not counted; without a prompt <bos>, if there is one."""
     if prompt is not None:
         return prompt_tokens(tokenizer, prompt)
     return np.array([] if tokenizer.bos_id is None else [tokenizer.bos_id], np.int64)
 
 
-def _counted(tokenizer: Tokenizer, text: str, eos: bool, begin: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ids of a text."""
+def _counted_ids(tokenizer: Tokenizer, text: str, eos: bool, begin: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the ids of a text that are counted."""
     ids = tokenizer.encode(text)
     if eos:
         if tokenizer.eos_id is None:
@@ -148,11 +151,12 @@ def _counted(tokenizer: Tokenizer, text: str, eos: bool, begin: NDArray[np.int64
 
 
 def _chunk_length(B: int, V: int) -> int:
+    """Return the number of time steps a call whose logits fit in ``LOGIT_BYTES``."""
     return min(LONGEST_CHUNK, max(1, LOGIT_BYTES // (BYTES_PER_LOGIT * B * V)))
 
 
-def _read(model: StepModel, ids: NDArray[np.int64], state: NDArray) -> NDArray:
-    """The state (S, L, 1, H) behind ids (n,)."""
+def _read_context(model: StepModel, ids: NDArray[np.int64], state: NDArray) -> NDArray:
+    """Return the state (S, L, 1, H) after ids (n,)."""
     length = _chunk_length(1, model.config.vocab_size)
     for begin in range(0, len(ids), length):
         _, state = model.step(np.ascontiguousarray(ids[begin : begin + length, None]), state)
@@ -162,7 +166,7 @@ def _read(model: StepModel, ids: NDArray[np.int64], state: NDArray) -> NDArray:
 def _score_rows(
     model: StepModel, rows: Sequence[NDArray[np.int64]], state: NDArray, batch_size: int
 ) -> list[NDArray[np.float64]]:
-    """Log-probabilities (n - 1,) of each row's tokens behind its first, all rows from ``state`` (S, L, 1, H) on."""
+    """Return the log-probabilities (n - 1,) of each row's tokens after its first, starting from ``state`` (S, L, 1, H)."""
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     B = min(batch_size, max(1, LOGIT_BYTES // (BYTES_PER_LOGIT * model.config.vocab_size)))
     found: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
@@ -175,14 +179,14 @@ def _score_rows(
 
 
 def _score_batch(model: StepModel, rows: Sequence[NDArray[np.int64]], state: NDArray) -> list[NDArray[np.float64]]:
-    """``_score_rows`` of rows that fit side by side, the longest first; one that is over leaves the batch."""
+    """Score one batch of rows, the longest first; a finished row leaves the batch."""
     lengths = np.array([len(row) - 1 for row in rows], np.int64)
     found = [np.empty(length) for length in lengths]
     length = _chunk_length(len(rows), model.config.vocab_size)
     for begin in range(0, int(lengths[0]), length):
         B = int((lengths > begin).sum())
         T = min(length, int(lengths[0]) - begin)
-        tokens = np.zeros((T + 1, B), np.int64)  # zeros behind a row's end are read, and what comes of them is not used
+        tokens = np.zeros((T + 1, B), np.int64)  # padded with zeros, whose results are not used
         for b in range(B):
             part = rows[b][begin : begin + T + 1]
             tokens[: len(part), b] = part

@@ -1,4 +1,4 @@
-"""Serves a folder to the browsers of this computer, and to nobody else."""
+"""Web server of one folder, on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from unrolled.engine.errors import ModelFileError
 
 LOOPBACK = "127.0.0.1"
 
-
-# Said here, because a computer's own table of types may lack them or say something else.
-TYPES = {
+# Fixed here, because the system's table of MIME types may lack them or differ.
+MIME_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
@@ -27,10 +26,10 @@ TYPES = {
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Keeps nothing, as a new export has the same names."""
+    """Handler that forbids caching, because a new export has the same file names."""
 
     def guess_type(self, path: str | os.PathLike[str]) -> str:
-        return TYPES.get(Path(path).suffix) or super().guess_type(path)
+        return MIME_TYPES.get(Path(path).suffix) or super().guess_type(path)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-store")
@@ -38,19 +37,19 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A request is no news."""
+        """Log nothing."""
 
 
 class WebServer:
-    """A server for as long as it is entered: ``with WebServer(folder) as server: server.url``.
+    """Server that runs inside a ``with`` block: ``with WebServer(folder) as server: server.url``.
 
     Args:
-        folder: what it serves, with an index.html.
-        port: to listen at; 0: one that is free.
+        folder: folder to serve, with an index.html.
+        port: port to listen on; 0: any free port.
 
     Raises:
-        ModelFileError: there is no index.html.
-        OSError: the port is taken.
+        ModelFileError: the folder has no index.html.
+        OSError: the port is in use.
     """
 
     def __init__(self, folder: Path, port: int = 0) -> None:
@@ -66,7 +65,7 @@ class WebServer:
     def wait(self) -> None:
         """Serve until interrupted."""
         while self._thread.is_alive():
-            self._thread.join(0.5)  # in steps, because an endless join cannot be interrupted on Windows
+            self._thread.join(0.5)  # with a timeout, because an endless join cannot be interrupted on Windows
 
     def __enter__(self) -> WebServer:
         self._thread.start()

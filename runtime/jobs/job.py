@@ -10,6 +10,7 @@ from unrolled.engine.canonical import canonical, canonical_settings
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.sampling.rules import check_whole
 from unrolled.export.artifact.weight_storage import WeightStorage
@@ -19,6 +20,7 @@ from unrolled.runtime.jobs.job_file import JOB_FORMAT
 from unrolled.runtime.jobs.prompt_files import PromptFile
 from unrolled.runtime.jobs.prompt_readers import PROMPT_FORMATS
 from unrolled.runtime.jobs.result_files import STDOUT
+from unrolled.runtime.models.onnx_model import OnnxModel
 
 
 @dataclass(frozen=True)
@@ -94,19 +96,20 @@ def _weights_text(weights: WeightStorage | None) -> str:
     return f"Weights({', '.join(f'{name}={value!r}' for name, value in canonical(WeightStorage, weights._asdict()).items())})"
 
 
-def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
+def identity(model: StepModel, job: Job, config: GenerationConfig, prompts: PromptFile) -> dict[str, Any]:
     """Return everything that decides a job's results, besides the rows of the input.
 
     Keys that 0.1.0 did not write are present only if their settings are in use.
     """
     # 0.1.0 read every table with CSV quoting: its jobs have no key for it, and rows that differ have other digests.
     table = {name: value for name, value in asdict(job.table).items() if value not in (None, "csv", True)}
+    exported = model if isinstance(model, OnnxModel) else None
     return {
         **JOB_FORMAT,
         "model": model.digest,
         "engine": model.engine,
-        "form": getattr(model, "form", None),  # of an ONNX file, like the next
-        "weights": _weights_text(getattr(model, "weights", None)),
+        "form": None if exported is None else exported.form,
+        "weights": _weights_text(None if exported is None else exported.weights),
         "input": prompts.name,
         "format": prompts.format,
         **({"table": table} if table else {}),
@@ -116,7 +119,6 @@ def identity(model: Any, job: Job, config: GenerationConfig, prompts: PromptFile
         "token_ids": job.token_ids,
         "max_prompt_tokens": job.max_prompt_tokens,
         "precision": job.precision,
-        "settings": canonical_settings(
-            replace(config, batch_size=1)
-        ),  # batch_size has no effect: lanes are compared instead
+        # batch_size has no effect on a job, whose lanes are compared instead.
+        "settings": canonical_settings(replace(config, batch_size=1)),
     }
