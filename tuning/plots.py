@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.plotting.figures import FAINT, INK, PALETTE, dress, new_figure, save_figure
+from unrolled.tuning.outcomes import Trial
 from unrolled.tuning.range_test import RangeTest
 from unrolled.tuning.space import Choices, Domain, Space, written
-from unrolled.tuning.study import Trial
 
 PANELS_A_ROW = 3
 JITTER = 0.16  # of a choice's place, so that trials with the same one are seen apart

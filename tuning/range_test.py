@@ -101,7 +101,7 @@ class _ExplodedError(Exception):
     """The loss has left for good."""
 
 
-class _Watch(TrainingObserver):
+class _RateWatch(TrainingObserver):
     def __init__(self, observer: TrainingObserver) -> None:
         self.rates: list[float] = []
         self.losses: list[float] = []
@@ -147,7 +147,7 @@ def range_test(
     trainable, given = run.trainable, run.experiment.training
     kept = {f.name: getattr(given, f.name) for f in fields(given) if f.name in ("seed", "dropout", "reset")}
     rising = _Rising(steps=steps, validate_every=steps, low=low, high=high, usual=trainable.learning_rate, **kept)
-    watch, before = _Watch(observer or TrainingObserver()), trainable.training_state()
+    watch, before = _RateWatch(observer or TrainingObserver()), trainable.training_state()
     exploded = interrupted = False
     try:
         interrupted = train(trainable, run.dataset.train, None, rising, [watch]).interrupted

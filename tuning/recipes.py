@@ -11,7 +11,8 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.runs.recipe import OPTIONS
 from unrolled.engine.storage.atomic_files import write_atomically
-from unrolled.tuning.study import Plan, Trial
+from unrolled.tuning.outcomes import Trial
+from unrolled.tuning.plan import Plan
 
 
 def _toml(value: Any) -> str:

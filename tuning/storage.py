@@ -16,12 +16,12 @@ from typing import Any
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError
 from unrolled.engine.runs.resume_checks import check_same_settings
 from unrolled.engine.storage.locks import FolderLock
-from unrolled.tuning.worker import DIVERGED, REFUSED
+from unrolled.tuning.outcomes import DIVERGED, REFUSED
 
 JOURNAL, BEST, PICTURE = "study.log", "best.toml", "tuning.png"
-LOCK = ".lock"  # behind the journal's name, as Optuna has it
-NAME = "unrolled"  # of the study in the journal
-SETTINGS, OUTCOME = "settings", "outcome"  # what is kept of the study, and of each trial that ended
+JOURNAL_LOCK = ".lock"  # behind the journal's name, as Optuna has it
+STUDY_NAME = "unrolled"  # of the study in the journal
+STUDY_SETTINGS, OUTCOME = "settings", "outcome"  # what is kept of the study, and of each trial that ended
 
 
 def import_optuna() -> Any:
@@ -80,7 +80,7 @@ def open_study(folder: Path, settings: Mapping[str, Any], resume: bool, overwrit
         raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
     try:
         journal = folder / JOURNAL
-        for name in (JOURNAL + LOCK, f".{JOURNAL}", f".{JOURNAL}{LOCK}"):  # what a killed process left
+        for name in (JOURNAL + JOURNAL_LOCK, f".{JOURNAL}", f".{JOURNAL}{JOURNAL_LOCK}"):  # what a killed process left
             (folder / name).unlink(missing_ok=True)
         goes_on = journal.exists() and not overwrite
         study = _reopen(optuna, journal, settings) if goes_on else _begin(optuna, folder, settings)
@@ -102,19 +102,19 @@ def _storage(optuna: Any, path: Path) -> Any:
 def _begin(optuna: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
     """A new study; the journal gets its name when it says what the study is."""
     draft, journal = folder / f".{JOURNAL}", folder / JOURNAL
-    study = optuna.create_study(storage=_storage(optuna, draft), study_name=NAME, direction="minimize")
-    study.set_user_attr(SETTINGS, settings)
+    study = optuna.create_study(storage=_storage(optuna, draft), study_name=STUDY_NAME, direction="minimize")
+    study.set_user_attr(STUDY_SETTINGS, settings)
     draft.replace(journal)
     for name in (BEST, PICTURE):  # of an earlier study, which would pass for this one's
         (folder / name).unlink(missing_ok=True)
-    return optuna.load_study(storage=_storage(optuna, journal), study_name=NAME)
+    return optuna.load_study(storage=_storage(optuna, journal), study_name=STUDY_NAME)
 
 
 def _reopen(optuna: Any, journal: Path, settings: Mapping[str, Any]) -> Any:
     _mend(journal)
     try:
-        study = optuna.load_study(storage=_storage(optuna, journal), study_name=NAME)
-        before = study.user_attrs[SETTINGS]
+        study = optuna.load_study(storage=_storage(optuna, journal), study_name=STUDY_NAME)
+        before = study.user_attrs[STUDY_SETTINGS]
     except Exception as error:  # whatever Optuna makes of a file that is not its own
         raise ModelFileError(
             f"{journal}: damaged, or no study of unrolled ({type(error).__name__}: {error})"

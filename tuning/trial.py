@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from unrolled.engine.data.batches import Batches
@@ -27,25 +27,13 @@ from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 from unrolled.engine.training.validation_budget import share_of_work
 from unrolled.export.training_engines import make_trainable
+from unrolled.tuning.outcomes import TrialOutcome
 
 RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
 PULSE_S = 0.5  # between two signs of life
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial that was not given up came to."""
-
-    loss: float  # the lowest on the validation part, nats a token
-    steps: int
-    best_step: int
-    epochs: float
-    seconds: float
-    tokens_per_s: float
-    validation_share: float  # of the work, counted in tokens, rungs included
-
-
-class Listener(Protocol):
+class TrialListener(Protocol):
     """Who is told how a trial goes."""
 
     def pulse(self, done: float, step: int, loss: float) -> None:
@@ -111,10 +99,10 @@ def prepare_trial(datasets: Datasets, options: Mapping[str, Any]) -> PreparedRun
 def run_trial(
     datasets: Datasets,
     options: Mapping[str, Any],
-    listener: Listener,
+    listener: TrialListener,
     clock: Callable[[], float] = time.perf_counter,
     rungs: bool = True,
-) -> Outcome:
+) -> TrialOutcome:
     """Train by the options, and write nothing.
 
     Args:
@@ -132,20 +120,25 @@ def run_trial(
         raise CorpusError(f"{datasets.corpus.name}: has no validation part, which a search goes by; encode it with one")
     for message in dataset_warnings(run.dataset):
         listener.warn(message)
-    watch = _Watch(run.trainable, validation, listener, clock, rungs)
+    watch = _RungValidation(run.trainable, validation, listener, clock, rungs)
     result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)
     assert result.best is not None  # validated behind the last step
     share = share_of_work(result.validation_tokens + watch.validation_tokens, result.tokens)
-    return Outcome(
+    return TrialOutcome(
         result.best.loss, result.steps, result.best_step, result.epochs, result.seconds, result.tokens_per_s, share
     )
 
 
-class _Watch(TrainingObserver):
+class _RungValidation(TrainingObserver):
     """Validates at each rung, whether or not the training itself does, so that trials are compared at equal budgets."""
 
     def __init__(
-        self, trainable: Trainable, validation: Batches, listener: Listener, clock: Callable[[], float], rungs: bool
+        self,
+        trainable: Trainable,
+        validation: Batches,
+        listener: TrialListener,
+        clock: Callable[[], float],
+        rungs: bool,
     ) -> None:
         self.trainable, self.validation, self.listener, self.clock = trainable, validation, listener, clock
         self.rungs, self.validation_tokens = rungs, 0  # the second of the validations at rungs alone

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from unrolled.cli.terminal.console import WIDE, warn
 from unrolled.cli.terminal.tables import StyledRow, fitting_tables, rate
+from unrolled.tuning.outcomes import Trial
 from unrolled.tuning.space import Value, written
-from unrolled.tuning.study import StudyObserver, Trial
+from unrolled.tuning.study import StudyObserver
 from unrolled.tuning.trial import RUNGS
 
 STYLES = {"complete": "", "pruned": "dim"}

@@ -20,11 +20,13 @@ from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.export.training_engines import check_alone
+from unrolled.tuning.outcomes import StudyResult
+from unrolled.tuning.plan import PRUNERS, Plan
 from unrolled.tuning.plots import draw_study
 from unrolled.tuning.recipes import write_best
 from unrolled.tuning.space import SEARCHED, USUAL, parse_space
 from unrolled.tuning.storage import BEST, JOURNAL, PICTURE, check_folder, import_optuna
-from unrolled.tuning.study import PRUNERS, Plan, StudyResult, run_study
+from unrolled.tuning.study import run_study
 
 
 @with_settings()

@@ -24,8 +24,8 @@ from unrolled.bench.results.tables import FIGURES, by_workload
 from unrolled.cli.terminal.study_display import trial_tables
 from unrolled.cli.terminal.tables import StyledRow, fitting_tables, table
 from unrolled.cli.verbs.compare import show_agreements
+from unrolled.tuning.outcomes import Trial
 from unrolled.tuning.space import USUAL
-from unrolled.tuning.study import Trial
 
 WIDTH = 80
 

@@ -31,6 +31,7 @@ from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.optimizers.config import OPTIMIZERS
+from unrolled.engine.processes.worker import Delivery
 from unrolled.engine.runs.experiment import Experiment
 from unrolled.engine.runs.recipe import OPTIONS, experiment_of, kind_of
 from unrolled.engine.storage.checkpoint import load_checkpoint
@@ -38,13 +39,14 @@ from unrolled.engine.training.validation_budget import share_of_work
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.tuning import study as studies
 from unrolled.tuning import trial as trials
+from unrolled.tuning.outcomes import StudyResult, Trial, ranked
+from unrolled.tuning.plan import PRUNERS, Plan, threads_of
 from unrolled.tuning.plots import draw_study
 from unrolled.tuning.recipes import recipe_text, write_best
 from unrolled.tuning.space import NOT_SEARCHED, USUAL, Choices, Numbers, check_space, parse_space, usual_values
 from unrolled.tuning.storage import JOURNAL, OUTCOME, counted, open_study, quiet
-from unrolled.tuning.study import Plan, StudyError, StudyObserver, StudyResult, Trial, ranked, run_study
+from unrolled.tuning.study import StudyError, StudyLoop, StudyObserver, run_study
 from unrolled.tuning.trial import Datasets, PrunedError, prepare_trial, run_trial
-from unrolled.tuning.workers import Message, threads_of
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40
 CORPUS = Corpus("fox.txt", TEXT)
@@ -423,7 +425,7 @@ class Scripted:
     def send(self, message: Any) -> None:
         state, loss = next(self.script), {"loss": 1.0}
         end = loss if state == "complete" else {"message": f"it {state}"}
-        self.inbox.put(Message(self, {"kind": "end", "state": state, **end}))  # type: ignore[arg-type]
+        self.inbox.put(Delivery(self, {"kind": "end", "state": state, **end}))  # type: ignore[arg-type]
 
     def stop(self) -> None: ...
 
@@ -442,7 +444,7 @@ def test_refused_trials_have_more_patience_than_failed_ones(
     script: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = script.split()
-    monkeypatch.setattr(studies, "Worker", Scripted)
+    monkeypatch.setattr(studies, "TrialProcess", Scripted)
     monkeypatch.setattr(Scripted, "script", iter(states))
     if message is None:
         result = search(tmp_path / "s", plan("lr", trials=len(states)))
@@ -469,14 +471,14 @@ def test_a_worker_that_dies_is_a_failed_trial(tmp_path: Path) -> None:
                 workers.workers[0]._process.kill()
 
     loops: list[Any] = []
-    begin = studies._Loop.run
+    begin = StudyLoop.run
 
     def run(loop: Any, stop: Any) -> None:
         loops.append(loop)
         begin(loop, stop)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studies._Loop, "run", run)
+        patch.setattr(StudyLoop, "run", run)
         result = search(tmp_path / "s", plan("lr", trials=3), observer=Killer())
     assert sorted(t.state for t in result.trials) == ["complete", "complete", "failed"]
     failed = next(t for t in result.trials if t.state == "failed")
@@ -503,7 +505,7 @@ def test_ranking_puts_complete_ones_first_and_those_without_a_loss_last() -> Non
 
 
 def test_more_jobs_than_cores_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unrolled.tuning.workers.usable_cores", lambda: 5)
+    monkeypatch.setattr("unrolled.tuning.plan.usable_cores", lambda: 5)
     assert (threads_of(1), threads_of(2), threads_of(5)) == (None, 2, 1)
     for jobs in (0, 6):
         with pytest.raises(ConfigError, match=f"jobs: got {jobs}, needs 1 to 5"):
@@ -543,7 +545,7 @@ def test_a_study_without_a_complete_trial_ends_with_1_and_leaves_no_recipe(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("optuna", reason="the tune extra is not installed")
-    monkeypatch.setattr(studies, "Worker", Scripted)
+    monkeypatch.setattr(studies, "TrialProcess", Scripted)
     monkeypatch.setattr(Scripted, "script", iter(script.split()))
     study = tmp_path / "study"
     study.mkdir()
@@ -679,7 +681,7 @@ def test_the_verbs_have_the_options_of_train_and_every_setting_has_its_place() -
         assert settings.items() <= of(verb).items()
 
 
-@pytest.mark.parametrize("pruner", studies.PRUNERS)
+@pytest.mark.parametrize("pruner", PRUNERS)
 def test_two_jobs_search_a_token_file_with_each_pruner(pruner: str, tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the tune extra is not installed")
     if usable_cores() < 2:

@@ -1,0 +1,65 @@
+"""Outcomes of trials and their ranking."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# How a trial ends, besides "complete" and "pruned"; FATAL ends the study.
+DIVERGED, REFUSED, FAILED, FATAL = "diverged", "refused", "failed", "fatal"
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """Figures of a trial that was trained to its end."""
+
+    loss: float  # the lowest on the validation part, nats a token
+    steps: int
+    best_step: int
+    epochs: float
+    seconds: float
+    tokens_per_s: float
+    validation_share: float  # of the work, counted in tokens, rungs included
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as it stands.
+
+    ``state`` is "running", "complete", "pruned" (given up), "diverged", "refused" (settings that do not go together) or
+    "failed"; ``loss`` is the lowest validation loss that was seen, None where there was none.
+    """
+
+    number: int
+    state: str
+    loss: float | None
+    params: dict[str, Any]
+    rung: int = 0
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        return {**values, **values.pop("outcome")}
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to, best first."""
+
+    trials: list[Trial]
+    interrupted: bool
+
+    @property
+    def best(self) -> Trial | None:
+        return self.trials[0] if self.trials and self.trials[0].state == "complete" else None
+
+
+def ranked(trials: list[Trial]) -> list[Trial]:
+    """Complete ones by their loss, then those that were given up, those that came furthest first, then the others."""
+
+    def place(trial: Trial) -> tuple[float, ...]:
+        loss = float("inf") if trial.loss is None else trial.loss
+        order = {"complete": 0, "pruned": 1}.get(trial.state, 2)
+        return order, -trial.rung if order else 0, loss, trial.number
+
+    return sorted(trials, key=place)

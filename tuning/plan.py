@@ -1,0 +1,95 @@
+"""The plan of a study: its options, its space, its limits and its pruner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.engine.canonical import canonical
+from unrolled.engine.checks import check_choice
+from unrolled.engine.cores import usable_cores
+from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.splits import DEFAULT_SPLIT
+from unrolled.engine.data.token_files import EncodedCorpus
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.runs.recipe import experiment_of, with_limit
+from unrolled.engine.storage.json_text import finite
+from unrolled.export.training_engines import TRAINABLES
+from unrolled.tuning.space import Space, check_space
+from unrolled.tuning.trial import RUNGS
+
+STARTUP = 5  # trials before the sampler has losses to learn from, and before any trial is pruned
+FIRST_RUNG = 2  # at which a trial may be pruned
+PRUNERS: dict[str, Callable[[Any], Any]] = {
+    "median": lambda optuna: optuna.pruners.MedianPruner(n_startup_trials=STARTUP - 1, n_warmup_steps=FIRST_RUNG),
+    "hyperband": lambda optuna: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3),
+    "none": lambda optuna: optuna.pruners.NopPruner(),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study does.
+
+    Args:
+        options: of ``train``, all that are fixed, by the names of recipes.
+        space: what is searched in their place.
+        trials: how many there are to be in all, earlier ones of the folder included.
+        minutes: after which no trial begins; those that run are finished.
+        jobs: trials at a time, each in a process with its share of the cores.
+        pruner: a key of ``PRUNERS``.
+    """
+
+    options: Mapping[str, Any]
+    space: Space
+    trials: int = 20
+    minutes: float | None = None
+    jobs: int = 1
+    pruner: str = "median"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", with_limit(self.options))
+        check_choice("pruner", self.pruner, PRUNERS)
+        check_choice("engine", self.options.get("engine", "numba"), TRAINABLES)
+        if self.trials < 1:
+            raise ConfigError(f"trials: got {self.trials}, needs at least 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"minutes: got {self.minutes}, needs a number above 0")
+        threads_of(self.jobs)
+        check_space(self.space, self.options)
+        split = self.options.get("split", DEFAULT_SPLIT)
+        # alone, because the other options need not go together without those that are searched
+        if not experiment_of({"split": split}).data.split[1]:
+            raise ConfigError(f"split: got {split}; a search goes by the loss on a validation part")
+
+    @property
+    def lanes(self) -> int | None:
+        """Rows of the validation's batches where batch sizes differ; fewer lanes begin less often from nothing."""
+        domain = self.space.get("batch")
+        return None if domain is None else min(int(value) for value in domain.extremes if value is not None)
+
+    def options_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of a trial, what is unset left out, as a recipe has them."""
+        return {name: value for name, value in {**self.options, **params}.items() if value is not None}
+
+    def settings(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
+        """All that decides what the trials are, for the folder."""
+        fixed = canonical(Plan, {name: value for name, value in self.options.items() if name not in self.space})
+        named = {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest}
+        space = {name: f"{name}={domain}" for name, domain in self.space.items()}
+        return finite({"corpus": named, "options": fixed, "search": space, "study": {"pruner": self.pruner}})
+
+
+def threads_of(jobs: int) -> int | None:
+    """Return the threads of each of so many processes, a share of the cores; None for one process, which needs no limit.
+
+    Raises:
+        ConfigError: there are more jobs than cores.
+    """
+    cores = usable_cores()
+    if not 1 <= jobs <= cores:
+        raise ConfigError(
+            f"jobs: got {jobs}, needs 1 to {cores}, the cores that there are; more would wait for each other"
+        )
+    return None if jobs == 1 else cores // jobs
