@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.tokenizers.contract import TextStreamer
+from unrolled.engine.tokenizers.contract import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, lower, smallest_unsigned
 
@@ -41,7 +41,7 @@ _SIGN_BYTES = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
 Merge = tuple[int, int]
 
 
-class _ByteStreamer(TextStreamer):
+class _ByteStreamer(StatefulTextStreamer):
     """Bytes to characters: those of one that is not whole yet are held back, and what is no UTF-8 becomes U+FFFD."""
 
     def __init__(self, texts: Sequence[str], tokens: Sequence[bytes]) -> None:

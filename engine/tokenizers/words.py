@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, UnknownTokenError
-from unrolled.engine.tokenizers.contract import TextStreamer
+from unrolled.engine.tokenizers.contract import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
 from unrolled.engine.tokenizers.vocabulary import UNK, Vocabulary, lower, smallest_unsigned, specials_for
 
 
-class _WordStreamer(TextStreamer):
+class _WordStreamer(StatefulTextStreamer):
     """Words joined by spaces, none before and behind certain marks."""
 
     _NO_SPACE_BEFORE = frozenset(",.;:!?)]}")
