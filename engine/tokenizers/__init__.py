@@ -1,1 +1,1 @@
-"""Turn text into ids and back: characters, words and byte pairs."""
+"""Convert text to ids and back, by characters, words or byte pairs."""

@@ -1,8 +1,8 @@
-"""Byte pairs: tokens between characters and words, for any text.
+"""Byte pair encoding (BPE): subword tokens for any text.
 
-R. Sennrich, B. Haddow and A. Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, on the bytes of
-UTF-8. Fitting needs the ``tokenizers`` library; encoding and decoding do not, and are faster here than there, because
-each word is joined once and then looked up.
+R. Sennrich, B. Haddow and A. Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, applied to the
+bytes of UTF-8. Fitting needs the ``tokenizers`` library. Encoding and decoding do not, and are faster than the library's,
+because the merges of each distinct word are applied once and then cached.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from unrolled.engine.tokenizers.contract import StatefulTextStreamer, TextStream
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, lower, smallest_unsigned
 
-DEFAULT_SIZE = 2048  # of a vocabulary where nobody said
-CACHED_WORDS = 1 << 19  # beyond which the words seen so far are forgotten, so that a large corpus needs no more memory
+DEFAULT_SIZE = 2048  # of a vocabulary
+CACHED_WORDS = 1 << 19  # size at which the cache is cleared, which bounds the memory for a large corpus
 
-# Fixed lists, so that a text has the same words in every host, whatever its version of Unicode. White space is Python's \s.
+# Fixed lists give a text the same words in every host, independent of its Unicode version. White space is Python's \s.
 SPACE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 LETTER = "A-Z_a-z\xc0-\u167f\u1681-\u1fff\u200b-\u200f\u2070-\u2fff\u3040-\U0010ffff"
 MARK = f"[^{LETTER}0-9{SPACE}]"
-# 64 at the most, so that a line of a million equal letters does not take a million squared
+# Words have at most 64 characters, because merging takes quadratic time in the length of a word.
 PATTERN = f"[ '’]?[{LETTER}]{{1,64}}| ?[0-9]{{1,64}}| ?{MARK}{{1,64}}|[{SPACE}]{{1,64}}(?![^{SPACE}])|[{SPACE}]{{1,64}}"
 
-# A byte as a character that can be seen in a JSON file: itself where that is so, else one from U+0100 on.
+# Each byte as a visible character for JSON files: its own if that is visible, else one from U+0100 upwards.
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
 BYTE_SIGNS = tuple(chr(byte if byte in _VISIBLE else 0x100 + _HIDDEN.index(byte)) for byte in range(256))
@@ -42,13 +42,13 @@ Merge = tuple[int, int]
 
 
 class _ByteStreamer(StatefulTextStreamer):
-    """Bytes to characters: those of one that is not whole yet are held back, and what is no UTF-8 becomes U+FFFD."""
+    """A decoder that holds back the bytes of an incomplete character; invalid UTF-8 becomes U+FFFD."""
 
     def __init__(self, texts: Sequence[str], tokens: Sequence[bytes]) -> None:
-        super().__init__(texts)  # "" where a token's bytes are no whole characters
+        super().__init__(texts)  # "" for a token whose bytes are no whole characters
         self._bytes = tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._holds = False  # whether bytes are held back
+        self._holds = False  # bytes are held back
 
     def feed(self, token: int) -> str:
         text = super().feed(token)
@@ -62,7 +62,7 @@ class _ByteStreamer(StatefulTextStreamer):
 
 
 class _Words(dict[str, tuple[int, ...]]):
-    """Ids of each word that was seen."""
+    """A cache of the ids of each distinct word."""
 
     def __init__(self, tokenizer: BpeTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -73,23 +73,23 @@ class _Words(dict[str, tuple[int, ...]]):
 
 
 class BpeTokenizer(Vocabulary):
-    """Byte pairs within words: any text has tokens, and comes back from them to the byte.
+    """A tokeniser of byte pairs within words: it encodes any text, and decodes to the same bytes.
 
-    A token is a run of bytes, written with ``BYTE_SIGNS``; all 256 single ones are there. A text is cut into the matches
-    of ``PATTERN``; in each, as long as two neighbours are a merge, the earliest merge in the list is made, the leftmost
-    among equals. Lone surrogates, which UTF-8 has not, become U+FFFD.
+    A token is a sequence of bytes, written with ``BYTE_SIGNS``; all 256 single bytes are in the vocabulary. A text is split
+    into the matches of ``PATTERN``. Within a match, the neighbouring pair that comes first in the list of merges is merged,
+    the leftmost of equal pairs first, until no pair is left. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     Args:
-        vocabulary: the tokens, the special ones among them, which no text is encoded to.
-        merges: pairs of ids, the earlier the stronger; the joined token is in the vocabulary too.
+        vocabulary: the tokens, including special tokens, which no text is encoded to.
+        merges: pairs of ids in order of priority; the merged token of each pair is in the vocabulary.
         lowercase: lower-case the text first.
-        unknown: "error", for there is nothing that is unknown.
+        unknown: must be "error": byte-level BPE has no unknown input.
     """
 
     level: ClassVar[str] = "bpe"
     settings: ClassVar[tuple[str, ...]] = ("lowercase", "vocab_size")
     _WORDS = re.compile(PATTERN)
-    # where a word ends, whatever stands before and behind
+    # A boundary between words that does not depend on further context.
     boundary: ClassVar[re.Pattern[str] | None] = re.compile(f"(?<=[^{SPACE}])[{SPACE}]")
 
     def __init__(
@@ -109,7 +109,7 @@ class BpeTokenizer(Vocabulary):
             if wrong := [sign for sign in token if sign not in _SIGN_BYTES]:
                 raise ConfigError(f"vocabulary: {token!r} holds {wrong[0]!r}, which stands for no byte")
         self._byte_ids = [self._ids[sign] for sign in BYTE_SIGNS]
-        ends = (BOS, EOS)  # of a record, and no text
+        ends = (BOS, EOS)  # delimit records, and have no text
         self._bytes = [b"" if t in ends else bytes(map(_SIGN_BYTES.__getitem__, t)) for t in self.vocabulary]
         self._texts = [token.decode(errors="ignore") for token in self._bytes]
         self._texts = [t if t.encode() == b else "" for t, b in zip(self._texts, self._bytes, strict=True)]
@@ -120,7 +120,7 @@ class BpeTokenizer(Vocabulary):
         self._words = _Words(self)
 
     def _checked(self, merges: Iterable[Sequence[int]]) -> tuple[tuple[Merge, ...], list[int]]:
-        """The merges as pairs, and what each joins to."""
+        """Return the merges as pairs, and the id of each merged token."""
         pairs: list[Merge] = []
         joined: list[int] = []
         for pair in merges:
@@ -137,11 +137,11 @@ class BpeTokenizer(Vocabulary):
     def fit(
         cls, text: TextOrPieces, *, specials: Sequence[str] = (), lowercase: bool = False, vocab_size: int | None = None
     ) -> BpeTokenizer:
-        """The 256 bytes and the merges that shorten ``text`` most, ``vocab_size`` tokens in all (fewer in a short text).
+        """Return a tokeniser of the 256 bytes and the most frequent merges, at most ``vocab_size`` tokens in all.
 
         Raises:
             MissingDependencyError: the ``tokenizers`` library is not installed.
-            ConfigError: ``vocab_size`` has no room for the bytes.
+            ConfigError: ``vocab_size`` is smaller than the bytes and special tokens.
         """
         size = DEFAULT_SIZE if vocab_size is None else vocab_size
         first = [*specials, *BYTE_SIGNS]
@@ -160,7 +160,7 @@ class BpeTokenizer(Vocabulary):
         return {**super()._settings(), "lowercase": self.lowercase, "merges": [list(pair) for pair in self.merges]}
 
     def encode_word(self, word: str) -> tuple[int, ...]:
-        """Ids of one match of ``PATTERN``."""
+        """Return the ids of one match of ``PATTERN``."""
         ids = [self._byte_ids[byte] for byte in word.encode()]
         none = len(self.merges)
         ranks = [self._ranks.get(pair, none) for pair in pairwise(ids)]
@@ -173,7 +173,7 @@ class BpeTokenizer(Vocabulary):
         return tuple(ids)
 
     def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
-        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        """Yield the ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         for piece in pieces_of(text, self.boundary):
             if len(self._words) > CACHED_WORDS:
@@ -182,21 +182,22 @@ class BpeTokenizer(Vocabulary):
             yield np.fromiter(chain.from_iterable(map(self._words.__getitem__, words)), dtype)
 
     def streamer(self) -> TextStreamer:
-        """A fresh decoder of ids that come one by one."""
+        """Return a new incremental decoder."""
         return _ByteStreamer(self._texts, self._bytes)
 
     def start_prompt(self) -> str:
+        """Return the default prompt: empty if there is a <bos>, else a line end."""
         return "" if self.bos_id is not None else "\n"
 
     def examples(self, count: int) -> list[str]:
-        """Joined tokens, the strongest first; then single bytes."""
+        """Return up to ``count`` tokens: merged ones in order of priority, then single bytes."""
         joined = list(dict.fromkeys(self._joined))
         rest = [i for i, token in enumerate(self.vocabulary) if token not in SPECIALS and i not in joined[:count]]
         return [self.decode([i]) for i in [*joined, *rest][:count]]
 
 
 def _clean(text: str, lowercase: bool) -> str:
-    """A text as it is cut: lower-cased if wanted, and without what UTF-8 cannot say."""
+    """Return ``text``, optionally in lower case, with lone surrogates replaced by U+FFFD."""
     text = lower(text) if lowercase else text
     try:
         text.encode()
@@ -206,7 +207,7 @@ def _clean(text: str, lowercase: bool) -> str:
 
 
 def _learn(pieces: Iterable[str], size: int) -> list[tuple[str, str]]:
-    """Merges, strongest first, that together with the bytes make up to ``size`` tokens."""
+    """Return the learned merges in order of priority; with the bytes they make at most ``size`` tokens."""
     try:
         from tokenizers import Regex, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Trained

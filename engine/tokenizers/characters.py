@@ -1,4 +1,4 @@
-"""A tokeniser of one token per character."""
+"""The character tokeniser: one token per Unicode code point."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from unrolled.engine.tokenizers.vocabulary import SPECIALS, Vocabulary, lower, s
 
 
 def _code_points(text: str) -> NDArray:
-    """Code points (n,) of ``text``, of bytes where it is ASCII; a lone surrogate is one too, though no valid UTF-32."""
+    """Return the code points (n,) of ``text``, uint8 for ASCII; a lone surrogate counts, although it is no valid UTF-32."""
     if text.isascii():
         return np.frombuffer(text.encode(), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 class CharTokenizer(Vocabulary):
-    """One token per Unicode code point, case kept.
+    """A tokeniser with one token per Unicode code point.
 
     Args:
-        vocabulary: single code points, and the special tokens among them.
-        unknown: what happens to a code point outside it: "error", "replace" (by <unk>) or "skip".
+        vocabulary: single code points and special tokens.
+        unknown: policy for a code point outside the vocabulary: "error", "replace" (by <unk>) or "skip".
         lowercase: lower-case the text first.
     """
 
@@ -41,7 +41,7 @@ class CharTokenizer(Vocabulary):
         characters = [token for token in self.vocabulary if token not in SPECIALS]
         if bad := [token for token in characters if len(token) != 1]:
             raise ConfigError(f"vocabulary: {bad[0]!r} is not a single character")
-        # One entry a code point; the last one stands for all above the largest known.
+        # One entry per code point; the last entry stands for all code points above the largest known one.
         top = max(map(ord, characters), default=0)
         self._missing = len(self.vocabulary)
         self._table = np.full(top + 2, self._missing, np.min_scalar_type(self._missing))
@@ -52,7 +52,7 @@ class CharTokenizer(Vocabulary):
     def fit(
         cls, text: TextOrPieces, *, specials: Sequence[str] = (), unknown: str = "error", lowercase: bool = False
     ) -> CharTokenizer:
-        """Every code point of ``text``, in code-point order, behind the special tokens."""
+        """Return a tokeniser of all code points of ``text``: the special tokens, then code points in ascending order."""
         seen = np.zeros(sys.maxunicode + 1, np.bool_)
         for piece in pieces_of(text):
             seen[_code_points(lower(piece) if lowercase else piece)] = True
@@ -62,11 +62,11 @@ class CharTokenizer(Vocabulary):
         return {**super()._settings(), "lowercase": self.lowercase}
 
     def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
-        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        """Yield the ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         for piece in pieces_of(text):
             piece = lower(piece) if self.lowercase else piece
-            ids = self._table.take(_code_points(piece), mode="clip")  # above the largest known: the last entry
+            ids = self._table.take(_code_points(piece), mode="clip")  # clips to the last entry above the largest known
             missing = ids == self._missing
             if missing.any():
                 ids = self._apply_policy(ids, missing, partial(self._unknown_character, piece))

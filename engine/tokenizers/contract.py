@@ -1,4 +1,4 @@
-"""What the rest of the package uses of a tokeniser: ids for text, and text for ids, all at once or one by one."""
+"""The interface of tokenisers: text to ids, and ids to text, at once or incrementally."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from unrolled.engine.tokenizers.pieces import TextOrPieces
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package uses of a tokeniser."""
+    """The part of a tokeniser that the rest of the package uses."""
 
     level: ClassVar[str]
-    settings: ClassVar[tuple[str, ...]]  # of the data, that ``fit`` takes
-    boundary: ClassVar[re.Pattern[str] | None]  # where a text may be cut; None: anywhere
+    settings: ClassVar[tuple[str, ...]]  # data settings that ``fit`` accepts
+    boundary: ClassVar[re.Pattern[str] | None]  # where a text may be split; None: anywhere
     vocabulary: tuple[str, ...]
     unknown: str
 
@@ -39,16 +39,16 @@ class Tokenizer(Protocol):
 
 
 class TextStreamer:
-    """Text of ids that come one by one; all pieces and what ``flush`` gives, joined, are what ``decode`` gives.
+    """An incremental decoder: its pieces and the result of ``flush``, joined, equal the result of ``decode``.
 
-    A piece never holds a part of a character, and never changes what came before it.
+    A piece contains whole characters only, and never changes the text before it.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
 
     def feed(self, token: int) -> str:
-        """What the next id adds to the text; nothing for <bos> and <eos>.
+        """Return the text that the next id adds; empty for <bos> and <eos>.
 
         Raises:
             UnknownTokenError: the vocabulary has no such id.
@@ -59,19 +59,19 @@ class TextStreamer:
         return self._texts[token]
 
     def feed_all(self, tokens: Sequence[int]) -> str:
-        """What several ids add; many times as fast where each adds its own text, whatever stands before."""
+        """Return the text that several ids add, many times faster than ``feed`` for each."""
         if min(tokens, default=-1) >= 0:
-            with contextlib.suppress(IndexError):  # which id it was, the other way finds
+            with contextlib.suppress(IndexError):  # ``feed`` raises the error that names the id
                 return "".join(map(self._texts.__getitem__, tokens))
         return "".join(map(self.feed, tokens))
 
     def flush(self) -> str:
-        """What was held back, at the end of the text."""
+        """Return the text held back at the end."""
         return ""
 
 
 class StatefulTextStreamer(TextStreamer):
-    """A streamer whose text of an id depends on the ids before it."""
+    """A decoder for which the text of an id depends on the ids before it."""
 
     def feed_all(self, tokens: Sequence[int]) -> str:
         return "".join(map(self.feed, tokens))

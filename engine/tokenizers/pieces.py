@@ -1,18 +1,18 @@
-"""Long texts in pieces, cut where no word is cut in two."""
+"""Split long texts into pieces without splitting a word."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 
-LONGEST_SEARCH = 1 << 12  # characters at the end of a piece that are searched for where to cut it
-PIECE_CHARS = 1 << 22  # text is tokenised in pieces of about this size, so that a large corpus is never held as tokens
+LONGEST_SEARCH = 1 << 12  # characters at the end of a piece that are searched for a boundary
+PIECE_CHARS = 1 << 22  # approximate size of a piece: bounds the memory for the tokens of a large corpus
 
-TextOrPieces = str | Iterable[str]  # whole, or in pieces that cut no word in two
+TextOrPieces = str | Iterable[str]  # a whole text, or pieces of it that split no word
 
 
 def split_pieces(text: str, is_boundary: re.Pattern[str] | None = None) -> Iterator[str]:
-    """Cut a long text into pieces, at a match of ``is_boundary`` where given, so that no word is cut in two."""
+    """Yield pieces of a long text, split only before a match of ``is_boundary`` if it is given."""
     start = 0
     while start < len(text):
         end = start + PIECE_CHARS
@@ -24,12 +24,12 @@ def split_pieces(text: str, is_boundary: re.Pattern[str] | None = None) -> Itera
 
 
 def pieces_of(text: TextOrPieces, is_boundary: re.Pattern[str] | None = None) -> Iterator[str]:
-    """Pieces of a text, which may be in pieces already."""
+    """Return the pieces of a text; a text that is given in pieces keeps them."""
     return split_pieces(text, is_boundary) if isinstance(text, str) else iter(text)
 
 
 def whole_words(chunks: Iterable[str], is_boundary: re.Pattern[str] | None) -> Iterator[str]:
-    """Pieces that cut no word in two, of chunks of a text that may."""
+    """Yield the text of ``chunks``, which may split words, in pieces that do not."""
     rest = ""
     for chunk in chunks:
         rest += chunk

@@ -1,7 +1,7 @@
-"""The tokenisers by their level, and their JSON round-trip.
+"""Registry of tokenisers by level, and their JSON round-trip.
 
-A tokeniser is an immutable vocabulary with a few rules; ``to_dict`` and ``tokenizer_from_dict`` are its JSON round-trip,
-and everything a host in another language needs to encode and decode.
+A tokeniser is an immutable vocabulary with a few rules. ``to_dict`` and ``tokenizer_from_dict`` are its JSON round-trip; the
+JSON contains everything that a host in another language needs to encode and decode.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TOKENIZERS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[BpeTokeni
 
 
 def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
-    """The inverse of ``to_dict``.
+    """Return the tokeniser of a description; the inverse of ``to_dict``.
 
     Raises:
-        ModelFileError: the description is not one of a tokeniser.
+        ModelFileError: the description is invalid.
     """
     try:
         settings = dict(values)

@@ -1,4 +1,4 @@
-"""What every tokeniser is: a vocabulary, ids for text, and text for ids, all at once or one by one."""
+"""The base class of all tokenisers: a vocabulary with its ids and special tokens."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ UNKNOWN_POLICIES = ("error", "replace", "skip")
 
 
 def specials_for(unknown: str, specials: Sequence[str]) -> tuple[str, ...]:
-    """The special tokens of a new vocabulary: <unk> first, where unknown text is replaced by it."""
+    """Return the special tokens of a new vocabulary, with <unk> first if unknown text is replaced by it."""
     return ((UNK,) if unknown == "replace" and UNK not in specials else ()) + tuple(specials)
 
 
 def smallest_unsigned(size: int) -> np.dtype:
-    """The smallest unsigned dtype that holds the ids 0 … size - 1."""
+    """Return the smallest unsigned dtype for the ids 0 … size - 1."""
     return np.min_scalar_type(max(size - 1, 0))
 
 
 class Vocabulary(ABC):
-    """Ids of a vocabulary: shared by the tokenisers."""
+    """A vocabulary, its ids and the policy for unknown text, shared by all tokenisers."""
 
     level: ClassVar[str]
     settings: ClassVar[tuple[str, ...]]
@@ -51,7 +51,7 @@ class Vocabulary(ABC):
             raise ConfigError(f"vocabulary: {twice[0]!r} stands there more than once")
         if unknown == "replace" and UNK not in self._ids:
             raise ConfigError(f"unknown: 'replace' needs {UNK} in the vocabulary")
-        # what each token says: the marks of a record's ends are no text
+        # The text of each token: <bos> and <eos> delimit records and have none.
         self._texts = ["" if token in (BOS, EOS) else token for token in self.vocabulary]
 
     def __len__(self) -> int:
@@ -72,35 +72,38 @@ class Vocabulary(ABC):
 
     @property
     def unk_id(self) -> int | None:
+        """Return the id of <unk>, None if the vocabulary lacks it."""
         return self._ids.get(UNK)
 
     @property
     def bos_id(self) -> int | None:
+        """Return the id of <bos>, None if the vocabulary lacks it."""
         return self._ids.get(BOS)
 
     @property
     def eos_id(self) -> int | None:
+        """Return the id of <eos>, None if the vocabulary lacks it."""
         return self._ids.get(EOS)
 
     @abstractmethod
     def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
-        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        """Yield the ids of ``text`` piece by piece, in the smallest unsigned dtype."""
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Ids (n,) of ``text``; UnknownTokenError under the policy "error"."""
+        """Return the ids (n,) of ``text``; the policy "error" raises UnknownTokenError for unknown text."""
         return join_ids(self.encode_pieces(text))
 
     def streamer(self) -> TextStreamer:
-        """A fresh decoder of ids that come one by one."""
+        """Return a new incremental decoder."""
         return TextStreamer(self._texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``; <bos> and <eos> are left out."""
+        """Return the text of ``ids`` without <bos> and <eos>."""
         streamer = self.streamer()
         return streamer.feed_all(list(ids)) + streamer.flush()
 
     def start_prompt(self) -> str:
-        """What begins a text when nobody said: nothing behind a <bos>, else a line end, else the first token."""
+        """Return the default prompt: empty if there is a <bos>, else a line end, else the first token."""
         if self.bos_id is not None:
             return ""
         if "\n" in self._ids:
@@ -108,11 +111,11 @@ class Vocabulary(ABC):
         return next((token for token in self.vocabulary if token not in SPECIALS), "")
 
     def examples(self, count: int) -> list[str]:
-        """Up to ``count`` tokens that tell what kind of vocabulary it is, as texts."""
+        """Return up to ``count`` tokens, as texts, that show what kind of vocabulary it is."""
         return list(self.vocabulary[:count])
 
     def _apply_policy(self, ids: NDArray, unknown: NDArray, error: Callable[[int], UnknownTokenError]) -> NDArray:
-        """Ids without those marked in ``unknown``: left out, replaced by <unk>, or the ``error`` of the first one's index."""
+        """Apply the policy to the positions where ``unknown`` is true; ``error`` makes the error for the first of them."""
         if self.unknown == "skip":
             return ids[~unknown]
         if self.unknown == "replace":
@@ -129,11 +132,11 @@ class Vocabulary(ABC):
 
 
 def lower(text: str) -> str:
-    """Lower case that does not depend on the neighbours: str.lower writes Σ as ς at the end of a word."""
+    """Return ``text`` in lower case, independent of context: str.lower maps a final Σ to ς."""
     return text.replace("Σ", "σ").lower()
 
 
 def join_ids(pieces: Iterator[NDArray]) -> NDArray[np.int64]:
-    """Pieces of ids as one array (n,)."""
+    """Return pieces of ids as one array (n,)."""
     collected = list(pieces)
     return np.concatenate(collected).astype(np.int64) if collected else np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""A tokeniser of one token per word."""
+"""The word tokeniser: one token per word, and optionally per punctuation mark."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from unrolled.engine.tokenizers.vocabulary import UNK, Vocabulary, lower, smalle
 
 
 class _WordStreamer(StatefulTextStreamer):
-    """Words joined by spaces, none before and behind certain marks."""
+    """A decoder that joins words by spaces, except before closing and after opening marks."""
 
     _NO_SPACE_BEFORE = frozenset(",.;:!?)]}")
     _NO_SPACE_AFTER = frozenset("([{")
-    _glue = True  # whether the next word follows without a space
+    _glue = True  # the next word follows without a space
 
     def feed(self, token: int) -> str:
         word = super().feed(token)
@@ -35,15 +35,15 @@ class _WordStreamer(StatefulTextStreamer):
 
 
 class WordTokenizer(Vocabulary):
-    """One token per word, lower-cased and without punctuation unless told otherwise.
+    """A tokeniser with one token per word; by default it lower-cases the text and drops punctuation.
 
-    A word is a run of letters, digits and underscores, with apostrophes inside ("don't"); where punctuation is kept, each
-    mark is a word of its own. White space is not kept: ``decode`` joins with single spaces, none before , . ; : ! ? ) ] }
-    and none behind ( [ {.
+    A word is a run of letters, digits and underscores, possibly with apostrophes inside ("don't"). If punctuation is kept,
+    each mark is a word. White space is not kept: ``decode`` joins words with single spaces, except before , . ; : ! ? ) ] }
+    and after ( [ {.
 
     Args:
-        vocabulary: the words, most frequent first, behind the special tokens.
-        unknown: what happens to a word outside it: "error", "replace" (by <unk>) or "skip".
+        vocabulary: the special tokens, then the words, most frequent first.
+        unknown: policy for a word outside the vocabulary: "error", "replace" (by <unk>) or "skip".
         lowercase: lower-case the text first.
         punctuation: keep punctuation marks as words.
     """
@@ -76,7 +76,7 @@ class WordTokenizer(Vocabulary):
         punctuation: bool = False,
         vocab_size: int | None = None,
     ) -> WordTokenizer:
-        """The words of ``text``, most frequent first (ties in alphabetical order), cut at ``vocab_size`` in all."""
+        """Return a tokeniser of the most frequent words of ``text`` (ties alphabetically), at most ``vocab_size`` tokens."""
         probe = cls([UNK], "replace", lowercase, punctuation)
         counts: Counter[str] = Counter()
         for words in probe._word_pieces(text):
@@ -99,7 +99,7 @@ class WordTokenizer(Vocabulary):
             yield pattern.findall(lower(piece) if self.lowercase else piece)
 
     def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
-        """Ids of ``text`` piece by piece, in the smallest unsigned dtype."""
+        """Yield the ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
         missing = len(self.vocabulary)
         done = 0
@@ -116,5 +116,5 @@ class WordTokenizer(Vocabulary):
         return self._unknown_error("word", words[first], f"word {done + first + 1} of the text")
 
     def streamer(self) -> TextStreamer:
-        """A fresh decoder of ids that come one by one: each word with the space before it, where there is one."""
+        """Return a new incremental decoder, which yields each word with the space before it, if any."""
         return _WordStreamer(self._texts)
