@@ -17,7 +17,8 @@ from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.run_files import check_free, find_run_files, remove_earlier_run
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, CHECKPOINT_SUFFIX, Checkpoint, save_checkpoint
 from unrolled.export.importing.language_model import Imported, import_weights
-from unrolled.export.importing.weight_files import make_tokenizer, read_merges, read_vocabulary, read_weights
+from unrolled.export.importing.vocabulary_files import make_tokenizer, read_merges, read_vocabulary
+from unrolled.export.importing.weight_files import read_weights
 
 
 def import_model(

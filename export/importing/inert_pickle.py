@@ -1,9 +1,9 @@
-"""A pickle reader that imports and runs nothing: every class and function of a file is replaced by an empty stand-in.
+"""A pickle reader that imports and runs nothing: it replaces every class and function of a file by an empty stand-in.
 
-``torch.load`` takes this module as its ``pickle_module``. Training frameworks keep objects of their own beside the weights
-(hyper-parameters, paths, NumPy scalars), which torch's reader of plain weights refuses together with the weights. Here they
-become stand-ins, so that the tensors can be read. That a call is never made does not depend on its name; a file that asks
-for a call into the standard library is refused all the same, because it is a program and no training's checkpoint.
+``torch.load`` takes ``InertPickle`` as its ``pickle_module``. Training frameworks save objects of their own beside the
+weights (hyper-parameters, paths, NumPy scalars), and torch's reader of plain weights then refuses the weights too. Here
+those objects become stand-ins, so that the tensors can be read. No call is ever made, whatever its name; a file that asks
+for a call into the standard library is refused all the same, because it is a program and not a checkpoint of a training.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from typing import IO, Any, ClassVar
 
-# modules and names of the standard library whose objects are plain data
+# Modules and names of the standard library whose objects are plain data.
 _DATA_MODULES = {"_codecs", "argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "functools",
                  "pathlib", "typing", "uuid"}  # fmt: skip
 _DATA_NAMES = {"types.SimpleNamespace", *(f"builtins.{name}" for name in (
     "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set", "slice", "str", "tuple"
 ))}  # fmt: skip
-# functions of torch.* that make tensors of storages, and check offsets, sizes and strides against them
+# Functions of torch._utils that make tensors of storages, and check offsets, sizes and strides against them.
 _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 
 
 class CallRefused(Exception):
-    """The file asks for a call of a function of the standard library; its name is the argument."""
+    """A file asks for a call of a function of the standard library; the argument is its name."""
 
 
 class _Inert(type):
-    """Classes of a file: a call gives an empty object, whatever it is called with."""
+    """The type of a file's classes: a call returns an empty object, whatever its arguments."""
 
     full_name = ""
 
@@ -62,7 +62,7 @@ def _new_dict(*arguments: object) -> dict[object, object]:
 
 
 def _known(module: str, name: str) -> Any:
-    """Return what tensors and their containers are made of; None for anything else."""
+    """Return a class or function that tensors and their containers are made of; None for anything else."""
     if module == "collections":
         return {"OrderedDict": OrderedDict, "defaultdict": _new_dict}.get(name)
     if module.partition(".")[0] != "torch":
@@ -70,33 +70,33 @@ def _known(module: str, name: str) -> Any:
     import torch
 
     if module == "torch._utils" and name in _REBUILD:
-        return getattr(torch._utils, name)
+        return vars(torch._utils)[name]
     if module == "torch":
-        value = vars(torch).get(name)  # no attribute access, which can import modules
+        value = vars(torch).get(name)  # attribute access could import modules
         storage = isinstance(value, type) and issubclass(value, torch.TypedStorage)
         return value if storage or isinstance(value, torch.dtype) or name in ("Size", "device") else None
     return None
 
 
-# The one written in Python: the other makes room for as many entries of the memo as a file says, up to 32 GB.
-class Unpickler(pickle._Unpickler):
-    """Read a pickle whose classes and functions are stand-ins, but for those of plain tensors."""
+# The unpickler in C would allocate as many memo entries as a file declares, up to 32 GB; this is the one in Python.
+class InertUnpickler(pickle._Unpickler):
+    """Read a pickle with stand-ins for all classes and functions except those of plain tensors."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load_build(self) -> None:
-        """Leave every object as it was made: a state can set attributes of anything that is named, functions too."""
+        """Ignore the state of an object: it could set attributes of anything that has a name, functions included."""
         self.stack.pop()  # type: ignore[attr-defined]
 
     def load_bytearray8(self) -> None:
-        """Read before making room, which the inherited one does for as many bytes as a file says."""
+        """Read before allocating; the inherited method allocates as many bytes as a file declares."""
         (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
         self.append(bytearray(self.read(min(size, sys.maxsize))))  # type: ignore[attr-defined]
 
     dispatch[pickle.BUILD[0]], dispatch[pickle.BYTEARRAY8[0]] = load_build, load_bytearray8
 
     def find_class(self, module: str, name: str) -> Any:
-        if self.proto < 3:  # type: ignore[attr-defined] # such pickles have the names of Python 2
+        if self.proto < 3:  # type: ignore[attr-defined] # these have the names of Python 2
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         known = _known(module, name)
         if known is not None:
@@ -104,6 +104,12 @@ class Unpickler(pickle._Unpickler):
         return _Inert(name.rpartition(".")[2], (StandIn,), {"full_name": f"{module}.{name}"})
 
 
-def load(file: IO[bytes], **settings: Any) -> Any:
-    """Read one pickle; the name is that of ``pickle.load``, in whose place it is called."""
-    return Unpickler(file, **settings).load()
+class InertPickle:
+    """The part of module ``pickle`` that ``torch.load`` uses."""
+
+    Unpickler = InertUnpickler
+
+    @staticmethod
+    def load(file: IO[bytes], **settings: Any) -> Any:
+        """Read one pickle."""
+        return InertUnpickler(file, **settings).load()

@@ -1,4 +1,7 @@
-"""Recurrent layers in the names and shapes of foreign weights: which there are, in what order, and of which cell."""
+"""Recurrent layers of a foreign model: number, order and cell, read off the names and shapes of its weights.
+
+Letters: E embedding, H hidden, G gates.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from numpy.typing import NDArray
-
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.cells import CELLS
+from unrolled.export.importing.named_arrays import NamedArrays, listed
 
-Weights = Mapping[str, NDArray]
-
-KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+PARAMETER_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 REMOVE = (
     "merge it into plain weights first (remove_weight_norm, remove_parametrizations, or saving from the plain module)"
 )
@@ -23,23 +23,18 @@ REMOVE = (
 _RECURRENT = re.compile(
     r"(?P<module>(?:.*\.)?)(?P<kind>(?:weight|bias)_(?:ih|hh))(?:_l(?P<layer>[0-9]{1,4}))?(?P<tail>.*)"
 )
-_WRAPPERS = ("module", "_orig_mod")  # of DataParallel and weight dropping, of torch.compile
+_WRAPPERS = ("module", "_orig_mod")  # of DataParallel and weight dropping; of torch.compile
 
 
-class Layer(NamedTuple):
-    """Source names of one recurrent layer, by kind."""
+class RecurrentLayer(NamedTuple):
+    """Source names of one recurrent layer, by kind of parameter."""
 
     where: str
     sources: dict[str, str]
 
 
-def listed(names: Iterable[str], most: int = 4) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _refuse_variants(found: Mapping[str, re.Match[str]], weights: Weights, recurrent: str | None) -> None:
-    """Refuse recurrent layers that are not those of this package."""
+def _refuse_variants(found: Mapping[str, re.Match[str]], weights: NamedArrays, recurrent: str | None) -> None:
+    """Refuse variants of recurrent layers that this package does not have."""
     if names := [name for name, m in found.items() if m["tail"].startswith("_reverse")]:
         raise ModelFileError(f"{listed(names)}: a bidirectional layer, which cannot write text from left to right")
     projected = [name for name in weights if re.search(r"(^|\.)weight_hr(_l|$)", name)]
@@ -52,13 +47,17 @@ def _refuse_variants(found: Mapping[str, re.Match[str]], weights: Weights, recur
 
 
 def _is_under(module: str, outer: str | None) -> bool:
-    """Return whether a module is ``outer`` or lies in it; wrappers in the name may be left out."""
+    """Return whether a module is ``outer`` or inside it; ``outer`` may leave out wrappers."""
     plain = ".".join(part for part in module.split(".") if part not in _WRAPPERS)
     return outer is None or any(f"{name}.".startswith(f"{outer}.") for name in (module, plain))
 
 
-def recurrent_layers(weights: Weights, recurrent: str | None) -> tuple[list[Layer], set[str]]:
-    """The layers in their order, and plain weights for which a ``_raw`` one stands (dropped-out copies of a training)."""
+def recurrent_layers(weights: NamedArrays, recurrent: str | None) -> tuple[list[RecurrentLayer], set[str]]:
+    """Return the layers in order, and plain weights that a ``_raw`` one replaces (copies with dropout, made in training).
+
+    Args:
+        recurrent: the module of the layers, or one around their modules; None: any.
+    """
     every = {name: m for name in weights if (m := _RECURRENT.fullmatch(name))}
     if not every:
         raise ModelFileError(
@@ -80,18 +79,18 @@ def recurrent_layers(weights: Weights, recurrent: str | None) -> tuple[list[Laye
                 raise ModelFileError(f"{sources[m['kind']]}, {name}: two of one layer")
             replaced.add(sources[m["kind"]])
         sources[m["kind"]] = name
-    layers = [Layer(f"{module}…_l{number}", found[module, number]) for module, number in _in_order(found)]
+    layers = [RecurrentLayer(f"{module}…_l{number}", found[module, number]) for module, number in _in_order(found)]
     for layer in layers:
-        missing = [kind for kind in KINDS[:2] if kind not in layer.sources]
+        missing = [kind for kind in PARAMETER_KINDS[:2] if kind not in layer.sources]
         if not missing and len(layer.sources) == 3:
-            missing = [kind for kind in KINDS if kind not in layer.sources]
+            missing = [kind for kind in PARAMETER_KINDS if kind not in layer.sources]
         if missing:
             raise ModelFileError(f"{layer.where}: {', '.join(missing)} missing beside {listed(layer.sources.values())}")
     return layers, replaced
 
 
 def _in_order(found: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Modules by the numbers in their names, then layers by theirs; whatever else tells modules apart is no order."""
+    """Order modules by the numbers in their names, then layers by theirs; modules that differ in more have no order."""
     found = list(found)
     modules = sorted({module for module, _ in found})
     if len({re.sub(r"[0-9]+", "", module) for module in modules}) > 1:
@@ -108,8 +107,12 @@ def _in_order(found: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return ordered
 
 
-def hidden_size(weights: Weights, layers: list[Layer]) -> int:
-    """H of all layers; shapes that contradict each other are named."""
+def hidden_size(weights: NamedArrays, layers: list[RecurrentLayer]) -> int:
+    """Return H of all layers.
+
+    Raises:
+        ModelFileError: shapes contradict each other; the message names them.
+    """
     sizes = []
     for layer in layers:
         name = layer.sources["weight_hh"]
@@ -133,8 +136,8 @@ def hidden_size(weights: Weights, layers: list[Layer]) -> int:
     return H
 
 
-def choose_cell(weights: Weights, layers: list[Layer], H: int, cell: str | None) -> tuple[str, list[str]]:
-    """The cell with as many gates as the weights have."""
+def choose_cell(weights: NamedArrays, layers: list[RecurrentLayer], H: int, cell: str | None) -> tuple[str, list[str]]:
+    """Return the cell with as many gates as the weights have, and notes on the choice."""
     G = weights[layers[0].sources["weight_hh"]].shape[0] // H
     fitting = [name for name, spec in CELLS.items() if spec.gates == G]
     if not fitting:

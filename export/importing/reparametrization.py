@@ -1,4 +1,4 @@
-"""Weights that a training keeps in parts (weight norm, spectral norm, pruning), put together as torch does in ``eval()``.
+"""Reparametrised weights (weight norm, spectral norm, pruning), combined from their parts as torch does in ``eval()``.
 
 Names are those of ``torch.nn.utils`` (``weight_g``, ``weight_v``; ``weight_orig``, ``weight_u``, ``weight_v``) and of
 ``torch.nn.utils.parametrizations`` (``parametrizations.weight.original0``, …). Sums are in float64.
@@ -23,7 +23,7 @@ _NEW = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<tensor>[^.]+)\.(?
 
 
 class Recombined(NamedTuple):
-    """Arrays by their plain names; for those made of parts, the names of these and how."""
+    """Arrays by their plain names; for each combined one, the names of its parts and the kind of reparametrisation."""
 
     arrays: dict[str, NDArray]
     parts: dict[str, list[str]]
@@ -31,10 +31,10 @@ class Recombined(NamedTuple):
 
 
 def recombine(weights: Mapping[str, NDArray]) -> Recombined:
-    """Put the weights together of which all parts are there; anything else stays as it is.
+    """Combine the weights whose parts are all there; the other arrays stay unchanged.
 
     Raises:
-        ModelFileError: parts whose shapes do not fit, or a plain weight beside them.
+        ModelFileError: parts whose shapes do not fit, or parts next to the plain weight.
     """
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for name in weights:
@@ -44,7 +44,7 @@ def recombine(weights: Mapping[str, NDArray]) -> Recombined:
             groups[m["module"] + m["tensor"]][m["part"]] = name
     arrays, parts, kinds = dict(weights), {}, {}
     for plain, names in groups.items():
-        known = _KINDS.get(frozenset(names))
+        known = _REPARAMETRIZATIONS.get(frozenset(names))
         values = [weights[name] for name in names.values()]
         if known is None or not all(np.issubdtype(value.dtype, np.floating) for value in values):
             continue
@@ -55,14 +55,14 @@ def recombine(weights: Mapping[str, NDArray]) -> Recombined:
         for name in sources:
             del arrays[name]
         wide = [weights[name].astype(np.float64) for name in sources]
-        with np.errstate(all="ignore"):  # of zeros, which become NaN, as with torch; the caller refuses these
+        with np.errstate(all="ignore"):  # zeros become NaN, as in torch; the caller refuses them
             arrays[plain] = combine(", ".join(sources), *wide)
         parts[plain], kinds[plain] = sources, kind
     return Recombined(arrays, parts, kinds)
 
 
 def _weight_norm(names: str, length: NDArray, direction: NDArray) -> NDArray:
-    """g · v / |v|; the norm is over the axes that g has not, which says which ``dim`` was kept."""
+    """Return g · v / |v|; the norm is over the axes of size 1 in g, which shows the ``dim`` that was kept."""
     if length.ndim not in (0, direction.ndim) or any(
         n not in (1, m) for n, m in zip(length.shape, direction.shape, strict=bool(length.ndim))
     ):
@@ -72,7 +72,7 @@ def _weight_norm(names: str, length: NDArray, direction: NDArray) -> NDArray:
 
 
 def _spectral_norm(names: str, weight: NDArray, left: NDArray, right: NDArray) -> NDArray:
-    """W / σ with σ = uᵀ W v; ``dim`` is 0 or 1, and of the shapes that fit a square matrix the larger σ decides."""
+    """Return W / σ with σ = uᵀ W v; ``dim`` is 0 or 1, and for a square matrix, where both fit, the larger σ decides."""
     fitting = [W for W in (weight, weight.T) if weight.ndim == 2 and W.shape == left.shape + right.shape]
     if not fitting:
         raise ModelFileError(
@@ -93,8 +93,8 @@ def _pruned(names: str, weight: NDArray, mask: NDArray) -> NDArray:
     return weight * mask
 
 
-# parts, in the order in which the function takes them
-_KINDS: dict[frozenset[str], tuple[tuple[str, ...], str, Callable[..., NDArray]]] = {
+# By parts: these in the order of the function's arguments, the kind, and the function.
+_REPARAMETRIZATIONS: dict[frozenset[str], tuple[tuple[str, ...], str, Callable[..., NDArray]]] = {
     frozenset(parts): (parts, kind, combine)
     for parts, kind, combine in (
         (("g", "v"), "weight norm", _weight_norm),

@@ -1,4 +1,4 @@
-"""Files saved by torch, read as data: which tensors a ``state_dict`` in them has, wherever a training put it."""
+"""Files saved by torch, read as data: the tensors of a ``state_dict``, wherever a training put it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
-from unrolled.export.importing import inert_pickle
+from unrolled.export.importing.inert_pickle import CallRefused, InertPickle, StandIn
 from unrolled.export.torch.archive import check_archive
 
 RECURRENT = re.compile(r"(^|\.)(weight|bias)_(ih|hh)(_|\.|$)")
-MAX_DEPTH = 6  # of dictionaries in dictionaries
+MAX_DEPTH = 6  # of nested dictionaries
 MAX_PLACES = 100_000  # of dictionaries with tensors: an optimiser has one for each parameter
-SPREAD = 4  # times the file's size: tied weights are stored once and named twice
-ALONE = "save the module's state_dict() alone, best as .safetensors"
+MAX_SHARING = 4  # declared bytes by stored bytes: tied weights are stored once and named twice
+SAVE_ADVICE = "save the module's state_dict() alone, best as .safetensors"
 
 
 Place = tuple[str, ...]  # keys from the outermost dictionary to an inner one
 
 
 class StateDict(NamedTuple):
-    """The tensors of a ``state_dict`` by name, the keys that lead to it, and the keys beside it."""
+    """The tensors of a ``state_dict`` by name, the keys that lead to it, and the keys next to it."""
 
     tensors: dict[str, Any]
     key: str
@@ -38,22 +38,22 @@ def read_state_dict(path: Path, key: str | None = None) -> StateDict:
 
     Args:
         path: a zip archive, a pickle or a tar archive, as releases of torch have written.
-        key: which of several, as the message that asks for it lists them.
+        key: the name of one of several, as the message that asks for it lists them.
 
     Raises:
-        ModelFileError: damaged, a program, without tensors by name, or with objects whose reading is a call.
-        ConfigError: several of different weights and no ``key``, or a ``key`` that is none of theirs.
+        ModelFileError: damaged, a program, without tensors by name, or with objects that only a call could read.
+        ConfigError: several with different weights and no ``key``, or a ``key`` that none of them has.
         MissingDependencyError: torch is not installed.
     """
     try:
-        import torch  # noqa: F401 - said here, where the file is known
+        import torch  # noqa: F401 - fails here, where the file is known
     except ImportError as error:
         raise MissingDependencyError(
             f'{path}: reading weights saved by torch needs torch: pip install "unrolled[torch]"; '
             "or save them as .safetensors"
         ) from error
     values = _load(path)
-    if isinstance(values, inert_pickle.StandIn):
+    if isinstance(values, StandIn):
         raise ModelFileError(_more_than_weights(path, type(values).full_name))
     every = _tensor_dicts(path, values, (), {})
     if not every:
@@ -61,28 +61,28 @@ def read_state_dict(path: Path, key: str | None = None) -> StateDict:
             f"{path}: holds no tensors by name, neither at the top nor in dictionaries there; save the module's state_dict()"
         )
     found = {where: part for where, part in every.items() if any(map(_is_recurrent, part.items()))}
-    if not found:  # what is missing is said with the names of the largest
+    if not found:  # the message about what is missing names the tensors of the largest
         found = dict(sorted(every.items(), key=lambda item: -len(item[1]))[:1])
     for part in found.values():
         _check_size(path, part)
     chosen = _choose(path, found, key)
     where, tensors = _join_modules(values, chosen, found[chosen])
-    return StateDict(tensors, ".".join(where), _beside(values, where))
+    return StateDict(tensors, ".".join(where), _unread_keys(values, where))
 
 
 def _check_size(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Refuse views with strides of 0, which are of any shape and take no place in the file."""
+    """Refuse views with strides of 0, which have any shape and need no space in the file."""
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if total > SPREAD * path.stat().st_size:
+    if total > MAX_SHARING * path.stat().st_size:
         raise ModelFileError(f"{path}: declares {total:,} bytes of weights, the file has {path.stat().st_size:,}")
 
 
 def _more_than_weights(path: Path, name: str) -> str:
-    return f"{path}: holds more than weights ({name}), and reading that would run code of the file; {ALONE}"
+    return f"{path}: holds more than weights ({name}), and reading that would run code of the file; {SAVE_ADVICE}"
 
 
 def _load(path: Path) -> Any:
-    """Read with torch's reader of plain weights; where objects lie beside them, past those without making them."""
+    """Read with torch's reader of plain weights; if there are other objects, read again with stand-ins for them."""
     import torch
 
     if zipfile.is_zipfile(path):
@@ -96,21 +96,21 @@ def _load(path: Path) -> Any:
     plain = not _is_tar(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the ways in which older releases of torch wrote files
+            warnings.simplefilter("ignore")  # about formats of older releases of torch
             if plain:
                 try:
                     return torch.load(path, map_location="cpu", weights_only=True)
                 except pickle.UnpicklingError:
-                    pass  # objects beside the weights, or a newer pickle protocol
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=inert_pickle)
-    except inert_pickle.CallRefused as error:
+                    pass  # other objects beside the weights, or a newer pickle protocol
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=InertPickle)
+    except CallRefused as error:
         raise ModelFileError(_more_than_weights(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise anything
         raise ModelFileError(f"{path}: not weights saved by torch, or damaged ({_reason(error)})") from error
 
 
 def _is_tar(path: Path) -> bool:
-    """Return whether a file is a tar archive, as torch wrote before 0.2, of whole regular files.
+    """Return whether a file is a tar archive of complete regular files, as torch wrote before 0.2.
 
     Raises:
         ModelFileError: another tar archive.
@@ -135,7 +135,7 @@ def _is_recurrent(item: tuple[str, Any]) -> bool:
 
 
 def _name(key: object) -> str:
-    """Return a key as part of a place; a number of any length or a tuple of any depth has no text of its own."""
+    """Return a key as text; long numbers and tuples, which can be of any size, only by their type."""
     if isinstance(key, str):
         return key
     return str(key) if isinstance(key, int) and key.bit_length() < 64 else f"<{type(key).__name__}>"
@@ -143,14 +143,14 @@ def _name(key: object) -> str:
 
 def _children(values: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(values, dict):
-        # not values.items(): a file can give an OrderedDict attributes of any name
+        # Not values.items(): a file can give an OrderedDict attributes of any name.
         yield from ((_name(key), value) for key, value in dict.items(values))
     elif isinstance(values, list | tuple):
         yield from ((str(place), value) for place, value in enumerate(values))
 
 
 def _tensors_in(values: Any) -> dict[str, Any]:
-    """Return the tensors that stand directly in a dictionary with texts as keys, without attributes that a file gave them."""
+    """Return the tensors directly in a dictionary with text keys, without attributes that a file gave them."""
     import torch
 
     if not isinstance(values, dict):
@@ -162,38 +162,39 @@ def _tensors_in(values: Any) -> dict[str, Any]:
     }
 
 
-def _tensor_dicts(path: Path, values: Any, where: Place, barren: dict[int, int]) -> dict[Place, dict[str, Any]]:
+def _tensor_dicts(path: Path, values: Any, where: Place, empty_at: dict[int, int]) -> dict[Place, dict[str, Any]]:
     """Return the dictionaries with tensors by the keys that lead to each, the outer ones first.
 
-    ``barren`` has the depth at which nothing was found in an object: a few lists, each many times in the next, stand in
-    millions of places.
+    Args:
+        empty_at: by object, the depth at which no tensor was found in it. Without it a few lists, each many times in the
+            next, would be searched in millions of places.
     """
-    if barren.get(id(values), MAX_DEPTH + 1) <= len(where):
+    if empty_at.get(id(values), MAX_DEPTH + 1) <= len(where):
         return {}
     tensors = _tensors_in(values)
     found = {where: tensors} if tensors else {}
     if len(where) < MAX_DEPTH:
         for name, value in _children(values):
             if isinstance(value, dict | list | tuple):
-                found |= _tensor_dicts(path, value, (*where, name), barren)
+                found |= _tensor_dicts(path, value, (*where, name), empty_at)
             if len(found) > MAX_PLACES:
-                raise ModelFileError(f"{path}: holds tensors in more than {MAX_PLACES:,} places; {ALONE}")
+                raise ModelFileError(f"{path}: holds tensors in more than {MAX_PLACES:,} places; {SAVE_ADVICE}")
     if not found:
-        barren[id(values)] = len(where)
+        empty_at[id(values)] = len(where)
     return found
 
 
 def _choose(path: Path, found: Mapping[Place, dict[str, Any]], key: str | None) -> Place:
-    """Return the place that ``key`` names, or the only one; places with equal tensors count once."""
-    named = {".".join(where) or ".": where for where in found}  # ".": not in a dictionary of its own
-    listed = ", ".join(list(named)[:8])
+    """Return the place that ``key`` names, or the only one; several with equal tensors count as one."""
+    named = {".".join(where) or ".": where for where in found}  # ".": the outermost dictionary
+    places = ", ".join(list(named)[:8])
     if key is not None:
         if key not in named:
-            raise ConfigError(f"state_dict_key: got {key!r}, but weights of {path} are under {listed}")
+            raise ConfigError(f"state_dict_key: got {key!r}, but weights of {path} are under {places}")
         return named[key]
     first, *others = found
     if not all(_equal(found[first], found[other]) for other in others):
-        raise ConfigError(f"state_dict_key: {path} holds several models, under {listed}; name one")
+        raise ConfigError(f"state_dict_key: {path} holds several models, under {places}; name one")
     return first
 
 
@@ -207,7 +208,7 @@ def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _join_modules(values: Any, where: Place, tensors: dict[str, Any]) -> tuple[Place, dict[str, Any]]:
-    """Join what was saved module by module, ``{"embedding": …, "lstm": …, "fc": …}``, to one ``state_dict``."""
+    """Join dictionaries of single modules, ``{"embedding": …, "lstm": …, "fc": …}``, to one ``state_dict``."""
     if not where or any("." in name for name in tensors):
         return where, tensors
     outer = values
@@ -219,8 +220,8 @@ def _join_modules(values: Any, where: Place, tensors: dict[str, Any]) -> tuple[P
     return where[:-1], joined
 
 
-def _beside(values: Any, where: Place) -> list[str]:
-    """Return the outermost keys of a file whose content is not read."""
+def _unread_keys(values: Any, where: Place) -> list[str]:
+    """Return the outermost keys whose content is not read."""
     if where:
         return [name for name, _ in _children(values) if name != where[0]]
     read = _tensors_in(values)
@@ -228,7 +229,7 @@ def _beside(values: Any, where: Place) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a pickle cannot be read; Python's unpickler answers an unknown instruction with its bare number."""
+    """Return why a pickle cannot be read; for an unknown instruction Python's unpickler raises only its number."""
     if isinstance(error, KeyError) and isinstance(error.args[0], int):
         return f"byte {error.args[0]:#04x} is no instruction of a pickle"
     return first_line(error)

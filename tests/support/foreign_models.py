@@ -13,7 +13,8 @@ from tolerances import assert_close
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.importing.language_model import Imported, import_weights
-from unrolled.export.importing.weight_files import make_tokenizer, read_weights
+from unrolled.export.importing.vocabulary_files import make_tokenizer
+from unrolled.export.importing.weight_files import read_weights
 from unrolled.runtime.models.engines import make_model
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")

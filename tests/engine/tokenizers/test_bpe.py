@@ -29,7 +29,7 @@ from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, LETTER, MARK, PATT
 from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
 from unrolled.export.formats import FORMATS, export_model
-from unrolled.export.importing.weight_files import make_tokenizer, read_merges, read_vocabulary
+from unrolled.export.importing.vocabulary_files import make_tokenizer, read_merges, read_vocabulary
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import generate, load
 from unrolled.runtime.description import describe

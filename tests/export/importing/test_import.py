@@ -20,7 +20,8 @@ from unrolled.engine.errors import ConfigError, ModelFileError, UnrolledError
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
 from unrolled.export.formats import export_model
 from unrolled.export.importing.language_model import import_weights
-from unrolled.export.importing.weight_files import make_tokenizer, read_vocabulary, read_weights
+from unrolled.export.importing.vocabulary_files import make_tokenizer, read_vocabulary
+from unrolled.export.importing.weight_files import read_weights
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import load
 

@@ -27,7 +27,7 @@ from unrolled.engine.data.readers.sources import Source
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, PromptFileError, UnrolledError
-from unrolled.export.importing.weight_files import read_vocabulary
+from unrolled.export.importing.vocabulary_files import read_vocabulary
 from unrolled.runtime.jobs.prompt_files import PromptFile
 from unrolled.runtime.jobs.prompt_rows import BadRow
 
