@@ -1,1 +1,1 @@
-"""Turn files into batches: sources, readers, tables, corpora, splits and token files."""
+"""Turn corpora into batches: splits, streams, records, token files; ``readers`` reads the files."""

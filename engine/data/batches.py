@@ -1,4 +1,4 @@
-"""The contract of all data sets in batches; a training step does not know how one came about."""
+"""The interface of data sets: batches of inputs and targets, independent of their origin."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from unrolled.engine.errors import ConfigError
 
 
 class Batch(NamedTuple):
-    """One step's data."""
+    """The data of one training step."""
 
     inputs: NDArray[np.int64]  # (T, B)
-    targets: NDArray[np.int64]  # (T, B), the token after each input
-    mask: NDArray[np.bool_]  # (T, B), false where a record is over
-    carry: bool  # whether each row continues the row of the batch before, so that the state is kept
+    targets: NDArray[np.int64]  # (T, B), the token that follows each input
+    mask: NDArray[np.bool_]  # (T, B), false after the end of a record
+    carry: bool  # each row continues the same row of the previous batch, so the state is carried
 
     @property
     def tokens(self) -> int:
-        """Positions that count in the loss."""
+        """Return the number of positions that count in the loss."""
         return int(self.mask.sum())
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Positions that count, a row (B,)."""
+        """Return the number of positions of each row that count in the loss (B,)."""
         return self.mask.sum(axis=0)
 
 
 class Batches(Protocol):
-    """A data set in batches."""
+    """A data set that yields its batches epoch by epoch."""
 
     @property
     def batches_per_epoch(self) -> int: ...
     @property
     def tokens_per_epoch(self) -> int: ...
     def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        """One pass over the data; ``rng`` shuffles where order is free, None keeps the order."""
+        """Yield the batches of one pass; ``rng`` shuffles data whose order is free, None keeps the order."""
         ...
 
 
@@ -50,9 +50,9 @@ def check_sizes(batch_size: int, length: int) -> None:
 
 
 def batches_after(data: Batches, seed: int, step: int) -> Iterator[Batch]:
-    """Batches of the steps after ``step``, epoch after epoch.
+    """Yield the batches after training step ``step``, epoch after epoch without end.
 
-    Each epoch is shuffled by its own generator, so that its order depends on seed and number alone.
+    Each epoch is shuffled by its own generator, so its order depends only on the seed and the number of the epoch.
     """
     epoch, taken = divmod(step, data.batches_per_epoch)
     while True:

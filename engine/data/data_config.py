@@ -1,4 +1,4 @@
-"""Settings that decide how text becomes batches."""
+"""Settings that determine how text becomes batches."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from unrolled.engine.tokenizers.registry import TOKENIZERS
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How text becomes batches.
+    """Settings of vocabulary, split and batches.
 
     Args:
         level: "char", "word" or "bpe".
         batching: "stream" or "records".
-        batch_size: B, lanes or records a batch.
-        length: T, tokens a chunk of a stream; the longest record.
+        batch_size: B, lanes or records per batch.
+        length: T, tokens per chunk of a stream, or of the longest record.
         split: fractions for training, validation and test.
-        lowercase: lower-case the text; None: yes for words, else no.
+        lowercase: lower-case the text; None: only for words.
         punctuation: keep punctuation marks at word level.
-        vocab_size: the most tokens of words or byte pairs, special ones included; None: all words, 2,048 byte pairs.
-        unknown: what happens to text outside the vocabulary; None: "error" for characters, "replace" for words.
-        seed: shuffles records before they are split.
+        vocab_size: maximum number of tokens of words or byte pairs, special ones included; None: all words, 2,048 byte pairs.
+        unknown: policy for text outside the vocabulary; None: "error" for characters, "replace" for words.
+        seed: seed of the shuffling of records before the split.
     """
 
     level: str = "char"
@@ -58,13 +58,13 @@ class DataConfig:
         check_seed(self.seed)
 
     def _chosen(self) -> dict[str, Any]:
-        """Settings of the vocabulary that somebody chose."""
+        """Return the vocabulary settings that differ from the default."""
         asked = {"lowercase": self.lowercase, "vocab_size": self.vocab_size, "unknown": self.unknown}
         chosen = {name: value for name, value in asked.items() if value is not None}
         return {**chosen, "punctuation": True} if self.punctuation else chosen
 
     def fit(self, text: TextOrPieces, specials: Sequence[str] = ()) -> Tokenizer:
-        """A vocabulary of ``text``, behind the special tokens."""
+        """Return a tokeniser fitted to ``text``, with the special tokens first."""
         return TOKENIZERS[self.level].fit(text, specials=specials, **self._chosen())
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class DataConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:
-        """The inverse of ``to_dict``.
+        """Return the settings of a canonical form; the inverse of ``to_dict``.
 
         Raises:
             ConfigError: a setting is missing, unknown or out of range.

@@ -1,4 +1,4 @@
-"""A corpus made ready for training: vocabulary, three parts, batches."""
+"""Data sets for training: a vocabulary, and batches of three parts of a corpus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PartContent = TypeVar("PartContent")
 
 @dataclass(frozen=True)
 class Dataset:
-    """A vocabulary and the batches of each part; a part of fraction 0 is None."""
+    """A tokeniser and the batches of each part; a part of fraction 0 is None."""
 
     tokenizer: Tokenizer
     train: Batches
@@ -31,15 +31,15 @@ class Dataset:
     test: Batches | None
 
     def part(self, name: str) -> Batches | None:
-        """The batches of one of ``PARTS``."""
+        """Return the batches of one of ``PARTS``."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
 def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig) -> Tokenizer:
-    """A vocabulary: every character of the corpus, or the words or byte pairs of its training part."""
+    """Return a tokeniser of all characters of the corpus, or of the words or byte pairs of its training part."""
     specials = (BOS, EOS) if config.batching == "records" else ()
     if config.level == "char":
-        # records are never joined, so a line end between them is no character of theirs
+        # Records are never joined, so the vocabulary needs no line end.
         return config.fit(corpus.text if config.batching == "stream" else "".join(corpus.records), specials)
     text = train if isinstance(train, str) else "\n".join(train)
     if config.level == "word" and not any(
@@ -50,7 +50,7 @@ def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig
 
 
 def fit_pieces(name: str, text: Iterable[str], config: DataConfig) -> Tokenizer:
-    """A vocabulary of a text in pieces that cut no word in two, without tokens that mark records."""
+    """Return a tokeniser fitted to pieces of a text that split no word, without <bos> and <eos>."""
     tokenizer = config.fit(text)
     if len(tokenizer.vocabulary) == 0 or tokenizer.vocabulary == (UNK,):
         raise CorpusError(f"{name}: too little text for the train part (no word); add text or change the split")
@@ -59,11 +59,11 @@ def fit_pieces(name: str, text: Iterable[str], config: DataConfig) -> Tokenizer:
 
 
 def check_several_tokens(name: str, tokenizer: Tokenizer, config: DataConfig) -> None:
-    """Check that there are different tokens to predict.
+    """Check that the vocabulary has at least two tokens, since a single one leaves nothing to predict.
 
     Raises:
-        CorpusError: the text consists of one token.
-        ConfigError: the vocabulary may hold no more than one.
+        CorpusError: the text consists of one repeated token.
+        ConfigError: ``vocab_size`` is below 2.
     """
     if len(tokenizer.vocabulary) > 1:
         return
@@ -79,10 +79,10 @@ def check_several_tokens(name: str, tokenizer: Tokenizer, config: DataConfig) ->
 def make_batches(
     part: str | tuple[str, ...], tokenizer: Tokenizer, batch_size: int, length: int
 ) -> StreamBatches | RecordBatches:
-    """Batches of one part of a split: a text becomes a stream, records stay records.
+    """Return the batches of one part of a split: a stream of a text, or records.
 
     Raises:
-        CorpusError: the part is too short to hold a single prediction.
+        CorpusError: the part is too short for a single prediction.
     """
     if isinstance(part, str):
         return StreamBatches(encode_stream(part, tokenizer), batch_size, length)
@@ -98,7 +98,7 @@ def _dataset_of(
     make: Callable[[PartContent], Batches],
     remedy: str,
 ) -> Dataset:
-    """A data set of what ``make`` returns for each part that should exist; ``remedy`` ends the error of one too short."""
+    """Return the data set that ``make`` builds part by part; ``remedy`` ends the message for a part that is too short."""
     made: list[Batches | None] = []
     for part, content, fraction in zip(PARTS, contents, config.split, strict=True):
         try:
@@ -111,10 +111,10 @@ def _dataset_of(
 
 
 def dataset_from_ids(name: str, tokenizer: Tokenizer, parts: Sequence[NDArray], config: DataConfig) -> Dataset:
-    """A data set of the ids of three parts.
+    """Return the data set of three parts that are already encoded.
 
     Raises:
-        CorpusError: a part that should exist is too short to hold a single prediction.
+        CorpusError: a part with a fraction above 0 is too short for a single prediction.
     """
 
     def make(ids: NDArray) -> Batches:
@@ -124,10 +124,10 @@ def dataset_from_ids(name: str, tokenizer: Tokenizer, parts: Sequence[NDArray], 
 
 
 def prepare_dataset(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:
-    """Split, fit the vocabulary (unless one is given), encode and batch.
+    """Split a corpus, fit a tokeniser unless one is given, encode and batch.
 
     Raises:
-        CorpusError: a part that should exist is too short to hold a single prediction.
+        CorpusError: a part with a fraction above 0 is too short for a single prediction.
     """
     split = split_corpus(corpus, config.batching, config.split, config.seed)
     fitted = tokenizer or fit_tokenizer(corpus, split.train, config)

@@ -1,4 +1,4 @@
-"""Warnings of a data set: records that are cut, and a validation that is too small."""
+"""Warnings about a data set: truncated records, and a validation part that is too small."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from unrolled.engine.data.dataset import Dataset
 from unrolled.engine.data.records import RecordBatches
 
 FEW_TOKENS, FEW_RECORDS = 1_000, 20
-LOSS_DEVIATION = 1.5  # nats, standard deviation of a character's loss, 1.56 under a trigram model of English plays
+LOSS_DEVIATION = 1.5  # nats: standard deviation of the loss per character; 1.56 under a trigram model of English plays
 
 
 def small_validation_warning(data: Dataset) -> str | None:
-    """Why the validation says little, if it is so small that it does, with its standard error."""
+    """Return a warning with the standard error of the validation loss if the validation part is small, else None."""
     validation = data.validation
     if validation is None:
         return None
     tokens, records = validation.tokens_per_epoch, None
     if isinstance(validation, RecordBatches):
-        tokens, records = _different(validation)
+        tokens, records = _count_distinct(validation)
     if tokens >= FEW_TOKENS and (records is None or records >= FEW_RECORDS):
         return None
     what = f"{tokens:,} tokens" + ("" if records is None else f" in {records:,} different records")
@@ -31,7 +31,7 @@ def small_validation_warning(data: Dataset) -> str | None:
 
 
 def cut_records_warning(data: Dataset) -> str | None:
-    """How many records are longer than the length that was asked for, if there are any; they lose their end."""
+    """Return a warning with the number of truncated records, None if there are none."""
     parts = [part for part in (data.train, data.validation, data.test) if isinstance(part, RecordBatches)]
     if not parts:
         return None
@@ -46,12 +46,12 @@ def cut_records_warning(data: Dataset) -> str | None:
 
 
 def dataset_warnings(data: Dataset) -> list[str]:
-    """What people should know of a data set before they train on it."""
+    """Return all warnings about a data set."""
     return [message for message in (cut_records_warning(data), small_validation_warning(data)) if message]
 
 
-def _different(batches: RecordBatches) -> tuple[int, int]:
-    """Tokens and number of the different records; no more are counted once there are enough of both."""
+def _count_distinct(batches: RecordBatches) -> tuple[int, int]:
+    """Count tokens and number of distinct records, up to the thresholds of a small validation."""
     seen: set[bytes] = set()
     tokens = 0
     for start, end, length in zip(batches.starts, batches.starts[1:], batches.lengths, strict=False):

@@ -1,4 +1,4 @@
-"""Arrays of ids in memory, or mapped from a file where they are large."""
+"""Arrays of ids in memory, or memory-mapped if they are large."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-MEMORY_LIMIT = 256 * 2**20  # bytes of ids beyond which they are mapped from a file
+MEMORY_LIMIT = 256 * 2**20  # bytes of ids; larger arrays are memory-mapped
 
 
 def write_ids(file: IO[bytes], ids: NDArray) -> None:
-    """Write ``ids`` as bytes; the error of ``ndarray.tofile`` does not say why the disk takes no more."""
+    """Write ``ids`` as bytes; unlike ``ndarray.tofile``, a failure raises the system's reason."""
     file.write(np.ascontiguousarray(ids).data)
 
 
 def collect_ids(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> NDArray:
-    """Join pieces of ids; beyond MEMORY_LIMIT they go to a temporary file that is mapped and vanishes with the array."""
+    """Return pieces of ids as one array; beyond ``MEMORY_LIMIT`` it is mapped from a temporary file, deleted with the array."""
     if expected * dtype.itemsize <= MEMORY_LIMIT:
         collected = list(pieces)
         return np.concatenate(collected) if collected else np.zeros(0, dtype)
@@ -35,6 +35,6 @@ def collect_ids(pieces: Iterable[NDArray], dtype: np.dtype, expected: int) -> ND
             error.filename = error.filename or str(path)
             raise
         finally:
-            # the mapping keeps the data; where a mapped file cannot be removed, it stays in the temporary folder
+            # The mapping keeps the data. A system that cannot remove a mapped file keeps it in the temporary folder.
             with contextlib.suppress(OSError):
                 path.unlink()

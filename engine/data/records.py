@@ -1,4 +1,4 @@
-"""Batches of records, one a row, padded to the longest of a batch."""
+"""Batches of records: one record per row, padded to the longest of the batch."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from unrolled.engine.errors import ConfigError, CorpusError
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
-BUCKET_BATCHES = 64  # batches whose records are sorted by length together
+BUCKET_BATCHES = 64  # number of batches whose records are sorted by length together
 
 
 @dataclass(frozen=True)
 class RecordBatches:
-    """One record a row, from <bos> to <eos>, padded to the batch's longest; padding is masked out of the loss.
+    """Records in rows, each from <bos> to <eos>, padded to the longest of the batch; padding is masked out of the loss.
 
-    Where order is free, records of about one length share a batch: they are shuffled, those of ``BUCKET_BATCHES`` batches
-    at a time are sorted by length, and then the batches are shuffled. Each epoch has other batches, and little padding.
+    Shuffled epochs put records of similar length into one batch: records are shuffled, then sorted by length within buckets
+    of ``BUCKET_BATCHES`` batches, then the batches are shuffled. Batches differ between epochs, and little is padding.
 
     Args:
-        ids: all records one after the other, each with its <bos> and <eos>; (N,) of any unsigned type.
-        starts: (R + 1,) where each record starts, and the end of the last.
-        batch_size: records a batch.
-        length: the longest record in predicted tokens; a longer one is cut there.
+        ids: all records one after the other, each with its <bos> and <eos>; (N,) of any unsigned dtype.
+        starts: (R + 1,) the index at which each record starts, and the end of the last.
+        batch_size: records per batch.
+        length: maximum number of predicted tokens of a record; longer records are truncated.
     """
 
     ids: NDArray
     starts: NDArray[np.int64]
     batch_size: int
     length: int
-    padding_id: ClassVar[int] = 0  # any id will do: padded positions are masked
+    padding_id: ClassVar[int] = 0  # any id works: padded positions are masked
 
     def __post_init__(self) -> None:
         check_sizes(self.batch_size, self.length)
@@ -45,7 +45,7 @@ class RecordBatches:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Predicted tokens of each record (R,)."""
+        """Return the number of predicted tokens of each record (R,)."""
         return np.minimum(np.diff(self.starts) - 1, self.length)
 
     @property
@@ -57,7 +57,7 @@ class RecordBatches:
         return int(self.lengths.sum())
 
     def _rows(self, rng: np.random.Generator | None, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """The records of each batch."""
+        """Yield the indices of the records of each batch."""
         if rng is None:
             yield from _cut(np.arange(len(lengths)), self.batch_size)
             return
@@ -86,7 +86,7 @@ def _cut(records: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 def encode_records(records: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray, NDArray[np.int64]]:
-    """Ids of all records, each from <bos> to <eos>, and where each starts (R + 1,)."""
+    """Return the ids of all records, each from <bos> to <eos>, and the index at which each starts (R + 1,)."""
     if tokenizer.bos_id is None or tokenizer.eos_id is None:
         raise ConfigError("records need <bos> and <eos> in the vocabulary; fit the tokeniser with them as specials")
     dtype = smallest_unsigned(len(tokenizer.vocabulary))

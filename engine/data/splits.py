@@ -1,4 +1,4 @@
-"""A corpus in parts for training, validation and test."""
+"""Splits of a corpus into training, validation and test."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ConfigError, CorpusError
 
 PARTS = ("train", "validation", "test")
-DEFAULT_SPLIT = (0.9, 0.05, 0.05)  # of the characters of a text, or of the records
+DEFAULT_SPLIT = (0.9, 0.05, 0.05)  # fractions of the characters of a text, or of the records
 BATCHINGS = ("stream", "records")
 
 
 class CorpusSplit(NamedTuple):
-    """A corpus in three parts, each one text or a tuple of records; a part may be empty."""
+    """Three parts of a corpus, each one text or a tuple of records; a part may be empty."""
 
     train: str | tuple[str, ...]
     validation: str | tuple[str, ...]
@@ -25,7 +25,7 @@ class CorpusSplit(NamedTuple):
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
-    """Three fractions, none negative, the first positive, that sum to 1."""
+    """Return three fractions after checking that they are not negative, sum to 1, and the first is positive."""
     values = tuple(float(value) for value in fractions)
     if len(values) != 3 or min(values) < 0 or values[0] <= 0 or not abs(sum(values) - 1) <= 1e-6:
         raise ConfigError(
@@ -38,14 +38,14 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
 def split_corpus(
     corpus: Corpus, batching: str, fractions: Sequence[float] = DEFAULT_SPLIT, seed: int = 0
 ) -> CorpusSplit:
-    """Cut a corpus into training, validation and test.
+    """Split a corpus into training, validation and test.
 
-    A stream is cut in order (validation and test are its last parts, so neither overlaps what was trained on). Records are
-    shuffled by ``seed`` first, because lists are often sorted; equal ones go where the first of them goes, so that none is
-    validated on that was trained on. Where that would leave a part without any, the different ones are what is cut.
+    A stream is split in order: validation and test are its last parts and do not overlap training. Records are first shuffled
+    by ``seed``, because lists are often sorted. Equal records go to the part of the first of them, so no record of training
+    is in another part. If that would leave a part empty, the distinct records are split instead.
 
     Raises:
-        CorpusError: there are fewer different records than parts.
+        CorpusError: there are fewer distinct records than parts.
     """
     check_choice("batching", batching, BATCHINGS)
     train, validation, _ = check_fractions(fractions)
@@ -60,22 +60,22 @@ def split_corpus(
 
 
 def _split_records(records: tuple[str, ...], first: int, second: int) -> CorpusSplit:
-    """Cut at two places; a record that was there before goes to its first part."""
+    """Split at two indices; a repeated record goes to the part of its first occurrence."""
     home: dict[str, int] = {}
     for i, record in enumerate(records):
         home.setdefault(record, (i >= first) + (i >= second))
     sizes = (first, second - first, len(records) - second)
     if set(home.values()) != {part for part, size in enumerate(sizes) if size}:
-        home = _shared_out(list(home), sizes)
+        home = _split_distinct(list(home), sizes)
     parts: tuple[list[str], ...] = ([], [], [])
     for record in records:
         parts[home[record]].append(record)
     return CorpusSplit(*map(tuple, parts))
 
 
-def _shared_out(different: list[str], sizes: tuple[int, int, int]) -> dict[str, int]:
-    """The part of each of a few different records: in the proportion of ``sizes``, at least one where that is not 0."""
-    N, K, left = sum(sizes), len(different), sum(size > 0 for size in sizes)
+def _split_distinct(distinct: list[str], sizes: tuple[int, int, int]) -> dict[str, int]:
+    """Return the part of each distinct record, in proportion to ``sizes``, at least one for each size above 0."""
+    N, K, left = sum(sizes), len(distinct), sum(size > 0 for size in sizes)
     if left > K:
         raise CorpusError(
             f"the {N:,} records are only {K} different one{'s' if K > 1 else ''}, too few for {left} parts that have none "
@@ -86,6 +86,6 @@ def _shared_out(different: list[str], sizes: tuple[int, int, int]) -> dict[str, 
         if size:
             total, left = total + size, left - 1
             end = min(max(round(K * total / N), begin + 1), K - left)
-            home.update(dict.fromkeys(different[begin:end], part))
+            home.update(dict.fromkeys(distinct[begin:end], part))
             begin = end
     return home

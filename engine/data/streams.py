@@ -1,4 +1,4 @@
-"""Batches of one long stream: contiguous lanes, whose state is carried from chunk to chunk."""
+"""Batches of one long stream: contiguous lanes whose state is carried from chunk to chunk."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 @dataclass(frozen=True)
 class StreamBatches:
-    """Contiguous lanes of one stream: lane b reads its own part from left to right, chunk by chunk.
+    """Contiguous lanes of one stream: lane b is a contiguous part of it, read in order and in chunks of T tokens.
 
     The state is carried from chunk to chunk (truncated back-propagation through time: R. J. Williams and J. Peng, "An
-    Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network Trajectories", 1990). The stream's last
-    tokens, fewer than there are lanes, are left out; the last chunk may be shorter.
+    Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network Trajectories", 1990). The remainder at the
+    end of the stream, fewer tokens than lanes, is dropped; the last chunk may be shorter.
 
     Args:
-        ids: (N,) of any unsigned type.
-        batch_size: lanes B; fewer where the stream is shorter than B + 1 tokens.
-        length: T, tokens a chunk.
+        ids: (N,) of any unsigned dtype.
+        batch_size: B, the number of lanes; a stream shorter than B + 1 tokens has fewer.
+        length: T, tokens per chunk.
     """
 
     ids: NDArray
@@ -40,7 +40,7 @@ class StreamBatches:
 
     @property
     def _lanes(self) -> tuple[int, int]:
-        """How many lanes, and tokens a lane."""
+        """Return the number of lanes, and of tokens per lane."""
         predicted = len(self.ids) - 1
         lanes = min(self.batch_size, predicted)
         return lanes, predicted // lanes
@@ -60,13 +60,13 @@ class StreamBatches:
         targets = self.ids[1 : lanes * size + 1].reshape(lanes, size)
         for start in range(0, size, self.length):
             chunk = slice(start, min(start + self.length, size))
-            # only this chunk leaves the compact, perhaps memory-mapped, ids
+            # The compact, possibly memory-mapped ids are converted one chunk at a time.
             x = np.ascontiguousarray(inputs[:, chunk].T, np.int64)
             y = np.ascontiguousarray(targets[:, chunk].T, np.int64)
             yield Batch(x, y, np.ones(x.shape, np.bool_), carry=start > 0)
 
 
 def encode_stream(text: str, tokenizer: Tokenizer) -> NDArray:
-    """Ids (N,) of a text in the smallest unsigned dtype, memory-mapped beyond ``MEMORY_LIMIT``."""
+    """Return the ids (N,) of a text in the smallest unsigned dtype, memory-mapped beyond ``MEMORY_LIMIT``."""
     dtype = smallest_unsigned(len(tokenizer.vocabulary))
     return collect_ids(tokenizer.encode_pieces(text), dtype, len(text))
