@@ -46,19 +46,25 @@ def batches_to_score(
     trained_on = object_in(record, "corpus")
     if corpus.name == BUILTIN and trained_on.get("sha256") not in (None, corpus.digest):
         raise ConfigError(f"name a corpus: the model was trained on {trained_on.get('name')}, not on the built-in one")
+    return _whole_corpus(corpus, tokenizer, batching, batch_size or 1, length)
+
+
+def _whole_corpus(
+    corpus: Corpus | EncodedCorpus, tokenizer: Tokenizer, batching: str | None, batch_size: int, length: int | None
+) -> Batches:
     batching = batching or ("records" if tokenizer.bos_id is not None else "stream")
     check_choice("batching", batching, BATCHINGS)
     if isinstance(corpus, EncodedCorpus):
         if batching != "stream":
             raise ConfigError("batching: a .tokens file is a stream; records are read from the text")
-        return StreamBatches(corpus.ids, batch_size or 1, length or 512)
+        return StreamBatches(corpus.ids, batch_size, length or 512)
     if batching == "stream":
-        return make_batches(corpus.text, tokenizer, batch_size or 1, length or 512)
+        return make_batches(corpus.text, tokenizer, batch_size, length or 512)
     if tokenizer.bos_id is None:
         raise ConfigError("batching: the model was trained on a stream and has no <bos>, which records need")
     # no token is less than a byte
     longest = max((len(item.encode(errors="replace")) for item in corpus.records), default=0) + 1
-    return make_batches(corpus.records, tokenizer, batch_size or 1, length or longest)
+    return make_batches(corpus.records, tokenizer, batch_size, length or longest)
 
 
 def _part(
