@@ -1,7 +1,7 @@
-"""A corpus from files, standard input, or what every CPython has.
+"""Corpora from files, standard input, or the built-in ones, which come with every CPython.
 
-A corpus is text or records. Either can be had as the other: a text's records are its lines that are not blank, a list of
-records as a text is joined by line ends.
+A corpus is a text or records, and each can be viewed as the other: the records of a text are its lines that are not blank,
+and the text of records is joined by line ends.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from unrolled.engine.data.readers.registry import READERS, read_plain, unnamed_r
 from unrolled.engine.data.readers.sources import Source
 from unrolled.engine.errors import CorpusError
 
-BUILTIN = "python-reference"  # that which is read where none is named
+BUILTIN = "python-reference"  # the default corpus
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text or records: ``content`` is one text, or a tuple of records, which ``readings`` describe file by file."""
+    """A text or records: ``content`` is one text or a tuple of records; ``readings`` describe the records file by file."""
 
     name: str
     content: str | tuple[str, ...]
@@ -36,16 +36,18 @@ class Corpus:
 
     @cached_property
     def text(self) -> str:
+        """Return the corpus as one text."""
         return self.content if isinstance(self.content, str) else "\n".join(self.content)
 
     @cached_property
     def records(self) -> tuple[str, ...]:
+        """Return the corpus as records."""
         if isinstance(self.content, str):
             return tuple(line for line in self.content.split("\n") if line.strip())
         return self.content
 
     def read_as(self, batching: str) -> tuple[Reading, ...]:
-        """Return what was read where records are; the lines of a text are some if ``batching`` is "records"."""
+        """Return how records were read; with ``batching`` "records", the lines of a text count as records."""
         if isinstance(self.content, str) and batching == "records":
             lines = self.content.count("\n") + (self.content[-1:] not in ("", "\n"))
             rows = len(self.records)
@@ -54,16 +56,17 @@ class Corpus:
 
     @property
     def characters(self) -> int:
+        """Return the number of characters of the text."""
         return len(self.text)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the text in UTF-8, to tell corpora apart."""
+        """Return the SHA-256 of the text in UTF-8, which identifies the corpus."""
         return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def builtin_corpus() -> Corpus:
-    """The language reference that ships with CPython as ``pydoc_data.topics``: some 450 KB of English and Python."""
+    """Return the language reference in CPython's ``pydoc_data.topics``: about 450 KB of English and Python."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -74,7 +77,7 @@ def builtin_corpus() -> Corpus:
 
 
 def identifiers_corpus() -> Corpus:
-    """Identifiers of the standard library's own sources, without its tests: some 25,000 records in order."""
+    """Return the identifiers in the sources of the standard library, without its tests: about 25,000 sorted records."""
     names = _identifiers(Path(sysconfig.get_path("stdlib")))
     if not names:
         raise CorpusError(f"this Python comes without its sources, which {IDENTIFIERS} is made of; give a file instead")
@@ -86,14 +89,14 @@ def _identifiers(root: Path) -> tuple[str, ...]:
     names: set[str] = set()
     for path in _library_sources(root):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in texts
+            warnings.simplefilter("ignore")  # about invalid escapes in string literals
             try:
                 tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError, OSError):
-                # one damaged or locked file is no reason to lose the rest
+                # Skip a damaged or locked file: the others suffice.
                 continue
         for node in ast.walk(tree):
-            # the field of a definition, name, attribute, argument or keyword; Global and imports add none of their own
+            # Fields of definitions, names, attributes, arguments and keywords; Global and imports add no further names.
             fields = vars(node)
             name = next((fields[field] for field in ("name", "id", "attr", "arg") if fields.get(field)), None)
             if isinstance(name, str) and name.isidentifier():
@@ -148,12 +151,12 @@ def _contents(sources: Sequence[str], options: ReadOptions) -> Iterator[Content]
 
 
 def read_corpus(sources: Sequence[str | Path] = (), options: ReadOptions | None = None) -> Corpus:
-    """Read one corpus from files, "-" (standard input), or a key of ``BUILTINS``; ``BUILTIN`` where ``sources`` is empty.
+    """Read one corpus from files, "-" (standard input) or keys of ``BUILTINS``; without sources, read ``BUILTIN``.
 
-    The reader goes by the file's ending: .csv, .tsv, .jsonl, .ndjson and .json give records, everything else is plain text.
+    The suffix of a file selects the reader: .csv, .tsv, .jsonl, .ndjson and .json give records, all others plain text.
 
     Raises:
-        CorpusError: a file is missing, empty or undecodable, a column or field is missing, or texts and records are mixed.
+        CorpusError: a file is missing, empty or undecodable, a column or field is missing, or text and records are mixed.
     """
     names = [str(source) for source in sources]
     options = options or ReadOptions()

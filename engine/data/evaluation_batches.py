@@ -1,4 +1,4 @@
-"""Which text a model is scored on: a whole corpus, or a part of the one it was trained on, split as it was then."""
+"""Batches for evaluation: a whole corpus, or a part of the training corpus with the split of the training."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ def batches_to_score(
     batch_size: int | None = None,
     length: int | None = None,
 ) -> Batches:
-    """Batches of ``corpus``, or of a part of it.
+    """Return the batches of ``corpus`` or of a part of it.
 
     Args:
+        corpus: the text to evaluate on.
+        tokenizer: the model's tokeniser.
         record: the model's training record.
-        part: one of ``PARTS``; the corpus must be the one of the record, by its digest.
-        batching: "stream" or "records"; records for a vocabulary with <bos> if left out.
-        batch_size, length: 1 and 512 for a whole corpus if left out, as in training for a part.
+        part: one of ``PARTS``; the digest of the corpus must match the record. None: the whole corpus.
+        batching: "stream" or "records"; None: "records" if the vocabulary has <bos>.
+        batch_size, length: None: 1 and 512 for a whole corpus, the values of the training for a part.
 
     Raises:
-        ConfigError: the corpus is not the one that was trained on, a setting is not known, or a token file was encoded
-            with another vocabulary or split.
+        ConfigError: the corpus is not the training corpus, a setting is unknown, or a token file was encoded with another
+            vocabulary or split.
     """
     if isinstance(corpus, EncodedCorpus) and corpus.tokenizer.to_dict() != tokenizer.to_dict():
         raise ConfigError(f"{corpus.name}: encoded with another vocabulary than the model's; name the text itself")
@@ -62,7 +64,7 @@ def _whole_corpus(
         return make_batches(corpus.text, tokenizer, batch_size, length or 512)
     if tokenizer.bos_id is None:
         raise ConfigError("batching: the model was trained on a stream and has no <bos>, which records need")
-    # no token is less than a byte
+    # A token is at least one byte, so no record is truncated.
     longest = max((len(item.encode(errors="replace")) for item in corpus.records), default=0) + 1
     return make_batches(corpus.records, tokenizer, batch_size, length or longest)
 

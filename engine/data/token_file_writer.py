@@ -1,4 +1,4 @@
-"""Encoding of text to a token file, piece by piece in bounded memory."""
+"""Encode text to a token file, piece by piece in bounded memory."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 
 def encode_files(sources: Sequence[str | Path], output: Path, config: DataConfig, encoding: str = "utf-8") -> int:
-    """Write the token file of a text in one or several files; return how many bytes of text they hold.
+    """Write the token file of a text in one or more files; return the number of bytes of the text in UTF-8.
 
-    An earlier output is replaced when the new one is whole.
-    The text is read piece by piece, two or three times over; memory does not grow with it. What can be read only once, as
-    a pipe, is copied beside the output first, and the copy removed at the end.
+    An existing output is replaced only once the new one is complete. The text is read piece by piece, two or three times, so
+    memory does not grow with it. A source that can be read only once, such as a pipe, is first copied next to the output; the
+    copy is removed at the end.
 
     Raises:
-        CorpusError: a file is missing, not in that encoding, no plain text, holds too little, or changes meanwhile.
+        CorpusError: a file is missing, not in that encoding, no plain text, too short, or changes during encoding.
     """
     names = [str(source) for source in sources]
     if not names or any(name == STDIN or format_suffix(name) in READERS for name in names):
@@ -66,7 +66,7 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
         head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
         tokenizer = fit_pieces(name, whole_words(head, TOKENIZERS[config.level].boundary), config)
     data = {name: value for name, value in config.to_dict().items() if name in ID_SETTINGS}
-    described = {
+    metadata = {
         "format_version": TOKENS_FORMAT,
         "corpus": {
             "name": ", ".join(short_name(source.path) for source in sources),
@@ -77,14 +77,14 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
         "tokenizer": tokenizer.to_dict(),
     }
     with replacing(output) as file:
-        _write(file, _cut(again.watch(_read(sources)), survey.cuts(config)), tokenizer, described)
+        _write(file, _cut(again.watch(_read(sources)), survey.cuts(config)), tokenizer, metadata)
         if again.digest != survey.digest:
             raise CorpusError(f"{name}: changed while it was read; encode it when nothing writes it any more")
     return survey.bytes
 
 
 class _Survey:
-    """How long a text is, and its digest, found while it passes."""
+    """Count the characters and bytes of a text, and compute its digest, while its chunks pass through."""
 
     def __init__(self) -> None:
         self.characters = self.bytes = 0
@@ -103,13 +103,13 @@ class _Survey:
         return self._hash.hexdigest()
 
     def cuts(self, config: DataConfig) -> tuple[int, int]:
-        """Where validation and test begin, as ``split_corpus`` has it."""
+        """Return the indices at which validation and test start, the same as in ``split_corpus``."""
         train, validation, _ = config.split
         return round(self.characters * train), round(self.characters * (train + validation))
 
 
 def _read(sources: Sequence[Source]) -> Iterator[str]:
-    """The text of the sources, joined by line ends, in pieces."""
+    """Yield the text of the sources, joined by line ends, in chunks."""
     for place, source in enumerate(sources):
         if place > 0:
             yield "\n"
@@ -122,35 +122,33 @@ def _read(sources: Sequence[Source]) -> Iterator[str]:
 
 
 def _cut(chunks: Iterable[str], cuts: tuple[int, int]) -> Iterator[tuple[int, str]]:
-    """Pieces of text with the number of the part that each is of."""
+    """Yield pieces of the chunks, split at ``cuts``, each with the number of its part."""
     start = 0
     for chunk in chunks:
         end = start + len(chunk)
-        borders = [start, *(cut for cut in cuts if start < cut < end), end]
-        for first, last in pairwise(borders):
+        edges = [start, *(cut for cut in cuts if start < cut < end), end]
+        for first, last in pairwise(edges):
             yield sum(cut <= first for cut in cuts), chunk[first - start : last - start]
         start = end
 
 
-def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokenizer, described: dict[str, Any]) -> None:
-    """Header and ids; how many there are is known at the end, so room is left for the header's numbers."""
+def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
+    """Write header and ids; the numbers of ids are known at the end, so space is reserved for the header."""
     dtype = smallest_unsigned(len(tokenizer.vocabulary))
-    room = len(_header(described, [2**62] * 3, dtype)) + 8
-    room += -room % 8
-    file.seek(8 + room)
+    header_size = len(_header(metadata, [2**62] * 3, dtype)) + 8
+    header_size += -header_size % 8
+    file.seek(8 + header_size)
     parts = [0, 0, 0]
     for part, group in groupby(pieces, key=lambda piece: piece[0]):
-        for ids in tokenizer.encode_pieces(
-            whole_words((text for _, text in group), TOKENIZERS[tokenizer.level].boundary)
-        ):
+        for ids in tokenizer.encode_pieces(whole_words((text for _, text in group), tokenizer.boundary)):
             write_ids(file, ids)
             parts[part] += len(ids)
     file.seek(0)
-    file.write(struct.pack("<Q", room) + _header(described, parts, dtype).ljust(room))
+    file.write(struct.pack("<Q", header_size) + _header(metadata, parts, dtype).ljust(header_size))
 
 
-def _header(described: dict[str, Any], parts: list[int], dtype: np.dtype) -> bytes:
+def _header(metadata: dict[str, Any], parts: list[int], dtype: np.dtype) -> bytes:
     N = sum(parts)
     kind = next(name for name, known in DTYPES.items() if known.itemsize == dtype.itemsize)
     ids = {"dtype": kind, "shape": [N], "data_offsets": [0, N * dtype.itemsize]}
-    return to_json({"__metadata__": {METADATA_KEY: to_json({**described, "parts": parts})}, "ids": ids}).encode()
+    return to_json({"__metadata__": {METADATA_KEY: to_json({**metadata, "parts": parts})}, "ids": ids}).encode()

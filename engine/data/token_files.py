@@ -1,8 +1,8 @@
-"""Token files: a corpus encoded once, in bounded memory, and mapped from the disk whenever it is trained on.
+"""Token files: a corpus that is encoded once and memory-mapped for training.
 
-A token file is a .safetensors file: one tensor ``ids`` of the smallest unsigned type, those of training, validation and test
-one after the other, and under ``unrolled`` in the metadata a JSON object: format_version, tokenizer, corpus (name, characters,
-sha256), data (the settings that decided the ids) and parts (how many ids each part has).
+A token file is a .safetensors file. Its only tensor ``ids``, of the smallest unsigned dtype, contains the ids of training,
+validation and test one after the other. The metadata key ``unrolled`` is a JSON object: format_version, tokenizer, corpus
+(name, characters, sha256), data (the settings that determine the ids) and parts (the number of ids of each part).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 TOKENS_SUFFIX = ".tokens"
 TOKENS_FORMAT = 1
-ID_SETTINGS = ("level", "split", "lowercase", "punctuation", "vocab_size", "unknown")  # that decide the ids
+ID_SETTINGS = ("level", "split", "lowercase", "punctuation", "vocab_size", "unknown")  # that determine the ids
 DTYPES: dict[str, np.dtype] = {"U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4")}
-CHECKED_IDS = 1 << 22  # ids that are looked at together
-MOST_HEADER = 100_000_000  # bytes, as safetensors has it
+CHECKED_IDS = 1 << 22  # ids that are read and checked at once
+MOST_HEADER = 100_000_000  # bytes, the limit of safetensors
 
 
 @dataclass(frozen=True)
 class EncodedCorpus:
-    """What a token file holds; ``ids`` (N,) are mapped, and read when they are needed."""
+    """The content of a token file; ``ids`` (N,) are memory-mapped and loaded on use."""
 
     name: str
     characters: int
@@ -52,18 +52,18 @@ class EncodedCorpus:
     data: dict[str, Any]
 
     def read_as(self, batching: str) -> tuple[Reading, ...]:
-        """Return nothing: a token file has no records."""
+        """Return an empty tuple: a token file has no records."""
         return ()
 
     def settle(self, config: DataConfig) -> DataConfig:
-        """``config`` with the settings that decided the ids.
+        """Return ``config`` with the settings that determined the ids.
 
         Raises:
-            ConfigError: it asks for something else.
+            ConfigError: ``config`` contradicts these settings.
         """
-        given, usual = ({**asdict(one), "split": list(one.split)} for one in (config, DataConfig()))
+        given, default = ({**asdict(settings), "split": list(settings.split)} for settings in (config, DataConfig()))
         for name in ID_SETTINGS:
-            if given[name] not in (usual[name], self.data[name]):
+            if given[name] not in (default[name], self.data[name]):
                 raise ConfigError(
                     f"{name}: got {given[name]!r}, but {self.name} was encoded with {self.data[name]!r}; encode it anew"
                 )
@@ -72,7 +72,7 @@ class EncodedCorpus:
         return replace(config, **{**self.data, "split": tuple(self.data["split"])})
 
     def prepare(self, config: DataConfig) -> Dataset:
-        """The three parts in batches, without a copy of the ids."""
+        """Return the data set of the three parts, without a copy of the ids."""
         ends = np.cumsum(self.parts)
         ids = [self.ids[end - size : end] for end, size in zip(ends, self.parts, strict=True)]
         return dataset_from_ids(self.name, self.tokenizer, ids, self.settle(config))
@@ -81,9 +81,9 @@ class EncodedCorpus:
 def open_corpus(
     sources: Sequence[str | Path], options: ReadOptions, group: Group = SINGLE_PROCESS
 ) -> Corpus | EncodedCorpus:
-    """Open a token file, where one is named alone; else read what ``read_corpus`` reads.
+    """Open a token file if it is the only source, else read a corpus by ``read_corpus``.
 
-    Each process of a ``group`` reads the files for itself; of pipes, which one alone can read, all get what that one read.
+    Each process of a ``group`` reads the files itself. A pipe can be read only once, so one process broadcasts its content.
     """
     if group.size > 1 and any(is_unnamed(source) for source in sources):
         return group.shared(lambda: open_corpus(sources, options))
@@ -98,10 +98,10 @@ def open_corpus(
 
 
 def read_encoded(path: str | Path) -> EncodedCorpus:
-    """Open a token file and check all of it.
+    """Open and fully check a token file.
 
     Raises:
-        CorpusError: missing, damaged, of another kind or version.
+        CorpusError: the file is missing, damaged, or of another kind or version.
     """
     try:
         size = os.path.getsize(path)
@@ -118,14 +118,14 @@ def read_encoded(path: str | Path) -> EncodedCorpus:
 
 
 def _checked(path: Path, header: dict[str, Any], start: int, size: int) -> EncodedCorpus:
-    described = parse_json(header["__metadata__"][METADATA_KEY], "its metadata")
-    if described["format_version"] != TOKENS_FORMAT:
-        raise ModelFileError(f"format {described['format_version']!r}; this release reads {TOKENS_FORMAT}")
-    tokenizer = tokenizer_from_dict(described["tokenizer"])
+    metadata = parse_json(header["__metadata__"][METADATA_KEY], "its metadata")
+    if metadata["format_version"] != TOKENS_FORMAT:
+        raise ModelFileError(f"format {metadata['format_version']!r}; this release reads {TOKENS_FORMAT}")
+    tokenizer = tokenizer_from_dict(metadata["tokenizer"])
     dtype, V = DTYPES[header["ids"]["dtype"]], len(tokenizer.vocabulary)
-    parts, corpus = described["parts"], described["corpus"]
+    parts, corpus = metadata["parts"], metadata["corpus"]
     later = {name: value for name, value in later_settings(DataConfig).items() if name in ID_SETTINGS}
-    data = {**later, **described["data"]}
+    data = {**later, **metadata["data"]}
     if len(parts) != 3 or not all(type(n) is int and n >= 0 for n in parts) or dtype != smallest_unsigned(V):
         raise ModelFileError("parts or type of its ids are damaged")
     if size != start + sum(parts) * dtype.itemsize:
@@ -133,7 +133,7 @@ def _checked(path: Path, header: dict[str, Any], start: int, size: int) -> Encod
     if set(data) != set(ID_SETTINGS) or not isinstance(corpus["characters"], int) or data["level"] != tokenizer.level:
         raise ModelFileError("its settings are damaged")
     DataConfig(**data)
-    with open(path, "rb") as file:  # through the mapping, all of the file would become resident
+    with open(path, "rb") as file:  # reading through the mapping would make the whole file resident
         file.seek(start)
         while len(block := np.fromfile(file, dtype, CHECKED_IDS)):
             if block.max() >= V:
