@@ -94,7 +94,7 @@ def _run(job: TextsJob, on: NDArray[np.int64] | None) -> dict[str, Any]:
     on = np.maximum(greedy, 0) if on is None else on
     sampled = _texts(model, job, num_return_sequences=job.number)
     arrays: dict[str, Any] = {"greedy": greedy, "sampled": sampled, "on": on}
-    if getattr(model, "form", "step") != "generate":  # whose files show no logits
+    if "step" in model.capabilities:
         arrays["logits"] = _teacher_forced(model, on)
     figures = {
         "engine": model.engine,

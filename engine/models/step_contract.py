@@ -1,4 +1,4 @@
-"""The step contract that every engine and every model file keeps, and the check at its boundary.
+"""The step contract of every engine and model file, the calls beyond it that a model may declare, and the checks of both.
 
     step(tokens (T, B) int64, state (S, L, B, H)) -> (logits (T, B, V), state (S, L, B, H))
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, ShapeError
 from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.tokenizers.contract import Tokenizer
 
 
@@ -27,86 +28,67 @@ class Stepper(Protocol):
 
 
 class StepModel(Stepper, Protocol):
-    """A stepper that can also read and write text, whatever engine or file is behind it."""
+    """A stepper that can also read and write text, on any engine or from any file."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The calls that the model answers; schedulers and checks choose by these names.
+
+        step      ``step`` gives logits
+        generate  texts can be generated
+        read      ``read``, see ``ReadingModel``
+        flow      ``flow``, see ``FlowingModel``
+        write     ``write``, see ``WritingModel``
+        bind      ``bind``, see ``BindingModel``
+        """
+        ...
 
     @property
     def engine(self) -> str:
-        """Which engine runs it, a key of ``unrolled.runtime.ENGINES``."""
+        """The engine that runs it, a key of ``unrolled.runtime.ENGINES``."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
     def training(self) -> dict[str, Any]:
-        """How it was trained, as far as its file says."""
+        """The record of its training, as far as its file has one."""
         ...
 
     @property
     def digest(self) -> str:
-        """``model_digest`` of the checkpoint that it was made of."""
+        """``model_digest`` of the checkpoint that it was made from."""
         ...
 
 
-# Of the settings of a draw, one value a row. An array of them always gets its dtype from here: NumPy makes float64 of a
-# list with 5 and 2⁶³, which rounds both.
-SETTING_DTYPES: dict[str, type[np.generic]] = {
-    "do_sample": np.bool_,
-    "temperature": np.float64,
-    "top_k": np.int64,
-    "top_p": np.float64,
-    "seed": np.uint64,
-}
+STEP = frozenset({"step", "generate"})  # the capabilities of a model that has nothing beyond ``step``
 
 
-class Draws(NamedTuple):
-    """Which tokens an engine that samples by itself is to draw; the rules are those of ``unrolled.engine.sampling.rules``.
-
-    ``first_step`` is one value for all rows, or an array (B,); so are the last five for ``DecodingModel.decode``.
-    """
-
-    steps: int  # N
-    first_step: Any  # int64: which draw of its sequence the first one is
-    sequences: NDArray[np.integer]  # (B,), the index of each row
-    do_sample: Any  # bool
-    temperature: Any  # float
-    top_k: Any  # int
-    top_p: Any  # float
-    seed: Any  # int, 0 … 2⁶⁴ - 1
-
-
-class DecodingModel(StepModel, Protocol):
-    """A StepModel with a generation path of its own."""
+class ReadingModel(StepModel, Protocol):
+    """A StepModel with the capability "read": it reads many tokens in one call, and computes the last logits alone."""
 
     def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        """Logits (B, V) behind the last of tokens (T, B), and the state there."""
-        ...
-
-    def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
-        """Tokens (N, B) drawn from logits (B, V) on, and logits and state after the last of them.
-
-        Raises:
-            ModelFileError: a row of logits is not finite.
-        """
+        """Return logits (B, V) and the state after the last of tokens (T, B)."""
         ...
 
 
 class Flow(NamedTuple):
-    """Rows of all lengths for ``FlowingModel.flow``, E of them: those that have a lane, then those that wait for one.
+    """Rows of all lengths for ``FlowingModel.flow``: first those that have a slot, then those that wait for one.
 
-    All arrays are (E,) where nothing else is said; those with a star are written over.
+    Arrays are (E,), one value a row, unless stated; ``flow`` writes those with a star.
 
     Args:
-        tokens: (N,) int64, what the rows read, one row after the other.
-        at: int64 *, where in ``tokens`` each row reads next.
-        end: int64, where its tokens end; from there on it reads what it drew.
-        drawn: int64 *, its last token.
-        left: int64 *, how many tokens it may still write.
-        first_draw: uint64, which draw of its index is the next.
-        indices: uint64, of the rows.
-        settings: do_sample (bool), temperature (float64), top_k (int64), top_p (float64) and seed (uint64).
-        written: (E, steps) int64 *, what it wrote.
-        counts: int64, zeros *: how many tokens that is.
-        going: bool *, whether it has a lane, or had one.
+        tokens: (N,) int64, the unread tokens of all rows, one row after the other.
+        at: int64 *, the position in ``tokens`` that each row reads next.
+        end: int64, the end of its tokens; from there on it reads the tokens that it drew.
+        drawn: int64 *, its last drawn token.
+        left: int64 *, the number of tokens that it may still draw.
+        first_draw: uint64, the number of its next draw among those of its index.
+        indices: uint64, the rows' indices.
+        settings: arrays, one value a row.
+        written: (E, steps) int64 *, the tokens that it drew.
+        counts: int64, zeros *: the number of these tokens.
+        going: bool *, whether it has a slot, or had one.
     """
 
     tokens: NDArray[np.int64]
@@ -116,14 +98,18 @@ class Flow(NamedTuple):
     left: NDArray[np.int64]
     first_draw: NDArray[np.uint64]
     indices: NDArray[np.uint64]
-    settings: list[NDArray]
+    settings: DrawSettings
     written: NDArray[np.int64]
     counts: NDArray[np.int64]
     going: NDArray[np.bool_]
 
     @classmethod
     def of(cls, unread: Sequence[NDArray[np.int64]], steps: int, **columns: Any) -> Self:
-        """A flow of ``steps`` of rows that read ``unread``; ``columns`` are left, first_draw, indices, settings, going."""
+        """Return a flow of ``steps`` for rows that read ``unread``.
+
+        Args:
+            columns: left, first_draw, indices, settings and going.
+        """
         E, lengths = len(unread), np.array([len(tokens) for tokens in unread], np.int64)
         end = np.cumsum(lengths)
         return cls(
@@ -132,16 +118,16 @@ class Flow(NamedTuple):
         )  # fmt: skip
 
 
-class FlowingModel(DecodingModel, Protocol):
-    """A DecodingModel that reads prompts and draws in one call, and fills its lanes by itself."""
+class FlowingModel(StepModel, Protocol):
+    """A StepModel with the capability "flow": it reads prompts, draws, and fills its slots by itself (continuous batching)."""
 
-    def flow(self, state: NDArray, flow: Flow, lanes: int, least: float = 0.0) -> None:
-        """Move rows on by the steps of ``flow.written`` at the most; one that ends leaves its lane to the next that waits.
+    def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
+        """Advance rows by at most the steps of ``flow.written``; a row that ends leaves its slot to the next that waits.
 
         Args:
-            state: (S, L, E, H), of each row, written over for those that have a lane.
-            lanes: the most rows side by side; no more than these come ``going``.
-            least: with less than this share of the lanes busy, and none waiting, it stops early for more to come.
+            state: (S, L, E, H), one a row, written over for those that have a slot.
+            slots: the most rows side by side; no more than these come ``going``.
+            least: with less than this share of the slots busy, and no row waiting, it returns early for more rows.
 
         Raises:
             ModelFileError: a row of logits is not finite.
@@ -149,16 +135,56 @@ class FlowingModel(DecodingModel, Protocol):
         ...
 
 
+class Draws(NamedTuple):
+    """The tokens that ``WritingModel.write`` draws by the rules of ``unrolled.engine.sampling.rules``.
+
+    Args:
+        steps: N, tokens a row.
+        first_step: the number of the first draw in its sequence; one value for all rows, or an array (B,).
+        sequences: (B,), the rows' indices.
+        settings: one value for all rows.
+    """
+
+    steps: int
+    first_step: Any
+    sequences: NDArray[np.integer]
+    settings: DrawSettings
+
+
 class WritingModel(StepModel, Protocol):
-    """A StepModel that reads prompts and writes behind them by itself."""
+    """A StepModel with the capability "write": its graph reads prompts and draws the tokens after them."""
 
     def write(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
     ) -> tuple[NDArray[np.int64], NDArray]:
-        """Tokens (n, B) behind prompts (T, B) of which ``lengths`` (B,) steps are valid, and the state behind them.
+        """Return tokens (n, B) after prompts (T, B) of which ``lengths`` (B,) steps are valid, and the state after them.
 
         n ≤ draws.steps: writing stops when every row has its <eos>. The last token written is not read yet.
         """
+        ...
+
+
+class BoundSteps(Protocol):
+    """Steps of a fixed number of rows on arrays that stay the same; for one caller at a time."""
+
+    def begin(self, state: NDArray) -> None:
+        """Start from a state (S, L, 1, H)."""
+        ...
+
+    def step(self, token: int) -> NDArray:
+        """Return logits (V,) after the token; the next step writes over them."""
+        ...
+
+    def move(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Return logits (n, V) and state (S, L, n, H) of the first n rows; the next two calls write over them."""
+        ...
+
+
+class BindingModel(StepModel, Protocol):
+    """A StepModel with the capability "bind": its steps can run on arrays that are bound once."""
+
+    def bind(self, rows: int) -> BoundSteps:
+        """Return steps of ``rows`` rows."""
         ...
 
 

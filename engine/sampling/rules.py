@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
-from unrolled.engine.models.step_contract import SETTING_DTYPES
+from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.sampling.filters import FILTERS, PROCESSORS, History, Scores, weights
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.registry import tokenizer_from_dict
@@ -32,8 +32,7 @@ MOST_PENALTY = 1e6  # for repetition, and the least is one over it; with far mor
 EXACT = 2**53  # from here on not every whole number is a float: what comes as a float may be a neighbour, rounded
 
 Text = str | tuple[int, ...]  # a text, or its ids
-# what every engine, file and host can do by itself, in the order of Draws
-PLAIN = tuple(SETTING_DTYPES)
+PLAIN = DrawSettings._fields  # the settings that every engine, file and host implements
 NO_HISTORY = History((), np.zeros(0, np.int64))
 
 
@@ -140,6 +139,11 @@ class SamplingConfig:
     def plain(self) -> bool:
         """Whether only ``PLAIN`` is in use, so that paths inside compiled code and graphs can serve."""
         return not self.extras
+
+    @property
+    def draw_settings(self) -> DrawSettings:
+        """Return the settings of ``PLAIN``."""
+        return DrawSettings(self.do_sample, self.temperature, self.top_k, self.top_p, self.seed)
 
     @property
     def draws(self) -> bool:

@@ -8,8 +8,9 @@ import numpy as np
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.parameters import initial_params
-from unrolled.engine.models.step_contract import Draws, Flow, zero_state
+from unrolled.engine.models.step_contract import Flow, zero_state
 from unrolled.engine.network.backends import BF16, FLOAT32
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training.trainable import EngineTrainable
@@ -42,15 +43,12 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
         batch = Batch(tokens, tokens, np.ones(tokens.shape, np.bool_), carry=True)
         model.train_step(batch, state, 1e-3)
         model.evaluate(batch, state)
-        logits, state = model.step(tokens, state)
-    from unrolled.engine.kernels.decode.decoder import Decoder  # numba is there now
-    from unrolled.engine.kernels.decode.flow import FlowDecoder
+        _, state = model.step(tokens, state)
+    from unrolled.engine.kernels.decode.flow import Decoder  # numba is there now
     from unrolled.engine.kernels.gemm.packing import choose_packing
 
-    decoder, rows = Decoder(config, params, choose_packing(precision == BF16)), np.arange(2)
-    decoder.decode(logits[-1], state, Draws(1, 0, rows, True, 1.0, 0, 1.0, 0))
-    settings = [np.full(2, value) for value in (True, 1.0, 0, 1.0, np.uint64(0))]
+    rows, settings = np.arange(2), DrawSettings.stack([DrawSettings(True, 1.0, 0, 1.0, 0)] * 2)
     draws, going = np.zeros(2, np.uint64), np.zeros(2, np.bool_)
     flow = Flow.of([rows, rows], 1, left=rows + 1, first_draw=draws, indices=draws, settings=settings, going=going)
-    FlowDecoder(decoder).flow(state, flow, -1, 2)
+    Decoder(config, params, choose_packing(precision == BF16)).flow(state, flow, -1, 2)
     return time.perf_counter() - started

@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
+from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Stepper, zero_state
+from unrolled.engine.sampling.philox import uniforms
+from unrolled.engine.sampling.rules import SamplingConfig, choose
 
 LENGTHS, TOKENS, LOGITS = (1, 5, 17), 32, 64
 MARGIN = 1e-3  # a greedy token counts while the best logit leads by more than engines may differ
 DRAW_MARGIN = 1e-4  # and a drawn one while no border is as near to the probability that decides
 
 
-class Settings(NamedTuple):
-    """Of a recorded draw."""
+NextToken = Callable[[NDArray, int], int | None]
+Draw = Callable[[NDArray, float, DrawSettings], int]  # a token from logits (V,) and a uniform
 
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-
-
-Draw = Callable[[NDArray, float, Settings], int]  # a token from logits (V,) and a uniform
-
-SAMPLED = (Settings(0.9, 0, 1.0, 1), Settings(0.8, 5, 1.0, 2), Settings(0.9, 0, 0.9, 3), Settings(1.2, 12, 0.8, 4))
+SAMPLED = (
+    DrawSettings(True, 0.9, 0, 1.0, 1),
+    DrawSettings(True, 0.8, 5, 1.0, 2),
+    DrawSettings(True, 0.9, 0, 0.9, 3),
+    DrawSettings(True, 1.2, 12, 0.8, 4),
+)
+RECORDED = ("temperature", "top_k", "top_p", "seed")  # the settings that stand beside recorded draws
 
 
-def _write(model: Stepper, prompt: list[int], count: int, choose: Any) -> list[int]:
-    """Up to ``count`` tokens, each what ``choose(logits (V,), step)`` says, until that is None."""
+def _write(model: Stepper, prompt: list[int], count: int, next_token: NextToken) -> list[int]:
+    """Return up to ``count`` tokens, each ``next_token(logits (V,), step)``, until that is None."""
     logits, state = model.step(np.array(prompt, np.int64)[:, None], zero_state(model.config, 1))
     tokens: list[int] = []
     for step in range(count):
-        token = choose(logits[-1, 0], step)
+        token = next_token(logits[-1, 0], step)
         if token is None:
             break
         tokens.append(int(token))
@@ -47,35 +48,24 @@ def _write(model: Stepper, prompt: list[int], count: int, choose: Any) -> list[i
 def greedy_tokens(model: Stepper, prompt: list[int], count: int, margin: float = 0.0) -> list[int]:
     """Up to ``count`` tokens, each the lowest index among the largest logits, while the largest leads by ``margin``."""
 
-    def choose(logits: NDArray, step: int) -> int | None:
+    def next_token(logits: NDArray, step: int) -> int | None:
         best, second = np.partition(logits, -2)[[-1, -2]]
         return None if best - second < margin else int(logits.argmax())
 
-    return _write(model, prompt, count, choose)
+    return _write(model, prompt, count, next_token)
 
 
-def uniforms(seed: int, sequences: NDArray[np.integer], steps: Any) -> NDArray[np.float64]:
-    """The documented uniforms of a seed, rows and steps."""
-    from unrolled.engine.sampling import philox  # upwards, as in ``draw``: one definition for every engine and host
-
-    return philox.uniforms(seed, sequences, steps)
-
-
-def draw(logits: NDArray, u: float, settings: Settings) -> int:
-    """The token drawn from logits (V,) at ``u``, by the sampling rules."""
-    # Upwards, when it is called: a file records draws, and the rules for them are the runtime's.
-    from unrolled.engine.sampling import rules as sampling
-
-    config = sampling.SamplingConfig(True, *settings)
-    return int(sampling.choose(logits[None], config, np.array([u]))[0])
+def draw(logits: NDArray, u: float, settings: DrawSettings) -> int:
+    """Return the token drawn from logits (V,) at ``u``, by the sampling rules."""
+    return int(choose(logits[None], SamplingConfig(*settings), np.array([u]))[0])
 
 
 def sampled_tokens(
-    model: Stepper, prompt: list[int], count: int, settings: Settings, margin: float = 0.0, draw: Draw = draw
+    model: Stepper, prompt: list[int], count: int, settings: DrawSettings, margin: float = 0.0, draw: Draw = draw
 ) -> list[int]:  # fmt: skip
     """Up to ``count`` drawn tokens of the row with index 0, while every draw would be the same ``margin`` to either side."""
 
-    def choose(logits: NDArray, step: int) -> int | None:
+    def next_token(logits: NDArray, step: int) -> int | None:
         u = float(uniforms(settings.seed, np.array([0]), step)[0])
         token = draw(logits, u, settings)
         if margin == 0:
@@ -89,7 +79,7 @@ def sampled_tokens(
         firm = not 0 < k < len(ranked) or ranked[k - 1] - ranked[k] >= MARGIN
         return token if firm and all(other == token for other in near) else None
 
-    return _write(model, prompt, count, choose)
+    return _write(model, prompt, count, next_token)
 
 
 def golden_cases(model: Stepper, margin: float = MARGIN, drawn: bool = True) -> list[dict[str, Any]]:
@@ -116,17 +106,18 @@ def golden_cases(model: Stepper, margin: float = MARGIN, drawn: bool = True) -> 
         }
         if drawn:
             case["sampled"] = [
-                {**settings._asdict(), "tokens": sampled_tokens(model, prompt, TOKENS, settings, DRAW_MARGIN)}
+                {name: value for name, value in settings._asdict().items() if name in RECORDED}
+                | {"tokens": sampled_tokens(model, prompt, TOKENS, settings, DRAW_MARGIN)}
                 for settings in SAMPLED
             ]
         cases.append(case)
     return cases
 
 
-def recorded_draws(case: dict[str, Any]) -> list[tuple[Settings, list[int]]]:
+def recorded_draws(case: dict[str, Any]) -> list[tuple[DrawSettings, list[int]]]:
     """The draws of one case; none in files of the first release."""
     return [
-        (Settings(*(draws[name] for name in Settings._fields)), draws["tokens"]) for draws in case.get("sampled", [])
+        (DrawSettings(True, *(draws[name] for name in RECORDED)), draws["tokens"]) for draws in case.get("sampled", [])
     ]
 
 

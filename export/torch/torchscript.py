@@ -16,13 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, first_line
+from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.parameters import parameter_shapes
-from unrolled.engine.models.step_contract import Draws
+from unrolled.engine.models.step_contract import STEP, Draws
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
-from unrolled.export.artifact.golden_cases import Settings, golden_cases, uniforms
+from unrolled.export.artifact.golden_cases import golden_cases
 from unrolled.export.artifact.metadata import FileInfo, file_metadata, parse_metadata
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 from unrolled.export.torch.archive import DAMAGE, check_archive
@@ -39,6 +41,7 @@ class ScriptedModel:
     """
 
     engine = "torchscript"
+    capabilities = STEP | {"write"}
 
     def __init__(self, module: Any, info: FileInfo) -> None:
         self.module, self.config, self.tokenizer = module, info.config, info.tokenizer
@@ -62,9 +65,11 @@ class ScriptedModel:
             rows.append(logits)
         return np.stack(rows), state
 
-    def draw(self, logits: NDArray, u: float, settings: Settings) -> int:
-        """The token drawn from logits (V,); without the seed, which has become u."""
-        token = self._call("choose", logits[None], np.array([u]), *settings[:-1])
+    def draw(self, logits: NDArray, u: float, settings: DrawSettings) -> int:
+        """Return the token drawn from logits (V,) at u."""
+        token = self._call(
+            "choose", logits[None], np.array([u]), settings.temperature, settings.top_k, settings.top_p
+        )  # fmt: skip
         return int(token[0])
 
     def write(
@@ -72,12 +77,16 @@ class ScriptedModel:
     ) -> tuple[NDArray[np.int64], NDArray]:
         """As ``unrolled.engine.models.step_contract.WritingModel``."""
         steps = draws.first_step + np.arange(draws.steps)[:, None]
-        if draws.do_sample:
-            u, settings = uniforms(draws.seed, draws.sequences, steps), (draws.temperature, draws.top_k, draws.top_p)
+        settings = draws.settings
+        if settings.do_sample:
+            u, chosen = (
+                uniforms(settings.seed, draws.sequences, steps),
+                (settings.temperature, settings.top_k, settings.top_p),
+            )
         else:
-            u, settings = np.zeros((draws.steps, len(lengths))), (1.0, 1, 1.0)
+            u, chosen = np.zeros((draws.steps, len(lengths))), (1.0, 1, 1.0)
         eos = self.tokenizer.eos_id
-        written, moved = self._call("generate", tokens, lengths, state, u, *settings, -1 if eos is None else eos)
+        written, moved = self._call("generate", tokens, lengths, state, u, *chosen, -1 if eos is None else eos)
         return written, moved
 
 

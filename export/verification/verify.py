@@ -114,7 +114,7 @@ def _checks(
 
 def _writing_checks(file: ModelFile, model: Any, golden: list[dict[str, Any]], quantized: bool) -> NamedChecks:
     """Yield the checks of a file that writes text by itself."""
-    writer = model if hasattr(model, "write") else None
+    writer = model if "write" in model.capabilities else None
     if file.path.suffix == ".pt":
         writer = scripted = file.scripted
         yield "own step", partial(check_own_step, scripted, model)

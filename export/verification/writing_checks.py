@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.models.draw_settings import GREEDY, DrawSettings
 from unrolled.engine.models.step_contract import Draws, StepModel, WritingModel, pad_prompts, zero_state
 from unrolled.export.artifact.golden_cases import recorded_draws
 from unrolled.export.verification.checks import close, need, random_tokens
@@ -46,11 +47,10 @@ def check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
     rows, total = np.zeros(len(prompts), np.int64), 0
     kinds: list[tuple[str, Draws, list[list[int]]]] = []
     texts = [case["greedy"] for case in golden]
-    kinds.append(("greedy tokens", Draws(0, 0, rows, False, 1.0, 0, 1.0, 0), texts))
+    kinds.append(("greedy tokens", Draws(0, 0, rows, GREEDY), texts))
     for cases in zip(*(recorded_draws(case) for case in golden), strict=True):
-        s = cases[0][0]
-        draws = Draws(0, 0, rows, True, s.temperature, s.top_k, s.top_p, s.seed)
-        kinds.append((f"draws at {s}", draws, [tokens for _, tokens in cases]))
+        settings = cases[0][0]
+        kinds.append((f"draws at {settings}", Draws(0, 0, rows, settings), [tokens for _, tokens in cases]))
     for what, draws, expected in kinds:
         steps = max(map(len, expected))
         if steps == 0:
@@ -69,7 +69,7 @@ def check_goes_on(model: WritingModel) -> str:
     """A text is its pieces, and a row does not see the others."""
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in (3, 1, 7)]
-    draws = Draws(12, 0, np.arange(3), True, 1.0, 0, 1.0, 5)
+    draws = Draws(12, 0, np.arange(3), DrawSettings(True, 1.0, 0, 1.0, 5))
     whole, end = _write(model, prompts, draws)
     if (steps := len(whole)) < 2:
         return "texts end too soon to be cut"

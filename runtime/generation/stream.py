@@ -12,8 +12,8 @@ from unrolled.runtime.generation.generate import check_config
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context
 from unrolled.runtime.generation.requests.rows import NOTHING_LEFT, Generation, make_request
-from unrolled.runtime.generation.scheduler.drawing_slots import CHUNK
-from unrolled.runtime.generation.scheduler.scheduler import Writer
+from unrolled.runtime.generation.scheduler.flow_slots import CHUNK
+from unrolled.runtime.generation.scheduler.scheduler import Scheduler
 from unrolled.runtime.models.argument_checks import check_model, check_text, shown
 
 
@@ -88,19 +88,19 @@ def stream(
         if called is not None and not callable(called):
             raise ConfigError(f"{name}: got {shown(called)}, needs a function")
     request = make_request(model, check_text("prompt", prompt), 0, config, context)
-    return Stream(_pieces(model, Writer(model, [request], 1, CHUNK, watched=True), config, on_text, on_end))
+    return Stream(_pieces(model, Scheduler(model, [request], 1, CHUNK, watched=True), config, on_text, on_end))
 
 
 def _pieces(
     model: StepModel,
-    writer: Writer,
+    scheduler: Scheduler,
     config: GenerationConfig,
     on_text: Callable[[str], Any] | None,
     on_end: Callable[[Generation], Any] | None,
 ) -> Generator[str, None, None]:
     pieces, seen = _Pieces(model.tokenizer, config.stop), 0
-    while writer.advance():
-        row = writer.oldest
+    while scheduler.advance():
+        row = scheduler.oldest
         piece = pieces.feed(row.tokens[seen:]) if row.reason is None else row.text()[pieces.given :]
         seen = len(row.tokens)
         if piece:
@@ -109,7 +109,7 @@ def _pieces(
             yield piece
         if row.reason is not None:
             break
-    (text,) = writer.results()
+    (text,) = scheduler.results()
     if text.finish_reason == NOTHING_LEFT:
         raise NothingLeftError(config.extras, (0,))
     if on_end is not None:

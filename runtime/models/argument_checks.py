@@ -18,6 +18,7 @@ class _Loaded(Protocol):
 
     config: ModelConfig
     tokenizer: Tokenizer
+    capabilities: frozenset[str]
 
     def step(self, tokens: Any, state: Any) -> Any: ...
 

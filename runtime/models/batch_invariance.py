@@ -101,7 +101,7 @@ def _numpy(model: StepModel) -> tuple[Move, Move]:
 
 
 def _numba(model: Any) -> tuple[Move, Move]:
-    if not hasattr(model, "read"):  # one in training, whose weights are not packed
+    if "read" not in model.capabilities:  # a model in training, whose weights are not packed
         return _whole(model)
     return _one(model.read), model.read
 
@@ -148,6 +148,4 @@ class RowModel:
 
     def mover(self) -> Move:
         """A function like ``step`` for one caller, whose next two calls may write over what it gave."""
-        return (
-            _Bound(self._model, least_rows(self._model)) if getattr(self._model, "form", None) == "step" else self.step
-        )
+        return _Bound(self._model, least_rows(self._model)) if "bind" in self._model.capabilities else self.step

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.step_contract import Draws, Flow, StepModel, Stepper, check_ids, check_moved, check_step
+from unrolled.engine.models.step_contract import STEP, Flow, StepModel, Stepper, check_ids, check_moved, check_step
 from unrolled.engine.network.backends import BF16, FLOAT32, check_precision
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class TokenizedModel(Remade):
     """A model of one of the engines with its tokeniser, training record and digest."""
+
+    capabilities = STEP
 
     def __init__(
         self,
@@ -43,30 +45,23 @@ class TokenizedModel(Remade):
 class NumbaModel(TokenizedModel):
     """The compiled engine, which also generates by itself; its weights are packed with the first text."""
 
+    capabilities = STEP | {"read", "flow"}
+
     def __init__(self, model: LanguageModel, checkpoint: Checkpoint) -> None:
         super().__init__(model.engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
         self._model = model
 
     @cached_property
     def _decoder(self) -> Any:
-        from unrolled.engine.kernels.decode.decoder import Decoder
+        from unrolled.engine.kernels.decode.flow import Decoder
         from unrolled.engine.kernels.gemm.packing import choose_packing
 
         return Decoder(self.config, self._model.params, choose_packing(self._model.precision == BF16))
 
-    def decode(self, logits: NDArray, state: NDArray, draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
-        return self._decoder.decode(logits, state, draws)
-
-    @cached_property
-    def _flow(self) -> Any:
-        from unrolled.engine.kernels.decode.flow import FlowDecoder
-
-        return FlowDecoder(self._decoder)
-
-    def flow(self, state: NDArray, flow: Flow, lanes: int, least: float = 0.0) -> None:
+    def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
         check_ids(self.config, flow.tokens)
         eos = self.tokenizer.eos_id
-        self._flow.flow(state, flow, -1 if eos is None else eos, lanes, least)
+        self._decoder.flow(state, flow, -1 if eos is None else eos, slots, least)
 
     def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         check_step(self.config, tokens, state)

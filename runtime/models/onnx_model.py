@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.step_contract import SETTING_DTYPES, Draws, check_step
+from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.step_contract import STEP, Draws, Flow, check_step
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.artifact.metadata import FileInfo, parse_metadata
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 from unrolled.export.onnx.stepper import OnnxStepper, open_session
+from unrolled.runtime.models.flow_by_writing import flow_by_writing
 from unrolled.runtime.models.pickling import Remade
+
+CAPABILITIES = {  # by form
+    "step": STEP | {"bind"},
+    "generate": frozenset({"generate", "write", "flow"}),
+    "both": STEP | {"write", "flow"},
+}
 
 
 class OnnxModel(OnnxStepper, Remade):
@@ -26,7 +34,7 @@ class OnnxModel(OnnxStepper, Remade):
 
     def __init__(self, session: Any, info: FileInfo, where: str) -> None:
         super().__init__(session, info.config, info.form, where)
-        self.weights, self.tokenizer = info.weights, info.tokenizer
+        self.weights, self.tokenizer, self.capabilities = info.weights, info.tokenizer, CAPABILITIES[info.form]
         self.training, self.digest = info.training, info.checkpoint_digest
 
     def bind(self, rows: int) -> BoundStep:
@@ -98,14 +106,22 @@ class BoundStep:
         self._now = 1 - self._now
 
 
-def _settings(temperature: float, top_k: int, top_p: float, end_token: int | None) -> dict[str, NDArray]:
-    values = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    settings = {name: np.array(value, SETTING_DTYPES[name]) for name, value in values.items()}
-    return settings | {"end_token": np.array(-1 if end_token is None else end_token, np.int64)}
+_DRAWN = DrawSettings(True, 1.0, 0, 1.0, 0)
+_MOST_PROBABLE = _DRAWN._replace(top_k=1)  # of these, at any uniform, the graph draws the most probable token
+
+
+def _setting_inputs(settings: DrawSettings, end_token: int | None) -> dict[str, NDArray]:
+    arrays = settings.as_arrays()
+    return {
+        "temperature": arrays.temperature,
+        "top_k": arrays.top_k,
+        "top_p": arrays.top_p,
+        "end_token": np.array(-1 if end_token is None else end_token, np.int64),
+    }
 
 
 class OnnxWriter(OnnxModel):
-    """Of the forms that write whole texts inside the graph."""
+    """An ONNX file of a form that writes whole texts inside the graph."""
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         if self.form == "generate":
@@ -115,7 +131,7 @@ class OnnxWriter(OnnxModel):
         check_step(self.config, tokens, state)
         T, B = tokens.shape
         inputs = {"tokens": tokens, "state": state, "lengths": np.full(B, T, np.int64), "uniforms": np.empty((0, B))}
-        return self._step(tokens, inputs | _settings(1.0, 0, 1.0, None))
+        return self._step(tokens, inputs | _setting_inputs(_DRAWN, None))
 
     def write(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
@@ -124,24 +140,21 @@ class OnnxWriter(OnnxModel):
         check_step(self.config, tokens, state)
         steps = draws.first_step + np.arange(draws.steps)[:, None]
         inputs = {"tokens": tokens, "lengths": lengths, "state": state}
-        if draws.do_sample:
-            inputs["uniforms"] = uniforms(draws.seed, draws.sequences, steps)
-            inputs |= _settings(draws.temperature, draws.top_k, draws.top_p, self.tokenizer.eos_id)
+        if draws.settings.do_sample:
+            inputs["uniforms"] = uniforms(draws.settings.seed, draws.sequences, steps)
+            inputs |= _setting_inputs(draws.settings, self.tokenizer.eos_id)
         else:
             inputs["uniforms"] = np.zeros((draws.steps, len(lengths)))
-            inputs |= _settings(1.0, 1, 1.0, self.tokenizer.eos_id)
+            inputs |= _setting_inputs(_MOST_PROBABLE, self.tokenizer.eos_id)
         written, moved = self._run(["written", "final_state"], inputs)
         self._check_written(written, moved, draws.steps, len(lengths))
         if not np.isfinite(moved).all():
             raise ModelFileError(f"{self._where}: the model's state is not finite; its weights are damaged")
         return written, moved
 
-    def read_state(self, tokens: NDArray[np.int64], state: NDArray) -> NDArray:
-        """Return the state after all of tokens (T, B): a graph that is given no uniforms reads, and writes nothing."""
-        B = tokens.shape[1]
-        draws = Draws(0, 0, np.arange(B), False, 1.0, 0, 1.0, 0)
-        _, moved = self.write(tokens, np.full(B, len(tokens)), state, draws)
-        return moved
+    def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
+        """Advance rows as ``unrolled.engine.models.step_contract.FlowingModel``, by calls of ``write``."""
+        flow_by_writing(self, state, flow, slots)
 
     def _check_written(self, written: Any, moved: Any, steps: int, B: int) -> None:
         """A graph may write less than ``steps`` tokens a row, but not nothing, and none that is outside the vocabulary."""

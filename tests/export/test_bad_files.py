@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from unrolled.engine.errors import MissingDependencyError, ModelFileError
+from unrolled.engine.models.draw_settings import GREEDY
 from unrolled.engine.models.step_contract import Draws, zero_state
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.export.artifact.metadata import DEFAULTS
@@ -440,7 +441,7 @@ STATE = np.zeros((1, 2, 2, models.H), np.float32)
 def test_what_a_generate_graph_must_not_give(good: dict[str, Path], outputs: list[Any]) -> None:
     info = read_onnx(good["generate.onnx"]).info
     tokens, state = np.zeros((1, 2), np.int64), zero_state(info.config, 2)
-    draws = Draws(4, 0, np.arange(2), False, 1.0, 0, 1.0, 0)
+    draws = Draws(4, 0, np.arange(2), GREEDY)
     OnnxWriter(Session([WRITTEN, STATE]), info, "file").write(tokens, np.ones(2, np.int64), state, draws)
     with pytest.raises(ModelFileError):
         OnnxWriter(Session(outputs), info, "file").write(tokens, np.ones(2, np.int64), state, draws)

@@ -12,6 +12,7 @@ import pytest
 from exports import exported
 from numpy.typing import NDArray
 
+from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Draws, pad_prompts, zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling.philox import uniforms
@@ -83,7 +84,7 @@ def test_large_vocabularies_are_drawn_by_the_rules(
         few = needed(logits, config) <= PARTIAL_SORT
         assert {"peaked": few.all(), "flat": not few.any(), "mixed": (few.any(1) & ~few.all(1)).any()}[kind]
     tokens, lengths = pad_prompts(prompts)
-    draws = Draws(steps, 0, np.arange(len(prompts)), True, temperature, top_k, top_p, SEED)
+    draws = Draws(steps, 0, np.arange(len(prompts)), DrawSettings(True, temperature, top_k, top_p, SEED))
     writer: Any = open_checkpoint(checkpoint, "generate")
     written, _ = writer.write(tokens, lengths, zero_state(checkpoint.config, len(prompts)), draws)
     np.testing.assert_array_equal(written, expected)

@@ -14,7 +14,7 @@ import pytest
 from exports import KINDS, STORED, exported
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.step_contract import Draws, StepModel
+from unrolled.engine.models.step_contract import STEP, Draws, StepModel
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import EOS
@@ -160,7 +160,7 @@ class Counting:
     """A WritingModel that counts up to <eos>, each row in strides of its own, and behind <eos> anew."""
 
     STRIDES = np.array([1, 90, 1])
-    engine, digest = "counting", ""
+    engine, digest, capabilities = "counting", "", STEP | {"write"}
 
     def __init__(self, forgets: bool = False) -> None:
         self.config = models.config("rnn", vocab_size=200)
@@ -196,6 +196,7 @@ class _Twisted:
 
     def __init__(self, model: StepModel) -> None:
         self.model, self.config, self.tokenizer, self.engine = model, model.config, model.tokenizer, model.engine
+        self.capabilities = STEP
 
     def step(self, tokens: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.model.step(tokens, np.ascontiguousarray(np.roll(state, 1, axis=2)))

@@ -20,7 +20,7 @@ from tolerances import assert_close
 from unrolled.engine.errors import ConfigError, ModelFileError, ShapeError, UnknownTokenError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.parameters import initial_params
-from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.models.step_contract import STEP, StepModel, zero_state
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, BpeTokenizer
@@ -63,6 +63,8 @@ def texts(generations: Sequence[Generation]) -> list[str]:
 class Recorder:
     """A model that keeps the shapes of the tokens it was asked to read."""
 
+    capabilities = STEP
+
     def __init__(self, model: StepModel) -> None:
         self.model, self.config, self.tokenizer, self.engine = model, model.config, model.tokenizer, model.engine
         self.shapes: list[tuple[int, ...]] = []
@@ -79,6 +81,7 @@ class Script:
     """
 
     engine = "script"
+    capabilities = STEP
 
     def __init__(self, tokenizer: Tokenizer, scripts: dict[str, Sequence[str]]) -> None:
         vocabulary = tokenizer.vocabulary

@@ -16,7 +16,7 @@ from tolerances import assert_close
 
 from unrolled.engine.data.dataset import make_batches
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
-from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.models.step_contract import STEP, StepModel, zero_state
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS
@@ -107,6 +107,8 @@ def test_alarm_another_prompt_or_order_is_noticed() -> None:
 
 class Recorder:
     """A model that keeps the shapes it was asked for."""
+
+    capabilities = STEP
 
     def __init__(self, model: StepModel) -> None:
         self.model, self.config, self.tokenizer, self.engine = model, model.config, model.tokenizer, model.engine

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.errors import UnrolledError
+from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Draws, zero_state
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import load
@@ -48,10 +49,10 @@ def behaviour(model: Any) -> list[Any]:
     """What a model says to a prompt, with its vocabulary."""
     said = [model.config.to_dict(), model.tokenizer.to_dict()]
     state = zero_state(model.config, 2)
-    if getattr(model, "form", "step") != "generate":
+    if "step" in model.capabilities:
         said += [np.round(array, 3).tolist() for array in model.step(PROMPT, state)]
-    if hasattr(model, "write"):
-        draws = Draws(9, 0, np.arange(2), True, 1.0, 0, 1.0, 5)
+    if "write" in model.capabilities:
+        draws = Draws(9, 0, np.arange(2), DrawSettings(True, 1.0, 0, 1.0, 5))
         said.append(model.write(PROMPT, np.array([3, 2]), state, draws)[0].tolist())
     return said
 

@@ -6,13 +6,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
-from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.models.draw_settings import GREEDY
+from unrolled.engine.models.step_contract import Draws, StepModel, WritingModel, zero_state
 from unrolled.engine.storage.atomic_files import replacing
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.argument_checks import check_model, check_path, check_text, shown
@@ -163,11 +164,13 @@ def extend(model: StepModel, context: Context, text: Generation) -> Context:
     return _move(model, tokens, context, len(text.tokens))
 
 
-def _state_after(model: Any, tokens: NDArray[np.int64], state: NDArray) -> NDArray:
-    """Return the state after tokens (T, 1); a graph of form generate, which shows no logits, reads without drawing."""
-    if getattr(model, "form", None) == "generate":
-        return model.read_state(tokens, state)
-    return RowModel(model).read(tokens, state)[1]
+def _state_after(model: StepModel, tokens: NDArray[np.int64], state: NDArray) -> NDArray:
+    """Return the state after tokens (T, 1)."""
+    if "step" in model.capabilities:
+        return RowModel(model).read(tokens, state)[1]
+    # a graph without logits reads its prompt and writes no token
+    nothing = Draws(0, 0, np.arange(1), GREEDY)
+    return cast(WritingModel, model).write(tokens, np.full(1, len(tokens)), state, nothing)[1]
 
 
 def _move(model: StepModel, tokens: NDArray[np.int64], context: Context | None, written: int) -> Context:

@@ -48,7 +48,7 @@ def make_request(
 
 def resolve(model: StepModel, config: GenerationConfig) -> GenerationConfig:
     """The same settings with ids for texts; ConfigError where the model cannot follow them."""
-    if not config.plain and getattr(model, "form", None) == "generate":
+    if not config.plain and "step" not in model.capabilities:
         raise ConfigError(
             f"{', '.join(config.extras)}: an ONNX file of form generate draws inside its graph, which has only "
             "temperature, top_k and top_p; export --form both, or use the checkpoint"

@@ -6,13 +6,12 @@ The arrays that go in and out are bound to the session once, two states that tak
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
 
 import numpy as np
 from numpy import copyto, divide, exp, subtract
 from numpy.typing import NDArray
 
-from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.models.step_contract import BindingModel
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import SamplingConfig, choose
 from unrolled.runtime.generation.requests.rows import Row
@@ -54,19 +53,17 @@ class _Chooser:
         return index if index <= self._last else int(np.flatnonzero(weights)[-1])
 
 
-class OneLane:
-    """A lane for plain rows, one after the other.
+class SingleSlot:
+    """A slot for plain rows, one after the other.
 
     Args:
-        model: an ``OnnxModel`` of the step form.
-        chunk: the most tokens that are written before the row is looked at.
+        chunk: the most tokens in a call of ``advance``.
     """
 
-    def __init__(self, model: StepModel, chunk: int) -> None:
-        any_model: Any = model
+    def __init__(self, model: BindingModel, chunk: int) -> None:
         self.rows: list[Row] = []
         self._model, self._eos, self._chunk = model, model.tokenizer.eos_id, chunk
-        self._bound = any_model.bind(least_rows(model))
+        self._bound = model.bind(least_rows(model))
 
     def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
         if rows:
@@ -75,7 +72,7 @@ class OneLane:
             self._choose = _Chooser(rows[0].rules, self._model.config.vocab_size)
         self.rows = rows
 
-    def advance(self, lanes: int, more: bool) -> bool:
+    def advance(self, slots: int, more: bool) -> bool:
         row = self.rows[0]
         steps = min(self._chunk, row.left)
         u = [0.0] * steps

@@ -1,4 +1,4 @@
-"""What all kinds of lanes do with their rows."""
+"""The interface of all kinds of slots, and what they share."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.step_contract import SETTING_DTYPES, zero_state
+from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.sampling.rules import SamplingConfig
 from unrolled.runtime.generation.requests.prompts import read_prompts
 from unrolled.runtime.generation.requests.rows import Row
 from unrolled.runtime.models.batch_invariance import RowModel
 
 
-class Lanes(Protocol):
+class Slots(Protocol):
     """Rows that are written side by side."""
 
     rows: list[Row]
 
     def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
-        """Keep the rows that go on, and put new ones beside them, which read ``row.unread`` first."""
+        """Keep the rows that go on, and add new ones, which read ``row.unread`` first."""
         ...
 
-    def advance(self, lanes: int, more: bool) -> bool:
-        """Write some tokens more in every row; whether a look at what is over is worth while.
+    def advance(self, slots: int, more: bool) -> bool:
+        """Draw some more tokens in every row; return whether it is worth while to replace the rows that have ended.
 
         Args:
-            lanes: the most rows side by side.
-            more: whether there are rows to take the lanes of those that are over.
+            slots: the most rows side by side.
+            more: whether rows wait for the slots of those that have ended.
         """
         ...
 
 
 def replace_columns(kept: NDArray, going: NDArray[np.bool_], new: NDArray, axis: int) -> NDArray:
-    """The lanes of ``kept`` along ``axis`` that go on, with ``new`` ones; the same order as ``replace_rows``."""
+    """Return the slots of ``kept`` along ``axis`` that go on, and ``new`` ones, in the order of ``replace_rows``."""
     free, n = np.flatnonzero(~going), new.shape[axis]
     front: tuple[Any, ...] = (slice(None),) * axis
-    if n == len(free):  # as many as were over: in their places, nothing else moves
+    if n == len(free):  # as many as have ended: in their places, nothing else moves
         kept[(*front, free)] = new
         return kept
     return np.ascontiguousarray(np.concatenate([kept[(*front, going)], new], axis=axis))
@@ -68,13 +68,6 @@ class Rules:
             places.setdefault(id(rules), []).append(place)
         for some in places.values():
             yield self.each[some[0]], np.array(some, np.intp)
-
-    def column(self, name: str) -> NDArray:
-        """Return one setting of all rows, (B,), in the dtype that the contract gives it."""
-        dtype = SETTING_DTYPES[name]
-        if self.one:
-            return np.full(len(self.each), getattr(self.first, name), dtype)
-        return np.array([getattr(rules, name) for rules in self.each], dtype)
 
 
 def indices_of(rows: Sequence[Row]) -> NDArray[np.uint64]:

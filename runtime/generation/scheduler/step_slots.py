@@ -1,7 +1,7 @@
-"""Lanes of a model that makes steps and nothing else: tokens are drawn here, one a row at a time.
+"""Slots of a model that makes steps and nothing else: tokens are drawn here, one a row at a time.
 
 A row that still reads its prompt stands beside those that draw: its next token is given, theirs are chosen. So every step
-is made with all lanes, and prompts of all lengths need no calls of their own.
+is made with all slots, and prompts of all lengths need no calls of their own.
 """
 
 from __future__ import annotations
@@ -27,12 +27,10 @@ from unrolled.runtime.generation.scheduler.slots import (
 from unrolled.runtime.models.batch_invariance import RowModel
 
 BLOCK = 16  # steps whose uniforms are made at once, and whose tokens are handed to the rows at once
-IDLE = (
-    1 / 64
-)  # of the lanes, which may be over before others take them: taking lanes costs as much as a third of a step
+IDLE = 1 / 64  # of the slots may be idle before others take them: filling slots costs as much as a third of a step
 
 
-class StepLanes:
+class StepSlots:
     """See the module."""
 
     def __init__(self, model: RowModel, eos: int | None) -> None:
@@ -40,7 +38,7 @@ class StepLanes:
         self._move = model.mover()
         self.rows: list[Row] = []
         self._state = np.empty(model.config.state_shape(0), np.float32)
-        self._tokens = np.empty(0, np.int64)  # what each lane reads in the next step
+        self._tokens = np.empty(0, np.int64)  # what each slot reads in the next step
         self._prompts = np.empty((0, 1), np.int64)
         self._unread = np.empty(0, np.int64)  # tokens that stand before a row's first draw; less than 1: it draws
         self._length = np.empty(0, np.int64)  # of what it reads
@@ -141,7 +139,7 @@ class StepLanes:
         for b, value in zip(asking, token_logprobs(logits[asking], tokens[asking]).tolist(), strict=True):
             self.rows[b].logprobs.append(value)
 
-    def advance(self, lanes: int, more: bool) -> bool:
+    def advance(self, slots: int, more: bool) -> bool:
         logits, self._state = self._move(self._tokens, self._state)
         if self._phase == BLOCK:
             self._u = self._uniforms(self.rows, self._unread, BLOCK)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from tolerances import assert_close
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.kernels.decode.decoder import Decoder
+from unrolled.engine.kernels.decode.flow import Decoder
 from unrolled.engine.kernels.gemm import matmul
 from unrolled.engine.kernels.gemm.matmul import product
 from unrolled.engine.kernels.gemm.packing import bf16_packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.simd import bf16
-from unrolled.engine.models.step_contract import Draws, zero_state
+from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.optimizers.config import OptimizerConfig
@@ -213,10 +213,9 @@ def test_the_decoder_makes_the_logits_of_the_step_path(cell: str) -> None:
     config = models.config(cell, hidden_size=40)
     params = models.params(config, np.float32)
     model = LanguageModel(config, params, "numba", "bf16")
-    first = np.random.default_rng(9).standard_normal((3, config.vocab_size)).astype(np.float32)
+    tokens = np.random.default_rng(9).integers(0, config.vocab_size, (8, 3))
     state = models.state(config, 3, np.float32)
-    draws = Draws(8, 0, np.arange(3), True, 0.9, 0, 1.0, 5)
-    tokens, logits, moved = Decoder(config, params, bf16_packing()).decode(first, state, draws)
+    logits, moved = Decoder(config, params, bf16_packing()).read(tokens, state)
     expected, final = model.step(tokens, state)
     np.testing.assert_array_equal(logits, expected[-1])
     np.testing.assert_array_equal(moved, final)

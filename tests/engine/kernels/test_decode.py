@@ -11,11 +11,12 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.decode.decoder import Decoder
+from unrolled.engine.kernels.decode.flow import Decoder
 from unrolled.engine.kernels.decode.sampling import NOT_FINITE, SIDE_BY_SIDE, exp_float64, uniform
 from unrolled.engine.kernels.decode.sampling import choose as choose_compiled
 from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.models.step_contract import Draws
+from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.step_contract import Flow
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import SamplingConfig, choose
@@ -125,14 +126,27 @@ def test_the_exponential_is_within_two_units_in_the_last_place() -> None:
     np.testing.assert_array_equal(got[-4:], [1.0, 0.0, 0.0, 0.0])
 
 
-def draws(count: int, rows: int, **settings: Any) -> Draws:
-    values = {"do_sample": True, "temperature": 0.9, "top_k": 0, "top_p": 1.0, "seed": 5, **settings}
-    return Draws(count, 0, np.arange(rows), **values)
+SAMPLED = DrawSettings(True, 0.9, 0, 1.0, 5)
 
 
 def start(config: Any, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    logits = np.random.default_rng(9).standard_normal((rows, config.vocab_size)).astype(np.float32)
-    return logits, models.state(config, rows, np.float32)
+    """A token (B,) that each row reads first, and the state in front of it."""
+    return np.random.default_rng(9).integers(0, config.vocab_size, rows), models.state(config, rows, np.float32)
+
+
+def written(
+    decoder: Decoder, first: np.ndarray, state: np.ndarray, steps: int, settings: DrawSettings, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens (steps, B) drawn behind ``first`` (B,), and the logits and the state behind the last of them."""
+    rows, moved = len(first), state.copy()
+    flow = Flow.of(
+        list(first[:, None]), steps, left=np.full(rows, steps + 1), first_draw=np.zeros(rows, np.uint64),
+        indices=indices.astype(np.uint64), settings=DrawSettings.stack([settings] * rows),
+        going=np.zeros(rows, np.bool_),
+    )  # fmt: skip
+    decoder.flow(moved, flow, -1, rows)
+    tokens = np.ascontiguousarray(flow.written.T)
+    return tokens, *decoder.read(tokens[-1:], moved)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +158,11 @@ def test_decoding_equals_choosing_and_stepping(cell: str, layers: int, sizes: di
     config = models.config(cell, layers, **sizes)
     params = models.params(config, np.float32)
     model, decoder = LanguageModel(config, params, "numpy"), Decoder(config, params)
-    logits, state = start(config, 5)
-    plan = draws(12, 5, top_k=6)
-    tokens, end_logits, end_state = decoder.decode(logits, state, plan)
-    settings = SamplingConfig(temperature=0.9, top_k=6, seed=5)
+    first, state = start(config, 5)
+    settings = SAMPLED._replace(top_k=6)
+    tokens, end_logits, end_state = written(decoder, first, state, 12, settings, np.arange(5))
+    read, state = model.step(first[None], state)
+    logits, settings = read[0], SamplingConfig(*settings)
     for n in range(12):
         expected = choose(logits, settings, uniforms(5, np.arange(5), n))
         np.testing.assert_array_equal(tokens[n], expected)
@@ -161,16 +176,14 @@ def test_decoding_equals_choosing_and_stepping(cell: str, layers: int, sizes: di
 def test_a_row_is_bitwise_the_same_alone_in_any_batch_and_on_any_number_of_threads(cell: str) -> None:
     config = models.config(cell, 2, hidden_size=37)
     decoder = Decoder(config, models.params(config, np.float32))
-    logits, state = start(config, 77)
-    plan = draws(9, 77)
-    whole = decoder.decode(logits, state, plan)
+    first, state = start(config, 77)
+    whole = written(decoder, first, state, 9, SAMPLED, np.arange(77))
     threads = numba.get_num_threads()
     for rows in (slice(0, 1), slice(3, 16), slice(60, 77)):
-        some = plan._replace(sequences=plan.sequences[rows])
-        part = np.ascontiguousarray(logits[rows]), np.ascontiguousarray(state[:, :, rows])
+        part = first[rows], np.ascontiguousarray(state[:, :, rows])
         try:
             numba.set_num_threads(1)
-            tokens, end, moved = decoder.decode(*part, some)
+            tokens, end, moved = written(decoder, *part, 9, SAMPLED, np.arange(77)[rows])
         finally:
             numba.set_num_threads(threads)
         np.testing.assert_array_equal(tokens, whole[0][:, rows])
@@ -183,7 +196,7 @@ def test_damaged_weights_are_named() -> None:
     params = models.params(config, np.float32)
     params["output.bias"][3] = np.inf
     with pytest.raises(ModelFileError, match=r"row 0: .*not finite"):
-        Decoder(config, params).decode(*start(config, 2), draws(4, 2))
+        written(Decoder(config, params), *start(config, 2), 4, SAMPLED, np.arange(2))
 
 
 CASES: list[dict[str, Any]] = [

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import models
 import numpy as np
 import pytest
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.decode.decoder import Decoder
-from unrolled.engine.kernels.decode.flow import FlowDecoder
-from unrolled.engine.models.step_contract import Draws, Flow
+from unrolled.engine.kernels.decode.flow import Decoder
+from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.step_contract import Flow
+from unrolled.engine.sampling.philox import uniforms
+from unrolled.engine.sampling.rules import SamplingConfig, choose
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.rows import Request
 from unrolled.runtime.generation.scheduler.scheduler import FEW, write_rows
 from unrolled.runtime.models.engines import make_model
 
 ROWS, STEPS = 41, 30
-SETTINGS: tuple[tuple[Any, ...], ...] = (
-    (True, 1.0, 0, 1.0, 3),
-    (True, 0.7, 4, 0.9, 2**63 + 1),
-    (False, 1.0, 0, 1.0, 0),
+SETTINGS = (
+    DrawSettings(True, 1.0, 0, 1.0, 3),
+    DrawSettings(True, 0.7, 4, 0.9, 2**63 + 1),
+    DrawSettings(False, 1.0, 0, 1.0, 0),
 )
 
 
@@ -32,24 +32,23 @@ def unread(count: int, longest: int) -> list[np.ndarray]:
 
 def start(prompts: list[np.ndarray], left: np.ndarray, steps: int) -> Flow:
     count = len(prompts)
-    each = [SETTINGS[e % len(SETTINGS)] for e in range(count)]
-    dtypes = (np.bool_, np.float64, np.int64, np.float64, np.uint64)
-    columns = [np.array(values, dtype) for values, dtype in zip(zip(*each, strict=True), dtypes, strict=True)]
+    settings = DrawSettings.stack([SETTINGS[e % len(SETTINGS)] for e in range(count)])
     return Flow.of(
         prompts, steps, left=left.copy(), first_draw=np.arange(count, dtype=np.uint64) % 3,
-        indices=np.arange(count, dtype=np.uint64) + 2**33, settings=columns, going=np.zeros(count, np.bool_),
+        indices=np.arange(count, dtype=np.uint64) + 2**33, settings=settings, going=np.zeros(count, np.bool_),
     )  # fmt: skip
 
 
 def alone(decoder: Decoder, prompt: np.ndarray, state: np.ndarray, e: int, steps: int) -> tuple[list[int], np.ndarray]:
-    """The tokens of row e, and the state in front of the last of them, from ``Decoder``."""
+    """The tokens of row e, read and chosen one by one, and the state in front of the last of them."""
     logits, moved = decoder.read(prompt[:, None], np.ascontiguousarray(state[:, :, e : e + 1]))
     written: list[int] = []
     for n in range(steps):
-        before = moved
-        one = Draws(1, e % 3 + n, np.array([e + 2**33]), *SETTINGS[e % len(SETTINGS)])
-        tokens, logits, moved = decoder.decode(logits, moved, one)
-        written.append(int(tokens[0, 0]))
+        before, settings = moved, SETTINGS[e % len(SETTINGS)]
+        u = uniforms(settings.seed, np.array([e + 2**33]), e % 3 + n)
+        token = choose(logits, SamplingConfig(*settings), u)
+        logits, moved = decoder.read(token[None], moved)
+        written.append(int(token[0]))
     return written, before
 
 
@@ -61,7 +60,7 @@ def test_rows_that_flow_write_what_each_writes_alone(cell: str, lanes: int) -> N
     prompts, state = unread(ROWS, 9), models.state(config, ROWS, np.float32)
     left = np.random.default_rng(2).integers(1, STEPS, ROWS)
     begun, flow = state.copy(), start(prompts, left, 2000)
-    FlowDecoder(decoder).flow(state, flow, -1, lanes)
+    decoder.flow(state, flow, -1, lanes)
     assert flow.going.all()
     np.testing.assert_array_equal(flow.counts, left)
     np.testing.assert_array_equal(flow.left, 0)
@@ -74,7 +73,7 @@ def test_rows_stop_where_the_steps_end_and_keep_their_states() -> None:
     decoder = Decoder(config, models.params(config, np.float32))
     prompts, state = [row[:1] for row in unread(5, 1)], models.state(config, 5, np.float32)
     begun, flow = state.copy(), start(prompts, np.full(5, 100), 7)
-    FlowDecoder(decoder).flow(state, flow, -1, 3)
+    decoder.flow(state, flow, -1, 3)
     assert flow.going.tolist() == [True, True, True, False, False]
     assert flow.counts.tolist() == [7, 7, 7, 0, 0]
     assert flow.left.tolist() == [93, 93, 93, 100, 100]
@@ -92,7 +91,7 @@ def test_with_few_rows_left_it_comes_back_for_more() -> None:
     left = np.array([4, 4, 50, 50])
     for least, steps in ((0.0, 50), (0.75, 4)):
         flow = start([row[:1] for row in unread(4, 1)], left, 60)
-        FlowDecoder(decoder).flow(models.state(config, 4, np.float32), flow, -1, 4, least)
+        decoder.flow(models.state(config, 4, np.float32), flow, -1, 4, least)
         assert flow.counts.tolist() == [4, 4, steps, steps]
 
 
@@ -101,8 +100,8 @@ def test_a_row_ends_with_its_end() -> None:
     decoder = Decoder(config, models.params(config, np.float32))
     prompts, state = unread(ROWS, 5), models.state(config, ROWS, np.float32)
     whole, cut = start(prompts, np.full(ROWS, STEPS), 2000), start(prompts, np.full(ROWS, STEPS), 2000)
-    FlowDecoder(decoder).flow(state.copy(), whole, -1, 8)
-    FlowDecoder(decoder).flow(state.copy(), cut, 4, 8)
+    decoder.flow(state.copy(), whole, -1, 8)
+    decoder.flow(state.copy(), cut, 4, 8)
     for e in range(ROWS):
         tokens = whole.written[e, :STEPS].tolist()
         end = tokens.index(4) + 1 if 4 in tokens else STEPS
@@ -116,7 +115,7 @@ def test_alarm_weights_that_are_damaged_are_told_with_their_row() -> None:
     params["output.bias"][:] = np.nan
     flow = start(unread(2, 3), np.array([3, 3]), 5)
     with pytest.raises(ModelFileError, match=f"row {2**33}: .* not finite"):
-        FlowDecoder(Decoder(config, params)).flow(models.state(config, 2, np.float32), flow, -1, 2)
+        Decoder(config, params).flow(models.state(config, 2, np.float32), flow, -1, 2)
 
 
 CONFIGS = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError
-from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.models.step_contract import STEP, StepModel, zero_state
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import EOS
@@ -177,6 +177,8 @@ def test_equal_scores_go_by_the_lower_index() -> None:
 
 class Flat:
     """A model that finds every token equally probable."""
+
+    capabilities = STEP
 
     def __init__(self, model: StepModel) -> None:
         self.config, self.tokenizer, self.engine = model.config, model.tokenizer, "flat"

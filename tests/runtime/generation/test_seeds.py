@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.step_contract import SETTING_DTYPES, Draws, StepModel
+from unrolled.engine.models.draw_settings import GREEDY, SETTING_DTYPES, DrawSettings
+from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.runtime import load
 from unrolled.runtime.generation import batch_generator
@@ -21,7 +22,6 @@ from unrolled.runtime.generation.batch_generator import BatchGenerator
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.generation.requests.rows import Request
-from unrolled.runtime.generation.scheduler import slots
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.jobs.runner import Job, run_job
 from unrolled.runtime.models.engines import ENGINES, make_model
@@ -92,16 +92,21 @@ def test_numbers_of_other_types_become_those_of_python() -> None:
 
 
 def test_alarm_an_array_of_mixed_seeds_without_a_dtype_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots.Rules, "column", lambda self, name: np.array([getattr(r, name) for r in self.each]))
+    def rounded(settings: DrawSettings) -> DrawSettings:
+        pairs = zip(settings, SETTING_DTYPES, strict=True)
+        return DrawSettings(*(np.array(values).astype(dtype) for values, dtype in pairs))
+
+    monkeypatch.setattr(DrawSettings, "as_arrays", rounded)
     with pytest.raises(AssertionError):
         rows_apart(make("numba"), [replace(CONFIG, seed=seed) for seed in SEEDS])
 
 
-def test_the_kernels_take_the_dtypes_of_the_contract() -> None:
-    from unrolled.engine.kernels.decode.decoder import _SETTINGS
-
-    fields = dict(zip(Draws._fields[1:], _SETTINGS, strict=True))
-    assert {name: fields[name] for name in SETTING_DTYPES} == SETTING_DTYPES
+@pytest.mark.parametrize("rows", [[], [GREEDY], [GREEDY, DrawSettings(True, 1, 2**63 - 1, 0, 2**64 - 1)]])
+def test_settings_of_rows_have_the_dtypes_of_the_contract(rows: list[DrawSettings]) -> None:
+    stacked = DrawSettings.stack(rows)
+    twice = DrawSettings.concatenate([stacked, stacked.take(np.arange(len(rows)))])
+    assert [column.dtype for column in stacked] == [column.dtype for column in twice] == list(SETTING_DTYPES)
+    assert list(zip(*(column.tolist() for column in twice), strict=True)) == [*rows, *rows]
 
 
 # Files and tables.

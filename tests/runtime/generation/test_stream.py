@@ -22,7 +22,7 @@ from unrolled.engine.tokenizers.vocabulary import BOS, EOS
 from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, WeightStorage, as_restored
 from unrolled.runtime import Context, Generation, extend, generate, read, stream, write
-from unrolled.runtime.generation.scheduler.drawing_slots import CHUNK
+from unrolled.runtime.generation.scheduler.flow_slots import CHUNK
 from unrolled.runtime.models.engines import make_model
 from unrolled.runtime.models.onnx_model import open_checkpoint
 

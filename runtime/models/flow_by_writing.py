@@ -1,0 +1,55 @@
+"""The capability "flow" of a model whose graph writes whole texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.step_contract import Draws, Flow, WritingModel, pad_prompts
+
+TOKENS = 2048  # of all rows in a call: few rows draw more each, where a call costs as much as tokens drawn after an end
+CHUNK = 16  # the fewest tokens a row in a call
+
+
+def flow_by_writing(model: WritingModel, state: NDArray, flow: Flow, slots: int) -> None:
+    """Advance the first ``slots`` rows by one call of ``write`` for each group of rows.
+
+    Rows that read their prompts are written apart from those that go on, which have one token to read: nothing is padded
+    for these. The rows of a call share their settings.
+    """
+    going = np.flatnonzero(flow.going)
+    new = np.flatnonzero(~flow.going)[: slots - len(going)]
+    flow.going[new] = True
+    most = max(TOKENS // (len(going) + len(new)), CHUNK)
+    steps = min(most, flow.written.shape[1], int(flow.left[flow.going].max()))
+    for part in (new, going):
+        for rows, settings in _groups(part, flow.settings):
+            first = flow.first_draw[rows].astype(np.int64)
+            _write(model, state, flow, rows, Draws(steps, first, flow.indices[rows], settings))
+
+
+def _groups(rows: NDArray[np.intp], settings: DrawSettings) -> Iterator[tuple[NDArray[np.intp], DrawSettings]]:
+    """Yield rows of equal settings, with these."""
+    groups: dict[DrawSettings, list[int]] = {}
+    for e, values in zip(rows.tolist(), zip(*(column[rows].tolist() for column in settings), strict=True), strict=True):
+        groups.setdefault(DrawSettings(*values), []).append(e)
+    for values, members in groups.items():
+        yield np.array(members, np.intp), values
+
+
+def _write(model: WritingModel, state: NDArray, flow: Flow, rows: NDArray[np.intp], draws: Draws) -> None:
+    tokens, lengths = pad_prompts([flow.tokens[flow.at[e] : flow.end[e]] for e in rows])
+    written, moved = model.write(tokens, lengths, np.ascontiguousarray(state[:, :, rows]), draws)
+    state[:, :, rows] = moved
+    n, eos = len(written), model.tokenizer.eos_id
+    ends = written == eos  # all False without an <eos>
+    counts = np.where(ends.any(axis=0), ends.argmax(axis=0) + 1, n)
+    counts = np.minimum(counts, flow.left[rows])
+    flow.at[rows] = flow.end[rows]
+    flow.written[rows, :n] = written.T
+    flow.counts[rows] = counts
+    flow.left[rows] -= counts
+    flow.drawn[rows] = written[-1]  # written, but not read yet
