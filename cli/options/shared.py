@@ -19,6 +19,7 @@ from unrolled.engine.tokenizers.registry import TOKENIZERS
 from unrolled.engine.tokenizers.vocabulary import UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
+DATA_PANEL = "Data"
 READING = ("column", "field", "encoding", "delimiter", "quoting", "header")  # options that say how files are read
 
 
@@ -85,7 +86,7 @@ Precision = Annotated[
 Level = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help=f"What a token is; bpe: byte pairs. {one_of(TOKENIZERS)}", rich_help_panel="Data"
+        metavar="NAME", help=f"What a token is; bpe: byte pairs. {one_of(TOKENIZERS)}", rich_help_panel=DATA_PANEL
     ),
 ]
 Batching = Annotated[
@@ -93,7 +94,7 @@ Batching = Annotated[
     typer.Option(
         metavar="NAME",
         help="stream: one long text, the state carried on. records: a line or row each, <bos> to <eos>.",
-        rich_help_panel="Data",
+        rich_help_panel=DATA_PANEL,
     ),
 ]
 Unknown = Annotated[
@@ -102,7 +103,7 @@ Unknown = Annotated[
         metavar="NAME",
         help=f"Text outside the vocabulary. {one_of(UNKNOWN_POLICIES)} "
         f"{default('error for characters, replace for words')}",
-        rich_help_panel="Data",
+        rich_help_panel=DATA_PANEL,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
@@ -161,6 +162,13 @@ def refuse_unused(context: typer.Context, names: Iterable[str], why: str) -> Non
     if unused := given(context, *names):
         flags = ", ".join(map(flag, unused))
         raise ConfigError(f"{flags}: {why}; leave {'it' if len(unused) == 1 else 'them'} out")
+
+
+def refuse_reading(context: typer.Context, reading: ReadOptions, option: str) -> None:
+    """Raise ConfigError if options that say how files are read were typed without ``option``, which names a file."""
+    if reading.of_records:
+        raise ConfigError(f"{', '.join(reading.of_records)}: go with {option}")
+    refuse_unused(context, ["encoding"], f"goes with {option}")
 
 
 def read_options(settings: Mapping[str, Any]) -> ReadOptions:

@@ -17,7 +17,7 @@ from unrolled.engine.storage.json_text import to_json
 
 SET_WIDTH = int(os.environ["COLUMNS"]) or None if os.environ.get("COLUMNS", "").isdecimal() else None
 BYTES_SHOWN = "unrolled.shown"  # name of the error handler that codecs registers
-WIDE = 100  # columns, from which on there is room for every figure
+WIDE_COLUMNS = 100  # columns, from which on there is room for every figure
 
 
 def _console(stderr: bool) -> Console:

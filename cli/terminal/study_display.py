@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from unrolled.cli.terminal.console import WIDE, warn
+from unrolled.cli.terminal.console import WIDE_COLUMNS, warn
 from unrolled.cli.terminal.tables import StyledRow, fitting_tables, rate
 from unrolled.tuning.outcomes import Trial
 from unrolled.tuning.space import Value, written
@@ -46,10 +46,10 @@ class StudyDisplay(StudyObserver):
         self._tasks: dict[int, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            *([BarColumn(bar_width=20)] if console.width >= WIDE else []),
+            *([BarColumn(bar_width=20)] if console.width >= WIDE_COLUMNS else []),
             TextColumn("{task.percentage:3.0f}%", table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-            *([TimeElapsedColumn()] if console.width >= WIDE else []),
+            *([TimeElapsedColumn()] if console.width >= WIDE_COLUMNS else []),
             console=console,
             disable=not console.is_terminal,
             transient=True,

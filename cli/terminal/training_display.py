@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from unrolled.cli.terminal.console import WIDE, warn
+from unrolled.cli.terminal.console import WIDE_COLUMNS, warn
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
@@ -61,7 +61,7 @@ class TrainingDisplay(TrainingObserver):
         self._steps = 0
         self._next = 0.0  # when the lines are drawn again
         self._validated = ""
-        self._wide = console.width >= WIDE or not console.is_terminal
+        self._wide = console.width >= WIDE_COLUMNS or not console.is_terminal
         self._live: Live | None = None
 
     def __enter__(self) -> TrainingDisplay:

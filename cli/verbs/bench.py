@@ -42,10 +42,13 @@ bench = typer.Typer(
 )
 bench.command("runtimes")(runtimes)
 
-SIZES, OWN_SIZES = ("cells", "layers", "hidden", "batch", "length", "vocab"), "a named workload has sizes of its own"
-Cells = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
-Layers = Annotated[str | None, typer.Option(help="Numbers of layers.")]
-Hidden = Annotated[str | None, typer.Option(help="Hidden sizes.")]
+SIZE_OPTIONS, OWN_SIZES = (
+    ("cells", "layers", "hidden", "batch", "length", "vocab"),
+    "a named workload has sizes of its own",
+)
+CellNames = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
+LayerCounts = Annotated[str | None, typer.Option(help="Numbers of layers.")]
+HiddenSizes = Annotated[str | None, typer.Option(help="Hidden sizes.")]
 BatchSizes = Annotated[str | None, typer.Option(help="Batch sizes, or streams side by side.")]
 JsonFile = Annotated[
     Path | None,
@@ -137,9 +140,9 @@ def _run(
 @bench.command("train")
 def train(
     context: typer.Context,
-    cells: Cells = None,
-    layers: Layers = None,
-    hidden: Hidden = None,
+    cells: CellNames = None,
+    layers: LayerCounts = None,
+    hidden: HiddenSizes = None,
     batch: BatchSizes = None,
     length: Annotated[int, typer.Option(help="Steps of a batch.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 65,
@@ -157,7 +160,7 @@ def train(
     if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 65):
         workload = "train-quick" if quick else "train"
     elif workload is not None:
-        refuse_unused(context, SIZES, OWN_SIZES)
+        refuse_unused(context, SIZE_OPTIONS, OWN_SIZES)
     works = _named(workload, "train") if workload else None
     works = works or grid(
         "train",
@@ -174,9 +177,9 @@ def train(
 @bench.command("generate")
 def generate(
     context: typer.Context,
-    cells: Cells = None,
-    layers: Layers = None,
-    hidden: Hidden = None,
+    cells: CellNames = None,
+    layers: LayerCounts = None,
+    hidden: HiddenSizes = None,
     batch: BatchSizes = None,
     length: Annotated[int, typer.Option(help="Tokens written in each stream.")] = 64,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 100,
@@ -194,7 +197,7 @@ def generate(
     if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 100):
         workload = "generate-quick" if quick else "generate"
     elif workload is not None:
-        refuse_unused(context, SIZES, OWN_SIZES)
+        refuse_unused(context, SIZE_OPTIONS, OWN_SIZES)
     works = _named(workload, "generate") if workload else None
     works = works or grid(
         "generate",

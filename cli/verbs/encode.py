@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from unrolled.cli.options import shared as options
+from unrolled.cli.options.shared import DATA_PANEL
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json
 from unrolled.engine.data.data_config import DataConfig
@@ -18,20 +19,22 @@ from unrolled.engine.data.token_files import TOKENS_SUFFIX, read_encoded
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.recipe import fractions
 
-DATA = "Data"
-
 
 def encode(
     corpus: Annotated[list[Path], typer.Argument(help="Plain text files of any size, also .gz, .zst and pipes.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=f"Token file ({TOKENS_SUFFIX}) to write.")],
     level: options.Level = "char",
     split: Annotated[
-        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
+        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA_PANEL)
     ] = ",".join(map(str, DEFAULT_SPLIT)),
     encoding: options.Encoding = "utf-8",
-    lowercase: Annotated[bool | None, typer.Option(help="Lower-case the text.", rich_help_panel=DATA)] = None,
-    punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
-    vocab_size: Annotated[int | None, typer.Option(help="Most words or byte pairs.", rich_help_panel=DATA)] = None,
+    lowercase: Annotated[bool | None, typer.Option(help="Lower-case the text.", rich_help_panel=DATA_PANEL)] = None,
+    punctuation: Annotated[
+        bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA_PANEL)
+    ] = False,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Most words or byte pairs.", rich_help_panel=DATA_PANEL)
+    ] = None,
     unknown: options.Unknown = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,

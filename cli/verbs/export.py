@@ -90,10 +90,8 @@ def export(
     form = check_export(path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
     check_output(path, overwrite, [source, *([measure] if measure else [])], wanted.is_folder)
     reading = options.read_options(locals())
-    if not measure and reading.of_records:
-        raise ConfigError(f"{', '.join(reading.of_records)}: go with --measure")
     if not measure:
-        options.refuse_unused(context, ["encoding"], "goes with --measure")
+        options.refuse_reading(context, reading, "--measure")
     text = read_corpus((measure,), reading) if measure else None
     if text:
         show_readings(err, text.readings)

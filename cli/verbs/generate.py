@@ -77,16 +77,7 @@ def generate_text(
     With --input, exit codes are 0: done; 2: bad usage or input, or the output cannot be written; 3: done, but some rows
     became error records; 130: interrupted, and what is written is whole lines.
     """
-    if prompt and input:
-        raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
-    if not input:
-        options.refuse_unused(context, jobs.OF_JOBS, "only with --input, which names a file of prompts")
-        if logprobs and not json:
-            raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
-    if num_beams > 1:
-        options.refuse_unused(context, decoding.DRAWING, "a search with beams draws nothing")
-    elif greedy and not input:
-        options.refuse_unused(context, decoding.DRAWING, "greedy writing draws nothing")
+    _check_combination(context, prompt, input, num_beams, greedy, logprobs and not json)
     settings: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,
@@ -112,40 +103,70 @@ def generate_text(
             raise ConfigError(
                 "num_beams, input: got both; a file of prompts is written by drawing or greedily, beams go with --prompt"
             )
-        part = jobs.parse_shard(shard)
-        table = TableFormat(delimiter, quoting, header is not False)
         job = Job(
             input,
             output,
             format,
-            lanes,
-            part,
-            token_ids,
-            max_prompt_tokens,
-            precision,
-            strict,
-            resume,
-            overwrite,
-            table,
-            keep_columns,
+            lanes=lanes,
+            shard=jobs.parse_shard(shard),
+            token_ids=token_ids,
+            max_prompt_tokens=max_prompt_tokens,
+            precision=precision,
+            strict=strict,
+            resume=resume,
+            overwrite=overwrite,
+            table=TableFormat(delimiter, quoting, header is not False),
+            keep_columns=keep_columns,
         )
         config = GenerationConfig(do_sample=not greedy, **settings)
         _write_job(load(model, engine, precision), job, config, json)
         return
-    opened = load(model, engine, precision)
-    prompts = [options.unescape(text) for text in prompt or []] or [opened.tokenizer.start_prompt()]
+    prompts = [options.unescape(text) for text in prompt or []]
+    _write_texts(load(model, engine, precision), prompts, settings, beams, greedy, json)
+
+
+def _check_combination(
+    context: typer.Context,
+    prompt: list[str] | None,
+    input: str | None,
+    num_beams: int,
+    greedy: bool,
+    unplaced_logprobs: bool,
+) -> None:
+    """Refuse options that exclude each other or have no effect together.
+
+    Args:
+        unplaced_logprobs: log-probabilities were asked for, and the output is not JSON.
+    """
+    if prompt and input:
+        raise ConfigError("prompt, input: got both; a prompt can be a line of the file")
+    if not input:
+        options.refuse_unused(context, jobs.OF_JOBS, "only with --input, which names a file of prompts")
+        if unplaced_logprobs:
+            raise ConfigError("logprobs: they go with --json or --input; a text alone has no place for them")
+    if num_beams > 1:
+        options.refuse_unused(context, decoding.DRAWING, "a search with beams draws nothing")
+    elif greedy and not input:
+        options.refuse_unused(context, decoding.DRAWING, "greedy writing draws nothing")
+
+
+def _write_texts(
+    model: StepModel, prompts: list[str], settings: dict[str, Any], beams: dict[str, Any], greedy: bool, json: bool
+) -> None:
+    """Generate and print texts after each prompt; without prompts after the model's usual start."""
+    prompts = prompts or [model.tokenizer.start_prompt()]
     started = time.perf_counter()
     if beams:
-        texts: Sequence[Generation] = beam_search(opened, prompts, BeamConfig(**settings, **beams))
+        texts: Sequence[Generation] = beam_search(model, prompts, BeamConfig(**settings, **beams))
     else:
-        texts = generate(opened, prompts, GenerationConfig(do_sample=not greedy, **settings))
+        texts = generate(model, prompts, GenerationConfig(do_sample=not greedy, **settings))
     seconds = time.perf_counter() - started
     if json:
         tokens = sum(len(text.tokens) for text in texts)
         speed = {"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds}
-        print_json({"engine": opened.engine, **speed, "texts": [asdict(text) for text in texts]})
+        print_json({"engine": model.engine, **speed, "texts": [asdict(text) for text in texts]})
         return
-    _print_texts(opened.tokenizer, texts)
+    _print_texts(model.tokenizer, texts)
 
 
 def _write_job(model: StepModel, job: Job, config: GenerationConfig, json: bool) -> None:

@@ -28,7 +28,7 @@ from unrolled.tuning.plots import draw_range_test
 from unrolled.tuning.range_test import STEPS, RangeTest, range_test
 from unrolled.tuning.trial import Datasets, prepare_trial
 
-CURVE, PICTURE = "lr.jsonl", "lr.png"
+CURVE_FILE, CURVE_PICTURE = "lr.jsonl", "lr.png"
 NO_EFFECT = (
     *LIMITS,
     "validate_every",
@@ -46,9 +46,9 @@ NO_EFFECT = (
 @with_settings(hidden=NO_EFFECT)
 def lr_find(
     corpus: options.CorpusArgument = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help=f"Folder for {CURVE} and {PICTURE}.")] = Path(
-        "runs/lr-find"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=f"Folder for {CURVE_FILE} and {CURVE_PICTURE}.")
+    ] = Path("runs/lr-find"),
     recipe: options.Recipe = None,
     preset: options.Preset = None,
     low: Annotated[
@@ -72,7 +72,7 @@ def lr_find(
     """
     check_alone("lr-find")
     console = err if json else out
-    curve, picture = output / CURVE, output / PICTURE
+    curve, picture = output / CURVE_FILE, output / CURVE_PICTURE
     for path in (curve, picture):
         check_output(path, overwrite)
     text = open_corpus(corpus or (), options.read_options(settings))

@@ -43,10 +43,8 @@ def report(
         raise ConfigError(f"--output: got {output}, needs a name that ends in .html")
     check_output(output, overwrite, text or ())
     reading = options.read_options(locals())
-    if text is None and reading.of_records:
-        raise ConfigError(f"{', '.join(reading.of_records)}: go with --text")
     if text is None:
-        options.refuse_unused(context, ["encoding"], "goes with --text")
+        options.refuse_reading(context, reading, "--text")
     corpus = None if text is None else read_corpus(text, reading)
     if corpus is not None:
         show_readings(err, corpus.readings)

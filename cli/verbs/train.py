@@ -14,6 +14,7 @@ from unrolled.bench.machine.peak import quick_peak
 from unrolled.bench.workloads import flops_per_token
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.effects import without_effect
+from unrolled.cli.options.shared import DATA_PANEL
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.terminal.exit_codes import INTERRUPTED
@@ -43,7 +44,7 @@ from unrolled.report.tensorboard import EventFiles
 from unrolled.runtime import generate
 from unrolled.runtime.models.engines import TokenizedModel
 
-DATA, MODEL, OPTIMISATION = "Data", "Model", "Optimisation"
+MODEL_PANEL, OPTIMISATION_PANEL = "Model", "Optimisation"
 
 
 def train(
@@ -63,46 +64,53 @@ def train(
     ] = False,
     engine: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(TRAINABLES))] = "numba",
     precision: options.Precision = "float32",
-    cell: Annotated[str, typer.Option(metavar="NAME", help=options.one_of(CELLS), rich_help_panel=MODEL)] = "lstm",
-    layers: Annotated[int, typer.Option(rich_help_panel=MODEL)] = 1,
-    hidden: Annotated[int, typer.Option(help="Units a layer.", rich_help_panel=MODEL)] = 256,
-    embed: Annotated[int, typer.Option(help="Width of the embedding.", rich_help_panel=MODEL)] = 128,
-    dropout: Annotated[float, typer.Option(help="Between layers.", rich_help_panel=MODEL)] = 0.0,
-    input_dropout: Annotated[float, typer.Option(help="Of the embeddings.", rich_help_panel=MODEL)] = 0.0,
-    output_dropout: Annotated[float, typer.Option(help="Of what the output layer reads.", rich_help_panel=MODEL)] = 0.0,
+    cell: Annotated[
+        str, typer.Option(metavar="NAME", help=options.one_of(CELLS), rich_help_panel=MODEL_PANEL)
+    ] = "lstm",
+    layers: Annotated[int, typer.Option(rich_help_panel=MODEL_PANEL)] = 1,
+    hidden: Annotated[int, typer.Option(help="Units a layer.", rich_help_panel=MODEL_PANEL)] = 256,
+    embed: Annotated[int, typer.Option(help="Width of the embedding.", rich_help_panel=MODEL_PANEL)] = 128,
+    dropout: Annotated[float, typer.Option(help="Between layers.", rich_help_panel=MODEL_PANEL)] = 0.0,
+    input_dropout: Annotated[float, typer.Option(help="Of the embeddings.", rich_help_panel=MODEL_PANEL)] = 0.0,
+    output_dropout: Annotated[
+        float, typer.Option(help="Of what the output layer reads.", rich_help_panel=MODEL_PANEL)
+    ] = 0.0,
     variational: Annotated[
-        bool, typer.Option(help="Drop the same units at all steps of a chunk.", rich_help_panel=MODEL)
+        bool, typer.Option(help="Drop the same units at all steps of a chunk.", rich_help_panel=MODEL_PANEL)
     ] = False,
     tie: Annotated[
         bool,
-        typer.Option(help="Use the embedding as output weights; needs embed = hidden.", rich_help_panel=MODEL),
+        typer.Option(help="Use the embedding as output weights; needs embed = hidden.", rich_help_panel=MODEL_PANEL),
     ] = False,
     init: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Initial weights. {options.one_of(INITIALS)}", rich_help_panel=MODEL)
+        str,
+        typer.Option(metavar="NAME", help=f"Initial weights. {options.one_of(INITIALS)}", rich_help_panel=MODEL_PANEL),
     ] = "pytorch",
     init_scale: Annotated[
         float | None,
         typer.Option(
             help="Range of uniform, gain of the others. " + options.default("uniform 0.1, others 1"),
-            rich_help_panel=MODEL,
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
     forget_bias: Annotated[
-        float | None, typer.Option(help="Of an LSTM's forget gates at first.", rich_help_panel=MODEL)
+        float | None, typer.Option(help="Of an LSTM's forget gates at first.", rich_help_panel=MODEL_PANEL)
     ] = None,
     reset: Annotated[
         bool,
-        typer.Option(help="Begin each chunk with a state of zeros instead of carrying it on.", rich_help_panel=DATA),
+        typer.Option(
+            help="Begin each chunk with a state of zeros instead of carrying it on.", rich_help_panel=DATA_PANEL
+        ),
     ] = False,
     level: options.Level = "char",
     batching: options.Batching = "stream",
-    batch: Annotated[int, typer.Option(help="Lanes or records a batch.", rich_help_panel=DATA)] = 32,
+    batch: Annotated[int, typer.Option(help="Lanes or records a batch.", rich_help_panel=DATA_PANEL)] = 32,
     length: Annotated[
         int,
-        typer.Option(help="Tokens a chunk; of longer records the end is lost.", rich_help_panel=DATA),
+        typer.Option(help="Tokens a chunk; of longer records the end is lost.", rich_help_panel=DATA_PANEL),
     ] = 64,
     split: Annotated[
-        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA)
+        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA_PANEL)
     ] = ",".join(map(str, DEFAULT_SPLIT)),
     column: options.Column = None,
     field: options.Field = None,
@@ -114,102 +122,113 @@ def train(
         bool | None,
         typer.Option(
             help="Lower-case the text. " + options.default("yes for words, else no"),
-            rich_help_panel=DATA,
+            rich_help_panel=DATA_PANEL,
             show_default=False,
         ),
     ] = None,
-    punctuation: Annotated[bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA)] = False,
+    punctuation: Annotated[
+        bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA_PANEL)
+    ] = False,
     vocab_size: Annotated[
         int | None,
         typer.Option(
-            help="Most words or byte pairs. " + options.default("all words, 2048 byte pairs"), rich_help_panel=DATA
+            help="Most words or byte pairs. " + options.default("all words, 2048 byte pairs"),
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     unknown: options.Unknown = None,
     optimizer: Annotated[
-        str, typer.Option(metavar="NAME", help=options.one_of(OPTIMIZERS), rich_help_panel=OPTIMISATION)
+        str, typer.Option(metavar="NAME", help=options.one_of(OPTIMIZERS), rich_help_panel=OPTIMISATION_PANEL)
     ] = "adam",
     lr: Annotated[
         float | None,
         typer.Option(
             help="Learning rate. "
             + options.default(", ".join(f"{n} {r.default_learning_rate:g}" for n, r in OPTIMIZERS.items())),
-            rich_help_panel=OPTIMISATION,
+            rich_help_panel=OPTIMISATION_PANEL,
         ),
     ] = None,
     schedule: Annotated[
-        str, typer.Option(metavar="NAME", help=options.one_of(SCHEDULES), rich_help_panel=OPTIMISATION)
+        str, typer.Option(metavar="NAME", help=options.one_of(SCHEDULES), rich_help_panel=OPTIMISATION_PANEL)
     ] = "cosine",
-    momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION)] = 0.0,
+    momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=OPTIMISATION_PANEL)] = 0.0,
     alpha: Annotated[
-        float, typer.Option(help="Decay of rmsprop's mean of squared gradients.", rich_help_panel=OPTIMISATION)
+        float, typer.Option(help="Decay of rmsprop's mean of squared gradients.", rich_help_panel=OPTIMISATION_PANEL)
     ] = 0.99,
     beta1: Annotated[
-        float, typer.Option(help="Decay of adam's and adamw's mean of gradients.", rich_help_panel=OPTIMISATION)
+        float, typer.Option(help="Decay of adam's and adamw's mean of gradients.", rich_help_panel=OPTIMISATION_PANEL)
     ] = 0.9,
     beta2: Annotated[
-        float, typer.Option(help="Decay of their mean of squared gradients.", rich_help_panel=OPTIMISATION)
+        float, typer.Option(help="Decay of their mean of squared gradients.", rich_help_panel=OPTIMISATION_PANEL)
     ] = 0.999,
     eps: Annotated[
         float,
         typer.Option(
             help="Of rmsprop, adam and adamw: added to the root of that mean.",
-            rich_help_panel=OPTIMISATION,
+            rich_help_panel=OPTIMISATION_PANEL,
         ),
     ] = 1e-8,
     weight_decay: Annotated[
         float | None,
         typer.Option(
             help="L2 penalty; decoupled for adamw. " + options.default("adamw 0.01, others 0"),
-            rich_help_panel=OPTIMISATION,
+            rich_help_panel=OPTIMISATION_PANEL,
         ),
     ] = None,
     warmup: Annotated[
-        int, typer.Option(help="Steps over which the rate rises from nothing.", rich_help_panel=OPTIMISATION)
+        int, typer.Option(help="Steps over which the rate rises from nothing.", rich_help_panel=OPTIMISATION_PANEL)
     ] = 0,
     decay: Annotated[
-        float, typer.Option(help="Factor of one step down of schedule step or plateau.", rich_help_panel=OPTIMISATION)
+        float,
+        typer.Option(help="Factor of one step down of schedule step or plateau.", rich_help_panel=OPTIMISATION_PANEL),
     ] = 0.5,
     decay_after: Annotated[
-        int, typer.Option(help="Epochs before schedule step goes down, then each epoch.", rich_help_panel=OPTIMISATION)
+        int,
+        typer.Option(
+            help="Epochs before schedule step goes down, then each epoch.", rich_help_panel=OPTIMISATION_PANEL
+        ),
     ] = 1,
     decay_patience: Annotated[
         int,
-        typer.Option(help="Validations without a better loss that plateau lets pass.", rich_help_panel=OPTIMISATION),
+        typer.Option(
+            help="Validations without a better loss that plateau lets pass.", rich_help_panel=OPTIMISATION_PANEL
+        ),
     ] = 0,
     patience: Annotated[
         int | None,
         typer.Option(
             help="Stop after so many validations without a better loss; never if left out.",
-            rich_help_panel=OPTIMISATION,
+            rich_help_panel=OPTIMISATION_PANEL,
         ),
     ] = None,
     average: Annotated[
         float | None,
         typer.Option(
             help="Evaluate and save a moving average of the weights, of this decay, for instance 0.999.",
-            rich_help_panel=OPTIMISATION,
+            rich_help_panel=OPTIMISATION_PANEL,
         ),
     ] = None,
     label_smoothing: Annotated[
         float,
-        typer.Option(help="Share of the target's probability spread over all tokens.", rich_help_panel=OPTIMISATION),
+        typer.Option(
+            help="Share of the target's probability spread over all tokens.", rich_help_panel=OPTIMISATION_PANEL
+        ),
     ] = 0.0,
     clip_value: Annotated[
         float | None,
         typer.Option(
-            help="Largest size of any one gradient, before --clip; any if left out.", rich_help_panel=OPTIMISATION
+            help="Largest size of any one gradient, before --clip; any if left out.", rich_help_panel=OPTIMISATION_PANEL
         ),
     ] = None,
     sum_over_time: Annotated[
         bool,
         typer.Option(
             help="Sum the loss over a chunk's steps instead of averaging it: gradients are T times as large.",
-            rich_help_panel=OPTIMISATION,
+            rich_help_panel=OPTIMISATION_PANEL,
         ),
     ] = False,
     clip: Annotated[
-        float, typer.Option(help="Largest gradient norm; 0: no clipping.", rich_help_panel=OPTIMISATION)
+        float, typer.Option(help="Largest gradient norm; 0: no clipping.", rich_help_panel=OPTIMISATION_PANEL)
     ] = 1.0,
     epochs: Annotated[
         float | None,

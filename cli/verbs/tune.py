@@ -97,16 +97,18 @@ def tune(
         show_tables(console, trial_tables(result.trials, list(space), table_width(console)))
     _show_outcome(console, result, output, written, corpus or [])
     if json:
-        rows = [trial.to_dict() for trial in result.trials]
-        best = result.best and result.best.number
         read = [reading.to_dict() for reading in readings]
-        print_json(
-            {"best": best, "read": read, "interrupted": result.interrupted, "output": str(output), "trials": rows}
-        )
+        print_json(_json_values(result, read, output))
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.best is None:
         raise typer.Exit(FAILED)
+
+
+def _json_values(result: StudyResult, read: list[dict[str, Any]], output: Path) -> dict[str, Any]:
+    rows = [trial.to_dict() for trial in result.trials]
+    best = result.best and result.best.number
+    return {"best": best, "read": read, "interrupted": result.interrupted, "output": str(output), "trials": rows}
 
 
 def _draw_picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
