@@ -6,7 +6,8 @@ import numpy as np
 
 from unrolled.bench.workloads import Workload
 from unrolled.engine.data.batches import Batch
-from unrolled.engine.models.parameters import Params, initial_params
+from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.parameters import Params
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 
@@ -22,7 +23,7 @@ def make_batch(work: Workload) -> Batch:
 
 def make_params(work: Workload) -> Params:
     """Return initial parameters."""
-    return initial_params(work.config, 0)
+    return pytorch_params(work.config, 0)
 
 
 def make_checkpoint(work: Workload) -> Checkpoint:

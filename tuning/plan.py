@@ -13,7 +13,7 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.runs.recipe import experiment_of, with_limit
+from unrolled.engine.runs.recipe import make_experiment, with_default_limit
 from unrolled.engine.storage.json_text import finite
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.tuning.space import Space, check_space
@@ -49,7 +49,7 @@ class Plan:
     pruner: str = "median"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", with_limit(self.options))
+        object.__setattr__(self, "options", with_default_limit(self.options))
         check_choice("pruner", self.pruner, PRUNERS)
         check_choice("engine", self.options.get("engine", "numba"), TRAINABLES)
         if self.trials < 1:
@@ -60,7 +60,7 @@ class Plan:
         check_space(self.space, self.options)
         split = self.options.get("split", DEFAULT_SPLIT)
         # alone, because the other options need not go together without those that are searched
-        if not experiment_of({"split": split}).data.split[1]:
+        if not make_experiment({"split": split}).data.split[1]:
             raise ConfigError(f"split: got {split}; a search goes by the loss on a validation part")
 
     @property

@@ -12,10 +12,10 @@ from typing import Any
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.initializers import INITIALS
+from unrolled.engine.models.initializers import INITIALIZERS
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SCHEDULES
-from unrolled.engine.runs.recipe import OPTIONS, experiment_of, kind_of
+from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment, option_type
 
 Value = bool | int | float | str | None
 NONE = "none"  # how a choice is written that leaves an option unset
@@ -72,7 +72,7 @@ USUAL: dict[str, str] = {
     "dropout": "0:0.5",
     "input_dropout": "0:0.5",
     "output_dropout": "0:0.6",
-    "init": ",".join(INITIALS),
+    "init": ",".join(INITIALIZERS),
     "init_scale": "0.02:1:log",
     "forget_bias": "none,0,1,2",
     "optimizer": ",".join(OPTIMIZERS),
@@ -145,8 +145,8 @@ def parse_space(searches: Sequence[str], options: Mapping[str, Any]) -> Space:
 
 
 def _check_name(name: str) -> None:
-    can = [known for known in OPTIONS if known not in NOT_SEARCHED]
-    if name not in OPTIONS:
+    can = [known for known in TRAINING_OPTIONS if known not in NOT_SEARCHED]
+    if name not in TRAINING_OPTIONS:
         raise ConfigError(f"search: {name!r} is no setting; there are {', '.join(can)}".replace("_", "-"))
     if name in NOT_SEARCHED:
         raise ConfigError(f"search: {name.replace('_', '-')} is not searched: {NOT_SEARCHED[name]} do not compare")
@@ -162,7 +162,7 @@ def usual_rates(optimizers: Domain | None, options: Mapping[str, Any]) -> Number
 
 
 def _domain(name: str, text: str) -> Domain:
-    kind, optional = kind_of(name)
+    kind, optional = option_type(name)
     if ":" in text:
         return _numbers(name, kind, text)
     values = tuple(_value(name, kind, optional, part.strip()) for part in text.split(","))
@@ -227,7 +227,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
     accepted: set[tuple[str, Value]] = set()
     for chosen in _combinations(space):
         try:
-            experiment = experiment_of({**options, **chosen})
+            experiment = make_experiment({**options, **chosen})
             ModelConfig(vocab_size=2, **asdict(experiment.model))
         except ConfigError as error:
             refused.update({item: error for item in chosen.items() if item not in refused})

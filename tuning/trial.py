@@ -17,8 +17,8 @@ from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import CorpusError, divergence_error
-from unrolled.engine.runs.experiment import PreparedRun, encode, prepare_run
-from unrolled.engine.runs.recipe import experiment_of
+from unrolled.engine.runs.experiment import PreparedRun, make_dataset, prepare_run
+from unrolled.engine.runs.recipe import make_experiment
 from unrolled.engine.training.evaluation import evaluate
 from unrolled.engine.training.events import StepEvent, ValidationEvent
 from unrolled.engine.training.loop import train
@@ -69,7 +69,7 @@ class Datasets:
     def get(self, data: DataConfig) -> Dataset:
         key = replace(data, batch_size=1, length=1)  # the rest decides the ids
         if key not in self._made:
-            self._made[key] = encode(self.corpus, data)
+            self._made[key] = make_dataset(self.corpus, data)
         made = self._made[key]
         return Dataset(
             made.tokenizer,
@@ -86,7 +86,7 @@ def _cut(batches: Batches, batch_size: int, length: int) -> Batches:
 
 def prepare_trial(datasets: Datasets, options: Mapping[str, Any]) -> PreparedRun:
     """What ``train`` would make of the options, on data that is encoded already."""
-    experiment = experiment_of(options)
+    experiment = make_experiment(options)
     engine, precision = options.get("engine", "numba"), options.get("precision", "float32")
     return prepare_run(
         datasets.corpus,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import typer
 
 from unrolled.cli.options import shared as options
-from unrolled.engine.runs.recipe import default_of
+from unrolled.engine.runs.recipe import option_default
 
 
 class Condition(NamedTuple):
@@ -39,7 +39,7 @@ def without_effect(given: Mapping[str, Any], searched: Collection[str] = ()) -> 
     """
     found = []
     for name, condition in CONDITIONS.items():
-        idle = given[name] != default_of(name) and not condition.met(given)
+        idle = given[name] != option_default(name) and not condition.met(given)
         if idle and not {name, *condition.on} & set(searched):
             found.append(f"{options.flag(name)}: has no effect here; it goes with {condition.needs}")
     return found

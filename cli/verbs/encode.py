@@ -17,7 +17,7 @@ from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import TOKENS_SUFFIX, read_encoded
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.runs.recipe import fractions
+from unrolled.engine.runs.recipe import parse_fractions
 
 
 def encode(
@@ -48,7 +48,7 @@ def encode(
     check_output(output, overwrite, corpus)
     config = DataConfig(
         level=level,
-        split=fractions(split),
+        split=parse_fractions(split),
         lowercase=lowercase,
         punctuation=punctuation,
         vocab_size=vocab_size,

@@ -20,7 +20,7 @@ from unrolled.cli.terminal.training_display import TrainingDisplay
 from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
-from unrolled.engine.runs.recipe import LIMITS
+from unrolled.engine.runs.recipe import LIMIT_OPTIONS
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.training_engines import check_alone
@@ -30,7 +30,7 @@ from unrolled.tuning.trial import Datasets, prepare_trial
 
 CURVE_FILE, CURVE_PICTURE = "lr.jsonl", "lr.png"
 NO_EFFECT = (
-    *LIMITS,
+    *LIMIT_OPTIONS,
     "validate_every",
     "lr",
     "schedule",

@@ -24,13 +24,13 @@ from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.initializers import INITIALS
+from unrolled.engine.models.initializers import INITIALIZERS
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.experiment import PreparedRun, prepare_run
 from unrolled.engine.runs.metrics_log import METRICS
-from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, experiment_of
+from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, make_experiment
 from unrolled.engine.runs.resume_file import RESUME
 from unrolled.engine.runs.run_files import LOSS_CURVES, check_start
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
@@ -84,7 +84,9 @@ def train(
     ] = False,
     init: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"Initial weights. {options.one_of(INITIALS)}", rich_help_panel=MODEL_PANEL),
+        typer.Option(
+            metavar="NAME", help=f"Initial weights. {options.one_of(INITIALIZERS)}", rich_help_panel=MODEL_PANEL
+        ),
     ] = "pytorch",
     init_scale: Annotated[
         float | None,
@@ -264,7 +266,7 @@ def train(
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
     given = locals()  # whose names are those of the options
-    experiment, reading, idle = experiment_of(given), options.read_options(given), without_effect(given)
+    experiment, reading, idle = make_experiment(given), options.read_options(given), without_effect(given)
     with training_group(engine) as group:
         group.shared(lambda: _check_output(output, overwrite, resume))
         observers: list[TrainingObserver] = [EventFiles(output)] if tensorboard else []

@@ -12,9 +12,9 @@ import typer
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.effects import refuse
 from unrolled.cli.verbs.train import train
-from unrolled.engine.runs.recipe import OPTIONS
+from unrolled.engine.runs.recipe import TRAINING_OPTIONS
 
-SHARED_SETTINGS = (*options.READING, "engine", "precision", *OPTIONS)
+SHARED_SETTINGS = (*options.READING, "engine", "precision", *TRAINING_OPTIONS)
 IGNORED = ("samples", "tensorboard")  # of train: recipes may have them
 
 

@@ -1,1 +1,1 @@
-"""Describe a model and compute it in NumPy: config, parameters, layers, cells and the step contract."""
+"""Models: description, parameters, initial values, dropout, and the NumPy reference of their layers and cells."""

@@ -1,4 +1,4 @@
-"""What a model is: a frozen, validated description with a dict round-trip."""
+"""Description of a model: frozen, validated, with a dictionary round trip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrolled.engine.models.cells.cell import Cell
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A language model: embedding, ``num_layers`` recurrent layers of one cell, linear output over the vocabulary.
+    """Description of a language model: embedding, recurrent layers of one cell, linear output over the vocabulary.
 
     Args:
         cell: a key of ``CELLS``.
@@ -22,8 +22,8 @@ class ModelConfig:
         embedding_size: E.
         hidden_size: H, the same in every layer.
         num_layers: L.
-        dropout: probability that a unit between two layers is zeroed in training, in [0, 1).
-        tie_weights: the output layer uses the embedding's matrix; needs E = H.
+        dropout: probability of dropping a unit between two layers in training, in [0, 1).
+        tie_weights: whether the output layer uses the embedding's matrix; needs E = H.
 
     Raises:
         ConfigError: a value is out of range or two do not go together.
@@ -40,8 +40,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ConfigError(f"cell: {self.cell!r} is not known; choose one of {', '.join(CELLS)}")
-        for name, least in (("vocab_size", 2), ("embedding_size", 1), ("hidden_size", 1), ("num_layers", 1)):
-            value = getattr(self, name)
+        for name, value, least in (
+            ("vocab_size", self.vocab_size, 2),
+            ("embedding_size", self.embedding_size, 1),
+            ("hidden_size", self.hidden_size, 1),
+            ("num_layers", self.num_layers, 1),
+        ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least {least}")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float):
@@ -62,14 +66,15 @@ class ModelConfig:
 
     @property
     def spec(self) -> Cell:
+        """Return the cell's entry in ``CELLS``."""
         return CELLS[self.cell]
 
     def state_shape(self, batch_size: int) -> tuple[int, int, int, int]:
-        """Shape (S, L, B, H) of the state array of ``batch_size`` rows."""
+        """Return the shape (S, L, B, H) of the state of ``batch_size`` rows."""
         return (self.spec.states, self.num_layers, batch_size, self.hidden_size)
 
     def layer_input_size(self, layer: int) -> int:
-        """Width of what layer ``layer`` reads: E for the first, H for the others."""
+        """Return the input width of a layer: E for the first, H for the others."""
         return self.embedding_size if layer == 0 else self.hidden_size
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +83,11 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of ``to_dict``; unknown and missing keys are ConfigErrors."""
+        """Return the config that ``to_dict`` described.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value is invalid.
+        """
         if not isinstance(values, dict):
             raise ConfigError(f"model config: got a {type(values).__name__}, needs an object of settings")
         values = completed(cls, values)

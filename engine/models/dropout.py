@@ -1,4 +1,9 @@
-"""Dropout: which units a training step leaves out. The masks are made once, by the loop, so that all engines agree."""
+"""Dropout: its settings and its masks, which the training loop draws, so that all engines drop the same units.
+
+Sources: N. Srivastava et al., "Dropout" (2014), in the form that needs no rescaling at inference; never on the recurrent
+connections, as W. Zaremba et al., "Recurrent Neural Network Regularization" (2014); one mask for all time steps, Y. Gal and
+Z. Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks" (2016).
+"""
 
 from __future__ import annotations
 
@@ -12,18 +17,20 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
 
-STEPS = 1 << 16  # of a probability: 16 random bits decide on a unit, a quarter of the time that a float64 takes
+PROBABILITY_STEPS = 1 << 16  # 16 random bits decide on a unit: a quarter of the time of a random float64
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Probabilities, each in [0, 1), besides the model's own between layers.
+    """Dropout probabilities, each in [0, 1), in addition to the model's own between layers.
 
     Args:
-        inputs: of the embeddings' numbers.
-        outputs: of what the output layer reads.
-        variational: one mask for all steps of a batch (Y. Gal and Z. Ghahramani, "A Theoretically Grounded Application
-            of Dropout in Recurrent Neural Networks", 2016), there and between layers, instead of one a step.
+        inputs: dropout of the embeddings.
+        outputs: dropout of the output layer's input.
+        variational: one mask for all time steps of a batch, also between layers, instead of one for each time step.
+
+    Raises:
+        ConfigError: a probability is out of range.
     """
 
     inputs: float = 0.0
@@ -31,7 +38,7 @@ class Dropout:
     variational: bool = False
 
     def drops(self, config: ModelConfig) -> bool:
-        """Whether anything of the model is left out."""
+        """Return whether any unit of the model is dropped in training."""
         return bool(config.dropout or self.inputs or self.outputs)
 
     def __post_init__(self) -> None:
@@ -41,10 +48,10 @@ class Dropout:
 
 
 class Masks(NamedTuple):
-    """What values are multiplied by: 0, or 1 over the share that is kept. T is 1 where a mask serves all steps."""
+    """Factors of the values: 0, or the reciprocal of the share kept. T is 1 if one mask serves all time steps."""
 
     inputs: NDArray | None  # (T, B, E)
-    between: Sequence[NDArray] | None  # (T, B, H) a boundary between layers
+    between: Sequence[NDArray] | None  # (T, B, H) for each boundary between layers
     outputs: NDArray | None  # (T, B, H)
 
 
@@ -59,11 +66,7 @@ def dropout_masks(
     dtype: np.dtype | type = np.float32,
     dropout: Dropout = NO_DROPOUT,
 ) -> Masks | None:
-    """The masks of one batch; None where nothing is dropped.
-
-    Source: N. Srivastava et al., "Dropout" (2014), in the form that needs no rescaling later; never on the recurrent
-    connections, as W. Zaremba et al., "Recurrent Neural Network Regularization" (2014).
-    """
+    """Return the masks of one batch, or None if nothing is dropped."""
     if not dropout.drops(config):
         return None
     T = 1 if dropout.variational else T
@@ -78,7 +81,8 @@ def dropout_masks(
 
 
 def _mask(p: float, shape: tuple[int, int, int], rng: np.random.Generator, dtype: np.dtype | type) -> NDArray:
-    kept, size = max(1, round((1 - p) * STEPS)), int(np.prod(shape))
+    """Return a mask of a shape that drops units with probability ``p``."""
+    kept, size = max(1, round((1 - p) * PROBABILITY_STEPS)), int(np.prod(shape))
     words = rng.bit_generator.random_raw(-(-size // 4)).astype("<u8", copy=False)
     bits = words.view("<u2")[:size].reshape(shape)
-    return np.multiply(bits < kept, np.asarray(STEPS / kept, dtype), dtype=dtype)
+    return np.multiply(bits < kept, np.asarray(PROBABILITY_STEPS / kept, dtype), dtype=dtype)

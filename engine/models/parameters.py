@@ -1,7 +1,7 @@
-"""Expected names and shapes of the parameters, their initial values, and the check that both hold.
+"""Names and shapes of the parameters, flat storage of them, and their checks.
 
 Names, shapes and gate order are PyTorch's (``nn.Embedding``, ``nn.RNN``/``nn.GRU``/``nn.LSTM``, ``nn.Linear``), both
-biases kept, so a checkpoint of any engine loads in every other.
+biases kept, so that a checkpoint of any engine loads in every other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.config import ModelConfig
@@ -30,7 +30,7 @@ class LayerParams(NamedTuple):
 
 
 class LayerNames(NamedTuple):
-    """Their names, in the same order."""
+    """Names of the four arrays of one recurrent layer, in the order of ``LayerParams``."""
 
     w_ih: str
     w_hh: str
@@ -40,20 +40,22 @@ class LayerNames(NamedTuple):
 
 @functools.cache
 def layer_names(layer: int) -> LayerNames:
+    """Return the parameter names of a layer."""
     return LayerNames(*(f"rnn.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
 def layer_params(params: Mapping[str, NDArray], layer: int) -> LayerParams:
+    """Return the arrays of a layer."""
     return LayerParams(*(params[name] for name in layer_names(layer)))
 
 
 def output_weight_name(config: ModelConfig) -> str:
-    """Name of the (V, H) matrix of the output layer: the embedding's own where the weights are tied."""
+    """Return the name of the output layer's (V, H) matrix, which is the embedding's if the weights are tied."""
     return "embedding.weight" if config.tie_weights else "output.weight"
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name to shape of every parameter, in the order in which they are created and saved."""
+    """Return the shape of every parameter by name, in the order of creation and saving."""
     H, E, V = config.hidden_size, config.embedding_size, config.vocab_size
     rows = config.spec.gates * H
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, E)}
@@ -67,7 +69,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """How many numbers ``parameter_shapes`` has room for, of any config in no time."""
+    """Return the number of parameter values, in constant time for any number of layers."""
     H, V = config.hidden_size, config.vocab_size
     rows = config.spec.gates * H
     layers = [rows * (config.layer_input_size(layer) + H + 2) for layer in range(min(config.num_layers, 2))]
@@ -75,46 +77,28 @@ def parameter_count(config: ModelConfig) -> int:
     return V * config.embedding_size + layers[0] + inner + (0 if config.tie_weights else V * H) + V
 
 
-def check_room(config: ModelConfig, size: int, item_bytes: int = 4) -> None:
-    """Check that a file of ``size`` bytes can hold the parameters that its config asks for, before a config is believed.
+def check_file_size(config: ModelConfig, size: int, item_bytes: int = 4) -> None:
+    """Check that a file of ``size`` bytes can hold the parameters of its config, before anything is allocated for it.
 
     Raises:
-        ModelFileError: it cannot.
+        ModelFileError: the file is too small.
     """
     if (needed := item_bytes * parameter_count(config)) > size:
         raise ModelFileError(f"the config asks for {needed:,} bytes of weights, the file has {size:,}")
 
 
-def initial_params(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Params:
-    """Random initial parameters, the same for every engine.
-
-    Recurrent and output layers: uniform in ±1/√H, as PyTorch's. Embedding: normal with unit variance as PyTorch's, or
-    of variance 1/H where it also serves as the output matrix (unit variance would give logits of size √H).
-    """
-    rng = np.random.default_rng(seed)
-    bound = 1.0 / np.sqrt(config.hidden_size)
-    params: Params = {}
-    for name, shape in parameter_shapes(config).items():
-        if name == "embedding.weight":
-            values = rng.standard_normal(shape) * (bound if config.tie_weights else 1.0)
-        else:
-            values = rng.uniform(-bound, bound, shape)
-        params[name] = values.astype(dtype)
-    return params
-
-
-def views(flat: NDArray, shapes: Mapping[str, tuple[int, ...]]) -> Params:
-    """Parts of a flat array by name, one behind the other."""
-    parts, begin = {}, 0
+def parameter_views(flat: NDArray, shapes: Mapping[str, tuple[int, ...]]) -> Params:
+    """Return consecutive parts of a flat array as arrays of the given shapes, which share its memory."""
+    views, first = {}, 0
     for name, shape in shapes.items():
-        end = begin + math.prod(shape)
-        parts[name] = flat[begin:end].reshape(shape)
-        begin = end
-    return parts
+        last = first + math.prod(shape)
+        views[name] = flat[first:last].reshape(shape)
+        first = last
+    return views
 
 
-def flattened(params: Mapping[str, NDArray]) -> NDArray:
-    """A copy of all parameters as one flat array, in their order."""
+def flatten_params(params: Mapping[str, NDArray]) -> NDArray:
+    """Return a copy of all parameters as one flat array, in their order."""
     return np.concatenate([value.reshape(-1) for value in params.values()])
 
 

@@ -24,7 +24,7 @@ from unrolled.engine.models.parameters import (
     layer_params,
     output_weight_name,
     parameter_shapes,
-    views,
+    parameter_views,
 )
 from unrolled.engine.models.step_contract import are_ids, check_step
 from unrolled.engine.network.backends import FLOAT32, Backend, get_backend
@@ -208,7 +208,7 @@ class LanguageModel:
         h, final, tapes, x = self._layers(batch.inputs, state, masks)
         between, outputs = (None, None) if masks is None else (masks.between, masks.outputs)
         flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
-        grads = views(flat, shapes)
+        grads = parameter_views(flat, shapes)
         loss, dh = self._output_loss(h if outputs is None else h * outputs, batch, grads, smoothing)
         assert dh is not None  # asked for
         if outputs is not None:

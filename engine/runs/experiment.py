@@ -1,4 +1,4 @@
-"""One training from corpus to run folder: what the command line's ``train`` and the examples call."""
+"""An experiment: one training from a corpus to a run folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from unrolled.engine.data.dataset import Dataset, check_several_tokens, prepare_
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.initializers import Initial, begin
+from unrolled.engine.models.initializers import InitializerConfig, initialize_params
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.schedules import LIMIT_INDEPENDENT
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume_checks import run_settings
 from unrolled.engine.runs.run_folder import RunFolder
-from unrolled.engine.training.averaging import Averaged
+from unrolled.engine.training.averaging import AveragedTrainable
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.loop import train
 from unrolled.engine.training.observers import Sampler, SampleWriter, TrainingObserver
@@ -35,7 +35,7 @@ TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A ModelConfig without the vocabulary's size, which the corpus decides."""
+    """A ModelConfig without the size of the vocabulary, which follows from the corpus."""
 
     cell: str = "lstm"
     embedding_size: int = 128
@@ -47,14 +47,18 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a training besides the corpus and the engine."""
+    """Settings that determine a training, together with the corpus and the engine.
+
+    Raises:
+        ConfigError: a value is out of range, or a setting needs validation data and the split has none.
+    """
 
     training: TrainingConfig
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip_norm: float | None = 1.0
-    initial: Initial = field(default_factory=Initial)
+    initial: InitializerConfig = field(default_factory=InitializerConfig)
 
     def __post_init__(self) -> None:
         needs_validation = self.training.schedule == "plateau" or self.training.patience is not None
@@ -66,7 +70,7 @@ class Experiment:
             raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or None for no clipping")
 
     def record(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
-        """What a checkpoint says about how it came about."""
+        """Return the training record of a checkpoint: corpus and settings."""
         return {
             "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
             "data": self.data.to_dict(),
@@ -99,60 +103,71 @@ class PreparedRun:
         sampler: Sampler | None = None,
         group: Group = SINGLE_PROCESS,
     ) -> TrainingResult:
-        """Train into the run folder ``output``, or go on with the run there; ``observers`` watch, ``sampler`` writes.
+        """Train into the run folder ``output``, or resume the run there.
 
-        Of a ``group`` of processes one writes the folder, and it alone has the observers and the sampler.
+        Args:
+            overwrite: whether an earlier run in the folder may be replaced.
+            observers: observers in addition to the run folder.
+            resume: whether to continue the run in the folder, if there is one.
+            sampler: writes a text after each validation.
+            group: the processes that train together; only the leading one has the folder, observers and sampler.
+
+        Raises:
+            ConfigError: the folder cannot be used, or its run has other settings.
+            DivergedError: loss or gradient became NaN or infinite, or the loss exploded.
+            SaveError: the disk is full or the folder can no longer be written.
         """
         record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
         follows_limit = training.schedule not in LIMIT_INDEPENDENT or training.patience is not None
-        watching: list[TrainingObserver] = []
+        all_observers: list[TrainingObserver] = []
         group.check_same({"settings": run_settings(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
         with ExitStack() as stack:
 
-            def begin() -> tuple[TrainingResult | None, float | None]:
+            def open_folder() -> tuple[TrainingResult | None, float | None]:
                 folder = stack.enter_context(RunFolder(output, self.dataset.tokenizer, record, overwrite, resume))
-                watching.extend([folder, *observers, *([SampleWriter(sampler)] if sampler else [])])
+                all_observers.extend([folder, *observers, *([SampleWriter(sampler)] if sampler else [])])
                 start = folder.start(trainable, follows_limit)
                 return start, folder.record["training"].get("validation_share")
 
-            start, share = group.shared(begin)
-            training = replace(training, validation_share=share)  # of the run that goes on: 0.1.0's had none
+            start, share = group.shared(open_folder)
+            training = replace(training, validation_share=share)  # that of the resumed run; runs of 0.1.0 have none
             if start is not None and group.size > 1:
                 trainable.load_training_state(group.shared(trainable.training_state))
             data, validation = self.dataset.train, self.dataset.validation
-            return train(trainable, data, validation, training, watching, start=start, group=group)
+            return train(trainable, data, validation, training, all_observers, start=start, group=group)
 
 
-def _from_scratch(
+def _make_reference(
     config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None
 ) -> Trainable:
+    """Return a trainable of the NumPy reference."""
     return EngineTrainable(config, params, optimizer, clip_norm)
 
 
-def encode(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
-    """The corpus in batches, encoded now if it was not yet."""
+def make_dataset(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
+    """Return the batches of a corpus, which is encoded now if it is text."""
     return corpus.prepare(data) if isinstance(corpus, EncodedCorpus) else prepare_dataset(corpus, data)
 
 
 def prepare_run(
     corpus: Corpus | EncodedCorpus,
     experiment: Experiment,
-    make: TrainableMaker = _from_scratch,
+    make: TrainableMaker = _make_reference,
     dataset: Dataset | None = None,
 ) -> PreparedRun:
-    """Encode the corpus and make the model, with initial weights from the experiment's seed.
+    """Encode the corpus and create the model, with initial weights from the experiment's seed.
 
     Args:
-        make: makes the engine's Trainable; the NumPy reference if left out.
-        dataset: the corpus, where it is encoded already.
+        make: creates the engine's Trainable; the default is the NumPy reference.
+        dataset: the dataset of the corpus, if it exists already.
     """
     if isinstance(corpus, EncodedCorpus):
         experiment = replace(experiment, data=corpus.settle(experiment.data))
-    dataset = dataset or encode(corpus, experiment.data)
+    dataset = dataset or make_dataset(corpus, experiment.data)
     check_several_tokens(corpus.name, dataset.tokenizer, experiment.data)
     config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
-    params = begin(config, experiment.training.seed, experiment.initial)
+    params = initialize_params(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)
     if experiment.training.average is not None:
-        trainable = Averaged(trainable, experiment.training.average)
+        trainable = AveragedTrainable(trainable, experiment.training.average)
     return PreparedRun(experiment, corpus, dataset, trainable)

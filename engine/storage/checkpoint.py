@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.parameters import Params, check_params, check_room
+from unrolled.engine.models.parameters import Params, check_file_size, check_params
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers.contract import Tokenizer
@@ -119,7 +119,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
         config = ModelConfig.from_dict(metadata["config"])
-        check_room(config, path.stat().st_size)
+        check_file_size(config, path.stat().st_size)
         tokenizer = tokenizer_from_dict(metadata["tokenizer"])
         check_params(config, params)
         checkpoint = Checkpoint(config, params, tokenizer, metadata["training"])

@@ -22,7 +22,7 @@ from unrolled.engine.training.trainable import StepResult, Trainable
 PREFIX, UPDATES = "average/", "average_updates"
 
 
-class Averaged:
+class AveragedTrainable:
     """A trainable that learns as ``inner`` does, and is evaluated, sampled from and saved with averaged weights.
 
     average ← average + (1 - d)·(weights - average),   d = min(decay, (1 + n) / (10 + n)) at the n-th update,

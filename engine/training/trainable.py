@@ -13,7 +13,7 @@ from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.layers import LossResult
-from unrolled.engine.models.parameters import Params, check_params, flattened, parameter_shapes, views
+from unrolled.engine.models.parameters import Params, check_params, flatten_params, parameter_shapes, parameter_views
 from unrolled.engine.models.step_contract import Stepper
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.network.language_model import LanguageModel
@@ -102,8 +102,8 @@ class EngineTrainable(LanguageModel):
     ) -> None:
         check_params(config, params)
         shapes = parameter_shapes(config)
-        flat = flattened({name: params[name] for name in shapes})
-        super().__init__(config, views(flat, shapes), backend, precision)
+        flat = flatten_params({name: params[name] for name in shapes})
+        super().__init__(config, parameter_views(flat, shapes), backend, precision)
         self.clip_norm = clip_norm
         self.optimizer = Optimizer(optimizer, flat, self.backend.update_rules)
         self.learning_rate = optimizer.base_learning_rate

@@ -13,7 +13,7 @@ from unrolled.engine.canonical import canonical, completed
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.parameters import check_room
+from unrolled.engine.models.parameters import check_file_size
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers.contract import Tokenizer
@@ -153,7 +153,7 @@ def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = N
         weights = _parse_weights(metadata.get(PREFIX + "weights"), metadata[PREFIX + "checkpoint_digest"])
         config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
         if size is not None:
-            check_room(config, size, NUMBER_FORMATS[weights.storage].item_bytes)
+            check_file_size(config, size, NUMBER_FORMATS[weights.storage].item_bytes)
         stated = parse_json(metadata[PREFIX + "state"], "state")
         for key, value in _state(config).items():
             if stated.get(key) != value:

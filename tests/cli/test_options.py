@@ -17,7 +17,7 @@ from unrolled.cli.app import app, bench, run
 from unrolled.cli.options.effects import CONDITIONS, without_effect
 from unrolled.cli.options.shared import READING
 from unrolled.cli.verbs.lr_find import NO_EFFECT
-from unrolled.engine.runs.recipe import OPTIONS, default_of
+from unrolled.engine.runs.recipe import TRAINING_OPTIONS, option_default
 from unrolled.engine.storage.checkpoint import save_checkpoint
 
 TEXT = "".join(f"{number} quick brown foxes jump over the lazy dog.\n" for number in range(20))
@@ -30,7 +30,7 @@ def unread(verb: Callable[..., Any]) -> set[str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(verb)))
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     if "locals" in read:
-        read |= {*OPTIONS, *READING}
+        read |= {*TRAINING_OPTIONS, *READING}
     parameters = inspect.signature(verb, eval_str=True).parameters.values()
     called = {p.name for p in parameters if any(getattr(m, "callback", None) for m in _metadata(p.annotation))}
     return {p.name for p in parameters} - read - called
@@ -145,10 +145,10 @@ def test_train_says_which_settings_have_no_effect(
 
 
 def test_what_a_study_chooses_may_have_an_effect() -> None:
-    usual = {name: default_of(name) for name in OPTIONS}
+    usual = {name: option_default(name) for name in TRAINING_OPTIONS}
     assert without_effect(usual) == []
     given = {**usual, "decay": 0.3, "variational": True}
     assert len(without_effect(given)) == 2
     assert without_effect(given, {"schedule", "output_dropout"}) == []
     assert without_effect({**given, "schedule": "step", "dropout": 0.1}) == []
-    assert set(CONDITIONS) <= set(OPTIONS)
+    assert set(CONDITIONS) <= set(TRAINING_OPTIONS)

@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.parameters import Params, initial_params
+from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.parameters import Params
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 
@@ -27,7 +28,7 @@ def config(cell: str, layers: int = 2, **settings: Any) -> ModelConfig:
 
 def params(model: ModelConfig, dtype: DTypeLike = np.float64, seed: int = 1) -> Params:
     """Parameters larger than the usual initial ones, so that gates leave their linear range."""
-    return {name: (value * 1.5).astype(dtype) for name, value in initial_params(model, seed, np.float64).items()}
+    return {name: (value * 1.5).astype(dtype) for name, value in pytorch_params(model, seed, np.float64).items()}
 
 
 def batch(model: ModelConfig, steps: int = T, rows: int = B, seed: int = 2, masked: bool = True) -> Batch:

@@ -33,7 +33,7 @@ from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.processes.worker import Delivery
 from unrolled.engine.runs.experiment import Experiment
-from unrolled.engine.runs.recipe import OPTIONS, experiment_of, kind_of
+from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment, option_type
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.training.validation_budget import share_of_work
 from unrolled.export.training_engines import TRAINABLES
@@ -102,7 +102,7 @@ def test_ranges_and_choices_have_the_types_of_their_options() -> None:
 
 
 def test_every_searchable_option_has_a_usual_range_that_works_somewhere() -> None:
-    assert set(USUAL) | {"lr"} == set(OPTIONS) - set(NOT_SEARCHED)
+    assert set(USUAL) | {"lr"} == set(TRAINING_OPTIONS) - set(NOT_SEARCHED)
     companions = {
         "init_scale": {"init": "uniform"},
         "dropout": {"layers": 2},
@@ -191,23 +191,23 @@ def test_fixed_options_may_need_those_that_are_searched() -> None:
 
 
 def test_options_make_the_experiment_and_nothing_else_does() -> None:
-    assert experiment_of({}) == experiment_of({"epochs": 10, "output": "x", "json": True})
-    made = experiment_of(
+    assert make_experiment({}) == make_experiment({"epochs": 10, "output": "x", "json": True})
+    made = make_experiment(
         {"hidden": 7, "lr": 0.5, "split": "0.8,0.1,0.1", "clip": 0, "seed": 4, "decay_after": 3, "init": "xavier"}
     )
     assert (made.model.hidden_size, made.optimizer.learning_rate, made.clip_norm) == (7, 0.5, None)
     assert (made.data.split, made.data.seed, made.training.seed) == ((0.8, 0.1, 0.1), 4, 4)
     assert (made.training.decay.after, made.initial.kind, made.training.epochs) == (3, "xavier", 10)
-    assert experiment_of({"steps": 5}).training.epochs is None
+    assert make_experiment({"steps": 5}).training.epochs is None
 
 
 def test_kinds_of_options_are_those_of_the_fields() -> None:
-    assert kind_of("hidden") == (int, False)
-    assert kind_of("lr") == (float, True)
-    assert kind_of("tie") == (bool, False)
-    assert kind_of("cell") == (str, False)
-    assert kind_of("clip") == (float, False)
-    assert kind_of("forget_bias") == (float, True)
+    assert option_type("hidden") == (int, False)
+    assert option_type("lr") == (float, True)
+    assert option_type("tie") == (bool, False)
+    assert option_type("cell") == (str, False)
+    assert option_type("clip") == (float, False)
+    assert option_type("forget_bias") == (float, True)
 
 
 # Trials
@@ -252,10 +252,11 @@ def test_a_trial_that_is_not_wanted_ends_at_that_rung() -> None:
 
 def test_a_corpus_is_encoded_once_for_all_batch_sizes_and_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(trials, "encode", lambda *given, encode=trials.encode: calls.append(1) or encode(*given))
+    original = trials.make_dataset
+    monkeypatch.setattr(trials, "make_dataset", lambda *given: calls.append(1) or original(*given))
     datasets = Datasets(CORPUS, lanes=2)
     for batch, length in ((4, 8), (8, 8), (3, 16)):
-        experiment = experiment_of({**BASE, "batch": batch, "length": length})
+        experiment = make_experiment({**BASE, "batch": batch, "length": length})
         made = datasets.get(experiment.data)
         assert next(made.train.epoch(None)).inputs.shape == (length, batch)
         assert made.validation is not None
@@ -579,7 +580,7 @@ def test_train_takes_the_best_recipe_as_it_is(fox: str, tmp_path: Path, capsys: 
     assert record["result"]["best"]["loss"] == best["loss"]
     assert record["optimizer"]["learning_rate"] == best["params"]["lr"]
     values = {name.replace("-", "_"): value for name, value in tomllib.loads(recipe.read_text()).items()}
-    trial = experiment_of({**values, **best["params"]})
+    trial = make_experiment({**values, **best["params"]})
     assert record == {**_as_recorded(trial), "result": record["result"]}
     assert recipe.read_text().startswith(f"# Validation loss {best['loss']:.4f} nats a token, trial {best['number']} ")
     if "matplotlib" in sys.modules:
@@ -676,7 +677,7 @@ def test_the_verbs_have_the_options_of_train_and_every_setting_has_its_place() -
         }
 
     settings = {name: value for name, value in of(train).items() if name not in (*NO_SETTINGS, *IGNORED)}
-    assert set(settings) == {*OPTIONS, *READING, "engine", "precision"}
+    assert set(settings) == {*TRAINING_OPTIONS, *READING, "engine", "precision"}
     for verb in (tune, lr_find):
         assert settings.items() <= of(verb).items()
 

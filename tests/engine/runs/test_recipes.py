@@ -16,7 +16,7 @@ from unrolled.cli.verbs.train import train
 from unrolled.cli.verbs.tune import tune
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.runs.recipe import OPTIONS, experiment_of
+from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment
 from unrolled.engine.storage.checkpoint import load_checkpoint
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
@@ -97,7 +97,7 @@ def test_every_preset_is_a_recipe(preset: str, tmp_path: Path) -> None:
 def test_presets_end_where_the_figures_were_measured(preset: str, steps: int) -> None:
     recipe = read_recipe(FOLDER / f"{preset}.toml", kinds_of(train))
     data = StreamBatches(np.zeros(1_003_854, np.uint8), recipe["batch"], recipe["length"])
-    training = experiment_of({**recipe, "split": "0.9,0.1,0"}).training
+    training = make_experiment({**recipe, "split": "0.9,0.1,0"}).training
     assert (
         training.share_done(steps - 1, data.batches_per_epoch, 0)
         < 1
@@ -191,7 +191,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
 def test_every_verb_with_recipes_takes_the_kinds_of_its_options() -> None:
     for verb in (train, tune, lr_find):
         kinds = kinds_of(verb)
-        assert set(OPTIONS) <= set(kinds)
+        assert set(TRAINING_OPTIONS) <= set(kinds)
         assert {name: kinds[name] for name in ("hidden", "lr", "tie", "cell", "clip", "split", "lowercase")} == {
             "hidden": int, "lr": float, "tie": bool, "cell": str, "clip": float, "split": str, "lowercase": bool,
         }  # fmt: skip

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.parameters import initial_params
+from unrolled.engine.models.initializers import pytorch_params
 from unrolled.engine.sampling.filters import FILTERS, keep_top_k, keep_top_p
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import SamplingConfig, choose, draw
@@ -107,7 +107,7 @@ def torch_chooser(V: int, scripted: bool) -> Chooser:
     from unrolled.export.torch.model import make_torch_model
 
     config = ModelConfig("rnn", max(V, 2), 3, 4)
-    module: Any = make_torch_model(config, initial_params(config, 0)).eval()
+    module: Any = make_torch_model(config, pytorch_params(config, 0)).eval()
     if scripted:
         module = torch.jit.script(module)
 

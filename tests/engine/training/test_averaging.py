@@ -9,7 +9,7 @@ from tolerances import assert_close
 
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.optimizers.config import OptimizerConfig
-from unrolled.engine.training.averaging import Averaged
+from unrolled.engine.training.averaging import AveragedTrainable
 from unrolled.engine.training.trainable import Trainable
 from unrolled.export.training_engines import TRAINABLES, make_trainable
 
@@ -25,7 +25,7 @@ def engine(name: str) -> Trainable:
 
 @pytest.mark.parametrize("name", TRAINABLES)
 def test_the_average_is_its_formula_and_the_weights_learn_as_without_it(name: str) -> None:
-    plain, averaged = engine(name), Averaged(engine(name), 0.5)
+    plain, averaged = engine(name), AveragedTrainable(engine(name), 0.5)
     expected = plain.export_params()
     for n in range(1, 16):
         one = plain.train_step(BATCH, STATE, 0.05, None)
@@ -43,7 +43,7 @@ def test_the_average_is_its_formula_and_the_weights_learn_as_without_it(name: st
     state = averaged.training_state()
     with pytest.raises(AssertionError):  # the alarm: weights and average are not the same
         assert_close(averaged.inner.export_params()["output.bias"], expected["output.bias"], "engine")
-    again = Averaged(engine(name), 0.5)
+    again = AveragedTrainable(engine(name), 0.5)
     again.load_training_state(state)
     np.testing.assert_array_equal(again.export_params()["output.bias"], averaged.export_params()["output.bias"])
     with pytest.raises(ModelFileError, match="averaged weights are missing"):
