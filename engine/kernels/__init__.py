@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from unrolled.engine.kernels import optimizers as optim
 from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
 from unrolled.engine.kernels.jit.compilation import Kernel
-from unrolled.engine.kernels.layers import layers
+from unrolled.engine.kernels.layers import embedding, first_layer, linear, output_loss
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.kernels.recurrent.scan import backward, forward
+from unrolled.engine.kernels.threads.buffer_pool import zeros
 
 KERNELS: dict[str, Kernel] = {cell: Kernel(partial(forward, cell), partial(backward, cell)) for cell in CELL_FORMULAS}
 
@@ -27,25 +28,21 @@ class Layers(NamedTuple):
     linear_backward_input: Callable[..., Any]
     linear_backward_weight: Callable[..., Any]
     embedded_linear_forward: Callable[..., Any]
-    embedded_linear_backward: Callable[..., Any]
     first_layer_backward: Callable[..., Any]
-    softmax_cross_entropy: Callable[..., Any]
     output_loss: Callable[..., Any]
 
 
 def _layers_with(packing: Packing) -> Layers:
     return Layers(
-        layers.zeros,
-        layers.embedding_forward,
-        layers.embedding_backward,
-        partial(layers.linear_forward, packing=packing),
-        partial(layers.linear_backward_input, packing=packing),
-        partial(layers.linear_backward_weight, packing=packing),
-        partial(layers.embedded_linear_forward, packing=packing),
-        partial(layers.embedded_linear_backward, packing=packing),
-        partial(layers.first_layer_backward, packing=packing),
-        layers.softmax_cross_entropy,
-        partial(layers.output_loss, packing=packing),
+        zeros,
+        embedding.embedding_forward,
+        embedding.embedding_backward,
+        partial(linear.linear_forward, packing=packing),
+        partial(linear.linear_backward_input, packing=packing),
+        partial(linear.linear_backward_weight, packing=packing),
+        partial(first_layer.embedded_linear_forward, packing=packing),
+        partial(first_layer.first_layer_backward, packing=packing),
+        partial(output_loss.output_loss, packing=packing),
     )
 
 

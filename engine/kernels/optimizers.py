@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.jit.compilation import compiled_sum
-from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
+from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.update_rules import Moments, UpdateRule, UpdateScalars
 
@@ -24,7 +24,7 @@ def _sum_of_squares(values: NDArray) -> float:
     return total
 
 
-@compiled_parallel
+@compiled_on_all_threads
 def _sums_of_squares(part: int, parts: int, values: NDArray, sums: NDArray) -> None:
     N, blocks = values.shape[0], sums.shape[0]
     for block in range(part * blocks // parts, (part + 1) * blocks // parts):
@@ -33,11 +33,11 @@ def _sums_of_squares(part: int, parts: int, values: NDArray, sums: NDArray) -> N
 
 def grad_norm(grads: NDArray) -> float:
     sums = np.empty(-(-len(grads) // NORM_BLOCK))
-    _sums_of_squares(get_num_threads(), grads, sums)
+    _sums_of_squares(grads, sums)
     return math.sqrt(float(sums.sum()))
 
 
-@compiled_parallel
+@compiled_on_all_threads
 def _sgd_kernel(
     part: int, parts: int, param: NDArray, grad: NDArray, first: NDArray, lr: float, scale: float, decay: float,
     momentum: float,
@@ -57,12 +57,10 @@ def _sgd_kernel(
 
 def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
     rate, _, scale = scalars
-    _sgd_kernel(
-        get_num_threads(), param, grad, moments.first, rate, scale, config.effective_weight_decay, config.momentum
-    )
+    _sgd_kernel(param, grad, moments.first, rate, scale, config.effective_weight_decay, config.momentum)
 
 
-@compiled_parallel
+@compiled_on_all_threads
 def _rmsprop_kernel(
     part: int, parts: int, param: NDArray, grad: NDArray, second: NDArray, lr: float, scale: float, decay: float,
     alpha: float, eps: float,
@@ -81,11 +79,11 @@ def _rmsprop_kernel(
 def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
     rate, _, scale = scalars
     _rmsprop_kernel(
-        get_num_threads(), param, grad, moments.second, rate, scale, config.effective_weight_decay, config.alpha, config.eps
+        param, grad, moments.second, rate, scale, config.effective_weight_decay, config.alpha, config.eps
     )  # fmt: skip
 
 
-@compiled_parallel
+@compiled_on_all_threads
 def _adam_kernel(
     part: int, parts: int, param: NDArray, grad: NDArray, first: NDArray, second: NDArray, constants: NDArray,
 ) -> None:  # fmt: skip
@@ -112,7 +110,7 @@ def _run_adam(
     root_scale = 1 / math.sqrt(1 - config.beta2**step)
     rate /= 1 - config.beta1**step
     numbers = (scale, decay, kept, 1 - config.beta1, config.beta2, 1 - config.beta2, root_scale, config.eps, rate)
-    _adam_kernel(get_num_threads(), param, grad, *moments, np.array(numbers, param.dtype))
+    _adam_kernel(param, grad, *moments, np.array(numbers, param.dtype))
 
 
 def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:

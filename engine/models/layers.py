@@ -1,6 +1,6 @@
 """Input, output and loss of the network in NumPy: every layer a forward and a backward function.
 
-The Numba kernels have the same names and signatures (``unrolled.engine.kernels.layers.layers``).
+The Numba kernels have the same names and signatures (``unrolled.engine.kernels.layers``).
 """
 
 from __future__ import annotations

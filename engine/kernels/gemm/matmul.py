@@ -18,7 +18,7 @@ from unrolled.engine.kernels.gemm.packing import by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.simd.copies import copy_block
 from unrolled.engine.kernels.threads.buffer_pool import empty
-from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
+from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
 # rows of a panel read at a time; more rows: sums are read and written less, but panels leave the L2 cache
 DEPTH_BLOCK = 512
@@ -171,7 +171,7 @@ def add_product(
     multiply(a, a_at, a_row, a_depth, panels, c, c_at, c_row, c, c_at, c_row, rows, N, back)
 
 
-@compiled_parallel
+@compiled_on_all_threads
 def _product(
     part: int, parts: int, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray,
 ) -> None:  # fmt: skip
@@ -196,6 +196,6 @@ def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDAr
     c = empty((len(a), len(bias)), a.dtype)
     start, start_row = bias, 0
     for k0, k1, panels in factors:
-        _product(get_num_threads(), a, k0, k1, panels, start, start_row, c)
+        _product(a, k0, k1, panels, start, start_row, c)
         start, start_row = c, len(bias)
     return c

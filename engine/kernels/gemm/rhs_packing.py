@@ -21,7 +21,7 @@ from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.simd.bf16 import WORD_DTYPE, word
 from unrolled.engine.kernels.simd.copies import copy_transposed, make_copy, make_pairing
 from unrolled.engine.kernels.threads.buffer_pool import empty
-from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
+from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
 PACK_ROWS = 16  # rows of a second factor packed at a time: as many lanes as a register has at the most, or a multiple
 
@@ -82,7 +82,7 @@ _put_number = by_packing("panels", _put, _put_word)
 _copy_block = by_packing("panels", _copy_rows, _copy_rows_words)
 
 
-@compiled_parallel
+@compiled_on_all_threads
 def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, paired: int) -> None:
     """``paired`` rows make one of the packed ones. The depth is shared out in whole blocks of rows."""
     P, depth, W = panels.shape
@@ -128,7 +128,7 @@ def _packed(b: NDArray, transposed: bool, packing: Packing) -> NDArray:
     W = panel_width(dtype)
     panels = empty((-(-N // W), depth, W), dtype)
     panels[:, -(-K // paired) :] = 0
-    _pack(get_num_threads(), b, panels, transposed, paired)
+    _pack(b, panels, transposed, paired)
     return panels
 
 

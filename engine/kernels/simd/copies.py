@@ -113,6 +113,13 @@ def copy_row(source: NDArray, target: NDArray) -> None:
 
 
 @compiled
+def add_row(source: NDArray, target: NDArray) -> None:
+    """target[:] += source."""
+    for j in range(len(source)):
+        target[j] += source[j]
+
+
+@compiled
 def copy_block(
     source: NDArray, source_at: int, source_row: int, target: NDArray, target_at: int, target_row: int, rows: int,
     columns: int,

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
+
 SMALLEST = 1 << 16  # bytes; smaller arrays come from np.empty, which keeps them at hand itself
 LINE = 64  # bytes of a cache; large arrays of the C library start 16 behind one, and each wide load would read two
 MOST_BUFFERS, MOST_BYTES = 64, 1 << 29  # beyond either the free buffers are dropped
@@ -87,3 +89,16 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
         else:
             buffer = _add_buffer(size)
         return np.ndarray(shape, kind, buffer.memory, buffer.first)
+
+
+@compiled_on_all_threads
+def _clear(part: int, parts: int, array: NDArray) -> None:
+    N = array.shape[0]
+    array[part * N // parts : (part + 1) * N // parts] = 0
+
+
+def zeros(size: int, dtype: DTypeLike) -> NDArray:
+    """Return a flat array of zeros, as ``empty`` returns arrays."""
+    array = empty((size,), dtype)
+    _clear(array)
+    return array

@@ -198,6 +198,22 @@ def compiled_parallel(function: Callable[..., None]) -> Any:
     return call
 
 
+def compiled_on_all_threads(function: Callable[..., None]) -> Any:
+    """Compile ``function(part, parts, …)`` as ``compiled_parallel`` does, with a part for each thread.
+
+    It is called with the arguments that follow ``parts``.
+    """
+    run = compiled_parallel(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> None:
+        run(get_num_threads(), *arguments)
+
+    own = inspect.signature(run)
+    call.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
+    return call
+
+
 def _address(body: Any, of: tuple[Any, ...]) -> int:
     """Where ``body`` lies in memory for arguments of Numba's types ``of``; it is compiled or loaded first."""
     address, returned = function_address(body, (types.intp, types.intp, *of))

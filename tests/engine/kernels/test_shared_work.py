@@ -14,7 +14,8 @@ from tolerances import assert_close
 
 from unrolled.engine.kernels.gemm import weight_gradient
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
-from unrolled.engine.kernels.layers import layers
+from unrolled.engine.kernels.layers import output_loss
+from unrolled.engine.kernels.threads import thread_pool
 from unrolled.engine.network.language_model import LanguageModel
 
 MORE_THREADS = (3, 4, 5, 16)
@@ -104,14 +105,14 @@ def test_gradients_of_a_batch_whose_rows_are_shared_out_equal_the_reference(
     cell: str, rows: int, divided: list[Division], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared: list[int] = []
-    output_rows = layers._output_rows
+    output_rows = output_loss._output_rows
     place = list(inspect.signature(output_rows).parameters).index("ranges")
 
     def call(*args: Any) -> None:
         shared.append(args[place])
         output_rows(*args)
 
-    monkeypatch.setattr(layers, "_output_rows", call)
+    monkeypatch.setattr(output_loss, "_output_rows", call)
     steps = 9
     config = models.config(cell, 2)
     batch, state = models.batch(config, steps, rows), models.state(config, rows)
@@ -132,12 +133,13 @@ def test_pieces_of_logits_are_the_same_on_any_threads(monkeypatch: pytest.Monkey
     config = models.config("gru", 1, vocab_size=300)
     batch, state = models.batch(config, 30, 10), models.state(config, 10, np.float32)
     model = LanguageModel(config, models.params(config, np.float32), "numba")
-    monkeypatch.setattr(layers, "LOGITS_BYTES", 100 * 4 * 304)  # 128 positions of 300
+    monkeypatch.setattr(output_loss, "LOGITS_BYTES", 100 * 4 * 304)  # 128 positions of 300
     results = []
     for threads in (1, 2):
         with on_threads(threads):
             results.append(model.gradients(batch, state, None).flat.copy())
-    monkeypatch.setattr(layers, "get_num_threads", lambda: 16)
+    for module in (output_loss, thread_pool):  # of the loss alone, and of all that run on every thread
+        monkeypatch.setattr(module, "get_num_threads", lambda: 16)
     results.append(model.gradients(batch, state, None).flat.copy())
     for one in results[1:]:
         np.testing.assert_array_equal(one, results[0])

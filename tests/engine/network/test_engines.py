@@ -5,13 +5,14 @@ from __future__ import annotations
 import models
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tolerances import assert_close
 
 from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.recurrent.work_partition import Columns
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.layers import softmax_cross_entropy
+from unrolled.engine.models.layers import LossResult, softmax_cross_entropy
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel
@@ -103,6 +104,14 @@ def test_a_gradient_in_ranges_of_columns_is_like_one_in_one_piece(dtype: type) -
     assert_close(grads[0][1], grads[1][1], "engine", dtype, "dbias")
 
 
+def cross_entropy(backend: str, logits: NDArray, targets: NDArray, mask: NDArray) -> tuple[LossResult, NDArray | None]:
+    """The loss of logits, and its gradient, by an output layer whose weight is the identity."""
+    V, dtype = logits.shape[-1], logits.dtype
+    grads = np.zeros((V, V), dtype), np.zeros(V, dtype)
+    layers = get_backend(backend).layers
+    return layers.output_loss(logits, np.eye(V, dtype=dtype), np.zeros(V, dtype), targets, mask, grads)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", [2, 31, 100, 1000])
 def test_cross_entropy_equals_the_reference(V: int, dtype: type) -> None:
@@ -111,7 +120,7 @@ def test_cross_entropy_equals_the_reference(V: int, dtype: type) -> None:
     logits[0, 0] = 0  # a tie: the first of the largest counts
     targets, mask = rng.integers(0, V, (4, 3)), rng.random((4, 3)) > 0.3
     expected, dexpected = softmax_cross_entropy(logits, targets, mask, True)
-    got, dgot = get_backend("numba").layers.softmax_cross_entropy(logits, targets, mask, True)
+    got, dgot = cross_entropy("numba", logits, targets, mask)
     assert (got.correct, got.tokens) == (expected.correct, expected.tokens)
     assert_close(np.array(got.loss, dtype), np.array(expected.loss, dtype), "engine", dtype, "loss")
     assert dgot is not None
@@ -125,7 +134,8 @@ def test_the_first_product_equals_the_reference_for_small_and_large_vocabularies
     rng = np.random.default_rng(V)
     tokens = rng.integers(0, V, (4, 3))
     embedding, weight, bias = rng.standard_normal((V, 6)), rng.standard_normal((7, 6)), rng.standard_normal(7)
-    dy = rng.standard_normal((4, 3, 7))
+    dxg, dhg = rng.standard_normal((4, 3, 7)), rng.standard_normal((4, 3, 7))
+    h_prev = rng.standard_normal((4, 3, 2))
     results = []
     for name in ("numpy", "numba"):
         layers = get_backend(name).layers
@@ -133,7 +143,8 @@ def test_the_first_product_equals_the_reference_for_small_and_large_vocabularies
         y = layers.embedded_linear_forward(embedding, tokens, weight, bias)
         if name == "numba":  # a table and the rows of it
             y = y.table[y.rows]
-        layers.embedded_linear_backward(dy, embedding, tokens, weight, grads)
+        hidden = np.ones((7, 2)), np.ones(7)
+        layers.first_layer_backward(dxg, dhg, h_prev, embedding, tokens, weight, (*grads, *hidden))
         results.append((y, *grads))
     for expected, got in zip(*results, strict=True):
         assert_close(got, expected, "engine")
@@ -185,8 +196,8 @@ def test_large_arrays_start_at_a_line_of_the_cache() -> None:
 
 def test_cross_entropy_of_known_probabilities() -> None:
     p = np.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
-    for layers in (get_backend("numpy").layers, get_backend("numba").layers):
-        loss, gradient = layers.softmax_cross_entropy(np.log(p), np.array([[1, 2]]), np.array([[True, True]]), True)
+    for backend in ("numpy", "numba"):
+        loss, gradient = cross_entropy(backend, np.log(p), np.array([[1, 2]]), np.array([[True, True]]))
         assert loss.loss == pytest.approx(np.log(4) - np.log(0.7), rel=1e-12)
         assert (loss.correct, loss.tokens) == (1, 2)
         np.testing.assert_allclose(gradient, [[[0.25, -0.375, 0.125], [0.05, 0.1, -0.15]]], rtol=1e-12, atol=1e-15)
@@ -194,8 +205,8 @@ def test_cross_entropy_of_known_probabilities() -> None:
 
 def test_cross_entropy_survives_huge_logits() -> None:
     logits = np.array([[[1e4, 0.0, -1e4]]])
-    for layers in (get_backend("numpy").layers, get_backend("numba").layers):
-        loss, gradient = layers.softmax_cross_entropy(logits, np.array([[1]]), np.array([[True]]), True)
+    for backend in ("numpy", "numba"):
+        loss, gradient = cross_entropy(backend, logits, np.array([[1]]), np.array([[True]]))
         assert loss.loss == pytest.approx(1e4)
         np.testing.assert_allclose(gradient, [[[1.0, -1.0, 0.0]]], atol=1e-12)
 

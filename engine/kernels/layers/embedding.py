@@ -1,0 +1,37 @@
+"""The embedding compiled: names, signatures and formulas of ``unrolled.engine.models.layers``."""
+
+from __future__ import annotations
+
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.simd.copies import add_row, copy_row
+from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
+
+
+@compiled_on_all_threads
+def _gather(part: int, parts: int, weight: NDArray, tokens: NDArray, rows: NDArray) -> None:
+    N = len(tokens)
+    for n in range(part * N // parts, (part + 1) * N // parts):
+        copy_row(weight[tokens[n]], rows[n])
+
+
+def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
+    """Return the rows (T, B, E) of ``weight`` (V, E) for ``tokens`` (T, B)."""
+    x = empty((*tokens.shape, weight.shape[1]), weight.dtype)
+    _gather(weight, tokens.reshape(-1), x.reshape(-1, x.shape[-1]))
+    return x
+
+
+@compiled_on_all_threads
+def _add_rows_at(part: int, parts: int, rows: NDArray, places: NDArray, total: NDArray) -> None:
+    """total[places[m]] += rows[m]; threads share the columns, so no two write to one place."""
+    N = total.shape[1]
+    first, last = part * N // parts, (part + 1) * N // parts
+    for m in range(rows.shape[0]):
+        add_row(rows[m, first:last], total[places[m], first:last])
+
+
+def embedding_backward(dx: NDArray, tokens: NDArray, dweight: NDArray) -> None:
+    """Add the rows of ``dx`` (T, B, E) to the rows of ``dweight`` (V, E) that they came from."""
+    _add_rows_at(dx.reshape(-1, dx.shape[-1]), tokens.reshape(-1), dweight)

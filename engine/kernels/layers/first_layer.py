@@ -1,0 +1,80 @@
+"""The first layer compiled: products of embeddings, names and signatures of ``unrolled.engine.models.layers``.
+
+A row of the embedding is multiplied once, however often its token occurs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.gemm.packing import Packing
+from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.layers.embedding import embedding_backward, embedding_forward
+from unrolled.engine.kernels.layers.linear import (
+    as_columns,
+    as_rows,
+    batch_rows,
+    linear_backward_input,
+    linear_backward_weight,
+    linear_forward,
+)
+from unrolled.engine.kernels.recurrent.work_partition import Columns, Gathered
+
+
+def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
+    """The rows of the embedding that take part in a product, and each token's place among them.
+
+    All of them where the vocabulary is smaller than the batch, else those that occur.
+    """
+    if len(embedding) <= tokens.size:
+        return np.arange(len(embedding)), tokens
+    used, places = np.unique(tokens, return_inverse=True)
+    return used, places.reshape(tokens.shape)
+
+
+def embedded_linear_forward(
+    embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray, packing: Packing = Packing.FULL
+) -> Gathered:
+    """As the reference, as a table of the products of each token, from which the layer gathers its rows."""
+    used, places = _used_rows(embedding, tokens)
+    rows = embedding if len(used) == len(embedding) else embedding_forward(embedding, used)
+    return Gathered(linear_forward(rows, weight, bias, packing), places)
+
+
+def first_layer_backward(
+    dxg: NDArray | Columns, dhg: NDArray | Columns, h_prev: NDArray, embedding: NDArray, tokens: NDArray, w_ih: NDArray,
+    grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], packing: Packing = Packing.FULL,
+) -> None:  # fmt: skip
+    """As the reference; where both gradients lie in one array, it is read once for the weights and the table of tokens."""
+    dembedding, dw_ih, db_ih, dw_hh, db_hh = grads
+    dxg, dhg = as_columns(dxg), as_columns(dhg)
+    used, places = _used_rows(embedding, tokens)
+    if dxg.array is dhg.array:
+        rows = as_rows(dhg.array)
+        sums = np.zeros((len(used), rows.shape[1]), rows.dtype)
+        add_transposed_product(
+            rows, as_rows(h_prev), dw_hh, sums, places.reshape(-1), packing, batch=batch_rows(h_prev)
+        )  # fmt: skip
+        db_hh += np.asarray(dhg._replace(array=sums)).sum(axis=0)
+        dtable = np.asarray(dxg._replace(array=sums))
+    else:
+        linear_backward_weight(dhg, h_prev, dw_hh, db_hh, packing)
+        plain = np.asarray(dxg)
+        dtable = np.zeros((len(used), plain.shape[-1]), plain.dtype)
+        embedding_backward(plain, places, dtable)
+    _table_backward(dtable, used, embedding, w_ih, (dembedding, dw_ih, db_ih), packing)
+
+
+def _table_backward(
+    dtable: NDArray, used: NDArray, embedding: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray],
+    packing: Packing,
+) -> None:  # fmt: skip
+    """Gradients of embedding, weight and bias from those of the table's rows (R, G·H), which are of the tokens ``used``."""
+    dembedding, dweight, dbias = grads
+    if len(used) == len(embedding):
+        linear_backward_weight(dtable, embedding, dweight, dbias, packing)
+        dembedding += linear_backward_input(dtable, weight, packing)
+    else:
+        linear_backward_weight(dtable, embedding_forward(embedding, used), dweight, dbias, packing)
+        dembedding[used] += linear_backward_input(dtable, weight, packing)

@@ -1,0 +1,58 @@
+"""Linear layers compiled: names, signatures and formulas of ``unrolled.engine.models.layers``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.gemm.matmul import product, products
+from unrolled.engine.kernels.gemm.packing import Packing
+from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
+from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.recurrent.work_partition import Columns
+
+
+def as_rows(x: NDArray) -> NDArray:
+    """Return an array (..., N) as rows (M, N)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def as_columns(dy: NDArray | Columns) -> Columns:
+    """Return a gradient as ranges of columns of an array; a plain one is all columns of itself."""
+    return dy if isinstance(dy, Columns) else Columns(dy, ((0, dy.shape[-1]),))
+
+
+def batch_rows(x: NDArray) -> int:
+    """Return B of an array (T, B, N), or 1 for an array without time steps."""
+    return x.shape[1] if x.ndim == 3 else 1
+
+
+def one_sum(dbias: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the table and the places with which a product of ``dy`` adds all of its rows to ``dbias``."""
+    return dbias.reshape(1, -1), np.zeros(dy.size // dy.shape[-1], np.int64)
+
+
+def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+    return product(as_rows(x), pack_transposed(weight, packing), bias).reshape(*x.shape[:-1], len(bias))
+
+
+def linear_backward_input(dy: NDArray | Columns, weight: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+    dy = as_columns(dy)
+    rows, factors, first = as_rows(dy.array), [], 0
+    for k0, k1 in dy.ranges:
+        factors.append((k0, k1, pack(weight[first : first + k1 - k0], packing)))
+        first += k1 - k0
+    return products(rows, factors, np.zeros(weight.shape[1], weight.dtype)).reshape(*dy.array.shape[:-1], -1)
+
+
+def linear_backward_weight(
+    dy: NDArray | Columns, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing = Packing.FULL
+) -> None:  # fmt: skip
+    dy = as_columns(dy)
+    rows, x, first = as_rows(dy.array), as_rows(x), 0
+    for k0, k1 in dy.ranges:
+        last = first + k1 - k0
+        sums, places = one_sum(np.zeros(k1, rows.dtype), rows)
+        add_transposed_product(rows, x, dweight[first:last], sums, places, packing, k0, batch_rows(dy.array))
+        dbias[first:last] += sums[0, k0:]
+        first = last

@@ -1,0 +1,139 @@
+"""The output layer and its loss compiled: names, signatures and formulas of ``unrolled.engine.models.layers``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
+from unrolled.engine.kernels.gemm.matmul import multiply
+from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS
+from unrolled.engine.kernels.gemm.packing import Packing
+from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed, padded_columns
+from unrolled.engine.kernels.gemm.strips import SUM_ROWS
+from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
+from unrolled.engine.kernels.layers.linear import as_rows, batch_rows, one_sum
+from unrolled.engine.kernels.simd.activations import exp_negative
+from unrolled.engine.kernels.simd.bits import largest
+from unrolled.engine.kernels.simd.vectors import elementwise
+from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
+from unrolled.engine.models.layers import LOGITS_BYTES, LossResult
+
+
+@compiled_sum
+def _total(p: NDArray) -> float:
+    total = 0.0
+    for v in range(p.shape[0]):
+        total += p[v]
+    return total
+
+
+_exp_below = elementwise(lambda x, highest: exp_negative(x - highest))
+
+
+@compiled
+def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, bool]:
+    """p (V,) becomes e^(x - max); returns the row's loss, the sum of p, and whether the target is the first largest."""
+    highest = largest(x)  # a NaN may be passed over here; p and the loss have it
+    _exp_below((x,), (p,), (highest,), x.shape[0])
+    total = _total(p)
+    first = x[target] == highest
+    if first:
+        for v in range(target):
+            first &= x[v] != highest
+    return math.log(total) - (x[target] - highest), total, first
+
+
+SMALL = 1 << 18  # bytes of weights that stay in any core's cache
+OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
+
+
+@compiled_parallel
+def _output_rows(
+    part: int, parts: int, h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray,
+    losses: NDArray, hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, ranges: int,
+) -> None:  # fmt: skip
+    """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
+
+    ``bias`` (width,) is as wide as a row of logits. Positions are ``ranges`` of equal length, each shared out to all parts.
+    """
+    (N, H), width = h.shape, dlogits.shape[1]
+    flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
+    spread, rest = h.dtype.type(smoothing / (V * count)), h.dtype.type((1 - smoothing) / count)
+    stride = N // ranges
+    begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
+    p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
+    h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
+    # even pieces in whole tiles: a last piece of few rows would read all weights for them
+    pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
+    piece = max(1, ((own + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS) * TILE_ROWS
+    pieces = (own + piece - 1) // piece
+    for i in range(ranges * pieces):
+        first = i // pieces * stride + begin
+        n0 = first + i % pieces * piece
+        n1 = min(n0 + piece, first + own)
+        x, at, row_items = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
+        multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width, False)
+        for n in range(n0, n1):
+            losses[n], hits[n] = 0, False
+            row = dlogits[n, :V]
+            if mask[n]:
+                target = row[targets[n]]
+                losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
+                if smoothing > 0:
+                    losses[n] += smoothing * (target - _total(row) / V)
+                scale = h.dtype.type(1.0 / (total * count))
+                for v in range(V):
+                    row[v] = p[v] * scale - spread
+                row[targets[n]] -= rest
+            else:
+                row[:] = 0
+        if dh.shape[0] > 0:
+            d, at, row_items = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
+            multiply(d, at, row_items, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H, False)
+
+
+def output_loss(
+    h: NDArray,
+    weight: NDArray,
+    bias: NDArray,
+    targets: NDArray,
+    mask: NDArray,
+    grads: tuple[NDArray, NDArray] | None,
+    smoothing: float = 0.0,
+    packing: Packing = Packing.FULL,
+) -> tuple[LossResult, NDArray | None]:
+    """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
+    rows, dtype, (V, H) = as_rows(h), h.dtype, weight.shape
+    N, count = len(rows), int(np.count_nonzero(mask))
+    width = padded_columns(V, dtype)
+    losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
+    flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
+    dh = empty((N if grads else 0, H), dtype)
+    panels, back = pack_transposed(weight, packing), pack(weight if grads else weight[:0], packing)
+    padded_bias = np.zeros(width, dtype)
+    padded_bias[:V] = bias
+    # whole groups of rows that are summed together; the number of threads is not in it, on which no result depends
+    chunk = max(1, -(-LOGITS_BYTES // (width * dtype.itemsize * SUM_ROWS))) * SUM_ROWS
+    dlogits = empty((min(chunk, N), width), dtype)
+    batch = batch_rows(h) if chunk >= N else 1
+    parts = get_num_threads()
+    # Each thread its own rows of the batch, as in the recurrence: two tiles of a step at least, where it does not matter
+    # that weights are read more often.
+    own_rows = parts > 1 and batch % (2 * TILE_ROWS * parts) == 0 and weight.nbytes <= SMALL
+    ranges = N // batch if N and own_rows else 1
+    for n in range(0, N, chunk):
+        part = slice(n, min(n + chunk, N))
+        some = dlogits[: part.stop - n]
+        _output_rows(
+            parts, rows[part], panels, padded_bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part],
+            some, dh[part], V, max(count, 1), smoothing, ranges,
+        )  # fmt: skip
+        if grads:
+            add_transposed_product(some, rows[part], grads[0], *one_sum(grads[1], some), packing, batch=batch)
+    result = LossResult(float(losses.sum()), int(np.count_nonzero(hits)), count)
+    return result, dh.reshape(h.shape) if grads else None
