@@ -1,4 +1,4 @@
 """The network in PyTorch, and model files for other runtimes: ONNX and TorchScript.
 
-Nothing is imported here: the ONNX writer works without torch, and torch loads only when it is asked for.
+It imports nothing: the ONNX writer works without torch, and torch is loaded only by what needs it.
 """

@@ -1,4 +1,4 @@
-"""The export formats: one entry each, what the command line offers and ``export_model`` writes."""
+"""The export formats: one entry each, which the command line offers and ``export_model`` writes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStora
 
 
 @dataclass(frozen=True)
-class Format:
-    """A kind of model file: its ending and how it is written (imported when used)."""
+class ExportFormat:
+    """A kind of model file.
 
-    suffix: str  # none: a folder
+    Args:
+        suffix: the ending of its files; "": the format is a folder.
+        title: its name for people.
+        write: writes a file, given checkpoint, path, form and the settings; imports its libraries when called.
+        forms: its keys of ``metadata.FORMS``; the first is the default.
+        remark: a warning to show after an export.
+        settings: the names of further arguments of ``write``.
+    """
+
+    suffix: str
     title: str
-    write: Callable[..., None]  # (checkpoint, path, form, **settings)
-    forms: tuple[str, ...]  # of ``metadata.FORMS``; the first is the usual one
+    write: Callable[..., None]
+    forms: tuple[str, ...]
     remark: str = ""
-    settings: tuple[str, ...] = ()  # what else ``write`` takes, by name
+    settings: tuple[str, ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -57,9 +66,9 @@ def _write_web(
     write_web(checkpoint, path, form, weights, onnxruntime_web)
 
 
-FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", "ONNX, opset 17", _write_onnx, tuple(FORMS), settings=("weights",)),
-    "torchscript": Format(
+FORMATS: dict[str, ExportFormat] = {
+    "onnx": ExportFormat(".onnx", "ONNX, opset 17", _write_onnx, tuple(FORMS), settings=("weights",)),
+    "torchscript": ExportFormat(
         ".pt",
         "TorchScript, scripted",
         _write_torchscript,
@@ -67,22 +76,24 @@ FORMATS: dict[str, Format] = {
         "TorchScript is deprecated upstream (not supported on Python 3.14); it loads with torch 2.13, 2.14 and libtorch. "
         "For anything that should last, export ONNX.",
     ),
-    "web": Format("", "a page for browsers", _write_web, ("step", "both"), settings=("weights", "onnxruntime_web")),
+    "web": ExportFormat(
+        "", "a page for browsers", _write_web, ("step", "both"), settings=("weights", "onnxruntime_web")
+    ),
 }
 SINGLE_FILES = {name: kind for name, kind in FORMATS.items() if not kind.is_folder}
 
 
 def usual_name(format_name: str) -> str:
-    """What an export is called in a run folder when nobody said."""
+    """Return the default name of an export in a run folder."""
     kind = FORMATS[format_name]
     return format_name if kind.is_folder else f"model{kind.suffix}"
 
 
 def check_export(path: Path, format_name: str, form: str | None, settings: Mapping[str, Any]) -> str:
-    """Check what ``export_model`` is called with, without writing anything; return the form.
+    """Check the arguments of ``export_model`` without writing anything; return the form.
 
     Raises:
-        ConfigError: the format, form or a setting is not known, or the ending is another format's.
+        ConfigError: unknown format, form or setting, or the ending of another format.
     """
     check_choice("format", format_name, FORMATS)
     wanted = FORMATS[format_name]
@@ -99,20 +110,20 @@ def check_export(path: Path, format_name: str, form: str | None, settings: Mappi
 def export_model(
     checkpoint: Checkpoint, path: Path, format_name: str, form: str | None = None, **settings: Any
 ) -> Path:
-    """Write ``checkpoint`` to ``path`` in a format of ``FORMATS`` and one of its forms; returns the path.
+    """Write ``checkpoint`` to ``path`` in a format of ``FORMATS`` and one of its forms; return the path.
 
-    An earlier export at ``path`` is replaced when the new one is whole.
+    The new export replaces an earlier one at ``path`` once it is complete.
 
     Args:
-        checkpoint: what to write.
-        path: the file, or for a format that is a folder that.
+        checkpoint: the model to export.
+        path: the file, or the folder for a format that is one.
         format_name: a key of ``FORMATS``.
-        form: one of its forms; left out: the first.
-        settings: those of ``Format.settings``; None is as if it were left out: ``weights``, how they are stored and whether
-            products are in int8; ``onnxruntime_web``, the folder of that npm package.
+        form: one of its forms; the first if left out.
+        settings: those of ``ExportFormat.settings``, None means the default: ``weights``, their storage and whether products
+            are in int8; ``onnxruntime_web``, the folder of that npm package.
 
     Raises:
-        ConfigError: the format, form or a setting is not known, or the ending is another format's.
+        ConfigError: unknown format, form or setting, or the ending of another format.
     """
     form = check_export(path, format_name, form, settings)
     given = {name: value for name, value in settings.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The engines that can train, for the one training loop: one entry each, imported when it is used."""
+"""The engines that can train, for the one training loop: one entry each, imported when used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unrolled.engine.training.trainable import EngineTrainable, Trainable
 NO_TORCH = 'the torch engine needs torch: pip install "unrolled[torch]"'
 
 
-def _from_scratch(backend: str) -> TrainableMaker:
+def _backend_maker(backend: str) -> TrainableMaker:
     return lambda config, params, optimizer, clip: EngineTrainable(config, params, optimizer, clip, backend)
 
 
@@ -32,22 +32,22 @@ def _torch(config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip
 
 
 TRAINABLES: dict[str, TrainableMaker] = {
-    "numba": _from_scratch("numba"),
-    "numpy": _from_scratch("numpy"),
+    "numba": _backend_maker("numba"),
+    "numpy": _backend_maker("numpy"),
     "torch": _torch,
 }
 
 
 def _one_of_several() -> bool:
-    """Whether torchrun, or a launcher like it, started this process together with others."""
+    """Return whether torchrun, or a launcher like it, started this process together with others."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and {"RANK", "MASTER_ADDR"} <= set(os.environ)
 
 
 def check_alone(what: str) -> None:
-    """Check that torchrun did not start several processes, for ``what`` is the work of one.
+    """Check that torchrun did not start several processes, because ``what`` runs in one.
 
     Raises:
-        ConfigError: it did.
+        ConfigError: torchrun started several.
     """
     if _one_of_several():
         raise ConfigError(f"{what}: runs in one process only; start it without torchrun")
@@ -55,11 +55,11 @@ def check_alone(what: str) -> None:
 
 @contextmanager
 def training_group(engine: str) -> Iterator[Group]:
-    """The processes that train together: those that torchrun started, or this one alone.
+    """Yield the group of processes that train together: those that torchrun started, or this one alone.
 
     Raises:
-        ConfigError: there are several, and the engine is not torch.
-        MissingDependencyError: torch is not installed.
+        ConfigError: there are several processes, and the engine is not torch.
+        MissingDependencyError: there are several, and torch is not installed.
     """
     if not _one_of_several():
         yield SINGLE_PROCESS
@@ -86,14 +86,14 @@ def make_trainable(
     precision: str = FLOAT32,
     group: Group = SINGLE_PROCESS,
 ) -> Trainable:
-    """A model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
+    """Return a model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
 
     Args:
-        group: of ``training_group``; all its processes share the work of each step.
+        group: of ``training_group``; its processes share the work of each training step.
 
     Raises:
-        ConfigError: the engine is not known, or has not this precision.
-        MissingDependencyError: its library is not installed.
+        ConfigError: unknown engine, or the engine does not have this precision.
+        MissingDependencyError: the engine's library is not installed.
     """
     check_choice("engine", engine, TRAINABLES)
     check_precision(engine, precision)
@@ -102,6 +102,6 @@ def make_trainable(
     if group.size > 1:
         from unrolled.export.torch.distributed import DistributedTrainable, TorchGroup
 
-        assert isinstance(group, TorchGroup)  # there is no other of several processes
+        assert isinstance(group, TorchGroup)  # the only group of several processes
         return DistributedTrainable(config, params, optimizer, clip_norm, group)
     return TRAINABLES[engine](config, params, optimizer, clip_norm)

@@ -1,6 +1,7 @@
-"""The web host as a folder that any static server can serve: the page, its modules, a model file and onnxruntime-web.
+"""The web host as a folder for any static server: the page, its modules, a model file and onnxruntime-web.
 
-The page and the modules ship with the package; onnxruntime-web is an npm package of many megabytes, found when exporting.
+The page and the modules are part of the package; onnxruntime-web is an npm package of many megabytes, searched for when
+exporting.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStora
 MODEL = "model.onnx"
 PAGE = ("index.html", "style.css", "icon.svg", "app.mjs", "controls.mjs", "text.mjs", "worker.mjs")
 MODULES = ("bpe.mjs", "errors.mjs", "metadata.mjs", "model.mjs", "philox.mjs", "sampling.mjs", "tokenizer.mjs")
-# The smallest set that runs: the WASM build with its loader in one module, and the WASM itself.
+# The smallest set that runs: the loader of the WASM build in one module, and the WASM itself.
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 FILES = {MODEL, *PAGE, *(f"js/{name}" for name in MODULES), *(f"ort/{name}" for name in RUNTIME)}
-OURS = '<meta name="generator" content="unrolled">'  # in index.html: the page is one that we wrote
+PAGE_MARK = '<meta name="generator" content="unrolled">'  # in index.html: marks a page that this package wrote
 PACKAGE = "onnxruntime-web"
 
 
 def hosts_folder() -> Path:
-    """Where the package keeps the files of its hosts; found without importing the runtime."""
+    """Return the package's folder of hosts, without importing the runtime."""
     spec = importlib.util.find_spec("unrolled.runtime")
     assert spec is not None
     assert spec.origin is not None
@@ -34,13 +35,13 @@ def hosts_folder() -> Path:
 
 
 def find_onnxruntime_web(folder: Path | None = None) -> Path:
-    """The folder with the files of ``RUNTIME``: in ``folder``, else in node_modules here or beside the page.
+    """Return the folder with the files of ``RUNTIME``: in ``folder``, else in node_modules here or beside the page.
 
     Args:
-        folder: of the npm package, its dist, the node_modules that it is in, or what that is in.
+        folder: the npm package, its dist, the node_modules around it, or the folder around that.
 
     Raises:
-        MissingDependencyError: it is not there; says how to install it.
+        MissingDependencyError: it is not there; the message says how to install it.
     """
     places = (Path("node_modules"), hosts_folder() / "web" / "node_modules") if folder is None else (folder,)
     for place in places:
@@ -61,10 +62,10 @@ def write_web(
     weights: WeightStorage = FLOAT32_STORAGE,
     onnxruntime_web: Path | None = None,
 ) -> None:
-    """Write the folder; an earlier one of ours is replaced when the new one is whole.
+    """Write the folder; once it is complete it replaces an earlier export.
 
     Raises:
-        ConfigError: ``path`` is a file, or a folder that holds anything else.
+        ConfigError: ``path`` is a file, or a folder with other content.
         MissingDependencyError: onnxruntime-web is not installed.
     """
     from unrolled.export.onnx.writer import write_onnx
@@ -92,7 +93,7 @@ def write_web(
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that ``path`` is free, an empty folder, or an earlier export with nothing else in it."""
+    """Check that ``path`` does not exist, or is an empty folder or an earlier export without other content."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -101,8 +102,8 @@ def check_replaceable(path: Path) -> None:
         raise ConfigError(f"{path}: the current folder cannot be replaced; name one in it")
     found = {(Path(folder) / name).relative_to(path).as_posix() for folder, _, names in os.walk(path) for name in names}
     page = path / "index.html"
-    ours = page.is_file() and OURS in page.read_text("utf-8", errors="replace")
-    others = sorted(found - FILES) if ours else sorted(found)
+    exported = page.is_file() and PAGE_MARK in page.read_text("utf-8", errors="replace")
+    others = sorted(found - FILES) if exported else sorted(found)
     if others:
         raise ConfigError(
             f"{path}: holds {others[0]}{' and more' if len(others) > 1 else ''}, which is no earlier export of a page; "
@@ -111,7 +112,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def _take_place(draft: Path, path: Path) -> None:
-    """Give ``draft`` the name ``path``; what had it is kept until that is done."""
+    """Rename ``draft`` to ``path``; an earlier folder of that name is kept until the rename is done."""
     earlier = draft.with_suffix(".old")
     if path.exists():
         path.replace(earlier)

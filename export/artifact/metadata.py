@@ -1,4 +1,4 @@
-"""What every exported file says of itself: one set of texts, the same keys and values in every format.
+"""Metadata of every exported file: one set of texts, with the same keys and values in every format.
 
 ONNX keeps them as ``metadata_props``, TorchScript as the JSON object in the extra file ``unrolled.json``.
 """
@@ -33,20 +33,20 @@ KEYS = (
     "checkpoint_digest",
     "golden",
 )
-DEFAULTS = {"form": "step", "sampling": "1"}  # of keys that came later, as did "weights"
+DEFAULTS = {"form": "step", "sampling": "1"}  # of keys added after the first release, as was "weights"
 SAMPLING_VERSION = "1"
 
 Axes = tuple[str | None, ...]
 
 
 class Form(NamedTuple):
-    """What a graph takes and gives: names, and of each axis the name where it is free."""
+    """Inputs and outputs of a graph by name; for each axis its name if it is dynamic, else None."""
 
     inputs: dict[str, Axes]
     outputs: dict[str, Axes]
 
 
-# Frozen: hosts rely on them.
+# Frozen, because hosts rely on them.
 STEP_INPUTS: dict[str, Axes] = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
 STEP_OUTPUTS: dict[str, Axes] = {"logits": ("time", "batch", None), "next_state": (None, None, "batch", None)}
 GENERATE_INPUTS: dict[str, Axes] = {
@@ -76,12 +76,12 @@ class FileInfo(NamedTuple):
 
 
 def producer() -> str:
-    """Name and version of what writes the file."""
+    """Return name and version of the package that writes the file."""
     return f"unrolled {package_metadata.version('unrolled')}"
 
 
 def _state(config: ModelConfig) -> dict[str, Any]:
-    """What a host has to know about the state array."""
+    """Return the description of the state array for hosts."""
     return {
         "input": "state",
         "output": "next_state",
@@ -95,7 +95,7 @@ def _state(config: ModelConfig) -> dict[str, Any]:
 def file_metadata(
     checkpoint: Checkpoint, form: str, weights: WeightStorage, golden: list[dict[str, Any]]
 ) -> dict[str, str]:  # fmt: skip
-    """All keys, prefixed, each a text or JSON."""
+    """Return the values of all keys, prefixed, each a text or JSON."""
     config = checkpoint.config
     values = {
         "format_version": FORMAT_VERSION,
@@ -114,7 +114,7 @@ def file_metadata(
 
 
 def _parse_weights(text: str | None, checkpoint_digest: str) -> WeightStorage:
-    """WeightStorage of a file; one that says nothing holds the checkpoint's as they are."""
+    """Return the storage of a file's weights; a file without that key holds the checkpoint's unchanged."""
     if text is None:
         return FLOAT32_STORAGE._replace(digest=checkpoint_digest)
     values = completed(WeightStorage, parse_json(text, "weights"))
@@ -131,10 +131,10 @@ def _parse_weights(text: str | None, checkpoint_digest: str) -> WeightStorage:
 
 
 def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = None) -> FileInfo:
-    """The inverse of ``file_metadata``, for a file of ``size`` bytes.
+    """Return the parsed metadata of a file of ``size`` bytes; the inverse of ``file_metadata``.
 
     Raises:
-        ModelFileError: not one of our files, of another version, or damaged.
+        ModelFileError: not an exported file of this package, one of another version, or damaged.
     """
     if PREFIX + "format_version" not in metadata:
         raise ModelFileError(

@@ -1,8 +1,8 @@
-"""How weights are stored in an exported file: as they are, in float16, or in int8 with a scale for each row.
+"""Storage of weights in an exported file: in float32, float16, or int8 with a scale for each row.
 
-Stored smaller, they become float32 again outside any loop, by standard operators that every runtime folds as it loads the
-file. What a model with such weights computes is what the engine computes with the weights that come back: the golden
-cases are made with those.
+Smaller formats are restored to float32 outside any loop, by standard operators that every runtime folds as it loads the
+file. A model with such weights computes what the engine computes with the restored weights, so the golden cases are made
+with those.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import Checkpoint
 
-LARGEST = 127  # of int8, the same to both sides
+LARGEST = 127  # of int8, symmetric
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class NumberFormat:
 
 
 def restore(stored: NDArray, scale: NDArray | None) -> NDArray:
-    """The float32 matrix that the graph makes of stored numbers."""
+    """Return the float32 matrix that the graph makes of stored numbers."""
     value = stored.astype(np.float32)
     return value if scale is None else value * scale
 
 
-def _as_it_is(value: NDArray) -> tuple[NDArray, None]:
+def _as_float32(value: NDArray) -> tuple[NDArray, None]:
     return value, None
 
 
@@ -51,44 +51,44 @@ def _as_half(value: NDArray) -> tuple[NDArray, None]:
 
 
 def _as_int8(value: NDArray) -> tuple[NDArray, NDArray]:
-    """Rows (..., n) as int8 and their scales (..., 1): the number of largest size becomes ±127."""
+    """Return rows (..., n) as int8 and their scales (..., 1): the number of largest magnitude becomes ±127."""
     largest = np.abs(value).max(axis=-1, keepdims=True)
     scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST)
     return np.clip(np.rint(value / scale), -LARGEST, LARGEST).astype(np.int8), scale
 
 
 NUMBER_FORMATS: dict[str, NumberFormat] = {
-    "float32": NumberFormat("float32", 4, _as_it_is),
+    "float32": NumberFormat("float32", 4, _as_float32),
     "fp16": NumberFormat("float16, half the size", 2, _as_half),
     "int8": NumberFormat("int8 with a scale for each row, a quarter of the size", 1, _as_int8),
 }
 
 
 class WeightStorage(NamedTuple):
-    """How an export holds its weights.
+    """Storage of the weights of one exported file; the fields are the keys of its metadata.
 
     Args:
         storage: a key of ``NUMBER_FORMATS``.
-        quantized: compute with int8 too, in the recurrent layers of cells that have operators for it, and in the output.
-        digest: of the weights that come back; only in a file.
-        tolerance: of a logit against the golden cases.
+        quantized: int8 products, in the output layer and in the recurrent layers of cells that have an operator for them.
+        digest: digest of the restored weights; only in a file.
+        tolerance: tolerance of logits against the golden cases.
     """
 
     storage: str = "float32"
     quantized: bool = False
     digest: str = ""
-    tolerance: float = 1e-4  # engines differ by 1e-6 to 1e-5, a wrong weight by far more
+    tolerance: float = 1e-4  # engines differ by 1e-6 to 1e-5, a wrong weight changes far more
 
 
 FLOAT32_STORAGE = WeightStorage()
-# Products in int8: every number is rounded to 1/255 of the largest of its call, by other instructions on other processors.
+# int8 products round every number to 1/255 of the largest of its call, with instructions that depend on the processor.
 INT8_STORAGE = WeightStorage("int8", True, "", 0.1)
 
 
-def as_restored(checkpoint: Checkpoint, storage: str) -> Checkpoint:
-    """The checkpoint with the weights that come back from a file; biases are kept as they are."""
+def as_restored(checkpoint: Checkpoint, number_format: str) -> Checkpoint:
+    """Return the checkpoint with its matrices stored in a number format and restored; biases stay unchanged."""
     params = {
-        name: restore(*NUMBER_FORMATS[storage].store(value)) if value.ndim == 2 else value
+        name: restore(*NUMBER_FORMATS[number_format].store(value)) if value.ndim == 2 else value
         for name, value in checkpoint.float32().items()
     }
     return replace(checkpoint, params=params)

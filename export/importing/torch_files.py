@@ -22,7 +22,7 @@ MAX_SHARING = 4  # declared bytes by stored bytes: tied weights are stored once 
 SAVE_ADVICE = "save the module's state_dict() alone, best as .safetensors"
 
 
-Place = tuple[str, ...]  # keys from the outermost dictionary to an inner one
+KeyPath = tuple[str, ...]  # keys from the outermost dictionary to an inner one
 
 
 class StateDict(NamedTuple):
@@ -162,7 +162,7 @@ def _tensors_in(values: Any) -> dict[str, Any]:
     }
 
 
-def _tensor_dicts(path: Path, values: Any, where: Place, empty_at: dict[int, int]) -> dict[Place, dict[str, Any]]:
+def _tensor_dicts(path: Path, values: Any, where: KeyPath, empty_at: dict[int, int]) -> dict[KeyPath, dict[str, Any]]:
     """Return the dictionaries with tensors by the keys that lead to each, the outer ones first.
 
     Args:
@@ -184,7 +184,7 @@ def _tensor_dicts(path: Path, values: Any, where: Place, empty_at: dict[int, int
     return found
 
 
-def _choose(path: Path, found: Mapping[Place, dict[str, Any]], key: str | None) -> Place:
+def _choose(path: Path, found: Mapping[KeyPath, dict[str, Any]], key: str | None) -> KeyPath:
     """Return the place that ``key`` names, or the only one; several with equal tensors count as one."""
     named = {".".join(where) or ".": where for where in found}  # ".": the outermost dictionary
     places = ", ".join(list(named)[:8])
@@ -207,7 +207,7 @@ def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
 
 
-def _join_modules(values: Any, where: Place, tensors: dict[str, Any]) -> tuple[Place, dict[str, Any]]:
+def _join_modules(values: Any, where: KeyPath, tensors: dict[str, Any]) -> tuple[KeyPath, dict[str, Any]]:
     """Join dictionaries of single modules, ``{"embedding": …, "lstm": …, "fc": …}``, to one ``state_dict``."""
     if not where or any("." in name for name in tensors):
         return where, tensors
@@ -220,7 +220,7 @@ def _join_modules(values: Any, where: Place, tensors: dict[str, Any]) -> tuple[P
     return where[:-1], joined
 
 
-def _unread_keys(values: Any, where: Place) -> list[str]:
+def _unread_keys(values: Any, where: KeyPath) -> list[str]:
     """Return the outermost keys whose content is not read."""
     if where:
         return [name for name, _ in _children(values) if name != where[0]]

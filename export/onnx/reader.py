@@ -1,8 +1,8 @@
-"""An ONNX file from elsewhere is checked here, before a native library sees it.
+"""Checks of an ONNX file from elsewhere before a native library reads it.
 
-onnxruntime reads files that a graph names, takes declared sizes for true and ends the process on some graphs. So the
-file is parsed by protobuf alone first, and goes on only if it holds everything itself, in the sizes that it says, and
-computes with the operators that ``writer`` writes.
+onnxruntime opens files that a graph names, trusts declared sizes and aborts the process on some graphs. So protobuf alone
+parses the file first, and the file is accepted only if it contains all its data, in the sizes that it declares, and only
+operators that this package writes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.export.artifact.metadata import FileInfo, parse_metadata
 from unrolled.export.onnx.cells import ONNX_CELLS, ONNXRUNTIME_DOMAIN
 
-MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+MAX_BYTES = (1 << 31) - 1  # limit of a protobuf message
 MAX_RANK = 4
-# Bytes of an element; no other types are in our files.
+# Bytes of an element; exported files have no other types.
 SIZES: dict[int, int] = {
     onnx.TensorProto.FLOAT: 4,
     onnx.TensorProto.DOUBLE: 8,
@@ -42,11 +42,11 @@ STANDARD_OPERATORS = frozenset(
 QUANTIZED_OPERATORS = frozenset(
     (*(cell.quantized for cell in ONNX_CELLS.values() if cell.quantized), "DynamicQuantizeMatMul")
 )
-KNOWN = {"": STANDARD_OPERATORS, ONNXRUNTIME_DOMAIN: QUANTIZED_OPERATORS}  # by domain
+KNOWN_OPERATORS = {"": STANDARD_OPERATORS, ONNXRUNTIME_DOMAIN: QUANTIZED_OPERATORS}  # by domain
 
 
 class OnnxFile(NamedTuple):
-    """The bytes of a file, and what it says of itself."""
+    """The bytes of a file, the parsed model and its metadata."""
 
     data: bytes
     model: onnx.ModelProto
@@ -57,7 +57,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """Read and check a file.
 
     Raises:
-        ModelFileError: not an ONNX file, not one of ours, damaged, or asking for what no file of ours asks for.
+        ModelFileError: not an ONNX file, not one of this package, damaged, or with content that no exported file has.
     """
     try:
         size = path.stat().st_size
@@ -74,18 +74,18 @@ def read_onnx(path: Path) -> OnnxFile:
         _check_texts(model)
         info = parse_metadata({prop.key: prop.value for prop in model.metadata_props}, str(path), len(data))
         _check_model(model)
-    except (_Refused, UnicodeDecodeError) as error:  # which it is depends on protobuf's release
+    except (_Refused, UnicodeDecodeError) as error:  # the type depends on protobuf's release
         raise ModelFileError(f"{path}: {error}") from error
     return OnnxFile(data, model, info)
 
 
 class _Refused(Exception):
-    """What is wrong with a graph."""
+    """A graph has content that no exported file has; the argument says what."""
 
 
 def _check_texts(message: Any) -> None:
-    """Every text is one; protobuf gives bytes for what is not UTF-8, and onnxruntime does not look before it decodes."""
-    if isinstance(message, onnx.TensorProto):  # whose fields are not all read, because reading copies the values
+    """Check that every text is UTF-8: protobuf returns bytes for other text, which onnxruntime would decode unchecked."""
+    if isinstance(message, onnx.TensorProto):  # reading all its fields would copy the values
         found: list[Any] = [message.name, message.doc_string]
     else:
         found = []
@@ -104,7 +104,7 @@ def _check_texts(message: Any) -> None:
 def _check_model(model: onnx.ModelProto) -> None:
     if model.functions or model.training_info:
         raise _Refused("it defines functions, or a training; no exported file does")
-    if any(entry.domain not in ("ai.onnx", *KNOWN) for entry in model.opset_import):
+    if any(entry.domain not in ("ai.onnx", *KNOWN_OPERATORS) for entry in model.opset_import):
         raise _Refused("it asks for operators that no exported file has")
     for graph in _graphs(model.graph):
         if graph.sparse_initializer:
@@ -112,7 +112,7 @@ def _check_model(model: onnx.ModelProto) -> None:
         for tensor in graph.initializer:
             _check_tensor(tensor)
         for node in graph.node:
-            if node.op_type not in KNOWN.get(node.domain, ()):
+            if node.op_type not in KNOWN_OPERATORS.get(node.domain, ()):
                 raise _Refused(
                     f"it computes with {node.domain or 'the'} operator {node.op_type!r}; no exported file does"
                 )
@@ -122,7 +122,7 @@ def _check_model(model: onnx.ModelProto) -> None:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those inside its nodes; protobuf has limited how deep they go."""
+    """Yield a graph and those inside its nodes; protobuf limits their depth."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -140,7 +140,7 @@ def _tensors_of(attribute: Any) -> Iterator[onnx.TensorProto]:
 
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
-    """The values are in the file, as many as the shape says."""
+    """Check that the values are in the file, in the number that the shape declares."""
     if tensor.data_location != onnx.TensorProto.DEFAULT or tensor.external_data:
         raise _Refused(f"weights outside the file: {tensor.name}")
     dims = list(tensor.dims)

@@ -1,6 +1,7 @@
-"""Find where a graph breaks the ONNX specification although ``onnx.checker`` and onnxruntime accept it.
+"""Rules of the ONNX specification that ``onnx.checker`` and onnxruntime do not enforce.
 
-Files of release 0.1.0 do in their forms ``generate`` and ``both``. Other runtimes refuse such a graph, or write other tokens.
+Files of release 0.1.0 break them in their forms ``generate`` and ``both``. Other runtimes refuse such a graph, or write other
+tokens.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Iterator, Mapping
 import onnx
 from onnx import numpy_helper
 
-Constants = Mapping[str, onnx.TensorProto]
+ConstantTensors = Mapping[str, onnx.TensorProto]
 
 
 def violations(model: onnx.ModelProto) -> list[str]:
-    """Return a line for each rule that the graph or one inside its nodes breaks: what is wrong, and where."""
+    """Return a line for each rule that the graph, or a graph inside its nodes, breaks: the fault and its place."""
     found: dict[str, list[str]] = {}
     for rule, node in _violations(model.graph, {}, frozenset()):
         found.setdefault(rule, []).append(node)
@@ -22,12 +23,14 @@ def violations(model: onnx.ModelProto) -> list[str]:
     return [f"{rule} ({nodes[0]}{rest[rule]})" for rule, nodes in found.items()]
 
 
-def _violations(graph: onnx.GraphProto, outside: Constants, open_outside: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Yield rules and names of nodes.
+def _violations(
+    graph: onnx.GraphProto, outside: ConstantTensors, open_outside: frozenset[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield broken rules and the names of the nodes that break them.
 
     Args:
         outside: constants of the graphs around this one.
-        open_outside: values of those graphs whose shape the specification leaves open.
+        open_outside: values of those graphs with a shape that the specification leaves undefined.
     """
     constants = {**outside, **{tensor.name: tensor for tensor in graph.initializer}}
     open_shapes = set(open_outside)
@@ -40,16 +43,16 @@ def _violations(graph: onnx.GraphProto, outside: Constants, open_outside: frozen
             else:
                 open_shapes.update(node.output)
         if node.op_type == "Loop" and not _surely_runs(node, constants):
-            open_shapes.update(node.output[len(node.input) - 2 :])  # scan outputs stand after what is carried
+            open_shapes.update(node.output[len(node.input) - 2 :])  # scan outputs come after the carried values
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                # An If may be there to ask whether the loop ran.
+                # The condition of an If may be whether the loop ran.
                 known = frozenset() if node.op_type == "If" else frozenset(open_shapes)
                 yield from _violations(attribute.g, constants, known)
 
 
-def _surely_runs(loop: onnx.NodeProto, constants: Constants) -> bool:
-    """Return whether constants alone make a loop run at least once."""
+def _surely_runs(loop: onnx.NodeProto, constants: ConstantTensors) -> bool:
+    """Return whether constants alone ensure that a loop runs at least once."""
 
     def holds(name: str) -> bool:
         return not name or (name in constants and bool(numpy_helper.to_array(constants[name]).max(initial=0) > 0))

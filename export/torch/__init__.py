@@ -1,1 +1,1 @@
-"""Build, train and script the twin of the network in PyTorch."""
+"""Build, train and script the network in PyTorch."""

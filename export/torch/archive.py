@@ -1,6 +1,6 @@
-"""What a zip archive from elsewhere must hold before a native library reads it: whole entries, of honest sizes.
+"""Checks of a zip archive from elsewhere before a native library reads it: complete entries with plausible sizes.
 
-torch's files are zip archives, and torch checks neither checksums nor how far a compressed entry inflates.
+torch's files are zip archives, and torch checks neither checksums nor the inflated size of compressed entries.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from unrolled.engine.errors import ModelFileError, first_line
 
-MAX_INFLATED = 64 << 20  # bytes of all compressed entries together: code and metadata; weights are stored as they are
-# what reading a damaged zip archive raises
+MAX_INFLATED = 64 << 20  # bytes of all compressed entries: code and metadata; weights are stored uncompressed
+# Exceptions of reading a damaged zip archive.
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     OSError,
     EOFError,
-    ValueError,  # also of text that is not UTF-8
+    ValueError,  # also raised for text that is not UTF-8
     NotImplementedError,
     RuntimeError,
     OverflowError,
@@ -26,10 +26,13 @@ DAMAGE = (
 
 
 def check_archive(path: Path, what: str) -> list[str]:
-    """Names of the entries of a zip archive, each there once, uncompressed no larger than the file, its checksum right.
+    """Return the names of a zip archive's entries: each unique, no larger than the file, and with a correct checksum.
+
+    Args:
+        what: the expected kind of file, for the message.
 
     Raises:
-        ModelFileError: something else; ``what`` says what was expected.
+        ModelFileError: another kind of file, or a damaged one.
     """
     try:
         size = path.stat().st_size

@@ -1,10 +1,10 @@
-"""Several processes that train one model together, as torchrun starts them: each takes its share of a batch's rows.
+"""Data-parallel training in several processes that torchrun started: each takes its share of a batch's rows.
 
-    R processes, B rows: process r has the rows from r·B/R on; B_r may differ by one, and be none
+    R processes, B rows: process r has the rows from r·B/R on; shares differ by at most one row and can be empty
     gradient of the joint mean = Σ_r ∂(Σ own losses / N)/∂w,   N the tokens of the joint batch
 
-Every process is given the whole batch, dropout masks and state by the loop, which does not know of the others, and gives the
-joint result back; so a loss curve is that of one process, and a run goes on with any number of them.
+The loop, which is the same as for one process, gives every process the whole batch, dropout masks and state, and gets the
+joint result back. So the loss curve is that of one process, and a run can be resumed with any number of processes.
 """
 
 from __future__ import annotations
@@ -32,39 +32,40 @@ from unrolled.engine.process_group import Group
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.torch.training import TorchTrainable
 
-T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)  # that one process may take longer than another, for instance to write a sample
+Shared = TypeVar("Shared")
+# Longest time that a process waits for another, which may be writing a sample.
+PROCESS_TIMEOUT = timedelta(minutes=30)
 
 
 class TorchGroup(Group):
-    """The processes of the default group of ``torch.distributed``, which must be there."""
+    """The processes of the initialised default group of ``torch.distributed``."""
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def add(self, values: Tensor) -> None:
-        """Replace ``values`` by their sum over all processes, the same bits in each.
+        """Replace ``values`` by their sum over all processes, with the same bits in each.
 
         Raises:
             ProcessLostError: another process has ended or does not answer.
         """
-        with _told():
+        with _connection_errors():
             dist.all_reduce(values)
 
     def largest(self, *values: float) -> tuple[float, ...]:
         found = torch.tensor(values, dtype=torch.float64)
-        with _told():
+        with _connection_errors():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(found.tolist())
 
-    def shared(self, make: Callable[[], T]) -> T:
+    def shared(self, make: Callable[[], Shared]) -> Shared:
         result: list[Any] = [None, None]
         if self.leads:
             try:
                 result[0] = make()
             except Exception as error:
                 result[1] = error
-        with _told():
+        with _connection_errors():
             dist.broadcast_object_list(result)
         if result[1] is not None:
             raise result[1]
@@ -74,7 +75,7 @@ class TorchGroup(Group):
         """Check that all processes have the same JSON value.
 
         Raises:
-            ConfigError: they do not.
+            ConfigError: the values differ.
         """
         own = hashlib.sha256(to_json(what, ascii=True).encode()).hexdigest()
         (differ,) = self.largest(own != self.shared(lambda: own))
@@ -86,8 +87,8 @@ class TorchGroup(Group):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A broken connection as an error of this package."""
+def _connection_errors() -> Iterator[None]:
+    """Raise a broken connection as a ProcessLostError."""
     try:
         yield
     except RuntimeError as error:
@@ -98,24 +99,24 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def torchrun_group() -> Iterator[TorchGroup]:
-    """The group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), over gloo.
+    """Yield the group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), over gloo.
 
     Raises:
         ConfigError: the processes do not find each other.
-        MissingDependencyError: this torch was built without what they would talk through.
+        MissingDependencyError: this torch was built without gloo.
     """
     if not (dist.is_available() and dist.is_gloo_available()):
         raise MissingDependencyError(
             "several processes need torch.distributed with gloo, which this torch was built without; "
             "install another build of torch, or start one process, without torchrun"
         )
-    # Torch's own functions take the group of the moment of their import as a default, and an optimizer imports them. Imported
-    # later than this, they keep the group and its threads to the end, where a thread that still has a tensor of a broken
-    # connection aborts the process.
-    import torch.distributed.nn  # noqa: F401 - for its defaults
+    # Functions of torch take the default group at their import as a default argument, and an optimizer imports them. If they
+    # were imported after the group exists, they would keep it and its threads until exit, where a thread that still holds a
+    # tensor of a broken connection aborts the process.
+    import torch.distributed.nn  # noqa: F401 - for its default arguments
 
     try:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        dist.init_process_group("gloo", timeout=PROCESS_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the processes do not find each other ({first_line(error)}); start them with torchrun"
@@ -127,7 +128,7 @@ def torchrun_group() -> Iterator[TorchGroup]:
 
 
 class DistributedTrainable(TorchTrainable):
-    """TorchTrainable whose steps and evaluations are shared out by rows; parameters and moments are in every process.
+    """A TorchTrainable whose training steps and evaluations are split by rows; every process has all parameters and moments.
 
     Args:
         group: of ``torchrun_group``.
@@ -162,7 +163,7 @@ class DistributedTrainable(TorchTrainable):
             self._scaled(loss, batch).backward()
         parameters = list(self.model.parameters())
         for parameter in parameters:
-            if parameter.grad is None:  # no row of this process
+            if parameter.grad is None:  # this process has no rows
                 parameter.grad = torch.zeros_like(parameter)
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         result, final, sums = self._joined(result, final, state, own, grads)
@@ -181,10 +182,13 @@ class DistributedTrainable(TorchTrainable):
     def _joined(
         self, result: LossResult, final: NDArray, state: NDArray, own: slice, grads: list[Tensor] | None = None
     ) -> tuple[LossResult, NDArray, list[Tensor]]:
-        """Loss sums, state and ``grads`` of all processes, of this one's: one sum in float64, one in the model's dtype."""
+        """Return loss sums, state and gradients of all processes, given this one's, by two all-reduces.
+
+        The first adds the loss sums in float64, the second state and gradients in the model's dtype.
+        """
         sums = torch.tensor([result.loss, result.correct, result.tokens], dtype=torch.float64)
         self.group.add(sums)
-        joint = np.zeros_like(state)  # each process has zeros where the rows are another's
+        joint = np.zeros_like(state)  # zeros in the rows of other processes
         joint[:, :, own] = final
         values = [torch.from_numpy(joint), *(grads or [])]
         flat = torch.cat([value.flatten() for value in values])
@@ -202,7 +206,7 @@ def _batch_rows(batch: Batch, rows: slice) -> Batch:
 
 
 def _mask_rows(masks: Masks | None, rows: slice) -> Masks | None:
-    """The rows of masks that were drawn for the joint batch, so that the units are those that one process would drop."""
+    """Return some rows of the joint batch's masks, so that the same units are dropped as in one process."""
     if masks is None:
         return None
     between = None if masks.between is None else [mask[:, rows] for mask in masks.between]

@@ -1,6 +1,6 @@
-"""Output layer and loss of the twin in PyTorch, without an array of all logits where it would be large.
+"""Output layer and loss in PyTorch, without an array of all logits where that would be large.
 
-N positions counted, H hidden, V vocabulary
+Letters: N counted positions, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from unrolled.engine.models.layers import logit_pieces
 
 
 def output_loss(h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, int]:
-    """Cross-entropy of the output layer on ``h`` (N, H), summed, and how often the most probable token is the target.
+    """Return the summed cross-entropy of the output layer on ``h`` (N, H), and how often the likeliest token is the target.
 
     Args:
         weight, bias: (V, H) and (V,).
         targets: (N,) token ids.
-        smoothing: share of the target's probability that is spread evenly over all V tokens.
+        smoothing: share of the target's probability that is spread uniformly over all V tokens.
     """
     pieces = list(logit_pieces(len(h), len(bias), h.detach().numpy().dtype))
     if len(pieces) <= 1:
@@ -29,7 +29,7 @@ def output_loss(h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smooth
         loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
         return loss, _hits(logits.detach(), targets)
     if torch.is_grad_enabled():
-        loss, correct = _Pieces.apply(h, weight, bias, targets, smoothing, pieces)
+        loss, correct = _PiecewiseLoss.apply(h, weight, bias, targets, smoothing, pieces)
         return loss, int(correct)
     total, correct = _summed(h, weight, bias, targets, smoothing, pieces, [])
     return torch.tensor(total, dtype=torch.float64), correct
@@ -42,7 +42,11 @@ def _hits(logits: Tensor, targets: Tensor) -> int:
 def _summed(
     h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, pieces: list[slice], grads: list[Tensor]
 ) -> tuple[float, int]:
-    """Loss and hits piece by piece; ``grads`` of h, weight and bias, if given, are written and added to."""
+    """Return loss and hits, computed piece by piece.
+
+    Args:
+        grads: gradients of h, weight and bias to write and add to; empty: none.
+    """
     total, correct = 0.0, 0
     for piece in pieces:
         loss, hits = _piece(h, weight, bias, targets, smoothing, piece, grads)
@@ -54,7 +58,7 @@ def _summed(
 def _piece(
     h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, piece: slice, grads: list[Tensor]
 ) -> tuple[float, int]:
-    """A function of its own, so that one piece's arrays are gone before the next piece's are made."""
+    """Return loss and hits of one piece; returning frees its arrays before the next piece allocates its own."""
     logits = F.linear(h[piece], weight, bias)
     hits = _hits(logits, targets[piece])
     with torch.set_grad_enabled(bool(grads)):
@@ -70,8 +74,8 @@ def _piece(
     return float(loss.detach()), hits
 
 
-class _Pieces(torch.autograd.Function):
-    """The same with gradients: each piece's are made while its logits are there, and nothing is made twice."""
+class _PiecewiseLoss(torch.autograd.Function):
+    """Loss with gradients, which are computed with each piece while its logits exist, so nothing is computed twice."""
 
     @staticmethod
     def forward(
@@ -86,6 +90,6 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        grads, ctx.grads = ctx.grads, []  # given away, so that autograd keeps these and makes no copies
+        grads, ctx.grads = ctx.grads, []  # handed over, so that autograd keeps these arrays without copying
         dh, dweight, dbias = (grad.mul_(dloss.to(grad.dtype)) for grad in grads)
         return dh, dweight, dbias, None, None, None

@@ -1,4 +1,4 @@
-"""What the checks of ``unrolled verify`` are made of."""
+"""Parts of every check of ``unrolled verify``: its result, its failure, comparison of arrays, random input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -21,17 +21,17 @@ class Check:
 
 
 class Failed(Exception):
-    """A check's way out, with what is wrong."""
+    """A check failed; the argument says why."""
 
 
 def need(condition: bool, message: str) -> None:
-    """Fail with ``message`` where the condition does not hold."""
+    """Raise Failed with ``message`` if the condition does not hold."""
     if not condition:
         raise Failed(message)
 
 
 def close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32_STORAGE.tolerance) -> float:
-    """The largest difference; fails beyond the tolerance, and on NaN."""
+    """Return the largest difference; raise Failed beyond the tolerance, and on NaN."""
     need(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
     need(bool(np.isfinite(got).all()), f"{what}: NaN or infinite")
     difference = np.abs(got.astype(np.float64) - expected)
@@ -42,7 +42,7 @@ def close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32
 
 
 def random_tokens(config: ModelConfig, T: int, B: int) -> tuple[NDArray[np.int64], NDArray]:
-    """Seeded tokens (T, B), and a state whose numbers are all different."""
+    """Return seeded tokens (T, B), and a state of distinct numbers."""
     rng = np.random.default_rng((T, B))
     state = rng.uniform(-1, 1, config.state_shape(B)).astype(np.float32)
     return rng.integers(0, config.vocab_size, (T, B)), state

@@ -23,7 +23,7 @@ SHAPES = ((1, 1), (1, 3), (7, 1), (13, 5))  # (T, B) that were never traced
 
 
 def check_shapes(model: StepModel) -> str:
-    """Check the shapes of logits and state at sizes that no example ever had."""
+    """Check the shapes of logits and state at several sizes."""
     config = model.config
     for T, B in SHAPES:
         tokens, state = random_tokens(config, T, B)
@@ -83,7 +83,7 @@ def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw
     return f"{greedy} recorded greedy tokens, {drawn} drawn ones"
 
 
-def check_sizes(config: ModelConfig, other: ModelConfig) -> str:
+def check_same_sizes(config: ModelConfig, other: ModelConfig) -> str:
     """Check that file and checkpoint have the same sizes."""
     need(
         config.state_shape(1) == other.state_shape(1) and config.vocab_size == other.vocab_size,

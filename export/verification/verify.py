@@ -29,8 +29,8 @@ from unrolled.export.verification.step_checks import (
     check_chunks,
     check_golden_tokens,
     check_golden_values,
+    check_same_sizes,
     check_shapes,
-    check_sizes,
 )
 from unrolled.export.verification.structure_checks import STRUCTURE_CHECKS, check_digest
 from unrolled.export.verification.writing_checks import check_goes_on, check_own_step, check_written
@@ -104,7 +104,7 @@ def _checks(
         yield from _writing_checks(file, model, info.golden, storage.quantized)
         yield "digest", partial(check_digest, file, info)
     if against is not None:
-        yield f"sizes{source}", partial(check_sizes, model.config, against.config)
+        yield f"sizes{source}", partial(check_same_sizes, model.config, against.config)
         if (
             has_logits and storage.storage == FLOAT32_STORAGE.storage
         ):  # other formats hold other weights, by their digest
