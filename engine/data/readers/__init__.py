@@ -1,1 +1,1 @@
-"""Read text from files of many formats: names, compression, encodings, tables and JSON."""
+"""Read text from files: names, compression, encodings, tables and JSON."""

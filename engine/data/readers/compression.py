@@ -1,4 +1,4 @@
-"""Compressed streams: recognised by their first bytes, and decompressed as they are read."""
+"""Compressed streams: detected by their first bytes, and decompressed on reading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unrolled.engine.data.readers.encodings import BYTE_ORDER_MARKS
 from unrolled.engine.data.readers.file_names import GZIP, ZSTD
 from unrolled.engine.errors import MissingDependencyError, UnrolledError, first_line
 
-SAMPLE_BYTES = 1 << 12  # at the beginning, in which an encoding is looked for
+SAMPLE_BYTES = 1 << 12  # at the start, from which an encoding is detected
 MAGIC = {
     b"\x1f\x8b\x08": GZIP,
     b"\x28\xb5\x2f\xfd": ZSTD,
@@ -28,12 +28,12 @@ MAGIC = {
 
 
 class HeadStream(io.RawIOBase):
-    """A stream whose ``head`` is known before it is read.
+    """A stream whose first bytes, ``head``, are available before it is read.
 
     Args:
-        stream: what is read.
-        unreadable: makes the error of what the system cannot read.
-        owned: whether closing closes the stream; standard input stays open.
+        stream: the underlying stream.
+        unreadable: converts a system error into the error to raise.
+        owned: closing also closes the underlying stream; standard input stays open.
     """
 
     def __init__(self, stream: Any, unreadable: Callable[[OSError], UnrolledError], owned: bool) -> None:
@@ -41,13 +41,13 @@ class HeadStream(io.RawIOBase):
         self.head = self._left = self._peek()
 
     def _peek(self) -> bytes:
-        """Return the first bytes, no more than are there unless they begin like something longer."""
-        head = more = self._some()
+        """Return the first available bytes; read on only while they could be the start of a longer magic number."""
+        head = more = self._read_some()
         while more and any(len(head) < len(magic) and magic.startswith(head) for magic in (*MAGIC, *BYTE_ORDER_MARKS)):
-            head += (more := self._some())
+            head += (more := self._read_some())
         return head
 
-    def _some(self) -> bytes:
+    def _read_some(self) -> bytes:
         try:
             return self._stream.read1(SAMPLE_BYTES)
         except OSError as error:
@@ -66,7 +66,7 @@ class HeadStream(io.RawIOBase):
         buffer[:n], self._left = self._left[:n], self._left[n:]
         return n
 
-    def readall(self) -> bytes:  # in one call, where RawIOBase makes thousands
+    def readall(self) -> bytes:  # one call instead of RawIOBase's thousands
         head, self._left = self._left, b""
         try:
             return head + self._stream.read()
@@ -80,13 +80,13 @@ class HeadStream(io.RawIOBase):
 
 
 class DecompressedStream(io.RawIOBase):
-    """The content of a compressed stream.
+    """The decompressed content of a stream.
 
     Args:
-        raw: the stream.
+        raw: the compressed stream.
         kind: a value of ``MAGIC``.
-        name: what messages call the source.
-        error: the class of the error of damage, or of a kind that is not read.
+        name: name of the source in messages.
+        error: class of the error for damaged data or an unsupported kind.
     """
 
     def __init__(self, raw: HeadStream, kind: str, name: str, error: type[UnrolledError]) -> None:
@@ -119,13 +119,13 @@ class DecompressedStream(io.RawIOBase):
 
 
 def is_compressed(stream: BinaryIO) -> bool:
-    """Return whether what ``Source.open`` gave is decompressed as it is read."""
+    """Return whether a stream of ``Source.open`` is decompressed on reading."""
     return isinstance(stream, io.BufferedReader) and isinstance(stream.raw, DecompressedStream)
 
 
 def _import_zstd(name: str) -> Any:
     with contextlib.suppress(ImportError):
-        from compression import zstd  # of Python 3.14 and later
+        from compression import zstd  # Python 3.14 and later
 
         return zstd
     try:

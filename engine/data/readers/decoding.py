@@ -1,4 +1,4 @@
-"""Bytes to text: an encoding that is asked for, checked against what the bytes show."""
+"""Decode bytes to text, and check the requested encoding against the bytes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from unrolled.engine.data.readers.encodings import (
 from unrolled.engine.errors import UnrolledError, first_line
 from unrolled.engine.storage.surrogates import check_characters
 
-MOST_NULS = 0.02  # of the characters; a text may hold one, but not as many as another encoding gives
-TAR_MAGIC = slice(257, 262)  # where a tar archive has its name
+MOST_NULS = 0.02  # share of the characters; a text may contain one, a wrong encoding produces many
+TAR_MAGIC = slice(257, 262)  # position of the magic number of a tar archive
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class TextDecoding:
     """The decoding of a source.
 
     Args:
-        name: what messages call the source.
-        encoding: of the text; None: UTF-8, and there is no option to say otherwise.
-        error: the class of what decoding raises.
+        name: name of the source in messages.
+        encoding: encoding of the text; None: UTF-8 without an option to change it.
+        error: class of the errors.
     """
 
     name: str
@@ -40,22 +40,22 @@ class TextDecoding:
     error: type[UnrolledError]
 
     def pieces(self, stream: BinaryIO, size: int, universal: bool) -> Iterator[str]:
-        r"""Yield the text of about ``size`` bytes at a time, without its byte order mark; -1: all of it.
+        r"""Yield the text in pieces of about ``size`` bytes, without its byte order mark.
 
         Args:
-            stream: the bytes, which can be peeked at.
-            size: bytes read at a time; -1: all of them.
-            universal: whether \r\n and \r become \n.
+            stream: the bytes; its ``peek`` is used.
+            size: bytes to read at a time; -1: all of them.
+            universal: convert \r\n and \r to \n.
 
         Raises:
-            UnrolledError: the bytes are no text in that encoding.
+            UnrolledError: the bytes are not text in this encoding.
         """
         lines = io.IncrementalNewlineDecoder(None, True)
         characters = nuls = 0
         codec, sample = self.detect_codec(stream)
         for text in self._decode(stream, size, codec, sample):
             nuls += text.count("\0")
-            # any other codec takes any bytes, so that nothing else shows the wrong one
+            # Other codecs decode any bytes, so a NUL is the only sign of a wrong encoding.
             if nuls and codec not in UNICODE_CODECS:
                 raise self._no_text(f"read as {self._encoding} it holds a NUL, as binary files do", sample)
             if codec not in SURROGATE_FREE_CODECS:
@@ -85,12 +85,12 @@ class TextDecoding:
                 return
 
     def detect_codec(self, stream: BinaryIO) -> tuple[str, bytes]:
-        """Return the codec of what ``open`` gave, and the bytes at its beginning, which are still to be read.
+        """Return the codec of a stream, and its first bytes without consuming them.
 
-        Without a byte order mark, utf-16 and utf-32 have the order of this machine.
+        Without a byte order mark, utf-16 and utf-32 have the byte order of the machine.
 
         Raises:
-            UnrolledError: the beginning shows another encoding than the one asked for.
+            UnrolledError: the first bytes show another encoding than the requested one.
         """
         asked = resolved = find_codec("utf-8" if self.encoding is None else self.encoding)
         sample = stream.peek(SAMPLE_BYTES)[:SAMPLE_BYTES]  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ class TextDecoding:
             order = "le" if sys.byteorder == "little" else "be"
             resolved = looks if looks and marked else f"{asked}-{order}"
         elif asked.startswith("utf-16") and not marked and looks in ("utf-16-le", "utf-16-be"):
-            looks = asked  # who names the order knows it better: ideographic spaces, turned round, are digits
+            looks = asked  # trust a byte order that is given: ideographic spaces with swapped bytes are digits
         if looks not in (None, resolved) or not resolved.startswith(asked):
             raise self.error(f"{self.name}: is not {self._encoding}, it looks like {looks}; {self._advice(looks)}")
         return resolved, sample
@@ -121,7 +121,7 @@ class TextDecoding:
     def _undecodable(self, error: UnicodeError, fed: int, sample: bytes) -> UnrolledError:
         if not isinstance(error, UnicodeDecodeError):
             return self._no_text(f"is not {self._encoding} ({first_line(error)})", sample)
-        offset = fed - len(error.object) + error.start  # the decoder may hold back the beginning of a character
+        offset = fed - len(error.object) + error.start  # the decoder may hold back the first bytes of a character
         return self._no_text(
             f"byte 0x{error.object[error.start]:02x} at offset {offset} is not {self._encoding}", sample
         )

@@ -1,4 +1,4 @@
-"""Encodings of text: codecs by any of their names, and what bytes seem to be in."""
+"""Text encodings: codecs by any of their names, and detection from the bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import codecs
 
 from unrolled.engine.errors import CorpusError
 
-# UTF-32 before UTF-16, whose mark begins like it
+# UTF-32 comes before UTF-16, because its little-endian mark starts with that of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -14,14 +14,12 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-UNICODE_CODECS = frozenset(
-    BYTE_ORDER_MARKS.values()
-)  # codecs of Unicode, which refuse most bytes of any other encoding
-SURROGATE_FREE_CODECS = UNICODE_CODECS | {"ascii", "iso8859-1"}  # codecs that decode to no half of a surrogate pair
+UNICODE_CODECS = frozenset(BYTE_ORDER_MARKS.values())  # they refuse most bytes of any other encoding
+SURROGATE_FREE_CODECS = UNICODE_CODECS | {"ascii", "iso8859-1"}  # they never decode to a lone surrogate
 
 
 def probable_encoding(sample: bytes) -> str | None:
-    """Return the encoding that ``sample`` shows: by its mark, or by small high bytes as UTF-16 and UTF-32 have them."""
+    """Return the encoding of ``sample`` by its byte order mark or by the small high bytes of UTF-16 and UTF-32, else None."""
     for mark, name in BYTE_ORDER_MARKS.items():
         if sample.startswith(mark):
             return name
@@ -40,17 +38,17 @@ def probable_encoding(sample: bytes) -> str | None:
 
 
 def _are_high_bytes(high: bytes, low: bytes) -> bool:
-    """Return whether most of ``high`` is below tab, as high bytes of Latin, Greek, Cyrillic, Hebrew and Arabic are."""
+    """Return whether most of ``high`` is below 8, as are the high bytes of Latin, Greek, Cyrillic, Hebrew and Arabic."""
     counts = [high.count(byte) for byte in range(8)]
     small = sum(counts)
     if 2 * small < len(high) or 4 * sum(low.count(byte) for byte in range(8)) > small:
         return False
-    # without a space or line end among them: one script, and not the same control character over and over
+    # Without spaces and line ends, require a single script, and more than one repeated control character.
     return counts[0] > 0 or (max(counts) >= max(8, 0.8 * small) and len(set(low)) > 3)
 
 
 def probable_utf16(sample: bytes) -> str | None:
-    """Return the UTF-16 whose only small bytes are those of line ends and digits, as in Chinese text."""
+    """Return the UTF-16 whose only zero bytes are those of line ends and digits, as in Chinese text, else None."""
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     if min(even, odd) > 0 or max(even, odd) < 2:
         return None
@@ -58,14 +56,14 @@ def probable_utf16(sample: bytes) -> str | None:
 
 
 def find_codec(encoding: str) -> str:
-    """Return Python's own name of a text encoding; utf-8-sig counts as utf-8, whose mark is always dropped.
+    """Return Python's canonical name of a text encoding; utf-8-sig becomes utf-8, since the mark is always removed.
 
     Raises:
-        CorpusError: Python does not know it, or it does not turn bytes into text.
+        CorpusError: Python has no such encoding, or it does not decode bytes to text.
     """
     try:
         name = codecs.lookup(encoding).name
-        "a".encode(name)  # refuses rot13, base64 and their like, which codecs.lookup finds
+        "a".encode(name)  # rot13, base64 and other non-text codecs fail here
         codecs.getincrementaldecoder(name)
     except (LookupError, ValueError, TypeError) as error:
         raise CorpusError(f"--encoding: {encoding!r} is not an encoding that Python knows") from error

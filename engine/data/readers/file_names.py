@@ -1,4 +1,4 @@
-"""Names of sources: as they are printed, and what they tell of a file's format."""
+"""Names of sources: printable forms, and the format that a name implies."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ COMPRESSED_SUFFIXES = {".gz": GZIP, ".zst": ZSTD}
 
 
 def printable_name(path: str | os.PathLike[str]) -> str:
-    r"""Return a file's name as text that can be encoded: a byte that is not UTF-8 becomes \xNN.
+    r"""Return a file name as encodable text: a byte that is not UTF-8 becomes \xNN.
 
-    The file itself is opened by its true name, in which Python keeps such a byte as a lone surrogate.
+    The file itself is opened by its original name, in which Python stores such a byte as a lone surrogate.
     """
     return encodable(os.fspath(path))
 
 
 def format_suffix(path: str | os.PathLike[str]) -> str:
-    """Return the lower-case ending that says what a file holds: ".csv" of a.csv and of a.csv.gz."""
+    """Return the lower-case suffix that names the format of a file: ".csv" for a.csv and a.csv.gz."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
         suffixes.pop()
@@ -29,13 +29,13 @@ def format_suffix(path: str | os.PathLike[str]) -> str:
 
 
 def is_unnamed(path: str | os.PathLike[str]) -> bool:
-    """Return whether a source has no name that could tell its format: standard input, a pipe, a file descriptor."""
+    """Return whether the name of a source implies no format: standard input, a pipe or a file descriptor."""
     name = os.fspath(path)
     return name == STDIN or name.startswith(("/dev/", "/proc/")) or (os.path.exists(name) and not os.path.isfile(name))
 
 
 def short_name(path: str) -> str:
-    """Return what a source is called in results: the name of its file without the folder."""
+    """Return the name of a source in results: the name of its file without the folder."""
     if path == STDIN:
         return "standard input"
     return printable_name(path if path.startswith(("/dev/", "/proc/")) else Path(path).name)

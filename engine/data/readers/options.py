@@ -1,4 +1,4 @@
-"""Options of reading files, and a record of what was read."""
+"""Options for reading files, and the report of a reading."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 from unrolled.engine.data.readers.table_format import TableFormat, spelling
 from unrolled.engine.errors import ConfigError
 
-EMPTY_ROWS, BLANK_LINES = "empty", "blank lines"  # why rows are skipped
-TEXT_FIELD = "text"  # of JSON objects, where none is named
+EMPTY_ROWS, BLANK_LINES = "empty", "blank lines"  # reasons why rows are skipped
+TEXT_FIELD = "text"  # the default field of JSON objects
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of reading files.
+    """Options for reading files.
 
     Args:
-        column: of a table, its name, or without a header its number from 1; None: the only one.
-        field: of JSON objects; None: ``TEXT_FIELD``.
-        encoding: of characters.
-        delimiter, quoting, header: of a table, as in ``TableFormat``.
+        column: name of a table's column, or its number from 1 in a table without a header; None: the only column.
+        field: field of JSON objects; None: ``TEXT_FIELD``.
+        encoding: text encoding.
+        delimiter, quoting, header: the format of a table, as in ``TableFormat``.
     """
 
     column: str | None = None
@@ -34,36 +34,36 @@ class ReadOptions:
         for name, value in (("column", self.column), ("field", self.field)):
             if value is not None and not value.strip():
                 raise ConfigError(f"{name}: got {value!r}, needs a name")
-        TableFormat(self.delimiter, self.quoting, self.header)  # which checks them
+        TableFormat(self.delimiter, self.quoting, self.header)  # validates the three
 
     @property
     def table(self) -> TableFormat:
-        """Return how a table is written."""
+        """Return the format of a table."""
         return TableFormat(self.delimiter, self.quoting, self.header)
 
     @property
     def of_tables(self) -> tuple[str, ...]:
-        """Return the options that are given and go with tables alone, as the command line spells them."""
+        """Return the given options that apply to tables only, as flags of the command line."""
         return (*(() if self.column is None else ("--column",)), *self.table.options())
 
     @property
     def of_records(self) -> tuple[str, ...]:
-        """Return the options that are given and do not go with plain text."""
+        """Return the given options that do not apply to plain text."""
         return (*self.of_tables, *(() if self.field is None else ("--field",)))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A record of what was read of a file: which column, how many rows, and what was skipped.
+    """A report of reading a file: the column, the number of rows, and the rows that were skipped.
 
     Args:
-        name: of the file.
-        format: "csv", "tsv", "jsonl", "json", or "text" whose lines are records.
-        column: the column or field that was read; None where there is none, as in an array of texts.
-        rows: how many gave a text.
-        skipped: how many others there were, by the reason.
-        delimiter: of a table.
-        quoted: how many texts stand in quotes that are part of them, because a TSV has no quoting.
+        name: name of the file.
+        format: "csv", "tsv", "jsonl", "json", or "text", whose lines are records.
+        column: the column or field that was read; None if there is none, as in an array of texts.
+        rows: number of rows that gave a text.
+        skipped: number of skipped rows by reason.
+        delimiter: delimiter of a table.
+        quoted: number of texts enclosed in quotes that are part of the text, because TSV has no quoting.
     """
 
     name: str
@@ -75,11 +75,11 @@ class Reading:
     quoted: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
     def describe(self) -> str:
-        """Return what was read in a line."""
+        """Return the report as one line."""
         text = f"{self.name}: "
         if self.column is not None:
             marked = f" by {spelling(self.delimiter)}" if self.delimiter not in (None, ",") else ""
@@ -92,16 +92,17 @@ class Reading:
 
 
 def kept_quotes_note(count: int) -> str:
-    """Return what to say of texts that stand in quotes in a TSV."""
+    """Return the end of a report for ``count`` quoted texts of a TSV; empty for none."""
     return f"; {count:,} in quotes, which are kept (--quoting csv takes them off)" if count else ""
 
 
 class Content(NamedTuple):
-    """A text or records, and what was read of a file of records."""
+    """A text, or records with the report of their reading."""
 
     content: str | tuple[str, ...]
     reading: Reading | None = None
 
 
-def options_go(names: tuple[str, ...]) -> str:
+def options_phrase(names: tuple[str, ...]) -> str:
+    """Return options and their verb for a message: "--a goes" or "--a, --b go"."""
     return f"{', '.join(names)} {'go' if len(names) > 1 else 'goes'}"

@@ -1,6 +1,6 @@
-"""Readers of a corpus by its format: a column of a table, a field of JSON lines or of a JSON array, or plain text.
+"""Registry of readers by file suffix: a column of a table, a field of JSON, or plain text.
 
-Each reports what it read and what it passed over as a ``Reading``.
+A reader of records returns a ``Reading``, which reports the rows that it read and skipped.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import io
 from collections.abc import Callable
 
 from unrolled.engine.data.readers.json_readers import read_json, read_jsonl
-from unrolled.engine.data.readers.options import Content, ReadOptions, options_go
+from unrolled.engine.data.readers.options import Content, ReadOptions, options_phrase
 from unrolled.engine.data.readers.table_readers import read_csv, read_tsv
 from unrolled.engine.errors import CorpusError
 
 
 def read_plain(text: str, name: str, options: ReadOptions) -> Content:
-    """Read text whose line ends become those of Python."""
+    r"""Read plain text; all line ends become \n."""
     if options.of_tables:
         raise CorpusError(
-            f"{name}: {options_go(options.of_tables)} with .csv and .tsv files; this one is read as plain text"
+            f"{name}: {options_phrase(options.of_tables)} with .csv and .tsv files; this one is read as plain text"
         )
     if options.field is not None:
         raise CorpusError(f"{name}: --field goes with .jsonl and .json files; this one is read as plain text")
@@ -36,7 +36,7 @@ READERS: dict[str, Reader] = {
 
 
 def unnamed_reader(options: ReadOptions) -> Reader:
-    """Return the reader of what has no name with an ending, by the options that are given."""
+    """Return the reader of a source without a suffix, chosen by the given options."""
     if options.field is not None:
         return read_jsonl
     if options.of_tables:

@@ -1,8 +1,8 @@
-"""Text input: opening, decompressing, detecting and decoding, the same for every reader.
+"""Text sources for all readers: opened, decompressed and decoded in the same way.
 
-A source is a path or "-" for standard input. gzip and Zstandard are recognised by content, so that a pipe can be compressed
-too; one leading byte order mark is dropped whatever the codec is called; text in another encoding than the one asked for is
-refused where its bytes show it.
+A source is a path, or "-" for standard input. gzip and Zstandard are detected by content, so a pipe can be compressed too.
+One leading byte order mark is removed for every codec. Text whose bytes show another encoding than the requested one is
+refused.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from unrolled.engine.data.readers.decoding import TextDecoding
 from unrolled.engine.data.readers.file_names import COMPRESSED_SUFFIXES, STDIN, printable_name
 from unrolled.engine.errors import CorpusError, UnrolledError
 
-PIECE_BYTES = 1 << 22  # decoded at a time
+PIECE_BYTES = 1 << 22  # bytes decoded at a time
 
 
 @dataclass(frozen=True)
 class Source:
-    """An input that text is read from.
+    """A source of text.
 
     Args:
-        path: the file's true name, or "-".
-        encoding: of the text; None: UTF-8, and there is no option to say otherwise.
-        name: what messages call it; its path if left out.
-        error: the class of what reading raises.
-        spool: a copy of what can be read only once.
+        path: the original name of the file, or "-".
+        encoding: encoding of the text; None: UTF-8 without an option to change it.
+        name: name in messages; the default is the path.
+        error: class of the errors of reading.
+        spool: a copy of a source that can be read only once.
     """
 
     path: str
@@ -50,11 +50,11 @@ class Source:
             object.__setattr__(self, "name", "standard input" if self.path == STDIN else printable_name(self.path))
 
     def open(self) -> BinaryIO:
-        """Open the bytes of the text, decompressed as they are read; closing leaves standard input open.
+        """Open the bytes of the text, decompressed on reading; closing leaves standard input open.
 
         Raises:
-            UnrolledError: there is no such file, it cannot be read, or is of a kind that cannot be decompressed.
-            MissingDependencyError: it is Zstandard's, and what reads that is not installed.
+            UnrolledError: the file is missing, unreadable, or of an unsupported compression.
+            MissingDependencyError: the file is compressed by Zstandard, and its reader is not installed.
         """
         stream = self._raw()
         try:
@@ -80,7 +80,7 @@ class Source:
             copy.seek(0)
             return copy
         if self.path == STDIN:
-            if sys.stdin is None:  # the shell closed it, as by <&-
+            if sys.stdin is None:  # closed by the shell (<&-)
                 raise self.error(f"{self.name}: is closed; name a file, or pipe the text in")
             return sys.stdin.buffer
         try:
@@ -95,40 +95,40 @@ class Source:
 
     @property
     def _owns_stream(self) -> bool:
-        """Return whether what is read was opened here: all but standard input itself."""
+        """Return whether the stream was opened here: any but standard input."""
         return self.path != STDIN or self.spool is not None
 
     def unreadable(self, error: OSError) -> UnrolledError:
-        """Return the error of a source that the system cannot read."""
+        """Return the error for a system error of reading."""
         return self.error(f"{self.name}: cannot be read ({(error.strerror or str(error)).lower()})")
 
     def read(self) -> str:
-        """Return the whole text, line ends as they are."""
+        """Return the whole text with its original line ends."""
         return "".join(self.pieces(-1, universal=False))
 
     def pieces(self, size: int = PIECE_BYTES, universal: bool = True) -> Iterator[str]:
-        r"""Yield the text of about ``size`` bytes at a time, without its byte order mark.
+        r"""Yield the text in pieces of about ``size`` bytes, without its byte order mark.
 
         Args:
-            size: bytes read at a time; -1: all of them.
-            universal: whether \r\n and \r become \n.
+            size: bytes to read at a time; -1: all of them.
+            universal: convert \r\n and \r to \n.
 
         Raises:
-            UnrolledError: as ``open``, or the bytes are no text in that encoding.
+            UnrolledError: as ``open``, or the bytes are not text in this encoding.
         """
         with self.open() as stream:
             yield from self.decoding.pieces(stream, size, universal)
 
     @property
     def decoding(self) -> TextDecoding:
-        """Return how the bytes become text."""
+        """Return the decoder of the bytes."""
         return TextDecoding(self.name, self.encoding, self.error)
 
     def read_only_once(self) -> bool:
-        """Return whether a second reading would give something else: of a pipe, a terminal, standard input.
+        """Return whether the source cannot be read twice: a pipe, a terminal or standard input.
 
         Raises:
-            UnrolledError: there is no such file.
+            UnrolledError: the file is missing.
         """
         if self.path == STDIN:
             return True
@@ -141,13 +141,13 @@ class Source:
 
     @contextlib.contextmanager
     def rereadable(self, folder: Path) -> Iterator[Source]:
-        """Yield a source of the same bytes that can be read several times, by a copy in ``folder`` where it needs one.
+        """Yield a source of the same bytes that can be read several times: itself, or a copy in ``folder``.
 
-        The copy has no name where the system allows that, and is gone at the end in any case.
+        The copy is an unnamed file if the system supports that, and is always removed at the end.
 
         Raises:
-            UnrolledError: it cannot be read.
-            OSError: there is no room for the copy; its file name is ``folder``.
+            UnrolledError: the source cannot be read.
+            OSError: the disk is full; the file name of the error is ``folder``.
         """
         if not self.read_only_once():
             yield self

@@ -1,4 +1,4 @@
-"""The format of a delimited table: delimiter, quoting and header, named or detected."""
+"""The format of a delimited table: delimiter, quoting and header, given or detected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUOTINGS: dict[str, Literal[0, 3]] = {"csv": csv.QUOTE_MINIMAL, "none": csv.QUOT
 
 
 class TableError(ValueError):
-    """A table cannot be read at all, because of what is in ``line``."""
+    """A table cannot be read because of ``line``."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -28,10 +28,10 @@ class TableFormat:
     """The format of a table.
 
     Args:
-        delimiter: a key of ``SPELLINGS``; None: a tab in TSV, else detected in the first rows.
-        quoting: a key of ``QUOTINGS``. csv: a cell in double quotes may hold delimiters, line ends, and quotes that are
-            doubled. none: a quote is a character like any other. None: none in TSV, else csv.
-        header: whether the first row holds the names of the columns; without it they are numbered from 1.
+        delimiter: a key of ``SPELLINGS``; None: a tab in TSV, else detected from the first rows.
+        quoting: a key of ``QUOTINGS``. "csv": a cell in double quotes may contain delimiters, line ends, and quotes written
+            twice. "none": a quote is an ordinary character. None: "none" in TSV, else "csv".
+        header: the first row contains the names of the columns; without it they are numbered from 1.
     """
 
     delimiter: str | None = None
@@ -47,28 +47,29 @@ class TableFormat:
             check_choice("quoting", self.quoting, QUOTINGS)
 
     def options(self) -> tuple[str, ...]:
-        """Return the options that differ from the default, as the command line spells them."""
+        """Return the options that differ from the default, as flags of the command line."""
         given = {"--delimiter": self.delimiter, "--quoting": self.quoting, "--no-header": not self.header}
         return tuple(name for name, value in given.items() if value)
 
 
 def spelling(delimiter: str) -> str:
-    """Return how messages show a delimiter."""
+    """Return a delimiter as messages show it."""
     return "tab" if delimiter == "\t" else repr(delimiter)
 
 
 def detect_delimiter(sample: Sequence[str], whole: bool, quoting: str = "csv") -> str:
     """Return the one of ``CANDIDATES`` that separates the columns in all of the first lines.
 
-    A comma in the first row alone, or no candidate in it, makes it CSV in the narrow sense: texts with another candidate in
-    them are no columns. Any other delimiter must give every row as many cells as the first one, and be the only one.
+    If the first row contains only commas or no candidate, the delimiter is a comma, and other candidates in texts do not
+    separate columns. Any other delimiter must be the only one that gives every row as many cells as the first row.
 
     Args:
         sample: the first lines.
-        whole: whether they are all lines; else the last record may be cut.
+        whole: they are all lines of the table; otherwise the last record may be incomplete.
+        quoting: a key of ``QUOTINGS``.
 
     Raises:
-        TableError: it is not plain.
+        TableError: the delimiter is ambiguous.
     """
     rows = {mark: _parse(sample, whole, mark, quoting) for mark in CANDIDATES}
     possible = [mark for mark in CANDIDATES if rows[mark] and len(rows[mark][0]) > 1]
@@ -83,12 +84,12 @@ def detect_delimiter(sample: Sequence[str], whole: bool, quoting: str = "csv") -
 
 
 def check_tab(sample: Sequence[str], whole: bool, quoting: str) -> None:
-    """Check that the first lines of a TSV are no columns by another delimiter.
+    """Check that the first lines of a TSV are not columns separated by another delimiter.
 
-    Without this check whole rows are read as the only column.
+    Without this check, whole rows would be read as a single column.
 
     Raises:
-        TableError: the first row has no tab, and as many columns by another delimiter as each of the next rows.
+        TableError: the first row has no tab, and another delimiter gives every row the same number of columns.
     """
     if any(len(cells) > 1 for cells in _parse(sample, whole, "\t", quoting)[:1]):
         return

@@ -1,4 +1,4 @@
-"""Readers of tables: a column of CSV or TSV."""
+"""Readers of tables: one column of a CSV or TSV file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from unrolled.engine.data.readers.table_format import TableError
 from unrolled.engine.data.readers.tables import DamagedRecord, Table
 from unrolled.engine.errors import CorpusError
 
-SHOWN_COLUMNS = 20  # of columns in a message
+SHOWN_COLUMNS = 20  # columns listed in a message
 
 
 def read_csv(text: str, name: str, options: ReadOptions) -> Content:
-    """Read a column of a table whose delimiter is named, or detected."""
+    """Read a column of a CSV file, with the given or detected delimiter."""
     return _read_table(text, name, options, "csv")
 
 
 def read_tsv(text: str, name: str, options: ReadOptions) -> Content:
-    """Read a column of a table with tabs and without quoting, unless said otherwise."""
+    """Read a column of a TSV file: tabs and no quoting, unless the options differ."""
     return _read_table(text, name, options, "tsv")
 
 
@@ -26,27 +26,27 @@ def _read_table(text: str, name: str, options: ReadOptions, kind: str) -> Conten
     if options.field is not None:
         raise CorpusError(f"{name}: --field goes with .jsonl and .json files; a column is named with --column")
     try:
-        # newline="" leaves line ends inside quoted cells as they are
+        # newline="" keeps line ends inside quoted cells.
         table = Table(io.StringIO(text, newline=""), options.table, tab_separated=kind == "tsv")
     except TableError as error:
         raise CorpusError(f"{name}, line {error.line}: {error}") from error
-    place, texts, empty, quoted = _wanted(table, name, options), [], 0, 0
+    index, texts, empty, quoted = _column_index(table, name, options), [], 0, 0
     for row in table:
         if isinstance(row, DamagedRecord):
             raise CorpusError(f"{name}, line {row.fault}: {row.message}")
-        cell = row.cells[place]
+        cell = row.cells[index]
         if not cell.strip():
             empty += 1
             continue
         texts.append(cell)
         quoted += table.keeps_quotes(cell)
     skipped = {EMPTY_ROWS: empty, BLANK_LINES: table.blank_lines}
-    reading = Reading(name, kind, table.columns[place], len(texts), skipped, table.delimiter, quoted)
+    reading = Reading(name, kind, table.columns[index], len(texts), skipped, table.delimiter, quoted)
     return Content(tuple(texts), reading)
 
 
-def _wanted(table: Table, name: str, options: ReadOptions) -> int:
-    """Return the place of the column to read."""
+def _column_index(table: Table, name: str, options: ReadOptions) -> int:
+    """Return the index of the column to read."""
     columns, column = table.columns, options.column
     if not columns:
         raise CorpusError(

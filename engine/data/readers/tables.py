@@ -1,8 +1,7 @@
-"""Delimited tables, CSV and TSV, read record by record: names of columns, delimiter, quoting, and where damage is.
+"""Delimited tables (CSV and TSV), read record by record, with the lines of damaged records.
 
-A ``Table`` takes decoded lines and goes on after a damaged record, so that who reads a corpus can refuse the first one and
-who reads prompts can report each in its place. Memory is bounded by a record and by the first lines, in which the
-delimiter is detected.
+A ``Table`` reads decoded lines and continues after a damaged record: a corpus refuses the first one, a file of prompts
+reports each in its place. Memory is bounded by one record and the first lines, from which the delimiter is detected.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from unrolled.engine.data.readers.table_format import (
     spelling,
 )
 
-SAMPLE_LINES, SAMPLE_CHARS = 50, 1 << 16  # in which a delimiter is detected
-DECLARED = re.compile(r"[sS][eE][pP]=([,;\t|])[\r\n]*")  # by a first line that Excel writes and reads
+SAMPLE_LINES, SAMPLE_CHARS = 50, 1 << 16  # from which a delimiter is detected
+DECLARED = re.compile(r"[sS][eE][pP]=([,;\t|])[\r\n]*")  # a first line by which Excel declares the delimiter
 LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class LineError(ValueError):
-    """A line cannot be decoded, or is too long; reading goes on with the next one."""
+    """A line cannot be decoded or is too long; reading continues with the next line."""
 
 
 class TableRecord(NamedTuple):
-    """A row with as many cells as the table has columns; ``line`` is the first of its lines."""
+    """A row with one cell per column; ``line`` is the number of its first line."""
 
     line: int
     cells: list[str]
 
 
 class DamagedRecord(NamedTuple):
-    """A row that cannot be read: its first line, the line to look at (where a quote opens, for instance), and why."""
+    """A row that cannot be read: its first line, the line at fault (where a quote opens, for instance), and the reason."""
 
     line: int
     fault: int
@@ -48,7 +47,7 @@ class DamagedRecord(NamedTuple):
 
 
 class _NumberedLines:
-    """Feed lines to the csv module, numbered; keep those of the present record to explain its damage."""
+    """An iterator of numbered lines for the csv module, which keeps those of the current record to explain damage."""
 
     def __init__(self, lines: Iterable[str | LineError], limit: int | None) -> None:
         self._lines, self.limit = iter(lines), limit
@@ -70,13 +69,13 @@ class _NumberedLines:
         return line
 
     def begin(self) -> int:
-        """Begin a record; return the line that it begins in."""
+        """Start a record, and return the number of its first line."""
         self.record.clear()
         self._size = 0
         return self.number + 1
 
     def peek(self) -> tuple[list[str | LineError], bool]:
-        """Return the first lines, which are read again later, and whether they are all that there are."""
+        """Return the first lines without consuming them, and whether they are all lines."""
         taken: list[str | LineError] = []
         size = 0
         while len(taken) < SAMPLE_LINES and size < SAMPLE_CHARS:
@@ -90,16 +89,16 @@ class _NumberedLines:
 
 
 class Table:
-    """A table's columns, none if it is empty, and its rows, to be read once.
+    """The columns of a table, none if it is empty, and an iterator of its rows, which can be read once.
 
     Args:
-        lines: decoded, each with its line end as it stands in the file; a ``LineError`` in the place of a bad one.
-        format: how the table is written.
-        tab_separated: whether it is TSV, which has other defaults.
-        limit: the most characters of a record; None: any number.
+        lines: decoded lines, each with its original line end; a ``LineError`` stands for a bad line.
+        format: the format of the table.
+        tab_separated: the table is TSV, which has other defaults.
+        limit: maximum number of characters of a record; None: no limit.
 
     Raises:
-        TableError: there is no usable first row, or the delimiter is not plain.
+        TableError: the first row cannot be read, or the delimiter is ambiguous.
     """
 
     def __init__(
@@ -112,10 +111,10 @@ class Table:
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KB refuses long texts
         self.format = format or TableFormat()
         self._lines = _NumberedLines(lines, limit)
-        self._unasked = tab_separated and self.format.quoting is None
+        self._default_quoting = tab_separated and self.format.quoting is None
         self.quoting = self.format.quoting or ("none" if tab_separated else "csv")
         self.delimiter = self._check_tab() if tab_separated else self._find_delimiter()
-        self.blank_lines = 0  # passed over so far
+        self.blank_lines = 0  # skipped so far
         self._reader = csv.reader(self._lines, delimiter=self.delimiter, quoting=QUOTINGS[self.quoting], strict=True)
         first = next(self._records(None), None)
         if isinstance(first, DamagedRecord):
@@ -126,14 +125,14 @@ class Table:
         self.columns = tuple(name.strip() for name in names)
 
     def __iter__(self) -> Iterator[TableRecord | DamagedRecord]:
-        """Yield all rows; lines that are blank are none, and are counted."""
+        """Yield all rows; blank lines are skipped and counted."""
         if self._first is not None:
             yield self._first
         yield from self._records(len(self.columns))
 
     def keeps_quotes(self, cell: str) -> bool:
-        """Return whether a cell stands in quotes that are part of it, because TSV has no quoting and nobody said otherwise."""
-        return self._unasked and len(cell) > 1 and cell[0] == cell[-1] == '"'
+        """Return whether a cell is enclosed in quotes that are part of it, because TSV has no quoting by default."""
+        return self._default_quoting and len(cell) > 1 and cell[0] == cell[-1] == '"'
 
     def _records(self, width: int | None) -> Iterator[TableRecord | DamagedRecord]:
         lines, reader = self._lines, self._reader
@@ -154,7 +153,7 @@ class Table:
                 yield TableRecord(line, cells)
 
     def _find_delimiter(self) -> str:
-        """Return the delimiter of a CSV, and read the line that declares one, which is no header whoever names it."""
+        """Return the delimiter of a CSV, and consume a line that declares one, which is never a header."""
         first_lines, whole = self._lines.peek()
         declared = DECLARED.fullmatch(first_lines[0]) if first_lines and isinstance(first_lines[0], str) else None
         if declared is not None:
@@ -164,14 +163,14 @@ class Table:
         return self.format.delimiter or detect_delimiter(sample, whole, self.quoting)
 
     def _check_tab(self) -> str:
-        """Return the delimiter of a TSV; another one than the tab needs its name."""
+        """Return the delimiter of a TSV: a tab unless another one is given."""
         if self.format.delimiter is None:
             first_lines, whole = self._lines.peek()
             check_tab([line for line in first_lines if isinstance(line, str)], whole, self.quoting)
         return self.format.delimiter or "\t"
 
     def _damage(self, line: int, error: csv.Error | LineError) -> DamagedRecord:
-        """Say where the fault of a record is; a quote that is not closed shows only lines after the one it opens in."""
+        """Return the damage of a record; an unclosed quote is detected only lines after the one in which it opens."""
         last, message = self._lines.number, str(error)
         opens, is_open = _last_quote(self._lines.record, self.delimiter) if self.quoting == "csv" else (None, False)
         opened = line if opens is None else line + opens
@@ -205,7 +204,7 @@ _QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*')
 
 
 def _last_quote(lines: Sequence[str], delimiter: str) -> tuple[int | None, bool]:
-    """Return in which of a record's lines, from 0, its last quoted cell opens, and whether that is still open."""
+    """Return the line of a record, from 0, in which its last quoted cell opens, and whether that cell is still open."""
     text, place = "".join(lines), 0
     opened, is_open = None, False
     while place < len(text):
