@@ -1,1 +1,1 @@
-"""Measurements of all engines side by side: agreement and speed of one model, and pictures of trainings."""
+"""Benchmarks of all engines side by side: speed, memory and agreement, and pictures of training runs."""

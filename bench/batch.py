@@ -1,10 +1,10 @@
-"""How much of an engine's speed is left when texts of all lengths are written, each engine in a process of its own.
+"""Speed of batched generation on texts of all lengths, each engine in a process of its own.
 
-Prompts of 5 to 200 tokens, outputs of 1 to 400. Two speeds are the measure: that of full lanes, with prompts of one token
-and outputs of one length, so that no lane is ever empty and next to nothing is read; and that of fixed lengths, the mean
-ones of the same prompts and outputs, so that the same work is done in lanes that move all alike. Useful are the tokens
-that are written and, counted apart, those of the prompts that are read: not what fills a batch up, nor what comes behind
-an end.
+Prompts have 5 to 200 tokens, outputs 1 to 400. The speed is compared with two others: that of full slots, with prompts of one
+token and outputs of one length, so that no slot is ever empty and almost nothing is read; and that of fixed lengths, the means
+of the same prompts and outputs, so that the same work is done in slots that all advance alike. Useful tokens are those that are
+generated and, counted apart, those of prompts that are read: neither padding of a batch nor tokens after the end of a text.
+``python -m unrolled.bench.batch`` is the worker process.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from unrolled.engine.processes.serving import serve
 from unrolled.engine.processes.worker import WorkerDiedError, WorkerFailedError, WorkerProcess, python_module
 
 PROMPT, OUTPUT = (5, 200), (1, 400)  # tokens
-ALONE = 48  # texts written one by one: some 10,000 tokens, seconds of every engine
+SEQUENTIAL_TEXTS = 48  # generated one after the other: about 10,000 tokens, seconds of every engine
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What a worker measures.
+    """Measurement of one engine.
 
     Raises:
-        ConfigError: there are fewer rows than lanes, so that these are never full.
+        ConfigError: there are fewer rows than lanes, which would never be full.
     """
 
     work: Workload
@@ -59,7 +59,7 @@ def _requests(prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64]) 
 def _rate(
     model: Any, prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64], lanes: int
 ) -> tuple[float, float]:  # fmt: skip
-    """Tokens a second: written, and with those of the prompts."""
+    """Return tokens a second: generated, and together with those of the prompts."""
     from unrolled.runtime.generation.scheduler.scheduler import write_rows
 
     started = time.perf_counter()
@@ -69,7 +69,7 @@ def _rate(
 
 
 def run(job: BatchJob) -> dict[str, float]:
-    """Rates of one engine: all lanes full, fixed lengths, texts of all lengths, and one by one."""
+    """Return the rates of one engine: full slots, fixed lengths, texts of all lengths, and one after the other."""
     from unrolled.bench.inputs import make_checkpoint
     from unrolled.runtime.models.engines import make_model
 
@@ -78,13 +78,13 @@ def run(job: BatchJob) -> dict[str, float]:
     lengths = rng.integers(OUTPUT[0], OUTPUT[1] + 1, job.rows)
     short, full = [prompt[:1] for prompt in prompts[: job.lanes]], np.full(job.lanes, OUTPUT[1])
     same = rng.integers(0, V, (2 * job.lanes, sum(PROMPT) // 2))
-    _rate(model, prompts[: job.lanes], full // 40, job.lanes)  # compiles, and makes what is made once
+    _rate(model, prompts[: job.lanes], full // 40, job.lanes)  # compiles, and sets up everything that is made once
     before, _ = _rate(model, short, full, job.lanes)
     written, both = _rate(model, prompts, lengths, job.lanes)
     _, fixed = _rate(model, list(same), np.full(len(same), sum(OUTPUT) // 2), job.lanes)
     after, _ = _rate(model, short, full, job.lanes)
     _rate(model, prompts[:2], lengths[:2], 1)
-    alone_written, alone = _rate(model, prompts[:ALONE], lengths[:ALONE], 1)
+    alone_written, alone = _rate(model, prompts[:SEQUENTIAL_TEXTS], lengths[:SEQUENTIAL_TEXTS], 1)
     return {
         "full": (before + after) / 2, "written": written, "read_too": both, "fixed": fixed,
         "alone_written": alone_written, "alone": alone,
@@ -92,10 +92,10 @@ def run(job: BatchJob) -> dict[str, float]:
 
 
 def measure_batch(job: BatchJob) -> dict[str, Any]:
-    """A round of one engine, in its own process.
+    """Measure a round of one engine in its own process.
 
     Raises:
-        ModelFileError: the process failed; what it said is the message.
+        ModelFileError: the process failed; the message has its last line.
     """
     with WorkerProcess(python_module("unrolled.bench.batch"), job.threads) as worker:
         try:
@@ -111,7 +111,7 @@ BATCH_COLUMNS = (
 
 
 def batch_cells(rounds: Sequence[dict[str, float]]) -> list[str]:
-    """A row of the table: medians of rounds, and how far apart the rates with prompts are."""
+    """Return a column of the table: medians over rounds, and the spread of the rates with prompts."""
     names = ("full", "written", "read_too", "fixed", "alone")
     full, written, both, fixed, alone = (statistics.median(rates[name] for rates in rounds) for name in names)
     apart = [rates["read_too"] for rates in rounds]

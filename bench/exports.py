@@ -1,4 +1,4 @@
-"""What an export costs or gains: its size, perplexity and speed beside those of ONNX with the weights as they are."""
+"""Size, perplexity and speed of an export, compared with those of ONNX with the weights as they are."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.models.load import load
 from unrolled.runtime.models.onnx_model import open_checkpoint
 
-TOKENS, ROUNDS = 200, 5
+TIMED_TOKENS, TIMED_ROUNDS = 200, 5
 
 
 def measure(checkpoint: Checkpoint, path: Path, form: str, weights: WeightStorage, text: Corpus) -> dict[str, Any]:
-    """Bytes, perplexity of ``text`` and tokens/s of one stream, "before" and "after", of an ONNX file in memory and ``path``.
+    """Return bytes, perplexity and tokens/s of one stream of an ONNX file in memory ("before") and of ``path`` ("after").
 
-    The file in memory is of the same form, for a file of another format of form step. Speeds are medians of rounds that
-    take turns. Logits are the file's own; one of form generate shows none, and they come from the same weights in form step.
+    The file in memory has the same form, or form step for a file of another format. Speeds are medians of rounds in turn.
+    Logits are the file's own; a file of form generate has none, and they come from the same weights in form step.
 
     Args:
+        checkpoint: the model.
         path: an exported file of any format.
         form: of that file.
-        weights: how it holds them.
+        weights: their storage in that file.
+        text: whose perplexity is computed.
     """
     before_form = form if path.suffix == FORMATS["onnx"].suffix else "step"
     sizes = {"before": build(checkpoint, before_form).ByteSize(), "after": path.stat().st_size}
@@ -39,7 +41,7 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: WeightStorag
     rates: dict[str, list[float]] = {when: [] for when in models}
     for model in models.values():
         _rate(model)
-    for _ in range(ROUNDS):
+    for _ in range(TIMED_ROUNDS):
         for when, model in models.items():
             rates[when].append(_rate(model))
     if form == "generate":
@@ -64,5 +66,5 @@ def _perplexity(model: StepModel, text: Corpus) -> float:
 
 def _rate(model: StepModel) -> float:
     started = time.perf_counter()
-    generation = generate(model, [model.tokenizer.start_prompt()], max_new_tokens=TOKENS)[0]
+    generation = generate(model, [model.tokenizer.start_prompt()], max_new_tokens=TIMED_TOKENS)[0]
     return len(generation.tokens) / (time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Pictures of trainings: the loss over steps of one run or of several."""
+"""Pictures of training runs: the loss over training steps of one run or of several."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 from unrolled.engine.plotting.figures import INK, PALETTE, dress, groups, new_figure, save_figure
 from unrolled.engine.runs.metrics_log import read_metrics
 
-POINTS = 200  # of the longest line
+POINTS = 200  # of the longest curve
 
 
 def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") -> None:
-    """Training loss (line) and validation loss (points) over steps, one colour a run.
+    """Draw training loss (line) and validation loss (points) over training steps, one colour a run.
 
     Args:
         runs: label to run folder.
-        output: .png, .svg or .pdf.
+        output: file, .png, .svg or .pdf.
+        title: above the picture.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.

@@ -14,16 +14,18 @@ from unrolled.engine.processes.messages import Message
 from unrolled.engine.processes.serving import serve
 from unrolled.engine.processes.worker import WorkerDiedError, WorkerFailedError, WorkerProcess, python_module
 
-STEPS = 3
+TRAINING_STEPS = 3
 MEMORY_COLUMNS = ("whole process, MB", "of which training, MB")
-KEPT = 4  # numbers a parameter: its value, gradient and two moments
+KEPT = 4  # numbers for each parameter: its value, gradient and two moments
 
 
 def measure_memory(engine: str, work: Workload) -> dict[str, Any]:
-    """Peaks in MB: of the whole process, and what of it ``STEPS`` steps and an evaluation added to an engine that is loaded.
+    """Return peaks in MB: of the whole process, and the part that training added to a process with the engine loaded.
+
+    Training is ``TRAINING_STEPS`` steps and an evaluation.
 
     Raises:
-        ConfigError: the engine cannot run here; says why.
+        ConfigError: the engine cannot run here; the message has the reason.
     """
     with WorkerProcess(python_module("unrolled.bench.memory")) as worker:
         try:
@@ -33,27 +35,29 @@ def measure_memory(engine: str, work: Workload) -> dict[str, Any]:
 
 
 def parameters_mb(work: Workload) -> float:
-    """What an optimiser with two moments needs in float32 whatever the batch."""
+    """Return the MB that an optimizer with two moments needs in float32, whatever the batch."""
     return KEPT * 4 * parameter_count(work.config) / 2**20
 
 
 def logits_mb(work: Workload) -> float:
-    """An array of all logits of a batch in float32, which no engine makes."""
+    """Return the MB of an array of all logits of a batch in float32, which no engine makes."""
     return 4 * work.tokens * work.vocab / 2**20
 
 
 def memory_cells(found: dict[str, Any]) -> list[str]:
+    """Return the texts of ``MEMORY_COLUMNS``."""
     return ["–" if found[key] is None else f"{found[key]:,.0f}" for key in ("peak_mb", "added_mb")]
 
 
 def _steps(engine: str, work: Workload) -> None:
     contestant = TrainableContestant(engine, work)
-    for _ in range(STEPS):
+    for _ in range(TRAINING_STEPS):
         contestant.run()
     contestant.model.evaluate(contestant.batch, zero_state(work.config, work.batch))
 
 
 def _answer(job: Message) -> dict[str, Any]:
+    """Train small models first, so that libraries are loaded and kernels compiled, and then the workload's."""
     work = Workload(**job["workload"])
     _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 11, 8, work.optimizer))
     _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 5, 8, work.optimizer))

@@ -1,4 +1,4 @@
-"""What one text through onnxruntime costs a token beside the run of the graph."""
+"""Overhead of the host: the time that a token of one text takes in Python beside the run of the graph in onnxruntime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unrolled.bench.inputs import make_checkpoint
 from unrolled.bench.workloads import Workload
 
 OVERHEAD_COLUMNS = ("host", "spread", "graph")
-KINDS: dict[str, dict[str, Any]] = {
+SAMPLING_KINDS: dict[str, dict[str, Any]] = {
     "sampled": {},
     "temperature 0.8": {"temperature": 0.8},
     "greedy": {"do_sample": False},
@@ -18,7 +18,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class TimedSession:
-    """A session of onnxruntime that counts the seconds inside its runs; two looks at the clock a run are the host's."""
+    """Session of onnxruntime that counts the seconds inside its runs; its two reads of the clock count for the host."""
 
     def __init__(self, session: Any) -> None:
         self._session, self.seconds = session, 0.0
@@ -39,22 +39,22 @@ class TimedSession:
 
 
 def measure_overhead(work: Workload, tokens: int, rounds: int) -> dict[str, list[str]]:
-    """For each way of choosing: microseconds of the host and of the graph a token, medians of rounds taken in turns."""
+    """Return, for each kind of sampling, the texts of ``OVERHEAD_COLUMNS``: microseconds a token, medians of rounds in turn."""
     from unrolled.runtime.generation.generate import generate
     from unrolled.runtime.models.onnx_model import open_checkpoint
 
     model: Any = open_checkpoint(make_checkpoint(work))
     session = model.session = TimedSession(model.session)
     prompt = model.tokenizer.decode([0])
-    host: dict[str, list[float]] = {name: [] for name in KINDS}
-    graph: dict[str, list[float]] = {name: [] for name in KINDS}
-    for place in range(rounds + 1):
-        for name, settings in KINDS.items():
+    host: dict[str, list[float]] = {name: [] for name in SAMPLING_KINDS}
+    graph: dict[str, list[float]] = {name: [] for name in SAMPLING_KINDS}
+    for n in range(rounds + 1):
+        for name, settings in SAMPLING_KINDS.items():
             session.seconds = 0.0
             started = time.perf_counter()
             generate(model, [prompt], max_new_tokens=tokens, **settings)
             seconds = time.perf_counter() - started
-            if place:  # the first wakes caches and threads up
+            if n > 0:  # the first is not counted: caches and threads wake up
                 host[name].append((seconds - session.seconds) / tokens * 1e6)
                 graph[name].append(session.seconds / tokens * 1e6)
     return {
@@ -63,5 +63,5 @@ def measure_overhead(work: Workload, tokens: int, rounds: int) -> dict[str, list
             f"{max(host[name]) - min(host[name]):.1f}",
             f"{statistics.median(graph[name]):.1f}",
         ]
-        for name in KINDS
+        for name in SAMPLING_KINDS
     }

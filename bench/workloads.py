@@ -1,4 +1,4 @@
-"""What is measured: the sizes of a training step or of generation, the work each needs, and named sets of them."""
+"""Workloads: sizes of a training step or of generation, the floating-point operations they need, and named sets of them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SUITES = ("train", "generate")
 
 @dataclass(frozen=True)
 class Workload:
-    """One size.
+    """Sizes of one training step or one run of generation.
 
     Args:
         suite: "train": forward, back-propagation, clipping and update of one batch; "generate": sampled tokens.
-        batch: rows of a training batch, or streams written side by side.
-        length: steps of a training batch, or tokens written in each stream.
+        batch: rows of a training batch, or texts generated side by side.
+        length: time steps of a training batch, or tokens of each text.
         optimizer: of a training step.
     """
 
@@ -46,23 +46,26 @@ class Workload:
 
     @property
     def config(self) -> ModelConfig:
+        """The model."""
         return ModelConfig(self.cell, self.vocab, self.embedding, self.hidden, self.layers)
 
     @property
     def tokens(self) -> int:
-        """Tokens of one step of training, or of one run of generation."""
+        """Tokens of one training step, or of one run of generation."""
         return self.batch * self.length
 
     @property
     def flops(self) -> float:
-        """Floating-point operations that are really needed, the same for every peer.
+        """Floating-point operations that are needed, the same for every peer.
 
-        A product of (M, K) by (K, N) is 2·M·K·N. Training makes each product three times: forward, gradient of the
-        weights, gradient of the input. The first layer's input product is made once for each token of the vocabulary or
+        A product of (M, K) by (K, N) counts 2·M·K·N. Training needs each product three times: forward, gradient of the
+        weights, gradient of the input. The first layer's input product is needed once for each token of the vocabulary or
         of the batch, whichever are fewer; in generation it is a table.
         """
         H, gates, N = self.hidden, self.config.spec.gates, self.tokens
-        recurrent = 2.0 * N * H * gates * H * (2 * self.layers - 1)  # hidden products, and input products above
+        recurrent = (
+            2.0 * N * H * gates * H * (2 * self.layers - 1)
+        )  # hidden products, and input products of the layers above
         output = 2.0 * N * H * self.vocab
         if self.suite == "generate":
             return recurrent + output
@@ -77,10 +80,12 @@ class Workload:
 
     @property
     def title(self) -> str:
+        """Name with all sizes, for displays."""
         rest = f"T = {self.length}, V = {self.vocab}, E = {self.embedding}"
         return f"{self.cell} {self.layers} × {self.hidden}, B = {self.batch}, {rest}"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
@@ -99,27 +104,27 @@ def grid(
     batch: Iterable[int],
     **sizes: Any,
 ) -> list[Workload]:
-    """Every combination, the batch running fastest."""
+    """Return every combination of the sizes; the batch varies fastest."""
     return [Workload(suite, cell, count, H, B, **sizes) for cell, count, H, B in product(cells, layers, hidden, batch)]
 
 
-CELLS, HIDDEN = ("lstm", "gru", "rnn"), (128, 256, 512)
+_CELLS, _HIDDEN = ("lstm", "gru", "rnn"), (128, 256, 512)
 _GENERATE = {"vocab": 100, "length": 64}
 
 WORKLOADS: dict[str, Sequence[Workload]] = {
     # character models of the sizes that people train on a laptop
     "train": [
-        *grid("train", CELLS, (1,), HIDDEN, (1, 8, 32, 64)),
-        *grid("train", ("lstm",), (2,), HIDDEN, (32, 64)),
+        *grid("train", _CELLS, (1,), _HIDDEN, (1, 8, 32, 64)),
+        *grid("train", ("lstm",), (2,), _HIDDEN, (32, 64)),
     ],
-    "train-quick": grid("train", CELLS, (1,), (128,), (1, 32)),
+    "train-quick": grid("train", _CELLS, (1,), (128,), (1, 32)),
     # W. Zaremba et al., "Recurrent Neural Network Regularization" (2014), the small model
     "word": [Workload("train", "lstm", 2, 200, 20, 20, 10_000, 200, "sgd")],
-    "generate": grid("generate", CELLS, (1,), HIDDEN, (1, 64, 256), **_GENERATE),
+    "generate": grid("generate", _CELLS, (1,), _HIDDEN, (1, 64, 256), **_GENERATE),
     "generate-quick": grid("generate", ("lstm",), (1,), (128,), (1, 64), **_GENERATE),
 }
 
 
 def workloads_of(suite: str) -> list[str]:
-    """Names of the sets of a suite."""
+    """Return the names of the sets of a suite."""
     return [name for name, works in WORKLOADS.items() if works[0].suite == suite]

@@ -23,8 +23,8 @@ from unrolled.engine.training.loop import train
 from unrolled.engine.training.observers import TrainingObserver
 
 SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
-STEPS = 200
-FEWEST_STEPS, MOST_STEPS = 20, 100_000
+DEFAULT_STEPS = 200
+FEWEST_TEST_STEPS, MOST_TEST_STEPS = 20, 100_000
 WATCHED = 0.1  # share of a new loss in the one whose explosion ends the test
 EXPLODED = 4.0  # times the lowest
 WIDTH = 1 / 40  # of the planned steps: standard deviation of the bell that smooths the curve
@@ -122,7 +122,7 @@ def range_test(
     run: PreparedRun,
     low: float | None = None,
     high: float | None = None,
-    steps: int = STEPS,
+    steps: int = DEFAULT_STEPS,
     observer: TrainingObserver | None = None,
 ) -> RangeTest:
     """Test a prepared run, whose trainable is afterwards as it was before.
@@ -142,8 +142,8 @@ def range_test(
     low, high = usual * SPAN[0] if low is None else low, usual * SPAN[1] if high is None else high
     if not 0 < low < high < math.inf:
         raise ConfigError(f"low and high: got {low:g} and {high:g}, need two rates above 0, the second above the first")
-    if not FEWEST_STEPS <= steps <= MOST_STEPS:
-        raise ConfigError(f"updates: got {steps}, needs {FEWEST_STEPS} to {MOST_STEPS}, for a curve")
+    if not FEWEST_TEST_STEPS <= steps <= MOST_TEST_STEPS:
+        raise ConfigError(f"updates: got {steps}, needs {FEWEST_TEST_STEPS} to {MOST_TEST_STEPS}, for a curve")
     trainable, given = run.trainable, run.experiment.training
     kept = {f.name: getattr(given, f.name) for f in fields(given) if f.name in ("seed", "dropout", "reset")}
     rising = _Rising(steps=steps, validate_every=steps, low=low, high=high, usual=trainable.learning_rate, **kept)
@@ -152,7 +152,7 @@ def range_test(
     try:
         interrupted = train(trainable, run.dataset.train, None, rising, [watch]).interrupted
     except (_ExplodedError, DivergedError):
-        if len(watch.losses) < FEWEST_STEPS // 2:
+        if len(watch.losses) < FEWEST_TEST_STEPS // 2:
             raise DivergedError(f"the loss exploded after {len(watch.losses)} steps; begin with a lower rate") from None
         exploded = True
     finally:

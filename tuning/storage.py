@@ -18,7 +18,7 @@ from unrolled.engine.runs.resume_checks import check_same_settings
 from unrolled.engine.storage.locks import FolderLock
 from unrolled.tuning.outcomes import DIVERGED, REFUSED
 
-JOURNAL, BEST, PICTURE = "study.log", "best.toml", "tuning.png"
+JOURNAL, BEST, STUDY_PICTURE = "study.log", "best.toml", "tuning.png"
 JOURNAL_LOCK = ".lock"  # behind the journal's name, as Optuna has it
 STUDY_NAME = "unrolled"  # of the study in the journal
 STUDY_SETTINGS, OUTCOME = "settings", "outcome"  # what is kept of the study, and of each trial that ended
@@ -48,7 +48,7 @@ def check_folder(folder: Path, resume: bool, overwrite: bool = False) -> None:
         raise ConfigError("--overwrite begins a new study and --resume goes on with one; give one of them")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file, a folder was expected")
-    there = [name for name in (JOURNAL, BEST, PICTURE) if (folder / name).exists()]
+    there = [name for name in (JOURNAL, BEST, STUDY_PICTURE) if (folder / name).exists()]
     if there and not overwrite and not (resume and JOURNAL in there):
         resumed = "go on with it by --resume, " if JOURNAL in there else ""
         raise ConfigError(
@@ -105,7 +105,7 @@ def _begin(optuna: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
     study = optuna.create_study(storage=_storage(optuna, draft), study_name=STUDY_NAME, direction="minimize")
     study.set_user_attr(STUDY_SETTINGS, settings)
     draft.replace(journal)
-    for name in (BEST, PICTURE):  # of an earlier study, which would pass for this one's
+    for name in (BEST, STUDY_PICTURE):  # of an earlier study, which would pass for this one's
         (folder / name).unlink(missing_ok=True)
     return optuna.load_study(storage=_storage(optuna, journal), study_name=STUDY_NAME)
 

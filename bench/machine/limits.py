@@ -1,4 +1,4 @@
-"""The machine's own limits, against which every measurement is held: FMA peak, and bandwidth of caches and memory."""
+"""Limits of the machine, to which measurements are compared: FMA peak, and bandwidth of caches and memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from unrolled.engine.kernels.gemm.rhs_packing import panel_width
 from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
-DEPTH = 64  # of the product whose factors stay in the L1 cache
+FACTOR_DEPTH = 64  # of a product whose factors stay in the L1 cache
 _W = panel_width(np.dtype(np.float32))
-# of A, two panels and C: three registers of their four
-_SIZES = (TILE_ROWS * DEPTH, 2 * DEPTH * _W, 2 * TILE_ROWS * _W)
-_FLOP = 2 * TILE_ROWS * DEPTH * WIDE * _W // VECTORS
+# A, two panels, and C: three of their four registers
+_SIZES = (TILE_ROWS * FACTOR_DEPTH, 2 * FACTOR_DEPTH * _W, 2 * TILE_ROWS * _W)
+_FLOP = 2 * TILE_ROWS * FACTOR_DEPTH * WIDE * _W // VECTORS
 DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 
 
@@ -28,7 +28,8 @@ DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 def _run_core(a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
     for _ in range(rounds):
         multiply_tile(
-            TILE_ROWS, WIDE, a, 0, DEPTH, 1, panel, 0, _W // VECTORS, DEPTH * _W, c, 0, 2 * _W, c, 0, 2 * _W, DEPTH
+            TILE_ROWS, WIDE, a, 0, FACTOR_DEPTH, 1, panel, 0, _W // VECTORS, FACTOR_DEPTH * _W,
+            c, 0, 2 * _W, c, 0, 2 * _W, FACTOR_DEPTH,
         )  # fmt: skip
 
 
@@ -47,34 +48,36 @@ def _total(values: NDArray) -> Any:
 
 @compiled_parallel
 def _read(part: int, parts: int, values: NDArray, sums: NDArray, rounds: int) -> None:
-    """Every part reads its own row of ``values`` again and again."""
+    """Have every part read its own row of ``values`` again and again."""
     for _ in range(rounds):
         sums[part, 0] += _total(values[part])
 
 
-class Effort(NamedTuple):
-    """How long is measured."""
+class TimingPlan(NamedTuple):
+    """Number and length of the timings of one measurement."""
 
-    seconds: float = 0.05  # of one measurement
+    seconds: float = 0.05  # of one timing
     repeats: int = 15
-    pause: float = 0.1  # seconds between them: on a shared machine some fall in a quiet moment
+    pause: float = 0.1  # seconds between timings: on a shared machine some fall in a quiet moment
 
 
-THOROUGH, BRIEF = Effort(), Effort(0.001, 60, 0.001)  # 2.5 s, 0.15 s
+THOROUGH, BRIEF = TimingPlan(), TimingPlan(0.001, 60, 0.001)  # 2.5 s, 0.15 s
 
 
-def _best(run: Callable[[int], None], effort: Effort = THOROUGH) -> float:
-    """Seconds of one round at the machine's best: the shortest of some measurements."""
+def _best(run: Callable[[int], None], plan: TimingPlan = THOROUGH) -> float:
+    """Return the seconds of one round at the machine's best: the shortest of several timings."""
     run(1)
     rounds, elapsed = 1, 0.0
-    while elapsed < effort.seconds / 4:
+    while elapsed < plan.seconds / 4:
         rounds *= 4
-        elapsed = min(_seconds(run, rounds) for _ in range(3))  # one that had to wait would make the rounds too few
-    rounds = max(1, int(rounds * effort.seconds / elapsed))
+        elapsed = min(
+            _seconds(run, rounds) for _ in range(3)
+        )  # a timing that had to wait would make the rounds too few
+    rounds = max(1, int(rounds * plan.seconds / elapsed))
     times = []
-    for _ in range(effort.repeats):
+    for _ in range(plan.repeats):
         times.append(_seconds(run, rounds))
-        time.sleep(effort.pause)
+        time.sleep(plan.pause)
     return min(times) / rounds
 
 
@@ -85,16 +88,16 @@ def _seconds(run: Callable[[int], None], rounds: int) -> float:
 
 
 def fma_peak(threads: int) -> float:
-    """GFLOP/s in float32 of the micro-kernel on factors that stay in the L1 cache."""
+    """Return GFLOP/s in float32 of the microkernel on factors that stay in the L1 cache."""
     factors = [np.zeros((threads, size), np.float32) for size in _SIZES]
     seconds = _best(lambda rounds: _run_tiles(threads, *factors, rounds))
     return threads * _FLOP / seconds / 1e9
 
 
 def core_peak() -> float:
-    """The same of one core, in a fraction of a second.
+    """Return the FMA peak of one core, measured in a fraction of a second.
 
-    Its bursts fit into one turn of the scheduler, so that it comes out right on a busy machine too, where a parallel region
+    Its bursts fit into one time slice of the scheduler, so that it is right on a busy machine too, where a parallel region
     waits for its last thread.
     """
     factors = [np.zeros(size, np.float32) for size in _SIZES]
@@ -103,13 +106,13 @@ def core_peak() -> float:
 
 
 def read_bandwidth(size: int, threads: int) -> float:
-    """GB/s of reading ``size`` bytes, each thread its own, again and again."""
+    """Return GB/s of reading ``size`` bytes again and again, each thread its own."""
     values, sums = np.zeros((threads, size // 4), np.float32), np.zeros((threads, 16), np.float32)
     return threads * size / _best(lambda rounds: _read(threads, values, sums, rounds)) / 1e9
 
 
 def cache_sizes() -> dict[str, int]:
-    """Bytes of each level as one core sees them, where the system tells."""
+    """Return the bytes of each cache level as one core sees them; ``DEFAULT_CACHES`` where the system does not report them."""
     sizes = dict(DEFAULT_CACHES)
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
@@ -123,7 +126,7 @@ def cache_sizes() -> dict[str, int]:
 
 
 def measure_limits(threads: int) -> dict[str, Any]:
-    """FMA peaks (GFLOP/s) and bandwidths (GB/s), by number of threads; caches in bytes."""
+    """Return FMA peaks (GFLOP/s) and bandwidths (GB/s) by number of threads, and the bytes of the caches."""
     caches = cache_sizes()
     counts = sorted({1, threads})
     limits: dict[str, Any] = {"caches": caches, "fma_gflops": {}, "read_gb_per_s": {}}

@@ -14,7 +14,7 @@ from unrolled.engine.processes.messages import Message
 from unrolled.engine.processes.serving import serve
 from unrolled.engine.processes.worker import WorkerProcess, python_module
 
-TIMEOUT = 300.0  # seconds
+LIMITS_TIMEOUT = 300.0  # seconds
 
 
 def machine_line(threads: int) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def machine_line(threads: int) -> dict[str, Any]:
         WorkerError: the limits could not be measured.
     """
     with WorkerProcess(python_module("unrolled.bench.machine.machine_line"), threads) as worker:
-        limits = worker.ask({"threads": threads}, TIMEOUT)
+        limits = worker.ask({"threads": threads}, LIMITS_TIMEOUT)
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return {"suite": "machine", "date": when, "threads": threads, **system_info(), "limits": limits}
 

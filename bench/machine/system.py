@@ -1,4 +1,4 @@
-"""What measurements ran on: processor, threads, versions."""
+"""Description of the machine that measurements ran on: processor, threads, versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def processor_name() -> str:
-    """The processor's name where the system tells it."""
+    """Return the processor's name, or its architecture where the system does not report the name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -34,6 +34,7 @@ def processor_name() -> str:
 
 
 def package_version(name: str) -> str | None:
+    """Return the version of an installed distribution; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -41,7 +42,10 @@ def package_version(name: str) -> str | None:
 
 
 def physical_cores() -> int:
-    """Cores this process may use, one that runs two threads counted once; ``usable_cores`` where the system does not tell."""
+    """Return the cores this process may use, a core that runs two threads counted once.
+
+    Where the system does not report siblings, it is ``usable_cores``.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return usable_cores()
     siblings = set()
@@ -55,7 +59,7 @@ def physical_cores() -> int:
 
 
 def system_info() -> dict[str, Any]:
-    """JSON values: processor, cores, system, Python, the Numba engine's vectors and threads, versions."""
+    """Return JSON values: processor, cores, system, Python, vectors and threads of the Numba engine, versions."""
     return {
         "processor": processor_name(),
         "cores": usable_cores(),

@@ -1,1 +1,1 @@
-"""Compare what all engines and files of a model compute."""
+"""Compare the logits, tokens and speed of all engines and files of a model."""

@@ -1,7 +1,7 @@
-"""Where texts of the same draws first part, and how near to a border between two tokens that draw was.
+"""First divergences of texts from the same draws, and how near each draw was to a border between two tokens.
 
-Engines add in different orders, so their probabilities differ in the last bits; a uniform that falls between two versions
-of one border is then two tokens. Anything else is a fault.
+Engines add in different orders, so their probabilities differ in the last bits. A uniform between two versions of one border
+gives two different tokens; any other divergence is a fault.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from unrolled.engine.sampling.rules import FILTERS, SamplingConfig
 from unrolled.runtime.generation.requests.prompts import read_prompts
 from unrolled.runtime.models.batch_invariance import RowModel
 
-BORDER = 4e-6  # the farthest that rounding explains: borders of 12,800 distributions moved by up to 1.6e-6
-ROWS = 256  # read again at once
+BORDER = 4e-6  # the largest margin that rounding explains: borders of 12,800 distributions moved by up to 1.6e-6
+ROWS_AT_ONCE = 256  # of a batch that reads them again
 
 
 @dataclass(frozen=True)
 class Divergence:
     """The first token in which a text differs from the reference's."""
 
-    index: int  # of the text, which its uniforms depend on
+    index: int  # of the text, on which its uniforms depend
     step: int
     expected: int
     got: int  # -1: the text had ended
-    margin: float | None  # between the uniform and the farther border of the two tokens; None: a filter left one out
+    margin: float | None  # between the uniform and the farther border of the two tokens; None: a filter removed one
 
     @property
     def explained(self) -> bool:
+        """Whether rounding explains the divergence."""
         return self.margin is not None and self.margin <= BORDER
 
     def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
         return {**asdict(self), "explained": self.explained}
 
 
@@ -49,21 +51,21 @@ def first_divergences(
     got: NDArray[np.int64],
     config: SamplingConfig,
 ) -> list[Divergence]:
-    """The first divergence of each row that differs.
+    """Return the first divergence of each row that differs.
 
     Args:
-        reference: what wrote ``expected``; the margins are those of its distributions.
+        reference: the model that generated ``expected``; margins are those of its distributions.
         prompts: ids of each row's prompt.
         indices: (R,), of the rows.
-        expected: (R, N), -1 behind the end of a text.
-        got: (R, N), the same draws' tokens from another engine.
-        config: how both were sampled.
+        expected: (R, N), -1 after the end of a text.
+        got: (R, N), tokens of the same draws from another engine.
+        config: sampling rules of both.
     """
     different = expected != got
     rows = np.flatnonzero(different.any(axis=1))
     found: list[Divergence] = []
-    for first in range(0, len(rows), ROWS):
-        part = rows[first : first + ROWS]
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[first : first + ROWS_AT_ONCE]
         steps = different[part].argmax(axis=1)
         read = [np.concatenate([prompts[row], expected[row, :step]]) for row, step in zip(part, steps, strict=True)]
         pairs = np.stack([expected[part, steps], got[part, steps]], axis=1)
@@ -79,10 +81,10 @@ def first_divergences(
 def border_margins(
     logits: NDArray, pairs: NDArray[np.int64], u: NDArray[np.float64], config: SamplingConfig
 ) -> list[float | None]:
-    """How far each uniform ``u`` (B,) is from where the one token of ``pairs`` (B, 2) ends and where the other begins.
+    """Return how far each uniform ``u`` (B,) is from the end of one token of ``pairs`` (B, 2) and the start of the other.
 
-    The farther of the two counts, which are one unless tokens of hardly any probability lie between them. None where one of
-    the tokens cannot be drawn from the distributions of ``logits`` (B, V).
+    The farther of the two borders counts; they are the same unless tokens of hardly any probability lie between them. None
+    where one of the tokens cannot be drawn from the distributions of ``logits`` (B, V).
     """
     scores = logits.astype(np.float64)
     for keep in FILTERS.values():

@@ -1,6 +1,6 @@
 """Texts, logits and speed of one engine on one model, in a worker process: ``python -m unrolled.bench.parity.texts_process``.
 
-Thread pools of NumPy, Numba, torch and onnxruntime disturb each other in one process, so every contestant gets its own.
+Thread pools of NumPy, Numba, torch and onnxruntime disturb each other in one process, so every implementation gets its own.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ STREAMS = 64  # rows in the batch whose speed is measured
 
 @dataclass(frozen=True)
 class TextsJob:
-    """What a worker process writes."""
+    """Texts that a worker process generates."""
 
     model: str  # path
     engine: str | None  # of a checkpoint; None for an exported file
     prompts: list[str]
-    tokens: int  # written behind each prompt
-    number: int  # texts sampled behind each prompt
+    tokens: int  # generated after each prompt
+    number: int  # texts sampled after each prompt
     seed: int
 
 
 def _texts(model: StepModel, job: TextsJob, **settings: Any) -> NDArray[np.int64]:
-    """Tokens (rows, N) behind every prompt; a row that ended early is filled with -1."""
+    """Return tokens (rows, N) after every prompt; a row that ended early is filled with -1."""
     rows = generate(model, job.prompts, GenerationConfig(max_new_tokens=job.tokens, seed=job.seed, **settings))
     out = np.full((len(rows), job.tokens), -1, np.int64)
     for row, generation in zip(out, rows, strict=True):
@@ -49,13 +49,13 @@ def _texts(model: StepModel, job: TextsJob, **settings: Any) -> NDArray[np.int64
 
 
 def _teacher_forced(model: StepModel, tokens: NDArray[np.int64]) -> NDArray:
-    """Logits (T, B, V) on the given tokens (B, T)."""
+    """Return logits (T, B, V) on the given tokens (B, T)."""
     logits, _ = model.step(np.ascontiguousarray(tokens.T), zero_state(model.config, len(tokens)))
     return logits
 
 
 def _speed(model: StepModel, rows: int, tokens: int, repeats: int = 3) -> float:
-    """Median tokens/s of sampled ``generate`` with ``rows`` texts at once; one that ends at <eos> leaves the batch."""
+    """Return median tokens/s of sampled ``generate`` with ``rows`` texts at once; one that ends at <eos> leaves the batch."""
     prompt = model.tokenizer.start_prompt()
     config = GenerationConfig(max_new_tokens=tokens, num_return_sequences=rows, batch_size=rows)
     rates = []
@@ -85,7 +85,7 @@ def write_texts(job: TextsJob, on: NDArray[np.int64] | None) -> tuple[dict[str, 
 
 
 def _run(job: TextsJob, on: NDArray[np.int64] | None) -> dict[str, Any]:
-    """Open the model, write greedy and sampled texts, compute logits, measure."""
+    """Open the model, generate greedy and sampled texts, compute logits and measure; return figures and arrays."""
     started = time.perf_counter()
     model = load(job.model, job.engine)
     generate(model, job.prompts[:1], max_new_tokens=1)

@@ -13,28 +13,28 @@ NOTICED = 0.05  # changes below this are noise on most machines
 
 
 class Change(NamedTuple):
-    """One workload and peer that two files measured."""
+    """Times of one workload and peer that two files measured."""
 
     name: str
     old_s: float
     new_s: float
-    slower: bool  # beyond the spread of both, and 5%
+    slower: bool  # by more than the spread of both, and 5%
 
     @property
     def ratio(self) -> float:
-        """New time over old."""
+        """New time divided by old."""
         return self.new_s / self.old_s
 
 
 class Comparison(NamedTuple):
-    """What became of the measurements of an old file in a new one."""
+    """Measurements of an old file, compared with those of a new one."""
 
     changes: list[Change]  # the largest slowdown first
-    lost: dict[str, str]  # workload and peer that only the old one has a time of -> why
+    lost: dict[str, str]  # workload and peer that only the old file has a time of -> reason
 
 
 def other_machine(old: Iterable[Line], new: Iterable[Line]) -> str:
-    """Return what to say of a comparison whose files are of different machines; "" where they are of one."""
+    """Return a warning if two files were measured on different machines, else ""."""
     before, after = ({machine_name(line) for line in measured(lines, "machine")} for lines in (old, new))
     if before == after or not before or not after:
         return ""
@@ -42,10 +42,10 @@ def other_machine(old: Iterable[Line], new: Iterable[Line]) -> str:
 
 
 def compare(old: Sequence[Line], new: Sequence[Line]) -> Comparison:
-    """Hold what ``old`` measured against ``new``; of several lines about one workload and peer the last counts.
+    """Compare the measurements of ``old`` with those of ``new``; of several lines about one workload and peer the last counts.
 
     Raises:
-        ConfigError: ``new`` has no line about anything that ``old`` measured.
+        ConfigError: ``new`` has no line about any workload and peer that ``old`` measured.
     """
 
     def by_name(lines: Sequence[Line]) -> dict[str, Line]:

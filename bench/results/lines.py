@@ -16,10 +16,10 @@ OTHER_VERBS = ("batch", "memory")  # their lines have no peers to compare
 
 
 def read_lines(paths: Iterable[Path]) -> list[Line]:
-    """Return all measurements of steps and texts in some files, and of the machine; those of other verbs are left out.
+    """Return the lines of some files about steps, texts and machines; lines of other verbs are left out.
 
     Raises:
-        ModelFileError: a line is not what ``unrolled bench`` writes; says which.
+        ModelFileError: a line is not one that ``unrolled bench`` writes; the message names it.
     """
     paths = list(paths)
     lines = [line for path in paths for line in _lines_of(path) if line["suite"] not in OTHER_VERBS]
@@ -52,7 +52,7 @@ def _lines_of(path: Path) -> Iterator[Line]:
 
 
 def machine_name(line: Mapping[str, Any]) -> str:
-    """Return what tells a machine from another, of its line or of ``system_info``."""
+    """Return the name that distinguishes machines, from a machine's line or from ``system_info``."""
     return f"{line.get('processor')}, {line.get('cores')} cores"
 
 
@@ -60,7 +60,7 @@ def check_machine(path: Path, machine: Mapping[str, Any]) -> None:
     """Check that measurements of this machine may be added to a file.
 
     Raises:
-        ConfigError: it holds those of another one, which its tables and means would mix with these.
+        ConfigError: the file has those of another machine, which its tables and means would mix with these.
     """
     known = measured(_lines_of(path), "machine") if path.is_file() else []
     if others := {machine_name(line) for line in known} - {machine_name(machine)}:
@@ -71,11 +71,12 @@ def check_machine(path: Path, machine: Mapping[str, Any]) -> None:
 
 
 def measured(lines: Iterable[Line], suite: str) -> list[Line]:
+    """Return the lines of a suite."""
     return [line for line in lines if line["suite"] == suite]
 
 
 def workload_name(line: Line) -> str:
-    """What was measured, as short as it can be said: cell, layers × hidden size, batch, and what is not as usual."""
+    """Return a short name of the workload: cell, layers × hidden size, batch, and the sizes that are not the usual ones."""
     usual = {"length": 64, "vocab": 65 if line["suite"] == "train" else 100, "embedding": 128, "optimizer": "adam"}
     unusual = {key: line[key] for key in usual if line.get(key, usual[key]) != usual[key]}
     rest = [value if key == "optimizer" else f"{key[0].upper()} {value}" for key, value in unusual.items()]

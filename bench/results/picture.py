@@ -11,26 +11,29 @@ from unrolled.bench.results.lines import Line, measured, workload_name
 from unrolled.bench.workloads import SUITES
 from unrolled.engine.plotting.figures import INK, dress, new_figure, save_figure
 
-# in the order of the peers; a second shape of points where there are more peers than colours
-PALETTE = (
+# in the order of the peers; the next marker where there are more peers than colours
+PEER_COLORS = (
     "#6b7280", "#2563eb", "#06b6d4", "#d97706", "#dc2626", "#78350f", "#7c3aed", "#059669", "#84cc16", "#db2777",
 )  # fmt: skip
-MARKERS = "os^D"
+PEER_MARKERS = "os^D"
 
 
 def _styles(groups: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """How each peer that was measured is drawn; one of the registry looks the same in every picture."""
+    """Return the style of each peer that was measured; a peer of the registry has the same style in every picture."""
     there = {peer for suite in groups for workload in suite.values() for peer in workload}
     known = [*PEERS, *sorted(there - set(PEERS))]
     return {
-        peer: {"color": PALETTE[n % len(PALETTE)], "marker": MARKERS[n // len(PALETTE) % len(MARKERS)]}
+        peer: {
+            "color": PEER_COLORS[n % len(PEER_COLORS)],
+            "marker": PEER_MARKERS[n // len(PEER_COLORS) % len(PEER_MARKERS)],
+        }
         for n, peer in enumerate(known)
         if peer in there
     }
 
 
 def draw(lines: Sequence[Line], output: Path) -> None:
-    """GFLOP/s of every peer that was measured, workload by workload, under the machine's peak; a panel a suite.
+    """Draw GFLOP/s of every peer that was measured, workload by workload, with the machine's peak; a panel a suite.
 
     Of several measurements of one workload and peer the last is drawn.
 
@@ -69,7 +72,7 @@ def draw(lines: Sequence[Line], output: Path) -> None:
 
 
 def _groups(rows: Sequence[Line]) -> dict[str, dict[str, float]]:
-    """Workload to peer to GFLOP/s, in the order of the lines."""
+    """Return GFLOP/s by workload and peer, in the order of the lines."""
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["parity"] == "ok":

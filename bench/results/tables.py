@@ -16,11 +16,12 @@ SUBJECT = "numba"  # the peer whose ratios to torch are summarised
 
 
 def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of positive values."""
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def ratios(lines: Iterable[Line], peer: str = SUBJECT) -> list[float]:
-    """How many times faster than torch a peer is, workload by workload."""
+    """Return how many times faster than torch a peer is, workload by workload."""
     return [line["ratio_to_torch"] for line in lines if line["peer"] == peer and "ratio_to_torch" in line]
 
 
@@ -29,14 +30,14 @@ def _number(value: float | None, form: str, factor: float = 1.0) -> str:
 
 
 def _share(line: Line) -> str:
-    """Of the limit that binds: the FMA peak, or the bandwidth where one stream reads all weights at every step."""
+    """Return the share of the limit that binds: the FMA peak, or, for one stream, the bandwidth."""
     if "bandwidth_fraction" in line:
         return f"{line['bandwidth_fraction']:.0%} bw"
     return _number(line.get("peak_fraction"), ".0%")
 
 
 def cells(line: Line) -> list[str]:
-    """A line as the texts of ``MARKDOWN_COLUMNS``; one that failed says so. ± is half the distance of the quartiles."""
+    """Return a line as the texts of ``MARKDOWN_COLUMNS``, or its failure; ± is half the distance of the quartiles."""
     name = workload_name(line)
     if line["parity"] != "ok":
         return [name, line["peer"], str(line["parity"]), *[""] * 7]
@@ -57,14 +58,14 @@ def cells(line: Line) -> list[str]:
 
 
 def _milliseconds(line: Line) -> str:
-    """Median time, with half the distance of the quartiles as a share of it."""
+    """Return the median time, with half the distance of the quartiles as a share of it."""
     value = line["median_s"] * 1e3
     text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     return text if "spread_s" not in line else f"{text} ±{line['spread_s'] / 2 / line['median_s']:.0%}"
 
 
 class Figure(NamedTuple):
-    """A figure of measurements that has a table of its own, a peer a column and a workload a row."""
+    """A figure with a table of its own: a peer a column, a workload a row."""
 
     title: str
     cell: Callable[[Line], str]  # "–" where it was not measured
@@ -81,9 +82,9 @@ FIGURES = (
 
 
 def by_workload(lines: Sequence[Line], figure: Figure) -> tuple[list[str], list[list[str]]]:
-    """Return the names of the peers that were measured, and the rows of a figure's table: a workload's name and a cell a peer.
+    """Return the names of the peers that were measured, and the rows of a figure's table: the workload's name, a cell a peer.
 
-    Repeats of a measurement have a row each. There are no rows where no line has the figure.
+    Repeats of a measurement have a row each. There are no rows if no line has the figure.
     """
     there = {line["peer"] for line in lines if line["parity"] == "ok"}
     peers = [peer for peer in dict.fromkeys([*PEERS, *sorted(there)]) if peer in there]
@@ -100,7 +101,7 @@ def by_workload(lines: Sequence[Line], figure: Figure) -> tuple[list[str], list[
 
 
 def remarks(line: Line) -> list[str]:
-    """What a table must not be read without: that nothing was measured, or not every setting, and why."""
+    """Return the remarks that belong below a table: that nothing was measured, or not every setting, and why."""
     about, failed = f"{line['peer']}, {workload_name(line)}", line.get("failed_settings", {})
     if line["parity"] != "ok":
         # the only setting's reason is that of the line
@@ -110,7 +111,7 @@ def remarks(line: Line) -> list[str]:
 
 
 def summary(lines: Sequence[Line], suite: str) -> str:
-    """One sentence over all workloads of a suite."""
+    """Return one sentence about all workloads of a suite, "" without ratios to torch."""
     found = ratios(measured(lines, suite))
     if not found:
         return ""
@@ -122,7 +123,7 @@ def summary(lines: Sequence[Line], suite: str) -> str:
 
 
 def machine_text(line: Line) -> str:
-    """A machine in one paragraph: what it is and what it can."""
+    """Return a paragraph about a machine: its description and its limits."""
     limits = line["limits"]
     peaks = ", ".join(f"{value:.0f} with {n} thread{'s' * (n != '1')}" for n, value in limits["fma_gflops"].items())
     reading = ", ".join(f"{level} {value:.0f}" for level, value in limits["read_gb_per_s"]["1"].items())
@@ -138,7 +139,7 @@ def machine_text(line: Line) -> str:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """All suites as Markdown tables."""
+    """Return all suites as Markdown tables."""
     parts = [machine_text(line) for line in measured(lines, "machine")]
     for suite in SUITES:
         rows = measured(lines, suite)

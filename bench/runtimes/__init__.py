@@ -1,1 +1,1 @@
-"""Compare exported files between runtimes."""
+"""Run exported ONNX files in every runtime and compare them with the NumPy engine."""

@@ -23,7 +23,7 @@ from unrolled.export.formats import export_model
 
 STORED = {name: FLOAT32_STORAGE._replace(storage=name) for name in NUMBER_FORMATS} | {"quantized": INT8_STORAGE}
 PROMPT_IDS = [[3, 1, 4, 1, 5], [9], [2, 6]]
-STEPS = 48
+GENERATED_STEPS = 48
 SAMPLING_SETTINGS = {
     "greedy": SamplingConfig(True, 1.0, 1, 1.0, 7),
     "sampled": SamplingConfig(True, 0.9, 0, 1.0, 7),
@@ -33,7 +33,7 @@ SAMPLING_SETTINGS = {
 
 
 def model_of(cell: str) -> Checkpoint:
-    """Return a seeded model whose logits spread as those of a trained one do."""
+    """Return a seeded model whose logits are as spread as those of a trained one."""
     config = ModelConfig(cell, 65, 48, 96, 2)
     params = {name: (2 * value).astype(np.float32) for name, value in pytorch_params(config, 1, np.float64).items()}
     params["output.weight"] *= 2
@@ -48,7 +48,7 @@ class ExpectedCall(NamedTuple):
 
 
 def expected_of(checkpoint: Checkpoint, form: str) -> list[ExpectedCall]:
-    """Return calls of a form, with logits from the weights and tokens by the sampling rules."""
+    """Return the calls of a form: logits from the weights, tokens from the sampling rules."""
     model = LanguageModel(checkpoint.config, checkpoint.float32())
     tokens, lengths = pad_prompts(PROMPT_IDS)
     state = zero_state(checkpoint.config, len(PROMPT_IDS))
@@ -58,7 +58,7 @@ def expected_of(checkpoint: Checkpoint, form: str) -> list[ExpectedCall]:
         return [ExpectedCall(step, {"logits": logits})]
     calls = []
     for config in SAMPLING_SETTINGS.values():
-        u = philox.uniforms(config.seed, np.arange(len(PROMPT_IDS)), np.arange(STEPS)[:, None])
+        u = philox.uniforms(config.seed, np.arange(len(PROMPT_IDS)), np.arange(GENERATED_STEPS)[:, None])
         inputs = step | {"lengths": lengths, "uniforms": u, "end_token": np.array(-1)}
         inputs |= {name: np.array(getattr(config, name)) for name in ("temperature", "top_k", "top_p")}
         outputs = {"written": _written(model, config, u)}
@@ -69,11 +69,12 @@ def expected_of(checkpoint: Checkpoint, form: str) -> list[ExpectedCall]:
 
 
 def _written(model: LanguageModel, config: SamplingConfig, u: NDArray) -> NDArray[np.int64]:
+    """Return the tokens (N, B) that the uniforms ``u`` (N, B) choose after each prompt."""
     rows = []
     for b, prompt in enumerate(PROMPT_IDS):
         row: list[int] = []
         logits, state = model.step(np.array(prompt)[:, None], zero_state(model.config, 1))
-        for step in range(STEPS):
+        for step in range(GENERATED_STEPS):
             row.append(int(choose(logits[-1], config, u[step, b : b + 1])[0]))
             logits, state = model.step(np.array([row[-1:]]), state)
         rows.append(row)

@@ -21,7 +21,7 @@ class Finding(NamedTuple):
     """Result of one file in one runtime.
 
     Args:
-        logits: largest difference of a logit from the NumPy engine's, in forms that have logits.
+        logits: largest difference of a logit from the NumPy engine's; None in a form without logits.
         tokens: share of the generated tokens up to each row's first difference, in forms that write; 1 is equality.
         error: why it did not run.
     """
@@ -37,7 +37,12 @@ class Finding(NamedTuple):
 
 
 def compared(got: list[dict[str, NDArray]], expected: list[ExpectedCall]) -> dict[str, float | str]:
-    """Return the figures of a ``Finding``."""
+    """Return the figures of a ``Finding``.
+
+    Args:
+        got: outputs of the runtime, call by call.
+        expected: the same of the NumPy engine; NaN is not compared.
+    """
     worst: list[Any] = []
     equal: list[NDArray] = []
     for outputs, (_, wanted) in zip(got, expected, strict=True):
@@ -51,7 +56,7 @@ def compared(got: list[dict[str, NDArray]], expected: list[ExpectedCall]) -> dic
                 worst.append(np.abs(outputs[name].astype(np.float64) - value)[known].max())
     figures: dict[str, float | str] = {}
     if worst:
-        figures["logits"] = float(np.max(worst))  # NaN where one is
+        figures["logits"] = float(np.max(worst))  # NaN if one is
     if equal:
         figures["tokens"] = float(np.mean(equal))
     return figures
@@ -69,7 +74,7 @@ def findings(
     files = list(export_files(folder, cells))
     for runtime in runtimes:
         left = list(files)
-        while left:  # a process that dies of a file is started again for the next one
+        while left:  # a process that a file ends is started again for the next one
             try:
                 with RuntimeProcess(runtime, command_of(runtime, python, hosts)) as process:
                     yield from _findings(runtime, process, left)
@@ -79,7 +84,7 @@ def findings(
 
 
 def _findings(runtime: Runtime, process: RuntimeProcess, left: list[ExportedFile]) -> Iterator[Finding]:
-    """Run the files that are left, and take them from the list, up to one of which the process dies."""
+    """Run the files that are left, and take them from the list, up to one that ends the process."""
     while left:
         file = left.pop(0)
         about = (runtime.title, process.version, *file.about)

@@ -15,7 +15,7 @@ FAR = 1000.0  # times the smallest difference: a cell this far off computes some
 
 
 def table_of(found: Sequence[Finding]) -> list[list[str]]:
-    """Return the rows of the table, its head first: runtime, form, and what became of each storage."""
+    """Return the rows of the table, its head first: runtime, form, and the result of each storage."""
     rows = [["runtime", "form", *STORED]]
     for title in dict.fromkeys(finding.runtime for finding in found):
         of = [finding for finding in found if finding.runtime == title]
@@ -30,7 +30,7 @@ def table_of(found: Sequence[Finding]) -> list[list[str]]:
 
 
 def _cell(found: list[Finding]) -> str:
-    """Return what all cells came to, and by name those that failed or are far off."""
+    """Return the worst figures over all cells, and by name the cells that failed or are far off."""
     ran = [one for one in found if not one.error]
     logits = {one.cell: one.logits for one in ran if one.logits is not None}
     far = {cell: value for cell, value in logits.items() if value > FAR * min(logits.values())}
@@ -47,17 +47,17 @@ def _cell(found: list[Finding]) -> str:
 
 
 def errors_of(found: Sequence[Finding]) -> list[str]:
-    """Return what was said where a file did not run, each kind once, with the files that it was said of."""
-    said: dict[str, tuple[str, list[str]]] = {}
+    """Return the errors of files that did not run, each kind once, with the files that it concerns."""
+    kinds: dict[str, tuple[str, list[str]]] = {}
     for one in found:
         if one.error:
             text = re.split("stack backtrace", " ".join(one.error.split()), flags=re.IGNORECASE)[0].strip()
             kind = f"{one.runtime}: {re.sub('[0-9]+', '0', text)}"
-            said.setdefault(kind, (f"{one.runtime}: {text[:240]}", []))[1].append(
+            kinds.setdefault(kind, (f"{one.runtime}: {text[:240]}", []))[1].append(
                 f"{one.cell} {one.form} {one.storage}"
             )
     lines = []
-    for text, files in said.values():
+    for text, files in kinds.values():
         more = f" and {len(files) - 1} more" if files[1:] else ""
         lines.append(f"{text} ({files[0]}{more})" if files[0] else text)
     return lines

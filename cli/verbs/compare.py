@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from unrolled.bench.parity.agreement import Agreement, Contestant, contestants
+from unrolled.bench.parity.agreement import Agreement, Implementation, implementations
 from unrolled.bench.parity.agreement import compare as compare_all
 from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import err, out, print_json, warn
@@ -34,7 +34,7 @@ def compare(
     reference ran.
     """
     prompts = [options.unescape(text) for text in prompt or []]
-    agreements = run_compare(contestants(run), prompts, tokens, number, seed, err)
+    agreements = run_compare(implementations(run), prompts, tokens, number, seed, err)
     if json:
         asked = {"reference": "numpy", "tokens": tokens, "number": number}
         print_json({**asked, "agreement": [a.to_dict() for a in agreements]})
@@ -47,15 +47,15 @@ def compare(
 
 
 def run_compare(
-    runners: Sequence[Contestant], prompts: Sequence[str], tokens: int, number: int, seed: int, console: Console
+    compared: Sequence[Implementation], prompts: Sequence[str], tokens: int, number: int, seed: int, console: Console
 ) -> list[Agreement]:
     """All agreements, with a line that says who is running where the console is a terminal."""
     with console.status("comparing") as status:
 
-        def say(contestant: Contestant) -> None:
-            status.update(f"comparing: {contestant.name}")
+        def say(one: Implementation) -> None:
+            status.update(f"comparing: {one.name}")
 
-        return list(compare_all(runners, prompts, tokens, number, seed, say))
+        return list(compare_all(compared, prompts, tokens, number, seed, say))
 
 
 def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.system import package_version
-from unrolled.bench.parity.agreement import REFERENCE, Agreement, Contestant, contestants
+from unrolled.bench.parity.agreement import REFERENCE_ENGINE, Agreement, Implementation, implementations
 from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import out, warn
 from unrolled.cli.terminal.tables import rate, table
@@ -95,9 +95,9 @@ def _run_demo(output: Path, seconds: float, overwrite: bool) -> None:
     _heading("The trained network on every engine and in every file")
     # each engine once: those that train on the checkpoint, the runtimes on the files they were exported for
     files = [str(artifacts[name]) for name in SINGLE_FILES if name in artifacts]
-    runners = [c for c in contestants(runs["numba"]) if c.engine in engines or c.model in files]
-    agreements = run_compare(runners, PROMPTS, tokens=200, number=1, seed=1, console=out)
-    samples = _samples(runners)
+    compared = [c for c in implementations(runs["numba"]) if c.engine in engines or c.model in files]
+    agreements = run_compare(compared, PROMPTS, tokens=200, number=1, seed=1, console=out)
+    samples = _samples(compared)
     _curves(runs, artifacts)
     summary = _summary(engines, runs, artifacts, agreements, samples)
     artifacts["summary"] = output / "summary.json"
@@ -130,11 +130,11 @@ def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
         raise typer.Exit(code)
 
 
-def _samples(runners: Sequence[Contestant]) -> list[dict[str, str]]:
+def _samples(compared: Sequence[Implementation]) -> list[dict[str, str]]:
     """A text behind each prompt from every engine and file, at the same draws."""
     samples = []
-    for runner in runners:
-        model = load(runner.model, runner.engine)
+    for one in compared:
+        model = load(one.model, one.engine)
         for text in generate(model, PROMPTS, max_new_tokens=400, temperature=0.6, seed=1):
             samples.append({"engine": model.engine, "prompt": text.prompt, "text": text.text})
     return samples
@@ -168,7 +168,7 @@ def _summary(
             "first_call_s": result["first_call_s"],
         }
     return {
-        "corpus": load_checkpoint(runs[REFERENCE]).training["corpus"],
+        "corpus": load_checkpoint(runs[REFERENCE_ENGINE]).training["corpus"],
         "engines": figures,
         "artifacts": {name: str(path) for name, path in artifacts.items()},
         "agreement": [agreement.to_dict() for agreement in agreements],

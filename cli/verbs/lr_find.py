@@ -25,7 +25,7 @@ from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.training_engines import check_alone
 from unrolled.tuning.plots import draw_range_test
-from unrolled.tuning.range_test import STEPS, RangeTest, range_test
+from unrolled.tuning.range_test import DEFAULT_STEPS, RangeTest, range_test
 from unrolled.tuning.trial import Datasets, prepare_trial
 
 CURVE_FILE, CURVE_PICTURE = "lr.jsonl", "lr.png"
@@ -59,7 +59,7 @@ def lr_find(
         float | None,
         typer.Option(help="Learning rate of the last update. " + options.default("the optimiser's usual one × 5000")),
     ] = None,
-    updates: Annotated[int, typer.Option(help="How many, unless the loss explodes before.")] = STEPS,
+    updates: Annotated[int, typer.Option(help="How many, unless the loss explodes before.")] = DEFAULT_STEPS,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     **settings: Any,

@@ -25,7 +25,7 @@ from unrolled.tuning.plan import PRUNERS, Plan
 from unrolled.tuning.plots import draw_study
 from unrolled.tuning.recipes import write_best
 from unrolled.tuning.space import SEARCHED, USUAL, parse_space
-from unrolled.tuning.storage import BEST, JOURNAL, PICTURE, check_folder, import_optuna
+from unrolled.tuning.storage import BEST, JOURNAL, STUDY_PICTURE, check_folder, import_optuna
 from unrolled.tuning.study import run_study
 
 
@@ -114,11 +114,11 @@ def _json_values(result: StudyResult, read: list[dict[str, Any]], output: Path) 
 def _draw_picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
     """The picture's name, if it could be drawn; whatever is wrong with it, the study's result is kept and shown."""
     try:
-        draw_study(result.trials, plan.space, output / PICTURE, f"{name}: {len(result.trials)} trials")
+        draw_study(result.trials, plan.space, output / STUDY_PICTURE, f"{name}: {len(result.trials)} trials")
     except (UnrolledError, OSError) as error:
         warn(console, f"no picture of the study: {error}")
         return []
-    return [PICTURE]
+    return [STUDY_PICTURE]
 
 
 def _failures(result: StudyResult) -> str:

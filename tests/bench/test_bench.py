@@ -11,7 +11,7 @@ import pytest
 
 from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.system import system_info
-from unrolled.bench.parity.agreement import Contestant, compare, contestants, default_prompts, measure_agreement
+from unrolled.bench.parity.agreement import Implementation, compare, default_prompts, implementations, measure_agreement
 from unrolled.bench.parity.divergence import BORDER, Divergence, border_margins, first_divergences
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.data_config import DataConfig
@@ -68,8 +68,12 @@ def test_alarm_a_file_with_other_weights_disagrees(tmp_path: Path) -> None:
     }
     other = Checkpoint(checkpoint.config, params, checkpoint.tokenizer)
     path = export_model(other, tmp_path / "other.onnx", "onnx")
-    runners = [contestants(tmp_path)[0], Contestant("other", str(path), None), Contestant("gone", "gone.onnx", None)]
-    reference, changed, missing = compare(runners, ["ab", "c"], tokens=20, number=3)
+    compared = [
+        implementations(tmp_path)[0],
+        Implementation("other", str(path), None),
+        Implementation("gone", "gone.onnx", None),
+    ]
+    reference, changed, missing = compare(compared, ["ab", "c"], tokens=20, number=3)
     assert (reference.max_logit_error, reference.greedy_match, reference.sampled_match) == (0.0, 1.0, 1.0)
     assert changed.max_logit_error == pytest.approx(models.V - 1, rel=1e-3)
     assert changed.sampled_match is not None
@@ -130,10 +134,10 @@ def test_only_a_draw_on_the_border_of_tokens_that_are_left_is_explained() -> Non
         assert Divergence(0, 0, *pair, margin).explained is explained, (u, pair)
 
 
-def test_contestants_are_engines_then_files(tmp_path: Path) -> None:
+def test_implementations_are_engines_then_files(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best.safetensors", models.checkpoint())
     (tmp_path / "model.onnx").write_bytes(b"")
-    names = [contestant.name for contestant in contestants(tmp_path)]
+    names = [one.name for one in implementations(tmp_path)]
     assert names == ["numpy", "numba", "torch", "torchscript", "onnxruntime", "model.onnx"]
 
 

@@ -30,7 +30,7 @@ ONNXRUNTIME, REFERENCE = (next(one for one in RUNTIMES if one.module == name) fo
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "STEPS", 7)
+    monkeypatch.setattr(cases, "GENERATED_STEPS", 7)
     stored = {name: cases.STORED[name] for name in ("int8", "quantized")}
     for module in (cases, tables):
         monkeypatch.setattr(module, "STORED", stored)

@@ -46,7 +46,7 @@ def test_a_comparison_in_which_the_reference_alone_ran_ends_with_1(
 ) -> None:
     verb = importlib.import_module("unrolled.cli.verbs.compare")
     agreements = [Agreement("numpy", "model.safetensors"), *(Agreement("numba", "a.onnx", error=e) for e in errors)]
-    monkeypatch.setattr(verb, "contestants", lambda run: [])
+    monkeypatch.setattr(verb, "implementations", lambda run: [])
     monkeypatch.setattr(verb, "compare_all", lambda *arguments: iter(agreements))
     assert command(monkeypatch, "compare", "somewhere") == code
     assert ("nothing was compared: the reference alone ran" in capsys.readouterr().err) == (code == 1)
