@@ -49,7 +49,7 @@ class BatchJob:
 
 def _requests(prompts: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64]) -> Iterator[Any]:
     from unrolled.runtime.generation.requests.config import GenerationConfig
-    from unrolled.runtime.generation.requests.rows import Request
+    from unrolled.runtime.generation.requests.request import Request
 
     configs = {int(n): GenerationConfig(max_new_tokens=int(n), seed=1) for n in np.unique(lengths)}
     for index, (prompt, n) in enumerate(zip(prompts, lengths, strict=True)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Collection
+from typing import Any
 
 from unrolled.engine.errors import ConfigError
 
@@ -17,3 +20,37 @@ def check_seed(seed: object) -> None:
     """Check that ``seed`` fits 64 bits, the width that both NumPy's generators and text generation accept."""
     if not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise ConfigError(f"seed: got {seed!r}, needs a whole number from 0 to 2⁶⁴ - 1")
+
+
+EXACT_LIMIT = 2**53  # not every whole number from here on is a float: one that comes as a float may be rounded
+
+
+def is_number(value: object) -> bool:
+    """Return whether the value is a number that a float can hold, infinity and NaN included."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
+    """Check that ``value`` is a whole number within its limits."""
+    good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not good or not least <= int(value) <= most:  # type: ignore[call-overload]
+        limits = f"of at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
+        hint = ""
+        if isinstance(value, float) and EXACT_LIMIT <= abs(value) < math.inf:
+            hint = (
+                "; a floating-point number of this size may be rounded: write all of its digits, without . and e, "
+                "and give a column with missing values an integer type that has them"
+            )
+        raise ConfigError(f"{name}: got {value!r}, needs a whole number {limits}{hint}")
+
+
+def check_share(name: str, value: Any, meaning: str) -> None:
+    """Check that ``value`` is a number from 0 to 1; ``meaning`` explains one of the ends in the error."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ConfigError(f"{name}: got {value!r}, needs a number from 0 to 1, where {meaning}")

@@ -12,7 +12,7 @@ from unrolled.runtime.generation.beam_search import BeamConfig, BeamGeneration, 
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context, extend, read
-from unrolled.runtime.generation.requests.rows import Generation
+from unrolled.runtime.generation.requests.generation import Generation
 from unrolled.runtime.generation.stream import stream, write
 from unrolled.runtime.models.engines import ENGINES
 from unrolled.runtime.models.load import load

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.checks import check_choice
+from unrolled.engine.checks import check_choice, check_whole
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel, zero_state
-from unrolled.engine.sampling.rules import check_finite, check_whole, token_logprobs
+from unrolled.engine.sampling.rules import check_finite, token_logprobs
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.argument_checks import check_model, check_text, take_texts

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from unrolled.bench.parity.divergence import Divergence, first_divergences
 from unrolled.bench.parity.texts_process import TextsJob, write_texts
+from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.sampling.rules import SamplingConfig, check_whole
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, load_checkpoint, resolve_model_file
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import SPECIALS

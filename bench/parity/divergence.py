@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.sampling.config import SamplingConfig
+from unrolled.engine.sampling.filters import FILTERS
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import FILTERS, SamplingConfig
 from unrolled.runtime.generation.requests.prompts import read_prompts
 from unrolled.runtime.models.batch_invariance import RowModel
 

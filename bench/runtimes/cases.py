@@ -14,7 +14,8 @@ from unrolled.engine.models.initializers import pytorch_params
 from unrolled.engine.models.step_contract import pad_prompts, zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling import philox
-from unrolled.engine.sampling.rules import SamplingConfig, choose
+from unrolled.engine.sampling.config import SamplingConfig
+from unrolled.engine.sampling.rules import choose
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.export.artifact.metadata import FORMS

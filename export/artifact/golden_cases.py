@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Stepper, zero_state
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose
+from unrolled.engine.sampling.rules import choose
 
 LENGTHS, TOKENS, LOGITS = (1, 5, 17), 32, 64
 MARGIN = 1e-3  # a greedy token counts while the best logit leads by more than engines may differ

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.checks import check_choice
+from unrolled.engine.checks import EXACT_LIMIT, check_choice, check_whole
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnrolledError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32
-from unrolled.engine.sampling.rules import EXACT, check_whole
 from unrolled.engine.storage.checkpoint import resolve_model_file
 from unrolled.runtime.generation.requests.config import GenerationConfig
+from unrolled.runtime.generation.requests.generation import NOTHING_LEFT, Generation
+from unrolled.runtime.generation.requests.request import Request, resolve
 from unrolled.runtime.generation.requests.row_settings import (
     MAX_PROMPT_TOKENS,
     ROW_SETTINGS,
@@ -26,7 +27,6 @@ from unrolled.runtime.generation.requests.row_settings import (
     row_requests,
     whole_number,
 )
-from unrolled.runtime.generation.requests.rows import NOTHING_LEFT, Generation, Request, resolve
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.models.argument_checks import check_text, shown
 from unrolled.runtime.models.engines import ENGINES
@@ -232,7 +232,7 @@ def _column(values: Any) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind != "f" or not isinstance(values, list | tuple):
         return array
-    rounded = any(isinstance(value, int | np.integer) and abs(int(value)) >= EXACT for value in values)
+    rounded = any(isinstance(value, int | np.integer) and abs(int(value)) >= EXACT_LIMIT for value in values)
     return _objects(list(values)) if rounded else array
 
 

@@ -17,15 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.models.step_contract import StepModel
-from unrolled.engine.sampling.filters import FILTERS, History, Scores
-from unrolled.engine.sampling.rules import check_finite, check_whole, log_softmax, process
+from unrolled.engine.sampling.filters import FILTERS
+from unrolled.engine.sampling.processors import History, Scores
+from unrolled.engine.sampling.rules import check_finite, log_softmax, process
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.generate import check_config
 from unrolled.runtime.generation.requests.config import GenerationConfig
+from unrolled.runtime.generation.requests.generation import Generation, before_stop
 from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_prompts
-from unrolled.runtime.generation.requests.rows import Generation, before_stop
 from unrolled.runtime.models.argument_checks import check_model, take_texts
 from unrolled.runtime.models.batch_invariance import RowModel
 

@@ -10,7 +10,8 @@ from unrolled.engine.errors import ConfigError, NothingLeftError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context, more_tokens
-from unrolled.runtime.generation.requests.rows import NOTHING_LEFT, Generation, Request, resolve
+from unrolled.runtime.generation.requests.generation import NOTHING_LEFT, Generation
+from unrolled.runtime.generation.requests.request import Request, resolve
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.models.argument_checks import check_model, shown, take_texts
 

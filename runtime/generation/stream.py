@@ -11,7 +11,8 @@ from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.generate import check_config
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context
-from unrolled.runtime.generation.requests.rows import NOTHING_LEFT, Generation, make_request
+from unrolled.runtime.generation.requests.generation import NOTHING_LEFT, Generation
+from unrolled.runtime.generation.requests.request import make_request
 from unrolled.runtime.generation.scheduler.flow_slots import CHUNK
 from unrolled.runtime.generation.scheduler.scheduler import Scheduler
 from unrolled.runtime.models.argument_checks import check_model, check_text, shown

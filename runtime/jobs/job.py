@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from unrolled.engine.canonical import canonical, canonical_settings
-from unrolled.engine.checks import check_choice
+from unrolled.engine.checks import check_choice, check_whole
 from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32
-from unrolled.engine.sampling.rules import check_whole
 from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS

@@ -11,8 +11,9 @@ from unrolled.engine.errors import JobError, UnrolledError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.signals import DeferredInterrupt
 from unrolled.runtime.generation.requests.config import GenerationConfig
+from unrolled.runtime.generation.requests.generation import NOTHING_LEFT, Generation
+from unrolled.runtime.generation.requests.request import Request
 from unrolled.runtime.generation.requests.row_settings import row_requests
-from unrolled.runtime.generation.requests.rows import NOTHING_LEFT, Generation, Request
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.jobs.blocks import Block
 from unrolled.runtime.jobs.job import Job, JobObserver, Progress

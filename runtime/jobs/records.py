@@ -6,7 +6,7 @@ from typing import Any
 
 from unrolled.engine.errors import NothingLeftError
 from unrolled.engine.storage.json_text import parse_value, to_json
-from unrolled.runtime.generation.requests.rows import Generation
+from unrolled.runtime.generation.requests.generation import Generation
 from unrolled.runtime.jobs.prompt_rows import BadRow, InputRow
 
 ResultRecord = dict[str, Any]

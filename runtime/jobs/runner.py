@@ -24,7 +24,7 @@ from unrolled.engine.errors import JobError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.signals import DeferredInterrupt
 from unrolled.runtime.generation.requests.config import GenerationConfig
-from unrolled.runtime.generation.requests.rows import resolve
+from unrolled.runtime.generation.requests.request import resolve
 from unrolled.runtime.jobs.job import Job, JobObserver, Progress, identity
 from unrolled.runtime.jobs.job_writer import BLOCK_ROWS, JobWriter
 from unrolled.runtime.jobs.prompt_files import PromptFile

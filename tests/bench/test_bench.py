@@ -17,8 +17,8 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.training.config import TrainingConfig

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Draws, pad_prompts, zero_state
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose
+from unrolled.engine.sampling.rules import choose
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.onnx.reader import read_onnx
 from unrolled.export.onnx.token_draw import PARTIAL_SORT

@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.step_contract import StepModel, zero_state
-from unrolled.engine.sampling.filters import FILTERS, History
-from unrolled.engine.sampling.rules import SamplingConfig, process
+from unrolled.engine.sampling.config import SamplingConfig
+from unrolled.engine.sampling.filters import FILTERS
+from unrolled.engine.sampling.processors import History
+from unrolled.engine.sampling.rules import process
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import EOS

@@ -15,8 +15,8 @@ from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.runtime import generate
 from unrolled.runtime.generation.requests.config import GenerationConfig
+from unrolled.runtime.generation.requests.generation import Generation
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
-from unrolled.runtime.generation.requests.rows import Generation
 from unrolled.runtime.models.engines import make_model
 
 TOKENS = 500

@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
+from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.sampling.rules import SamplingConfig, check_whole
+from unrolled.engine.sampling.config import SamplingConfig
 
 _RULES = tuple(field.name for field in fields(SamplingConfig))
 

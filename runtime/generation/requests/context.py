@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,10 @@ from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenErro
 from unrolled.engine.models.draw_settings import GREEDY
 from unrolled.engine.models.step_contract import Draws, StepModel, WritingModel, zero_state
 from unrolled.engine.storage.atomic_files import replacing
+from unrolled.runtime.generation.requests.generation import Generation
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.argument_checks import check_model, check_path, check_text, shown
 from unrolled.runtime.models.batch_invariance import RowModel
-
-if TYPE_CHECKING:
-    from unrolled.runtime.generation.requests.rows import Generation
 
 FORMAT = "unrolled-context-1"
 

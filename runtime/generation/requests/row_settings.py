@@ -9,13 +9,13 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
+from unrolled.engine.checks import EXACT_LIMIT
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
-from unrolled.engine.sampling.rules import EXACT
 from unrolled.engine.storage.json_text import parse_value
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
-from unrolled.runtime.generation.requests.rows import Request, resolve
+from unrolled.runtime.generation.requests.request import Request, resolve
 
 SETTINGS = tuple(field.name for field in fields(GenerationConfig))
 SHARED = ("num_return_sequences", "batch_size")  # one value for all rows: the first is part of every row's index
@@ -80,7 +80,7 @@ def whole_number(value: Any) -> Any:
 
     A float from 2⁵³ on may be the rounded form of another number, so it stays a float, which ``check_whole`` refuses.
     """
-    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_LIMIT:
         return int(value)
     return value
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Flow, FlowingModel
-from unrolled.runtime.generation.requests.rows import Row
+from unrolled.runtime.generation.requests.growing_text import GrowingText
 from unrolled.runtime.generation.scheduler.slots import draws_of, indices_of, states_of
 
 CHUNK = 16  # the fewest tokens a row in a call
@@ -28,7 +28,7 @@ class FlowSlots:
 
     def __init__(self, model: FlowingModel, chunk: int) -> None:
         self._model, self._chunk = model, chunk
-        self.rows: list[Row] = []  # those that have a slot first; ``_going`` marks them
+        self.rows: list[GrowingText] = []  # those that have a slot first; ``_going`` marks them
         self._unread: list[NDArray[np.int64]] = []
         self._state = np.empty(model.config.state_shape(0), np.float32)
         self._going = np.empty(0, np.bool_)
@@ -36,7 +36,7 @@ class FlowSlots:
         self._settings = DrawSettings.stack([])
         self._left = np.empty(0, np.int64)
 
-    def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
+    def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
         order = np.flatnonzero(going)
         order = np.concatenate([order[self._going[order]], order[~self._going[order]]])
         self._state = np.concatenate([self._state[:, :, order], states_of(self._model.config, rows)], axis=2)
@@ -52,7 +52,7 @@ class FlowSlots:
     def advance(self, slots: int, more: bool) -> bool:
         if slots < 1:  # rows of another kind take all of them
             return False
-        tokens = WATCHED_TOKENS if any(row.looks for row in self.rows) else TOKENS
+        tokens = WATCHED_TOKENS if any(row.needs_each_token for row in self.rows) else TOKENS
         steps = min(max(tokens // min(slots, len(self.rows)), CHUNK), self._chunk)
         flow = Flow.of(
             self._unread, steps, left=self._left, first_draw=self._draws, indices=self._indices,

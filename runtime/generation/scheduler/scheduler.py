@@ -9,9 +9,11 @@ from typing import cast
 
 import numpy as np
 
+from unrolled.engine.checks import check_whole
 from unrolled.engine.models.step_contract import BindingModel, FlowingModel, StepModel
-from unrolled.engine.sampling.rules import check_whole
-from unrolled.runtime.generation.requests.rows import Generation, Request, Row
+from unrolled.runtime.generation.requests.generation import Generation
+from unrolled.runtime.generation.requests.growing_text import GrowingText
+from unrolled.runtime.generation.requests.request import Request
 from unrolled.runtime.generation.scheduler.flow_slots import MOST, FlowSlots
 from unrolled.runtime.generation.scheduler.single_slot import SingleSlot
 from unrolled.runtime.generation.scheduler.slots import Slots, read_ahead
@@ -53,8 +55,8 @@ class Scheduler:
         self._slots: dict[
             bool, Slots
         ] = {}  # of plain rows, and of those with settings that only this package implements
-        self._ready: deque[Row] = deque()  # waiting for a lane
-        self._begun: deque[Row] = deque()  # in order, until they are given back
+        self._ready: deque[GrowingText] = deque()  # waiting for a lane
+        self._begun: deque[GrowingText] = deque()  # in order, until they are given back
         self._look = True  # whether it is worth while to look for rows that are over
 
     def _ask(self) -> None:
@@ -67,7 +69,7 @@ class Scheduler:
             self._requests = None
             if not self._begun and not self._slots:  # these are all
                 self._most = max(len(asked), 1)
-        rows = [Row(self._model.tokenizer, request, self._watched) for request in asked]
+        rows = [GrowingText(self._model.tokenizer, request, self._watched) for request in asked]
         self._ready.extend(rows)
         self._begun.extend(rows)
         if ahead := [row for row in rows if not (self._writes and row.config.plain)]:
@@ -84,9 +86,9 @@ class Scheduler:
             return SingleSlot(cast(BindingModel, self._model), self._chunk)
         return StepSlots(self._rows_model, self._model.tokenizer.eos_id)
 
-    def _next(self, going: dict[bool, int]) -> list[Row]:
+    def _next(self, going: dict[bool, int]) -> list[GrowingText]:
         """Rows that there is room for, beside so many plain ones and others; as many wait in front of lanes that flow."""
-        new: list[Row] = []
+        new: list[GrowingText] = []
         counts = {True: 0, False: 0, **going}
         while True:
             if not self._ready:
@@ -131,7 +133,7 @@ class Scheduler:
         return bool(busy)
 
     @property
-    def oldest(self) -> Row:
+    def oldest(self) -> GrowingText:
         """The row whose result comes next; there is one after an ``advance`` that says so."""
         return self._begun[0]
 

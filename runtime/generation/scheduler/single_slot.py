@@ -12,9 +12,10 @@ from numpy import copyto, divide, exp, subtract
 from numpy.typing import NDArray
 
 from unrolled.engine.models.step_contract import BindingModel
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose
-from unrolled.runtime.generation.requests.rows import Row
+from unrolled.engine.sampling.rules import choose
+from unrolled.runtime.generation.requests.growing_text import GrowingText
 from unrolled.runtime.generation.scheduler.slots import draws_of, indices_of, states_of
 from unrolled.runtime.models.batch_invariance import least_rows
 
@@ -61,11 +62,11 @@ class SingleSlot:
     """
 
     def __init__(self, model: BindingModel, chunk: int) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[GrowingText] = []
         self._model, self._eos, self._chunk = model, model.tokenizer.eos_id, chunk
         self._bound = model.bind(least_rows(model))
 
-    def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
+    def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
         if rows:
             self._bound.begin(states_of(self._model.config, rows))
             self._token = int(rows[0].unread[-1])  # is read next; what stands before it is in the state
@@ -78,7 +79,13 @@ class SingleSlot:
         u = [0.0] * steps
         if row.rules.do_sample:
             u = uniforms(row.rules.seed, indices_of([row]), draws_of([row]) + np.arange(steps)).tolist()
-        choose_one, step, token, eos, looks = self._choose, self._bound.step, self._token, self._eos, row.looks
+        choose_one, step, token, eos, looks = (
+            self._choose,
+            self._bound.step,
+            self._token,
+            self._eos,
+            row.needs_each_token,
+        )
         written: list[int] = []
         for value in u:
             token = choose_one(step(token), value)

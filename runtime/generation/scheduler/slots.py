@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.step_contract import zero_state
-from unrolled.engine.sampling.rules import SamplingConfig
+from unrolled.engine.sampling.config import SamplingConfig
+from unrolled.runtime.generation.requests.growing_text import GrowingText
 from unrolled.runtime.generation.requests.prompts import read_prompts
-from unrolled.runtime.generation.requests.rows import Row
 from unrolled.runtime.models.batch_invariance import RowModel
 
 
 class Slots(Protocol):
     """Rows that are written side by side."""
 
-    rows: list[Row]
+    rows: list[GrowingText]
 
-    def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
+    def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
         """Keep the rows that go on, and add new ones, which read ``row.unread`` first."""
         ...
 
@@ -46,7 +46,7 @@ def replace_columns(kept: NDArray, going: NDArray[np.bool_], new: NDArray, axis:
     return np.ascontiguousarray(np.concatenate([kept[(*front, going)], new], axis=axis))
 
 
-def replace_rows(kept: list[Row], going: NDArray[np.bool_], new: list[Row]) -> list[Row]:
+def replace_rows(kept: list[GrowingText], going: NDArray[np.bool_], new: list[GrowingText]) -> list[GrowingText]:
     if len(new) == len(kept) - int(going.sum()):
         waiting = iter(new)
         return [row if goes else next(waiting) for row, goes in zip(kept, going, strict=True)]
@@ -56,7 +56,7 @@ def replace_rows(kept: list[Row], going: NDArray[np.bool_], new: list[Row]) -> l
 class Rules:
     """By which rules the tokens of rows are chosen, and which rows share them."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[GrowingText]) -> None:
         self.each = [row.rules for row in rows]
         self.first = self.each[0]
         self.one = len(set(map(id, self.each))) == 1  # equal ones are one object
@@ -70,21 +70,21 @@ class Rules:
             yield self.each[some[0]], np.array(some, np.intp)
 
 
-def indices_of(rows: Sequence[Row]) -> NDArray[np.uint64]:
+def indices_of(rows: Sequence[GrowingText]) -> NDArray[np.uint64]:
     return np.array([row.request.index for row in rows], np.uint64)
 
 
-def written_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+def written_of(rows: Sequence[GrowingText]) -> NDArray[np.int64]:
     """How many tokens each row has."""
     return np.array([len(row.tokens) for row in rows], np.int64)
 
 
-def draws_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+def draws_of(rows: Sequence[GrowingText]) -> NDArray[np.int64]:
     """Which draw of its index each row's next token is."""
     return np.array([row.first_draw + len(row.tokens) for row in rows], np.int64)
 
 
-def states_of(config: ModelConfig, rows: Sequence[Row]) -> NDArray:
+def states_of(config: ModelConfig, rows: Sequence[GrowingText]) -> NDArray:
     """States (S, L, n, H) that new rows begin from; the rows give theirs up."""
     if not rows:
         return np.empty(config.state_shape(0), np.float32)
@@ -96,7 +96,7 @@ def states_of(config: ModelConfig, rows: Sequence[Row]) -> NDArray:
     return state
 
 
-def read_ahead(model: RowModel, rows: Sequence[Row]) -> None:
+def read_ahead(model: RowModel, rows: Sequence[GrowingText]) -> None:
     """Read all but the last token of each row's prompt; their states and what is unread change."""
     if not (some := [row for row in rows if len(row.unread) > 1]):
         return

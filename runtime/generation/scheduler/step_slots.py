@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import NothingLeftError
 from unrolled.engine.models.step_contract import check_ids
-from unrolled.engine.sampling.filters import History
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose, token_logprobs
-from unrolled.runtime.generation.requests.rows import NOTHING_LEFT, Row
+from unrolled.engine.sampling.processors import History
+from unrolled.engine.sampling.rules import choose, token_logprobs
+from unrolled.runtime.generation.requests.generation import NOTHING_LEFT
+from unrolled.runtime.generation.requests.growing_text import GrowingText
 from unrolled.runtime.generation.scheduler.slots import (
     Rules,
     draws_of,
@@ -36,7 +38,7 @@ class StepSlots:
     def __init__(self, model: RowModel, eos: int | None) -> None:
         self.model, self._eos = model, -1 if eos is None else eos
         self._move = model.mover()
-        self.rows: list[Row] = []
+        self.rows: list[GrowingText] = []
         self._state = np.empty(model.config.state_shape(0), np.float32)
         self._tokens = np.empty(0, np.int64)  # what each slot reads in the next step
         self._prompts = np.empty((0, 1), np.int64)
@@ -49,7 +51,7 @@ class StepSlots:
         self._left = np.empty(0, np.int64)  # the most tokens still to come
         self._over = 0  # rows that are over
 
-    def replace(self, going: NDArray[np.bool_], rows: list[Row]) -> None:
+    def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
         n, unread = len(rows), np.array([len(row.unread) for row in rows], np.int64)
         u = np.zeros((BLOCK, n))
         if rows:
@@ -70,10 +72,10 @@ class StepSlots:
         self._over = 0
         if self.rows:
             self._rules = Rules(self.rows)
-            self._looking = np.array([row.looks for row in self.rows], np.bool_)
+            self._needs_each_token = np.array([row.needs_each_token for row in self.rows], np.bool_)
             self._plain = all(row.config.plain for row in self.rows)
 
-    def _padded(self, rows: list[Row], longest: int) -> NDArray[np.int64]:
+    def _padded(self, rows: list[GrowingText], longest: int) -> NDArray[np.int64]:
         """What rows read, as wide as that of the others."""
         width = self._prompts.shape[1]
         if longest > width:
@@ -83,7 +85,7 @@ class StepSlots:
             prompts[place, : len(row.unread)] = row.unread
         return prompts
 
-    def _uniforms(self, rows: list[Row], unread: NDArray[np.int64], steps: int) -> NDArray[np.float64]:
+    def _uniforms(self, rows: list[GrowingText], unread: NDArray[np.int64], steps: int) -> NDArray[np.float64]:
         """Of the next steps of these rows, (steps, n)."""
         u = np.zeros((steps, len(rows)))
         # no draw before the last token of a prompt is read
@@ -157,7 +159,7 @@ class StepSlots:
         self._drawn[self._phase] = self._tokens
         self._phase += 1
         self._left -= draws
-        told = (self._tokens == self._eos) | (self._left == 0) | self._looking | (self._phase == BLOCK)
+        told = (self._tokens == self._eos) | (self._left == 0) | self._needs_each_token | (self._phase == BLOCK)
         self._tell(np.flatnonzero(told & draws))
         enough = max(1, int(len(self.rows) * IDLE)) if more else 1
         return self._over >= enough

@@ -18,8 +18,9 @@ from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Flow
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose
+from unrolled.engine.sampling.rules import choose
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.models.engines import make_model

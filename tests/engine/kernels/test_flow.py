@@ -10,10 +10,11 @@ from unrolled.engine.errors import ModelFileError
 from unrolled.engine.kernels.decode.flow import Decoder
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Flow
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose
+from unrolled.engine.sampling.rules import choose
 from unrolled.runtime.generation.requests.config import GenerationConfig
-from unrolled.runtime.generation.requests.rows import Request
+from unrolled.runtime.generation.requests.request import Request
 from unrolled.runtime.generation.scheduler.scheduler import FEW, write_rows
 from unrolled.runtime.models.engines import make_model
 

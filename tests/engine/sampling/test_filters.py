@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError
-from unrolled.engine.sampling.filters import FILTERS, PROCESSORS, History
+from unrolled.engine.sampling.config import SamplingConfig
+from unrolled.engine.sampling.filters import FILTERS
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose, log_softmax, token_logprobs
+from unrolled.engine.sampling.processors import PROCESSORS, History
+from unrolled.engine.sampling.rules import choose, log_softmax, token_logprobs
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.filters import FILTERS, keep_top_k, keep_top_p
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose, draw
+from unrolled.engine.sampling.rules import choose, draw
 from unrolled.runtime.generation.requests.config import GenerationConfig
 
 INF = math.inf

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_prompts
-from unrolled.runtime.generation.requests.rows import Request
+from unrolled.runtime.generation.requests.request import Request
 from unrolled.runtime.generation.scheduler.scheduler import AHEAD, write_rows
 from unrolled.runtime.models.batch_invariance import RowModel
 from unrolled.runtime.models.engines import ENGINES, make_model

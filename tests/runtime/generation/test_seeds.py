@@ -21,7 +21,7 @@ from unrolled.runtime.generation import batch_generator
 from unrolled.runtime.generation.batch_generator import BatchGenerator
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
-from unrolled.runtime.generation.requests.rows import Request
+from unrolled.runtime.generation.requests.request import Request
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.jobs.runner import Job, run_job
 from unrolled.runtime.models.engines import ENGINES, make_model

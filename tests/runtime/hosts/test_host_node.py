@@ -18,8 +18,9 @@ import same_text
 from exports import STORED
 
 from unrolled.engine.errors import UnknownTokenError
+from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
-from unrolled.engine.sampling.rules import SamplingConfig, choose
+from unrolled.engine.sampling.rules import choose
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK

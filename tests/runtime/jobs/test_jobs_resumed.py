@@ -16,7 +16,8 @@ from job_runs import CONFIG, LANES, Stop, done, interrupted, is_complete, mixed,
 from unrolled.engine.errors import ConfigError, JobError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime import GenerationConfig
-from unrolled.runtime.generation.requests.rows import Generation, Request
+from unrolled.runtime.generation.requests.generation import Generation
+from unrolled.runtime.generation.requests.request import Request
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.jobs import job_writer
 from unrolled.runtime.jobs.job_file import BlockPart, JobFile

@@ -16,8 +16,8 @@ import pytest
 from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError, PromptFileError
 from unrolled.runtime.generation.requests.config import GenerationConfig
+from unrolled.runtime.generation.requests.generation import Generation
 from unrolled.runtime.generation.requests.row_settings import make_config, parse_cell, row_config
-from unrolled.runtime.generation.requests.rows import Generation
 from unrolled.runtime.jobs.prompt_files import PromptFile
 from unrolled.runtime.jobs.prompt_rows import RESULT_KEYS, BadRow, InputRow, PromptRow
 from unrolled.runtime.jobs.records import error_record, stuck_record, text_record
