@@ -1,4 +1,4 @@
-"""TorchScript: the scripted model with ``forward``, ``step``, ``choose`` and ``generate``, and our metadata beside it."""
+"""TorchScript files: the scripted model with ``forward``, ``step``, ``choose`` and ``generate``, and the metadata."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ EXTRA_FILE = "unrolled.json"
 
 
 class ScriptedModel:
-    """A scripted module by its own ``step``, ``choose`` and ``generate``, which hosts call.
+    """A scripted module run by its own ``step``, ``choose`` and ``generate``, which hosts call.
 
-    What they raise, and results that are of no use, are a ModelFileError.
+    Exceptions of these methods and unusable results become a ModelFileError.
     """
 
     engine = "torchscript"
@@ -48,17 +48,17 @@ class ScriptedModel:
         self.training, self.digest = info.training, info.checkpoint_digest
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Arrays for the tensors of the method ``name``."""
+        """Return the results of the method ``name`` as arrays."""
         given = [as_tensor(value) if isinstance(value, np.ndarray) else value for value in arguments]
         try:
             with torch.inference_mode():
                 result = getattr(self.module, name)(*given)
             return [value.numpy() for value in result] if isinstance(result, tuple) else result.numpy()
-        except Exception as error:  # a program raises what it likes
+        except Exception as error:  # a program can raise anything
             raise ModelFileError(f"its {name} does not run ({first_line(error)})") from error
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        """The step contract, a call for each of T steps."""
+        """Return logits and state by the step contract, with a call for each of T steps."""
         rows = []
         for row in tokens:
             logits, state = self._call("step", row, state)
@@ -75,7 +75,7 @@ class ScriptedModel:
     def write(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], state: NDArray, draws: Draws
     ) -> tuple[NDArray[np.int64], NDArray]:
-        """As ``unrolled.engine.models.step_contract.WritingModel``."""
+        """Write tokens by the contract of ``WritingModel``."""
         steps = draws.first_step + np.arange(draws.steps)[:, None]
         settings = draws.settings
         if settings.do_sample:
@@ -92,7 +92,7 @@ class ScriptedModel:
 
 @contextlib.contextmanager
 def _without_deprecations() -> Iterator[None]:
-    """Ignore that TorchScript is deprecated, of which torch warns at every call; the command line says it once."""
+    """Ignore torch's warning, at every call, that TorchScript is deprecated; the command line says so once."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # of torch 2.13, and of 2.14
             warnings.simplefilter("ignore", category)
@@ -100,7 +100,7 @@ def _without_deprecations() -> Iterator[None]:
 
 
 def script(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's model, scripted, in float32 and evaluation mode."""
+    """Return the checkpoint's model, scripted, in float32 and evaluation mode."""
     model = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
     with _without_deprecations():
         return torch.jit.script(model)
@@ -118,26 +118,26 @@ def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def read_torchscript(path: Path) -> tuple[Any, FileInfo]:
-    """The scripted module and its metadata.
+    """Return the scripted module and its metadata.
 
-    A TorchScript file is a program. Before torch sees it, the archive is whole, no entry is larger than it can be, and the
-    metadata is one of ours and fits; what the program computes is its writer's business.
+    A TorchScript file is a program. Before torch reads it, the archive is checked to be complete with plausible sizes, and the
+    metadata to be valid and to fit the weights; the program itself is not checked.
 
     Raises:
-        ModelFileError: not a TorchScript file, or not one of ours.
+        ModelFileError: not a TorchScript file, or not one of this package.
     """
     info = parse_metadata(_read_extra(path), str(path), path.stat().st_size)
     _check_records(path, info)
     try:
-        # by its name torch opens no file whose name is not UTF-8
+        # An open file, because torch opens no file by a name that is not UTF-8.
         with _without_deprecations(), path.open("rb") as file:
             return torch.jit.load(file, map_location="cpu"), info
-    except Exception as error:  # torch's parser of programs raises what it likes
+    except Exception as error:  # torch's parser of programs can raise anything
         raise ModelFileError(f"{path}: a damaged TorchScript file ({first_line(error)})") from error
 
 
 def _check_records(path: Path, info: FileInfo) -> None:
-    """The entries that hold weights have the sizes of the config's parameters; torch reads past the end of a shorter one."""
+    """Check that the weights have the sizes of the config's parameters; torch would read past the end of a shorter entry."""
     with zipfile.ZipFile(path) as archive:
         held = sorted(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
     wanted = sorted(4 * math.prod(shape) for shape in parameter_shapes(info.config).values())

@@ -13,8 +13,15 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.step_contract import StepModel, Stepper, zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.artifact.golden_cases import MARGIN, Draw, greedy_tokens, recorded_draws, sampled_tokens
-from unrolled.export.artifact.golden_cases import draw as rules_draw
+from unrolled.export.artifact.golden_cases import (
+    GREEDY_MARGIN,
+    Draw,
+    draw_by_rules,
+    greedy_tokens,
+    recorded_draws,
+    sampled_tokens,
+    settings_text,
+)
 from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.export.verification.checks import close, need, random_tokens
 
@@ -69,7 +76,7 @@ def check_golden_values(model: StepModel, golden: list[dict[str, Any]], toleranc
     return f"{len(golden)} golden cases, within {worst:.1e}"
 
 
-def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw = rules_draw) -> str:
+def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw = draw_by_rules) -> str:
     """Check the recorded greedy and drawn tokens."""
     greedy, drawn = 0, 0
     for number, case in enumerate(golden):
@@ -78,7 +85,7 @@ def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw
         greedy += len(got)
         for settings, tokens in recorded_draws(case):
             got = sampled_tokens(model, case["prompt"], len(tokens), settings, draw=draw)
-            need(got == tokens, f"golden case {number + 1}: other draws than recorded at {settings}")
+            need(got == tokens, f"golden case {number + 1}: other draws than recorded at {settings_text(settings)}")
             drawn += len(got)
     return f"{greedy} recorded greedy tokens, {drawn} drawn ones"
 
@@ -111,7 +118,7 @@ def check_against_values(model: StepModel, checkpoint: Checkpoint) -> str:
 
 def check_against_tokens(model: StepModel, checkpoint: Checkpoint) -> str:
     """Check greedy tokens against the checkpoint, as far as they lead by a margin."""
-    expected = greedy_tokens(_reference(checkpoint), [0], GREEDY_TOKENS, MARGIN)
+    expected = greedy_tokens(_reference(checkpoint), [0], GREEDY_TOKENS, GREEDY_MARGIN)
     got = greedy_tokens(model, [0], len(expected))
     need(got == expected, "other greedy tokens than the checkpoint's")
     return f"{len(expected)} greedy tokens of the checkpoint"

@@ -1,4 +1,4 @@
-"""Checks of what a file writes by itself: the golden tokens, the same in pieces, and no more than it is asked for."""
+"""Checks of the tokens that a file writes by itself: golden ones, the same in pieces, and no more than asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.models.draw_settings import GREEDY, DrawSettings
 from unrolled.engine.models.step_contract import Draws, StepModel, WritingModel, pad_prompts, zero_state
-from unrolled.export.artifact.golden_cases import recorded_draws
+from unrolled.export.artifact.golden_cases import recorded_draws, settings_text
 from unrolled.export.verification.checks import close, need, random_tokens
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_own_step(scripted: ScriptedModel, model: StepModel) -> str:
-    """A scripted module's ``step``, one token at a time, is its ``forward``."""
+    """Check that a scripted module's ``step``, one token at a time, equals its ``forward``."""
     tokens, state = random_tokens(model.config, 9, 3)
     (logits, after), (expected, moved) = scripted.step(tokens, state), model.step(tokens, state)
     worst = close(logits, expected, "logits of its step")
@@ -26,7 +26,7 @@ def check_own_step(scripted: ScriptedModel, model: StepModel) -> str:
 
 
 def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple[NDArray[np.int64], NDArray]:
-    """What the file writes behind prompts of different lengths, and the state; fewer tokens only behind <eos>."""
+    """Return the tokens that the file writes after prompts of different lengths, and the state after checks of their number."""
     tokens, lengths = pad_prompts(prompts)
     written, state = model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)
     shape, eos = (draws.steps, len(prompts)), model.tokenizer.eos_id
@@ -42,7 +42,7 @@ def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple
 
 
 def check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
-    """The golden tokens, all prompts side by side; every row has index 0, as they were recorded."""
+    """Check that the file writes the golden tokens, with all prompts in one batch; every row has index 0, as recorded."""
     prompts = [case["prompt"] for case in golden]
     rows, total = np.zeros(len(prompts), np.int64), 0
     kinds: list[tuple[str, Draws, list[list[int]]]] = []
@@ -50,7 +50,9 @@ def check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
     kinds.append(("greedy tokens", Draws(0, 0, rows, GREEDY), texts))
     for cases in zip(*(recorded_draws(case) for case in golden), strict=True):
         settings = cases[0][0]
-        kinds.append((f"draws at {settings}", Draws(0, 0, rows, settings), [tokens for _, tokens in cases]))
+        kinds.append(
+            (f"draws at {settings_text(settings)}", Draws(0, 0, rows, settings), [tokens for _, tokens in cases])
+        )
     for what, draws, expected in kinds:
         steps = max(map(len, expected))
         if steps == 0:
@@ -58,7 +60,7 @@ def check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
         written, _ = _write(model, prompts, draws._replace(steps=steps))
         for b, tokens in enumerate(expected):
             got = written[: len(tokens), b].tolist()
-            # a row that wrote <eos> repeats it, and when all have, the rest is missing
+            # A row repeats its <eos>, and writing stops when every row has one.
             end = tokens.index(eos) + 1 if (eos := model.tokenizer.eos_id) in tokens else len(tokens)
             need(got[:end] == tokens[:end], f"golden case {b + 1}: the file writes other {what} than recorded")
             total += end
@@ -66,7 +68,7 @@ def check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
 
 
 def check_goes_on(model: WritingModel) -> str:
-    """A text is its pieces, and a row does not see the others."""
+    """Check that a text equals its pieces, and a row does not depend on the others."""
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in (3, 1, 7)]
     draws = Draws(12, 0, np.arange(3), DrawSettings(True, 1.0, 0, 1.0, 5))
@@ -78,11 +80,11 @@ def check_goes_on(model: WritingModel) -> str:
     first, middle = _write(model, prompts, draws._replace(steps=cut))
     rest = draws._replace(steps=steps - cut, first_step=cut)
     second, after = model.write(first[-1:], np.ones(3, np.int64), middle, rest)
-    on = first[-1] != (-1 if (eos := model.tokenizer.eos_id) is None else eos)  # the others begin another text
+    continued = first[-1] != (-1 if (eos := model.tokenizer.eos_id) is None else eos)  # the others start a new text
     need(len(second) == rest.steps, "the rest of a text is cut short")
     pieces = np.concatenate([first, second])
-    need(bool((pieces == whole)[:, on].all()), "a text written in two pieces is another")
-    close(after[:, :, on], end[:, :, on], "the state behind two pieces")
+    need(bool((pieces == whole)[:, continued].all()), "a text written in two pieces is another")
+    close(after[:, :, continued], end[:, :, continued], "the state behind two pieces")
     for b, prompt in enumerate(prompts):
         alone, _ = _write(model, [prompt], draws._replace(sequences=np.array([b])))
         need(bool((alone[:, 0] == whole[: len(alone), b]).all()), f"row {b} writes another text alone")
