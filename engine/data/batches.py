@@ -35,15 +35,22 @@ class Batches(Protocol):
     """A data set that yields its batches epoch by epoch."""
 
     @property
-    def batches_per_epoch(self) -> int: ...
+    def batches_per_epoch(self) -> int:
+        """Return the number of batches of one pass."""
+        ...
+
     @property
-    def tokens_per_epoch(self) -> int: ...
+    def tokens_per_epoch(self) -> int:
+        """Return the number of positions of one pass that count in the loss."""
+        ...
+
     def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
         """Yield the batches of one pass; ``rng`` shuffles data whose order is free, None keeps the order."""
         ...
 
 
 def check_sizes(batch_size: int, length: int) -> None:
+    """Check that both sizes are at least 1."""
     for name, value in (("batch_size", batch_size), ("length", length)):
         if value < 1:
             raise ConfigError(f"{name}: got {value}, needs at least 1")

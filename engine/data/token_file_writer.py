@@ -91,6 +91,7 @@ class _Survey:
         self._hash = hashlib.sha256()
 
     def watch(self, chunks: Iterable[str]) -> Iterator[str]:
+        """Yield the chunks unchanged."""
         for chunk in chunks:
             self.characters += len(chunk)
             data = chunk.encode()
@@ -100,6 +101,7 @@ class _Survey:
 
     @property
     def digest(self) -> str:
+        """Return the SHA-256 of the text in UTF-8, the same as ``Corpus.digest``."""
         return self._hash.hexdigest()
 
     def cuts(self, config: DataConfig) -> tuple[int, int]:

@@ -34,8 +34,8 @@ PATTERN = f"[ '’]?[{LETTER}]{{1,64}}| ?[0-9]{{1,64}}| ?{MARK}{{1,64}}|[{SPACE}
 
 # Each byte as a visible character for JSON files: its own if that is visible, else one from U+0100 upwards.
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
-BYTE_SIGNS = tuple(chr(byte if byte in _VISIBLE else 0x100 + _HIDDEN.index(byte)) for byte in range(256))
+_INVISIBLE = [byte for byte in range(256) if byte not in _VISIBLE]
+BYTE_SIGNS = tuple(chr(byte if byte in _VISIBLE else 0x100 + _INVISIBLE.index(byte)) for byte in range(256))
 _SIGN_BYTES = {sign: byte for byte, sign in enumerate(BYTE_SIGNS)}
 
 Merge = tuple[int, int]
