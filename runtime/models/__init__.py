@@ -1,1 +1,1 @@
-"""Open a model file or a checkpoint on any engine."""
+"""Models from files and checkpoints, on every engine."""

@@ -1,4 +1,4 @@
-"""Check what callers give: models, paths and texts."""
+"""Checks of arguments of the runtime's functions: models, paths and texts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unrolled.engine.tokenizers.contract import Tokenizer
 
 
 @runtime_checkable
-class _Loaded(Protocol):
-    """Require what writing and scoring need of a model."""
+class _LoadedModel(Protocol):
+    """The attributes of a model that generation and scoring need."""
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -24,28 +24,28 @@ class _Loaded(Protocol):
 
 
 def shown(value: object) -> str:
-    """Return the value for an error message, shortened, with its type where that does not show."""
+    """Return a value for an error message: a shortened literal, or the name of its type."""
     if value is None or isinstance(value, str | bytes | bool | int | float):
         return reprlib.repr(value)
     return f"a {type(value).__name__}"
 
 
 def check_model(model: object) -> None:
-    """Raise ConfigError unless it is a loaded model."""
+    """Raise ConfigError unless the argument is a loaded model."""
     if isinstance(model, str | os.PathLike):
         raise ConfigError(f"model: got the path {os.fspath(model)!r}, needs a loaded model: load({os.fspath(model)!r})")
-    if not isinstance(model, _Loaded):
+    if not isinstance(model, _LoadedModel):
         raise ConfigError(f"model: got {shown(model)}, needs a loaded model, which load(path) returns")
 
 
 def check_path(path: object) -> None:
-    """Raise ConfigError unless it is a path."""
+    """Raise ConfigError unless the argument is a path."""
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(f"path: got {shown(path)}, needs the path of a file or run folder")
 
 
 def check_text(name: str, text: object) -> str:
-    """Return one text; ConfigError if it is something else."""
+    """Return a text; raise ConfigError if the argument is none."""
     if not isinstance(text, str):
         raise ConfigError(f"{name}: got {shown(text)}, needs one text")
     return str(text)
@@ -55,7 +55,7 @@ def take_texts(name: str, texts: Any) -> list[str]:
     """Return one text, or all texts of a list, array, column or iterator, as a list of str.
 
     Raises:
-        ConfigError: it is something else, there is no text, or something among them is none.
+        ConfigError: the argument has another type, is empty, or contains something that is no text.
     """
     if isinstance(texts, str):
         return [str(texts)]

@@ -1,4 +1,4 @@
-"""The engines as StepModels: a checkpoint runs on any of ``ENGINES``, each imported only when it is asked for."""
+"""Checkpoints as StepModels on any of ``ENGINES``; each engine is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.models.argument_checks import shown
-from unrolled.runtime.models.pickling import Remade
+from unrolled.runtime.models.pickling import Rebuildable
 
 if TYPE_CHECKING:
     from unrolled.runtime.models.onnx_model import OnnxModel
 
 
-class TokenizedModel(Remade):
-    """A model of one of the engines with its tokeniser, training record and digest."""
+class TokenizedModel(Rebuildable):
+    """A model on one of the engines, with its tokenizer, training record and digest."""
 
     capabilities = STEP
 
@@ -43,7 +43,7 @@ class TokenizedModel(Remade):
 
 
 class NumbaModel(TokenizedModel):
-    """The compiled engine, which also generates by itself; its weights are packed with the first text."""
+    """A model on the compiled engine, which also generates texts; its weights are packed with the first text."""
 
     capabilities = STEP | {"read", "flow"}
 
@@ -68,12 +68,12 @@ class NumbaModel(TokenizedModel):
         return self._decoder.read(tokens, state)
 
 
-def _of_checkpoint(engine: str, model: Stepper, checkpoint: Checkpoint) -> TokenizedModel:
+def _tokenized(engine: str, model: Stepper, checkpoint: Checkpoint) -> TokenizedModel:
     return TokenizedModel(engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
 
 
-class TorchModule:
-    """A TorchLM, scripted or not, behind the step contract."""
+class TorchStepper:
+    """The step contract on a TorchLM, scripted or not."""
 
     def __init__(self, config: ModelConfig, module: Any) -> None:
         from unrolled.export.torch.inference import run_step
@@ -84,14 +84,14 @@ class TorchModule:
         check_step(self.config, tokens, state)
         try:
             logits, moved = self._run(self.module, tokens, state)
-        except Exception as error:  # a scripted program raises what it likes, and gives what it likes
+        except Exception as error:  # a scripted program may raise any exception
             raise ModelFileError(f"the model's graph does not run ({first_line(error)})") from error
         check_moved(self.config, tokens, logits, moved)
         return logits, moved
 
 
 def _numpy(checkpoint: Checkpoint) -> TokenizedModel:
-    return _of_checkpoint("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
+    return _tokenized("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
 
 
 def _numba(checkpoint: Checkpoint, precision: str = FLOAT32) -> TokenizedModel:
@@ -104,7 +104,7 @@ def _torch(checkpoint: Checkpoint) -> TokenizedModel:
     except ImportError as error:
         raise needs_torch("the torch engine") from error
     module = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
-    return _of_checkpoint("torch", TorchModule(checkpoint.config, module), checkpoint)
+    return _tokenized("torch", TorchStepper(checkpoint.config, module), checkpoint)
 
 
 def _torchscript(checkpoint: Checkpoint) -> TokenizedModel:
@@ -112,8 +112,8 @@ def _torchscript(checkpoint: Checkpoint) -> TokenizedModel:
         from unrolled.export.torch.torchscript import script
     except ImportError as error:
         raise needs_torch("the torchscript engine") from error
-    module = TorchModule(checkpoint.config, script(checkpoint))
-    return _of_checkpoint("torchscript", module, checkpoint)
+    module = TorchStepper(checkpoint.config, script(checkpoint))
+    return _tokenized("torchscript", module, checkpoint)
 
 
 def _onnxruntime(checkpoint: Checkpoint) -> OnnxModel:
@@ -136,10 +136,10 @@ ENGINES: dict[str, Callable[[Checkpoint], TokenizedModel | OnnxModel]] = {
 
 
 def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) -> StepModel:
-    """Return a checkpoint as a StepModel on one of ``ENGINES``; "bf16" products are the numba engine's."""
+    """Return a checkpoint as a StepModel on one of ``ENGINES``; only the numba engine has "bf16" products."""
     if not isinstance(checkpoint, Checkpoint):
         raise ConfigError(f"checkpoint: got {shown(checkpoint)}, needs a Checkpoint; load(path) takes paths")
     check_choice("engine", engine, ENGINES)
     check_precision(engine, precision)
     model = ENGINES[engine](checkpoint) if precision == FLOAT32 else _numba(checkpoint, precision)
-    return model.made_by(make_model, checkpoint, engine, precision)
+    return model.built_by(make_model, checkpoint, engine, precision)

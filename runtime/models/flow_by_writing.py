@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Draws, Flow, WritingModel, pad_prompts
 
-TOKENS = 2048  # of all rows in a call: few rows draw more each, where a call costs as much as tokens drawn after an end
-CHUNK = 16  # the fewest tokens a row in a call
+# Tokens of all rows in a call: few rows draw more each, because a call costs as much as tokens drawn after an end.
+TOKENS_PER_CALL = 2048
+MIN_TOKENS_PER_ROW = 16  # in a call
 
 
 def flow_by_writing(model: WritingModel, state: NDArray, flow: Flow, slots: int) -> None:
@@ -23,7 +24,7 @@ def flow_by_writing(model: WritingModel, state: NDArray, flow: Flow, slots: int)
     going = np.flatnonzero(flow.going)
     new = np.flatnonzero(~flow.going)[: slots - len(going)]
     flow.going[new] = True
-    most = max(TOKENS // (len(going) + len(new)), CHUNK)
+    most = max(TOKENS_PER_CALL // (len(going) + len(new)), MIN_TOKENS_PER_ROW)
     steps = min(most, flow.written.shape[1], int(flow.left[flow.going].max()))
     for part in (new, going):
         for rows, settings in _groups(part, flow.settings):

@@ -1,7 +1,7 @@
-"""Open a model, whatever kind of file it is, as a StepModel.
+"""Open model files of every kind as StepModels.
 
-A checkpoint runs on any of ``ENGINES``; an exported file runs on its own. onnxruntime loads with the first model that
-needs it, torch and numba only with an engine that is made of them.
+A checkpoint runs on any of ``ENGINES``; an exported file runs on its own engine. onnxruntime, torch and numba are imported
+with the first model that needs them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.runtime.models.argument_checks import check_path
-from unrolled.runtime.models.engines import TokenizedModel, TorchModule, make_model, needs_torch
+from unrolled.runtime.models.engines import TokenizedModel, TorchStepper, make_model, needs_torch
 
 
 def _open_onnx(path: Path) -> StepModel:
@@ -32,13 +32,13 @@ def _open_torchscript(path: Path) -> StepModel:
         raise needs_torch(f"{path}: a TorchScript file") from error
     module, info = read_torchscript(path)
     model = TokenizedModel(
-        "torchscript", TorchModule(info.config, module), info.tokenizer, info.training, info.checkpoint_digest
+        "torchscript", TorchStepper(info.config, module), info.tokenizer, info.training, info.checkpoint_digest
     )
-    return model.made_by(_torchscript_of, path.read_bytes())
+    return model.built_by(_torchscript_from_bytes, path.read_bytes())
 
 
-def _torchscript_of(data: bytes) -> StepModel:
-    """Open the bytes of a TorchScript file, which torch reads from the disk."""
+def _torchscript_from_bytes(data: bytes) -> StepModel:
+    """Open the bytes of a TorchScript file, through a temporary file because torch reads from the disk."""
     with tempfile.TemporaryDirectory(prefix="unrolled-") as folder:
         path = Path(folder) / "model.pt"
         path.write_bytes(data)
@@ -52,13 +52,14 @@ def load(path: str | os.PathLike[str], engine: str | None = None, precision: str
     """Open a run folder, a checkpoint, an .onnx or a TorchScript file.
 
     Args:
-        path: a run folder means its best checkpoint.
-        engine: what a checkpoint runs on, a key of ``ENGINES``, onnxruntime if left out; an exported file has its own.
-        precision: of a checkpoint's products: "float32", or "bf16" on the numba engine, which it then means.
+        path: the file; a run folder stands for its best checkpoint.
+        engine: engine of a checkpoint, a key of ``ENGINES``; None: onnxruntime, or numba for "bf16". An exported file has
+            its own engine.
+        precision: precision of a checkpoint's products: "float32", or "bf16" on the numba engine.
 
     Raises:
-        ModelFileError: missing, damaged, of another version, or not a model file.
-        ConfigError: the path is none, the engine or the precision is not known, or not one that the file or this processor has.
+        ModelFileError: the file is missing, damaged, of another version, or no model file.
+        ConfigError: the argument is no path; the engine or precision is unknown, or unavailable for this file or processor.
         MissingDependencyError: the engine's library is not installed.
     """
     check_path(path)

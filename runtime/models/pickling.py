@@ -1,9 +1,9 @@
-"""Models as values: pickled, copied and sent to other processes by what they were made of.
+"""Pickling and copying of models, by the arguments from which they were built.
 
-A compiled engine, a session of onnxruntime and a TorchScript program cannot be pickled. A model keeps the checkpoint or the
-bytes of the file that it was made of, and its pickle is these with the function that makes it anew. So the pickle is whole, as
-that of a scikit-learn model is: it does not need the file, which a later training may have replaced. It is as large as the
-file; where a path means the same file everywhere, passing the path is cheaper.
+A compiled engine, an onnxruntime session and a TorchScript program cannot be pickled. A model keeps the checkpoint or the
+bytes of the file from which it was built, and its pickle consists of these and the function that builds it. So the pickle
+is self-contained, as that of a scikit-learn model is: it does not need the file, which a later training may have replaced.
+It is as large as the file; if a path names the same file in every process, passing the path is cheaper.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Self
 from unrolled.engine.errors import ConfigError
 
 
-class Remade:
-    """A model that pickles and copies as a call that makes it anew, once ``made_by`` has told which."""
+class Rebuildable:
+    """A model that is pickled and copied as the call that builds it, once ``built_by`` has set this call."""
 
     engine: str
     _origin: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
 
-    def made_by(self, make: Callable[..., Any], *arguments: Any) -> Self:
-        """Keep the call that makes an equal model; returns the model."""
-        self._origin = make, arguments
+    def built_by(self, build: Callable[..., Any], *arguments: Any) -> Self:
+        """Set the call that builds an equal model, and return the model."""
+        self._origin = build, arguments
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:

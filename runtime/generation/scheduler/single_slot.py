@@ -17,7 +17,7 @@ from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import choose
 from unrolled.runtime.generation.requests.growing_text import GrowingText
 from unrolled.runtime.generation.scheduler.slots import draws_of, indices_of, states_of
-from unrolled.runtime.models.batch_invariance import least_rows
+from unrolled.runtime.models.batch_invariance import min_rows
 
 accumulate = np.add.accumulate
 
@@ -64,7 +64,7 @@ class SingleSlot:
     def __init__(self, model: BindingModel, chunk: int) -> None:
         self.rows: list[GrowingText] = []
         self._model, self._eos, self._chunk = model, model.tokenizer.eos_id, chunk
-        self._bound = model.bind(least_rows(model))
+        self._bound = model.bind(min_rows(model))
 
     def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
         if rows:

@@ -37,7 +37,7 @@ class StepSlots:
 
     def __init__(self, model: RowModel, eos: int | None) -> None:
         self.model, self._eos = model, -1 if eos is None else eos
-        self._move = model.mover()
+        self._move = model.buffered_step()
         self.rows: list[GrowingText] = []
         self._state = np.empty(model.config.state_shape(0), np.float32)
         self._tokens = np.empty(0, np.int64)  # what each slot reads in the next step
