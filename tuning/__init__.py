@@ -1,4 +1,4 @@
-"""Search for the settings of a training: studies of many short trainings, and the range test of a learning rate.
+"""Search for settings: studies of many short training runs, and the learning-rate range test.
 
-Imports the engine and the twin's ``TRAINABLES``; Optuna only where a study is opened.
+Optuna is imported only when a study is opened.
 """

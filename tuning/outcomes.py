@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# How a trial ends, besides "complete" and "pruned"; FATAL ends the study.
+# States of trials that ended, besides "complete" and "pruned"; FATAL ends the study.
 DIVERGED, REFUSED, FAILED, FATAL = "diverged", "refused", "failed", "fatal"
 
 
@@ -13,7 +13,7 @@ DIVERGED, REFUSED, FAILED, FATAL = "diverged", "refused", "failed", "fatal"
 class TrialOutcome:
     """Figures of a trial that was trained to its end."""
 
-    loss: float  # the lowest on the validation part, nats a token
+    loss: float  # lowest validation loss, nats a token
     steps: int
     best_step: int
     epochs: float
@@ -24,10 +24,10 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it stands.
+    """State of a trial.
 
-    ``state`` is "running", "complete", "pruned" (given up), "diverged", "refused" (settings that do not go together) or
-    "failed"; ``loss`` is the lowest validation loss that was seen, None where there was none.
+    ``state`` is "running", "complete", "pruned", "diverged", "refused" (settings that do not go together) or "failed"; ``loss``
+    is the lowest validation loss so far, None without one.
     """
 
     number: int
@@ -38,24 +38,26 @@ class Trial:
     outcome: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; those of the outcome stand beside the others."""
         values = asdict(self)
         return {**values, **values.pop("outcome")}
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study came to, best first."""
+    """Trials of a study, best first."""
 
     trials: list[Trial]
     interrupted: bool
 
     @property
     def best(self) -> Trial | None:
+        """The complete trial with the lowest loss."""
         return self.trials[0] if self.trials and self.trials[0].state == "complete" else None
 
 
 def ranked(trials: list[Trial]) -> list[Trial]:
-    """Complete ones by their loss, then those that were given up, those that came furthest first, then the others."""
+    """Return complete trials by their loss, then pruned ones, the furthest first, then the others."""
 
     def place(trial: Trial) -> tuple[float, ...]:
         loss = float("inf") if trial.loss is None else trial.loss

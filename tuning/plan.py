@@ -30,13 +30,13 @@ PRUNERS: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study does.
+    """The plan of a study.
 
     Args:
-        options: of ``train``, all that are fixed, by the names of recipes.
-        space: what is searched in their place.
-        trials: how many there are to be in all, earlier ones of the folder included.
-        minutes: after which no trial begins; those that run are finished.
+        options: fixed options of ``train``, by the names of recipes.
+        space: options that are searched instead.
+        trials: their number in all, those of earlier processes included.
+        minutes: no trial starts after them; running ones are finished.
         jobs: trials at a time, each in a process with its share of the cores.
         pruner: a key of ``PRUNERS``.
     """
@@ -59,22 +59,22 @@ class Plan:
         threads_of(self.jobs)
         check_space(self.space, self.options)
         split = self.options.get("split", DEFAULT_SPLIT)
-        # alone, because the other options need not go together without those that are searched
+        # alone, because the other options may need those that are searched
         if not make_experiment({"split": split}).data.split[1]:
             raise ConfigError(f"split: got {split}; a search goes by the loss on a validation part")
 
     @property
     def lanes(self) -> int | None:
-        """Rows of the validation's batches where batch sizes differ; fewer lanes begin less often from nothing."""
+        """Lanes of validation if batch sizes are searched, else None; fewer lanes start from a zero state less often."""
         domain = self.space.get("batch")
         return None if domain is None else min(int(value) for value in domain.extremes if value is not None)
 
     def options_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of a trial, what is unset left out, as a recipe has them."""
+        """Return all options of a trial that are set, as a recipe has them."""
         return {name: value for name, value in {**self.options, **params}.items() if value is not None}
 
     def settings(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
-        """All that decides what the trials are, for the folder."""
+        """Return everything on which the trials depend, to be stored in the folder."""
         fixed = canonical(Plan, {name: value for name, value in self.options.items() if name not in self.space})
         named = {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest}
         space = {name: f"{name}={domain}" for name, domain in self.space.items()}

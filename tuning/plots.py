@@ -15,13 +15,13 @@ from unrolled.tuning.range_test import RangeTest
 from unrolled.tuning.space import Choices, Domain, Space, written
 
 PANELS_A_ROW = 3
-JITTER = 0.16  # of a choice's place, so that trials with the same one are seen apart
+JITTER = 0.16  # horizontal spread of a choice, so that trials with the same choice do not overlap
 
 
 def draw_study(trials: Sequence[Trial], space: Space, output: Path, title: str = "") -> None:
-    """The loss against each searched setting: complete trials, those that were given up at their last loss, the best.
+    """Draw the loss against each searched setting: complete trials, pruned ones at their last loss, the best one.
 
-    Trials without a loss are marked at the upper edge.
+    Trials without a loss are drawn at the upper edge.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -50,25 +50,25 @@ def draw_study(trials: Sequence[Trial], space: Space, output: Path, title: str =
 
 
 def _loss_limits(trials: Sequence[Trial]) -> tuple[float, float]:
-    """Where the complete trials are, with some room; the rest is at the edge."""
+    """Return limits around the complete trials, with a margin; the others are drawn at the edge."""
     losses = [t.loss for t in trials if t.loss is not None and t.state == "complete"]
     losses = losses or [t.loss for t in trials if t.loss is not None] or [0.0, 1.0]
     low, high = min(losses), max(losses)
     median = float(np.median(losses))
-    high = min(high, median + 6 * max(median - low, 0.02 * abs(median)))  # one bad trial does not flatten the others
+    high = min(high, median + 6 * max(median - low, 0.02 * abs(median)))  # one bad trial must not flatten the others
     room = max(high - low, 0.02)
     return low - 0.12 * room, high + 0.25 * room
 
 
 def _height(trial: Trial, limits: tuple[float, float]) -> tuple[float, bool]:
-    """Where a trial is drawn, and whether that is the edge instead of its loss."""
+    """Return the height of a trial, and whether it is the edge instead of its loss."""
     edge = limits[1] - 0.03 * (limits[1] - limits[0])
     if trial.loss is None or trial.state not in ("complete", "pruned") or trial.loss > edge:
         return edge, True
     return trial.loss, False
 
 
-# label, states, and the look of the mark
+# label, states, and the style of the mark
 MARKS: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
     ("complete", ("complete",), {"marker": "o", "color": PALETTE[0], "s": 30}),
     ("given up", ("pruned",), {"marker": "x", "color": FAINT, "s": 26, "linewidths": 1.4}),
@@ -99,7 +99,7 @@ def _draw_setting(axes: Any, trials: Sequence[Trial], name: str, domain: Domain,
 
 
 def _place(domain: Domain, trial: Trial) -> dict[str, float]:
-    """Where a trial is, a setting; a choice's trials are spread a little, each always by the same amount."""
+    """Return the place of a trial on the axis of each setting; trials of a choice are spread, each by a fixed amount."""
     shift = JITTER * math.sin(2.4 * trial.number)
     return {
         name: domain.values.index(value) + shift if isinstance(domain, Choices) and value in domain.values else value
@@ -108,7 +108,7 @@ def _place(domain: Domain, trial: Trial) -> dict[str, float]:
 
 
 def draw_range_test(test: RangeTest, output: Path, title: str = "") -> None:
-    """Loss over learning rate: each step's, the smoothed one, and what is suggested.
+    """Draw the loss over the learning rate: of each step, smoothed, and the rates that are suggested.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -130,7 +130,7 @@ def draw_range_test(test: RangeTest, output: Path, title: str = "") -> None:
     low = float(min(smoothed.min(), min(test.losses)))
     high = float(np.max(smoothed[: max(10, int(smoothed.argmin()) + 1)]))
     room = max(high - low, 0.05)
-    axes.set_ylim(low - 0.08 * room, high + 0.35 * room)  # the explosion leaves the picture
+    axes.set_ylim(low - 0.08 * room, high + 0.35 * room)  # the explosion is cut off
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss, nats a token")

@@ -1,7 +1,7 @@
-"""The learning-rate range test: raise the rate exponentially, step by step, and watch the loss fall, then explode.
+"""Learning-rate range test: the rate rises exponentially, step by step, while the loss falls and then explodes.
 
-Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), section 3.3; in the form that fastai's and
-Lightning's ``lr_find`` gave it: exponential instead of linear, with a smoothed loss, stopped when that has exploded.
+Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), section 3.3; in the form of fastai's and
+Lightning's ``lr_find``: exponential instead of linear, with a smoothed loss, stopped when that loss has exploded.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.loop import train
 from unrolled.engine.training.observers import TrainingObserver
 
-SPAN = (1 / 200, 5000)  # of an optimiser's usual rate: 1e-5 to 10 for adam
+SPAN = (1 / 200, 5000)  # times the optimizer's usual rate: 1e-5 to 10 for adam
 DEFAULT_STEPS = 200
 FEWEST_TEST_STEPS, MOST_TEST_STEPS = 20, 100_000
-WATCHED = 0.1  # share of a new loss in the one whose explosion ends the test
-EXPLODED = 4.0  # times the lowest
+NEW_SHARE = 0.1  # of a new loss in the running mean whose explosion ends the test
+EXPLODED = 4.0  # times the lowest running mean
 WIDTH = 1 / 40  # of the planned steps: standard deviation of the bell that smooths the curve
 REACH = 5  # standard deviations at which the bell is cut off
-EDGE = 5  # points at the beginning, where the bell is cut, in which no descent is looked for
+EDGE = 5  # points at the start, where the bell is cut off, that are not searched for the steepest descent
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """The curve of a range test, and the rates that it suggests.
+    """Curve of a range test, and the rates that it suggests.
 
     ``suggestion`` is a tenth of the rate with the lowest smoothed loss; ``steepest``, the other customary rule, is where the
-    loss falls fastest in the logarithm of the rate. Both are None where the loss never fell. A language model's loss falls
-    fastest while it learns how frequent each token is, which low rates do, too: that is why it is not the suggestion.
+    loss falls fastest in the logarithm of the rate. Both are None if the loss never fell. A language model's loss falls
+    fastest while it learns the frequencies of tokens, which low rates learn too: the steepest rate is not the suggestion.
     """
 
     rates: list[float]
-    losses: list[float]  # of each step before its update, nats a token
-    exploded: bool  # whether the test went far enough to see it
+    losses: list[float]  # of each training step before its update, nats a token
+    exploded: bool  # whether the loss exploded before the last planned step
     interrupted: bool = False
-    planned: int | None = None  # steps; None: those that there are
+    planned: int | None = None  # training steps; None: the number of losses
     smoothed: list[float] = field(init=False)
     suggestion: float | None = field(init=False, default=None)
     steepest: float | None = field(init=False, default=None)
@@ -61,10 +61,11 @@ class RangeTest:
         object.__setattr__(self, "steepest", self.rates[EDGE + int(slope.argmin())])
 
     def smoothed_at(self, rate: float) -> float:
+        """Return the smoothed loss at a rate, interpolated in its logarithm."""
         return float(np.interp(math.log(rate), np.log(self.rates), self.smoothed))
 
     def lines(self) -> list[dict[str, Any]]:
-        """A JSON object a step: step, learning_rate, loss, smoothed."""
+        """Return a JSON object for each training step: step, learning_rate, loss, smoothed."""
         rows = zip(self.rates, self.losses, self.smoothed, strict=True)
         return [
             {"step": step, "learning_rate": rate, "loss": loss, "smoothed": smoothed}
@@ -73,7 +74,7 @@ class RangeTest:
 
 
 def smooth(losses: Sequence[float], width: float) -> np.ndarray:
-    """Means weighted by a bell of standard deviation ``width`` around each place; unlike a running mean it does not lag."""
+    """Return means weighted by a bell of standard deviation ``width``, which do not lag as a running mean does."""
     n = len(losses)
     if n == 0:
         return np.zeros(0)
@@ -86,7 +87,7 @@ def smooth(losses: Sequence[float], width: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Rising(TrainingConfig):
-    """A training of ``steps`` steps whose rate rises from ``low`` to ``high``; ``usual`` is the rate that it replaces."""
+    """Settings of a run whose rate rises from ``low`` to ``high``; ``usual`` is the rate that it replaces."""
 
     low: float = SPAN[0]
     high: float = SPAN[1]
@@ -98,10 +99,12 @@ class _Rising(TrainingConfig):
 
 
 class _ExplodedError(Exception):
-    """The loss has left for good."""
+    """The loss exploded."""
 
 
 class _RateWatch(TrainingObserver):
+    """Observer that records rates and losses, and raises if the running mean of the loss explodes."""
+
     def __init__(self, observer: TrainingObserver) -> None:
         self.rates: list[float] = []
         self.losses: list[float] = []
@@ -111,8 +114,8 @@ class _RateWatch(TrainingObserver):
         self.rates.append(event.learning_rate)
         self.losses.append(event.loss)
         self._observer.on_step(event)
-        self._mean += WATCHED * (event.loss - self._mean)
-        smoothed = self._mean / (1 - (1 - WATCHED) ** event.step)
+        self._mean += NEW_SHARE * (event.loss - self._mean)
+        smoothed = self._mean / (1 - (1 - NEW_SHARE) ** event.step)
         self._lowest = min(self._lowest, smoothed)
         if smoothed > EXPLODED * self._lowest:
             raise _ExplodedError
@@ -125,18 +128,19 @@ def range_test(
     steps: int = DEFAULT_STEPS,
     observer: TrainingObserver | None = None,
 ) -> RangeTest:
-    """Test a prepared run, whose trainable is afterwards as it was before.
+    """Test the learning rates of a prepared run; its trainable is restored afterwards.
 
-    Data, dropout and clipping are the run's; its limits, schedule, warm-up and validation play no part.
+    Data, dropout and clipping are the run's; its limits, schedule, warm-up and validation have no effect.
 
     Args:
-        low, high: the rates of the first and the last step; None: ``SPAN`` around what is usual for the optimiser.
-        steps: how many, unless the loss explodes before.
+        run: the run.
+        low, high: rates of the first and the last step; None: ``SPAN`` around the optimizer's usual rate.
+        steps: their number, unless the loss explodes earlier.
         observer: its ``on_step`` is called.
 
     Raises:
         ConfigError: a rate or the number of steps is out of range.
-        DivergedError: at the very first rates.
+        DivergedError: the loss exploded at the first rates.
     """
     usual = OPTIMIZERS[run.experiment.optimizer.name].default_learning_rate
     low, high = usual * SPAN[0] if low is None else low, usual * SPAN[1] if high is None else high

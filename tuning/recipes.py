@@ -1,4 +1,4 @@
-"""The best trial as a recipe that ``train --recipe`` takes."""
+"""Recipe of the best trial, for ``train --recipe``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unrolled.tuning.plan import Plan
 
 
 def _toml(value: Any) -> str:
-    """A bool, number or text; JSON's strings are basic strings of TOML but for the delete character."""
+    """Return a bool, number or text as TOML; strings of JSON are basic strings of TOML except for the delete character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -25,12 +25,12 @@ def _key(name: str) -> str:
 
 
 def _comment(line: str) -> str:
-    """A line that TOML takes, whatever characters a file's name has."""
+    """Return a line that TOML accepts, whatever characters a file's name has."""
     return "".join(char if char.isprintable() else "?" for char in " ".join(line.split()))
 
 
 def recipe_text(options: Mapping[str, Any], searched: Mapping[str, Any], comment: list[str]) -> str:
-    """A TOML file of all options that are set: those that were searched first, then the fixed ones."""
+    """Return a TOML file of all options that are set: searched ones first, then the fixed ones."""
     lines = [f"# {_comment(line)}" for line in comment]
     lines += ["", "# found"] + [f"{_key(name)} = {_toml(options[name])}" for name in searched if name in options]
     order = dict.fromkeys(name for name in (*options, *TRAINING_OPTIONS) if name in options and name not in searched)
@@ -39,7 +39,7 @@ def recipe_text(options: Mapping[str, Any], searched: Mapping[str, Any], comment
 
 
 def write_best(path: Path, trial: Trial, plan: Plan, corpus: Corpus | EncodedCorpus) -> None:
-    """Write the recipe of a trial, whole or not at all; its comment says where it came from."""
+    """Write the recipe of a trial atomically; its comment names the study and the corpus."""
     lanes = f" in {plan.lanes} lanes" if plan.lanes is not None else ""
     comment = [
         f"Validation loss {trial.loss:.4f} nats a token{lanes}, trial {trial.number} of a study by unrolled tune",
@@ -47,4 +47,4 @@ def write_best(path: Path, trial: Trial, plan: Plan, corpus: Corpus | EncodedCor
         "Its limit is a trial's: to train for longer, change it here.",
     ]
     text = recipe_text(plan.options_of(trial.params), trial.params, comment)
-    write_atomically(path, text.encode(errors="replace"))  # lone surrogates are no UTF-8
+    write_atomically(path, text.encode(errors="replace"))  # UTF-8 has no lone surrogates

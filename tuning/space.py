@@ -1,4 +1,4 @@
-"""What is searched: settings of ``train`` by their names, each with a range of numbers or a list of choices."""
+"""Search spaces: settings of ``train`` by their names, each with a range of numbers or a list of choices."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment, option_type
 
 Value = bool | int | float | str | None
-NONE = "none"  # how a choice is written that leaves an option unset
-MOST_COMBINATIONS = 4096  # that are looked at before a study begins
+NONE = "none"  # text of the choice that leaves an option unset
+MOST_COMBINATIONS = 4096  # that are checked before a study starts
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers from ``low`` to ``high``, both included; ``log``: each decade is as likely as any other."""
+    """Range of numbers from ``low`` to ``high``, both included; ``log``: every decade is equally likely."""
 
     low: float
     high: float
@@ -32,9 +32,11 @@ class Numbers:
 
     @property
     def extremes(self) -> tuple[Value, ...]:
+        """Values that are checked before a study: both ends."""
         return self.low, self.high
 
     def holds(self, value: Value) -> bool:
+        """Return whether a value is in the domain."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def __str__(self) -> str:
@@ -43,15 +45,17 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Choices:
-    """A few values, in the order given."""
+    """List of values, in the order given."""
 
     values: tuple[Value, ...]
 
     @property
     def extremes(self) -> tuple[Value, ...]:
+        """Values that are checked before a study: all."""
         return self.values
 
     def holds(self, value: Value) -> bool:
+        """Return whether a value is in the domain."""
         return value in self.values
 
     def __str__(self) -> str:
@@ -61,7 +65,7 @@ class Choices:
 Domain = Numbers | Choices
 Space = dict[str, Domain]
 
-# What is searched where an option is named without a range; the learning rate's depends on the optimiser.
+# Domains of options that are named without one; the learning rate's depends on the optimizer.
 USUAL: dict[str, str] = {
     "batch": "16,32,64,128",
     "length": "32,64,128,256",
@@ -94,9 +98,9 @@ USUAL: dict[str, str] = {
     **dict.fromkeys(("tie", "variational", "reset", "sum_over_time"), "false,true"),
 }
 RATE = "lr"
-RATE_SPAN = (1 / 20, 10)  # of an optimiser's usual rate
-SEARCHED = (RATE, "batch")  # unless something is named
-# Another validation text, or another share of it, is another loss; limits are what trials have in common.
+RATE_SPAN = (1 / 20, 10)  # times the optimizer's usual rate
+SEARCHED = (RATE, "batch")  # unless options are named
+# Losses on another validation text, or another share of it, do not compare; trials share their limits.
 NOT_SEARCHED = {
     **dict.fromkeys(
         ("level", "lowercase", "punctuation", "vocab_size", "unknown"), "losses a token of two vocabularies"
@@ -109,21 +113,21 @@ NOT_SEARCHED = {
 
 
 def written(value: Value) -> str:
-    """A value as it is typed."""
+    """Return a value as it is typed."""
     if isinstance(value, bool) or value is None:
         return NONE if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parse_space(searches: Sequence[str], options: Mapping[str, Any]) -> Space:
-    """The space of ``NAME``, ``NAME=LOW:HIGH``, ``NAME=LOW:HIGH:log`` and ``NAME=A,B,C``, names as options are written.
+    """Return the space of ``NAME``, ``NAME=LOW:HIGH``, ``NAME=LOW:HIGH:log`` and ``NAME=A,B,C``, names written as options.
 
     Args:
-        searches: none: ``SEARCHED``.
-        options: the fixed ones, on which usual ranges depend.
+        searches: empty: ``SEARCHED``.
+        options: fixed ones, on which usual ranges depend.
 
     Raises:
-        ConfigError: a name is not known or cannot be searched, or a range is none.
+        ConfigError: a name is not known or cannot be searched, or a range is not valid.
     """
     typed: dict[str, str | None] = {}
     for search in searches or SEARCHED:
@@ -153,7 +157,7 @@ def _check_name(name: str) -> None:
 
 
 def usual_rates(optimizers: Domain | None, options: Mapping[str, Any]) -> Numbers:
-    """Learning rates around what is usual for the optimiser, or for those that are searched."""
+    """Return learning rates around the usual rate of the optimizer, or of all optimizers that are searched."""
     names = optimizers.values if isinstance(optimizers, Choices) else (options.get("optimizer", "adam"),)
     usual = [OPTIMIZERS[str(name)].default_learning_rate for name in names if name in OPTIMIZERS] or [
         OPTIMIZERS["adam"].default_learning_rate
@@ -207,7 +211,7 @@ def _value(name: str, kind: type, optional: bool, text: str) -> Value:
 
 
 def _combinations(space: Space) -> Iterator[dict[str, Value]]:
-    """All combinations of extremes, or a sample of them where there are too many."""
+    """Yield all combinations of extremes, or a sample if there are too many."""
     extremes = [domain.extremes for domain in space.values()]
     if math.prod(map(len, extremes)) <= MOST_COMBINATIONS:
         drawn: Iterator[tuple[Value, ...]] = itertools.product(*extremes)
@@ -218,10 +222,10 @@ def _combinations(space: Space) -> Iterator[dict[str, Value]]:
 
 
 def check_space(space: Space, options: Mapping[str, Any]) -> None:
-    """Check that each end of a range and each choice goes together with some of the others.
+    """Check that each end of a range and each choice is valid with some values of the others.
 
     Raises:
-        ConfigError: one never does; says why.
+        ConfigError: one never is; the message has the reason.
     """
     refused: dict[tuple[str, Value], ConfigError] = {}
     accepted: set[tuple[str, Value]] = set()
@@ -239,7 +243,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
 
 
 def usual_values(space: Space, options: Mapping[str, Any]) -> dict[str, Value] | None:
-    """The settings that a training would have without a search, if all of them are in the space."""
+    """Return the settings of a run without a search if all of them are in the space, else None."""
     values = {name: options.get(name) for name in space}
     optimizer = options.get("optimizer", "adam")
     if RATE in space and values[RATE] is None and optimizer in OPTIMIZERS:

@@ -1,7 +1,7 @@
-"""A study on disk: Optuna's own journal in a folder, whole after a kill at any time.
+"""Storage of a study: Optuna's own journal in a folder, intact after a kill at any time.
 
-``study.log`` is what ``optuna.storages.JournalStorage`` reads and writes, so that Optuna's tools open it. A trial
-that a kill left unfinished is marked as failed, has no outcome, and counts as if it had not been.
+``study.log`` is a journal of ``optuna.storages.JournalStorage``, so that Optuna's tools open it. A trial that was unfinished
+when its study was killed is marked as failed, has no outcome, and does not count.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from unrolled.engine.storage.locks import FolderLock
 from unrolled.tuning.outcomes import DIVERGED, REFUSED
 
 JOURNAL, BEST, STUDY_PICTURE = "study.log", "best.toml", "tuning.png"
-JOURNAL_LOCK = ".lock"  # behind the journal's name, as Optuna has it
+JOURNAL_LOCK = ".lock"  # suffix of the journal's lock file, as in Optuna
 STUDY_NAME = "unrolled"  # of the study in the journal
-STUDY_SETTINGS, OUTCOME = "settings", "outcome"  # what is kept of the study, and of each trial that ended
+STUDY_SETTINGS, OUTCOME = "settings", "outcome"  # attributes of the study, and of each trial that ended
 
 
 def import_optuna() -> Any:
-    """Optuna, quiet.
+    """Import Optuna and silence its log.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: Optuna is not installed.
     """
     try:
         import optuna
@@ -39,10 +39,10 @@ def import_optuna() -> Any:
 
 
 def check_folder(folder: Path, resume: bool, overwrite: bool = False) -> None:
-    """Check that a study may begin in ``folder``, or go on there.
+    """Check that a study may start in ``folder``, or continue there.
 
     Raises:
-        ConfigError: it is a file, or holds a study that was neither to be resumed nor to be replaced.
+        ConfigError: the folder is a file, or holds a study that is neither to be resumed nor to be replaced.
     """
     if overwrite and resume:
         raise ConfigError("--overwrite begins a new study and --resume goes on with one; give one of them")
@@ -58,16 +58,16 @@ def check_folder(folder: Path, resume: bool, overwrite: bool = False) -> None:
 
 @contextlib.contextmanager
 def open_study(folder: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool = False) -> Iterator[Any]:
-    """The Optuna study in ``folder``, held against other processes; a new one where there is none.
+    """Open the Optuna study in ``folder``, or start one, and lock the folder against other processes.
 
     Args:
         folder: of the study.
-        settings: all that decides the study, a JSON object of objects.
-        resume: go on with a study that is there.
+        settings: everything on which the study depends, a JSON object of objects.
+        resume: continue the study in the folder.
         overwrite: replace it.
 
     Raises:
-        ConfigError: the study began with other settings, or may not be resumed; the folder is in use, or cannot be written.
+        ConfigError: the study has other settings, or may not be resumed; the folder is in use, or cannot be written.
         ModelFileError: the journal is damaged.
     """
     optuna = import_optuna()
@@ -80,32 +80,32 @@ def open_study(folder: Path, settings: Mapping[str, Any], resume: bool, overwrit
         raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
     try:
         journal = folder / JOURNAL
-        for name in (JOURNAL + JOURNAL_LOCK, f".{JOURNAL}", f".{JOURNAL}{JOURNAL_LOCK}"):  # what a killed process left
+        for name in (JOURNAL + JOURNAL_LOCK, f".{JOURNAL}", f".{JOURNAL}{JOURNAL_LOCK}"):  # left by a killed process
             (folder / name).unlink(missing_ok=True)
-        goes_on = journal.exists() and not overwrite
-        study = _reopen(optuna, journal, settings) if goes_on else _begin(optuna, folder, settings)
+        continues = journal.exists() and not overwrite
+        study = _reopen(optuna, journal, settings) if continues else _start(optuna, folder, settings)
         yield study
     finally:
         lock.release()
         if made:
-            with contextlib.suppress(OSError):  # it holds something
+            with contextlib.suppress(OSError):  # the folder is not empty
                 folder.rmdir()
 
 
 def _storage(optuna: Any, path: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    # not the default lock, a symbolic link, which Windows allows to few
+    # not the default lock: it is a symbolic link, which few users of Windows may create
     return optuna.storages.JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
 
 
-def _begin(optuna: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
-    """A new study; the journal gets its name when it says what the study is."""
+def _start(optuna: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
+    """Start a new study; the journal gets its name once it holds the settings."""
     draft, journal = folder / f".{JOURNAL}", folder / JOURNAL
     study = optuna.create_study(storage=_storage(optuna, draft), study_name=STUDY_NAME, direction="minimize")
     study.set_user_attr(STUDY_SETTINGS, settings)
     draft.replace(journal)
-    for name in (BEST, STUDY_PICTURE):  # of an earlier study, which would pass for this one's
+    for name in (BEST, STUDY_PICTURE):  # left by an earlier study, whose results would pass for this one's
         (folder / name).unlink(missing_ok=True)
     return optuna.load_study(storage=_storage(optuna, journal), study_name=STUDY_NAME)
 
@@ -115,7 +115,7 @@ def _reopen(optuna: Any, journal: Path, settings: Mapping[str, Any]) -> Any:
     try:
         study = optuna.load_study(storage=_storage(optuna, journal), study_name=STUDY_NAME)
         before = study.user_attrs[STUDY_SETTINGS]
-    except Exception as error:  # whatever Optuna makes of a file that is not its own
+    except Exception as error:  # whatever Optuna raises for a file that it did not write
         raise ModelFileError(
             f"{journal}: damaged, or no study of unrolled ({type(error).__name__}: {error})"
         ) from error
@@ -126,7 +126,7 @@ def _reopen(optuna: Any, journal: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def close_trial(optuna: Any, study: Any, number: int, outcome: Mapping[str, Any] | None) -> None:
-    """Tell Optuna how a trial ended; a diverged or refused one is pruned, so that the sampler keeps away from it."""
+    """Report the outcome of a trial to Optuna; a diverged or refused one is pruned, so that the sampler avoids its settings."""
     states = optuna.trial.TrialState
     if outcome is None or outcome["state"] not in ("complete", "pruned", DIVERGED, REFUSED):
         study.tell(number, state=states.FAIL)
@@ -137,21 +137,21 @@ def close_trial(optuna: Any, study: Any, number: int, outcome: Mapping[str, Any]
 
 
 def _mend(journal: Path) -> None:
-    """Cut off a last line that a kill left half written."""
+    """Cut off an unfinished last line, left by a killed process."""
     content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(journal, whole)
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(journal, end)
 
 
 def counted(study: Any) -> list[Any]:
-    """The trials but those that were killed."""
+    """Return all trials except those that were killed."""
     return [t for t in study.get_trials(deepcopy=False) if not t.state.is_finished() or OUTCOME in t.user_attrs]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's warnings of parts that are experimental or superseded."""
+    """Ignore Optuna's warnings about experimental and deprecated features."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"optuna|unrolled\.tuning")
         yield

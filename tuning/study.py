@@ -1,9 +1,9 @@
-"""The study: which trials run, on which workers, and what becomes of them.
+"""Studies: the loop that starts trials on worker processes and records their outcomes.
 
-One process holds the study and asks Optuna; workers train. The sampler is seeded anew for each trial, by the study's seed
-and the number of trials before, so that a study that was killed goes on as it would have gone. That holds for one job, trials
-limited by steps or epochs, and the pruners "median" and "none": "hyperband" goes by the numbers of trials, and one that was
-killed keeps its own.
+One process owns the study and asks Optuna; worker processes train. The sampler is seeded anew for each trial, by the study's
+seed and the number of earlier trials, so that a study that was killed continues with the trials that it would have had. That
+holds for one job, trials limited by steps or epochs, and the pruners "median" and "none": "hyperband" depends on the numbers
+of trials, and a trial that was killed keeps its number.
 
 Sources: sampler, J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011); pruners, D. Golovin et al.,
 "Google Vizier" (2017), section 3.2 (median), and L. Li et al., "Hyperband" (2018).
@@ -35,31 +35,33 @@ from unrolled.tuning.trial_process import TrialProcess, pack_corpus
 # So many failures in a row, before any trial succeeded, end the study. Settings that do not go together are part of a mixed
 # space, and the sampler needs some trials to learn to avoid them; a process that fails will fail again.
 IN_A_ROW = {FAILED: 3, REFUSED: 20}
-POLL_S = 0.1  # between two polls for Ctrl-C
+POLL_S = 0.1  # seconds between two polls for Ctrl-C
 
 
 class StudyError(UnrolledError):
-    """A study cannot go on; what it has so far is kept."""
+    """A study cannot continue; the trials that it has are kept."""
 
 
 class StudyObserver:
-    """Watches a study; override what is of interest."""
+    """Observer of a study; its methods do nothing, and a subclass overrides some of them."""
 
     def on_begin(self, trials: list[Trial]) -> None:
-        """The trials that are there already."""
+        """Receive the trials that an earlier process finished."""
 
-    def on_start(self, trial: Trial) -> None: ...
+    def on_start(self, trial: Trial) -> None:
+        """Receive a trial before its first step."""
 
     def on_pulse(self, trial: Trial, done: float, step: int) -> None:
-        """A sign of life; ``done`` is the share of the trial's budget."""
+        """Receive the progress of a running trial; ``done`` is the share of its budget."""
 
     def on_rung(self, trial: Trial) -> None:
-        """A running trial has a validation loss."""
+        """Receive a running trial with a new validation loss."""
 
-    def on_end(self, trial: Trial) -> None: ...
+    def on_end(self, trial: Trial) -> None:
+        """Receive a trial that ended."""
 
     def on_warning(self, message: str) -> None:
-        """What people should know of the data that trials are held against each other on; each message once."""
+        """Receive a warning about the data by whose loss trials are compared; each message comes once."""
 
 
 def run_study(
@@ -71,21 +73,21 @@ def run_study(
     observer: StudyObserver | None = None,
     overwrite: bool = False,
 ) -> StudyResult:
-    """Search, until the trials are there, the time is over, or Ctrl-C is pressed; the folder has them one by one.
+    """Run trials until all are done, the time is up, or Ctrl-C is pressed; the folder is updated after each.
 
     Args:
-        corpus: what is trained on.
-        sources: the corpus's files, of which a token file is opened by each worker.
-        plan: what is searched, and how long.
+        corpus: training and validation text.
+        sources: the corpus's files; each worker process opens a token file by itself.
+        plan: the space and the limits.
         folder: of the study.
-        resume: go on with the study that is there.
-        observer: is told of each trial.
-        overwrite: replace the study that is there, when the new one begins.
+        resume: continue the study in the folder.
+        observer: receives each trial.
+        overwrite: replace the study in the folder when the new one starts.
 
     Raises:
-        ConfigError: the folder holds another study, or this one and neither ``resume`` nor ``overwrite`` is said.
+        ConfigError: the folder holds another study, or this one without ``resume`` or ``overwrite``.
         MissingDependencyError: Optuna or the engine's library is not installed.
-        StudyError: no trial can succeed; says why.
+        StudyError: no trial can succeed; the message has the reason.
     """
     optuna = import_optuna()
     with quiet(), open_study(folder, plan.settings(corpus), resume, overwrite) as study:
@@ -101,23 +103,31 @@ def run_study(
 
 
 class StudyLoop:
+    """A study at work: its trials, worker processes and failures."""
+
     def __init__(self, optuna: Any, study: Any, plan: Plan, corpus: Mapping[str, Any], observer: StudyObserver) -> None:
         self.optuna, self.study, self.plan, self.corpus, self.observer = optuna, study, plan, corpus, observer
         self.study.pruner = PRUNERS[plan.pruner](optuna)
         self.distributions = {name: _distribution(optuna, domain) for name, domain in plan.space.items()}
         self.inbox: queue.Queue[Delivery] = queue.Queue()
         self.workers: list[TrialProcess] = []
-        self.running: dict[WorkerProcess, Any] = {}  # to Optuna's trials
+        self.running: dict[WorkerProcess, Any] = {}  # Optuna's trials
         self.interrupted = False
-        self.failures: Counter[str] = Counter()  # by state, since the last trial that could be trained
+        self.failures: Counter[str] = Counter()  # by state, since the last trial that trained
         self.warned: set[str] = set()
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
 
     def run(self, stop: StopRequest) -> None:
+        """Start trials and receive their messages until none is left.
+
+        Raises:
+            KeyboardInterrupt: a stop was requested.
+            StudyError: no trial can succeed.
+        """
         self.observer.on_begin(self.trials())
         while True:
-            while len(self.running) < self.plan.jobs and self._may_begin():
-                self._begin()
+            while len(self.running) < self.plan.jobs and self._may_start():
+                self._start()
             if not self.running:
                 return
             try:
@@ -130,25 +140,26 @@ class StudyLoop:
                 self._receive(*delivery)
 
     def trials(self) -> list[Trial]:
+        """Return all trials except those that were killed."""
         return [_view(trial) for trial in counted(self.study)]
 
-    def _may_begin(self) -> bool:
-        if self.plan.minutes is not None and time.monotonic() - self.begun >= 60 * self.plan.minutes:
+    def _may_start(self) -> bool:
+        if self.plan.minutes is not None and time.monotonic() - self.started >= 60 * self.plan.minutes:
             return False
         return len(counted(self.study)) < self.plan.trials
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         place = len(counted(self.study))
         self.study.sampler = self._sampler(place)
         trial = self.study.ask(self.distributions)
         worker = self._free_worker()
         self.running[worker] = trial
-        self.observer.on_start(self._seen(trial))
-        rungs = self.plan.pruner != "none"  # without a pruner nobody asks for the losses at rungs
+        self.observer.on_start(self._current(trial))
+        rungs = self.plan.pruner != "none"  # without a pruner the losses at rungs are not needed
         worker.send({"options": self.plan.options_of(trial.params), "lanes": self.plan.lanes, "rungs": rungs})
 
     def _sampler(self, place: int) -> Any:
-        """The first trial has the settings that a training has without a search, for a comparison."""
+        """Return the sampler of the trial at a place; the first trial has the usual settings, for a comparison."""
         seed = int(np.random.SeedSequence((self.plan.options.get("seed", 0), place)).generate_state(1)[0])
         sampler = self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
         usual = usual_values(self.plan.space, self.plan.options) if place == 0 else None
@@ -169,7 +180,7 @@ class StudyLoop:
         if isinstance(values, WorkerError):
             self._end(worker, {"state": FAILED, "message": _reason(values)})
         elif values["kind"] == "pulse":
-            self.observer.on_pulse(self._seen(trial), values["done"], values["step"])
+            self.observer.on_pulse(self._current(trial), values["done"], values["step"])
         elif values["kind"] == "warning":
             if values["message"] not in self.warned:
                 self.warned.add(values["message"])
@@ -179,7 +190,7 @@ class StudyLoop:
             more = not trial.should_prune()
             worker.send({"more": more})
             if more:
-                self.observer.on_rung(self._seen(trial))
+                self.observer.on_rung(self._current(trial))
         else:
             self._end(worker, {name: value for name, value in values.items() if name != "kind"})
 
@@ -188,13 +199,13 @@ class StudyLoop:
         if outcome["state"] == FATAL:
             close_trial(self.optuna, self.study, trial.number, None)
             raise StudyError(outcome["message"])
-        trial.set_user_attr(OUTCOME, outcome)  # first: if a kill comes between, the next start reads it
+        trial.set_user_attr(OUTCOME, outcome)  # first: if the process is killed in between, the next start reads it
         close_trial(self.optuna, self.study, trial.number, outcome)
-        self.observer.on_end(self._seen(trial))
+        self.observer.on_end(self._current(trial))
         self._count(outcome)
 
     def _count(self, outcome: dict[str, Any]) -> None:
-        """End a study in which nothing works."""
+        """Count failures in a row; raise StudyError if there are too many and no trial succeeded."""
         state = outcome["state"]
         if state not in IN_A_ROW:
             self.failures.clear()
@@ -206,11 +217,12 @@ class StudyLoop:
             count = self.failures.total()
             raise StudyError(f"{count} trials in a row did not work, the last one: {outcome['message']}")
 
-    def _seen(self, trial: Any) -> Trial:
+    def _current(self, trial: Any) -> Trial:
+        """Return one of Optuna's trials with its newest values."""
         return _view(self.study.get_trials(deepcopy=False)[trial.number])
 
     def stop(self) -> None:
-        """End the workers; trials that run become as if they had not been."""
+        """End the worker processes; running trials get no outcome and do not count."""
         for worker in self.workers:
             worker.stop()
         for trial in self.running.values():
@@ -228,9 +240,9 @@ def _distribution(optuna: Any, domain: Any) -> Any:
 
 def _view(trial: Any) -> Trial:
     outcome = dict(trial.user_attrs.get(OUTCOME, {}))
-    state, seen = outcome.pop("state", "running"), trial.intermediate_values
-    loss = outcome.pop("loss", min(seen.values(), default=None))
-    return Trial(trial.number, state, loss, dict(trial.params), max(seen, default=0), outcome)
+    state, losses = outcome.pop("state", "running"), trial.intermediate_values
+    loss = outcome.pop("loss", min(losses.values(), default=None))
+    return Trial(trial.number, state, loss, dict(trial.params), max(losses, default=0), outcome)
 
 
 def _reason(error: WorkerError) -> str:

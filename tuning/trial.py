@@ -1,4 +1,4 @@
-"""One trial: a short training of the base recipe with some settings changed, given up where others were better by then."""
+"""One trial: a short training run of the base recipe with some settings changed, pruned if others were better at a rung."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ from unrolled.engine.training.validation_budget import share_of_work
 from unrolled.export.training_engines import make_trainable
 from unrolled.tuning.outcomes import TrialOutcome
 
-RUNGS = 10  # equal shares of a trial's budget, behind each of which but the last it is held against the others
-PULSE_S = 0.5  # between two signs of life
+RUNGS = 10  # equal shares of a trial's budget, after each of which but the last it is compared with the others
+PULSE_S = 0.5  # seconds between two reports of progress
 
 
 class TrialListener(Protocol):
-    """Who is told how a trial goes."""
+    """Receiver of the progress of a trial, which decides whether it continues."""
 
     def pulse(self, done: float, step: int, loss: float) -> None:
-        """The share of the budget that is used up, and the last step's training loss."""
+        """Receive the share of the budget that is used, the last training step and its loss."""
         ...
 
     def warn(self, message: str) -> None:
-        """What people should know of the data, before the first step."""
+        """Receive a warning about the data, before the first step."""
         ...
 
     def wants_more(self, rung: int, loss: float) -> bool:
-        """The validation loss at a rung; whether the trial is to go on."""
+        """Return whether a trial with this validation loss at a rung is to continue."""
         ...
 
 
 class PrunedError(Exception):
-    """A trial was given up."""
+    """A trial was pruned."""
 
 
 class Datasets:
-    """A corpus that is encoded once; batches of other sizes are cut from the same ids.
+    """Datasets of one corpus, which is encoded once; batches of other sizes are cut from the same ids.
 
     Args:
-        corpus: what trials are trained on.
-        lanes: rows of validation batches, the same for all trials: a lane begins with a state of zeros, so that more of
-            them make a loss look worse. None: as many as in training.
+        corpus: training and validation text.
+        lanes: rows of validation batches, the same for all trials: each lane starts from a zero state, so more lanes raise
+            the loss. None: as many as in training.
     """
 
     def __init__(self, corpus: Corpus | EncodedCorpus, lanes: int | None = None) -> None:
@@ -67,7 +67,8 @@ class Datasets:
         self._made: dict[DataConfig, Dataset] = {}
 
     def get(self, data: DataConfig) -> Dataset:
-        key = replace(data, batch_size=1, length=1)  # the rest decides the ids
+        """Return the dataset of some settings."""
+        key = replace(data, batch_size=1, length=1)  # the ids depend on the other settings
         if key not in self._made:
             self._made[key] = make_dataset(self.corpus, data)
         made = self._made[key]
@@ -85,7 +86,7 @@ def _cut(batches: Batches, batch_size: int, length: int) -> Batches:
 
 
 def prepare_trial(datasets: Datasets, options: Mapping[str, Any]) -> PreparedRun:
-    """What ``train`` would make of the options, on data that is encoded already."""
+    """Return the run that ``train`` would prepare from the options, on data that is already encoded."""
     experiment = make_experiment(options)
     engine, precision = options.get("engine", "numba"), options.get("precision", "float32")
     return prepare_run(
@@ -103,26 +104,30 @@ def run_trial(
     clock: Callable[[], float] = time.perf_counter,
     rungs: bool = True,
 ) -> TrialOutcome:
-    """Train by the options, and write nothing.
+    """Train with the options; no file is written.
 
     Args:
-        rungs: whether the trial is validated at each rung and may be given up there.
+        datasets: of the corpus.
+        options: of ``train``, by the names of recipes.
+        listener: receives the progress.
+        clock: seconds, for the limit of a trial and the reports of progress.
+        rungs: whether the trial is validated at each rung and may be pruned there.
 
     Raises:
-        PrunedError: the listener wanted no more.
+        PrunedError: the listener pruned the trial.
         DivergedError: loss or gradient became NaN or infinite, or the loss exploded.
         ConfigError: the options do not go together.
         CorpusError: the corpus has no validation part.
     """
     run = prepare_trial(datasets, options)
     validation = run.dataset.validation
-    if validation is None:  # of a token file, which has its own split
+    if validation is None:  # a token file has its own split
         raise CorpusError(f"{datasets.corpus.name}: has no validation part, which a search goes by; encode it with one")
     for message in dataset_warnings(run.dataset):
         listener.warn(message)
     watch = _RungValidation(run.trainable, validation, listener, clock, rungs)
     result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)
-    assert result.best is not None  # validated behind the last step
+    assert result.best is not None  # validated after the last step
     share = share_of_work(result.validation_tokens + watch.validation_tokens, result.tokens)
     return TrialOutcome(
         result.best.loss, result.steps, result.best_step, result.epochs, result.seconds, result.tokens_per_s, share
@@ -130,7 +135,7 @@ def run_trial(
 
 
 class _RungValidation(TrainingObserver):
-    """Validates at each rung, whether or not the training itself does, so that trials are compared at equal budgets."""
+    """Observer that validates at each rung, in addition to the run itself, so that trials are compared at equal budgets."""
 
     def __init__(
         self,
@@ -141,12 +146,12 @@ class _RungValidation(TrainingObserver):
         rungs: bool,
     ) -> None:
         self.trainable, self.validation, self.listener, self.clock = trainable, validation, listener, clock
-        self.rungs, self.validation_tokens = rungs, 0  # the second of the validations at rungs alone
-        self._rung, self._best, self._told = 0, math.inf, -math.inf
+        self.rungs, self.validation_tokens = rungs, 0  # the second counts validations at rungs only
+        self._rung, self._best, self._reported = 0, math.inf, -math.inf
 
     def on_step(self, event: StepEvent) -> None:
-        if self.clock() - self._told >= PULSE_S:
-            self._told = self.clock()
+        if self.clock() - self._reported >= PULSE_S:
+            self._reported = self.clock()
             self.listener.pulse(event.done, event.step, event.loss)
         rung = int(event.done * RUNGS)
         if not (self.rungs and self._rung < rung < RUNGS):
