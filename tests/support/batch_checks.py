@@ -9,7 +9,7 @@ from unrolled.engine.data.records import RecordBatches
 
 
 def check(batch: Batch, inputs: list, targets: list, mask: list, carry: bool) -> None:
-    """Exact values and dtypes of one batch."""
+    """Check the exact values and dtypes of one batch."""
     np.testing.assert_array_equal(batch.inputs, np.array(inputs, np.int64), strict=True)
     np.testing.assert_array_equal(batch.targets, np.array(targets, np.int64), strict=True)
     np.testing.assert_array_equal(batch.mask, np.array(mask, np.bool_), strict=True)
@@ -17,7 +17,7 @@ def check(batch: Batch, inputs: list, targets: list, mask: list, carry: bool) ->
 
 
 def check_totals(batches: Batches) -> None:
-    """What a data set says of an epoch is what its epochs hold, shuffled or not."""
+    """Check that the totals that a data set reports match its epochs, shuffled or not."""
     for rng in (None, np.random.default_rng(5)):
         epoch = list(batches.epoch(rng))
         assert len(epoch) == batches.batches_per_epoch
@@ -25,7 +25,7 @@ def check_totals(batches: Batches) -> None:
 
 
 def rows(batches: RecordBatches, rng: np.random.Generator | None) -> list[tuple[int, ...]]:
-    """Each record as it comes out: its first input and its targets, padding left out."""
+    """Return each record of an epoch: its first input and its targets, without padding."""
     return [
         (int(batch.inputs[0, b]), *map(int, batch.targets[batch.mask[:, b], b]))
         for batch in batches.epoch(rng)

@@ -15,7 +15,7 @@ Write = Callable[[str, bytes | str], Path]
 
 
 def failure(*sources: str | Path, options: ReadOptions | None = None) -> str:
-    """The message of the CorpusError that reading raises."""
+    """Return the message of the CorpusError that reading raises."""
     with pytest.raises(CorpusError) as caught:
         read_corpus(sources, options)
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""Corpora: plain files and several, files that give nothing, both views, and what every Python has."""
+"""Corpora: one and several plain files, empty files, views as text and as records, and the built-in ones."""
 
 from __future__ import annotations
 

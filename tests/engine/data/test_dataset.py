@@ -1,4 +1,4 @@
-"""A corpus made ready for training: vocabulary, parts, settings, and warnings."""
+"""Data sets for training: vocabulary, parts, settings, and warnings."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_data_config_to_dict_is_the_inverse_of_its_arguments() -> None:
     assert DataConfig(**{**values, "split": tuple(values["split"])}) == config
 
 
-def test_a_small_validation_is_doubted() -> None:
+def test_a_small_validation_is_warned_of() -> None:
     def of(characters: int, batching: str = "stream") -> str | None:
         text = (
             ("abcdefghi\n" * characters)[:characters]
@@ -150,7 +150,7 @@ def test_a_small_validation_is_doubted() -> None:
     assert "validation on 120 tokens in 15 different records says little" in str(small_validation_warning(repeated))
 
 
-def test_records_that_lose_their_end_are_told_of() -> None:
+def test_truncated_records_are_warned_of() -> None:
     def of(length: int, batching: str = "records") -> list[str]:
         text = "".join(f"{'x' * (number % 50)}{number:04}\n" for number in range(1000))
         return dataset_warnings(

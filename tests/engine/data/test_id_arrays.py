@@ -1,4 +1,4 @@
-"""Large arrays of ids: mapped from a file that leaves nothing behind, and equal to those in memory."""
+"""Large arrays of ids: mapped from a temporary file that is removed, and equal to those in memory."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_mapped_stream_without_any_token_is_empty(small_memory: Path) -> None:
     assert list(small_memory.iterdir()) == []
 
 
-def test_failed_encoding_leaves_no_file_behind(small_memory: Path) -> None:
+def test_failed_encoding_leaves_no_file(small_memory: Path) -> None:
     with pytest.raises(UnknownTokenError):
         encode_stream("a" * 30 + "b", CharTokenizer("a"))
     assert list(small_memory.iterdir()) == []

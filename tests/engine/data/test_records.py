@@ -101,7 +101,7 @@ def test_records_of_one_length_share_a_batch_and_little_is_padding(monkeypatch: 
     assert padding(batches, np.random.default_rng(0)) > 0.4
 
 
-def test_epochs_have_other_batches_in_an_order_that_says_nothing_of_lengths() -> None:
+def test_epochs_have_other_batches_in_an_order_independent_of_lengths() -> None:
     batches = lists_of_all_lengths()
     epochs = [list(batches.epoch(np.random.default_rng(seed))) for seed in range(2)]
     first, second = ({batch.inputs.tobytes() for batch in epoch} for epoch in epochs)

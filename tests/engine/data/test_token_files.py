@@ -210,7 +210,7 @@ def test_pieces_are_cut_where_words_end(size: int, monkeypatch: pytest.MonkeyPat
     pieces = list(whole_words(chunks, BpeTokenizer.boundary))
     assert "".join(pieces) == TEXT
     assert len(pieces) > 20
-    assert all(before[-1:] != " " and behind[:1].isspace() for before, behind in itertools.pairwise(pieces))
+    assert all(before[-1:] != " " and after[:1].isspace() for before, after in itertools.pairwise(pieces))
     monkeypatch.setattr(pieces_module, "LONGEST_SEARCH", 2)
     assert "".join(whole_words(chunks, BpeTokenizer.boundary)) == TEXT
 

@@ -1,4 +1,4 @@
-"""Files that replace others: the permissions that the umask allows, a free name beside them, and errors by their own name."""
+"""Atomic replacement: permissions by the umask, an unused temporary name, and errors that name the requested file."""
 
 from __future__ import annotations
 

@@ -206,11 +206,11 @@ def test_streamed_pieces_of_any_ids_join_to_the_decoded_bytes(ids: list[int]) ->
 @given(ANY_TEXT)
 def test_streamed_pieces_of_a_text_are_never_broken(text: str) -> None:
     streamer = FITTED.streamer()
-    said = ""
+    streamed = ""
     for token in FITTED.encode(text).tolist():
-        said += streamer.feed(token)
-        assert text.startswith(said)
-    assert (said, streamer.flush()) == (text, "")
+        streamed += streamer.feed(token)
+        assert text.startswith(streamed)
+    assert (streamed, streamer.flush()) == (text, "")
 
 
 @pytest.mark.parametrize("index", [-1, 420])

@@ -29,7 +29,7 @@ def test_char_decode_inverts_encode() -> None:
     assert CHAR.decode([]) == ""
 
 
-def test_char_fit_orders_by_code_point_behind_specials() -> None:
+def test_char_fit_orders_by_code_point_after_specials() -> None:
     tokenizer = CharTokenizer.fit("bé😀aB\n", specials=(BOS, EOS))
     assert tokenizer.vocabulary == (BOS, EOS, "\n", "B", "a", "b", "é", "😀")
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, None)

@@ -1,4 +1,4 @@
-"""Descriptions of tokenisers: JSON round trips, and a named error for what is none."""
+"""Descriptions of tokenisers: JSON round trips, and a named error for invalid ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
 from unrolled.engine.tokenizers.words import WordTokenizer
 
 
-def test_to_dict_says_everything() -> None:
+def test_to_dict_contains_everything() -> None:
     assert CharTokenizer("ab", "skip", True).to_dict() == {
         "level": "char",
         "vocabulary": ["a", "b"],

@@ -35,7 +35,7 @@ def test_undecodable_bytes_name_the_offset_and_suggest_encoding(write: Write) ->
     )
 
 
-def test_offset_counts_from_the_start_of_the_file_behind_a_byte_order_mark(write: Write) -> None:
+def test_offset_counts_from_the_start_of_the_file_after_a_byte_order_mark(write: Write) -> None:
     assert "byte 0xe9 at offset 6 is not utf-8" in failure(write("a.txt", b"\xef\xbb\xbfcaf\xe9 au lait"))
 
 

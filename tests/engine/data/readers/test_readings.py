@@ -78,7 +78,7 @@ def test_verbs_say_what_they_read(run: Run, model: str, table: str, arguments: t
     assert LINE in (err if verb == "score" else out).splitlines()
 
 
-def test_tune_says_what_it_read(run: Run, table: str) -> None:
+def test_tune_prints_what_it_read(run: Run, table: str) -> None:
     pytest.importorskip("optuna", reason="the tune extra is not installed")
     command = (
         "tune",
@@ -118,7 +118,7 @@ def test_lines_of_a_text_are_records_too(run: Run, tmp_path: Path) -> None:
     assert (figures["read"], "a.txt: 20 lines" in err) == ([], False)
 
 
-def test_a_recipe_says_how_a_table_is_written(run: Run, tmp_path: Path) -> None:
+def test_a_recipe_holds_the_format_of_a_table(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("".join(f'{number}|"abc"\n' for number in range(30)))
     (tmp_path / "r.toml").write_text('delimiter = "|"\nquoting = "none"\nheader = false\ncolumn = "2"\n')
     figures, _ = run("train", "a.csv", "--recipe", "r.toml", *SMALL, *STEPS, "-o", "out", "--json")

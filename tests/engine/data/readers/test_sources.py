@@ -1,4 +1,4 @@
-"""Opening, decompressing, detecting and decoding of text, for every reader alike."""
+"""Sources of text: opening, decompressing, detecting and decoding, the same for every reader."""
 
 from __future__ import annotations
 
@@ -341,7 +341,7 @@ def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         PromptFile("-")
 
 
-def test_zstandard_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zstandard_without_its_library_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_bytes(b"\x28\xb5\x2f\xfd")
     for name in ("compression", "backports"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -38,14 +38,14 @@ def test_tsv_column(write: Write) -> None:
     )
 
 
-def test_tsv_has_no_quoting_unless_said(write: Write) -> None:
+def test_tsv_has_no_quoting_by_default(write: Write) -> None:
     path = write("a.tsv", 'text\n"Hello\nmiddle\nworld"\nfine\n"Yes" he said\n"all of it"\n')
     corpus = read_corpus([path])
     assert corpus.content == ('"Hello', "middle", 'world"', "fine", '"Yes" he said', '"all of it"')
     assert corpus.readings[0].quoted == 1
     assert "1 in quotes, which are kept (--quoting csv takes them off)" in corpus.readings[0].describe()
-    said = read_corpus([path], ReadOptions(quoting="none"))
-    assert (said.content, said.readings[0].quoted) == (corpus.content, 0)
+    explicit = read_corpus([path], ReadOptions(quoting="none"))
+    assert (explicit.content, explicit.readings[0].quoted) == (corpus.content, 0)
     plain = write("a.csv", '"Yes" he said\n')
     assert read_corpus([plain], ReadOptions(quoting="none", header=False)).content == ('"Yes" he said',)
 
