@@ -17,10 +17,10 @@ from unrolled.engine.kernels.recurrent.work_partition import hidden_product
 from unrolled.engine.kernels.simd.copies import copy_row
 
 ROWS = 64  # of a thread's rows, that go through all steps together: their gates stay in the L2 cache beside the weights
-Cell = tuple[int, int, int]
+CellCode = tuple[int, int, int]
 
 
-def cell_code(cell: str, dtype: np.dtype) -> Cell:
+def cell_code(cell: str, dtype: np.dtype) -> CellCode:
     """Return what compiled code needs of a cell: the address of its ``activate``, blocks of its hidden product and gates."""
     formulas = CELL_FORMULAS[cell]
     return activation(cell, dtype), formulas.products, formulas.gates
@@ -28,7 +28,7 @@ def cell_code(cell: str, dtype: np.dtype) -> Cell:
 
 @compiled
 def step_layer(
-    cell: Cell, xg: NDArray, places: NDArray, states: NDArray, now: int, layer: int, R: int, gates: NDArray,
+    cell: CellCode, xg: NDArray, places: NDArray, states: NDArray, now: int, layer: int, R: int, gates: NDArray,
     panels: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
 ) -> None:  # fmt: skip
     """Run one time step of R rows of a layer, from ``states[now]`` (S, L, ≥ R, H) to ``states[1 - now]``.
@@ -59,7 +59,7 @@ def multiply_rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory
 
 @compiled
 def move(
-    cell: Cell, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
+    cell: CellCode, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
     places: NDArray, each: NDArray, states: NDArray, now: int, R: int, xg: NDArray, gates: NDArray, memory: NDArray,
     back: bool,
 ) -> None:  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.decode.decoder import ROWS, Cell, cell_code, enter, leave, move, multiply_rows
+from unrolled.engine.kernels.decode.decoder import ROWS, CellCode, cell_code, enter, leave, move, multiply_rows
 from unrolled.engine.kernels.decode.sampling import NOT_FINITE, SIDE_BY_SIDE, choose, uniform
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand
 from unrolled.engine.kernels.gemm.matmul import product
@@ -42,7 +42,7 @@ def _begin(r: int, e: int, state: NDArray, states: NDArray, row_of: NDArray, goi
 
 @compiled_parallel
 def _flow(
-    part: int, parts: int, cell: Cell, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
+    part: int, parts: int, cell: CellCode, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray,
     b_hh: NDArray, panels_out: NDArray, b_out: NDArray, state: NDArray, tokens: NDArray, at: NDArray, end: NDArray,
     drawn: NDArray, left: NDArray, first_draw: NDArray, indices: NDArray, do_sample: NDArray, temperature: NDArray,
     top_k: NDArray, top_p: NDArray, seed: NDArray, written: NDArray, count: NDArray, going: NDArray, last: NDArray,
@@ -140,7 +140,7 @@ class PackedWeights(NamedTuple):
         b_out: (V,).
     """
 
-    cell: Cell
+    cell: CellCode
     table: NDArray
     panels_ih: NDArray
     panels_hh: NDArray

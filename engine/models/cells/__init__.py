@@ -10,12 +10,19 @@ state after step t; index 0 of the state is h. ``gates`` is what backward needs 
 ``dhg`` is the gradient of h_prev·W_hhᵀ + b_hh, so dW_hh = Σ_t dhg_tᵀ·h_prev and db_hh = Σ dhg.
 """
 
+from functools import partial
+
 from unrolled.engine.models.cells import gru, lstm, rnn
 from unrolled.engine.models.cells.cell import RELU, SIGMOID, TANH, Cell
 
+
+def _elman(title: str, phi: rnn.Activation, gate_kind: str) -> Cell:
+    return Cell(title, ("h",), 1, partial(rnn.forward, phi), partial(rnn.backward, phi), (gate_kind,))
+
+
 CELLS: dict[str, Cell] = {
-    "rnn": Cell("Elman RNN, tanh", ("h",), 1, rnn.forward_tanh, rnn.backward_tanh, (TANH,)),
-    "rnn_relu": Cell("Elman RNN, relu", ("h",), 1, rnn.forward_relu, rnn.backward_relu, (RELU,)),
+    "rnn": _elman("Elman RNN, tanh", rnn.PHI_TANH, TANH),
+    "rnn_relu": _elman("Elman RNN, relu", rnn.PHI_RELU, RELU),
     "gru": Cell(
         "GRU, reset after the product", ("r", "z", "n"), 1, gru.forward, gru.backward, (SIGMOID, SIGMOID, TANH)
     ),

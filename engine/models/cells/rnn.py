@@ -9,68 +9,44 @@ time: P. J. Werbos, "Backpropagation Through Time: What It Does and How to Do It
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Activation = Callable[[NDArray], NDArray]
+
+class Activation(NamedTuple):
+    """The function φ of an Elman network, and its derivative as a function of its result."""
+
+    function: Callable[[NDArray], NDArray]
+    derivative: Callable[[NDArray], NDArray]
 
 
-def _forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray, activation: Activation) -> tuple[NDArray, NDArray]:
+PHI_TANH = Activation(np.tanh, lambda h: 1 - h * h)
+PHI_RELU = Activation(lambda a: np.maximum(a, 0), lambda h: (h > 0).astype(h.dtype))  # derivative 0 at 0, as PyTorch's
+
+
+def forward(
+    phi: Activation, xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray
+) -> tuple[NDArray, NDArray]:  # fmt: skip
+    """Run T time steps by the cells' contract; the gates (T, B, H) are the outputs h_t."""
     T, B, H = xg.shape
     states = np.empty((T + 1, 1, B, H), xg.dtype)
     states[0] = s0
     for t in range(T):
         h_prev = states[t, 0]
-        states[t + 1, 0] = activation(xg[t] + h_prev @ w_hh.T + b_hh)  # (B, H)
-    return states, states[1:, 0]  # the output is all that backward needs
+        states[t + 1, 0] = phi.function(xg[t] + h_prev @ w_hh.T + b_hh)  # (B, H)
+    return states, states[1:, 0]  # the outputs are all that backward needs
 
 
-def _backward(
-    dh: NDArray, ds_T: NDArray, gates: NDArray, w_hh: NDArray, derivative: Activation
+def backward(
+    phi: Activation, dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
+    """Return the gradients of T time steps by the cells' contract; ``dhg`` is ``dxg``."""
     T, B, H = dh.shape
     da = np.empty((T, B, H), dh.dtype)  # gradient of φ's argument
     dh_next = ds_T[0]
     for t in reversed(range(T)):
-        da[t] = (dh[t] + dh_next) * derivative(gates[t])
+        da[t] = (dh[t] + dh_next) * phi.derivative(gates[t])
         dh_next = da[t] @ w_hh  # (B, H)
     return da, da, dh_next[None].copy()
-
-
-def _relu(x: NDArray) -> NDArray:
-    return np.maximum(x, 0)
-
-
-def _tanh_derivative(h: NDArray) -> NDArray:
-    """dtanh(a)/da as a function of h = tanh(a)."""
-    return 1 - h * h
-
-
-def _relu_derivative(h: NDArray) -> NDArray:
-    """drelu(a)/da as a function of h = relu(a); 0 at a = 0, as PyTorch's."""
-    return (h > 0).astype(h.dtype)
-
-
-def forward_tanh(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    """Run T steps; the cells' contract, with gates (T, B, H) the outputs h_t."""
-    return _forward(xg, s0, w_hh, b_hh, np.tanh)
-
-
-def backward_tanh(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
-) -> tuple[NDArray, NDArray, NDArray]:
-    """Gradients of T steps; the cells' contract."""
-    return _backward(dh, ds_T, gates, w_hh, _tanh_derivative)
-
-
-def forward_relu(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    """Run T steps; the cells' contract, with gates (T, B, H) the outputs h_t."""
-    return _forward(xg, s0, w_hh, b_hh, _relu)
-
-
-def backward_relu(
-    dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
-) -> tuple[NDArray, NDArray, NDArray]:
-    """Gradients of T steps; the cells' contract."""
-    return _backward(dh, ds_T, gates, w_hh, _relu_derivative)
