@@ -1,0 +1,86 @@
+"""The compiled engine has the names and the signatures of the NumPy reference: cells, layers and updates."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+
+from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
+from unrolled.engine.models.cells import CELLS
+from unrolled.engine.network.backends import Backend, get_backend
+
+Functions = Mapping[str, Callable[..., Any]]
+
+
+def positional(function: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """Return names and defaults of the parameters that a call by position fills, without those that a registry has bound."""
+    parameters = inspect.signature(function).parameters.values()
+    return [(one.name, one.default) for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+
+
+def assert_same_signatures(kernels: Functions, references: Functions) -> None:
+    assert set(kernels) == set(references)
+    for name, reference in references.items():
+        assert positional(kernels[name]) == positional(reference), name
+
+
+def cell_functions(backend: Backend) -> Functions:
+    pairs = [
+        (f"{name}.{step}", getattr(cell, step))
+        for name, cell in backend.cells.items()
+        for step in ("forward", "backward")
+    ]
+    return dict(pairs)
+
+
+def layer_functions(layers: Any, names: tuple[str, ...]) -> Functions:
+    return {name: getattr(layers, name) for name in names if hasattr(layers, name)}
+
+
+def test_cells() -> None:
+    kernels, references = cell_functions(get_backend("numba")), cell_functions(get_backend("numpy"))
+    assert len(references) == 2 * len(CELLS)
+    assert_same_signatures(kernels, references)
+
+
+def test_layers() -> None:
+    kernels, references = get_backend("numba").layers, get_backend("numpy").layers
+    names = kernels._fields
+    assert "linear_forward" in names
+    assert_same_signatures(layer_functions(kernels, names), layer_functions(references, names))
+
+
+def test_updates_and_norm() -> None:
+    kernels, references = get_backend("numba"), get_backend("numpy")
+    assert_same_signatures(kernels.update_rules, references.update_rules)
+    assert_same_signatures({"grad_norm": kernels.grad_norm}, {"grad_norm": references.grad_norm})
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_counts_of_a_compiled_cell(cell: str) -> None:
+    formulas, reference = CELL_FORMULAS[cell], CELLS[cell]
+    assert formulas.products == reference.gates
+    assert formulas.states == reference.states
+    assert formulas.gates >= formulas.products
+    assert sum(last - first for first, last in formulas.dxg) == formulas.products
+    assert list(inspect.signature(formulas.activate).parameters) == ["hidden", "inputs", "before"]
+    assert list(inspect.signature(formulas.differentiate).parameters) == ["gates", "before", "after", "dh", "dstate"]
+
+
+def test_alarm_a_missing_name_and_other_parameters_are_noticed() -> None:
+    def reference(x: Any, weight: Any, bias: Any) -> None: ...
+    def renamed(x: Any, weight: Any, biases: Any) -> None: ...
+    def defaulted(x: Any, weight: Any, bias: Any = None) -> None: ...
+    def swapped(weight: Any, x: Any, bias: Any) -> None: ...
+    def longer(x: Any, weight: Any, bias: Any, packing: Any = None) -> None: ...
+
+    for wrong in (renamed, defaulted, swapped, longer):
+        with pytest.raises(AssertionError):
+            assert_same_signatures({"linear_forward": wrong}, {"linear_forward": reference})
+    assert_same_signatures({"linear_forward": partial(longer, packing=0)}, {"linear_forward": reference})
+    with pytest.raises(AssertionError):
+        assert_same_signatures({}, {"linear_forward": reference})
