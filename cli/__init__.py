@@ -1,1 +1,1 @@
-"""The ``unrolled`` command: one file a verb, no logic of its own."""
+"""The ``unrolled`` command: one file a verb, without logic of its own."""

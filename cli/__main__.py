@@ -1,4 +1,4 @@
-"""``python -m unrolled.cli``."""
+"""Run the command by ``python -m unrolled.cli``."""
 
 from unrolled.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The verbs of the command, and one-line errors."""
+"""The command with its verbs; expected errors become one line."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def _options(
 
 
 def run(interruption: Interruption | None = None) -> int:
-    """Run the verb of ``sys.argv`` and return its exit code; an expected error is one red line and 2.
+    """Run the verb of ``sys.argv`` and return its exit code; an expected error prints one red line and returns 2.
 
     Args:
-        interruption: of the process; what it made a library raise is no error.
+        interruption: signal handler of the process; an error that a library raised because of a signal is not reported.
     """
     write_any_text()
     try:

@@ -1,4 +1,4 @@
-"""The command's entry point: it answers Ctrl-C and SIGTERM from its first moment on, which is why it imports little."""
+"""Entry point of the command; it handles Ctrl-C and SIGTERM from the start, and therefore imports little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unrolled.engine.signals import INTERRUPTED, Interruption
 
 
 def main() -> None:
-    """Run the command; an interruption at any moment is one line and exit code 130."""
+    """Run the command; an interruption at any time prints one line and exits with code 130."""
     interruption = Interruption()
     interruption.install()
     try:
@@ -17,12 +17,12 @@ def main() -> None:
 
             interruption.raises = True
             code = run(interruption)
-        except BaseException:  # some libraries make another error of a KeyboardInterrupt
+        except BaseException:  # some libraries turn a KeyboardInterrupt into another error
             if not interruption.received:
                 raise
             code = INTERRUPTED
         interruption.ignore()
-    except KeyboardInterrupt:  # a second one, since the verb has ended
+    except KeyboardInterrupt:  # a second interruption, after the verb has ended
         code = INTERRUPTED
         interruption.ignore()
     if code == INTERRUPTED and interruption.received:

@@ -1,1 +1,1 @@
-"""Arguments and options that several verbs share, and the checks of what was typed."""
+"""Arguments and options of the verbs, and checks of their values."""

@@ -1,4 +1,4 @@
-"""Options that say how tokens are chosen, for the verbs that write."""
+"""Options of decoding, that is how the next token is chosen."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ EarlyStopping = Annotated[
 Logprobs = Annotated[bool, _option("With --json or --input: how probable the model found each token.", "--logprobs")]
 
 
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what only drawing follows
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # settings that only sampling uses
 
 
 def beams(num_beams: int, length_penalty: float, early_stopping: str) -> dict[str, Any]:
-    """What ``BeamConfig`` has beyond ``GenerationConfig``; nothing where there is no search.
+    """Return the settings that ``BeamConfig`` adds to ``GenerationConfig``; an empty dictionary without beam search.
 
     Raises:
-        ConfigError: ``early_stopping`` is not known, or settings of the search stand there without one.
+        ConfigError: ``early_stopping`` is unknown, or settings of beam search are given without it.
     """
     check_choice("early_stopping", early_stopping, EARLY_STOPPING)
     if num_beams == 1:
@@ -72,10 +72,10 @@ def beams(num_beams: int, length_penalty: float, early_stopping: str) -> dict[st
 
 
 def biases(pairs: Iterable[str] | None) -> tuple[tuple[str, float], ...]:
-    """Texts with their biases, from TEXT=NUMBER.
+    """Return texts and their biases from TEXT=NUMBER.
 
     Raises:
-        ConfigError: there is no number behind the last =.
+        ConfigError: there is no number after the last =.
     """
     found = []
     for pair in pairs or ():

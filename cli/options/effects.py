@@ -1,4 +1,4 @@
-"""Options that were given and have no effect, because of what else was given or was not."""
+"""Options that have no effect in combination with the other options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unrolled.engine.runs.recipe import option_default
 
 
 class Condition(NamedTuple):
-    """A condition under which an option of a training has an effect: what it depends on, and how a message names it."""
+    """Condition under which an option of a training has an effect: the options it depends on, and its name in a message."""
 
     on: tuple[str, ...]
     met: Callable[[Mapping[str, Any]], bool]
@@ -20,7 +20,8 @@ class Condition(NamedTuple):
 
 
 DROPOUTS = ("dropout", "input_dropout", "output_dropout")
-# What the experiment itself refuses is not here: these may stand in a recipe, where a study chose between schedules.
+# Combinations that the experiment refuses are not listed. These are allowed, because a recipe of a study over schedules
+# contains options of all of them.
 CONDITIONS: dict[str, Condition] = {
     "decay": Condition(("schedule",), lambda o: o["schedule"] in ("step", "plateau"), "--schedule step or plateau"),
     "decay_after": Condition(("schedule",), lambda o: o["schedule"] == "step", "--schedule step"),
@@ -34,8 +35,8 @@ def without_effect(given: Mapping[str, Any], searched: Collection[str] = ()) -> 
     """Return a line for each option of a training that differs from its default and has no effect.
 
     Args:
-        given: the values of all options.
-        searched: options that a study chooses, so that what depends on them may have an effect.
+        given: values of all options.
+        searched: options that a study chooses, so that options depending on them may have an effect.
     """
     found = []
     for name, condition in CONDITIONS.items():
@@ -46,10 +47,10 @@ def without_effect(given: Mapping[str, Any], searched: Collection[str] = ()) -> 
 
 
 def refuse(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    """Refuse an option that has no effect on a verb when it is typed; a recipe may hold it.
+    """Refuse an option without effect on a verb if it was typed; a recipe may contain it.
 
     Raises:
-        ConfigError: it was typed.
+        ConfigError: the option was typed.
     """
     assert parameter.name is not None
     options.refuse_unused(context, [parameter.name], f"has no effect on unrolled {context.info_name}")

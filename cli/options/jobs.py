@@ -1,4 +1,4 @@
-"""``unrolled generate --input``: the options of a job."""
+"""Options of jobs (``unrolled generate --input``)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ MaxPromptTokens = Annotated[
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """ "I/N" as two numbers."""
+    """Return the two numbers of "I/N"."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None:
         raise ConfigError(f"shard: got {text!r}, needs I/N with I from 0 to N - 1, for instance 0/4")

@@ -20,16 +20,16 @@ from unrolled.engine.tokenizers.vocabulary import UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
 
 DATA_PANEL = "Data"
-READING = ("column", "field", "encoding", "delimiter", "quoting", "header")  # options that say how files are read
+READING = ("column", "field", "encoding", "delimiter", "quoting", "header")  # options of reading files
 
 
 def one_of(names: Iterable[str]) -> str:
-    """How a help text says what an option takes."""
+    """Return the sentence of a help text that lists the values of an option."""
     return f"One of {', '.join(names)}."
 
 
 def default(text: str) -> str:
-    """A default that depends on other options, as the help shows it; escaped, because help texts are rich markup."""
+    """Return a default that depends on other options as the help shows it, escaped because help texts are rich markup."""
     return f"\\[default: {text}]"
 
 
@@ -108,7 +108,7 @@ Unknown = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-Force = Annotated[bool, typer.Option("--force", hidden=True)]  # how --overwrite was called in 0.1.0
+Force = Annotated[bool, typer.Option("--force", hidden=True)]  # name of --overwrite in 0.1.0
 Seed = Annotated[int, typer.Option(help="Fixes everything random.")]
 OnnxruntimeWeb = Annotated[
     Path | None,
@@ -147,41 +147,41 @@ Prompts = Annotated[
 
 
 def flag(name: str) -> str:
-    """Return an option as it is typed."""
+    """Return the flag of an option."""
     return f"--{name.replace('_', '-')}"
 
 
 def given(context: typer.Context, *names: str) -> list[str]:
-    """Return those of the options that stand on the command line, whatever their values."""
+    """Return the options among ``names`` that were typed on the command line, whatever their values."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def refuse_unused(context: typer.Context, names: Iterable[str], why: str) -> None:
-    """Raise ConfigError if one of the options stands on the command line, where it would have no effect."""
+    """Raise ConfigError if one of the options was typed on the command line, where it would have no effect."""
     if unused := given(context, *names):
         flags = ", ".join(map(flag, unused))
         raise ConfigError(f"{flags}: {why}; leave {'it' if len(unused) == 1 else 'them'} out")
 
 
 def refuse_reading(context: typer.Context, reading: ReadOptions, option: str) -> None:
-    """Raise ConfigError if options that say how files are read were typed without ``option``, which names a file."""
+    """Raise ConfigError if options of reading were typed without ``option``, which names the file."""
     if reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with {option}")
     refuse_unused(context, ["encoding"], f"goes with {option}")
 
 
 def read_options(settings: Mapping[str, Any]) -> ReadOptions:
-    """Return how files are read, of the options of a verb by their names."""
+    """Return the options of reading among the options of a verb, which are keyed by name."""
     named = {name: settings[name] for name in READING if name != "header"}
     return ReadOptions(**named, header=settings["header"] is not False)
 
 
 def unescape(text: str) -> str:
-    r"""A prompt as typed: \n is a line end, \t a tab, \\ a backslash."""
+    r"""Return a typed text with its escapes resolved: \n is a line end, \t a tab, \\ a backslash."""
     return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t", "\\": "\\"}[match[1]], text)
 
 
 def unescape_all(texts: Iterable[str] | None) -> tuple[str, ...]:
-    """What an option that may be repeated holds, each as ``unescape``."""
+    """Return the values of an option that may be repeated, each with its escapes resolved."""
     return tuple(map(unescape, texts or ()))

@@ -1,4 +1,4 @@
-"""Checks of what a verb writes: an existing output is replaced only where ``--overwrite`` says so, and an input never."""
+"""Checks of the files that a verb writes: only ``--overwrite`` replaces an existing output, and nothing replaces an input."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def check_output(
     """Check, before any work is done, that a verb may write ``path``.
 
     Args:
-        path: what the verb writes.
-        overwrite: whether an earlier one may be replaced.
+        path: file or folder that the verb writes.
+        overwrite: an earlier output may be replaced.
         sources: files that the verb reads.
-        is_folder: ``path`` is a folder that is written as a whole, for which an empty one makes room.
+        is_folder: ``path`` is a folder that is written as a whole; it may exist if it is empty.
 
     Raises:
-        ConfigError: it is one of ``sources``, of the other kind, or there already while ``overwrite`` is not set.
+        ConfigError: the path is one of ``sources``, is a folder instead of a file or the reverse, or exists while
+            ``overwrite`` is not set.
     """
     path = Path(path)
     if is_folder and path.is_dir() and not any(path.iterdir()):
@@ -39,10 +40,10 @@ def check_output(
 
 
 def check_append(path: Path) -> None:
-    """Check, before any work is done, that lines can be added to a file that may be there already.
+    """Check, before any work is done, that lines can be appended to a file, which may exist.
 
     Raises:
-        ConfigError: it is a folder, or its folder is not there.
+        ConfigError: the path is a folder, or its folder does not exist.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, a file name was expected")
@@ -53,10 +54,10 @@ def check_append(path: Path) -> None:
 def _is_same(path: Path, source: Path) -> bool:
     try:
         return path.samefile(source) and not _is_stream(path)
-    except OSError:  # one of them is not there
+    except OSError:  # one of the files does not exist
         return False
 
 
 def _is_stream(path: Path) -> bool:
-    """Return whether a path is a pipe or a device, such as /dev/null, which nothing is lost by writing to."""
+    """Return whether a path is a pipe or a device, such as /dev/null; writing to it replaces nothing."""
     return path.exists() and not path.is_file() and not path.is_dir()

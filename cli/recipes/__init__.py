@@ -1,4 +1,4 @@
-"""Recipes: options of ``train`` from a TOML file, in the place of their defaults; and those that come with unrolled."""
+"""Recipes, that is TOML files whose values replace the defaults of ``train``, and the presets that are part of the package."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ NO_SETTINGS = (
     "resume",
     "corpus",
     "json",
-)  # what a run does, not how it trains
+)  # options that do not decide how a run trains
 
 
 def read_recipe(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """Return the values of a recipe by option names, with ``_`` for ``-``.
+    """Return the values of a recipe, keyed by option name with ``_`` for ``-``.
 
     Args:
-        kinds: the names that there are, each with the type of its values.
+        kinds: type of the values of each option.
 
     Raises:
-        ConfigError: the file cannot be read, is no TOML in UTF-8, sets nothing, or has a key that is no option, twice the
-            same, or with a value of another type; says which.
+        ConfigError: the file cannot be read, is no TOML in UTF-8 or is empty, or a key is no option, is repeated, or has a
+            value of another type; the message names it.
     """
     try:
         values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
@@ -70,7 +70,7 @@ WANTED = {bool: "true or false", int: "a whole number", float: "a finite number"
 
 
 def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
-    """Return a value of the type ``kind``; whole numbers are numbers, too."""
+    """Return a value as ``kind``; a whole number is accepted for a float."""
     if isinstance(value, dict | list):
         raise ConfigError(f"recipe: {path}: {key} is a {type(value).__name__}, needs one value")
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
@@ -96,20 +96,20 @@ def kinds_of(verb: Callable[..., Any]) -> dict[str, type]:
 
 def _take(context: typer.Context, path: Path) -> None:
     assert context.command.callback is not None
-    # the preset and the recipe: what the recipe says goes before the preset, whichever is read first
+    # A recipe takes precedence over a preset, in either order of reading.
     recipe, earlier = read_recipe(path, kinds_of(context.command.callback)), dict(context.default_map or {})
     context.default_map = {**earlier, **recipe} if path.parent != FOLDER else {**recipe, **earlier}
 
 
 def take_recipe(context: typer.Context, path: Path | None) -> Path | None:
-    """The options' defaults become those of the recipe ``path``."""
+    """Replace the defaults of the options with the values of a recipe, and return its path."""
     if path is not None:
         _take(context, path)
     return path
 
 
 def take_preset(context: typer.Context, name: str | None) -> str | None:
-    """The options' defaults become those of a preset."""
+    """Replace the defaults of the options with the values of a preset, and return its name."""
     if name is not None:
         check_choice("preset", name, PRESETS)
         _take(context, FOLDER / f"{name}.toml")

@@ -1,4 +1,4 @@
-"""Where output goes: results to standard output, progress and errors to standard error."""
+"""Consoles of the command: standard output for results, standard error for progress and errors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from unrolled.engine.storage.json_text import to_json
 
 SET_WIDTH = int(os.environ["COLUMNS"]) or None if os.environ.get("COLUMNS", "").isdecimal() else None
 BYTES_SHOWN = "unrolled.shown"  # name of the error handler that codecs registers
-WIDE_COLUMNS = 100  # columns, from which on there is room for every figure
+WIDE_COLUMNS = 100  # columns of a terminal from which displays show all figures
 
 
 def _console(stderr: bool) -> Console:
-    """Wraps at words in a terminal and nowhere else, so that a file can be searched; never reads names as markup."""
+    """Return a console that interprets no markup, and wraps lines only in a terminal, so that files can be searched."""
     console = Console(width=SET_WIDTH, highlight=False, markup=False, stderr=stderr)
     console.soft_wrap = not console.is_terminal
     return console
 
 
 def write_any_text() -> None:
-    r"""Make the standard streams write what their encoding has not: a byte of a file's name as \xNN, else a question mark."""
+    r"""Let the standard streams write \xNN for an undecodable byte of a file name, and ? for what they cannot encode."""
     codecs.register_error(BYTES_SHOWN, _replacement)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -45,11 +45,11 @@ out, err = _console(stderr=False), _console(stderr=True)
 
 
 def print_json(values: Any) -> None:
-    """One JSON document on standard output; numbers that JSON has not become null."""
+    """Print a JSON document on standard output; numbers that JSON does not have become null."""
     text = to_json(values, indent=2)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a document must not lose what the terminal cannot show
+    except UnicodeEncodeError:  # escape the characters that the terminal cannot show, so that the document is complete
         text = to_json(values, indent=2, ascii=True)
     print(text)
 
@@ -60,7 +60,7 @@ def emphasis(console: Console, *parts: str | tuple[str, str]) -> None:
 
 
 def show_readings(console: Console, readings: Iterable[Reading]) -> None:
-    """Print what was read of each file of records, and what was skipped, a line each."""
+    """Print a line for each file of records: the rows read and skipped."""
     for reading in readings:
         console.print(reading.describe())
 

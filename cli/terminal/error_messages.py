@@ -1,4 +1,4 @@
-"""Errors of the library as one line in the words of the command line."""
+"""Errors of the library as one-line messages in terms of the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGE_TEXT = (
     "a large text is encoded once, in bounded memory, by unrolled encode, and train then reads the .tokens file"
 )
 
-# What the library calls a setting, and its option: a message of the library is read by somebody who typed options.
+# Flag of each setting that messages of the library name.
 OPTION_NAMES = {
     "embedding_size": "--embed",
     "hidden_size": "--hidden",
@@ -56,7 +56,7 @@ OPTION_NAMES = {
 
 
 def one_line_message(error: BaseException) -> str:
-    """Return what went wrong in one line, in the words of the command line."""
+    """Return an error's message in one line, with flags for names of settings."""
     if isinstance(error, TyperException):
         context: Any = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
@@ -73,6 +73,6 @@ def one_line_message(error: BaseException) -> str:
 
 
 def process_prefix() -> str:
-    """Which of several processes says it; the first need not say."""
+    """Return the prefix of a message that names its process; empty for the first process, or a single one."""
     rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
     return "" if rank == "0" else f"process {rank}: "

@@ -14,11 +14,11 @@ from unrolled.engine.data.readers.options import kept_quotes_note
 from unrolled.runtime.jobs.job import Progress
 from unrolled.runtime.jobs.result_files import STDOUT
 
-PLAIN_S = 10.0  # between two lines of progress where there is no terminal
+PLAIN_S = 10.0  # between two lines of progress outside a terminal
 
 
 class JobDisplay:
-    """Rows, tokens/s and time left: a live line in a terminal, a plain line every ten seconds elsewhere."""
+    """Display of rows, tokens/s and time left: a live line in a terminal, a plain line every ten seconds elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -48,7 +48,7 @@ class JobDisplay:
 
 
 def progress_line(progress: Progress) -> str:
-    """How far a job is, in a line; rows that an earlier run wrote say nothing of the speed."""
+    """Return the progress of a job in a line; rows of an earlier run do not count for its speed."""
     done = progress.rows - progress.kept
     speed = progress.tokens / max(progress.seconds, 1e-9)
     text = f"{progress.rows:,}"
@@ -62,7 +62,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def job_summary(progress: Progress, output: str) -> str:
-    """What a job did, in a line."""
+    """Return the results of a job in a line."""
     if progress.complete:
         return f"{output} is complete: {progress.rows:,} rows; --overwrite writes it anew"
     kept = f", {progress.kept:,} of them before" if progress.kept else ""

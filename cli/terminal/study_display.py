@@ -1,4 +1,4 @@
-"""The display of a study: in a terminal live lines for the trials that run, and a line for each that ends, everywhere."""
+"""Display of a study: a line for each finished trial, and in a terminal live lines for the running ones."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def state(trial: Trial) -> str:
 
 
 class StudyDisplay(StudyObserver):
-    """Shows what runs, what ended, and the best loss so far.
+    """Display of running and finished trials and the best loss so far.
 
     Args:
-        console: where to.
-        trials: how many there are to be.
+        console: destination of the lines.
+        trials: number of trials of the study.
     """
 
     def __init__(self, console: Console, trials: int) -> None:
@@ -102,7 +102,7 @@ class StudyDisplay(StudyObserver):
         warn(self.console, message)
 
     def _count(self, trial: Trial) -> bool:
-        """Whether the trial is the best one so far."""
+        """Count a finished trial, and return whether it is the best so far."""
         self._ended += 1
         best = trial.state == "complete" and trial.loss is not None and (self._best is None or trial.loss < self._best)
         if best:
@@ -113,13 +113,13 @@ class StudyDisplay(StudyObserver):
 
 
 def _validation(trial: Trial) -> str:
-    """Return what validations took of a trial's work, which 0.1.0 did not record."""
+    """Return the share of validation in a trial's work as text; empty for trials of 0.1.0, which did not record it."""
     share = trial.outcome.get("validation_share")
     return "" if share is None else f", {share:.0%} of the work validation"
 
 
 def trial_tables(trials: Sequence[Trial], names: Sequence[str], width: int) -> list[Table]:
-    """Return all trials in the order given, the best one set off, in as many tables as a ``width`` in characters needs."""
+    """Return tables of all trials in the order given, the best one highlighted, each at most ``width`` characters wide."""
     columns = ["trial", "loss", *(name.replace("_", "-\n") for name in names), "steps", "tokens/s", "state"]
     rows = []
     for place, trial in enumerate(trials):

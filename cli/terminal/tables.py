@@ -1,4 +1,4 @@
-"""Tables as wide as the terminal allows, and how their cells show figures."""
+"""Tables that fit the terminal, and the text of figures in their cells."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.table import Table
 
 from unrolled.cli.terminal.console import SET_WIDTH
 
-FILE_WIDTH = SET_WIDTH or 130  # of a table that is not shown in a terminal
+FILE_WIDTH = SET_WIDTH or 130  # width of tables outside a terminal
 
 
 def table(title: str, *columns: str) -> Table:
-    """Return an empty table: the first column wraps where there is too little room, the others, set to the right, do not."""
+    """Return an empty table whose first column may wrap; the others are right-aligned and do not wrap."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for place, column in enumerate(columns):
         made.add_column(column, justify="right" if place > 0 else "left", no_wrap=place > 0, overflow="fold")
@@ -29,12 +29,12 @@ class StyledRow(NamedTuple):
     style: str = ""
 
 
-LABEL_WIDTH = 24  # of the first column, which wraps beyond it
-BORDERS = 3  # characters a column, and one more of a table
+LABEL_WIDTH = 24  # maximal width of the first column, which wraps
+BORDERS = 3  # characters of borders a column; a table has one more
 
 
 def fitting_tables(title: str, columns: Sequence[str], rows: Sequence[StyledRow], width: int) -> list[Table]:
-    """Return the table, its columns shared out over several that repeat the labels where one is wider than ``width``."""
+    """Return the table; if it is wider than ``width``, several tables that share its columns and repeat the labels."""
     widths = [max(map(_cell_width, cells)) for cells in zip(columns, *(row.cells for row in rows), strict=True)]
     room = width - 1 - BORDERS - min(widths[0], LABEL_WIDTH)
     groups: list[list[int]] = [[]]
@@ -57,12 +57,12 @@ def _cell_width(text: str) -> int:
 
 
 def table_width(console: Console) -> int:
-    """Return how wide a table may be: the terminal, or of a file ``FILE_WIDTH``."""
+    """Return the maximal width of a table: that of the terminal, or ``FILE_WIDTH``."""
     return console.width if console.is_terminal else FILE_WIDTH
 
 
 def show_tables(console: Console, tables: Sequence[Table]) -> None:
-    """Print tables as wide as they may be."""
+    """Print tables at the console's table width."""
     for one in tables:
         console.print(one, soft_wrap=False, width=table_width(console))
 

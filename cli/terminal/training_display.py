@@ -1,4 +1,4 @@
-"""The display of a training: live lines in a terminal, a plain line at each validation elsewhere."""
+"""Display of a training: live lines in a terminal, a plain line at each validation elsewhere."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
-REFRESH_S = 0.1  # between two updates of the live lines, at least
-DRAWING_SHARE = 0.004  # of the time, that the live lines may take at most
+REFRESH_S = 0.1  # minimal time between two updates of the live lines
+DRAWING_SHARE = 0.004  # maximal share of the time for drawing live lines
 SMOOTHING = 0.95
 
 
 class Speed(NamedTuple):
-    """What tokens/s mean on this machine."""
+    """Conversion of tokens/s to a share of the machine's peak."""
 
     flops_per_token: float
-    peak_gflops: float | None  # of float32 FMA; None: not known
+    peak_gflops: float | None  # float32 FMA peak; None if unknown
 
     def text(self, tokens_per_s: float) -> str:
         gflops = self.flops_per_token * tokens_per_s / 1e9
@@ -45,21 +45,21 @@ def clock(seconds: float) -> str:
 
 
 class TrainingDisplay(TrainingObserver):
-    """Shows loss, perplexity, accuracy, gradient norm, speed and time left; with each validation its figures and a sample.
+    """Display of loss, perplexity, accuracy, gradient norm, speed and time left, and of each validation with a sample.
 
-    The live lines are drawn by this thread and no other, and less often where drawing takes long, so that all of it costs
-    less than ``DRAWING_SHARE`` of the time.
+    The live lines are drawn by the training's own thread, and less often if drawing is slow, so that drawing takes less than
+    ``DRAWING_SHARE`` of the time.
 
     Args:
-        console: where to.
-        speed: of this training on this machine; None: the share of the peak is not shown.
+        console: destination of the lines.
+        speed: conversion of speeds on this machine; None: the share of the peak is not shown.
     """
 
     def __init__(self, console: Console, speed: Speed | None = None) -> None:
         self.console, self.speed = console, speed
         self._loss, self._accuracy, self._norm = 0.0, 0.0, 0.0  # smoothed
         self._steps = 0
-        self._next = 0.0  # when the lines are drawn again
+        self._next = 0.0  # time of the next update of the lines
         self._validated = ""
         self._wide = console.width >= WIDE_COLUMNS or not console.is_terminal
         self._live: Live | None = None
@@ -79,7 +79,9 @@ class TrainingDisplay(TrainingObserver):
         if self._live is None:
             return
         self._steps += 1
-        keep = min(SMOOTHING, 1 - 1 / self._steps)  # a mean of the first few, so that the very first does not linger
+        keep = min(
+            SMOOTHING, 1 - 1 / self._steps
+        )  # a plain mean over the first steps, so that the first one is forgotten
         self._loss += (1 - keep) * (event.loss - self._loss)
         self._accuracy += (1 - keep) * (event.accuracy - self._accuracy)
         self._norm += (1 - keep) * (event.grad_norm - self._norm)
@@ -91,7 +93,7 @@ class TrainingDisplay(TrainingObserver):
         self._next = after + max(REFRESH_S, (after - now) / DRAWING_SHARE)
 
     def _lines(self, event: StepEvent) -> RenderableType:
-        """Three lines of at most 80 columns."""
+        """Return three lines of at most 80 columns."""
         left = event.seconds * (1 - event.done) / max(event.done, 1e-9)
         top = Table.grid(padding=(0, 2), expand=False)
         top.add_row(

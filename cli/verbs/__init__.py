@@ -1,1 +1,1 @@
-"""Define the verbs of the command, one file each."""
+"""Verbs of the command, one file each."""

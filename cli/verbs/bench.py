@@ -1,4 +1,4 @@
-"""``unrolled bench``: measure, report, compare."""
+"""Define ``unrolled bench``: measure engines, show measurements, compare them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _run(
     threads: int | None,
     rounds: int | None,
 ) -> None:
-    """Measure, write lines as they come, and show the tables; exit code 1 where no peer could be measured."""
+    """Measure workloads, append each line to ``file``, and show the tables; exit with 1 if no peer could be measured."""
     if file is not None:
         check_append(file)
     suite = works[0].suite

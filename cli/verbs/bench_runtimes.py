@@ -1,4 +1,4 @@
-"""``unrolled bench runtimes``."""
+"""Define ``unrolled bench runtimes``: run exported files in other runtimes."""
 
 from __future__ import annotations
 

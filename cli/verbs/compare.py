@@ -1,4 +1,4 @@
-"""``unrolled compare``."""
+"""Define ``unrolled compare``: compare all engines and files of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unrolled.cli.terminal.exit_codes import FAILED
 from unrolled.cli.terminal.tables import percentage, rate, table
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX
 
-MOST_DIVERGENCES = 8  # divergences of each engine; --json says all
+MOST_DIVERGENCES = 8  # divergences shown for each engine; --json has all
 
 
 def compare(
@@ -49,7 +49,7 @@ def compare(
 def run_compare(
     compared: Sequence[Implementation], prompts: Sequence[str], tokens: int, number: int, seed: int, console: Console
 ) -> list[Agreement]:
-    """All agreements, with a line that says who is running where the console is a terminal."""
+    """Return all agreements; in a terminal a status line names the running contestant."""
     with console.status("comparing") as status:
 
         def say(one: Implementation) -> None:
@@ -90,7 +90,7 @@ def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
 
 
 def show_divergences(console: Console, agreement: Agreement) -> None:
-    """How many texts differ, and the first ones' draws with what explains them."""
+    """Print the number of texts that differ, and where the first ones diverge and why."""
     found = agreement.divergences or ()
     faults = sum(not one.explained for one in found)
     name = agreement.engine if agreement.source.endswith(CHECKPOINT_SUFFIX) else agreement.source

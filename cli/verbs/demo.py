@@ -1,4 +1,4 @@
-"""``unrolled demo``: the whole path once, on the built-in corpus, by the commands that anybody can type."""
+"""Define ``unrolled demo``: train, export, generate and compare on the built-in corpus, by the public commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from unrolled.runtime.web_server import WebServer
 TRAINING_OPTIONS = shlex.split(
     "--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --lr 2e-3 --schedule constant --seed 1"
 )
-GRACE_S = 10.0  # that an interrupted training has to end by itself
+GRACE_S = 10.0  # for an interrupted training to end by itself
 PROMPTS = ("The ", "A class ", ">>> ")
 
 
@@ -56,7 +56,7 @@ def demo(
     if onnxruntime_web is not None and not web:
         raise ConfigError("--onnxruntime-web: is for --web")
     if web:
-        find_onnxruntime_web(onnxruntime_web)  # now, not when the training is over
+        find_onnxruntime_web(onnxruntime_web)  # fail now rather than after the training
     if not (web and find_run_files(output / "numba")):
         _run_demo(output, seconds, overwrite)
     if web:
@@ -64,7 +64,7 @@ def demo(
 
 
 def _open_page(run: Path, onnxruntime_web: Path | None) -> None:
-    """Export a run as a page, serve it on this computer and open it, until Ctrl-C."""
+    """Export a run as a page, serve it on this computer until Ctrl-C, and open it in a browser."""
     checkpoint = load_checkpoint(resolve_model_file(run))
     folder = export_model(checkpoint, run / usual_name("web"), "web", onnxruntime_web=onnxruntime_web)
     with WebServer(folder) as server:
@@ -93,7 +93,7 @@ def _run_demo(output: Path, seconds: float, overwrite: bool) -> None:
         if name != "torchscript" or "torch" in engines:
             artifacts[name] = export_model(best, runs["numba"] / usual_name(name), name)
     _heading("The trained network on every engine and in every file")
-    # each engine once: those that train on the checkpoint, the runtimes on the files they were exported for
+    # Each engine once: training engines on the checkpoint, runtimes on their exported files.
     files = [str(artifacts[name]) for name in SINGLE_FILES if name in artifacts]
     compared = [c for c in implementations(runs["numba"]) if c.engine in engines or c.model in files]
     agreements = run_compare(compared, PROMPTS, tokens=200, number=1, seed=1, console=out)
@@ -110,7 +110,7 @@ def _heading(text: str) -> None:
 
 
 def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
-    """Train in a process of its own, because the engines' thread pools would disturb each other in one."""
+    """Train in a separate process, because the thread pools of the engines would disturb each other in one."""
     arguments = ["train", "--engine", engine, *TRAINING_OPTIONS, "--seconds", f"{seconds:g}", "-o", str(folder)]
     _heading(f"Training with {engine}")
     out.print(f"$ unrolled {shlex.join(arguments)}", style="bold")
@@ -118,11 +118,11 @@ def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
     process = subprocess.Popen(command)
     try:
         code = process.wait()
-    except KeyboardInterrupt:  # Ctrl-C in a terminal reached the training too, which saves; SIGTERM did not
+    except KeyboardInterrupt:  # Ctrl-C in a terminal also reached the training, which saves; SIGTERM did not
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)
-        finally:  # also after another Ctrl-C
+        finally:  # also after a second Ctrl-C
             process.terminate()
             process.wait()
         raise
@@ -131,7 +131,7 @@ def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
 
 
 def _samples(compared: Sequence[Implementation]) -> list[dict[str, str]]:
-    """A text behind each prompt from every engine and file, at the same draws."""
+    """Return a text for each prompt from every engine and file, with the same draws."""
     samples = []
     for one in compared:
         model = load(one.model, one.engine)
@@ -199,7 +199,7 @@ def _show_summary(summary: dict[str, Any], agreements: Sequence[Agreement], arti
 
 
 def _show_samples(samples: Sequence[dict[str, str]]) -> None:
-    """Each text once, under the names of all engines that wrote it."""
+    """Print each text once, with the names of all engines that wrote it."""
     for prompt in PROMPTS:
         writers: dict[str, list[str]] = {}
         for sample in samples:

@@ -1,4 +1,4 @@
-"""``unrolled encode``."""
+"""Define ``unrolled encode``: write a token file."""
 
 from __future__ import annotations
 

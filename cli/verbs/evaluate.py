@@ -1,4 +1,4 @@
-"""``unrolled eval``."""
+"""Define ``unrolled eval``: score files as in training."""
 
 from __future__ import annotations
 

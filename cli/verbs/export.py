@@ -1,4 +1,4 @@
-"""``unrolled export``."""
+"""Define ``unrolled export``: write a model for other runtimes."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _weights(storage: str, quantize: str | None) -> WeightStorage:
 
 
 def _remark(cell: str, weights: WeightStorage) -> str:
-    """What a quantized file is, in words for who gets it."""
+    """Return a remark on the limits of a quantized file; empty for other files."""
     if not weights.quantized:
         return ""
     if ONNX_CELLS[cell].quantized:

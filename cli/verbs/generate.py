@@ -1,4 +1,4 @@
-"""``unrolled generate``."""
+"""Define ``unrolled generate``: generate texts, for prompts or a file of prompts."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _write_texts(
 
 
 def _write_job(model: StepModel, job: Job, config: GenerationConfig, json: bool) -> None:
-    """Run a job, say how it went, and exit with its code where that is not 0."""
+    """Run a job, print its results, and exit with its code unless that is 0."""
     if json and job.output == STDOUT:
         raise ConfigError("json: standard output is for the results; name a file with --output")
     with JobDisplay(err) as display:

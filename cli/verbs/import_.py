@@ -1,4 +1,4 @@
-"""``unrolled import``."""
+"""Define ``unrolled import``: make a checkpoint of a model trained elsewhere."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def import_model(
     if path != output:
         check_free(output, overwrite)
         earlier = find_run_files(output)
-    for name in earlier:  # removed at the end, as the run's that was there
+    for name in earlier:  # files of an earlier run, which are removed at the end
         check_output(output / name, overwrite, [weights])
     check_output(path, overwrite, [weights])
     stored = read_weights(weights, state_dict)

@@ -1,4 +1,4 @@
-"""``unrolled info``."""
+"""Define ``unrolled info``: describe a model file or the system."""
 
 from __future__ import annotations
 

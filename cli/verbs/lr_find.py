@@ -1,6 +1,6 @@
-"""``unrolled lr-find``: a verb of its own, under the name that fastai and Lightning gave the range test.
+"""Define ``unrolled lr-find``: a learning rate range test, under the name that it has in fastai and Lightning.
 
-It is not a kind of ``tune``: it needs no Optuna, trains once for some seconds, and is what people do before anything else.
+It is no part of ``tune``, because it needs no Optuna, trains once for some seconds, and is run before everything else.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def lr_find(
         test = range_test(run, low, high, updates, display)
     if test.losses:
         output.mkdir(parents=True, exist_ok=True)
-        picture.unlink(missing_ok=True)  # first: if no new one can be drawn, none of another curve is left
+        picture.unlink(
+            missing_ok=True
+        )  # removed first, so that no picture of an earlier curve remains if drawing fails
         write_atomically(curve, "".join(to_json(line) + "\n" for line in test.lines()).encode())
         written = [curve.name]
         try:

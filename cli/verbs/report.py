@@ -1,4 +1,4 @@
-"""``unrolled report``."""
+"""Define ``unrolled report``: write a page about runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``unrolled score``."""
+"""Define ``unrolled score``: score or rank texts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _score_file(model: StepModel, name: str, reading: ReadOptions) -> dict[str, 
 
 
 def _shares(scores: Sequence[TextScore]) -> list[float | None]:
-    """The probability of each alternative if it has to be one of them."""
+    """Return the probability of each alternative, given that one of them occurs."""
     best = max(score.logprob for score in scores)
     weights = [math.exp(score.logprob - best) for score in scores]
     total = sum(weights)
@@ -141,7 +141,7 @@ def _print_tokens(model: StepModel, scores: Sequence[TextScore]) -> None:
 
 
 def _visible(text: str) -> str:
-    """A text on one line, line ends and blanks at its ends made visible."""
+    """Return a text in one line, with line ends and outer blanks made visible."""
     return repr(text) if text != text.strip() or not text.isprintable() else text
 
 

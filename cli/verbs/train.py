@@ -1,4 +1,4 @@
-"""``unrolled train``."""
+"""Define ``unrolled train``: train a model."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def train(
     A recipe is a TOML file of these options by their names, for instance hidden = 256 or output-dropout = 0.1.
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
-    given = locals()  # whose names are those of the options
+    given = locals()  # keyed by the names of the options
     experiment, reading, idle = make_experiment(given), options.read_options(given), without_effect(given)
     with training_group(engine) as group:
         group.shared(lambda: _check_output(output, overwrite, resume))
@@ -288,7 +288,7 @@ def train(
 
 
 def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
-    """Check that a run, and the picture that only this verb draws, may be written to a folder."""
+    """Check that a run and its picture, which only this verb draws, may be written to a folder."""
     check_start(output, overwrite, resume)
     if not resume:
         check_output(output / LOSS_CURVES, overwrite)
@@ -332,7 +332,7 @@ def _speed(run: PreparedRun) -> Speed:
 
 
 def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
-    """A short text from the live model, always at the same draws, so that progress shows."""
+    """Return a function that generates a short text from the model in training, with equal draws, to show progress."""
 
     def sample(trainable: Trainable) -> str:
         model = TokenizedModel(trainable.engine, trainable, tokenizer)
@@ -343,7 +343,7 @@ def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
 
 
 def _draw_losses(console: Console, output: Path, title: str) -> Path | None:
-    """The picture of the loss; whatever is wrong with it, the training's result is kept and shown."""
+    """Draw the picture of the loss and return its path; a failure is a warning, because the training's result is saved."""
     try:
         draw_loss_curves({"run": output}, output / LOSS_CURVES, title)
     except (UnrolledError, OSError) as error:
@@ -353,7 +353,7 @@ def _draw_losses(console: Console, output: Path, title: str) -> Path | None:
 
 
 def _validation_cost(result: TrainingResult, default: bool) -> str:
-    """Return what validations took of the work; a figure above what the default keeps to says why."""
+    """Return a sentence on the share of validation in the work, with the reason if the default budget is exceeded."""
     assert result.last is not None
     size = result.last.tokens
     times = result.validation_tokens // size

@@ -1,4 +1,4 @@
-"""The options of ``train`` that decide a training, for the verbs that try trainings out."""
+"""Options of ``train`` that decide a training, for verbs that run trial trainings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from unrolled.cli.verbs.train import train
 from unrolled.engine.runs.recipe import TRAINING_OPTIONS
 
 SHARED_SETTINGS = (*options.READING, "engine", "precision", *TRAINING_OPTIONS)
-IGNORED = ("samples", "tensorboard")  # of train: recipes may have them
+IGNORED = ("samples", "tensorboard")  # options of train that recipes may contain
 
 
 def with_settings(hidden: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A verb with ``train``'s own settings behind its parameters, which it gets as ``settings``, by their names.
+    """Return a decorator that appends the settings of ``train`` to a verb, which takes them as ``**settings``.
 
     Args:
-        hidden: those that its help does not show and that are refused when they are typed, because they have no effect
-            on it; recipes may have them.
+        hidden: settings without effect on the verb: its help does not show them, and typing one is refused; recipes may
+            contain them.
     """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""``unrolled tune``."""
+"""Define ``unrolled tune``: search for settings."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def tune(
         write_best(output / BEST, result.best, plan, text)
         written.insert(0, BEST)
     else:
-        (output / BEST).unlink(missing_ok=True)  # of an earlier study, which would pass for this one's
+        (output / BEST).unlink(missing_ok=True)  # of an earlier study, which could be mistaken for this one's
     if result.trials:
         written += _draw_picture(console, output, result, plan, text.name)
         show_tables(console, trial_tables(result.trials, list(space), table_width(console)))
@@ -112,7 +112,7 @@ def _json_values(result: StudyResult, read: list[dict[str, Any]], output: Path) 
 
 
 def _draw_picture(console: Console, output: Path, result: StudyResult, plan: Plan, name: str) -> list[str]:
-    """The picture's name, if it could be drawn; whatever is wrong with it, the study's result is kept and shown."""
+    """Draw the picture and return its name in a list; a failure is a warning, because the study's result is saved."""
     try:
         draw_study(result.trials, plan.space, output / STUDY_PICTURE, f"{name}: {len(result.trials)} trials")
     except (UnrolledError, OSError) as error:
@@ -122,7 +122,7 @@ def _draw_picture(console: Console, output: Path, result: StudyResult, plan: Pla
 
 
 def _failures(result: StudyResult) -> str:
-    """Return how the trials of a study without a complete one ended, in a line, with the reason of the last."""
+    """Return a line with the outcomes of trials of which none is complete, and the reason of the last failure."""
     ended = Counter(trial.state for trial in result.trials)
     counts = ", ".join(f"{number} {state}" for state, number in sorted(ended.items())) or "none ended"
     last = max(result.trials, key=lambda trial: trial.number, default=None)

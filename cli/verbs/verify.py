@@ -1,4 +1,4 @@
-"""``unrolled verify``."""
+"""Define ``unrolled verify``: check a model file."""
 
 from __future__ import annotations
 
