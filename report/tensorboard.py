@@ -23,7 +23,7 @@ from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
 # TensorBoard's tag: key of the line. The part before the slash is the group on TensorBoard's page.
-STEP = {
+STEP_TAGS = {
     "loss/training": "loss",
     "perplexity/training": "perplexity",
     "accuracy/training": "accuracy",
@@ -31,8 +31,8 @@ STEP = {
     "gradient_norm": "grad_norm",
     "tokens_per_s": "tokens_per_s",
 }
-VALIDATION = {"loss/validation": "loss", "perplexity/validation": "perplexity", "accuracy/validation": "accuracy"}
-SCALARS = {"step": STEP, "validation": VALIDATION}
+VALIDATION_TAGS = {"loss/validation": "loss", "perplexity/validation": "perplexity", "accuracy/validation": "accuracy"}
+SCALARS = {"step": STEP_TAGS, "validation": VALIDATION_TAGS}
 SAMPLE = "sample"
 
 

@@ -19,7 +19,7 @@ from unrolled.tuning.trial import RUNGS
 STYLES = {"complete": "", "pruned": "dim"}
 
 
-def settings_text(trial: Trial) -> str:
+def trial_settings(trial: Trial) -> str:
     return "  ".join(f"{name.replace('_', '-')} {setting(value)}" for name, value in trial.params.items())
 
 
@@ -70,12 +70,12 @@ class StudyDisplay(StudyObserver):
             self._count(trial)
 
     def on_start(self, trial: Trial) -> None:
-        figures = f"loading or compiling  {settings_text(trial)}"
+        figures = f"loading or compiling  {trial_settings(trial)}"
         self._tasks[trial.number] = self._progress.add_task(f"trial {trial.number}", total=1.0, figures=figures)
 
     def on_pulse(self, trial: Trial, done: float, step: int) -> None:
         loss = "" if trial.loss is None else f"loss {trial.loss:.4f}  "
-        figures = f"{loss}{settings_text(trial)}  step {step:,}"
+        figures = f"{loss}{trial_settings(trial)}  step {step:,}"
         self._progress.update(self._tasks[trial.number], completed=done, figures=figures)
 
     def on_end(self, trial: Trial) -> None:
@@ -86,7 +86,7 @@ class StudyDisplay(StudyObserver):
         line = Text.assemble(
             (f"trial {trial.number:>3}  ", "dim"),
             (f"{trial.loss:.4f}" if trial.loss is not None else "     –", "bold green" if best else ""),
-            f"  {settings_text(trial)}",
+            f"  {trial_settings(trial)}",
             (f"  {state(trial)}" if trial.state != "complete" else "", "yellow" if message else "dim"),
             (
                 f"  {trial.outcome['steps']:,} steps, {seconds:.0f} s{_validation(trial)}"

@@ -33,7 +33,7 @@ from unrolled.export.web import find_onnxruntime_web
 from unrolled.runtime import generate, load
 from unrolled.runtime.web_server import WebServer
 
-TRAINING_OPTIONS = shlex.split(
+DEMO_OPTIONS = shlex.split(
     "--cell lstm --layers 1 --hidden 192 --batch 32 --length 64 --lr 2e-3 --schedule constant --seed 1"
 )
 GRACE_S = 10.0  # for an interrupted training to end by itself
@@ -111,7 +111,7 @@ def _heading(text: str) -> None:
 
 def _train(engine: str, folder: Path, seconds: float, overwrite: bool) -> None:
     """Train in a separate process, because the thread pools of the engines would disturb each other in one."""
-    arguments = ["train", "--engine", engine, *TRAINING_OPTIONS, "--seconds", f"{seconds:g}", "-o", str(folder)]
+    arguments = ["train", "--engine", engine, *DEMO_OPTIONS, "--seconds", f"{seconds:g}", "-o", str(folder)]
     _heading(f"Training with {engine}")
     out.print(f"$ unrolled {shlex.join(arguments)}", style="bold")
     command = [sys.executable, "-m", "unrolled.cli", *arguments, *(["--overwrite"] if overwrite else [])]

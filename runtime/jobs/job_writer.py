@@ -18,7 +18,7 @@ from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.jobs.blocks import Block
 from unrolled.runtime.jobs.job import Job, JobObserver, Progress
 from unrolled.runtime.jobs.prompt_rows import BadRow, InputRow
-from unrolled.runtime.jobs.records import ResultRecord, error_record, stuck_record, text_record, to_line
+from unrolled.runtime.jobs.records import ResultRecord, error_record, result_line, stuck_record, text_record
 from unrolled.runtime.jobs.result_streams import Results
 
 BLOCK_ROWS = 32  # rows of a block for each lane; lanes that run empty at its end cost a few percent
@@ -153,7 +153,7 @@ class JobWriter:
             self._finish_row(waiting.row)
 
     def _write_line(self, record: ResultRecord) -> None:
-        self.lines.append(self.results.write(to_line(record)))
+        self.lines.append(self.results.write(result_line(record)))
 
     def _finish_row(self, row: InputRow) -> None:
         self.count(row, self.lines)

@@ -46,12 +46,12 @@ def error_record(row: InputRow, error: str | None) -> ResultRecord:
 def row_bytes(row: InputRow) -> bytes:
     """Return everything of a row that decides its results, for a digest; settings of the whole job are left out."""
     if isinstance(row, BadRow):
-        return to_line(error_record(row, row.error))
+        return result_line(error_record(row, row.error))
     kept = {"kept": row.kept} if row.kept else {}
-    return to_line({"id": row.id, "prompt": row.prompt, "settings": dict(sorted(row.overrides.items())), **kept})
+    return result_line({"id": row.id, "prompt": row.prompt, "settings": dict(sorted(row.overrides.items())), **kept})
 
 
-def to_line(record: ResultRecord) -> bytes:
+def result_line(record: ResultRecord) -> bytes:
     return (to_json(record) + "\n").encode()
 
 

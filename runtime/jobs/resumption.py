@@ -10,7 +10,7 @@ from unrolled.engine.errors import JobError
 from unrolled.engine.storage.json_text import to_json
 from unrolled.runtime.jobs.job_writer import JobWriter
 from unrolled.runtime.jobs.prompt_rows import InputRow, PromptRow
-from unrolled.runtime.jobs.records import error_record, parse_line, same_result, stuck_record, to_line
+from unrolled.runtime.jobs.records import error_record, parse_line, result_line, same_result, stuck_record
 from unrolled.runtime.jobs.result_files import ResultFile
 
 
@@ -84,7 +84,7 @@ def _is_kept(writer: JobWriter, row: InputRow) -> bool:
             only, failed = error is not None, True
             settings = () if only else requests[0].config.rules.extras
             wanted = error_record(row, error) if only else stuck_record(row, sample, several, settings)
-            good = same_result(line, to_line(wanted))
+            good = same_result(line, result_line(wanted))
         else:
             good = isinstance(row, PromptRow) and (record.get("id"), record.get("prompt")) == (row.id, row.prompt)
             good = good and record.get("sample", 0) == sample

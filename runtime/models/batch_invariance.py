@@ -107,22 +107,22 @@ def _padded_to(model: StepModel, rows: int) -> RowCalls:
     return RowCalls(_single_step(read), read)
 
 
-def _onnxruntime(model: StepModel) -> RowCalls:
+def _onnxruntime_calls(model: StepModel) -> RowCalls:
     return _padded_to(model, min_rows(model))
 
 
-def _torch(model: StepModel) -> RowCalls:
+def _torch_calls(model: StepModel) -> RowCalls:
     narrow = min(model.config.vocab_size, model.config.hidden_size) < 12
     step = _blocked_step(model, 1) if narrow else _padded_step(model, 4)
     return RowCalls(step, _stepwise_read(step))
 
 
-def _numpy(model: StepModel) -> RowCalls:
+def _numpy_calls(model: StepModel) -> RowCalls:
     step = _blocked_step(model, 8)
     return RowCalls(step, _stepwise_read(step))
 
 
-def _numba(model: StepModel) -> RowCalls:
+def _numba_calls(model: StepModel) -> RowCalls:
     if "read" not in model.capabilities:  # a model in training, whose weights are not packed
         return _unpadded(model)
     reading = cast(ReadingModel, model)
@@ -130,12 +130,12 @@ def _numba(model: StepModel) -> RowCalls:
 
 
 ROW_CALLS: dict[str, Callable[[StepModel], RowCalls]] = {
-    "numpy": _numpy,
-    "numba": _numba,
-    "numba-bf16": _numba,
-    "torch": _torch,
-    "torchscript": _torch,
-    "onnxruntime": _onnxruntime,
+    "numpy": _numpy_calls,
+    "numba": _numba_calls,
+    "numba-bf16": _numba_calls,
+    "torch": _torch_calls,
+    "torchscript": _torch_calls,
+    "onnxruntime": _onnxruntime_calls,
 }
 
 

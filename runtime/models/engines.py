@@ -90,15 +90,15 @@ class TorchStepper:
         return logits, moved
 
 
-def _numpy(checkpoint: Checkpoint) -> TokenizedModel:
+def _numpy_model(checkpoint: Checkpoint) -> TokenizedModel:
     return _tokenized("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
 
 
-def _numba(checkpoint: Checkpoint, precision: str = FLOAT32) -> TokenizedModel:
+def _numba_model(checkpoint: Checkpoint, precision: str = FLOAT32) -> TokenizedModel:
     return NumbaModel(LanguageModel(checkpoint.config, checkpoint.float32(), "numba", precision), checkpoint)
 
 
-def _torch(checkpoint: Checkpoint) -> TokenizedModel:
+def _torch_model(checkpoint: Checkpoint) -> TokenizedModel:
     try:
         from unrolled.export.torch.model import make_torch_model
     except ImportError as error:
@@ -107,7 +107,7 @@ def _torch(checkpoint: Checkpoint) -> TokenizedModel:
     return _tokenized("torch", TorchStepper(checkpoint.config, module), checkpoint)
 
 
-def _torchscript(checkpoint: Checkpoint) -> TokenizedModel:
+def _torchscript_model(checkpoint: Checkpoint) -> TokenizedModel:
     try:
         from unrolled.export.torch.torchscript import script
     except ImportError as error:
@@ -116,7 +116,7 @@ def _torchscript(checkpoint: Checkpoint) -> TokenizedModel:
     return _tokenized("torchscript", module, checkpoint)
 
 
-def _onnxruntime(checkpoint: Checkpoint) -> OnnxModel:
+def _onnxruntime_model(checkpoint: Checkpoint) -> OnnxModel:
     from unrolled.runtime.models.onnx_model import open_checkpoint
 
     return open_checkpoint(checkpoint)
@@ -127,11 +127,11 @@ def needs_torch(what: str) -> MissingDependencyError:
 
 
 ENGINES: dict[str, Callable[[Checkpoint], TokenizedModel | OnnxModel]] = {
-    "numpy": _numpy,
-    "numba": _numba,
-    "torch": _torch,
-    "torchscript": _torchscript,
-    "onnxruntime": _onnxruntime,
+    "numpy": _numpy_model,
+    "numba": _numba_model,
+    "torch": _torch_model,
+    "torchscript": _torchscript_model,
+    "onnxruntime": _onnxruntime_model,
 }
 
 
@@ -141,5 +141,5 @@ def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) ->
         raise ConfigError(f"checkpoint: got {shown(checkpoint)}, needs a Checkpoint; load(path) takes paths")
     check_choice("engine", engine, ENGINES)
     check_precision(engine, precision)
-    model = ENGINES[engine](checkpoint) if precision == FLOAT32 else _numba(checkpoint, precision)
+    model = ENGINES[engine](checkpoint) if precision == FLOAT32 else _numba_model(checkpoint, precision)
     return model.built_by(make_model, checkpoint, engine, precision)
