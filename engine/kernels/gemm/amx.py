@@ -2,11 +2,12 @@
 
 A tile is a register of up to 16 rows of 64 bytes. One instruction adds a product of 16 rows by 32 numbers of depth by
 16 columns to a tile of C in float32. Rows of words (``bf16``) are the first factor as they lie, and half a row of a
-panel is a row of the second. The depth of a panel and of the rows that meet it is filled up with zeros to whole tiles.
+panel is a row of the second. Panels and the rows that meet them are filled up with zeros to whole tiles of depth.
 
-Shapes of tiles are a state of the thread (``configure``), and a process asks the system for them once. Every row is
-summed in one order whatever the others are, so results do not depend on rows (but for numbers below 2⁻¹²⁶, which only
-tiles take for 0); they differ from those of ``vdpbf16ps``, which sums pairs one after the other, by rounding.
+Shapes of tiles are a state of the thread (``configure``), and a process requests them from the system once
+(``target.has_tiles``). Every row is summed in one order whatever the others are, so results do not depend on rows (but for
+numbers below 2⁻¹²⁶, which only tiles take for 0); they differ from those of ``vdpbf16ps``, which sums pairs one after the
+other, by rounding.
 """
 
 from __future__ import annotations
@@ -23,39 +24,35 @@ from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
 from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
 from unrolled.engine.kernels.simd.bf16 import emit_halves
 from unrolled.engine.kernels.simd.copies import copy_block
-from unrolled.engine.kernels.simd.vectors import broadcast
+from unrolled.engine.kernels.simd.registers import I32, I64, broadcast, call_llvm, load, number, pointer_to, store
 
 ROWS = 16  # of a tile
 DEPTH = 16  # words of a tile's row
 LANES = 16  # columns of a tile of C
 
-# tiles by number: C in 0 to 3; of up to 16 rows A in 4, B in 5 to 7; of more A in 4 and 5, B in 6 and 7
+# tiles by number: C in 0 to 3; for up to 16 rows A in 4, B in 5 to 7; for more A in 4 and 5, B in 6 and 7
 _A = 4
+_I8 = ir.IntType(8)
 
 
 def _configurations() -> bytes:
-    """What ``ldtilecfg`` takes for 0, 1, …, 32 rows, one after the other: palette, then bytes a row and rows of each tile."""
+    """Return the operands of ``ldtilecfg`` for 0, 1, …, 32 rows: palette, then bytes a row and rows of each tile."""
     every = bytearray(64)
     for rows in range(1, 2 * ROWS + 1):
         first, second = min(rows, ROWS), rows - ROWS
-        of_tile = (
+        tile_rows = (
             [first, first, second, second, first, second, DEPTH, DEPTH] if second > 0 else [first] * 5 + [DEPTH] * 3
         )
         one = bytearray(64)
         one[0] = 1
-        for tile, count in enumerate(of_tile):
+        for tile, count in enumerate(tile_rows):
             one[16 + 2 * tile], one[48 + tile] = 64, count
         every += one
     return bytes(every)
 
 
-def _call(builder: Any, name: str, kinds: list[Any], arguments: list[Any]) -> None:
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), f"llvm.x86.{name}")
-    builder.call(function, arguments)
-
-
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_BYTES = _I8.as_pointer()
+def _call(builder: Any, name: str, values: list[Any]) -> None:
+    call_llvm(builder, f"llvm.x86.{name}", ir.VoidType(), values)
 
 
 @intrinsic
@@ -64,8 +61,8 @@ def configure(typing_context, rows):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         table = cgutils.global_constant(builder, "unrolled_tiles", cgutils.make_bytearray(_configurations()))
-        offset = builder.mul(args[0], ir.Constant(_I64, 64))
-        _call(builder, "ldtilecfg", [_BYTES], [builder.gep(builder.bitcast(table, _BYTES), [offset])])
+        data = builder.bitcast(table, _I8.as_pointer())
+        _call(builder, "ldtilecfg", [builder.gep(data, [builder.mul(args[0], number(64))])])
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
@@ -73,19 +70,19 @@ def configure(typing_context, rows):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def release(typing_context):  # type: ignore[no-untyped-def]
-    """Leave the tiles: what the system keeps of a thread is small again."""
+    """Release the tiles, so that the system saves little when the thread is switched."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        _call(builder, "tilerelease", [], [])
+        _call(builder, "tilerelease", [])
         return context.get_dummy_value()
 
     return types.void(), codegen
 
 
 def _make(emit: Callable[..., None], *shape: int) -> Any:
-    """An intrinsic for a block of C = start + words · panels, by ``emit``; flat arrays, offsets and strides in items.
+    """Return an intrinsic for a block of C = start + words · panels; flat arrays, offsets and strides in items.
 
-    ``panel_far`` is the way from a panel to the next, for blocks that are wider than one.
+    ``panel_far`` is the distance from a panel to the next, for blocks that are wider than one.
     """
 
     @intrinsic
@@ -99,7 +96,7 @@ def _make(emit: Callable[..., None], *shape: int) -> Any:
 
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             data = [array_data(context, builder, signature.args[n], args[n]) for n in (0, 3, 7, 10)]
-            emit(builder, *shape, *data, args)
+            emit(builder, *shape, data, args)
             return context.get_dummy_value()
 
         return types.void(a, i, i, panel, i, i, i, start, i, i, c, i, i, i), codegen
@@ -107,12 +104,25 @@ def _make(emit: Callable[..., None], *shape: int) -> Any:
     return block
 
 
-def _emit_block(builder: Any, high: int, wide: int, a: Any, panel: Any, start: Any, c: Any, args: Any) -> None:
-    """``high`` × ``wide`` tiles."""
-    _, a_at, a_row, _, panel_at, panel_row, panel_far, _, start_at, start_row, _, c_at, c_row, depth = args
+def _emit_loop(builder: Any, depth: Any, emit_step: Callable[[Any], None]) -> Any:
+    """Emit a loop over the depth, a tile at a time; it is at least one tile. Return the block inside the loop."""
+    entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(number(0), entry)
+    emit_step(k)
+    following = builder.add(k, number(DEPTH))
+    k.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
+    builder.position_at_end(done)
+    return loop
 
-    def number(value: int) -> Any:
-        return ir.Constant(_I64, value)
+
+def _emit_block(builder: Any, high: int, wide: int, data: list[Any], args: Any) -> None:
+    """Emit a block of ``high`` × ``wide`` tiles."""
+    a, panel, start, c = data
+    _, a_at, a_row, _, panel_at, panel_row, panel_far, _, start_at, start_row, _, c_at, c_row, depth = args
 
     def tile(value: int) -> Any:
         return ir.Constant(_I8, value)
@@ -120,94 +130,77 @@ def _emit_block(builder: Any, high: int, wide: int, a: Any, panel: Any, start: A
     def in_bytes(items: Any) -> Any:
         return builder.shl(items, number(2))  # words and float32 are 4 bytes
 
-    def place(data: Any, at: Any) -> Any:
-        return builder.bitcast(builder.gep(data, [at]), _BYTES)
-
     def move(name: str, which: int, pointer: Any, stride: Any) -> None:
-        _call(builder, name, [_I8, _BYTES, _I64], [tile(which), pointer, stride])
+        _call(builder, name, [tile(which), pointer, stride])
+
+    def tile_of_c(m: int, n: int) -> int:
+        return (4 // high) * m + n
 
     def move_sums(name: str, data: Any, first: Any, row: Any) -> None:
         for m in range(high):
             for n in range(wide):
                 at = builder.add(first, builder.add(builder.mul(row, number(ROWS * m)), number(LANES * n)))
-                move(name, of_c(m, n), place(data, at), in_bytes(row))
-
-    def of_c(m: int, n: int) -> int:
-        return (4 // high) * m + n
+                move(name, tile_of_c(m, n), pointer_to(builder, data, at, _I8), in_bytes(row))
 
     a_stride, panel_stride = in_bytes(a_row), in_bytes(panel_row)
-    move_sums("tileloadd64", start, start_at, start_row)
-    entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
-    builder.branch(loop)  # the depth is at least one tile
-    builder.position_at_end(loop)
-    k = builder.phi(_I64)
-    k.add_incoming(number(0), entry)
-    for m in range(high):
-        at = builder.add(builder.add(a_at, k), builder.mul(a_row, number(ROWS * m)))
-        move("tileloadd64", _A + m, place(a, at), a_stride)
-    row = builder.add(panel_at, builder.mul(k, panel_row))
-    for n in range(wide):
-        which = _A + high + n % (4 - high)
-        at = builder.add(row, number(LANES * (n % 2)))
-        if n >= 2:
-            at = builder.add(at, panel_far)
-        move("tileloadd64", which, place(panel, at), panel_stride)
+
+    def emit_step(k: Any) -> None:
         for m in range(high):
-            _call(builder, "tdpbf16ps", [_I8] * 3, [tile(of_c(m, n)), tile(_A + m), tile(which)])
-    following = builder.add(k, number(DEPTH))
-    k.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
-    builder.position_at_end(done)
+            at = builder.add(builder.add(a_at, k), builder.mul(a_row, number(ROWS * m)))
+            move("tileloadd64", _A + m, pointer_to(builder, a, at, _I8), a_stride)
+        row = builder.add(panel_at, builder.mul(k, panel_row))
+        for n in range(wide):
+            which = _A + high + n % (4 - high)
+            at = _panel_column(builder, row, n, panel_far)
+            move("tileloadd64", which, pointer_to(builder, panel, at, _I8), panel_stride)
+            for m in range(high):
+                _call(builder, "tdpbf16ps", [tile(tile_of_c(m, n)), tile(_A + m), tile(which)])
+
+    move_sums("tileloadd64", start, start_at, start_row)
+    _emit_loop(builder, depth, emit_step)
     move_sums("tilestored64", c, c_at, c_row)
+
+
+def _panel_column(builder: Any, row: Any, n: int, panel_far: Any) -> Any:
+    """Return the place of tile n in a row of the panels, each of which is two tiles wide."""
+    at = builder.add(row, number(LANES * (n % 2)))
+    return builder.add(at, panel_far) if n >= 2 else at
 
 
 block_2x2, block_2x1 = _make(_emit_block, 2, 2), _make(_emit_block, 2, 1)
 block_1x4, block_1x2, block_1x1 = (_make(_emit_block, 1, wide) for wide in (4, 2, 1))
 
 
-def _emit_row(builder: Any, wide: int, a: Any, panel: Any, start: Any, c: Any, args: Any) -> None:
-    """One row of ``wide`` tiles without tiles, but as they sum it.
+def _emit_row(builder: Any, wide: int, data: list[Any], args: Any) -> None:
+    """Emit one row of ``wide`` tiles without tiles, but summed as they sum it.
 
     Over the depth of a tile the first numbers of the pairs are summed from 0 on, and the second; C takes both sums.
     """
+    a, panel, start, c = data
     _, a_at, _, _, panel_at, panel_row, panel_far, _, start_at, _, _, c_at, _, depth = args
-    words, floats = ir.VectorType(ir.IntType(32), LANES), ir.VectorType(ir.FloatType(), LANES)
-    fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(floats, [floats] * 3), "llvm.fma.v16f32")
+    words, floats = ir.VectorType(I32, LANES), ir.VectorType(ir.FloatType(), LANES)
+    before = [load(builder, start, builder.add(start_at, number(LANES * n)), floats) for n in range(wide)]
+    entry, sums, following = builder.block, [], []
 
-    def number(value: int) -> Any:
-        return ir.Constant(_I64, value)
+    def emit_step(k0: Any) -> None:
+        sums.extend(builder.phi(floats) for _ in range(wide))
+        parts = [[ir.Constant(floats, None)] * 2 for _ in range(wide)]
+        for k in range(DEPTH):
+            word = load(builder, a, builder.add(builder.add(a_at, k0), number(k)), I32)
+            x = emit_halves(builder, broadcast(builder, word, words))
+            row = builder.add(panel_at, builder.mul(builder.add(k0, number(k)), panel_row))
+            for n in range(wide):
+                y = emit_halves(builder, load(builder, panel, _panel_column(builder, row, n, panel_far), words))
+                parts[n] = [
+                    call_llvm(builder, "llvm.fma.v16f32", floats, [x[half], y[half], parts[n][half]]) for half in (0, 1)
+                ]
+        following.extend(builder.fadd(sums[n], builder.fadd(*parts[n])) for n in range(wide))
 
-    def load(data: Any, at: Any, kind: Any) -> Any:
-        value = builder.load(builder.bitcast(builder.gep(data, [at]), kind.as_pointer()))
-        value.align = 4
-        return value
-
-    before = [load(start, builder.add(start_at, number(LANES * n)), floats) for n in range(wide)]
-    entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
-    builder.branch(loop)  # the depth is at least that of a tile
-    builder.position_at_end(loop)
-    k0 = builder.phi(_I64)
-    k0.add_incoming(number(0), entry)
-    sums = [builder.phi(floats) for _ in range(wide)]
-    parts = [[ir.Constant(floats, None)] * 2 for _ in range(wide)]
-    for k in range(DEPTH):
-        word = load(a, builder.add(builder.add(a_at, k0), number(k)), _I32)
-        x = emit_halves(builder, broadcast(builder, word, words))
-        at = builder.add(panel_at, builder.mul(builder.add(k0, number(k)), panel_row))
-        for n in range(wide):
-            there = builder.add(at, number(LANES * (n % 2)))
-            y = emit_halves(builder, load(panel, builder.add(there, panel_far) if n >= 2 else there, words))
-            parts[n] = [builder.call(fma, [x[half], y[half], parts[n][half]]) for half in (0, 1)]
-    following = [builder.fadd(sums[n], builder.fadd(*parts[n])) for n in range(wide)]
-    k_next = builder.add(k0, number(DEPTH))
-    k0.add_incoming(k_next, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
-    builder.position_at_end(done)
+    loop = _emit_loop(builder, depth, emit_step)
     for n in range(wide):
         sums[n].add_incoming(before[n], entry)
         sums[n].add_incoming(following[n], loop)
-        place = builder.gep(c, [builder.add(c_at, number(LANES * n))])
-        builder.store(following[n], builder.bitcast(place, floats.as_pointer())).align = 4
+        store(builder, following[n], c, builder.add(c_at, number(LANES * n)))
 
 
 row_4, row_2, row_1 = (_make(_emit_row, wide) for wide in (4, 2, 1))

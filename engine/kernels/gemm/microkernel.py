@@ -1,8 +1,14 @@
 """The micro-kernel of all matrix products, written as vector IR: a tile of C stays in registers over the whole depth.
 
-C[rows, width] = start[rows, width] + A[rows, depth] · panel[depth, width], with a width of one to four registers. LLVM
-does not find this form from loops; written out it runs near the FMA peak. The sum over the depth runs in one order
-whatever ``rows`` and the width are, so a row's result does not depend on which rows it is computed with.
+C[rows, width] = start[rows, width] + A[rows, depth] · panel[depth, width], with a width of one to four registers. The
+readable form of a tile is
+
+    c = start.copy()
+    for k in range(depth):
+        c += a[:, k, None] * panel[k]    # one broadcast a row, one load a register of the panel, one FMA for the two
+
+LLVM does not find this form from loops; written out it runs near the FMA peak. The sum over the depth runs in one order
+whatever ``rows`` and the width are, so a row's result does not depend on the rows that it is computed with.
 """
 
 from __future__ import annotations
@@ -13,26 +19,33 @@ from llvmlite import ir
 from numba import types
 
 from unrolled.engine.kernels.jit.compilation import intrinsic
-from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
+from unrolled.engine.kernels.jit.numba_internals import array_data
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd import bf16
-from unrolled.engine.kernels.simd.copies import emit_prefetch
-from unrolled.engine.kernels.simd.vectors import broadcast
+from unrolled.engine.kernels.simd.registers import (
+    I64,
+    broadcast,
+    call_llvm,
+    item_bytes,
+    load,
+    number,
+    prefetch_line,
+    store,
+)
 
-_I64 = ir.IntType(64)
 VECTORS = 2  # registers a row of a panel
 VECTOR_BYTES = TARGET.vector_bytes
-# 8 rows × 3 registers of sums fill 28 of 32 registers with what they are made of (AVX-512, NEON), 4 × 3 all of 16 (where
-# an FMA needs none of its own).
+# 8 rows × 3 registers of sums fill 28 of 32 registers with their factors (AVX-512, NEON), 4 × 3 all of 16 (where an FMA
+# needs none of its own).
 TILE_ROWS = 8 if TARGET.registers == 32 else 4
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # width of a panel
 
 # A tile is one to four registers wide, of panels that lie side by side. Three panels are two tiles of three registers: as
-# many broadcasts of A as a tile of two has, for half as many sums more. Few rows wait for their own sums and for what they
-# load: two panels at once keep twice as many going.
+# many broadcasts of A as a tile of two has, for half as many sums more. Few rows wait for their own sums and for their
+# loads: two panels at once keep twice as many in flight.
 WIDE = 3  # registers of the tiles that most of a product is made of
-FEW_ROWS = TILE_ROWS // 2  # of a tile of four registers: as many as there are registers for
-# rows of a panel that are asked for before they are needed: 5 to 25% faster, the more the larger the weights
+FEW_ROWS = TILE_ROWS // 2  # most rows of a tile of four registers: more would not fit into the registers
+# rows of a panel by which a prefetch runs ahead: 5 to 25% faster, the more the larger the weights
 AHEAD = 16
 _LINE = 64  # bytes
 
@@ -44,8 +57,8 @@ def multiply_tile(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """C = start + A · panel for a tile of 1, 2, 4 or TILE_ROWS rows and 1 to 4 registers (4: FEW_ROWS at the most).
 
-    Flat arrays come with an offset and strides in elements; a row of a panel is VECTORS registers wide. The second register
-    lies ``second`` behind the first, and the next two ``far`` behind these two.
+    Flat arrays come with an offset and strides in items; a row of a panel is VECTORS registers wide. The second register
+    lies ``second`` items after the first, and the next two ``far`` after these two.
     """
     dtype = c.dtype
     in_pairs = a.dtype == panel.dtype == bf16.WORD and dtype == types.float32
@@ -57,18 +70,18 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     signature = types.void(i, i, a, i, i, i, panel, i, i, i, start, i, i, c, i, i, i)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        array = {
+        data = {
             name: array_data(context, builder, signature.args[n], args[n])
             for name, n in (("a", 2), ("panel", 6), ("start", 10), ("c", 13))
         }
         item, scalar = context.get_value_type(a.dtype), context.get_value_type(dtype)
         done = builder.append_basic_block("tile_done")
-        choice = builder.switch(builder.add(builder.mul(args[0], ir.Constant(_I64, 8)), args[1]), done)
+        choice = builder.switch(builder.add(builder.mul(args[0], number(8)), args[1]), done)
         for height in sorted({1, 2, 4, TILE_ROWS}):
             for width in (1, 2, 3, 4) if height <= FEW_ROWS else (1, 2, 3):
                 with builder.goto_block(builder.append_basic_block("tile")):
-                    choice.add_case(ir.Constant(_I64, 8 * height + width), builder.block)
-                    _emit(builder, item, scalar, height, width, array, args)
+                    choice.add_case(number(8 * height + width), builder.block)
+                    _Tile(builder, item, scalar, height, width).emit(data, args)
                     builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -76,68 +89,68 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-def _emit(
-    builder: Any, item: Any, scalar: Any, rows: int, width: int, array: dict[str, Any], args: Any
-) -> None:  # fmt: skip
-    """The loop over the depth: one load a register of the panels, one broadcast a row of A, one FMA for the two.
+class _Tile:
+    """Code of a tile of ``rows`` rows and ``width`` registers; factors are of IR's type ``item``, C is of ``scalar``."""
 
-    ``item`` is the type of the factors, ``scalar`` that of C.
-    """
-    _, _, _, a_at, a_row, a_depth, _, panel_at, second, far, _, start_at, start_row, _, c_at, c_row, depth = args
-    item_bytes = 4 if isinstance(scalar, ir.FloatType) else 8
-    lanes = VECTOR_BYTES // item_bytes
-    vector, items = ir.VectorType(scalar, lanes), ir.VectorType(item, lanes)
-    # one FMA, or a multiplication and an addition where there is none: llvm.fma would call the C library for each number
-    multiply_add = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f{item_bytes * 8}"
-    )
+    def __init__(self, builder: Any, item: Any, scalar: Any, rows: int, width: int) -> None:
+        self._builder, self._rows = builder, rows
+        self._lanes = VECTOR_BYTES // item_bytes(scalar)
+        self._sums, self._factors = ir.VectorType(scalar, self._lanes), ir.VectorType(item, self._lanes)
+        self._columns = [number(v * self._lanes) for v in range(width)]
 
-    def add_product(x: Any, y: Any, total: Any) -> Any:
-        return bf16.add_product(builder, x, y, total) if item != scalar else builder.call(multiply_add, [x, y, total])
+    def _row_pointers(self, data: Any, at: Any, stride: Any) -> list[Any]:
+        b = self._builder
+        return [b.gep(data, [b.add(at, b.mul(stride, number(r)))]) for r in range(self._rows)]
 
-    def number(value: int) -> Any:
-        return ir.Constant(_I64, value)
+    def emit(self, data: dict[str, Any], args: Any) -> None:
+        """Emit the loop over the depth, which is at least 1."""
+        builder = self._builder
+        _, _, _, a_at, a_row, a_depth, _, panel_at, second, far, _, start_at, start_row, _, c_at, c_row, depth = args
+        a_rows, c_rows = self._row_pointers(data["a"], a_at, a_row), self._row_pointers(data["c"], c_at, c_row)
+        start_rows = self._row_pointers(data["start"], start_at, start_row)
+        before = [[load(builder, row, column, self._sums) for column in self._columns] for row in start_rows]
+        first = builder.gep(data["panel"], [panel_at])
+        panels = [first, *(builder.gep(first, [at]) for at in (second, far, builder.add(far, second)))]
 
-    def place(pointer: Any, offset: Any, kind: Any) -> Any:
-        return builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer())
+        entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(I64)
+        k.add_incoming(number(0), entry)
+        sums = [[builder.phi(self._sums) for _ in self._columns] for _ in range(self._rows)]
+        following = self._add_products(k, a_rows, a_depth, panels[: len(self._columns)], sums)
+        k_next = builder.add(k, number(1))
+        k.add_incoming(k_next, loop)
+        builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
+        builder.position_at_end(done)
+        for r, row in enumerate(c_rows):
+            for v, column in enumerate(self._columns):
+                sums[r][v].add_incoming(before[r][v], entry)
+                sums[r][v].add_incoming(following[r][v], loop)
+                store(builder, following[r][v], row, column)
 
-    def load(pointer: Any, offset: Any, kind: Any) -> Any:
-        value = builder.load(place(pointer, offset, kind))
-        value.align = item_bytes  # arrays are aligned to their items only
-        return value
+    def _add_products(
+        self, k: Any, a_rows: list[Any], a_depth: Any, panels: list[Any], sums: list[list[Any]]
+    ) -> list[list[Any]]:  # fmt: skip
+        """Return the sums after step k of the depth."""
+        builder = self._builder
+        panel_row = builder.mul(k, number(VECTORS * self._lanes))
+        b = [load(builder, panel, panel_row, self._factors) for panel in panels]
+        if self._rows >= 4:  # fewer rows cannot keep up with memory in any case
+            further = builder.add(panel_row, number(AHEAD * VECTORS * self._lanes))
+            for panel in panels if VECTOR_BYTES == _LINE else panels[::2]:  # two narrower registers share a line
+                prefetch_line(builder, builder.gep(panel, [further]))
+        position = builder.mul(k, a_depth)
+        following = []
+        for row, totals in zip(a_rows, sums, strict=True):
+            x = broadcast(builder, builder.load(builder.gep(row, [position])), self._factors)
+            following.append([self._add_product(x, y, total) for y, total in zip(b, totals, strict=True)])
+        return following
 
-    def rows_of(name: str, at: Any, stride: Any) -> list[Any]:
-        return [builder.gep(array[name], [builder.add(at, builder.mul(stride, number(r)))]) for r in range(rows)]
-
-    a_rows, c_rows = rows_of("a", a_at, a_row), rows_of("c", c_at, c_row)
-    columns = [number(v * lanes) for v in range(width)]
-    before = [[load(row, column, vector) for column in columns] for row in rows_of("start", start_at, start_row)]
-    first = builder.gep(array["panel"], [panel_at])
-    panels = [first, *(builder.gep(first, [at]) for at in (second, far, builder.add(far, second)))][:width]
-
-    entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
-    builder.branch(loop)  # the depth is at least 1
-    builder.position_at_end(loop)
-    k = builder.phi(_I64)
-    k.add_incoming(number(0), entry)
-    sums = [[builder.phi(vector) for _ in columns] for _ in range(rows)]
-    panel_row = builder.mul(k, number(VECTORS * lanes))
-    b = [load(panel, panel_row, items) for panel in panels]
-    if rows >= 4:  # fewer do not keep up with what comes in any case
-        further = builder.add(panel_row, number(AHEAD * VECTORS * lanes))
-        for panel in panels if VECTOR_BYTES == _LINE else panels[::2]:  # of narrower ones two share a line
-            emit_prefetch(builder, builder.gep(panel, [further]))
-    position = builder.mul(k, a_depth)
-    following = []
-    for row, totals in zip(a_rows, sums, strict=True):
-        x = broadcast(builder, builder.load(builder.gep(row, [position])), items)
-        following.append([add_product(x, y, total) for y, total in zip(b, totals, strict=True)])
-    k_next = builder.add(k, number(1))
-    k.add_incoming(k_next, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
-    builder.position_at_end(done)
-    for r in range(rows):
-        for v, column in enumerate(columns):
-            sums[r][v].add_incoming(before[r][v], entry)
-            sums[r][v].add_incoming(following[r][v], loop)
-            builder.store(following[r][v], place(c_rows[r], column, vector)).align = item_bytes
+    def _add_product(self, x: Any, y: Any, total: Any) -> Any:
+        if self._factors != self._sums:
+            return bf16.add_product(self._builder, x, y, total)
+        # one FMA, or a multiplication and an addition on a processor without: llvm.fma would call the C library for each
+        # number there
+        bits = 8 * item_bytes(self._sums)
+        return call_llvm(self._builder, f"llvm.fmuladd.v{self._lanes}f{bits}", self._sums, [x, y, total])
