@@ -8,6 +8,7 @@
 Importing this package loads numpy; onnxruntime, torch and numba are imported by the first model that needs them.
 """
 
+from unrolled.runtime.generation.batch_generator import BatchGenerator
 from unrolled.runtime.generation.beam_search import BeamConfig, BeamGeneration, beam_search
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.generation.requests.config import GenerationConfig
@@ -20,6 +21,7 @@ from unrolled.runtime.scoring import TextScore, rank, score
 
 __all__ = [
     "ENGINES",
+    "BatchGenerator",
     "BeamConfig",
     "BeamGeneration",
     "Context",

@@ -79,41 +79,41 @@ class Flow(NamedTuple):
 
     Args:
         tokens: (N,) int64, the unread tokens of all rows, one row after the other.
-        at: int64 *, the position in ``tokens`` that each row reads next.
+        position: int64 *, the position in ``tokens`` that each row reads next.
         end: int64, the end of its tokens; from there on it reads the tokens that it drew.
-        drawn: int64 *, its last drawn token.
-        left: int64 *, the number of tokens that it may still draw.
+        last_drawn: int64 *, its last drawn token.
+        remaining: int64 *, the number of tokens that it may still draw.
         first_draw: uint64, the number of its next draw among those of its index.
         indices: uint64, the rows' indices.
         settings: arrays, one value a row.
         written: (E, steps) int64 *, the tokens that it drew.
         counts: int64, zeros *: the number of these tokens.
-        going: bool *, whether it has a slot, or had one.
+        started: bool *, whether it has a slot, or had one.
     """
 
     tokens: NDArray[np.int64]
-    at: NDArray[np.int64]
+    position: NDArray[np.int64]
     end: NDArray[np.int64]
-    drawn: NDArray[np.int64]
-    left: NDArray[np.int64]
+    last_drawn: NDArray[np.int64]
+    remaining: NDArray[np.int64]
     first_draw: NDArray[np.uint64]
     indices: NDArray[np.uint64]
     settings: DrawSettings
     written: NDArray[np.int64]
     counts: NDArray[np.int64]
-    going: NDArray[np.bool_]
+    started: NDArray[np.bool_]
 
     @classmethod
     def of(cls, unread: Sequence[NDArray[np.int64]], steps: int, **columns: Any) -> Self:
         """Return a flow of ``steps`` for rows that read ``unread``.
 
         Args:
-            columns: left, first_draw, indices, settings and going.
+            columns: remaining, first_draw, indices, settings and started.
         """
         E, lengths = len(unread), np.array([len(tokens) for tokens in unread], np.int64)
         end = np.cumsum(lengths)
         return cls(
-            tokens=np.concatenate(unread), at=end - lengths, end=end, drawn=np.zeros(E, np.int64),
+            tokens=np.concatenate(unread), position=end - lengths, end=end, last_drawn=np.zeros(E, np.int64),
             written=np.empty((E, steps), np.int64), counts=np.zeros(E, np.int64), **columns,
         )  # fmt: skip
 
@@ -126,7 +126,7 @@ class FlowingModel(StepModel, Protocol):
 
         Args:
             state: (S, L, E, H), one a row, written over for those that have a slot.
-            slots: the most rows side by side; no more than these come ``going``.
+            slots: the most rows side by side; no more than these are ``started`` before the call.
             least: with less than this share of the slots busy, and no row waiting, it returns early for more rows.
 
         Raises:
@@ -189,10 +189,10 @@ class BindingModel(StepModel, Protocol):
 
 
 def check_moved(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -> None:
-    """Check what a model file's own graph gave for ``tokens`` (T, B): logits (T, B, V) and a state (S, L, B, H).
+    """Check the results of a model file's own graph for ``tokens`` (T, B): logits (T, B, V) and a state (S, L, B, H).
 
     Raises:
-        ModelFileError: something else.
+        ModelFileError: a shape or a dtype is another.
     """
     T, B = tokens.shape
     for name, got, wanted in (
@@ -205,7 +205,7 @@ def check_moved(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -
 
 
 def pad_prompts(prompts: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Prompts of different lengths as tokens (T, B), zeros behind the shorter ones, and lengths (B,)."""
+    """Return prompts of different lengths as tokens (T, B), zeros after the shorter ones, and lengths (B,)."""
     lengths = np.array([len(prompt) for prompt in prompts], np.int64)
     tokens = np.zeros((lengths.max(), len(prompts)), np.int64)
     for b, prompt in enumerate(prompts):
@@ -214,20 +214,20 @@ def pad_prompts(prompts: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[N
 
 
 def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:
-    """The state (S, L, B, H) before the first token."""
+    """Return the state (S, L, B, H) before the first token."""
     if batch_size < 1:
         raise ShapeError(f"batch_size: got {batch_size}, needs at least one row")
     return np.zeros(config.state_shape(batch_size), dtype)
 
 
 def are_ids(tokens: NDArray, vocab_size: int) -> bool:
-    """Whether all tokens, if there are any, are in the vocabulary."""
-    # one look at them: negative numbers are huge ones without a sign
+    """Return whether all tokens, if there are any, are in the vocabulary."""
+    # one comparison instead of two: without a sign, negative numbers are huge
     return int(tokens.astype(np.int64, copy=False).view(np.uint64).max(initial=0)) < vocab_size
 
 
 def check_ids(config: ModelConfig, tokens: NDArray) -> None:
-    """ShapeError where one of the tokens, of any shape that is not empty, is outside the vocabulary."""
+    """Raise ShapeError if one of the tokens, of any shape that is not empty, is outside the vocabulary."""
     if not are_ids(tokens, config.vocab_size):
         raise ShapeError(
             f"tokens: ids from {tokens.min()} to {tokens.max()}; the vocabulary has 0 … {config.vocab_size - 1}"
@@ -235,9 +235,9 @@ def check_ids(config: ModelConfig, tokens: NDArray) -> None:
 
 
 def check_step(config: ModelConfig, tokens: NDArray, state: NDArray, dtype: np.dtype | type = np.float32) -> None:
-    """Check what goes into a step.
+    """Check the arguments of a step.
 
-    An engine may index unchecked behind this line, and onnxruntime's LSTM and GRU abort the process at B = 0.
+    After this check an engine may index unchecked; onnxruntime's LSTM and GRU abort the process at B = 0.
 
     Raises:
         ShapeError: a wrong number of axes, an empty axis, a wrong dtype, an id outside the vocabulary, or a state that

@@ -17,7 +17,7 @@ SHIFT = np.uint64(32)
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
-    """Four random words for each counter.
+    """Return four random words for each counter.
 
     Args:
         counter: (..., 4) uint32.
@@ -42,15 +42,15 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
 
 
 def uniforms(seed: int, sequences: NDArray[np.integer], steps: int | NDArray[np.integer]) -> NDArray[np.float64]:
-    """Uniforms in [0, 1) with 53 random bits, one for each pair of sequence index and step.
+    """Return uniforms in [0, 1) with 53 random bits, one for each pair of sequence index and step.
 
     key = the seed's low and high word; counter = (step low, step high, sequence low, sequence high); from the words
-    x0 and x1 of the answer, u = ((x0 >> 5)·2²⁶ + (x1 >> 6)) / 2⁵³.
+    x0 and x1 of the result, u = ((x0 >> 5)·2²⁶ + (x1 >> 6)) / 2⁵³.
 
     Args:
         seed: 0 … 2⁶⁴ - 1.
         sequences: index of each sequence, not negative.
-        steps: which draw of its sequence it is, from 0; broadcast with ``sequences``.
+        steps: the number of the draw in its sequence, from 0; broadcast with ``sequences``.
     """
     sequence, step = np.broadcast_arrays(np.asarray(sequences, np.uint64), np.asarray(steps, np.uint64))
     counter = np.stack([step & LOW, step >> SHIFT, sequence & LOW, sequence >> SHIFT], axis=-1).astype(np.uint32)

@@ -44,11 +44,13 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
         model.train_step(batch, state, 1e-3)
         model.evaluate(batch, state)
         _, state = model.step(tokens, state)
-    from unrolled.engine.kernels.decode.flow import Decoder  # numba is there now
+    from unrolled.engine.kernels.decode.decoder import Decoder  # numba is there now
     from unrolled.engine.kernels.gemm.packing import choose_packing
 
     rows, settings = np.arange(2), DrawSettings.stack([DrawSettings(True, 1.0, 0, 1.0, 0)] * 2)
     draws, going = np.zeros(2, np.uint64), np.zeros(2, np.bool_)
-    flow = Flow.of([rows, rows], 1, left=rows + 1, first_draw=draws, indices=draws, settings=settings, going=going)
+    flow = Flow.of(
+        [rows, rows], 1, remaining=rows + 1, first_draw=draws, indices=draws, settings=settings, started=going
+    )
     Decoder(config, params, choose_packing(precision == BF16)).flow(state, flow, -1, 2)
     return time.perf_counter() - started

@@ -13,7 +13,7 @@ from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context
 from unrolled.runtime.generation.requests.generation import NOTHING_LEFT, Generation
 from unrolled.runtime.generation.requests.request import make_request
-from unrolled.runtime.generation.scheduler.flow_slots import CHUNK
+from unrolled.runtime.generation.scheduler.flow_slots import MIN_CHUNK
 from unrolled.runtime.generation.scheduler.scheduler import Scheduler
 from unrolled.runtime.models.argument_checks import check_model, check_text, shown
 
@@ -89,7 +89,7 @@ def stream(
         if called is not None and not callable(called):
             raise ConfigError(f"{name}: got {shown(called)}, needs a function")
     request = make_request(model, check_text("prompt", prompt), 0, config, context)
-    return Stream(_pieces(model, Scheduler(model, [request], 1, CHUNK, watched=True), config, on_text, on_end))
+    return Stream(_pieces(model, Scheduler(model, [request], 1, MIN_CHUNK, watched=True), config, on_text, on_end))
 
 
 def _pieces(

@@ -53,7 +53,7 @@ class NumbaModel(TokenizedModel):
 
     @cached_property
     def _decoder(self) -> Any:
-        from unrolled.engine.kernels.decode.flow import Decoder
+        from unrolled.engine.kernels.decode.decoder import Decoder
         from unrolled.engine.kernels.gemm.packing import choose_packing
 
         return Decoder(self.config, self._model.params, choose_packing(self._model.precision == BF16))

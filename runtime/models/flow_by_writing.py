@@ -21,11 +21,11 @@ def flow_by_writing(model: WritingModel, state: NDArray, flow: Flow, slots: int)
     Rows that read their prompts are written apart from those that go on, which have one token to read: nothing is padded
     for these. The rows of a call share their settings.
     """
-    going = np.flatnonzero(flow.going)
-    new = np.flatnonzero(~flow.going)[: slots - len(going)]
-    flow.going[new] = True
+    going = np.flatnonzero(flow.started)
+    new = np.flatnonzero(~flow.started)[: slots - len(going)]
+    flow.started[new] = True
     most = max(TOKENS_PER_CALL // (len(going) + len(new)), MIN_TOKENS_PER_ROW)
-    steps = min(most, flow.written.shape[1], int(flow.left[flow.going].max()))
+    steps = min(most, flow.written.shape[1], int(flow.remaining[flow.started].max()))
     for part in (new, going):
         for rows, settings in _groups(part, flow.settings):
             first = flow.first_draw[rows].astype(np.int64)
@@ -42,15 +42,15 @@ def _groups(rows: NDArray[np.intp], settings: DrawSettings) -> Iterator[tuple[ND
 
 
 def _write(model: WritingModel, state: NDArray, flow: Flow, rows: NDArray[np.intp], draws: Draws) -> None:
-    tokens, lengths = pad_prompts([flow.tokens[flow.at[e] : flow.end[e]] for e in rows])
+    tokens, lengths = pad_prompts([flow.tokens[flow.position[e] : flow.end[e]] for e in rows])
     written, moved = model.write(tokens, lengths, np.ascontiguousarray(state[:, :, rows]), draws)
     state[:, :, rows] = moved
     n, eos = len(written), model.tokenizer.eos_id
     ends = written == eos  # all False without an <eos>
     counts = np.where(ends.any(axis=0), ends.argmax(axis=0) + 1, n)
-    counts = np.minimum(counts, flow.left[rows])
-    flow.at[rows] = flow.end[rows]
+    counts = np.minimum(counts, flow.remaining[rows])
+    flow.position[rows] = flow.end[rows]
     flow.written[rows, :n] = written.T
     flow.counts[rows] = counts
-    flow.left[rows] -= counts
-    flow.drawn[rows] = written[-1]  # written, but not read yet
+    flow.remaining[rows] -= counts
+    flow.last_drawn[rows] = written[-1]  # written, but not read yet

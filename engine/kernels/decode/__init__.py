@@ -1,1 +1,1 @@
-"""Generate text in compiled loops, sampling included."""
+"""Generate text in one compiled loop, sampling included."""

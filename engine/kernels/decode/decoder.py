@@ -1,90 +1,115 @@
-"""One time step of some rows through all layers of a model, on packed weights and one thread.
-
-Names and formulas are those of ``unrolled.engine.models.cells``; here only the last state is kept.
-"""
+"""A model's weights packed for the compiled loop, and reading and generation on them."""
 
 from __future__ import annotations
+
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm.lhs_packing import operand
-from unrolled.engine.kernels.gemm.matmul import add_product
-from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
-from unrolled.engine.kernels.recurrent.pointwise import activate_rows, activation
-from unrolled.engine.kernels.recurrent.work_partition import hidden_product
-from unrolled.engine.kernels.simd.copies import copy_row
-
-ROWS = 64  # of a thread's rows, that go through all steps together: their gates stay in the L2 cache beside the weights
-CellCode = tuple[int, int, int]
-
-
-def cell_code(cell: str, dtype: np.dtype) -> CellCode:
-    """Return what compiled code needs of a cell: the address of its ``activate``, blocks of its hidden product and gates."""
-    formulas = CELL_FORMULAS[cell]
-    return activation(cell, dtype), formulas.products, formulas.gates
+from unrolled.engine.errors import ModelFileError
+from unrolled.engine.kernels.decode.flow import run_flow
+from unrolled.engine.kernels.decode.sampling import NOT_FINITE
+from unrolled.engine.kernels.decode.time_step import CellCode, cell_code
+from unrolled.engine.kernels.gemm.matmul import product
+from unrolled.engine.kernels.gemm.packing import Packing
+from unrolled.engine.kernels.gemm.rhs_packing import pack_transposed, padded_columns
+from unrolled.engine.kernels.threads.thread_pool import get_num_threads
+from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.parameters import Params, layer_params, output_weight_name
+from unrolled.engine.models.step_contract import Flow
 
 
-@compiled
-def step_layer(
-    cell: CellCode, xg: NDArray, places: NDArray, states: NDArray, now: int, layer: int, R: int, gates: NDArray,
-    panels: NDArray, b_hh: NDArray, memory: NDArray, back: bool,
-) -> None:  # fmt: skip
-    """Run one time step of R rows of a layer, from ``states[now]`` (S, L, ≥ R, H) to ``states[1 - now]``.
+class PackedWeights(NamedTuple):
+    """A model's weights as the compiled loop reads them.
 
-    ``gates`` is scratch. The input product of row r is ``xg[places[r]]``.
+    Args:
+        cell: from ``cell_code``.
+        table: (V, G·H), the first layer's input product of each token.
+        panels_ih: (L - 1, …), packed input weights of the other layers; with one layer a placeholder, as ``b_ih``.
+        panels_hh: (L, …), packed hidden weights.
+        b_ih: (L - 1, G·H).
+        b_hh: (L, G·H).
+        panels_out: packed output weights.
+        b_out: (V,).
     """
-    activate, products, _ = cell
-    _, S, L, most, H = states.shape
-    flat, flat_gates, width = states.reshape(-1), gates.reshape(-1), gates.shape[1]
-    plane = L * most * H
-    before, after = now * S * plane + layer * most * H, (1 - now) * S * plane + layer * most * H
-    h, h_at, h_row = operand(flat, before, H, R, H, panels, memory)
-    hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, 0, width, R, H, products, 0, H, back)
-    activate_rows(
-        activate, (xg.reshape(-1), places, 0, flat_gates, 0, width, flat, before, after, plane, H, R, 0, H)
-    )  # fmt: skip
+
+    cell: CellCode
+    table: NDArray
+    panels_ih: NDArray
+    panels_hh: NDArray
+    b_ih: NDArray
+    b_hh: NDArray
+    panels_out: NDArray
+    b_out: NDArray
+
+    @classmethod
+    def pack(cls, config: ModelConfig, params: Params, packing: Packing) -> Self:
+        """Copy a model's parameters into packed form."""
+        layers = [layer_params(params, layer) for layer in range(config.num_layers)]
+        first, rest = layers[0], layers[1:]
+        table = product(params["embedding.weight"], pack_transposed(first.w_ih, packing), first.b_ih)
+        empty = np.zeros((0, config.hidden_size), table.dtype)
+        return cls(
+            cell=cell_code(config.cell, table.dtype),
+            table=table,
+            panels_ih=np.stack(
+                [pack_transposed(layer.w_ih, packing) for layer in rest] or [pack_transposed(empty, packing)]
+            ),
+            panels_hh=np.stack([pack_transposed(layer.w_hh, packing) for layer in layers]),
+            b_ih=np.stack([layer.b_ih for layer in rest] or [first.b_ih]),
+            b_hh=np.stack([layer.b_hh for layer in layers]),
+            panels_out=pack_transposed(params[output_weight_name(config)], packing),
+            b_out=params["output.bias"],
+        )
 
 
-@compiled
-def multiply_rows(x: NDArray, panels: NDArray, bias: NDArray, y: NDArray, memory: NDArray) -> None:
-    """y (R, width) = x (R, K) · panels + bias (N,); the columns from N to width are padding."""
-    (R, K), (_, width), N = x.shape, y.shape, bias.shape[0]
-    for r in range(R):
-        copy_row(bias, y[r, :N])
-    factor, at, stride = operand(x.reshape(-1), 0, K, R, K, panels, memory)
-    add_product(factor, at, stride, 1, panels, y.reshape(-1), 0, width, R, width, False)
+# Arguments of the compiled loop that reading does not use, from ``last_drawn`` to ``counts``.
+_NO_ROWS = np.empty(0, np.int64)
+_NO_SETTINGS = DrawSettings.stack([])
+_NO_INDICES = np.empty(0, np.uint64)
+_NOTHING_DRAWN = (
+    _NO_ROWS, _NO_ROWS, _NO_INDICES, _NO_INDICES, *_NO_SETTINGS, np.empty((0, 0), np.int64), _NO_ROWS,
+)  # fmt: skip
 
 
-@compiled
-def move(
-    cell: CellCode, table: NDArray, panels_ih: NDArray, panels_hh: NDArray, b_ih: NDArray, b_hh: NDArray,
-    places: NDArray, each: NDArray, states: NDArray, now: int, R: int, xg: NDArray, gates: NDArray, memory: NDArray,
-    back: bool,
-) -> None:  # fmt: skip
-    """Run one time step of R rows, from ``states[now]`` (S, L, ≥ R, H) to ``states[1 - now]``; row r read ``places[r]``."""
-    for layer in range(states.shape[2]):
-        if layer > 0:
-            below = states[1 - now, 0, layer - 1, :R]
-            multiply_rows(below, panels_ih[layer - 1], b_ih[layer - 1], xg[:R], memory)
-        step_layer(
-            cell, xg if layer > 0 else table, each if layer > 0 else places, states, now, layer, R, gates,
-            panels_hh[layer], b_hh[layer], memory, back,
+class Decoder:
+    """Reading and generation on packed weights: all steps of a row, sampling included, in one call on one thread.
+
+    Args:
+        config: the model.
+        params: float32; copied into packed form, later changes have no effect.
+        packing: format of the factors of products.
+    """
+
+    def __init__(self, config: ModelConfig, params: Params, packing: Packing = Packing.FULL) -> None:
+        self.config = config
+        self._weights = PackedWeights.pack(config, params, packing)
+        self._width = padded_columns(config.vocab_size, np.dtype(np.float32))
+
+    def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Return logits (B, V) and the state after the last of tokens (T, B)."""
+        T, B = tokens.shape
+        at, moved, last = np.arange(B) * T, state.copy(), np.empty((B, self._width), state.dtype)
+        run_flow(
+            min(get_num_threads(), B), *self._weights, moved, tokens.T.reshape(-1), at, at + T, *_NOTHING_DRAWN,
+            np.empty(B, np.bool_), last, True, -1, B, 0.0, T,
         )  # fmt: skip
+        return last[:, : self.config.vocab_size], moved
 
+    def flow(self, state: NDArray, flow: Flow, eos: int, slots: int, least: float = 0.0) -> None:
+        """Advance rows, see ``unrolled.engine.models.step_contract.FlowingModel``.
 
-@compiled
-def enter(state: NDArray, b: int, states: NDArray, r: int) -> None:
-    """Copy row b of ``state`` (S, L, B, H) to row r of ``states`` (S, L, R, H)."""
-    for s in range(state.shape[0]):
-        for layer in range(state.shape[1]):
-            copy_row(state[s, layer, b], states[s, layer, r])
-
-
-@compiled
-def leave(state: NDArray, b: int, states: NDArray, r: int) -> None:
-    """Copy row r of ``states`` (S, L, R, H) to row b of ``state`` (S, L, B, H)."""
-    for s in range(state.shape[0]):
-        for layer in range(state.shape[1]):
-            copy_row(states[s, layer, r], state[s, layer, b])
+        Args:
+            eos: the token that ends a row; -1: none.
+        """
+        rows, output = flow[:7], flow[8:]
+        run_flow(
+            min(get_num_threads(), slots), *self._weights, state, *rows, *flow.settings, *output,
+            np.empty((0, self._width), state.dtype), False, eos, slots, least, flow.written.shape[1],
+        )  # fmt: skip
+        if (bad := flow.last_drawn == NOT_FINITE).any():
+            raise ModelFileError(
+                f"row {int(flow.indices[bad.argmax()])}: the model's logits are not finite; its weights are damaged"
+            )  # fmt: skip

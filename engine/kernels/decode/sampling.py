@@ -1,6 +1,6 @@
-"""The sampling rules compiled: those of ``unrolled.engine.sampling``, token by token.
+"""The sampling rules of ``unrolled.engine.sampling``, compiled, token by token.
 
-Both are held together by tests; the rules are explained there.
+The readable form of each function is there; tests hold that both choose the same tokens.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
 from unrolled.engine.kernels.simd.bits import float64_from_bits, largest
 
-NOT_FINITE = -1  # in the place of a token where the logits are NaN or infinite
-DRAWN = -2  # in its place until it is drawn
-SIDE_BY_SIDE = 4  # rows that are drawn at a time
-BAND = 16  # scores that are rather sorted than brought down to fewer
-BELOW_ALL = 709.0  # below the largest score, from where on every weight is 0
-MOST_STEPS = 64  # of a bisection; only scores that lie nearer to each other than to 0 by far take as many
+NOT_FINITE = -1  # instead of a token: the logits are NaN or infinite
+TO_DRAW = -2  # instead of a token until it is drawn
+SIDE_BY_SIDE = 4  # rows whose running sums are computed together
+BAND = 16  # scores between two bounds that are sorted rather than bisected further
+BELOW_ALL = 709.0  # the distance below the largest score from which every weight is 0
+MAX_BISECTIONS = 64  # only scores that lie far nearer to each other than to 0 need as many
 SMALLEST = 5e-324
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -27,7 +27,7 @@ _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 @compiled
 def uniform(seed: int, sequence: int, step: int) -> float:
-    """As ``philox.uniforms`` for one sequence and step; all arguments uint64."""
+    """Return ``philox.uniforms`` of one sequence and step; all arguments uint64."""
     c0, c1, c2, c3 = step & _LOW, step >> _SHIFT, sequence & _LOW, sequence >> _SHIFT
     k0, k1 = seed & _LOW, seed >> _SHIFT
     for _ in range(10):
@@ -45,7 +45,7 @@ _LOWEST = -708.0  # e^-708 is just above the smallest normal number
 
 @compiled
 def exp_float64(x: float) -> float:
-    """e^x for x ≤ 0, without a branch so that loops over it are vectorised; 0 below e^-708.
+    """Return e^x for x ≤ 0, and 0 below e^-708; without a branch, so that loops over it are vectorised.
 
     x = n·ln 2 + r, e^x = 2^n·e^r; the Taylor polynomial of degree 13 leaves less than 1e-17 of e^r on |r| ≤ ln 2 / 2.
     """
@@ -71,7 +71,7 @@ def exp_float64(x: float) -> float:
 
 @compiled_sum
 def _above(scores: NDArray, weights: NDArray, limit: float, counted: bool) -> tuple[int, float]:
-    """How many scores are above a limit, and their weights, or their number again, summed."""
+    """Return the number of scores above a limit, and the sum of their weights, or, if ``counted``, their number again."""
     count, total = 0, 0.0
     if counted:
         for v in range(scores.shape[0]):
@@ -86,7 +86,7 @@ def _above(scores: NDArray, weights: NDArray, limit: float, counted: bool) -> tu
 
 @compiled
 def _descending(scores: NDArray, low: float, high: float, count: int) -> NDArray[np.int64]:
-    """The indices of the ``count`` scores in (low, high] by falling score, the lower index first among equals."""
+    """Return the indices of the ``count`` scores in (low, high] by falling score, the lower index first among equals."""
     found = np.empty(count, np.int64)
     n = 0
     for v in range(scores.shape[0]):
@@ -104,11 +104,11 @@ def _descending(scores: NDArray, low: float, high: float, count: int) -> NDArray
 
 @compiled
 def _keep_largest(scores: NDArray, weights: NDArray, largest: float, limit: float, counted: bool) -> None:
-    """Weights become 0 but for those of the largest scores, as many as it takes to sum to ``limit``; one at the least.
+    """Set all weights to 0 but those of the fewest largest scores that sum to ``limit``; at least one stays.
 
-    What is summed are the weights, or, where ``counted``, ones. Nothing is sorted but the few scores between two bounds:
-    those above ``high`` are too few, those above ``low`` are enough, and bisection brings the two together. The first steps
-    go down from the largest, because a bound is seldom far below it.
+    The sum is of the weights, or, if ``counted``, of ones. Only the few scores between two bounds are sorted: those above
+    ``high`` are too few, those above ``low`` are enough, and bisection brings the two together. The first steps go down
+    from the largest score, because the border is seldom far below it.
     """
     limit = max(limit, SMALLEST)
     low, high, step = largest - BELOW_ALL, largest, 1.0
@@ -116,7 +116,7 @@ def _keep_largest(scores: NDArray, weights: NDArray, largest: float, limit: floa
     if reached < limit:
         return
     few, before = 0, 0.0
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_BISECTIONS):
         middle = max(high - step, 0.5 * (low + high))
         if enough - few <= BAND or not low < middle < high:
             break
@@ -138,7 +138,7 @@ def _keep_largest(scores: NDArray, weights: NDArray, largest: float, limit: floa
 def _weigh(
     logits: NDArray, do_sample: bool, temperature: float, top_k: int, top_p: float, scores: NDArray, weights: NDArray
 ) -> int:  # fmt: skip
-    """The token where none has to be drawn, or NOT_FINITE; else DRAWN, and ``weights`` (V,) to draw by."""
+    """Return the token if it need not be drawn, or NOT_FINITE; else TO_DRAW, and set ``weights`` (V,) to draw by."""
     V = logits.shape[0]
     bad = 0
     for v in range(V):
@@ -167,14 +167,15 @@ def _weigh(
     if top_p < 1.0:
         _, total = _above(scores, weights, -np.inf, False)
         _keep_largest(scores, weights, shift, top_p * total, False)
-    return DRAWN
+    return TO_DRAW
 
 
 @compiled
 def _sum_up(weights: NDArray, sums: NDArray) -> None:
-    """Running sums of rows (SIDE_BY_SIDE, V), each one number after the other, as the reference adds them.
+    """Set the running sums of rows (SIDE_BY_SIDE, V), added one number after the other, as in the reference.
 
-    An addition waits for the one before it, so four rows take the time of one.
+    The readable form is ``sums[j] = np.cumsum(weights[j])`` of each row. An addition waits for the one before it, so four
+    independent rows take the time of one.
     """
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
     for v in range(weights.shape[1]):
@@ -187,11 +188,12 @@ def _sum_up(weights: NDArray, sums: NDArray) -> None:
 
 @compiled
 def _draw(weights: NDArray, sums: NDArray, u: float) -> int:
+    """Return the first token whose running sum exceeds u times the total."""
     V, index = weights.shape[0], 0
     target = u * sums[V - 1]
     for v in range(V):
         index += sums[v] <= target
-    if index == V:  # u times the total was rounded up to it
+    if index == V:  # u times the total was rounded up to the total
         index = V - 1
         while weights[index] == 0.0:
             index -= 1
@@ -203,7 +205,7 @@ def choose(
     logits: NDArray, which: NDArray[np.int64], u: NDArray, do_sample: NDArray, temperature: NDArray, top_k: NDArray,
     top_p: NDArray, scores: NDArray, weights: NDArray, tokens: NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """``tokens`` (R,) from logits (R, V or more) at the uniforms ``u`` (R,); row r's settings stand at which[r].
+    """Set ``tokens`` (R,) from logits (R, V or more) at the uniforms ``u`` (R,); the settings of row r are at which[r].
 
     ``scores`` and ``weights`` (SIDE_BY_SIDE, V) float64 are scratch.
     """
@@ -214,7 +216,7 @@ def choose(
             r = first + j
             s = which[r]
             tokens[r] = _weigh(logits[r, :V], do_sample[s], temperature[s], top_k[s], top_p[s], scores[j], weights[j])
-            drawn += tokens[r] == DRAWN
+            drawn += tokens[r] == TO_DRAW
         if drawn == 0:
             continue
         if rows == SIDE_BY_SIDE:
@@ -227,5 +229,5 @@ def choose(
                     scores[j, v] = reached
         for j in range(rows):
             r = first + j
-            if tokens[r] == DRAWN:
+            if tokens[r] == TO_DRAW:
                 tokens[r] = _draw(weights[j], scores[j], u[r])

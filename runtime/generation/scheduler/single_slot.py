@@ -1,6 +1,6 @@
-"""One text on an ONNX file of the step form: everything but the model's own run takes a few microseconds a token.
+"""One text on a model whose steps can be bound: a token costs a few microseconds beside the model's own run.
 
-The arrays that go in and out are bound to the session once, two states that take turns, and drawing works in place.
+The input and output arrays are bound to the session once, with two states that take turns, and drawing works in place.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import choose
 from unrolled.runtime.generation.requests.growing_text import GrowingText
-from unrolled.runtime.generation.scheduler.slots import draws_of, indices_of, states_of
+from unrolled.runtime.generation.scheduler.slots import indices_of, next_draws_of, states_of
 from unrolled.runtime.models.batch_invariance import min_rows
 
 accumulate = np.add.accumulate
 
 
 class _Chooser:
-    """``choose`` for one row of logits (V,), the same bits; without filters it allocates nothing.
+    """Choose the token of one row of logits (V,) with the bits of ``choose``; without filters it allocates nothing.
 
-    Behind a run, whose weights have pushed everything else out of the cache, the number of NumPy's functions counts and
-    what they look up, not the numbers: ``argmax`` in place of a maximum, ``copyto`` and a difference in place of one of
-    mixed dtypes, and the functions that methods and ``cumsum`` call (together 5.5 µs, not 11).
+    The model's weights have replaced everything else in the cache after a run, so the number of NumPy calls and of their
+    attribute look-ups matters, not the arithmetic: ``argmax`` instead of a maximum, ``copyto`` and a difference instead of
+    one of mixed dtypes, and the functions that methods and ``cumsum`` call (together 5.5 µs, not 11).
     """
 
     def __init__(self, rules: SamplingConfig, V: int) -> None:
@@ -67,30 +67,26 @@ class SingleSlot:
         self._bound = model.bind(min_rows(model))
 
     def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
+        """Replace the row."""
         if rows:
             self._bound.begin(states_of(self._model.config, rows))
-            self._token = int(rows[0].unread[-1])  # is read next; what stands before it is in the state
+            self._token = int(rows[0].unread[-1])  # is read next; the state contains the tokens before it
             self._choose = _Chooser(rows[0].rules, self._model.config.vocab_size)
         self.rows = rows
 
     def advance(self, slots: int, more: bool) -> bool:
+        """Draw tokens, at most a chunk; return whether the row has ended."""
         row = self.rows[0]
         steps = min(self._chunk, row.left)
         u = [0.0] * steps
         if row.rules.do_sample:
-            u = uniforms(row.rules.seed, indices_of([row]), draws_of([row]) + np.arange(steps)).tolist()
-        choose_one, step, token, eos, looks = (
-            self._choose,
-            self._bound.step,
-            self._token,
-            self._eos,
-            row.needs_each_token,
-        )
-        written: list[int] = []
+            u = uniforms(row.rules.seed, indices_of([row]), next_draws_of([row]) + np.arange(steps)).tolist()
+        choose_one, step, token, eos = self._choose, self._bound.step, self._token, self._eos
+        hand_out_each, written = row.needs_each_token, list[int]()
         for value in u:
             token = choose_one(step(token), value)
             written.append(token)
-            if looks:
+            if hand_out_each:
                 row.extend(written)
                 written = []
                 if row.reason is not None:

@@ -1,4 +1,4 @@
-"""The interface of all kinds of slots, and what they share."""
+"""The interface of all kinds of slots, and the helpers that they share."""
 
 from __future__ import annotations
 
@@ -47,45 +47,47 @@ def replace_columns(kept: NDArray, going: NDArray[np.bool_], new: NDArray, axis:
 
 
 def replace_rows(kept: list[GrowingText], going: NDArray[np.bool_], new: list[GrowingText]) -> list[GrowingText]:
+    """Return the rows that go on, and new ones: in the places of those that have ended if they are as many, else last."""
     if len(new) == len(kept) - int(going.sum()):
         waiting = iter(new)
         return [row if goes else next(waiting) for row, goes in zip(kept, going, strict=True)]
     return [*itertools.compress(kept, going), *new]
 
 
-class Rules:
-    """By which rules the tokens of rows are chosen, and which rows share them."""
+class RulesOfRows:
+    """The rules by which the tokens of rows are chosen, and the rows that share them."""
 
     def __init__(self, rows: list[GrowingText]) -> None:
-        self.each = [row.rules for row in rows]
-        self.first = self.each[0]
-        self.one = len(set(map(id, self.each))) == 1  # equal ones are one object
+        self._each = [row.rules for row in rows]
+        self.first = self._each[0]
+        self.are_one = len(set(map(id, self._each))) == 1  # equal rules are one object
 
     def groups(self) -> Iterator[tuple[SamplingConfig, NDArray[np.intp]]]:
-        """Each of the different rules with its rows."""
+        """Yield each of the different rules with its rows."""
         places: dict[int, list[int]] = {}
-        for place, rules in enumerate(self.each):
+        for place, rules in enumerate(self._each):
             places.setdefault(id(rules), []).append(place)
         for some in places.values():
-            yield self.each[some[0]], np.array(some, np.intp)
+            yield self._each[some[0]], np.array(some, np.intp)
 
 
 def indices_of(rows: Sequence[GrowingText]) -> NDArray[np.uint64]:
+    """Return the indices of the rows' requests."""
     return np.array([row.request.index for row in rows], np.uint64)
 
 
 def written_of(rows: Sequence[GrowingText]) -> NDArray[np.int64]:
-    """How many tokens each row has."""
+    """Return the number of tokens of each row."""
     return np.array([len(row.tokens) for row in rows], np.int64)
 
 
-def draws_of(rows: Sequence[GrowingText]) -> NDArray[np.int64]:
-    """Which draw of its index each row's next token is."""
+def next_draws_of(rows: Sequence[GrowingText]) -> NDArray[np.int64]:
+    """Return the number of each row's next draw among those of its index."""
     return np.array([row.first_draw + len(row.tokens) for row in rows], np.int64)
 
 
 def states_of(config: ModelConfig, rows: Sequence[GrowingText]) -> NDArray:
-    """States (S, L, n, H) that new rows begin from; the rows give theirs up."""
+    """Return the states (S, L, n, H) in which new rows start, and drop them from the rows."""
     if not rows:
         return np.empty(config.state_shape(0), np.float32)
     state = zero_state(config, len(rows))
@@ -97,7 +99,7 @@ def states_of(config: ModelConfig, rows: Sequence[GrowingText]) -> NDArray:
 
 
 def read_ahead(model: RowModel, rows: Sequence[GrowingText]) -> None:
-    """Read all but the last token of each row's prompt; their states and what is unread change."""
+    """Read all but the last token of each row's prompt, and change the rows' ``state`` and ``unread`` accordingly."""
     if not (some := [row for row in rows if len(row.unread) > 1]):
         return
     _, state = read_prompts(model, [row.unread[:-1] for row in some], [row.state for row in some])

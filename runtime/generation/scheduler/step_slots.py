@@ -18,9 +18,9 @@ from unrolled.engine.sampling.rules import choose, token_logprobs
 from unrolled.runtime.generation.requests.generation import NOTHING_LEFT
 from unrolled.runtime.generation.requests.growing_text import GrowingText
 from unrolled.runtime.generation.scheduler.slots import (
-    Rules,
-    draws_of,
+    RulesOfRows,
     indices_of,
+    next_draws_of,
     replace_columns,
     replace_rows,
     states_of,
@@ -28,12 +28,12 @@ from unrolled.runtime.generation.scheduler.slots import (
 )
 from unrolled.runtime.models.batch_invariance import RowModel
 
-BLOCK = 16  # steps whose uniforms are made at once, and whose tokens are handed to the rows at once
-IDLE = 1 / 64  # of the slots may be idle before others take them: filling slots costs as much as a third of a step
+DRAW_BLOCK = 16  # steps whose uniforms are computed together, and whose tokens are handed to the rows together
+IDLE = 1 / 64  # of the slots may be idle before new rows take them: filling slots costs up to a third of a step
 
 
 class StepSlots:
-    """See the module."""
+    """Slots that step together and draw by the rules of their rows."""
 
     def __init__(self, model: RowModel, eos: int | None) -> None:
         self.model, self._eos = model, -1 if eos is None else eos
@@ -42,23 +42,24 @@ class StepSlots:
         self._state = np.empty(model.config.state_shape(0), np.float32)
         self._tokens = np.empty(0, np.int64)  # what each slot reads in the next step
         self._prompts = np.empty((0, 1), np.int64)
-        self._unread = np.empty(0, np.int64)  # tokens that stand before a row's first draw; less than 1: it draws
-        self._length = np.empty(0, np.int64)  # of what it reads
-        self._u = np.empty((BLOCK, 0))
-        self._drawn = np.empty((BLOCK, 0), np.int64)
-        self._phase = 0  # steps of this block that are over
-        self._since = np.empty(0, np.int64)  # the step of the block from which on a row's tokens are not handed to it
-        self._left = np.empty(0, np.int64)  # the most tokens still to come
-        self._over = 0  # rows that are over
+        self._unread = np.empty(0, np.int64)  # tokens before a row's first draw; less than 1: it draws
+        self._length = np.empty(0, np.int64)  # of its unread tokens when it came
+        self._u = np.empty((DRAW_BLOCK, 0))
+        self._drawn = np.empty((DRAW_BLOCK, 0), np.int64)
+        self._phase = 0  # steps of this block that are done
+        self._since = np.empty(0, np.int64)  # the first step of the block whose token a row does not have yet
+        self._left = np.empty(0, np.int64)  # the most tokens that may still come
+        self._ended = 0  # rows that have ended
 
     def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
+        """Keep the rows that go on, and add new ones, which read ``row.unread`` first."""
         n, unread = len(rows), np.array([len(row.unread) for row in rows], np.int64)
-        u = np.zeros((BLOCK, n))
+        u = np.zeros((DRAW_BLOCK, n))
         if rows:
-            u[self._phase :] = self._uniforms(rows, unread, BLOCK - self._phase)
+            u[self._phase :] = self._uniforms(rows, unread, DRAW_BLOCK - self._phase)
         self._u = replace_columns(self._u, going, u, 1)
         self._state = replace_columns(self._state, going, states_of(self.model.config, rows), 2)
-        self._drawn = replace_columns(self._drawn, going, np.zeros((BLOCK, n), np.int64), 1)
+        self._drawn = replace_columns(self._drawn, going, np.zeros((DRAW_BLOCK, n), np.int64), 1)
         self._since = replace_columns(self._since, going, self._phase + unread - 1, 0)
         self._left = replace_columns(self._left, going, np.array([row.left for row in rows], np.int64), 0)
         self._unread = replace_columns(self._unread, going, unread, 0)
@@ -69,14 +70,14 @@ class StepSlots:
         self._prompts = replace_columns(self._prompts, going, prompts, 0)
         self._tokens = replace_columns(self._tokens, going, prompts[:, 0], 0)
         self.rows = replace_rows(self.rows, going, rows)
-        self._over = 0
+        self._ended = 0
         if self.rows:
-            self._rules = Rules(self.rows)
+            self._rules = RulesOfRows(self.rows)
             self._needs_each_token = np.array([row.needs_each_token for row in self.rows], np.bool_)
             self._plain = all(row.config.plain for row in self.rows)
 
     def _padded(self, rows: list[GrowingText], longest: int) -> NDArray[np.int64]:
-        """What rows read, as wide as that of the others."""
+        """Return the unread tokens of rows, as wide as those of the other rows."""
         width = self._prompts.shape[1]
         if longest > width:
             self._prompts = np.pad(self._prompts, ((0, 0), (0, longest - width)))
@@ -86,20 +87,20 @@ class StepSlots:
         return prompts
 
     def _uniforms(self, rows: list[GrowingText], unread: NDArray[np.int64], steps: int) -> NDArray[np.float64]:
-        """Of the next steps of these rows, (steps, n)."""
+        """Return the uniforms (steps, n) of the next steps of these rows."""
         u = np.zeros((steps, len(rows)))
-        # no draw before the last token of a prompt is read
-        draws = draws_of(rows) + np.maximum(np.arange(steps)[:, None] - np.maximum(unread - 1, 0), 0)
+        # the first draw is that after the last token of a prompt
+        draws = next_draws_of(rows) + np.maximum(np.arange(steps)[:, None] - np.maximum(unread - 1, 0), 0)
         indices = indices_of(rows)
-        for rules, some in Rules(rows).groups():
+        for rules, some in RulesOfRows(rows).groups():
             if rules.do_sample:
                 u[:, some] = uniforms(rules.seed, indices[some], draws[:, some])
         return u
 
     def _choose(self, logits: NDArray, some: NDArray[np.intp] | None) -> NDArray[np.int64]:
-        """The next token of some of the rows, or of all; 0 where the settings leave none, and the row is over."""
+        """Return the next token of some of the rows, or of all; 0 where the settings leave none, which ends the row."""
         u = self._u[self._phase]
-        if self._rules.one and self._plain:
+        if self._rules.are_one and self._plain:
             return (
                 choose(logits, self._rules.first, u)
                 if some is None
@@ -116,6 +117,7 @@ class StepSlots:
     def _choose_by(
         self, rules: SamplingConfig, some: NDArray[np.intp], logits: NDArray, tokens: NDArray[np.int64]
     ) -> None:  # fmt: skip
+        """Set the tokens of some rows by their rules, and end the rows that these leave no token."""
         rows = [self.rows[b] for b in some]
         history = None
         if rules.needs_history:
@@ -124,12 +126,13 @@ class StepSlots:
             tokens[some] = choose(logits[some], rules, self._u[self._phase, some], history)
         except NothingLeftError as error:
             for place in error.rows:
-                self._over += rows[place].reason is None
+                self._ended += rows[place].reason is None
                 rows[place].reason = rows[place].reason or NOTHING_LEFT
             if len(rest := np.delete(some, error.rows)):
                 self._choose_by(rules, rest, logits, tokens)
 
     def _keep_logprobs(self, logits: NDArray, tokens: NDArray[np.int64]) -> None:
+        """Append log-probabilities to the rows that ask for them."""
         asking = np.array(
             [
                 b
@@ -142,9 +145,10 @@ class StepSlots:
             self.rows[b].logprobs.append(value)
 
     def advance(self, slots: int, more: bool) -> bool:
+        """Run one time step; return whether enough rows have ended."""
         logits, self._state = self._move(self._tokens, self._state)
-        if self._phase == BLOCK:
-            self._u = self._uniforms(self.rows, self._unread, BLOCK)
+        if self._phase == DRAW_BLOCK:
+            self._u = self._uniforms(self.rows, self._unread, DRAW_BLOCK)
             self._phase = 0
             self._since = np.maximum(self._unread - 1, 0)
         self._unread -= 1
@@ -159,16 +163,16 @@ class StepSlots:
         self._drawn[self._phase] = self._tokens
         self._phase += 1
         self._left -= draws
-        told = (self._tokens == self._eos) | (self._left == 0) | self._needs_each_token | (self._phase == BLOCK)
-        self._tell(np.flatnonzero(told & draws))
+        due = (self._tokens == self._eos) | (self._left == 0) | self._needs_each_token | (self._phase == DRAW_BLOCK)
+        self._hand_out(np.flatnonzero(due & draws))
         enough = max(1, int(len(self.rows) * IDLE)) if more else 1
-        return self._over >= enough
+        return self._ended >= enough
 
-    def _tell(self, told: NDArray[np.intp]) -> None:
-        """Hand rows what they drew."""
-        for b, begin in zip(told.tolist(), self._since[told].tolist(), strict=True):
+    def _hand_out(self, due: NDArray[np.intp]) -> None:
+        """Hand the rows ``due`` the tokens that they drew."""
+        for b, begin in zip(due.tolist(), self._since[due].tolist(), strict=True):
             row = self.rows[b]
             if row.reason is None:
                 row.extend(self._drawn[begin : self._phase, b].tolist())
-                self._over += row.reason is not None
-        self._since[told] = self._phase
+                self._ended += row.reason is not None
+        self._since[due] = self._phase

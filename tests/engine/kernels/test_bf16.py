@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tolerances import assert_close
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.kernels.decode.flow import Decoder
+from unrolled.engine.kernels.decode.decoder import Decoder
 from unrolled.engine.kernels.gemm import matmul
 from unrolled.engine.kernels.gemm.matmul import product
 from unrolled.engine.kernels.gemm.packing import bf16_packing

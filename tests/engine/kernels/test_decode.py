@@ -11,7 +11,7 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.decode.flow import Decoder
+from unrolled.engine.kernels.decode.decoder import Decoder
 from unrolled.engine.kernels.decode.sampling import NOT_FINITE, SIDE_BY_SIDE, exp_float64, uniform
 from unrolled.engine.kernels.decode.sampling import choose as choose_compiled
 from unrolled.engine.kernels.jit.compilation import compiled
@@ -141,9 +141,9 @@ def written(
     """Tokens (steps, B) drawn behind ``first`` (B,), and the logits and the state behind the last of them."""
     rows, moved = len(first), state.copy()
     flow = Flow.of(
-        list(first[:, None]), steps, left=np.full(rows, steps + 1), first_draw=np.zeros(rows, np.uint64),
+        list(first[:, None]), steps, remaining=np.full(rows, steps + 1), first_draw=np.zeros(rows, np.uint64),
         indices=indices.astype(np.uint64), settings=DrawSettings.stack([settings] * rows),
-        going=np.zeros(rows, np.bool_),
+        started=np.zeros(rows, np.bool_),
     )  # fmt: skip
     decoder.flow(moved, flow, -1, rows)
     tokens = np.ascontiguousarray(flow.written.T)

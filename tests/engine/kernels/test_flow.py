@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.kernels.decode.flow import Decoder
+from unrolled.engine.kernels.decode.decoder import Decoder
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Flow
 from unrolled.engine.sampling.config import SamplingConfig
@@ -15,7 +15,7 @@ from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import choose
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.request import Request
-from unrolled.runtime.generation.scheduler.scheduler import FEW, write_rows
+from unrolled.runtime.generation.scheduler.scheduler import FEW_SLOTS, write_rows
 from unrolled.runtime.models.engines import make_model
 
 ROWS, STEPS = 41, 30
@@ -35,8 +35,8 @@ def start(prompts: list[np.ndarray], left: np.ndarray, steps: int) -> Flow:
     count = len(prompts)
     settings = DrawSettings.stack([SETTINGS[e % len(SETTINGS)] for e in range(count)])
     return Flow.of(
-        prompts, steps, left=left.copy(), first_draw=np.arange(count, dtype=np.uint64) % 3,
-        indices=np.arange(count, dtype=np.uint64) + 2**33, settings=settings, going=np.zeros(count, np.bool_),
+        prompts, steps, remaining=left.copy(), first_draw=np.arange(count, dtype=np.uint64) % 3,
+        indices=np.arange(count, dtype=np.uint64) + 2**33, settings=settings, started=np.zeros(count, np.bool_),
     )  # fmt: skip
 
 
@@ -62,9 +62,9 @@ def test_rows_that_flow_write_what_each_writes_alone(cell: str, lanes: int) -> N
     left = np.random.default_rng(2).integers(1, STEPS, ROWS)
     begun, flow = state.copy(), start(prompts, left, 2000)
     decoder.flow(state, flow, -1, lanes)
-    assert flow.going.all()
+    assert flow.started.all()
     np.testing.assert_array_equal(flow.counts, left)
-    np.testing.assert_array_equal(flow.left, 0)
+    np.testing.assert_array_equal(flow.remaining, 0)
     for e, prompt in enumerate(prompts):
         assert flow.written[e, : left[e]].tolist() == alone(decoder, prompt, begun, e, left[e])[0]
 
@@ -75,13 +75,13 @@ def test_rows_stop_where_the_steps_end_and_keep_their_states() -> None:
     prompts, state = [row[:1] for row in unread(5, 1)], models.state(config, 5, np.float32)
     begun, flow = state.copy(), start(prompts, np.full(5, 100), 7)
     decoder.flow(state, flow, -1, 3)
-    assert flow.going.tolist() == [True, True, True, False, False]
+    assert flow.started.tolist() == [True, True, True, False, False]
     assert flow.counts.tolist() == [7, 7, 7, 0, 0]
-    assert flow.left.tolist() == [93, 93, 93, 100, 100]
+    assert flow.remaining.tolist() == [93, 93, 93, 100, 100]
     for e in range(3):
         tokens, before = alone(decoder, prompts[e], begun, e, 7)
         assert flow.written[e].tolist() == tokens
-        assert flow.drawn[e] == tokens[-1]
+        assert flow.last_drawn[e] == tokens[-1]
         np.testing.assert_array_equal(state[:, :, e], before[:, :, 0])
     np.testing.assert_array_equal(state[:, :, 3:], begun[:, :, 3:])  # those that wait
 
@@ -140,7 +140,7 @@ def test_prompts_that_are_read_in_lanes_and_ahead_of_them_say_the_same(engine: s
     requests = [
         Request("", prompt, index, configs[index % len(configs)]) for index, prompt in enumerate(unread(90, 40))
     ]
-    texts = list(write_rows(model, requests, FEW - 13))  # read ahead
+    texts = list(write_rows(model, requests, FEW_SLOTS - 13))  # read ahead
     assert [text.index for text in texts] == list(range(90))
-    for lanes in (FEW, 40, 70, 128):
+    for lanes in (FEW_SLOTS, 40, 70, 128):
         assert list(write_rows(model, requests, lanes)) == texts

@@ -14,7 +14,7 @@ from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_prompts
 from unrolled.runtime.generation.requests.request import Request
-from unrolled.runtime.generation.scheduler.scheduler import AHEAD, write_rows
+from unrolled.runtime.generation.scheduler.scheduler import HELD_PER_SLOT, write_rows
 from unrolled.runtime.models.batch_invariance import RowModel
 from unrolled.runtime.models.engines import ENGINES, make_model
 from unrolled.runtime.models.onnx_model import open_checkpoint
@@ -129,9 +129,9 @@ def test_requests_are_read_as_lanes_become_free() -> None:
 
     texts = write_rows(model, endless(), 4)
     assert len(next(texts).tokens) == 3000
-    assert asked == 4 * AHEAD
+    assert asked == 4 * HELD_PER_SLOT
     assert [len(text.tokens) for text in itertools.islice(texts, 200)] == [1] * 200
-    assert asked <= 4 * AHEAD + 200
+    assert asked <= 4 * HELD_PER_SLOT + 200
 
 
 def test_nothing_asked_nothing_written() -> None:

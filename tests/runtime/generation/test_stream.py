@@ -22,7 +22,7 @@ from unrolled.engine.tokenizers.vocabulary import BOS, EOS
 from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, WeightStorage, as_restored
 from unrolled.runtime import Context, Generation, extend, generate, read, stream, write
-from unrolled.runtime.generation.scheduler.flow_slots import CHUNK
+from unrolled.runtime.generation.scheduler.flow_slots import MIN_CHUNK
 from unrolled.runtime.models.engines import make_model
 from unrolled.runtime.models.onnx_model import open_checkpoint
 
@@ -56,7 +56,7 @@ def test_pieces_joined_are_the_text(engine: str, stop: tuple[str, ...]) -> None:
 def test_pieces_come_as_they_are_written(engine: str) -> None:
     pieces = list(stream(make(engine), "a", max_new_tokens=200))
     assert sum(map(len, pieces)) == 200
-    assert max(map(len, pieces)) <= CHUNK
+    assert max(map(len, pieces)) <= MIN_CHUNK
 
 
 def test_what_may_become_a_stop_text_is_held() -> None:
