@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.cells.cell import SIGMOID, TANH
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.layers import linear_backward_input, linear_forward, logit_pieces, softmax_cross_entropy
+from unrolled.engine.models.layers.linear import linear_backward_input, linear_forward
+from unrolled.engine.models.layers.output_loss import logit_pieces, softmax_cross_entropy
 from unrolled.engine.models.parameters import Params, layer_params, output_weight_name
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.backends import get_backend

@@ -3,9 +3,7 @@
 Kernels compile at their first call for a dtype and are cached on disk; a later process loads them in a moment.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 from unrolled.engine.kernels import optimizers as optim
 from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
@@ -14,26 +12,13 @@ from unrolled.engine.kernels.layers import embedding, first_layer, linear, outpu
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.kernels.recurrent.scan import backward, forward
 from unrolled.engine.kernels.threads.buffer_pool import zeros
+from unrolled.engine.models.layers.functions import LayerFunctions
 
 KERNELS: dict[str, Kernel] = {cell: Kernel(partial(forward, cell), partial(backward, cell)) for cell in CELL_FORMULAS}
 
 
-class Layers(NamedTuple):
-    """Compiled layers around the recurrent ones; contracts and formulas in ``unrolled.engine.models.layers``."""
-
-    zeros: Callable[..., Any]
-    embedding_forward: Callable[..., Any]
-    embedding_backward: Callable[..., Any]
-    linear_forward: Callable[..., Any]
-    linear_backward_input: Callable[..., Any]
-    linear_backward_weight: Callable[..., Any]
-    embedded_linear_forward: Callable[..., Any]
-    first_layer_backward: Callable[..., Any]
-    output_loss: Callable[..., Any]
-
-
-def _layers_with(packing: Packing) -> Layers:
-    return Layers(
+def _layers_with(packing: Packing) -> LayerFunctions:
+    return LayerFunctions(
         zeros,
         embedding.embedding_forward,
         embedding.embedding_backward,
@@ -46,7 +31,7 @@ def _layers_with(packing: Packing) -> Layers:
     )
 
 
-def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, Kernel], Layers]:
+def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, Kernel], LayerFunctions]:
     """Return the cells and the layers, whose products have factors of a format."""
     cells = {
         name: Kernel(partial(kernel.forward, packing=packing), partial(kernel.backward, packing=packing))

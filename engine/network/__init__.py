@@ -1,1 +1,1 @@
-"""Run the network from scratch on either backend, NumPy or Numba."""
+"""The network from scratch, on a backend of NumPy or Numba functions."""

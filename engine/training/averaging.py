@@ -15,7 +15,7 @@ from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.training.trainable import StepResult, Trainable
 

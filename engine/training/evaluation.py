@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unrolled.engine.data.batches import Batch, Batches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.layers import LOGITS_BYTES, LossResult, softmax_cross_entropy
+from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossResult, softmax_cross_entropy
 from unrolled.engine.models.step_contract import Stepper, zero_state
 
 Evaluator = Callable[[Batch, NDArray], tuple[LossResult, NDArray]]

@@ -12,7 +12,7 @@ from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params, check_params, flatten_params, parameter_shapes, parameter_views
 from unrolled.engine.models.step_contract import Stepper
 from unrolled.engine.network.backends import FLOAT32

@@ -25,7 +25,7 @@ from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import Group

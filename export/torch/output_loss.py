@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from unrolled.engine.models.layers import logit_pieces
+from unrolled.engine.models.layers.output_loss import logit_pieces
 
 
 def output_loss(h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, int]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params, parameter_shapes
 from unrolled.engine.models.step_contract import check_step
 from unrolled.engine.optimizers.config import OptimizerConfig

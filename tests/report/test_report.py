@@ -24,8 +24,8 @@ from unrolled.engine.data.corpus import BUILTINS, Corpus
 from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.splits import split_corpus
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, ModelFileError
-from unrolled.engine.models import layers
 from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.layers import output_loss
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
@@ -334,7 +334,7 @@ def test_surprise_is_the_same_in_pieces_of_logits(monkeypatch: pytest.MonkeyPatc
     checkpoint = models.checkpoint("gru")
     rows = [np.random.default_rng(8).integers(0, models.V, 20)]
     whole = read_rows(checkpoint, rows).surprises
-    monkeypatch.setattr(layers, "LOGITS_BYTES", 3 * 8 * models.V)  # three positions a piece
+    monkeypatch.setattr(output_loss, "LOGITS_BYTES", 3 * 8 * models.V)  # three positions a piece
     pieces = read_rows(checkpoint, rows).surprises
     assert [one.token for one in pieces] == rows[0][1:].tolist()
     for one, other in zip(whole, pieces, strict=True):

@@ -21,7 +21,7 @@ from unrolled.engine.kernels.simd.bits import largest
 from unrolled.engine.kernels.simd.vectors import elementwise
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
-from unrolled.engine.models.layers import LOGITS_BYTES, LossResult
+from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossResult
 
 
 @compiled_sum

@@ -12,7 +12,7 @@ from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.recurrent.work_partition import Columns
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.layers import LossResult, softmax_cross_entropy
+from unrolled.engine.models.layers.output_loss import LossResult, softmax_cross_entropy
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel

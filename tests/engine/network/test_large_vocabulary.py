@@ -19,7 +19,7 @@ from unrolled.bench.workloads import Workload
 from unrolled.cli.app import app
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models import layers
+from unrolled.engine.models.layers import output_loss
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training import evaluation
@@ -51,7 +51,7 @@ def test_pieces_give_what_the_whole_gives(engine: str, tied: bool, kind: str, mo
     batch, state = some(models.batch(whole.config), kind), models.state(whole.config)
     expected = [whole.train_step(batch, state, 0.01, None) for _ in range(3)]
     scored = whole.evaluate(batch, state)[0]
-    monkeypatch.setattr(layers, "LOGITS_BYTES", BYTES)
+    monkeypatch.setattr(output_loss, "LOGITS_BYTES", BYTES)
     got = [pieces.train_step(batch, state, 0.01, None) for _ in range(3)]
     assert_close([step.loss for step in got], [step.loss for step in expected], "invariant", np.float64)
     assert_close([step.grad_norm for step in got], [step.grad_norm for step in expected], "invariant", np.float64)
@@ -74,11 +74,11 @@ def test_alarm_a_piece_is_a_share_of_the_batch_and_not_its_own_mean() -> None:
 
 @pytest.mark.parametrize("N", [1, 3, 4, 7])
 def test_pieces_cover_all_positions_once(N: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "LOGITS_BYTES", BYTES)
-    pieces = [np.arange(N)[piece] for piece in layers.logit_pieces(N, models.V, np.dtype(np.float64))]
+    monkeypatch.setattr(output_loss, "LOGITS_BYTES", BYTES)
+    pieces = [np.arange(N)[piece] for piece in output_loss.logit_pieces(N, models.V, np.dtype(np.float64))]
     np.testing.assert_array_equal(np.concatenate(pieces), np.arange(N))
     assert all(len(piece) <= 3 for piece in pieces)
-    assert len(list(layers.logit_pieces(2, 10**9, np.dtype(np.float64)))) == 2  # a position at a time at least
+    assert len(list(output_loss.logit_pieces(2, 10**9, np.dtype(np.float64)))) == 2  # a position at a time at least
 
 
 def peak_of_a_step(engine: str, batch: Batch, model: Any) -> int:
@@ -102,9 +102,9 @@ def test_a_step_in_numpy_holds_less_than_all_logits_and_the_whole_holds_more(mon
         model = make_trainable("numpy", config, models.params(config, np.float32), OptimizerConfig("adam"), 1.0)
         return peak_of_a_step("numpy", batch, model)
 
-    monkeypatch.setattr(layers, "LOGITS_BYTES", 1 << 19)
+    monkeypatch.setattr(output_loss, "LOGITS_BYTES", 1 << 19)
     assert peak() < all_logits / 2
-    monkeypatch.setattr(layers, "LOGITS_BYTES", 1 << 30)
+    monkeypatch.setattr(output_loss, "LOGITS_BYTES", 1 << 30)
     assert peak() > 2 * all_logits
 
 

@@ -23,7 +23,7 @@ from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Dropout, Masks
-from unrolled.engine.models.layers import LossResult
+from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.network.backends import BACKENDS, get_backend
 from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import clip_scale, grad_norm

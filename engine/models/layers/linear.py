@@ -1,0 +1,31 @@
+"""The linear layer: y = x·Wᵀ + b."""
+
+from __future__ import annotations
+
+from numpy.typing import NDArray
+
+
+def linear_forward(x: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
+    """Return x·Wᵀ + b over the last axis.
+
+    Args:
+        x: (..., in).
+        weight: (out, in).
+        bias: (out,).
+
+    Returns:
+        (..., out).
+    """
+    return x @ weight.T + bias
+
+
+def linear_backward_input(dy: NDArray, weight: NDArray) -> NDArray:
+    """Return the gradient (..., in) of the input of ``linear_forward``, from that of its output (..., out)."""
+    return dy @ weight
+
+
+def linear_backward_weight(dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray) -> None:
+    """Add the gradients of weight (out, in) and bias (out,), summed over all leading axes."""
+    rows = dy.reshape(-1, dy.shape[-1])
+    dweight += rows.T @ x.reshape(-1, x.shape[-1])
+    dbias += rows.sum(axis=0)
