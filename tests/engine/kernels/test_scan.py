@@ -1,0 +1,98 @@
+"""The scan runs any cell: one that only this file has is compiled to two functions over rows, and the scan is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from numba_threads import on_threads
+from numpy.typing import NDArray
+from tolerances import assert_close
+
+from unrolled.engine.kernels.recurrent import pointwise, scan
+from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
+from unrolled.engine.kernels.recurrent.formulas import Formulas, Outputs, Vectors
+from unrolled.engine.kernels.simd.activations import tanh
+from unrolled.engine.models.cells import lstm
+
+T, B, H = 5, 7, 19
+KEPT = 0.75
+
+
+def activate(hidden: Vectors, inputs: Vectors, before: Vectors) -> Outputs:
+    (a,), (x,), (h_prev,) = hidden, inputs, before
+    n = tanh(a + x)
+    return (n,), (KEPT * h_prev + (1 - KEPT) * n,)
+
+
+def differentiate(gates: Vectors, before: Vectors, after: Vectors, dh: Vectors, dstate: Vectors) -> Outputs:
+    (n,), (dh,), (dh_next,) = gates, dh, dstate
+    dh = dh + dh_next
+    return ((1 - KEPT) * dh * (1 - n * n),), (KEPT * dh,)
+
+
+def forward_reference(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+    states, gates = [s0], []
+    for x in xg:
+        gates.append(np.tanh(x + states[-1][0] @ w_hh.T + b_hh))
+        states.append(KEPT * states[-1] + (1 - KEPT) * gates[-1])
+    return np.stack(states), np.stack(gates)
+
+
+def backward_reference(dh: NDArray, ds_T: NDArray, gates: NDArray, w_hh: NDArray) -> tuple[NDArray, NDArray]:
+    da, ds = np.empty_like(gates), ds_T[0]
+    for t in reversed(range(len(dh))):
+        total = dh[t] + ds
+        da[t] = (1 - KEPT) * total * (1 - gates[t] ** 2)
+        ds = KEPT * total + da[t] @ w_hh
+    return da, ds[None]
+
+
+@pytest.fixture
+def leaky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The name of a cell that is registered, and kept on disk, for one test."""
+    name = "leaky"
+    run_lstm()  # loads the scan from the folder of the kernels
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setitem(CELL_FORMULAS, name, Formulas(activate, differentiate, 1, 1, 1, ((0, 1),)))
+    monkeypatch.setattr(pointwise, "_compiled", dict(pointwise._compiled))
+    monkeypatch.setattr(pointwise, "_addresses", dict(pointwise._addresses))
+    return name
+
+
+def run_lstm() -> None:
+    rng = np.random.default_rng(0)
+    xg, s0, w, b = (rng.standard_normal(shape) for shape in ((T, B, 4 * H), (2, B, H), (4 * H, H), (4 * H,)))
+    states, gates = scan.forward("lstm", xg, s0, w, b)
+    expected, _ = lstm.forward(xg, s0, w, b)
+    assert_close(states, expected, "engine", what="states")
+    scan.backward("lstm", states[1:, 0].copy(), s0, states, gates, w, b)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_cell_that_is_only_here(leaky: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    xg, dh, s0, ds_T = (rng.standard_normal(shape) for shape in ((T, B, H), (T, B, H), (1, B, H), (1, B, H)))
+    w, b = rng.standard_normal((H, H)) / 4, rng.standard_normal(H)
+    compiled = [len(one.dispatcher.signatures) for one in (scan._forward, scan._backward)]
+    with on_threads(threads):
+        states, gates = scan.forward(leaky, xg, s0, w, b)
+        expected_states, expected_gates = forward_reference(xg, s0, w, b)
+        assert_close(states, expected_states, "engine", what="states")
+        assert_close(gates, expected_gates, "engine", what="gates")
+        dxg, dhg, ds0 = scan.backward(leaky, dh.copy(), ds_T, states, gates, w, b)
+    da, expected_ds0 = backward_reference(dh, ds_T, expected_gates, w)
+    for got in (dxg, dhg):
+        assert_close(np.asarray(got), da, "engine", what="gradient of the products")
+    assert_close(ds0, expected_ds0, "engine", what="gradient of the state")
+    assert [len(one.dispatcher.signatures) for one in (scan._forward, scan._backward)] == compiled
+
+
+def test_alarm_other_formulas_are_noticed() -> None:
+    rng = np.random.default_rng(0)
+    xg, s0, w, b = (rng.standard_normal(shape) for shape in ((T, B, H), (1, B, H), (H, H), (H,)))
+    states, _ = scan.forward("rnn", xg, s0, w, b)
+    with pytest.raises(AssertionError):
+        assert_close(states, forward_reference(xg, s0, w, b)[0], "engine")
