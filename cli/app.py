@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from unrolled.cli.terminal.console import err, write_any_text
 from unrolled.cli.terminal.error_messages import one_line_message, process_prefix
 from unrolled.cli.terminal.exit_codes import BAD_INPUT, INTERRUPTED
-from unrolled.cli.verbs.bench import bench
+from unrolled.cli.verbs.bench.group import bench
 from unrolled.cli.verbs.compare import compare
 from unrolled.cli.verbs.demo import demo
 from unrolled.cli.verbs.encode import encode

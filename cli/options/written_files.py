@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.storage.json_text import to_json
 
 OPTION = "--overwrite"
 
@@ -49,6 +51,13 @@ def check_append(path: Path) -> None:
         raise ConfigError(f"{path}: is a folder, a file name was expected")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}: no such folder")
+
+
+def append_line(path: Path | None, values: dict[str, Any]) -> None:
+    """Append values as a JSON line to a file; do nothing without a path."""
+    if path is not None:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(to_json(values) + "\n")
 
 
 def _is_same(path: Path, source: Path) -> bool:

@@ -28,7 +28,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_a_bench_in_which_no_peer_was_measured_ends_with_1(
     lines: list[dict[str, Any]], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verb = importlib.import_module("unrolled.cli.verbs.bench")
+    verb = importlib.import_module("unrolled.cli.verbs.bench.measure")
     monkeypatch.setattr(verb, "machine_line", lambda threads: MACHINE)
     monkeypatch.setattr(verb, "measure", lambda *arguments: iter(lines))
     assert command(monkeypatch, "bench", "train", "--workload", "word", "--peers", "numba,torch") == code

@@ -115,7 +115,7 @@ def test_a_link_that_leads_nowhere_is_an_output_that_exists(here: Path) -> None:
 
 
 def test_a_picture_of_measurements_asks_too_and_measurements_are_added(here: Path) -> None:
-    assert "overwrite" in inspect.signature(sys.modules["unrolled.cli.verbs.bench"].report).parameters
+    assert "overwrite" in inspect.signature(sys.modules["unrolled.cli.verbs.bench.results"].report).parameters
     (here / "old.jsonl").write_text("")
     (here / "a.png").write_bytes(KEPT)
     done = CliRunner().invoke(app, ["bench", "report", "old.jsonl", "--plot", "a.png"])

@@ -13,11 +13,10 @@ from unrolled.bench.runtimes.findings import findings
 from unrolled.bench.runtimes.registry import HOSTS, select_runtimes
 from unrolled.bench.runtimes.tables import errors_of, table_of
 from unrolled.cli.options.shared import default
-from unrolled.cli.options.written_files import check_append
+from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err
 from unrolled.engine.checks import check_choice
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.storage.json_text import to_json
 
 
 def runtimes(
@@ -51,9 +50,7 @@ def runtimes(
         for finding in findings(Path(folder), python, hosts, chosen, names):
             status.update(f"{finding.runtime}: {finding.cell} {finding.form} {finding.storage}")
             found.append(finding)
-            if json is not None:
-                with json.open("a", encoding="utf-8") as stream:
-                    stream.write(to_json({"suite": "runtimes", **finding._asdict()}) + "\n")
+            append_line(json, {"suite": "runtimes", **finding._asdict()})
     head, *rows = table_of(found)
     for row in [head, ["---"] * len(head), *rows]:
         print(f"| {' | '.join(row)} |")
