@@ -54,7 +54,7 @@ app.command()(report)
 app.command()(info)
 app.add_typer(bench, name="bench")
 
-_settings = {"debug": False}
+_global_options = {"debug": False}  # options before the verb
 
 
 def _version(wanted: bool) -> None:
@@ -70,7 +70,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    _settings["debug"] = debug
+    _global_options["debug"] = debug
 
 
 def run(interruption: Interruption | None = None) -> int:
@@ -87,7 +87,7 @@ def run(interruption: Interruption | None = None) -> int:
     except (UnrolledError, TyperException, OSError, MemoryError) as error:
         if interruption is not None and interruption.received:
             return INTERRUPTED
-        if _settings["debug"]:
+        if _global_options["debug"]:
             raise
         err.print(Text(f"{process_prefix()}error: {one_line_message(error)}", style="red"))
         return BAD_INPUT

@@ -90,8 +90,8 @@ def _part(checkpoint: Checkpoint, corpus: Corpus, records: bool) -> tuple[str | 
     except ConfigError:
         config = DataConfig(batching="records" if records else "stream")
     split = split_corpus(corpus, config.batching, config.split, config.seed)
-    for part in ("validation", "test"):
-        if content := getattr(split, part):
+    for part, content in (("validation", split.validation), ("test", split.test)):
+        if content:
             return content, f"the {part} part of {corpus.name}"
     return split.train, f"the beginning of {corpus.name}, all of which it was trained on"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ def write_any_text() -> None:
     r"""Let the standard streams write \xNN for an undecodable byte of a file name, and ? for what they cannot encode."""
     codecs.register_error(BYTES_SHOWN, _replacement)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=BYTES_SHOWN)
 
 

@@ -58,9 +58,9 @@ OPTION_NAMES = {
 def one_line_message(error: BaseException) -> str:
     """Return an error's message in one line, with flags for names of settings."""
     if isinstance(error, TyperException):
-        context: Any = getattr(error, "ctx", None)
+        context: Any = getattr(error, "ctx", None)  # of usage errors, whose class is private
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        text = getattr(error, "format_message", lambda: str(error))() + hint
+        text = error.format_message() + hint
     elif isinstance(error, MemoryError):
         text = f"not enough memory ({error}); make the model or the batch smaller; {LARGE_TEXT}"
     elif isinstance(error, OSError) and error.strerror:

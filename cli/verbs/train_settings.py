@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -49,5 +49,6 @@ def _parameters(verb: Callable[..., None]) -> list[inspect.Parameter]:
 
 
 def _hide(parameter: inspect.Parameter) -> inspect.Parameter:
-    kind = parameter.annotation.__origin__ if hasattr(parameter.annotation, "__metadata__") else parameter.annotation
+    annotation = parameter.annotation
+    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     return parameter.replace(annotation=Annotated[kind, typer.Option(hidden=True, callback=refuse)])
