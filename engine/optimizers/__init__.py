@@ -1,1 +1,1 @@
-"""Update parameters: the optimizers of PyTorch, clipping and learning-rate schedules."""
+"""Optimizers: settings, update rules by PyTorch's formulas, gradient scaling, and learning-rate schedules."""

@@ -1,1 +1,1 @@
-"""Run an experiment from corpus to run folder, and resume it."""
+"""Runs: an experiment from a corpus to a run folder, and its resumption."""

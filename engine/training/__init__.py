@@ -1,1 +1,1 @@
-"""Train: the loop, its events, evaluation and averaging of weights."""
+"""Training: the loop, its events and observers, evaluation, and averaging of weights."""

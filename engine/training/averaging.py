@@ -1,4 +1,4 @@
-"""Training whose model is an average of the weights over the last steps.
+"""Training with an exponential moving average of the weights as the model.
 
 Source: B. T. Polyak and A. B. Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), in the form of an
 exponential moving average.
@@ -19,25 +19,25 @@ from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.training.trainable import StepResult, Trainable
 
-PREFIX, UPDATES = "average/", "average_updates"
+AVERAGE_PREFIX, AVERAGE_UPDATES = "average/", "average_updates"  # keys in a training state
 
 
 class AveragedTrainable:
-    """A trainable that learns as ``inner`` does, and is evaluated, sampled from and saved with averaged weights.
+    """A trainable that trains as ``inner`` does, and evaluates, samples and saves with averaged weights.
 
     average ← average + (1 - d)·(weights - average),   d = min(decay, (1 + n) / (10 + n)) at the n-th update,
-    so that the first, random weights are soon forgotten.
+    so that the random initial weights soon lose their influence.
 
     Args:
         inner: any engine's trainable.
-        decay: in (0, 1); what is older than about 1 / (1 - decay) updates counts little.
+        decay: in (0, 1); weights older than about 1 / (1 - decay) updates count little.
     """
 
     def __init__(self, inner: Trainable, decay: float) -> None:
         self.inner, self.decay = inner, decay
         self._average = inner.export_params()
         self._updates = 0
-        self._weights: Params | None = None  # those that learn, while the average is in their place
+        self._weights: Params | None = None  # the trained weights, while ``inner`` holds the average
 
     @property
     def config(self) -> ModelConfig:
@@ -55,18 +55,20 @@ class AveragedTrainable:
     def learning_rate(self) -> float:
         return self.inner.learning_rate
 
-    def _learn(self) -> None:
+    def _load_weights(self) -> None:
+        """Put the trained weights into ``inner``, if it holds the average."""
         if self._weights is not None:
             self.inner.load_params(self._weights)
             self._weights = None
 
-    def _show(self) -> None:
+    def _load_average(self) -> None:
+        """Put the average into ``inner``, and keep the trained weights."""
         if self._weights is None:
             self._weights = self.inner.export_params()
             self.inner.load_params(self._average)
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None) -> StepResult:
-        self._learn()
+        self._load_weights()
         result = self.inner.train_step(batch, state, learning_rate, masks)
         self._updates += 1
         decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
@@ -77,37 +79,41 @@ class AveragedTrainable:
         return result
 
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
-        self._show()
+        self._load_average()
         return self.inner.evaluate(batch, state)
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        self._show()
+        self._load_average()
         return self.inner.step(tokens, state)
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:
-        self._learn()
+        self._load_weights()
         self.inner.warm_up(batch, state)
 
     def export_params(self) -> Params:
         return {name: value.copy() for name, value in self._average.items()}
 
     def load_params(self, params: Params) -> None:
-        """Begin again from ``params``."""
+        """Restart training and average from ``params``."""
         self._weights = None
         self.inner.load_params(params)
         self._average, self._updates = self.inner.export_params(), 0
 
     def training_state(self) -> dict[str, NDArray]:
-        self._learn()
-        averages = {PREFIX + name: value for name, value in self.export_params().items()}
-        return {**self.inner.training_state(), **averages, UPDATES: np.array([self._updates])}
+        self._load_weights()
+        averages = {AVERAGE_PREFIX + name: value for name, value in self.export_params().items()}
+        return {**self.inner.training_state(), **averages, AVERAGE_UPDATES: np.array([self._updates])}
 
     def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
         self._weights = None
-        averages = {name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)}
-        if set(averages) != set(self._average) or UPDATES not in arrays:
+        averages, inner = {}, {}
+        for name, value in arrays.items():
+            if name.startswith(AVERAGE_PREFIX):
+                averages[name.removeprefix(AVERAGE_PREFIX)] = value
+            elif name != AVERAGE_UPDATES:
+                inner[name] = value
+        if set(averages) != set(self._average) or AVERAGE_UPDATES not in arrays:
             raise ModelFileError("training state: the averaged weights are missing")
-        own = {name: value for name, value in arrays.items() if not name.startswith(PREFIX) and name != UPDATES}
-        self.inner.load_training_state(own)
+        self.inner.load_training_state(inner)
         self._average = {name: averages[name].copy() for name in self._average}
-        self._updates = int(arrays[UPDATES][0])
+        self._updates = int(arrays[AVERAGE_UPDATES][0])

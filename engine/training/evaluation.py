@@ -1,4 +1,4 @@
-"""Loss, perplexity, bits per token and next-token accuracy of any model that keeps the step contract."""
+"""Loss, perplexity, bits per token and next-token accuracy of any model with the step contract."""
 
 from __future__ import annotations
 
@@ -24,23 +24,30 @@ class Metrics:
     """Means over ``tokens`` predictions."""
 
     loss: float  # nats a token
-    accuracy: float  # share of tokens that were the most probable one
+    accuracy: float  # share of targets that were the most probable token
     tokens: int
 
     @property
     def perplexity(self) -> float:
+        """Return e^loss; infinity where it overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
     def bits_per_token(self) -> float:
+        """Return the loss in bits."""
         return self.loss / math.log(2)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
         return {**asdict(self), "perplexity": self.perplexity, "bits_per_token": self.bits_per_token}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Metrics:
-        """The inverse of ``to_dict``; ConfigError where a value is missing or no number."""
+        """Return the metrics that ``to_dict`` wrote.
+
+        Raises:
+            ConfigError: a value is missing or not a number.
+        """
         try:
             return cls(float(values["loss"]), float(values["accuracy"]), int(values["tokens"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -48,7 +55,7 @@ class Metrics:
 
 
 def step_evaluator(model: Stepper) -> Evaluator:
-    """Loss of a batch through ``model.step`` and the reference's cross-entropy, ``LOGITS_BYTES`` of logits at a time."""
+    """Return an evaluator that computes the reference's loss from ``model.step``, ``LOGITS_BYTES`` of logits at a time."""
 
     def run(batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
         T, B = batch.inputs.shape
@@ -66,7 +73,7 @@ def step_evaluator(model: Stepper) -> Evaluator:
 def evaluate(
     evaluator: Evaluator, config: ModelConfig, batches: Batches, dtype: np.dtype | type = np.float32
 ) -> Metrics:
-    """Score all of ``batches`` in order, the state carried where a batch continues the one before."""
+    """Evaluate all of ``batches`` in order, and carry the state into batches that continue the previous one."""
     loss, correct, count = 0.0, 0, 0
     state: NDArray | None = None
     for batch in batches.epoch(None):
@@ -78,7 +85,7 @@ def evaluate(
 
 
 def count_unknown(batches: Batches, unk_id: int | None) -> int | None:
-    """How many of the tokens to predict are <unk>; None for a vocabulary without it."""
+    """Return the number of targets that are <unk>, or None for a vocabulary without it."""
     if unk_id is None:
         return None
     return sum(int(((batch.targets == unk_id) & batch.mask).sum()) for batch in batches.epoch(None))

@@ -1,4 +1,4 @@
-"""Events that a training reports to its observers."""
+"""Events of a training, which its observers receive."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class StepEvent:
     step: int  # from 1
     epoch: float  # passes over the training data so far
     seconds: float
-    done: float  # share of the training, in [0, 1]
+    done: float  # completed share of the training, in [0, 1]
     loss: float  # mean, nats a token
     grad_norm: float
     learning_rate: float
-    tokens: int  # of this step
-    tokens_per_s: float  # of all steps so far, validation not counted
-    accuracy: float  # share of this step's tokens that were the most probable one
+    tokens: int  # targets of this step
+    tokens_per_s: float  # over all steps so far, without validation
+    accuracy: float  # share of this step's targets that were the most probable token
 
 
 @dataclass(frozen=True)
 class ValidationEvent:
-    """One validation; ``best`` where its loss is the lowest so far."""
+    """One validation; ``best`` means that its loss is the lowest so far."""
 
     step: int
     epoch: float

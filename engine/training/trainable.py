@@ -1,4 +1,4 @@
-"""What the training loop asks of an engine, and the from-scratch engines' answer."""
+"""The contract between training loop and engines, and the network from scratch as a trainable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unrolled.engine.optimizers.optimizer import Optimizer
 
 
 class StepResult(NamedTuple):
-    """What a training step did."""
+    """Loss, gradient norm and new state of a training step."""
 
     loss: LossResult
     grad_norm: float  # before clipping
@@ -31,40 +31,49 @@ class StepResult(NamedTuple):
 
 
 class Trainable(Stepper, Protocol):
-    """A model with its optimiser. Dropout masks come from the loop, so that all engines drop the same units."""
+    """A model with its optimizer. Dropout masks come from the loop, so that all engines drop the same units."""
 
     @property
-    def engine(self) -> str: ...
+    def engine(self) -> str:
+        """Return the engine's name."""
+        ...
+
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """Return the dtype of parameters and state."""
+        ...
+
     @property
     def learning_rate(self) -> float:
-        """Before the schedule."""
+        """Return the learning rate before the schedule."""
         ...
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None) -> StepResult:
-        """One update from one batch. A loss or norm that is not finite leaves the parameters as they were."""
+        """Update the parameters from one batch, unless its loss or gradient norm is not finite."""
         ...
 
-    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]: ...
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+        """Return the loss sums of a batch and the state after it, without gradients."""
+        ...
+
     def warm_up(self, batch: Batch, state: NDArray) -> None:
-        """Compile or allocate what the first step of this size would, without changing anything."""
+        """Compile and allocate for training steps of this size, without changing the parameters."""
         ...
 
     def export_params(self) -> Params:
-        """A copy of the parameters."""
+        """Return a copy of the parameters."""
         ...
 
     def load_params(self, params: Params) -> None:
-        """Take the values of ``params``; the optimiser stays as it is."""
+        """Replace the parameters, and keep the optimizer's state."""
         ...
 
     def training_state(self) -> dict[str, NDArray]:
-        """Copies of all that the next update depends on: parameters, the optimiser's moments and its count of updates."""
+        """Return copies of the arrays that determine the next update: parameters, moments, and the number of updates."""
         ...
 
     def load_training_state(self, arrays: Mapping[str, NDArray]) -> None:
-        """Go on from what ``training_state`` of such a trainable returned.
+        """Restore the arrays that ``training_state`` returned.
 
         Raises:
             ModelFileError: an array is missing, unexpected, or of another shape or dtype.
@@ -76,7 +85,7 @@ def check_state(arrays: Mapping[str, NDArray], expected: Mapping[str, NDArray]) 
     """Check names, shapes and dtypes of a training state against those of ``expected``.
 
     Raises:
-        ModelFileError: they differ.
+        ModelFileError: an array is missing, unexpected, or of another shape or dtype.
     """
     if different := sorted(set(arrays) ^ set(expected)):
         raise ModelFileError(f"training state: {', '.join(different)} missing or not expected")
@@ -89,7 +98,14 @@ def check_state(arrays: Mapping[str, NDArray], expected: Mapping[str, NDArray]) 
 
 
 class EngineTrainable(LanguageModel):
-    """The from-scratch network with its optimiser, on either backend."""
+    """The network from scratch with its optimizer, on either backend.
+
+    Args:
+        params: initial parameters; copied.
+        optimizer: optimizer and hyperparameters.
+        clip_norm: upper bound of the gradient norm; None: no bound.
+        backend, precision: as in ``LanguageModel``.
+    """
 
     def __init__(
         self,
@@ -119,7 +135,7 @@ class EngineTrainable(LanguageModel):
         result = self.gradients(batch, state, masks, config.label_smoothing)
         factor = gradient_factor(config, result.loss.tokens, batch.inputs.shape[1])
         if config.clip_value is not None:
-            limit = config.clip_value / max(factor, 1e-30)  # before the factor, which the update applies
+            limit = config.clip_value / max(factor, 1e-30)  # clipped before the factor, which the update applies
             np.clip(result.flat, -limit, limit, out=result.flat)
         norm = factor * self.backend.grad_norm(result.flat)
         if np.isfinite(norm) and np.isfinite(result.loss.loss):

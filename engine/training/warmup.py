@@ -1,4 +1,4 @@
-"""Have the compiled engine ready before it is needed."""
+"""Compilation of the Numba engine ahead of its first use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from unrolled.engine.training.trainable import EngineTrainable
 
 
 def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32) -> float:
-    """Compile what training and generation with a cell need, or load it where it was compiled before.
+    """Compile the kernels for training and generation with a cell, or load them from the cache.
 
-    For the build of a container, or a service that must answer its first request at once. Kernels do not depend on a
+    Intended for building a container, or for a service whose first request must be fast. Kernels do not depend on a
     model's sizes.
 
     Args:
@@ -28,14 +28,14 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
         precision: "float32" or "bf16".
 
     Returns:
-        Seconds that it took.
+        Elapsed seconds.
 
     Raises:
-        ConfigError: cell, optimizer or precision is not known, or not this processor's.
+        ConfigError: cell, optimizer or precision is unknown, or this processor does not support the precision.
         MissingDependencyError: numba cannot be imported.
     """
     started = time.perf_counter()
-    for V in (3, 60):  # a vocabulary smaller than the batch takes another way than a larger one
+    for V in (3, 60):  # vocabularies below and above the number of positions take different paths
         config = ModelConfig(cell, V, embedding_size=8, hidden_size=8, num_layers=2)
         params = pytorch_params(config, 0)
         model = EngineTrainable(config, params, OptimizerConfig(optimizer), 1.0, "numba", precision)
@@ -44,7 +44,7 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
         model.train_step(batch, state, 1e-3)
         model.evaluate(batch, state)
         _, state = model.step(tokens, state)
-    from unrolled.engine.kernels.decode.decoder import Decoder  # numba is there now
+    from unrolled.engine.kernels.decode.decoder import Decoder  # imports numba, which exists if a step ran
     from unrolled.engine.kernels.gemm.packing import choose_packing
 
     rows, settings = np.arange(2), DrawSettings.stack([DrawSettings(True, 1.0, 0, 1.0, 0)] * 2)
