@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import BUILTINS, Corpus, read_corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.readers.file_names import format_suffix
 from unrolled.engine.data.readers.registry import READERS
 from unrolled.engine.data.splits import split_corpus

@@ -19,7 +19,7 @@ from frozen import freeze
 from tolerances import assert_close
 
 from unrolled.engine import canonical
-from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, JobError, ModelFileError

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from unrolled.engine.data.batches import Batches
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import Dataset
 from unrolled.engine.data.dataset_warnings import dataset_warnings
 from unrolled.engine.data.records import RecordBatches

@@ -12,7 +12,7 @@ from unrolled.cli.options import shared as options
 from unrolled.cli.options.shared import DATA_PANEL
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json
-from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import TOKENS_SUFFIX, read_encoded

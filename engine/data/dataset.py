@@ -9,8 +9,8 @@ from typing import TypeVar
 from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batches
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.records import RecordBatches, encode_records
 from unrolled.engine.data.splits import PARTS, split_corpus
 from unrolled.engine.data.streams import StreamBatches, encode_stream

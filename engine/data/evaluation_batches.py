@@ -7,8 +7,8 @@ from typing import Any
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.batches import Batches
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import BUILTIN, Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import make_batches, prepare_dataset
 from unrolled.engine.data.splits import BATCHINGS, PARTS
 from unrolled.engine.data.streams import StreamBatches

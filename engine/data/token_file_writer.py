@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.dataset import fit_pieces
 from unrolled.engine.data.id_arrays import write_ids
 from unrolled.engine.data.readers.file_names import STDIN, format_suffix, printable_name, short_name

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.canonical import later_settings
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus, read_corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import Dataset, dataset_from_ids
 from unrolled.engine.data.readers.file_names import is_unnamed, printable_name
 from unrolled.engine.data.readers.options import Reading, ReadOptions

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from unrolled.engine.data.data_config import DataConfig
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.models.initializers import InitializerConfig

@@ -13,8 +13,8 @@ from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.system import system_info
 from unrolled.bench.parity.agreement import Implementation, compare, default_prompts, implementations, measure_agreement
 from unrolled.bench.parity.divergence import BORDER, Divergence, border_margins, first_divergences
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.sampling.config import SamplingConfig

@@ -16,8 +16,8 @@ import pytest
 
 from unrolled.cli.app import run as run_here
 from unrolled.cli.terminal.console import print_json
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus, read_corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import read_corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded

@@ -20,8 +20,8 @@ from tolerances import assert_close
 
 from unrolled.cli.app import app
 from unrolled.engine.data.batches import Batch
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import BUILTINS, Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.splits import split_corpus
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, ModelFileError
 from unrolled.engine.models.cells import CELLS

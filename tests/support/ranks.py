@@ -16,8 +16,8 @@ import numpy as np
 from torch import distributed as dist
 
 from unrolled.engine.data.batches import Batches
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError, ProcessLostError

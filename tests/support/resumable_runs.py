@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.models.dropout import Dropout
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, PreparedRun, prepare_run

@@ -25,8 +25,8 @@ from unrolled.cli.verbs.train import train
 from unrolled.cli.verbs.train_settings import IGNORED
 from unrolled.cli.verbs.tune import tune
 from unrolled.engine.cores import usable_cores
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError

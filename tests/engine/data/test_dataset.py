@@ -9,8 +9,8 @@ import pytest
 from batch_checks import rows
 
 from unrolled.engine.data.batches import Batches
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.dataset_warnings import dataset_warnings, small_validation_warning
 from unrolled.engine.data.records import RecordBatches

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.splits import check_fractions, split_corpus
 from unrolled.engine.errors import ConfigError, CorpusError

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import read_corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
@@ -225,7 +225,7 @@ def test_two_hundred_megabytes_need_little_memory(tmp_path: Path) -> None:
     begin = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from unrolled.engine.data.data_config import DataConfig\n"
+        "from unrolled.engine.data.config import DataConfig\n"
         "from unrolled.engine.data.token_file_writer import encode_files, read_encoded\n"
         "said = lambda what: int(Path('/proc/self/status').read_text().split(what)[1].split()[0]) / 1024\n"
         "source, output = map(Path, sys.argv[1:])\n"

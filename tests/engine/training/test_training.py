@@ -17,8 +17,8 @@ from tolerances import assert_close
 from training_runs import Log, engine
 
 from unrolled.engine.data.batches import Batch
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.models.config import ModelConfig

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from unrolled.engine.data import id_arrays
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus, read_corpus
-from unrolled.engine.data.data_config import DataConfig
 from unrolled.engine.data.dataset import prepare_dataset
 from unrolled.engine.data.readers.file_names import format_suffix, printable_name
 from unrolled.engine.data.readers.options import ReadOptions
