@@ -39,7 +39,7 @@ def _decayed(config: OptimizerConfig, param: NDArray, grad: NDArray, scalars: Up
 
 
 def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
-    """m ← μ·m + g;  w ← w - η·m"""
+    """Apply gradient descent with momentum: m ← μ·m + g;  w ← w - η·m."""
     grad = _decayed(config, param, grad, scalars)
     if config.momentum:
         moments.first[:] = config.momentum * moments.first + grad
@@ -48,7 +48,7 @@ def _sgd(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moment
 
 
 def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
-    """v ← α·v + (1-α)·g²;  w ← w - η·g / (√v + ε)"""
+    """Apply RMSProp: v ← α·v + (1-α)·g²;  w ← w - η·g / (√v + ε)."""
     grad, second = _decayed(config, param, grad, scalars), moments.second
     second *= config.alpha
     second += (1 - config.alpha) * grad * grad
@@ -56,7 +56,7 @@ def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Mo
 
 
 def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
-    """m ← β₁·m + (1-β₁)·g;  v ← β₂·v + (1-β₂)·g²;  w ← w - η·m̂ / (√v̂ + ε)"""
+    """Apply Adam: m ← β₁·m + (1-β₁)·g;  v ← β₂·v + (1-β₂)·g²;  w ← w - η·m̂ / (√v̂ + ε)."""
     (first, second), step = moments, scalars.step
     grad = _decayed(config, param, grad, scalars)
     first += (1 - config.beta1) * (grad - first)
@@ -67,7 +67,7 @@ def _adam(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Momen
 
 
 def _adamw(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars) -> None:
-    """w ← w·(1 - η·λ), then Adam without weight decay"""
+    """Apply AdamW: w ← w·(1 - η·λ), then Adam without weight decay."""
     param *= 1 - scalars.learning_rate * config.effective_weight_decay
     _adam(replace(config, weight_decay=0.0), param, grad, moments, scalars)
 

@@ -19,7 +19,6 @@ from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import InitializerConfig, initialize_params
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
-from unrolled.engine.optimizers.schedules import LIMIT_INDEPENDENT
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume_checks import run_settings
 from unrolled.engine.runs.run_folder import RunFolder
@@ -118,7 +117,6 @@ class PreparedRun:
             SaveError: the disk is full or the folder can no longer be written.
         """
         record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
-        follows_limit = training.schedule not in LIMIT_INDEPENDENT or training.patience is not None
         all_observers: list[TrainingObserver] = []
         group.check_same({"settings": run_settings(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
         with ExitStack() as stack:
@@ -126,7 +124,7 @@ class PreparedRun:
             def open_folder() -> tuple[TrainingResult | None, float | None]:
                 folder = stack.enter_context(RunFolder(output, self.dataset.tokenizer, record, overwrite, resume))
                 all_observers.extend([folder, *observers, *([SampleWriter(sampler)] if sampler else [])])
-                start = folder.start(trainable, follows_limit)
+                start = folder.start(trainable, training.depends_on_limit)
                 return start, folder.record["training"].get("validation_share")
 
             start, share = group.shared(open_folder)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout
-from unrolled.engine.optimizers.schedules import SCHEDULES, DecayConfig, SchedulePosition
+from unrolled.engine.optimizers.schedules import LIMIT_INDEPENDENT, SCHEDULES, DecayConfig, SchedulePosition
 from unrolled.engine.training.validation_budget import VALIDATION_SHARE
 
 
@@ -71,6 +71,11 @@ class TrainingConfig:
     def validation_bound(self) -> float | None:
         """Return the share that bounds validations; None: no bound, also where ``validate_every`` sets their interval."""
         return self.validation_share if self.validate_every is None else None
+
+    @property
+    def depends_on_limit(self) -> bool:
+        """Return whether another limit would change the training from its first step on."""
+        return self.schedule not in LIMIT_INDEPENDENT or self.patience is not None
 
     def share_done(self, step: int, steps_per_epoch: int, seconds: float) -> float:
         """Return the used share of the nearest limit; training stops at 1 and above."""
