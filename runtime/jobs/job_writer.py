@@ -21,7 +21,7 @@ from unrolled.runtime.jobs.prompt_rows import BadRow, InputRow
 from unrolled.runtime.jobs.records import ResultRecord, error_record, result_line, stuck_record, text_record
 from unrolled.runtime.jobs.result_streams import Results
 
-BLOCK_ROWS = 32  # rows of a block for each lane; lanes that run empty at its end cost a few percent
+BLOCK_ROWS = 32  # rows of a block for each lane, that is slot; slots that run empty at its end cost a few percent
 PROGRESS_S = 0.1  # minimal time between two calls of the observer
 
 

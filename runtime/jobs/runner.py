@@ -9,7 +9,7 @@ that cannot be served is {"id", "line", "error"} in its place, and so is a text 
 settings ban every next token. A record without an error is complete.
 
 The .job file beside the results identifies the job: the model, the settings, and digests of the finished rows, including
-their own settings, which the lines do not show. Rows are written in blocks: all lanes are empty at the beginning and the end
+their own settings, which the lines do not show. Rows are written in blocks: all slots are empty at the beginning and the end
 of a block. Each block has a digest; while it is being written its first rows have digests too, every few rows. A resumed
 job checks that the rows are the same and continues after the last of these digests; results after it are generated again
 and must come out the same. This relies on rows whose bits do not depend on their neighbours (``batch_invariance``).
