@@ -34,8 +34,13 @@ class LayerFunctions(NamedTuple):
     output_loss: Callable[..., tuple[LossResult, NDArray | None]]
 
 
+def zeros(size: int, dtype: np.dtype) -> NDArray:
+    """Return a flat array of zeros, for the gradients of a training step."""
+    return np.zeros(size, dtype)
+
+
 LAYERS = LayerFunctions(
-    zeros=np.zeros,
+    zeros=zeros,
     embedding_forward=embedding_forward,
     embedding_backward=embedding_backward,
     linear_forward=linear_forward,
