@@ -19,7 +19,7 @@ from unrolled.engine.kernels.layers.linear import (
     linear_backward_weight,
     linear_forward,
 )
-from unrolled.engine.kernels.recurrent.work_partition import Columns, Gathered
+from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered
 
 
 def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
@@ -43,8 +43,8 @@ def embedded_linear_forward(
 
 
 def first_layer_backward(
-    dxg: NDArray | Columns, dhg: NDArray | Columns, h_prev: NDArray, embedding: NDArray, tokens: NDArray, w_ih: NDArray,
-    grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], packing: Packing = Packing.FULL,
+    dxg: NDArray | ColumnRanges, dhg: NDArray | ColumnRanges, h_prev: NDArray, embedding: NDArray, tokens: NDArray,
+    w_ih: NDArray, grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], packing: Packing = Packing.FULL,
 ) -> None:  # fmt: skip
     """As the reference; where both gradients lie in one array, it is read once for the weights and the table of tokens."""
     dembedding, dw_ih, db_ih, dw_hh, db_hh = grads

@@ -9,7 +9,7 @@ from unrolled.engine.kernels.gemm.matmul import product, products
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
-from unrolled.engine.kernels.recurrent.work_partition import Columns
+from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
 
 
 def as_rows(x: NDArray) -> NDArray:
@@ -17,9 +17,9 @@ def as_rows(x: NDArray) -> NDArray:
     return x.reshape(-1, x.shape[-1])
 
 
-def as_columns(dy: NDArray | Columns) -> Columns:
+def as_columns(dy: NDArray | ColumnRanges) -> ColumnRanges:
     """Return a gradient as ranges of columns of an array; a plain one is all columns of itself."""
-    return dy if isinstance(dy, Columns) else Columns(dy, ((0, dy.shape[-1]),))
+    return dy if isinstance(dy, ColumnRanges) else ColumnRanges(dy, ((0, dy.shape[-1]),))
 
 
 def batch_rows(x: NDArray) -> int:
@@ -36,7 +36,7 @@ def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, packing: Packing 
     return product(as_rows(x), pack_transposed(weight, packing), bias).reshape(*x.shape[:-1], len(bias))
 
 
-def linear_backward_input(dy: NDArray | Columns, weight: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+def linear_backward_input(dy: NDArray | ColumnRanges, weight: NDArray, packing: Packing = Packing.FULL) -> NDArray:
     dy = as_columns(dy)
     rows, factors, first = as_rows(dy.array), [], 0
     for k0, k1 in dy.ranges:
@@ -46,7 +46,7 @@ def linear_backward_input(dy: NDArray | Columns, weight: NDArray, packing: Packi
 
 
 def linear_backward_weight(
-    dy: NDArray | Columns, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing = Packing.FULL
+    dy: NDArray | ColumnRanges, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing = Packing.FULL
 ) -> None:  # fmt: skip
     dy = as_columns(dy)
     rows, x, first = as_rows(dy.array), as_rows(x), 0

@@ -7,6 +7,7 @@ A time step is the hidden product of all cells and, a row at a time while the pr
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
@@ -14,17 +15,9 @@ from unrolled.engine.kernels.gemm.matmul import add_product_part
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
+from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered, as_gathered
 from unrolled.engine.kernels.recurrent.pointwise import activate_rows, activation, derivative, differentiate_rows
-from unrolled.engine.kernels.recurrent.work_partition import (
-    Columns,
-    Gathered,
-    as_gathered,
-    by_state,
-    hidden_product,
-    new_states,
-    share,
-    split,
-)
+from unrolled.engine.kernels.recurrent.work_partition import hidden_product, share, split
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.spin_barrier import wait
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
@@ -98,27 +91,27 @@ def forward(
     """Run T time steps of a cell; see ``unrolled.engine.models.cells`` for the contract, ``Formulas`` for the gates."""
     formulas = CELL_FORMULAS[cell]
     table, rows = as_gathered(xg)
-    (T, B), H, dtype = rows.shape, w_hh.shape[1], table.dtype
-    states = new_states(s0, T)
-    in_order = by_state(states)
-    gates = in_order[0, 1:] if formulas.gates_are_outputs else empty((T, B, formulas.gates * H), dtype)
+    (T, B), (S, _, H), dtype = rows.shape, s0.shape, table.dtype
+    states = empty((S, T + 1, B, H), dtype)  # each of the S in one piece over time, as products read them
+    states[:, 0] = s0
+    gates = states[0, 1:] if formulas.gates_are_outputs else empty((T, B, formulas.gates * H), dtype)
     panels = pack_transposed(w_hh, packing)
     activate = activation(cell, dtype)
-    _forward(*split(B, H, panels), activate, formulas.products, table, rows, panels, b_hh, in_order, gates)
-    return states, gates
+    _forward(*split(B, H, panels), activate, formulas.products, table, rows, panels, b_hh, states, gates)
+    return states.transpose(1, 0, 2, 3), gates
 
 
 def backward(
     cell: str, dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray,
     packing: Packing = Packing.FULL,
-) -> tuple[Columns, Columns, NDArray]:  # fmt: skip
+) -> tuple[ColumnRanges, ColumnRanges, NDArray]:  # fmt: skip
     """Return the gradients of ``forward``, which take the memory of ``gates``, or of ``dh`` for a cell that keeps no gates."""
     formulas, (_, B, H) = CELL_FORMULAS[cell], dh.shape
     ds, dgates = ds_T.copy(), dh if formulas.gates_are_outputs else gates
-    panels = pack(w_hh, packing)
+    planes, panels = np.ascontiguousarray(states.transpose(1, 0, 2, 3)), pack(w_hh, packing)  # no copy of forward's
     differentiate = derivative(cell, dh.dtype)
     _backward(
-        *split(B, H, panels), differentiate, formulas.products, dh, ds, by_state(states), dgates, panels
+        *split(B, H, panels), differentiate, formulas.products, dh, ds, planes, dgates, panels
     )  # fmt: skip
     dxg = tuple((first * H, last * H) for first, last in formulas.dxg)
-    return Columns(dgates, dxg), Columns(dgates, ((0, formulas.products * H),)), ds
+    return ColumnRanges(dgates, dxg), ColumnRanges(dgates, ((0, formulas.products * H),)), ds

@@ -10,7 +10,7 @@ from tolerances import assert_close
 
 from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
-from unrolled.engine.kernels.recurrent.work_partition import Columns
+from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.layers.output_loss import LossResult, softmax_cross_entropy
 from unrolled.engine.models.step_contract import StepModel, zero_state
@@ -89,7 +89,7 @@ def test_a_gradient_in_ranges_of_columns_is_like_one_in_one_piece(dtype: type) -
     T, B, H, E = 5, 3, 8, 11
     whole = rng.standard_normal((T, B, 4 * H)).astype(dtype)
     weight, x = rng.standard_normal((3 * H, E)).astype(dtype), rng.standard_normal((T, B, E)).astype(dtype)
-    apart = Columns(whole, ((0, 2 * H), (3 * H, 4 * H)))
+    apart = ColumnRanges(whole, ((0, 2 * H), (3 * H, 4 * H)))
     plain = np.concatenate([whole[..., : 2 * H], whole[..., 3 * H :]], axis=-1)
     np.testing.assert_array_equal(np.asarray(apart), plain)
     layers = get_backend("numba").layers
