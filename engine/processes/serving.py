@@ -1,4 +1,4 @@
-"""The worker's side of a worker process: answer messages until the parent is gone."""
+"""The worker's side of a worker process, which answers messages until its parent is gone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from unrolled.engine.processes.messages import Message, error_message, from_line
 class ParentChannel:
     """Messages from and to the parent, over the standard streams that the process was started with.
 
-    The streams are taken over: from now on the process reads an empty standard input, and whatever libraries print goes to
-    standard error, not between the messages. A thread reads the input, so that the process ends as soon as the parent closes
-    it or is gone, even in the middle of a computation.
+    The channel takes the streams over: afterwards standard input is empty, and the output of libraries goes to standard error,
+    not between the messages. A thread reads the input, so that the process ends as soon as the parent closes it or is gone,
+    even in the middle of a computation.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class ParentChannel:
         return from_line(self._lines.get())
 
     def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message to the parent; end the process if the parent is gone."""
         try:
             self._sink.write(to_line(message))
             self._sink.flush()
@@ -61,20 +62,20 @@ def serve(answer: Callable[[Message], Mapping[str, Any]], channel: ParentChannel
 
     Args:
         answer: called with one message after the other.
-        channel: of a caller that sends other messages besides.
+        channel: the channel of a caller that sends other messages as well; None: a new one.
     """
     channel = ParentChannel() if channel is None else channel
     while True:
         try:
             reply = answer(channel.receive())
-        except Exception as error:  # whatever it is, it belongs to the one who asked
+        except Exception as error:  # of any kind: the parent decides what to do about it
             reply = error_message(error)
         channel.send(reply)
-        del reply  # its arrays may be large
+        del reply  # frees its arrays before the next message
 
 
 def _leave() -> NoReturn:
-    """End this process, and its group where it leads one: nobody waits for their work."""
+    """End this process, and the process group that it leads: their results have no reader."""
     if sys.platform != "win32" and os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)

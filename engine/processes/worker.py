@@ -1,4 +1,4 @@
-"""The parent's side of a worker process: start it, exchange messages, notice its death, end it with all that it started."""
+"""The parent's side of a worker process: its start, messages in both directions, its death, and the end of its group."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class WorkerDiedError(WorkerError):
 
 
 class Delivery(NamedTuple):
-    """One message of a worker, or the error that stands for it; the last one of a worker is its ``WorkerDiedError``."""
+    """A message of a worker, or the error in its place; the last delivery of a worker is its ``WorkerDiedError``."""
 
     worker: WorkerProcess
     content: Message | WorkerError
@@ -69,12 +69,12 @@ def python_module(name: str) -> list[str]:
 class WorkerProcess:
     """A process that answers messages, started in a process group of its own.
 
-    Ctrl-C in a terminal reaches the parent alone, which decides what becomes of its workers. A worker that uses
-    ``serving`` ends by itself if the parent is killed.
+    Ctrl-C in a terminal reaches only the parent, which then ends its workers. A worker that uses ``serving`` ends by itself
+    if the parent is killed.
 
     Args:
         command: program and arguments.
-        threads: for the thread pools of the libraries that it loads; None: as many as they would take in this process.
+        threads: size of the thread pools of the libraries that it loads; None: as in this process.
         inbox: queue for its messages, for a parent that waits for several workers at once; ``receive`` is then not used.
     """
 
@@ -108,10 +108,12 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
+        """Whether the process has not ended."""
         return self._process.poll() is None
 
     @property
     def pid(self) -> int:
+        """Number of the process, and of its group."""
         return self._process.pid
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -159,7 +161,7 @@ class WorkerProcess:
         self._reader.join()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             assert stream is not None
-            with contextlib.suppress(OSError):  # what was not sent yet has no reader
+            with contextlib.suppress(OSError):  # unsent messages have no reader
                 stream.close()
 
     def _read(self) -> None:
