@@ -1,4 +1,4 @@
-"""The registry of compiled cells: one entry of formulas and counts for each name in ``unrolled.engine.models.cells.CELLS``."""
+"""Registry of compiled cells: formulas and counts for each name in ``unrolled.engine.models.cells.CELLS``."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,9 +1,8 @@
-"""What a recurrent cell supplies to the scan: two formulas over vectors of units, and its counts of blocks of H columns.
+"""Contract between a cell and the scan: two formulas over vectors of units, and counts of blocks of H columns.
 
 A cell is a file of formulas beside this one and an entry of ``CELL_FORMULAS`` (``cells``); its reference is in
-``unrolled.engine.models.cells``.
-The formulas run while code is generated. All arguments and results are tuples of ``Vector``s, in which a result may be a
-number.
+``unrolled.engine.models.cells``. The formulas run while code is generated. All arguments and results are tuples of
+``Vector``s; a constant result may be a plain number.
 
     activate(hidden, inputs, before) -> gates, after
     differentiate(gates, before, after, dh, dstate) -> dgates, dbefore

@@ -16,7 +16,7 @@ def activate(hidden: Vectors, inputs: Vectors, before: Vectors) -> Outputs:
 
 
 def differentiate(gates: Vectors, before: Vectors, after: Vectors, dh: Vectors, dstate: Vectors) -> Outputs:
-    """Return the gradients of the arguments of i, f, g, o, and those of the state: 0 for h, which reaches only the product."""
+    """Return the gradients of the arguments of i, f, g, o, and of the state before: 0 for h, which only the product reads."""
     i, f, g, o = gates
     (_, c_prev), (_, c), (dh,), (dh_next, dc) = before, after, dh, dstate
     tanh_c = tanh(c)

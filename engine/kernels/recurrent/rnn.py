@@ -36,6 +36,6 @@ def differentiate(
     through: Callable[[Vector, Vector], Vector], gates: Vectors, before: Vectors, after: Vectors, dh: Vectors,
     dstate: Vectors,
 ) -> Outputs:  # fmt: skip
-    """Return the gradient of phi's argument, and 0 for the state's, which the product alone makes."""
+    """Return the gradient of phi's argument, and 0 for the state before, which only the product reads."""
     (h,), (dh,), (dh_next,) = after, dh, dstate
     return (through(h, dh + dh_next),), (0,)

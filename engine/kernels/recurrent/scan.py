@@ -1,8 +1,11 @@
-"""The scan of a recurrent layer over time, forwards and backwards, for every cell.
+"""Scan of a recurrent layer over time, forward and backward, shared by all cells.
 
-A time step is the hidden product of all cells and, a row at a time while the product is in cache, the cell's own formulas
-(``pointwise``). Threads share a layer by rows or by units (``work_partition``). Contracts are those of
-``unrolled.engine.models.cells``, of which a cell here differs in what may be overwritten.
+A time step is the hidden product and then, row by row while the product is in cache, the cell's own formulas (``pointwise``).
+Threads share a layer by rows or by units (``work_partition``). The contracts are those of ``unrolled.engine.models.cells``,
+except that ``backward`` overwrites its arguments.
+
+Direction and lengths of rows belong here, as arguments at run time: each loop computes the time step t, the places of the
+states ``before`` and ``after`` it, and the number n of its rows in one place, and no formula of a cell depends on them.
 """
 
 from __future__ import annotations

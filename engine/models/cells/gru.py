@@ -1,4 +1,4 @@
-"""The gated recurrent unit, in the form that applies the reset gate after the recurrent product.
+"""Gated recurrent unit, in the form that applies the reset gate after the recurrent product.
 
     r_t = σ(x·W_irᵀ + b_ir + h_{t-1}·W_hrᵀ + b_hr)
     z_t = σ(x·W_izᵀ + b_iz + h_{t-1}·W_hzᵀ + b_hz)
@@ -18,7 +18,7 @@ from unrolled.engine.models.cells.cell import sigmoid
 
 
 def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    """Run T steps; the cells' contract, with gates (T, B, 4·H): r, z, n and the recurrent product hn of the n gate."""
+    """Run T time steps by the cells' contract; gates (T, B, 4·H) are r, z, n and the recurrent product hn of the n gate."""
     T, B, H = xg.shape[0], xg.shape[1], s0.shape[2]
     states = np.empty((T + 1, 1, B, H), xg.dtype)
     gates = np.empty((T, B, 4 * H), xg.dtype)
@@ -38,7 +38,7 @@ def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDA
 def backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Gradients of T steps; the cells' contract. ``dxg`` and ``dhg`` differ in the n gate, by the factor r."""
+    """Return the gradients of T time steps by the cells' contract; ``dxg`` and ``dhg`` differ by the factor r in the n gate."""
     T, B, H = dh.shape
     dxg = np.empty((T, B, 3 * H), dh.dtype)
     dhg = np.empty((T, B, 3 * H), dh.dtype)

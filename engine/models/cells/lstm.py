@@ -1,4 +1,4 @@
-"""The long short-term memory with a forget gate and without peepholes.
+"""Long short-term memory with a forget gate and without peepholes.
 
     i_t = σ(x·W_iiᵀ + b_ii + h_{t-1}·W_hiᵀ + b_hi)        f_t, o_t likewise
     g_t = tanh(x·W_igᵀ + b_ig + h_{t-1}·W_hgᵀ + b_hg)
@@ -18,7 +18,7 @@ from unrolled.engine.models.cells.cell import sigmoid
 
 
 def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    """Run T steps; the cells' contract, with gates (T, B, 4·H) the activated i, f, g, o. State 0 is h, state 1 is c."""
+    """Run T time steps by the cells' contract; gates (T, B, 4·H) are the activated i, f, g, o, the states h and c."""
     T, B, H = xg.shape[0], xg.shape[1], s0.shape[2]
     states = np.empty((T + 1, 2, B, H), xg.dtype)
     gates = np.empty((T, B, 4 * H), xg.dtype)
@@ -40,9 +40,9 @@ def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDA
 def backward(
     dh: NDArray, ds_T: NDArray, states: NDArray, gates: NDArray, w_hh: NDArray, b_hh: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Gradients of T steps; the cells' contract. ``dhg`` is ``dxg``: both products enter the gates as a sum."""
+    """Return the gradients of T time steps by the cells' contract; ``dhg`` is ``dxg``, since the gates add both products."""
     T, B, H = dh.shape
-    da = np.empty((T, B, 4 * H), dh.dtype)  # gradient of the gates' arguments
+    da = np.empty((T, B, 4 * H), dh.dtype)  # gradient of the arguments of i, f, g, o
     dh_next, dc_next = ds_T
     for t in reversed(range(T)):
         i, f, g, o = np.split(gates[t], 4, axis=1)

@@ -1,4 +1,4 @@
-"""The Elman network.
+"""Elman network.
 
     h_t = φ(x_t·W_ihᵀ + b_ih + h_{t-1}·W_hhᵀ + b_hh),   φ = tanh or relu
 
