@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.tokenizers.contract import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
+from unrolled.engine.tokenizers.streamers import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, lower, smallest_unsigned
 
 DEFAULT_SIZE = 2048  # of a vocabulary

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.tokenizers.pieces import TextOrPieces
+from unrolled.engine.tokenizers.streamers import TextStreamer
 
 
 class Tokenizer(Protocol):
@@ -36,42 +35,3 @@ class Tokenizer(Protocol):
     def start_prompt(self) -> str: ...
     def examples(self, count: int) -> list[str]: ...
     def to_dict(self) -> dict[str, Any]: ...
-
-
-class TextStreamer:
-    """An incremental decoder: its pieces and the result of ``flush``, joined, equal the result of ``decode``.
-
-    A piece contains whole characters only, and never changes the text before it.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-
-    def feed(self, token: int) -> str:
-        """Return the text that the next id adds; empty for <bos> and <eos>.
-
-        Raises:
-            UnknownTokenError: the vocabulary has no such id.
-        """
-        V = len(self._texts)
-        if not 0 <= token < V:
-            raise UnknownTokenError(f"decode: id {token} is outside the vocabulary's 0 … {V - 1}")
-        return self._texts[token]
-
-    def feed_all(self, tokens: Sequence[int]) -> str:
-        """Return the text that several ids add, many times faster than ``feed`` for each."""
-        if min(tokens, default=-1) >= 0:
-            with contextlib.suppress(IndexError):  # ``feed`` raises the error that names the id
-                return "".join(map(self._texts.__getitem__, tokens))
-        return "".join(map(self.feed, tokens))
-
-    def flush(self) -> str:
-        """Return the text held back at the end."""
-        return ""
-
-
-class StatefulTextStreamer(TextStreamer):
-    """A decoder for which the text of an id depends on the ids before it."""
-
-    def feed_all(self, tokens: Sequence[int]) -> str:
-        return "".join(map(self.feed, tokens))

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, UnknownTokenError
-from unrolled.engine.tokenizers.contract import TextStreamer
 from unrolled.engine.tokenizers.pieces import TextOrPieces
+from unrolled.engine.tokenizers.streamers import TextStreamer
 
 UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
 SPECIALS = (UNK, BOS, EOS)

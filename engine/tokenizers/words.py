@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, UnknownTokenError
-from unrolled.engine.tokenizers.contract import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
+from unrolled.engine.tokenizers.streamers import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.vocabulary import UNK, Vocabulary, lower, smallest_unsigned, specials_for
 
 
