@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-# Settings added after 0.1.0, by class, each with the value that a file without it stands for.
+# Settings added after 0.1.0, by class, each with the value that a file without the setting implies.
 LATER: dict[str, dict[str, Any]] = {
     "TrainingConfig": {"validation_share": None},
     "TrainingResult": {"validation_tokens": 0},

@@ -22,7 +22,7 @@ def check_seed(seed: object) -> None:
         raise ConfigError(f"seed: got {seed!r}, needs a whole number from 0 to 2⁶⁴ - 1")
 
 
-EXACT_LIMIT = 2**53  # not every whole number from here on is a float: one that comes as a float may be rounded
+EXACT_LIMIT = 2**53  # floats skip whole numbers from here on: one that arrives as a float may be rounded
 
 
 def is_number(value: object) -> bool:

@@ -7,7 +7,7 @@ import os
 from unrolled.engine.errors import ConfigError
 
 ONNXRUNTIME_THREADS = "UNROLLED_ONNXRUNTIME_THREADS"  # read by this package: onnxruntime itself reads no variable
-MOST_THREADS = 1024  # onnxruntime creates as many as requested
+MOST_THREADS = 1024  # onnxruntime creates as many threads as requested
 
 # All but the last are read by Numba, OpenMP (including torch's), MKL, OpenBLAS and Accelerate when they are loaded.
 THREAD_VARIABLES = (
@@ -26,7 +26,7 @@ def usable_cores() -> int:
 
 
 def onnxruntime_threads() -> int | None:
-    """Return the number of threads for an onnxruntime session from the environment; None leaves it to onnxruntime.
+    """Return the number of threads of an onnxruntime session that the environment sets; None: onnxruntime chooses.
 
     Raises:
         ConfigError: the variable holds no valid number of threads.

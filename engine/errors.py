@@ -49,7 +49,7 @@ class UnknownTokenError(UnrolledError):
 
 
 class NothingLeftError(UnrolledError):
-    """Settings ban every possible next token in some ``rows``; the other rows can be sampled without these."""
+    """Settings ban every possible next token in some ``rows``; the other rows can still be sampled."""
 
     def __init__(self, settings: tuple[str, ...], rows: tuple[int, ...]) -> None:
         super().__init__(settings, rows)  # exception arguments survive pickling to another process
@@ -77,7 +77,14 @@ class DivergedError(UnrolledError):
 
 
 def divergence_error(step: int, what: str, norm: float, rate: float) -> DivergedError:
-    """Return the error that ends a training run: ``what`` happened, gradient norm and learning rate of the step, remedies."""
+    """Return the error that ends a training run; its message suggests remedies.
+
+    Args:
+        step: number of the training step.
+        what: the symptom, for instance "loss inf".
+        norm: gradient norm of the step.
+        rate: learning rate of the step.
+    """
     return DivergedError(
         f"step {step}: {what}, gradient norm {norm:.4g}: the training has diverged; try a lower learning rate "
         f"(now {rate:.4g}), a longer warm-up or stronger clipping"

@@ -27,7 +27,7 @@ class Group:
         return values
 
     def shared(self, make: Callable[[], SharedValue]) -> SharedValue:
-        """Broadcast what ``make`` returns or raises in the process of rank 0, the only one that calls it."""
+        """Call ``make`` in the process of rank 0 only, and return or raise the outcome in every process (a broadcast)."""
         return make()
 
     def check_same(self, what: Any) -> None:

@@ -28,9 +28,9 @@ def _is_ignored(handler: Any) -> bool:
 class Interruption:
     """Signal handler of a whole command, which ends with one line and exit code ``INTERRUPTED``.
 
-    During the first imports the process leaves at once: there is nothing to clean up, and some libraries turn a
-    KeyboardInterrupt into another error. With ``raises`` a KeyboardInterrupt is raised, so that files and other processes are
-    cleaned up.
+    While ``raises`` is false, during the first imports, the process exits at once: there is nothing to clean up, and some
+    libraries turn a KeyboardInterrupt into another error. Afterwards the handler raises KeyboardInterrupt, so that files and
+    other processes are cleaned up.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Interruption:
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._lost
 
     def ignore(self) -> None:
-        """Ignore the signals from now on: the work is done, and an interpreter that shuts down would show a traceback."""
+        """Ignore the signals from now on: after the work, a signal during the interpreter's shutdown would show a traceback."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
@@ -56,7 +56,7 @@ class Interruption:
         raise KeyboardInterrupt
 
     def _lost(self, unraisable: Any) -> None:
-        """Leave if Python drops the KeyboardInterrupt, which it does in a destructor and in a callback from C."""
+        """Exit if Python drops the KeyboardInterrupt, as it does in a destructor and in a callback from C."""
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             self._leave()
         self._unraisable(unraisable)
@@ -66,7 +66,7 @@ class Interruption:
         os._exit(INTERRUPTED)
 
     def say(self) -> None:
-        """Print the line; of several processes that train together only the first prints it."""
+        """Print the line; in training by several processes, only rank 0 prints it."""
         if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
             with contextlib.suppress(OSError):  # standard error may be closed
                 os.write(2, b"interrupted\n")
@@ -92,7 +92,7 @@ class _SignalGuard:
             signal.signal(number, handler)
 
     def _replaces(self, number: signal.Signals, handler: Any) -> bool:
-        """Return whether the guard takes the place of a handler."""
+        """Return whether the guard replaces ``handler``."""
         return True
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -100,7 +100,7 @@ class _SignalGuard:
 
 
 class StopRequest(_SignalGuard):
-    """Guard of a loop, which polls ``received`` between two steps, so that no step is left half done.
+    """Guard of a loop that polls ``received`` between two steps, so that no step is left half done.
 
     The second signal raises KeyboardInterrupt at once. A program's own SIGTERM handler is kept.
     """
@@ -129,7 +129,7 @@ class DeferredInterrupt(_SignalGuard):
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Raise at the end of the block if a signal came inside it; of nested blocks, at the end of the outermost."""
+        """Defer KeyboardInterrupt to the end of the block; in nested blocks, to the end of the outermost one."""
         outer, self._deferring = self._deferring, True
         try:
             yield

@@ -16,7 +16,7 @@ Message = dict[str, Any]
 
 
 def to_line(message: Mapping[str, Any]) -> bytes:
-    """Return a message as a line; numbers that JSON does not have become null."""
+    """Return a message as a line; NaN and infinities become null."""
     return (to_json(message, ascii=True) + "\n").encode("ascii")
 
 
@@ -33,14 +33,14 @@ def from_line(line: bytes) -> Message:
 
 
 def error_message(error: BaseException) -> Message:
-    """Return the answer that reports an error; its type is spelled as in a traceback."""
+    """Return the answer that reports an error; its type is written as in a traceback."""
     kind = type(error)
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     return {"error": {"type": module + kind.__qualname__, "message": str(error)}}
 
 
 def pack_arrays(arrays: Mapping[str, NDArray]) -> dict[str, Any]:
-    """Return named arrays as JSON values; no bit is lost."""
+    """Return named arrays as JSON values, bit for bit."""
     return {name: _pack(np.asarray(array)) for name, array in arrays.items()}
 
 
@@ -50,7 +50,7 @@ def _pack(array: NDArray) -> dict[str, Any]:
 
 
 def unpack_arrays(values: Mapping[str, Any]) -> dict[str, NDArray]:
-    """Return the arrays that ``pack_arrays`` packed; they cannot be written to."""
+    """Return the read-only arrays of JSON values; the inverse of ``pack_arrays``."""
     return {name: _unpack(value) for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""The worker's side of a worker process, which answers messages until its parent is gone."""
+"""The worker's side of a worker process: answer messages until the parent ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from unrolled.engine.processes.messages import Message, error_message, from_line
 
 
 class ParentChannel:
-    """Messages from and to the parent, over the standard streams that the process was started with.
+    """A channel of messages from and to the parent, over the standard streams that the process was started with.
 
-    The channel takes the streams over: afterwards standard input is empty, and the output of libraries goes to standard error,
-    not between the messages. A thread reads the input, so that the process ends as soon as the parent closes it or is gone,
-    even in the middle of a computation.
+    The channel takes the streams over: from now on standard input is empty for the rest of the process, and the output of
+    libraries goes to standard error, so that it cannot mix with the messages. A thread reads the input, so the process ends as
+    soon as the parent closes it or ends, even in the middle of a computation.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class ParentChannel:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        parts: list[bytes] = []  # of the line that has not ended
-        while chunk := os.read(self._source, 1 << 20):  # not through a buffer, whose lock would be held at the end
+        parts: list[bytes] = []  # of the current, incomplete line
+        while chunk := os.read(self._source, 1 << 20):  # unbuffered: a buffer's lock would be held at exit
             first, *others = chunk.split(b"\n")
             parts.append(first)
             for part in others:
@@ -40,11 +40,11 @@ class ParentChannel:
         _leave()
 
     def receive(self) -> Message:
-        """Return the parent's next message; wait for it without using the processor."""
+        """Wait for the parent's next message, without using the processor, and return it."""
         return from_line(self._lines.get())
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message to the parent; end the process if the parent is gone."""
+        """Send a message to the parent; exit if the parent no longer reads."""
         try:
             self._sink.write(to_line(message))
             self._sink.flush()
@@ -58,24 +58,24 @@ class ParentChannel:
 
 
 def serve(answer: Callable[[Message], Mapping[str, Any]], channel: ParentChannel | None = None) -> NoReturn:
-    """Answer every message of the parent with what ``answer`` returns for it, or with the error that it raises.
+    """Answer every message of the parent with the return value of ``answer``, or with the error that it raises.
 
     Args:
-        answer: called with one message after the other.
-        channel: the channel of a caller that sends other messages as well; None: a new one.
+        answer: computes the answer to one message.
+        channel: channel to the parent; None: a new one. A caller that also sends other messages passes its own.
     """
     channel = ParentChannel() if channel is None else channel
     while True:
         try:
             reply = answer(channel.receive())
-        except Exception as error:  # of any kind: the parent decides what to do about it
+        except Exception as error:  # the parent decides whether any error is fatal
             reply = error_message(error)
         channel.send(reply)
-        del reply  # frees its arrays before the next message
+        del reply  # its arrays may be large, and the wait for the next message long
 
 
 def _leave() -> NoReturn:
-    """End this process, and the process group that it leads: their results have no reader."""
+    """Kill the process group if this process leads one, then exit: no parent waits for an answer."""
     if sys.platform != "win32" and os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)

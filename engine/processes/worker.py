@@ -1,4 +1,4 @@
-"""The parent's side of a worker process: its start, messages in both directions, its death, and the end of its group."""
+"""The parent's side of a worker process: start it, exchange messages, detect its death, and kill it with its children."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from unrolled.engine.processes.messages import Message, from_line, to_line
 
 
 class WorkerError(UnrolledError):
-    """A worker process failed, died, was silent for too long, or answered something that is not a message."""
+    """A worker process failed, died, timed out, or answered with a line that is not a message."""
 
 
 class WorkerFailedError(WorkerError):
-    """A worker answered that it failed.
+    """A worker answered with an error.
 
     Args:
-        type_name: class of the error, as a traceback spells it.
-        message: text of the error, of one or more lines.
+        type_name: class of the error, written as in a traceback.
+        message: text of the error, one or more lines.
     """
 
     def __init__(self, type_name: str, message: str) -> None:
@@ -37,16 +37,16 @@ class WorkerFailedError(WorkerError):
 
     @property
     def last_line(self) -> str:
-        """Last line of the traceback that the error would have left."""
+        """Return the last line of the traceback that the error would have printed."""
         return self.text.splitlines()[-1]
 
 
 class WorkerDiedError(WorkerError):
-    """A worker's process ended.
+    """A worker process ended.
 
     Args:
-        code: exit code; negative: the signal that ended it.
-        last_line: of its standard error; "" where it wrote nothing.
+        code: exit code; negative: the signal that ended the process.
+        last_line: last line of its standard error; "" if it wrote none.
     """
 
     def __init__(self, code: int, last_line: str) -> None:
@@ -69,13 +69,14 @@ def python_module(name: str) -> list[str]:
 class WorkerProcess:
     """A process that answers messages, started in a process group of its own.
 
-    Ctrl-C in a terminal reaches only the parent, which then ends its workers. A worker that uses ``serving`` ends by itself
-    if the parent is killed.
+    Ctrl-C in a terminal therefore reaches the parent only, which decides whether its workers go on. A worker that uses
+    ``serving`` ends by itself if the parent is killed.
 
     Args:
         command: program and arguments.
-        threads: size of the thread pools of the libraries that it loads; None: as in this process.
-        inbox: queue for its messages, for a parent that waits for several workers at once; ``receive`` is then not used.
+        threads: threads for each thread pool of the libraries that the worker loads; None: as many as in this process.
+        inbox: queue for its deliveries, shared by a parent that waits for several workers at once and does not call
+            ``receive``; None: a queue of its own.
     """
 
     def __init__(
@@ -108,16 +109,16 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process has not ended."""
+        """Return whether the process runs."""
         return self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Number of the process, and of its group."""
+        """Return the id of the process."""
         return self._process.pid
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message; the death of the worker is reported where its answer is expected."""
+        """Send a message; if the worker has died, the next ``receive`` raises the error."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write(to_line(message))
@@ -127,17 +128,17 @@ class WorkerProcess:
         """Return the worker's next message.
 
         Args:
-            timeout: seconds to wait for it; None: any time.
+            timeout: seconds to wait; None: without a limit.
 
         Raises:
-            WorkerError: the worker failed or died, or there was no message in time.
+            WorkerError: the worker failed, died or timed out.
         """
         try:
             delivery = self._inbox.get(timeout=timeout)
         except queue.Empty:
             raise WorkerError(f"no answer in {timeout:.0f} s") from None
         if isinstance(delivery.content, WorkerDiedError):
-            self._inbox.put(delivery)  # for the next call
+            self._inbox.put(delivery)  # the next call raises it again
         if isinstance(delivery.content, WorkerError):
             raise delivery.content
         return delivery.content
@@ -148,7 +149,7 @@ class WorkerProcess:
         return self.receive(timeout)
 
     def stop(self) -> None:
-        """End the process and all processes of its group, whatever they are doing."""
+        """Kill the process and all other processes of its group; a second call has no effect."""
         if self._stopped:
             return
         self._stopped = True
@@ -161,13 +162,13 @@ class WorkerProcess:
         self._reader.join()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             assert stream is not None
-            with contextlib.suppress(OSError):  # unsent messages have no reader
+            with contextlib.suppress(OSError):  # closing flushes unsent input, which has no reader
                 stream.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.endswith(b"\n"):  # else the process died in the middle of it
+            if line.endswith(b"\n"):  # otherwise the process died while writing the line
                 self._inbox.put(Delivery(self, _content(line)))
         code = self._process.wait()
         self._stderr.seek(0)

@@ -22,10 +22,10 @@ from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
 from unrolled.engine.tokenizers.streamers import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, lower, smallest_unsigned
 
-DEFAULT_SIZE = 2048  # of a vocabulary
+DEFAULT_SIZE = 2048  # tokens of a vocabulary whose size is not given
 CACHED_WORDS = 1 << 19  # size at which the cache is cleared, which bounds the memory for a large corpus
 
-# Fixed lists give a text the same words in every host, independent of its Unicode version. White space is Python's \s.
+# Fixed lists give a text the same words in every host, independent of the host's Unicode version. White space is Python's \s.
 SPACE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 LETTER = "A-Z_a-z\xc0-\u167f\u1681-\u1fff\u200b-\u200f\u2070-\u2fff\u3040-\U0010ffff"
 MARK = f"[^{LETTER}0-9{SPACE}]"
@@ -45,10 +45,10 @@ class _ByteStreamer(StatefulTextStreamer):
     """A decoder that holds back the bytes of an incomplete character; invalid UTF-8 becomes U+FFFD."""
 
     def __init__(self, texts: Sequence[str], tokens: Sequence[bytes]) -> None:
-        super().__init__(texts)  # "" for a token whose bytes are no whole characters
+        super().__init__(texts)  # a token whose bytes are no whole characters has the text ""
         self._bytes = tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._holds = False  # bytes are held back
+        self._holds = False  # true while bytes are held back
 
     def feed(self, token: int) -> str:
         text = super().feed(token)
@@ -89,7 +89,7 @@ class BpeTokenizer(Vocabulary):
     level: ClassVar[str] = "bpe"
     settings: ClassVar[tuple[str, ...]] = ("lowercase", "vocab_size")
     _WORDS = re.compile(PATTERN)
-    # A boundary between words that does not depend on further context.
+    # A word ends before each match, independent of the text around it.
     boundary: ClassVar[re.Pattern[str] | None] = re.compile(f"(?<=[^{SPACE}])[{SPACE}]")
 
     def __init__(
@@ -109,7 +109,7 @@ class BpeTokenizer(Vocabulary):
             if wrong := [sign for sign in token if sign not in _SIGN_BYTES]:
                 raise ConfigError(f"vocabulary: {token!r} holds {wrong[0]!r}, which stands for no byte")
         self._byte_ids = [self._ids[sign] for sign in BYTE_SIGNS]
-        ends = (BOS, EOS)  # delimit records, and have no text
+        ends = (BOS, EOS)  # they delimit records and have no text
         self._bytes = [b"" if t in ends else bytes(map(_SIGN_BYTES.__getitem__, t)) for t in self.vocabulary]
         self._texts = [token.decode(errors="ignore") for token in self._bytes]
         self._texts = [t if t.encode() == b else "" for t, b in zip(self._texts, self._bytes, strict=True)]

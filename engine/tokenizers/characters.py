@@ -24,7 +24,7 @@ def _code_points(text: str) -> NDArray:
 
 
 class CharTokenizer(Vocabulary):
-    """A tokeniser with one token per Unicode code point.
+    """A tokeniser with one token per Unicode code point; by default it keeps the case.
 
     Args:
         vocabulary: single code points and special tokens.
@@ -66,7 +66,7 @@ class CharTokenizer(Vocabulary):
         dtype = smallest_unsigned(len(self.vocabulary))
         for piece in pieces_of(text):
             piece = lower(piece) if self.lowercase else piece
-            ids = self._table.take(_code_points(piece), mode="clip")  # clips to the last entry above the largest known
+            ids = self._table.take(_code_points(piece), mode="clip")  # above the largest known one: the last entry
             missing = ids == self._missing
             if missing.any():
                 ids = self._apply_policy(ids, missing, partial(self._unknown_character, piece))

@@ -1,7 +1,7 @@
 """Registry of tokenisers by level, and their JSON round-trip.
 
-A tokeniser is an immutable vocabulary with a few rules. ``to_dict`` and ``tokenizer_from_dict`` are its JSON round-trip; the
-JSON contains everything that a host in another language needs to encode and decode.
+A tokeniser is an immutable vocabulary with a few rules. ``to_dict`` describes it in JSON, and ``tokenizer_from_dict`` is the
+inverse; the JSON contains everything that a host in another language needs to encode and decode.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Vocabulary(ABC):
         return next((token for token in self.vocabulary if token not in SPECIALS), "")
 
     def examples(self, count: int) -> list[str]:
-        """Return up to ``count`` tokens, as texts, that show what kind of vocabulary it is."""
+        """Return up to ``count`` tokens, as texts, that show the kind of the vocabulary."""
         return list(self.vocabulary[:count])
 
     def _apply_policy(self, ids: NDArray, unknown: NDArray, error: Callable[[int], UnknownTokenError]) -> NDArray:
