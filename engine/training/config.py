@@ -74,7 +74,7 @@ class TrainingConfig:
 
     @property
     def depends_on_limit(self) -> bool:
-        """Return whether another limit would change the training from its first step on."""
+        """Return whether another limit could change the steps before it, so that a resumed run has to keep its limit."""
         return self.schedule not in LIMIT_INDEPENDENT or self.patience is not None
 
     def share_done(self, step: int, steps_per_epoch: int, seconds: float) -> float:

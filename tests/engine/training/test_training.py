@@ -1,4 +1,4 @@
-"""The one training loop, its optimisers and schedules, on every engine."""
+"""The training loop on every engine."""
 
 from __future__ import annotations
 
@@ -24,12 +24,9 @@ from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Dropout, Masks
 from unrolled.engine.models.layers.output_loss import LossResult
-from unrolled.engine.network.backends import BACKENDS, get_backend
-from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
-from unrolled.engine.optimizers.gradient_scaling import clip_scale, grad_norm
-from unrolled.engine.optimizers.optimizer import Optimizer
-from unrolled.engine.optimizers.schedules import SCHEDULES, DecayConfig, SchedulePosition
-from unrolled.engine.optimizers.update_rules import UPDATE_RULES
+from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.gradient_scaling import clip_scale
+from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.runs.run_folder import RunFolder
@@ -128,65 +125,6 @@ def test_training_learns_and_is_repeatable(name: str) -> None:
     runs = [train(engine(name, config), stream(config), None, TrainingConfig(epochs=12)) for _ in range(2)]
     assert runs[0].losses == runs[1].losses
     assert np.mean(runs[0].losses[-10:]) < 0.6 * np.mean(runs[0].losses[:10])
-
-
-OTHER_CONSTANTS = {"momentum": 0.8, "alpha": 0.7, "beta1": 0.6, "beta2": 0.8, "eps": 0.1}
-
-
-@pytest.mark.parametrize("usual", [True, False])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usual: bool) -> None:
-    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-    from unrolled.export.torch.training import TORCH_OPTIMIZERS
-
-    rng = np.random.default_rng(0)
-    constants = {} if usual else {name: OTHER_CONSTANTS[name] for name in OPTIMIZERS[optimizer].hyperparameters}
-    config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, **constants)
-    params = rng.standard_normal(37)
-    twin = torch.nn.Parameter(torch.from_numpy(params.copy()))
-    ours = Optimizer(config, params, get_backend(backend).update_rules)
-    theirs = TORCH_OPTIMIZERS[optimizer](config, [twin])
-    for step in range(10):
-        grads, rate, scale = rng.standard_normal(37), 0.03 / (1 + step), 1 / (1 + step)
-        twin.grad = torch.from_numpy(grads * scale)
-        theirs.param_groups[0]["lr"] = rate
-        theirs.step()
-        ours.update(grads, rate, scale)
-    assert_close(params, twin.detach().numpy(), "engine", what=optimizer)
-
-
-def test_every_backend_has_every_optimizer() -> None:
-    for name in BACKENDS:
-        assert set(get_backend(name).update_rules) == set(OPTIMIZERS) == set(UPDATE_RULES)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_norm_of_all_gradients(backend: str) -> None:
-    grads = np.random.default_rng(0).standard_normal(50_001).astype(np.float32)
-    norm = get_backend(backend).grad_norm(grads)
-    assert norm == pytest.approx(float(np.linalg.norm(grads.astype(np.float64))), rel=1e-12)
-    assert not np.isfinite(get_backend(backend).grad_norm(np.array([1.0, np.nan])))
-
-
-def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:
-    grads = np.array([3.0, 0.0, 4.0])
-    assert grad_norm(grads) == 5.0
-    assert clip_scale(5.0, 10.0) == 1.0
-    np.testing.assert_allclose(grads * clip_scale(5.0, 1.0), [0.6, 0.0, 0.8], rtol=1e-6)
-    assert clip_scale(5.0, None) == clip_scale(np.inf, 1.0) == 1.0
-
-
-def test_schedules_start_at_one_and_fall() -> None:
-    start, decay = SchedulePosition(0.0, 0, 0), DecayConfig(0.5, after=2)
-    assert {name: schedule(start, decay) for name, schedule in SCHEDULES.items()} == dict.fromkeys(SCHEDULES, 1)
-    assert SCHEDULES["cosine"](SchedulePosition(0.5, 0, 0), decay) == pytest.approx(0.5)
-    assert SCHEDULES["cosine"](SchedulePosition(1.0, 0, 0), decay) == pytest.approx(0.0)
-    assert SCHEDULES["linear"](SchedulePosition(0.25, 0, 0), decay) == pytest.approx(0.75)
-    assert [SCHEDULES["step"](SchedulePosition(0, epoch, 0), decay) for epoch in range(5)] == [1, 1, 0.5, 0.25, 0.125]
-    assert [SCHEDULES["plateau"](SchedulePosition(0, 9, times), decay) for times in range(3)] == [1, 0.5, 0.25]
-    config = TrainingConfig(steps=10, warmup=4)
-    assert [config.rate_factor(step, start) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, trainable: Trainable, losses: list[float]) -> None:
@@ -474,32 +412,6 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
 def test_bad_training_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "adagrad"}, "optimizer: got 'adagrad'"),
-        ({"learning_rate": 0.0}, "learning_rate: got 0.0"),
-        ({"beta1": 1.0}, "beta1: got 1.0"),
-        ({"momentum": 0.9}, "momentum: got 0.9, which goes with sgd; adam takes none"),
-        ({"name": "rmsprop", "momentum": 0.9}, "momentum: got 0.9, which goes with sgd; rmsprop takes none"),
-        ({"name": "rmsprop", "alpha": 1.0}, "alpha: got 1.0"),
-        ({"name": "adamw", "beta2": -0.1}, "beta2: got -0.1"),
-        ({"alpha": 0.9}, "alpha: got 0.9, which goes with rmsprop; adam takes none"),
-        ({"name": "rmsprop", "beta1": 0.8}, "beta1: got 0.8, which goes with adam and adamw; rmsprop takes none"),
-        ({"name": "sgd", "eps": 1e-6}, "eps: got 1e-06, which goes with rmsprop and adam and adamw; sgd takes none"),
-        ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
-        ({"eps": 0.0}, "eps: got 0.0"),
-        ({"eps": 1e-40}, "eps: got 1e-40, needs a number of at least 1.2e-38"),
-        ({"label_smoothing": 1.0}, "label_smoothing: got 1.0"),
-        ({"clip_value": 0.0}, "clip_value: got 0.0"),
-        ({"learning_rate": math.nan}, "learning_rate: got nan"),
-    ],
-)
-def test_bad_optimizer_settings_are_named(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        OptimizerConfig(**settings)  # type: ignore[arg-type]
 
 
 def experiment(batching: str = "stream", level: str = "char", **model: object) -> Experiment:
