@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,24 +15,20 @@ from unrolled.cli.options import shared as options
 from unrolled.cli.options.effects import without_effect
 from unrolled.cli.options.shared import DATA_PANEL
 from unrolled.cli.options.written_files import check_output
-from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
+from unrolled.cli.terminal.console import err, out, print_json, warn
 from unrolled.cli.terminal.exit_codes import INTERRUPTED
-from unrolled.cli.terminal.training_display import Speed, TrainingDisplay, clock
-from unrolled.engine.data.dataset_warnings import dataset_warnings
+from unrolled.cli.terminal.training_display import Speed, TrainingDisplay
+from unrolled.cli.terminal.training_summary import show_training_result, show_training_start
 from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.initializers import INITIALIZERS
-from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.experiment import PreparedRun, prepare_run
-from unrolled.engine.runs.metrics_log import METRICS
 from unrolled.engine.runs.recipe import DEFAULT_EPOCHS, make_experiment
-from unrolled.engine.runs.resume_file import RESUME
 from unrolled.engine.runs.run_files import LOSS_CURVES, check_start
-from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.observers import Sampler, TrainingObserver
 from unrolled.engine.training.result import TrainingResult
@@ -277,7 +272,7 @@ def train(
             lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision, group),
         )
         console = Console(quiet=True) if not group.leads else err if json else out
-        _show_start(console, run, output, group.size, idle)
+        show_training_start(console, run, output, group.size, idle)
         sampler = _sampler(run.dataset.tokenizer, seed) if samples else None
         with TrainingDisplay(console, _speed(run) if group.leads and console.is_terminal else None) as display:
             result = run.run(output, overwrite, [*observers, display], resume, sampler, group)
@@ -300,30 +295,10 @@ def _show_end(console: Console, run: PreparedRun, result: TrainingResult, output
     else:
         title = f"{run.corpus.name}: {run.trainable.config.spec.title}, {run.trainable.engine}"
         picture = _draw_losses(console, output, title)
-        _show_result(console, run, result, output, picture)
+        show_training_result(console, run, result, output, picture)
     if json:
         read = [reading.to_dict() for reading in run.corpus.read_as(run.experiment.data.batching)]
         print_json({**result.to_dict(), "read": read, "output": str(output)})
-
-
-def _show_start(console: Console, run: PreparedRun, output: Path, processes: int, idle: Sequence[str]) -> None:
-    config, data = run.trainable.config, run.experiment.data
-    validation = run.dataset.validation
-    emphasis(
-        console,
-        (run.corpus.name, "bold"),
-        f": {run.corpus.characters:,} characters, {config.vocab_size:,} {data.level} tokens; "
-        f"{run.dataset.train.tokens_per_epoch:,} to train on, "
-        f"{validation.tokens_per_epoch if validation else 0:,} to validate on",
-    )
-    show_readings(console, run.corpus.read_as(data.batching))
-    console.print(
-        f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
-        f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
-        f"batch {data.batch_size} × {data.length} -> {output}"
-    )
-    for message in (*dataset_warnings(run.dataset), *idle):
-        warn(console, message)
 
 
 def _speed(run: PreparedRun) -> Speed:
@@ -350,47 +325,3 @@ def _draw_losses(console: Console, output: Path, title: str) -> Path | None:
         warn(console, f"no picture of the loss: {error}")
         return None
     return output / LOSS_CURVES
-
-
-def _validation_cost(result: TrainingResult, default: bool) -> str:
-    """Return a sentence on the share of validation in the work, with the reason if the default budget is exceeded."""
-    assert result.last is not None
-    size = result.last.tokens
-    times = result.validation_tokens // size
-    text = (
-        f"{times:,} validation{'s' if times > 1 else ''} on {size:,} tokens took {result.validation_share:.1%} of the work, "
-        "counted in tokens"
-    )
-    if default and times == 1 and result.validation_share > VALIDATION_SHARE:
-        text += f"; the one at the end alone is more than the {VALIDATION_SHARE:.0%} that the default keeps to"
-    return text
-
-
-def _show_result(
-    console: Console, run: PreparedRun, result: TrainingResult, output: Path, picture: Path | None
-) -> None:
-    if not result.losses:
-        console.print(
-            "the run is finished, nothing is left to do; raise its limit where the schedule does not follow it, or begin "
-            "a new one"
-        )
-    ended = "interrupted after" if result.interrupted else "trained for"
-    best = result.best
-    console.print(
-        f"{ended} {result.steps:,} steps, {result.epochs:.2f} epochs, {clock(result.seconds)} "
-        f"at {result.tokens_per_s:,.0f} tokens/s (compilation and first call {result.first_call_s:.1f} s)"
-    )
-    if best is not None:
-        emphasis(
-            console,
-            "best validation loss ",
-            (f"{best.loss:.4f}", "bold"),
-            f" at step {result.best_step:,}: perplexity {best.perplexity:.2f}, "
-            f"{best.bits_per_token:.3f} bits a token, accuracy {best.accuracy:.1%}",
-        )
-    else:
-        console.print("no validation: best.safetensors is the last")
-    if result.last is not None:
-        console.print(_validation_cost(result, run.experiment.training.validate_every is None))
-    written = [BEST_CHECKPOINT, LAST_CHECKPOINT, RESUME, METRICS, *([picture.name] if picture else [])]
-    console.print(f"in {output}: {', '.join(written)}")
