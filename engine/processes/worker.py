@@ -182,7 +182,7 @@ def _content(line: bytes) -> Message | WorkerError:
         if (error := message.get("error")) is None:
             return message
         return WorkerFailedError(error["type"], error["message"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         start = line.decode(errors="replace").rstrip("\n")[:80]
         return WorkerError(f"the process answered {start!r}, which is not a message ({error})")
 

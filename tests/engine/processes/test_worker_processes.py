@@ -176,7 +176,9 @@ def test_silence_ends_after_the_timeout() -> None:
     assert time.monotonic() - started < TIMEOUT / 2
 
 
-@pytest.mark.parametrize("line", ["hello", "[1]", '{"error": "text"}', '{"error": {}}', "", "\\xff"])
+@pytest.mark.parametrize(
+    "line", ["hello", "[1]", '{"error": "text"}', '{"error": {}}', '{"error": {"type": 1, "message": 2}}', "", "\\xff"]
+)
 def test_garbage_is_an_error_that_shows_it(line: str) -> None:
     code = (
         f"import sys; sys.stdout.buffer.write({line.encode()!r} + b'\\n{{}}\\n'); sys.stdout.flush(); sys.stdin.read()"
