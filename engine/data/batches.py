@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     inputs: NDArray[np.int64]  # (T, B)
     targets: NDArray[np.int64]  # (T, B), the token that follows each input
     mask: NDArray[np.bool_]  # (T, B), false after the end of a record
-    carry: bool  # each row continues the same row of the previous batch, so the state is carried
+    carry: bool  # true if each row continues the same row of the previous batch, so that the state is carried
 
     @property
     def tokens(self) -> int:
@@ -45,7 +45,7 @@ class Batches(Protocol):
         ...
 
     def epoch(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        """Yield the batches of one pass; ``rng`` shuffles data whose order is free, None keeps the order."""
+        """Yield the batches of one pass; ``rng`` shuffles records, None keeps their order. A stream is always in order."""
         ...
 
 

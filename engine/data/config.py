@@ -20,16 +20,16 @@ class DataConfig:
     """Settings of vocabulary, split and batches.
 
     Args:
-        level: "char", "word" or "bpe".
+        level: "char", "word" or "bpe": the tokeniser.
         batching: "stream" or "records".
         batch_size: B, lanes or records per batch.
-        length: T, tokens per chunk of a stream, or of the longest record.
+        length: T, tokens per chunk of a stream; maximum number of predicted tokens of a record.
         split: fractions for training, validation and test.
         lowercase: lower-case the text; None: only for words.
         punctuation: keep punctuation marks at word level.
         vocab_size: maximum number of tokens of words or byte pairs, special ones included; None: all words, 2,048 byte pairs.
         unknown: policy for text outside the vocabulary; None: "error" for characters, "replace" for words.
-        seed: seed of the shuffling of records before the split.
+        seed: seed that shuffles records before the split.
     """
 
     level: str = "char"
@@ -64,7 +64,7 @@ class DataConfig:
         return {**chosen, "punctuation": True} if self.punctuation else chosen
 
     def fit(self, text: TextOrPieces, specials: Sequence[str] = ()) -> Tokenizer:
-        """Return a tokeniser fitted to ``text``, with the special tokens first."""
+        """Return a tokeniser fitted to ``text``; the special tokens come first in its vocabulary."""
         return TOKENIZERS[self.level].fit(text, specials=specials, **self._chosen())
 
     def to_dict(self) -> dict[str, Any]:

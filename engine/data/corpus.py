@@ -1,4 +1,4 @@
-"""Corpora from files, standard input, or the built-in ones, which come with every CPython.
+"""Corpora: from files, from standard input, and the built-in ones, which every CPython contains.
 
 A corpus is a text or records, and each can be viewed as the other: the records of a text are its lines that are not blank,
 and the text of records is joined by line ends.
@@ -47,7 +47,7 @@ class Corpus:
         return self.content
 
     def read_as(self, batching: str) -> tuple[Reading, ...]:
-        """Return how records were read; with ``batching`` "records", the lines of a text count as records."""
+        """Return the reports of reading records; with ``batching`` "records", the lines of a text count as records."""
         if isinstance(self.content, str) and batching == "records":
             lines = self.content.count("\n") + (self.content[-1:] not in ("", "\n"))
             rows = len(self.records)
@@ -96,7 +96,8 @@ def _identifiers(root: Path) -> tuple[str, ...]:
                 # Skip a damaged or locked file: the others suffice.
                 continue
         for node in ast.walk(tree):
-            # Fields of definitions, names, attributes, arguments and keywords; Global and imports add no further names.
+            # These fields hold the names of definitions, variables, attributes, arguments and keywords; Global and import
+            # nodes add no further names.
             fields = vars(node)
             name = next((fields[field] for field in ("name", "id", "attr", "arg") if fields.get(field)), None)
             if isinstance(name, str) and name.isidentifier():

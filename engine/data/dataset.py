@@ -1,4 +1,4 @@
-"""Data sets for training: a vocabulary, and batches of three parts of a corpus."""
+"""Data sets for training: a tokeniser, and batches of the three parts of a corpus."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def check_several_tokens(name: str, tokenizer: Tokenizer, config: DataConfig) ->
 def make_batches(
     part: str | tuple[str, ...], tokenizer: Tokenizer, batch_size: int, length: int
 ) -> StreamBatches | RecordBatches:
-    """Return the batches of one part of a split: a stream of a text, or records.
+    """Return the batches of one part of a split: a stream for a text, or records.
 
     Raises:
         CorpusError: the part is too short for a single prediction.
@@ -98,7 +98,7 @@ def _dataset_of(
     make: Callable[[PartContent], Batches],
     remedy: str,
 ) -> Dataset:
-    """Return the data set that ``make`` builds part by part; ``remedy`` ends the message for a part that is too short."""
+    """Return a data set whose parts ``make`` builds; ``remedy`` ends the error message for a part that is too short."""
     made: list[Batches | None] = []
     for part, content, fraction in zip(PARTS, contents, config.split, strict=True):
         try:

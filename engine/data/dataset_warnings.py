@@ -10,11 +10,11 @@ from unrolled.engine.data.dataset import Dataset
 from unrolled.engine.data.records import RecordBatches
 
 FEW_TOKENS, FEW_RECORDS = 1_000, 20
-LOSS_DEVIATION = 1.5  # nats: standard deviation of the loss per character; 1.56 under a trigram model of English plays
+LOSS_DEVIATION = 1.5  # nats, standard deviation of the loss per character; a trigram model of English plays has 1.56
 
 
 def small_validation_warning(data: Dataset) -> str | None:
-    """Return a warning with the standard error of the validation loss if the validation part is small, else None."""
+    """Return a warning with the standard error of the validation loss, None if the validation part is large enough."""
     validation = data.validation
     if validation is None:
         return None
@@ -51,7 +51,7 @@ def dataset_warnings(data: Dataset) -> list[str]:
 
 
 def _count_distinct(batches: RecordBatches) -> tuple[int, int]:
-    """Count tokens and number of distinct records, up to the thresholds of a small validation."""
+    """Return the numbers of tokens and of distinct records; counting stops once both reach their thresholds."""
     seen: set[bytes] = set()
     tokens = 0
     for start, end, length in zip(batches.starts, batches.starts[1:], batches.lengths, strict=False):

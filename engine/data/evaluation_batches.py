@@ -1,4 +1,4 @@
-"""Batches for evaluation: a whole corpus, or a part of the training corpus with the split of the training."""
+"""Batches for evaluation: of a whole corpus, or of a part of the training corpus, split as in training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def batches_to_score(
         record: the model's training record.
         part: one of ``PARTS``; the digest of the corpus must match the record. None: the whole corpus.
         batching: "stream" or "records"; None: "records" if the vocabulary has <bos>.
-        batch_size, length: None: 1 and 512 for a whole corpus, the values of the training for a part.
+        batch_size, length: sizes of the batches; None: 1 and 512 for a whole corpus (records whole), those of the training
+            for a part.
 
     Raises:
         ConfigError: the corpus is not the training corpus, a setting is unknown, or a token file was encoded with another

@@ -20,10 +20,10 @@ BUCKET_BATCHES = 64  # number of batches whose records are sorted by length toge
 
 @dataclass(frozen=True)
 class RecordBatches:
-    """Records in rows, each from <bos> to <eos>, padded to the longest of the batch; padding is masked out of the loss.
+    """Batches with one record per row, from <bos> to <eos>, padded to the longest of the batch; the loss masks padding out.
 
-    Shuffled epochs put records of similar length into one batch: records are shuffled, then sorted by length within buckets
-    of ``BUCKET_BATCHES`` batches, then the batches are shuffled. Batches differ between epochs, and little is padding.
+    A shuffled epoch puts records of similar length into one batch: records are shuffled, then sorted by length within buckets
+    of ``BUCKET_BATCHES`` batches, then the batches are shuffled. So batches differ between epochs and contain little padding.
 
     Args:
         ids: all records one after the other, each with its <bos> and <eos>; (N,) of any unsigned dtype.

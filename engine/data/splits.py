@@ -40,9 +40,9 @@ def split_corpus(
 ) -> CorpusSplit:
     """Split a corpus into training, validation and test.
 
-    A stream is split in order: validation and test are its last parts and do not overlap training. Records are first shuffled
-    by ``seed``, because lists are often sorted. Equal records go to the part of the first of them, so no record of training
-    is in another part. If that would leave a part empty, the distinct records are split instead.
+    A stream is split in order: validation and test are its last parts, so they do not overlap training. Records are first
+    shuffled by ``seed``, because lists are often sorted. Equal records go to the part of the first of them, so no record of
+    training is in another part. If that would leave a part empty, the distinct records are split instead.
 
     Raises:
         CorpusError: there are fewer distinct records than parts.
@@ -74,7 +74,7 @@ def _split_records(records: tuple[str, ...], first: int, second: int) -> CorpusS
 
 
 def _split_distinct(distinct: list[str], sizes: tuple[int, int, int]) -> dict[str, int]:
-    """Return the part of each distinct record, in proportion to ``sizes``, at least one for each size above 0."""
+    """Return the part of each distinct record: in proportion to ``sizes``, at least one record for each size above 0."""
     N, K, left = sum(sizes), len(distinct), sum(size > 0 for size in sizes)
     if left > K:
         raise CorpusError(

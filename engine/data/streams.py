@@ -1,4 +1,4 @@
-"""Batches of one long stream: contiguous lanes whose state is carried from chunk to chunk."""
+"""Batches of one long stream: lanes whose state is carried from chunk to chunk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 @dataclass(frozen=True)
 class StreamBatches:
-    """Contiguous lanes of one stream: lane b is a contiguous part of it, read in order and in chunks of T tokens.
+    """Batches of one stream in B lanes: lane b is a contiguous part of the stream, read in order in chunks of T tokens.
 
     The state is carried from chunk to chunk (truncated back-propagation through time: R. J. Williams and J. Peng, "An
     Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network Trajectories", 1990). The remainder at the

@@ -84,7 +84,7 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
 
 
 class _Survey:
-    """Count the characters and bytes of a text, and compute its digest, while its chunks pass through."""
+    """Counts of the characters and bytes of a text, and its digest, computed while its chunks pass through."""
 
     def __init__(self) -> None:
         self.characters = self.bytes = 0
@@ -124,7 +124,7 @@ def _read(sources: Sequence[Source]) -> Iterator[str]:
 
 
 def _cut(chunks: Iterable[str], cuts: tuple[int, int]) -> Iterator[tuple[int, str]]:
-    """Yield pieces of the chunks, split at ``cuts``, each with the number of its part."""
+    """Yield the chunks split at ``cuts``, each with the number of its part."""
     start = 0
     for chunk in chunks:
         end = start + len(chunk)
@@ -134,14 +134,14 @@ def _cut(chunks: Iterable[str], cuts: tuple[int, int]) -> Iterator[tuple[int, st
         start = end
 
 
-def _write(file: IO[bytes], pieces: Iterable[tuple[int, str]], tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
-    """Write header and ids; the numbers of ids are known at the end, so space is reserved for the header."""
+def _write(file: IO[bytes], chunks: Iterable[tuple[int, str]], tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
+    """Write ids and header; the header needs the final numbers of ids, so it is written last, into reserved space."""
     dtype = smallest_unsigned(len(tokenizer.vocabulary))
     header_size = len(_header(metadata, [2**62] * 3, dtype)) + 8
     header_size += -header_size % 8
     file.seek(8 + header_size)
     parts = [0, 0, 0]
-    for part, group in groupby(pieces, key=lambda piece: piece[0]):
+    for part, group in groupby(chunks, key=lambda chunk: chunk[0]):
         for ids in tokenizer.encode_pieces(whole_words((text for _, text in group), tokenizer.boundary)):
             write_ids(file, ids)
             parts[part] += len(ids)

@@ -35,7 +35,7 @@ TOKENS_SUFFIX = ".tokens"
 TOKENS_FORMAT = 1
 ID_SETTINGS = ("level", "split", "lowercase", "punctuation", "vocab_size", "unknown")  # that determine the ids
 DTYPES: dict[str, np.dtype] = {"U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4")}
-CHECKED_IDS = 1 << 22  # ids that are read and checked at once
+CHECKED_IDS = 1 << 22  # ids read and checked at a time
 MOST_HEADER = 100_000_000  # bytes, the limit of safetensors
 
 
@@ -83,7 +83,7 @@ def open_corpus(
 ) -> Corpus | EncodedCorpus:
     """Open a token file if it is the only source, else read a corpus by ``read_corpus``.
 
-    Each process of a ``group`` reads the files itself. A pipe can be read only once, so one process broadcasts its content.
+    Each process of a ``group`` reads the files itself. A pipe can be read only once, so rank 0 broadcasts the corpus.
     """
     if group.size > 1 and any(is_unnamed(source) for source in sources):
         return group.shared(lambda: open_corpus(sources, options))
@@ -106,11 +106,11 @@ def read_encoded(path: str | Path) -> EncodedCorpus:
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:
-            (room,) = struct.unpack("<Q", file.read(8))
-            if not 0 < room <= min(MOST_HEADER, size - 8):
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            if not 0 < header_size <= min(MOST_HEADER, size - 8):
                 raise ModelFileError("no header that fits the file")
-            header = parse_json(file.read(room).decode(), "its header")
-        return _checked(Path(path), header, 8 + room, size)
+            header = parse_json(file.read(header_size).decode(), "its header")
+        return _checked(Path(path), header, 8 + header_size, size)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
     except (KeyError, TypeError, ValueError, struct.error) as error:
@@ -133,7 +133,7 @@ def _checked(path: Path, header: dict[str, Any], start: int, size: int) -> Encod
     if set(data) != set(ID_SETTINGS) or not isinstance(corpus["characters"], int) or data["level"] != tokenizer.level:
         raise ModelFileError("its settings are damaged")
     DataConfig(**data)
-    with open(path, "rb") as file:  # reading through the mapping would make the whole file resident
+    with open(path, "rb") as file:  # a check through the mapping would make the whole file resident
         file.seek(start)
         while len(block := np.fromfile(file, dtype, CHECKED_IDS)):
             if block.max() >= V:

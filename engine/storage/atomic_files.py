@@ -23,7 +23,7 @@ def _open_temporary(path: Path) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file to write; afterwards ``path`` contains either all of it or its previous content.
+    """Yield a file to write; afterwards ``path`` contains either all of the new content or the previous content.
 
     The temporary file is in the same folder, is flushed to the disk and then renamed to ``path``.
 
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        # Errors of write and flush name no file.
+        # The errors of writing and flushing name no file.
         if isinstance(error, OSError) and error.filename in (None, temporary):
             error.filename, error.filename2 = str(path), None
         raise

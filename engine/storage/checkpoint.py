@@ -111,11 +111,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = resolve_model_file(path)
     try:
-        # safetensors checks the header against the file size before it allocates anything.
+        # safetensors checks the header against the size of the file before it allocates memory.
         with safe_open(path, framework="numpy") as file:
             metadata = _checked_metadata(path, file.metadata() or {})
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - file is no mapping
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: dtypes that NumPy lacks
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two for dtypes that NumPy lacks
         raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
         config = ModelConfig.from_dict(metadata["config"])

@@ -10,7 +10,7 @@ from typing import Any
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.storage.surrogates import find_surrogate
 
-MAX_JSON_DEPTH = 64  # of nested objects and lists
+MAX_JSON_DEPTH = 64  # nested objects and lists
 
 
 def finite(value: Any) -> Any:
@@ -27,8 +27,8 @@ def to_json(value: Any, indent: int | None = None, ascii: bool = False) -> str:
 
     Args:
         value: any JSON value; NaN and infinities become null.
-        indent: spaces a level; None: a single line.
-        ascii: escape everything that is not ASCII, for JSON lines: some readers end a line at U+2028.
+        indent: spaces per level; None: a single line.
+        ascii: escape everything that is not ASCII; JSON lines need it, because some readers end a line at U+2028.
     """
     text = json.dumps(finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
     if find_surrogate(text) is None:
@@ -124,7 +124,7 @@ def _skip(text: str, place: int) -> int:
 
 
 def parse_json(text: str, what: str) -> dict[str, Any]:
-    """Return a JSON object; a ModelFileError names ``what`` is damaged."""
+    """Return the JSON object in ``text``; a ModelFileError names ``what``, the damaged part of a file."""
     try:
         value = parse_value(text)
     except ValueError as error:

@@ -32,7 +32,7 @@ def try_lock(handle: int) -> bool:
     """
     try:
         _lock(handle)
-    except (BlockingIOError, PermissionError):  # the second on Windows
+    except (BlockingIOError, PermissionError):  # Windows raises the second
         return False
     except OSError:
         return True
@@ -42,8 +42,8 @@ def try_lock(handle: int) -> bool:
 class FolderLock:
     """A lock of a folder, held until ``release``.
 
-    The lock file contains the process number for the error message only. The system's lock decides, so the file of a
-    killed process blocks nobody, even if another process has reused its number.
+    The lock file contains the process id for the error message only. The system's lock decides, so the file of a killed
+    process blocks no other, even if the id is in use again.
 
     Raises:
         ConfigError: another process holds the folder.
@@ -74,6 +74,6 @@ class FolderLock:
 
     def release(self) -> None:
         """Remove the lock file and release the lock."""
-        with contextlib.suppress(OSError):  # Windows cannot remove an open file; the file alone blocks nobody
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file; the file alone blocks no process
             self.path.unlink()
         os.close(self._handle)

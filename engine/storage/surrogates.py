@@ -20,7 +20,7 @@ def check_characters(text: str, where: str, error: type[UnrolledError] = CorpusE
     r"""Return ``text`` after checking that it contains no lone surrogate, which JSON can write as \ud83d.
 
     Raises:
-        UnrolledError: of class ``error``: there is one.
+        UnrolledError: the text contains one; the class of the error is ``error``.
     """
     place = find_surrogate(text)
     if place is not None:

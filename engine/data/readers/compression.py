@@ -66,7 +66,7 @@ class HeadStream(io.RawIOBase):
         buffer[:n], self._left = self._left[:n], self._left[n:]
         return n
 
-    def readall(self) -> bytes:  # one call instead of RawIOBase's thousands
+    def readall(self) -> bytes:  # in one call; RawIOBase would make thousands
         head, self._left = self._left, b""
         try:
             return head + self._stream.read()
