@@ -1,20 +1,28 @@
-"""The compiled engine: the names, signatures and results of ``unrolled.engine.models.cells`` and ``.layers``, by Numba.
+"""The compiled engine: kernels with the names, signatures and results of the reference in ``unrolled.engine.models``.
 
-Kernels compile at their first call for a dtype and are cached on disk; a later process loads them in a moment.
+Kernels compile at their first call for a dtype and are cached on disk; later processes load them in milliseconds. Each file
+names the readable form of what it computes. A reading order: ``layers``, ``recurrent``, ``gemm``, ``simd``, ``threads``,
+``jit``.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 from unrolled.engine.kernels import optimizers as optim
 from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
-from unrolled.engine.kernels.jit.compilation import Kernel
 from unrolled.engine.kernels.layers import embedding, first_layer, linear, output_loss
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.kernels.recurrent.scan import backward, forward
 from unrolled.engine.kernels.threads.buffer_pool import zeros
 from unrolled.engine.models.layers.functions import LayerFunctions
 
-KERNELS: dict[str, Kernel] = {cell: Kernel(partial(forward, cell), partial(backward, cell)) for cell in CELL_FORMULAS}
+
+class CellKernel(NamedTuple):
+    """A compiled cell; contract and formulas in ``unrolled.engine.models.cells``."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
 
 
 def _layers_with(packing: Packing) -> LayerFunctions:
@@ -31,13 +39,13 @@ def _layers_with(packing: Packing) -> LayerFunctions:
     )
 
 
-def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, Kernel], LayerFunctions]:
-    """Return the cells and the layers, whose products have factors of a format."""
+def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, CellKernel], LayerFunctions]:
+    """Return the cells and the layers whose products have factors of a format."""
     cells = {
-        name: Kernel(partial(kernel.forward, packing=packing), partial(kernel.backward, packing=packing))
-        for name, kernel in KERNELS.items()
+        cell: CellKernel(partial(forward, cell, packing=packing), partial(backward, cell, packing=packing))
+        for cell in CELL_FORMULAS
     }
     return cells, _layers_with(packing)
 
 
-__all__ = ["KERNELS", "choose_packing", "make_kernels", "optim"]
+__all__ = ["CellKernel", "choose_packing", "make_kernels", "optim"]

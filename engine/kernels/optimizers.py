@@ -1,4 +1,7 @@
-"""Optimisers and the gradients' norm compiled: names, signatures and formulas of ``unrolled.engine.optimizers``."""
+"""Optimisers' update rules and the gradient norm, compiled; signatures and formulas in ``unrolled.engine.optimizers``.
+
+Each is one loop over all parameters, which the threads share: the readable forms are the NumPy expressions of the reference.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.update_rules import Moments, UpdateRule, UpdateScalars
 
-NORM_BLOCK = 1 << 14  # numbers summed by one thread at a time; the blocks' sums are added in order, whoever made them
+NORM_BLOCK = 1 << 14  # numbers that one thread sums at a time; the blocks' sums are added in order on any threads
 
 
 @compiled_sum
 def _sum_of_squares(values: NDArray) -> float:
+    """Return Σ v² in float64."""
     total = 0.0
     for i in range(values.shape[0]):
         value = np.float64(values[i])
@@ -26,12 +30,14 @@ def _sum_of_squares(values: NDArray) -> float:
 
 @compiled_on_all_threads
 def _sums_of_squares(part: int, parts: int, values: NDArray, sums: NDArray) -> None:
+    """Fill ``sums`` with the sum of squares of each block."""
     N, blocks = values.shape[0], sums.shape[0]
     for block in range(part * blocks // parts, (part + 1) * blocks // parts):
         sums[block] = _sum_of_squares(values[block * NORM_BLOCK : min((block + 1) * NORM_BLOCK, N)])
 
 
 def grad_norm(grads: NDArray) -> float:
+    """Return the Euclidean norm of flat gradients."""
     sums = np.empty(-(-len(grads) // NORM_BLOCK))
     _sums_of_squares(grads, sums)
     return math.sqrt(float(sums.sum()))

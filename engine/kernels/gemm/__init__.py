@@ -1,1 +1,1 @@
-"""Multiply matrices: packing, micro-kernels and tiles."""
+"""Matrix products: packing, micro-kernel, AMX tiles."""

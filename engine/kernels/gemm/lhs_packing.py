@@ -1,6 +1,6 @@
-"""First factors of products in the format that their panels have: as they lie, or rounded to words of bfloat16.
+"""First factors of products in the format of their panels: as they lie, or rounded to words of bfloat16.
 
-Rows of words are filled up with zeros to whole tiles where the panels are.
+Where the panels are filled up with zeros to whole tiles of depth, rows of words are, too.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ GAP = amx.LANES
 
 @compiled
 def _round_rows(x: NDArray, at: int, stride: int, rows: int, K: int, words: NDArray, width: int, to_row: int) -> None:
-    """``width`` words of each of ``rows`` rows of K float32 from ``at`` on in the flat ``x``; zeros follow the last.
+    """Round ``rows`` rows of K float32, ``stride`` apart from ``at`` on in the flat ``x``, to ``width`` words each.
 
-    Rows of ``words`` are ``to_row`` apart.
+    Zeros follow a row's last word; rows of ``words`` are ``to_row`` apart.
     """
     pairs, whole = K // 2, K // ROUNDED * ROUNDED
     for r in range(rows):
@@ -41,7 +41,7 @@ def _round_rows(x: NDArray, at: int, stride: int, rows: int, K: int, words: NDAr
 
 @compiled
 def _new_words(size: int) -> NDArray:
-    """Words whose first starts a line of the cache, because tiles load whole lines."""
+    """Return memory for words that starts at a cache line, because tiles load whole lines."""
     memory = np.empty(size + LINE // 4, np.int32)
     first = -memory.ctypes.data % LINE // 4
     return memory[first : first + size]
@@ -49,27 +49,31 @@ def _new_words(size: int) -> NDArray:
 
 @compiled
 def _no_memory(panels: NDArray, rows: int) -> NDArray:
+    """Return an empty array: factors in ``Packing.FULL`` are read where they lie."""
     return np.empty(0, panels.dtype)
 
 
 @compiled
 def _memory_for_pairs(panels: NDArray, rows: int) -> NDArray:
+    """Return memory for ``_in_pairs``."""
     return _new_words(rows * panels.shape[1])
 
 
 @compiled
 def _memory_for_tiles(panels: NDArray, rows: int) -> NDArray:
+    """Return memory for ``_for_tiles``."""
     return _new_words(rows * (panels.shape[1] + GAP))
 
 
 new_operand = by_packing("panels", _no_memory, _memory_for_pairs, _memory_for_tiles)
-"""Memory in which ``operand`` packs up to ``rows`` rows for ``panels``."""
+"""Return memory in which ``operand`` can pack up to ``rows`` rows for ``panels``."""
 
 
 @compiled
 def _as_it_lies(
     x: NDArray, at: int, stride: int, rows: int, K: int, panels: NDArray, memory: NDArray
 ) -> tuple[NDArray, int, int]:  # fmt: skip
+    """Return the rows as they are."""
     return x, at, stride
 
 
@@ -77,6 +81,7 @@ def _as_it_lies(
 def _in_pairs(
     x: NDArray, at: int, stride: int, rows: int, K: int, panels: NDArray, memory: NDArray
 ) -> tuple[NDArray, int, int]:  # fmt: skip
+    """Round the rows to words."""
     width = panels.shape[1]
     _round_rows(x, at, stride, rows, K, memory, width, width)
     return memory, 0, width
@@ -86,14 +91,15 @@ def _in_pairs(
 def _for_tiles(
     x: NDArray, at: int, stride: int, rows: int, K: int, panels: NDArray, memory: NDArray
 ) -> tuple[NDArray, int, int]:  # fmt: skip
+    """Round the rows to words, with a gap between rows."""
     width = panels.shape[1]
     _round_rows(x, at, stride, rows, K, memory, width, width + GAP)
     return memory, 0, width + GAP
 
 
 operand = by_packing("panels", _as_it_lies, _in_pairs, _for_tiles)
-"""Rows of K numbers, ``stride`` apart from ``at`` on in the flat ``x``, as a first factor for ``panels``.
+"""Return the array, the offset and the stride with which a product with ``panels`` reads rows of the flat ``x``.
 
-Returns the array, the offset and the stride to give to a product: those of ``x`` itself where the panels are of its dtype;
-where they are of words, the rows are rounded into ``memory``.
+The rows have K numbers and are ``stride`` apart from ``at`` on. For panels of the dtype of ``x`` these are those of ``x``
+itself; for panels of words the rows are rounded into ``memory``.
 """

@@ -1,7 +1,7 @@
-"""Matrix products on the micro-kernel: the first factor is read as it lies, the second from panels (``panels``).
+"""Matrix products on the micro-kernel: the first factor is read as it lies, the second from panels (``rhs_packing``).
 
-The reference of every function is the NumPy product in its first line. Panels of words are products of bfloat16, which
-run on the processor's own tiles (``amx``) where it has some; here nothing else tells the two kinds apart.
+The readable form of every function is the NumPy product in its first line. Panels of words are products of bfloat16, which
+run on the processor's AMX tiles where it has some (``amx``); ``multiply_part`` makes that choice, by the panels' dtype.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from unrolled.engine.kernels.simd.copies import copy_block
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
-# rows of a panel read at a time; more rows: sums are read and written less, but panels leave the L2 cache
+# rows of a panel read at a time; with more, sums are read and written less often, but panels leave the L2 cache
 DEPTH_BLOCK = 512
-ROW_BLOCK = 128  # rows of the first factor that all panels meet before the next: at a depth of 256, 128 KB of L2
+ROW_BLOCK = 128  # rows of the first factor multiplied with all panels before the next: at a depth of 256, 128 KB of L2
 
 
 @compiled
@@ -30,7 +30,7 @@ def _tiles(
     width: int, a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, second: int, far: int,
     start: NDArray, start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int,
 ) -> None:  # fmt: skip
-    """All rows of a tile's width, 8, 4, 2 or 1 at a time; arguments as of the micro-kernel."""
+    """Multiply all rows of one tile's width, 8, 4, 2 or 1 at a time; arguments as in ``multiply_tile``."""
     left = rows
     while left > 0:
         if TILE_ROWS == 8 and left >= 8:
@@ -51,7 +51,7 @@ def _edge(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, start: NDArray, start_at: int,
     start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int, edge: int, W: int,
 ) -> None:  # fmt: skip
-    """The last panel, of whose columns ``edge`` < W are C's: by way of a block of its own where a tile is wider."""
+    """Multiply with the last panel, of whose columns C has ``edge`` < W: in a block of its own where a tile is wider."""
     lanes = W // VECTORS
     whole = edge == lanes
     into, into_at, into_row, width = c, c_at, c_row, 1 if edge <= lanes else 2
@@ -85,11 +85,11 @@ def multiply_columns(
         if p >= whole:
             _edge(a, a_at, a_row, a_depth, panels, at, start, s_at, start_row, c, into, c_row, rows, depth, edge, W)
         else:
-            # Two panels are a tile of four registers, three are two of three. One place that calls, with a width that is
-            # not known before: for each that is, Numba would compile all heights anew, in every kernel.
+            # Two panels are a tile of four registers, three are two of three. There is one call, with a width that is
+            # not a constant: for each constant width Numba would compile all heights again, in every kernel.
             width = VECTORS if piece >= groups else VECTORS * span // (span - 1)
             for half in range(span - 1 if piece < groups else 1):
-                if half > 0:  # the second panel's last register, and the third panel
+                if half > 0:  # the last register of the second panel, and the third panel
                     at, s_at, into, second = at + far + lanes, s_at + 3 * lanes, into + 3 * lanes, far - lanes
                 _tiles(
                     width, a, a_at, a_row, a_depth, panels, at, second, far, start, s_at, start_row, c, into, c_row, rows,
@@ -102,9 +102,10 @@ def _multiply_part(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, first: int, start: NDArray, start_at: int,
     start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
+    """Run ``multiply_part`` on the micro-kernel, DEPTH_BLOCK rows of the panels at a time."""
     K, W = panels.shape[1], panels.shape[2]
     flat = panels.reshape(-1)
-    block = K if rows <= TILE_ROWS else DEPTH_BLOCK  # so few rows read a panel once
+    block = K if rows <= TILE_ROWS else DEPTH_BLOCK  # a single tile of rows reads each panel once
     depth = min(block, K)
     multiply_columns(
         a, a_at, a_row, a_depth, flat, first * K * W, K * W, W, start, start_at, start_row, c, c_at, c_row, rows, N,
@@ -123,6 +124,7 @@ def _multiply_part_amx(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, first: int, start: NDArray, start_at: int,
     start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
+    """Run ``multiply_part`` on AMX tiles."""
     amx.multiply(
         a, a_at, a_row, panels.reshape(-1), panels.shape[1], panels.shape[2], first, start, start_at, start_row, c, c_at,
         c_row, rows, N, back,
@@ -130,7 +132,7 @@ def _multiply_part_amx(
 
 
 multiply_part = by_packing("panels", _multiply_part, _multiply_part, _multiply_part_amx)
-"""``multiply`` for the N columns from panel ``first`` on; ``start_at`` and ``c_at`` are the places of the first of them."""
+"""Multiply as ``multiply`` for the N columns from panel ``first`` on, the first of which is at ``start_at`` and ``c_at``."""
 
 
 @compiled
@@ -138,7 +140,7 @@ def add_product_part(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, first: int, c: NDArray, c_at: int, c_row: int,
     rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
-    """``add_product`` for the N columns from the start of panel ``first``; ``c_at`` is the place of the first of them."""
+    """c += a @ b as ``add_product``, for the N columns from panel ``first`` on, the first of which is at ``c_at``."""
     multiply_part(a, a_at, a_row, a_depth, panels, first, c, c_at, c_row, c, c_at, c_row, rows, N, back)
 
 
@@ -150,9 +152,9 @@ def multiply(
     """C = start + A @ B for ``rows`` rows, on one thread; the depth of the product is 1 or more.
 
     ``a``, ``start`` and ``c`` are flat, C-contiguous arrays with an offset and strides in items; element (r, k) of A lies at
-    a_at + r·a_row + k·a_depth, row r of C, N items long, at c_at + r·c_row, and that of ``start`` at start_at +
-    r·start_row: 0 for one row that all start from. A caller that comes again and again turns ``back`` every other time:
-    what it read last is still in the cache.
+    a_at + r·a_row + k·a_depth, row r of C, N items long, at c_at + r·c_row, and row r of ``start`` at start_at +
+    r·start_row (0: all rows start from the same one). ``back`` multiplies the last columns first: a caller that multiplies
+    with the same panels repeatedly alternates it, so that it begins with the panels that are still in the cache.
     """
     for r in range(0, rows, ROW_BLOCK):
         some = min(ROW_BLOCK, rows - r)
@@ -167,7 +169,7 @@ def add_product(
     a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, c: NDArray, c_at: int, c_row: int,
     rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
-    """C += A @ B; as ``multiply``."""
+    """C += A @ B; arguments as in ``multiply``."""
     multiply(a, a_at, a_row, a_depth, panels, c, c_at, c_row, c, c_at, c_row, rows, N, back)
 
 
@@ -175,7 +177,7 @@ def add_product(
 def _product(
     part: int, parts: int, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray,
 ) -> None:  # fmt: skip
-    """c = start + a[:, k0:k1] @ b; rows of ``start`` lie ``start_row`` items apart."""
+    """c = start + a[:, k0:k1] @ b, with rows of ``start`` that lie ``start_row`` items apart."""
     (M, width), N = a.shape, c.shape[1]
     flat_a, flat_c, flat_start = a.reshape(-1), c.reshape(-1), start.reshape(-1)
     first, last = part * M // parts, (part + 1) * M // parts
@@ -187,12 +189,12 @@ def _product(
 
 
 def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
-    """a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); rows shared out to the threads."""
+    """Return a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); threads share the rows."""
     return products(a, [(0, a.shape[1], panels)], bias)
 
 
 def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDArray) -> NDArray:
-    """Σ a[:, k0:k1] @ b + bias over ``factors`` (k0, k1, the panels of b), each b of as many columns as ``bias``."""
+    """Return Σ a[:, k0:k1] @ b + bias over ``factors`` (k0, k1, panels of b); every b has as many columns as ``bias``."""
     c = empty((len(a), len(bias)), a.dtype)
     start, start_row = bias, 0
     for k0, k1, panels in factors:

@@ -1,7 +1,7 @@
 """Formats of packed factors: how a matrix product stores what it multiplies, chosen once for a model.
 
-The precision that a user asks for decides the format on the Python side. Compiled code needs no flag: the dtype of a
-packed array tells its format, and ``by_packing`` is the one place that chooses a function by it.
+The precision that a user chooses decides the format on the Python side. Compiled code needs no flag: a packed array's
+dtype implies its format, and ``by_packing`` is the one place that chooses a function by it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def bf16_packing() -> Packing:
 
 
 def choose_packing(in_bf16: bool) -> Packing:
-    """Return the format of factors in float32, or in bfloat16.
+    """Return the format of factors in the arrays' own dtype, or in bfloat16.
 
     Raises:
         ConfigError: this processor has no instruction for bfloat16.
@@ -56,11 +56,13 @@ def choose_packing(in_bf16: bool) -> Packing:
 
 
 def by_packing(argument: str, full: Any, pairs: Any, tiles: Any = None) -> Any:
-    """Return a compiled function that is ``full``, ``pairs`` or ``tiles``, by the format of an array that it is given.
+    """Return a function for compiled code that runs ``full``, ``pairs`` or ``tiles``, by the format of an argument.
+
+    The readable form is an ``if`` on the dtype of the packed array, which the compiler decides.
 
     Args:
         argument: the name of the packed array's parameter.
-        full, pairs, tiles: compiled functions with the same parameters; without ``tiles`` pairs serve for both.
+        full, pairs, tiles: compiled functions with the same parameters; ``pairs`` serves both if there is no ``tiles``.
     """
     place = list(inspect.signature(full.py_func).parameters).index(argument)
 

@@ -1,10 +1,10 @@
 """Panels: the second factor of a matrix product as the micro-kernel reads it.
 
-A panel holds PANEL_BYTES of columns for every row of the second factor, padded with zeros, one after the other:
-panels (P, K, W).
+A panel holds PANEL_BYTES of columns for every row of the second factor, padded with zeros, one row after the other:
+panels (P, K, W). The readable form, for ``b`` (K, P·W), is ``b.reshape(K, P, W).transpose(1, 0, 2)``.
 
-Panels of words hold pairs of bfloat16 (``bf16``), (P, ⌈K/2⌉, W), or some rows of zeros more where the processor has tiles
-of its own (``amx``).
+Panels of words hold pairs of bfloat16 (``bf16``), (P, ⌈K/2⌉, W), and up to a whole AMX tile of rows of zeros where the
+processor has tiles (``amx``).
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from unrolled.engine.kernels.simd.copies import copy_transposed, make_copy, make
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
-PACK_ROWS = 16  # rows of a second factor packed at a time: as many lanes as a register has at the most, or a multiple
+PACK_ROWS = 16  # rows of a second factor packed at a time: the most lanes that a register has
 
 _copy_row = make_copy(PANEL_BYTES)
 _pair_row = make_pairing(PANEL_BYTES // WORD_DTYPE.itemsize)
 
 
 def panel_width(dtype: np.dtype) -> int:
-    """W, the columns of a panel."""
+    """Return W, the columns of a panel."""
     return PANEL_BYTES // dtype.itemsize
 
 
 def padded_columns(columns: int, dtype: np.dtype) -> int:
-    """Columns rounded up to whole registers, so that no tile is wider than its row."""
+    """Return ``columns`` rounded up to whole registers, so that no tile is wider than its row."""
     lanes = panel_width(dtype) // VECTORS
     return -(-columns // lanes) * lanes
 
 
 @compiled
 def _put(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
-    """One number of ``b`` or ``b.T`` to row k and column j of panel p, of its dtype."""
+    """Put one number of ``b`` or ``b.T`` into row k and column j of panel p."""
     n = p * panels.shape[2] + j
     panels[p, k, j] = b[n, k] if transposed else b[k, n]
 
 
 @compiled
 def _put_word(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
-    """One number of ``b`` or ``b.T``, with the one behind it along the depth, to its place in a panel of words."""
+    """Put one number of ``b`` or ``b.T``, with the next along the depth, into its word; an odd k is already there."""
     n, K = p * panels.shape[2] + j, b.shape[1] if transposed else b.shape[0]
     if k % 2:
         return
@@ -62,7 +62,7 @@ def _put_word(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDAr
 
 @compiled
 def _copy_rows(b: NDArray, k: int, p: int, panels: NDArray) -> None:
-    """A block's rows of a panel, of its dtype."""
+    """Copy PACK_ROWS rows of ``b`` from row k on into panel p."""
     (_, K, W), N = panels.shape, b.shape[1]
     source, target = b.reshape(-1), panels.reshape(-1)
     for row in range(k, k + PACK_ROWS):
@@ -71,6 +71,7 @@ def _copy_rows(b: NDArray, k: int, p: int, panels: NDArray) -> None:
 
 @compiled
 def _copy_rows_words(b: NDArray, k: int, p: int, panels: NDArray) -> None:
+    """Round PACK_ROWS rows of ``b`` from row k on into a panel of words."""
     (_, K, W), N = panels.shape, b.shape[1]
     source, target = b.reshape(-1), panels.reshape(-1)
     for row in range(k, k + PACK_ROWS, 2):
@@ -84,7 +85,7 @@ _copy_block = by_packing("panels", _copy_rows, _copy_rows_words)
 
 @compiled_on_all_threads
 def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, paired: int) -> None:
-    """``paired`` rows make one of the packed ones. The depth is shared out in whole blocks of rows."""
+    """Pack ``b`` or ``b.T``; ``paired`` rows make a packed one. Threads share the depth in whole blocks of rows."""
     P, depth, W = panels.shape
     N, K = b.shape
     if not transposed:
@@ -95,7 +96,7 @@ def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, 
     first, last = part * blocks // parts * PACK_ROWS, (part + 1) * blocks // parts * PACK_ROWS
     whole = N // W
     if transposed:
-        # a register's lanes of rows at a time, the depth in pieces: both sides stay in the cache
+        # as many rows of b as a register has lanes at a time, and the depth in pieces, so that both sides stay in the cache
         for k0 in range(first, last, 8 * PACK_ROWS):
             for n in range(0, N - lanes + 1, lanes):
                 at = (n // W * depth) * W + n % W
@@ -123,27 +124,29 @@ def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, 
 
 
 def _packed(b: NDArray, transposed: bool, packing: Packing) -> NDArray:
+    """Return the panels of ``b`` or ``b.T``."""
     N, K = b.shape if transposed else b.shape[::-1]
     dtype, depth, paired = packing.dtype(b.dtype), packing.depth(K), 1 if packing is Packing.FULL else 2
     W = panel_width(dtype)
     panels = empty((-(-N // W), depth, W), dtype)
-    panels[:, -(-K // paired) :] = 0
+    if packing is not Packing.FULL:
+        panels[:, (K + 1) // 2 :] = 0
     _pack(b, panels, transposed, paired)
     return panels
 
 
 def pack(b: NDArray, packing: Packing = Packing.FULL) -> NDArray:
-    """Panels of ``b`` (K, N)."""
+    """Return the panels of ``b`` (K, N)."""
     return _packed(b, False, packing)
 
 
 def pack_transposed(b: NDArray, packing: Packing = Packing.FULL) -> NDArray:
-    """Panels of ``b.T`` for ``b`` (N, K)."""
+    """Return the panels of ``b.T`` for ``b`` (N, K)."""
     return _packed(b, True, packing)
 
 
 class Runs(NamedTuple):
-    """Some rows of a matrix: ``length`` that follow each other from ``first`` on, as many again ``stride`` behind, …"""
+    """Rows of a matrix in runs: ``length`` rows from ``first`` on, ``length`` rows from ``first + stride`` on, …"""
 
     first: int
     length: int
@@ -152,12 +155,13 @@ class Runs(NamedTuple):
 
 @compiled
 def row_of(runs: Runs, k: int) -> int:
-    """The k-th of these rows."""
+    """Return the index of the k-th row of the runs."""
     return runs.first + k // runs.length * runs.stride + k % runs.length
 
 
 @compiled
 def _pack_rows_full(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
+    """Pack rows for ``Packing.FULL``."""
     N = b.shape[1]
     flat = b.reshape(-1)
     for k in range(rows):
@@ -176,6 +180,7 @@ def _pack_rows_full(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray,
 def _pack_row_words(
     b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int, depth: int
 ) -> None:  # fmt: skip
+    """Round rows to panels of words of ``depth`` rows; what they do not fill becomes zero."""
     N = b.shape[1]
     flat = b.reshape(-1)
     filled = (rows + 1) // 2
@@ -200,6 +205,7 @@ def _pack_row_words(
 
 @compiled
 def _pack_rows_pairs(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
+    """Pack rows for ``Packing.PAIRS``."""
     depth = (rows + 1) // 2
     _pack_row_words(b, runs, k0, rows, panels, W, depth)
     return depth
@@ -207,10 +213,11 @@ def _pack_rows_pairs(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray
 
 @compiled
 def _pack_rows_tiles(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
+    """Pack rows for ``Packing.TILES``: with rows of zeros up to whole tiles."""
     depth = ((rows + 1) // 2 + amx.DEPTH - 1) // amx.DEPTH * amx.DEPTH
     _pack_row_words(b, runs, k0, rows, panels, W, depth)
     return depth
 
 
 pack_rows = by_packing("panels", _pack_rows_full, _pack_rows_pairs, _pack_rows_tiles)
-"""``rows`` of the ``runs`` of ``b``, from the k0-th on, as flat panels, padded with zeros; returns their depth."""
+"""Pack ``rows`` rows of ``b``, from the k0-th of ``runs`` on, as flat panels padded with zeros; return their depth."""

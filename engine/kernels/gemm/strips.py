@@ -1,6 +1,7 @@
 """Strips: the first factor of a weight gradient, transposed, as the micro-kernel reads it.
 
-A block of rows is packed at a time, and its rows are added up on the way.
+A strip holds STRIP columns of a block of rows, so that a tile of the transposed factor reads consecutive memory. While the
+rows are in cache they are also added up: the bias gradient, or a gradient a token, needs no pass of its own.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from unrolled.engine.kernels.simd.copies import (
     prefetch,
 )
 
-DEPTH = 512  # packed rows at a time: fewer and what is packed is nearer, but sums are read and written more often
+DEPTH = (
+    512  # rows packed at a time; with fewer, strips stay in a nearer cache, but sums are read and written more often
+)
 COLUMNS = 128  # of the first factor, packed at a time
-SUM_ROWS = 64  # of a first factor, whose sum is added to that of all
-AHEAD = 8  # rows: each is a piece of a line of its own page, which the processor does not foresee
-STRIP = max(TILE_ROWS, TARGET.vector_bytes // 4)  # columns that lie together once packed: whole tiles and registers
-# Items from strip to strip. One line of the cache more than it takes, or all strips would be written to one set of lines.
+SUM_ROWS = 64  # rows that are summed apart before their sum is added to that of all
+AHEAD = 8  # rows by which prefetches run ahead: rows lie on different pages, which defeats the hardware prefetcher
+STRIP = max(TILE_ROWS, TARGET.vector_bytes // 4)  # columns of a strip: whole tiles and registers
+# Items from strip to strip: a cache line more than a strip has, or all strips would share one set of the cache.
 STRIP_ITEMS = DEPTH * STRIP + 16
 
 AMX_COLUMNS = 256
-AMX_STRIP = DEPTH + amx.LANES  # words from one to the next
+AMX_STRIP = DEPTH + amx.LANES  # words from one strip to the next
 
 _SUMMED = 4  # rows that are added up first
 _copy_and_add = make_copy_and_add(1, STRIP)
@@ -47,10 +50,11 @@ _pair_strip = make_pairing(STRIP)
 def _add_rows(
     a: NDArray, first: int, row: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray, block: NDArray
 ) -> None:  # fmt: skip
-    """Columns m0 … m1 of four rows of ``a``, from ``first`` on, to their places in ``sums``; of ``rows`` the last may be fewer.
+    """Add columns m0 … m1 of the next four of ``rows``, the rows of ``a`` from ``first`` on, to their places in ``sums``.
 
-    A long chain of additions gathers rounding errors, so where there is one place, four rows are added up first, and
-    SUM_ROWS are a sum apart, in ``block`` (m1 - m0,), which is empty again behind the last.
+    ``row`` counts the rows before; the last may be fewer than four. A long chain of additions gathers rounding errors, so
+    where there is one place, four rows are added up first, and SUM_ROWS are summed apart in ``block`` (m1 - m0,), which is
+    zero again after the last of them.
     """
     last = first + min(_SUMMED, rows - row)
     if sums.shape[0] > 1:
@@ -69,7 +73,7 @@ def _add_rows(
 
 @compiled
 def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: NDArray) -> None:
-    """Add ``block`` to the one sum and empty it, behind the last rows of a sum apart; elsewhere nothing."""
+    """Add ``block`` to the one sum and clear it, if ``row`` is the last four of SUM_ROWS or of all."""
     if (row + _SUMMED) % SUM_ROWS == 0 or row + _SUMMED >= rows:
         add_row(block[: m1 - m0], sums[0, m0:m1])
         for m in range(m1 - m0):
@@ -80,7 +84,7 @@ def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: ND
 def add_columns(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray
 ) -> None:  # fmt: skip
-    """Columns m0 … m1 of ``rows`` of the ``runs`` of ``a``, from the k0-th on, added to ``sums`` and nothing else."""
+    """Add columns m0 … m1 of ``rows`` rows of ``a``, from the k0-th of ``runs`` on, to ``sums`` without packing them."""
     if m0 < m1:
         block = np.zeros(m1 - m0, a.dtype)
         for row in range(0, rows, _SUMMED):
@@ -92,7 +96,7 @@ def _pack_strips_full(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
-    """What lies in whole strips and fours of rows is copied and added up in one pass."""
+    """Pack for ``Packing.FULL``; whole strips of four rows are copied and added up in one pass."""
     width, table_width = a.shape[1], sums.shape[1]
     flat, flat_sums = a.reshape(-1), sums.reshape(-1)
     whole, one_sum = m0 + (m1 - m0) // STRIP * STRIP, sums.shape[0] == 1
@@ -128,6 +132,7 @@ def _pack_strips_pairs(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
+    """Pack for ``Packing.PAIRS``: words of two rows."""
     width = a.shape[1]
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
@@ -159,7 +164,7 @@ def _pack_strips_tiles(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, strips: NDArray, sums: NDArray,
     places: NDArray,
 ) -> None:  # fmt: skip
-    """A row of ``strips`` for each column, ``AMX_STRIP`` words apart."""
+    """Pack for ``Packing.TILES``: a row of ``strips`` for each column, ``AMX_STRIP`` words apart."""
     width = a.shape[1]
     flat = a.reshape(-1)
     whole = m0 + (m1 - m0) // amx.LANES * amx.LANES
@@ -186,6 +191,7 @@ def _pack_strips_tiles(
 def _multiply_strips_full(
     strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
 ) -> None:  # fmt: skip
+    """Multiply strip by strip on the micro-kernel, alternating the direction."""
     for m in range(0, rows, STRIP):
         at, into, high = m // STRIP * STRIP_ITEMS, c_at + m * N, min(STRIP, rows - m)
         back = m // STRIP % 2 == 1
@@ -196,24 +202,25 @@ def _multiply_strips_full(
 def _multiply_strips_tiles(
     strips: NDArray, panels: NDArray, depth: int, W: int, c: NDArray, c_at: int, rows: int, N: int
 ) -> None:  # fmt: skip
+    """Multiply on AMX tiles."""
     amx.multiply(strips, 0, AMX_STRIP, panels, depth, W, 0, c, c_at, N, c, c_at, N, rows, N, False)
 
 
 pack_strips = by_packing("strips", _pack_strips_full, _pack_strips_pairs, _pack_strips_tiles)
-"""Columns m0 … m1 of ``rows`` of the ``runs`` of ``a``, from the k0-th on, strip by strip; adds row k to sums[places[k]]."""
+"""Pack columns m0 … m1 of ``rows`` rows of ``a``, from the k0-th of ``runs`` on, and add row k to sums[places[k]]."""
 
 multiply_strips = by_packing("strips", _multiply_strips_full, _multiply_strips_full, _multiply_strips_tiles)
-"""``rows`` rows of N items of the flat ``c``, from ``c_at`` on, += packed strips times packed panels of that depth."""
+"""Add the product of strips and panels of ``depth`` rows to ``rows`` rows of N items of the flat ``c``, from ``c_at`` on."""
 
 
 class StripSizes(NamedTuple):
-    """How much of a first factor is packed at a time."""
+    """Sizes of the part of a first factor that is packed at a time."""
 
     rows: int  # of both factors
-    together: int  # rows that must lie one behind the other
-    columns: int  # of the first
-    unit: int  # columns that go to one thread together
-    items: int  # that are packed at a time
+    together: int  # rows that must be consecutive in memory
+    columns: int  # of the first factor
+    unit: int  # columns that one thread packs together
+    items: int  # of packed memory a thread
 
 
 _FULL = StripSizes(DEPTH, _SUMMED, COLUMNS, STRIP, COLUMNS // STRIP * STRIP_ITEMS)

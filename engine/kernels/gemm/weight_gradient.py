@@ -1,7 +1,7 @@
-"""Gradients of weights: the product of a transposed first factor, whose rows are added up on the way.
+"""Weight gradients: products with a transposed first factor, whose rows are added up in the same pass.
 
-Both factors are packed a block of rows at a time, so that a tile reads neither across a page for every row. Columns of
-the first factor are packed in strips, which the micro-kernel reads as rows.
+Both factors are packed a block of rows at a time, so that a tile reads consecutive memory instead of one page a row.
+Columns of the first factor are packed in strips, which the micro-kernel reads as rows.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def _add_part(
     a: NDArray, column: int, b: NDArray, runs: Runs, K: int, c: NDArray, first: int, last: int, begin: int, end: int,
     sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, W: int, block: int, group: int,
 ) -> None:  # fmt: skip
-    """Rows first … last of ``c``, with K rows of both factors; columns begin … end of ``a`` are only summed.
+    """Add the product of K rows of both factors to rows first … last of ``c``; columns begin … end of ``a`` are only summed.
 
-    As much of the depth as ``block`` rows at a time, and ``group`` columns of ``a``.
+    ``block`` rows and ``group`` columns of ``a`` are packed at a time.
     """
     N, flat_c = b.shape[1], c.reshape(-1)
     for k0 in range(0, K, block):
@@ -43,11 +43,11 @@ def _add_transposed_product(
     strips: NDArray, panels: NDArray, W: int, block: int, group: int, unit: int, pieces: int, count: int,
     c_more: NDArray, sums_more: NDArray,
 ) -> None:  # fmt: skip
-    """The depth is added up in one of ``pieces`` or in two, columns of ``a`` are shared out in units.
+    """Compute ``add_transposed_product`` with the depth in one piece or two; threads share the columns of ``a`` in units.
 
-    The rows are ``count`` ranges of equal length, of each of which a piece has its half. The second is left in ``c_more``
-    and ``sums_more``. Of an even number of threads half work on either piece at once; of an odd number all work on one
-    after the other.
+    The rows are ``count`` ranges of equal length, and each piece has one half of every range. The second piece is left in
+    ``c_more`` and ``sums_more``. An even number of threads works on both pieces at once, half on each; an odd number works
+    on one after the other.
     """
     K, M = len(b), len(c)
     stride, beyond = K // count, column + M
@@ -77,7 +77,7 @@ def _add_transposed_product(
 def _add_piece(
     part: int, parts: int, c: NDArray, c_more: NDArray, sums: NDArray, sums_more: NDArray, column: int
 ) -> None:  # fmt: skip
-    """The second piece is added to the first: c += c_more, and sums += sums_more from ``column`` on."""
+    """Add the second piece to the first: c += c_more, and sums += sums_more from ``column`` on."""
     M, R = len(c), len(sums)
     for m in range(part * M // parts, (part + 1) * M // parts):
         add_row(c_more[m], c[m])
@@ -91,17 +91,19 @@ def add_transposed_product(
 ) -> None:  # fmt: skip
     """c += a[:, column:column + M].T @ b and np.add.at(sums, places, a) for ``a`` (K, ≥ M), ``b`` (K, N), ``c`` (M, N).
 
-    ``sums`` (R, ≥ column + M) has rows for what is added up together, ``places`` (K,) says which: for one sum R is 1, for
-    a table of tokens its rows. Both need every number of ``a``, which is read once. Columns of ``a`` before ``column``, or
-    behind the last of ``sums``, are not read; those of ``sums`` behind the M of the product are only summed.
+    ``sums`` (R, ≥ column + M) has a row for each place that rows are added to, and ``places`` (K,) holds the place of each
+    row: all 0 for one sum (R = 1), the tokens for a table of them. Both results need every number of ``a``, which is read
+    once. Columns of ``a`` before ``column``, or beyond the last of ``sums``, are not read; columns beyond the M of the
+    product are only summed.
 
-    All are C-contiguous and, but for ``places``, of one dtype.
-    ``packing`` may round the factors of the product; sums are not rounded.
+    All arrays are C-contiguous and, but for ``places``, of one dtype. ``packing`` may round the factors of the product; sums
+    are not rounded.
 
-    Threads share out M. Where K is large beside M and R, it is added up in two pieces, on any number of threads, so that
-    results do not depend on it: of two threads each then packs half of both factors, and not all of ``b``. If row k is that
-    of a step and of k % ``batch`` in its batch, a piece has the rows of half a batch, as far as they come in groups that
-    fit. Of two threads each had just these in the recurrence: RNN of 128 and 256, B = 64, a step 1.06 times as fast.
+    Threads share M. Where K is large beside M and R, the depth is added up in two pieces, whatever the number of threads, so
+    that results do not depend on it: each of two threads then packs half of both factors instead of all of ``b``. If rows
+    are those of time steps with ``batch`` rows each, a piece has the rows of half a batch, provided that these come in
+    groups that packing can use. Each of two threads had just these rows in the recurrence: a training step of an RNN with
+    H = 128 and 256, B = 64, is 1.06 times as fast.
     """
     dtype, strips = packing.dtype(a.dtype), STRIP_SIZES[packing]
     (K, N), M, parts, W = b.shape, len(c), get_num_threads(), panel_width(dtype)

@@ -1,1 +1,1 @@
-"""Compile and cache kernels for this processor."""
+"""Compilation of the kernels for this processor, and their cache."""

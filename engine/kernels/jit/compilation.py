@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numba.extending
@@ -33,13 +33,6 @@ CONSTANTS = {"a_row", "a_depth"}
 SOURCES = Path(__file__).parents[1]
 
 intrinsic: Any = numba.extending.intrinsic  # Numba's type for it makes callers pass the typing context
-
-
-class Kernel(NamedTuple):
-    """A compiled cell; contract and formulas in ``unrolled.engine.models.cells``."""
-
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
 
 
 def cached(dispatcher: Any) -> Any:

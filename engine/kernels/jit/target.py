@@ -1,7 +1,7 @@
-"""What Numba compiles for: this processor, or what NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX make of it.
+"""The processor that Numba compiles for: this one, as NUMBA_CPU_NAME, NUMBA_CPU_FEATURES or NUMBA_ENABLE_AVX change it.
 
-A name brings features along, and the list of features adds to them or takes some away. So the compiler itself is asked:
-one small function shows which registers and instructions it uses.
+A name implies features, and the list of features adds some or removes some. So the compiler itself is the source: the
+assembly of one small function shows which registers and instructions it uses.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
 
 
 class Target(NamedTuple):
-    """Of vector registers for floats: the bytes of one, and how many there are."""
+    """Vector registers and instructions for floats."""
 
-    vector_bytes: int
-    registers: int
+    vector_bytes: int  # of a register
+    registers: int  # number of them
     fma: bool  # a product is added in one instruction
     avx512_bf16: bool  # products of bfloat16; False where it is not certain
-    amx_bf16: bool  # the same on tiles; the system may still refuse them
+    amx_bf16: bool  # products of bfloat16 on tiles; the system may still refuse them
 
 
 def describe(triple: str, cpu: str, features: str) -> Target:
-    """The target of these three, in LLVM's words; its part of LLVM must be initialised."""
+    """Return the target of LLVM's triple, processor and features; LLVM must be initialised for the triple."""
     machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features)
     assembly = machine.emit_assembly(binding.parse_assembly(_PROBE))
     vector_bytes = 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
     many = vector_bytes == 64 or triple.startswith(("aarch64", "arm64"))
-    # vmulps, fmul, ... stand where a product is not added at once by vfmadd213ps, fmla, ...
+    # a product that vfmadd213ps, fmla, ... do not add in one instruction needs vmulps, fmul, ...
     fma = "mul" not in assembly
     listed = set(features.split(","))
     in_pairs = vector_bytes == 64 and "+avx512bf16" in listed

@@ -1,1 +1,1 @@
-"""Compile the layers around the recurrent ones: embedding, linear and output loss."""
+"""Compiled layers around the recurrent ones: embedding, first layer, linear, output loss."""

@@ -1,4 +1,4 @@
-"""The embedding compiled: names, signatures and formulas of ``unrolled.engine.models.layers``."""
+"""The embedding, compiled; contract and formulas in ``unrolled.engine.models.layers``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
 @compiled_on_all_threads
 def _gather(part: int, parts: int, weight: NDArray, tokens: NDArray, rows: NDArray) -> None:
+    """rows = weight[tokens]; threads share the tokens."""
     N = len(tokens)
     for n in range(part * N // parts, (part + 1) * N // parts):
         copy_row(weight[tokens[n]], rows[n])
@@ -25,7 +26,7 @@ def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
 
 @compiled_on_all_threads
 def _add_rows_at(part: int, parts: int, rows: NDArray, places: NDArray, total: NDArray) -> None:
-    """total[places[m]] += rows[m]; threads share the columns, so no two write to one place."""
+    """np.add.at(total, places, rows); threads share the columns, so no two write to one place."""
     N = total.shape[1]
     first, last = part * N // parts, (part + 1) * N // parts
     for m in range(rows.shape[0]):

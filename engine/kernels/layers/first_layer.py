@@ -1,6 +1,7 @@
-"""The first layer compiled: products of embeddings, names and signatures of ``unrolled.engine.models.layers``.
+"""The first layer's product of embeddings, compiled; contract and formulas in ``unrolled.engine.models.layers``.
 
-A row of the embedding is multiplied once, however often its token occurs.
+The readable form is a linear layer after an embedding. Here each row of the embedding is multiplied once, however often its
+token occurs: the forward pass gathers rows from a table of products, the backward pass adds gradients up in such a table.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered
 
 
 def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
-    """The rows of the embedding that take part in a product, and each token's place among them.
+    """Return the rows of the embedding that take part in a product, and each token's place among them.
 
-    All of them where the vocabulary is smaller than the batch, else those that occur.
+    These are all rows where the vocabulary is smaller than the batch, else those that occur.
     """
     if len(embedding) <= tokens.size:
         return np.arange(len(embedding)), tokens
@@ -36,7 +37,7 @@ def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
 def embedded_linear_forward(
     embedding: NDArray, tokens: NDArray, weight: NDArray, bias: NDArray, packing: Packing = Packing.FULL
 ) -> Gathered:
-    """As the reference, as a table of the products of each token, from which the layer gathers its rows."""
+    """Return the input product as a table of the products of tokens, from which the scan gathers its rows."""
     used, places = _used_rows(embedding, tokens)
     rows = embedding if len(used) == len(embedding) else embedding_forward(embedding, used)
     return Gathered(linear_forward(rows, weight, bias, packing), places)
@@ -46,7 +47,10 @@ def first_layer_backward(
     dxg: NDArray | ColumnRanges, dhg: NDArray | ColumnRanges, h_prev: NDArray, embedding: NDArray, tokens: NDArray,
     w_ih: NDArray, grads: tuple[NDArray, NDArray, NDArray, NDArray, NDArray], packing: Packing = Packing.FULL,
 ) -> None:  # fmt: skip
-    """As the reference; where both gradients lie in one array, it is read once for the weights and the table of tokens."""
+    """Add the gradients of embedding (V, E), w_ih, b_ih, w_hh and b_hh to the arrays of ``grads``, in this order.
+
+    If both gradients are columns of one array, it is read once for the weights and the table of tokens.
+    """
     dembedding, dw_ih, db_ih, dw_hh, db_hh = grads
     dxg, dhg = as_columns(dxg), as_columns(dhg)
     used, places = _used_rows(embedding, tokens)
@@ -70,7 +74,7 @@ def _table_backward(
     dtable: NDArray, used: NDArray, embedding: NDArray, weight: NDArray, grads: tuple[NDArray, NDArray, NDArray],
     packing: Packing,
 ) -> None:  # fmt: skip
-    """Gradients of embedding, weight and bias from those of the table's rows (R, G·H), which are of the tokens ``used``."""
+    """Add the gradients of embedding, weight and bias, given those of the table's rows (R, G·H) for the tokens ``used``."""
     dembedding, dweight, dbias = grads
     if len(used) == len(embedding):
         linear_backward_weight(dtable, embedding, dweight, dbias, packing)

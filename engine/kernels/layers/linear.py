@@ -1,4 +1,7 @@
-"""Linear layers compiled: names, signatures and formulas of ``unrolled.engine.models.layers``."""
+"""Linear layers, compiled; contract and formulas in ``unrolled.engine.models.layers``.
+
+A gradient may be given as ranges of columns of a wider array (``ColumnRanges``), which the products read where they lie.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,22 @@ def as_columns(dy: NDArray | ColumnRanges) -> ColumnRanges:
 
 
 def batch_rows(x: NDArray) -> int:
-    """Return B of an array (T, B, N), or 1 for an array without time steps."""
+    """Return B of an array (T, B, N), or 1 for an array without a time axis."""
     return x.shape[1] if x.ndim == 3 else 1
 
 
 def one_sum(dbias: NDArray, dy: NDArray) -> tuple[NDArray, NDArray]:
-    """Return the table and the places with which a product of ``dy`` adds all of its rows to ``dbias``."""
+    """Return ``sums`` and ``places`` of ``add_transposed_product`` that add all rows of ``dy`` to ``dbias``."""
     return dbias.reshape(1, -1), np.zeros(dy.size // dy.shape[-1], np.int64)
 
 
 def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+    """Return x·Wᵀ + b over the last axis: (..., in) to (..., out), with ``weight`` (out, in)."""
     return product(as_rows(x), pack_transposed(weight, packing), bias).reshape(*x.shape[:-1], len(bias))
 
 
 def linear_backward_input(dy: NDArray | ColumnRanges, weight: NDArray, packing: Packing = Packing.FULL) -> NDArray:
+    """Return the gradient of the input of ``linear_forward``: (..., out) to (..., in)."""
     dy = as_columns(dy)
     rows, factors, first = as_rows(dy.array), [], 0
     for k0, k1 in dy.ranges:
@@ -48,6 +53,7 @@ def linear_backward_input(dy: NDArray | ColumnRanges, weight: NDArray, packing: 
 def linear_backward_weight(
     dy: NDArray | ColumnRanges, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing = Packing.FULL
 ) -> None:  # fmt: skip
+    """Add the gradients of weight (out, in) and bias (out,), summed over all leading axes."""
     dy = as_columns(dy)
     rows, x, first = as_rows(dy.array), as_rows(x), 0
     for k0, k1 in dy.ranges:

@@ -1,4 +1,8 @@
-"""The output layer and its loss compiled: names, signatures and formulas of ``unrolled.engine.models.layers``."""
+"""The output layer and its cross-entropy, compiled; contract and formulas in ``unrolled.engine.models.layers``.
+
+The readable form is the reference's ``output_loss``. Here a thread computes the logits of a few positions, turns them into
+gradients and multiplies these with the weight again while they are in cache, so no array of all logits exists.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossResult
 
 @compiled_sum
 def _total(p: NDArray) -> float:
+    """Return the sum of ``p`` (V,)."""
     total = 0.0
     for v in range(p.shape[0]):
         total += p[v]
@@ -37,8 +42,8 @@ _exp_below = elementwise(lambda x, highest: exp_negative(x - highest))
 
 @compiled
 def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, bool]:
-    """p (V,) becomes e^(x - max); returns the row's loss, the sum of p, and whether the target is the first largest."""
-    highest = largest(x)  # a NaN may be passed over here; p and the loss have it
+    """Write e^(x - max) to ``p`` (V,); return the row's loss, the sum of p, and whether the target is the first largest."""
+    highest = largest(x)  # ignores some NaNs, which still reach p and the loss
     _exp_below((x,), (p,), (highest,), x.shape[0])
     total = _total(p)
     first = x[target] == highest
@@ -49,7 +54,7 @@ def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, boo
 
 
 SMALL = 1 << 18  # bytes of weights that stay in any core's cache
-OUTPUT_ROWS = 72  # positions whose logits a thread makes, turns into gradients and sends back while they are in cache
+OUTPUT_ROWS = 72  # positions that a thread works on at a time, so that their logits stay in cache
 
 
 @compiled_parallel
@@ -57,9 +62,9 @@ def _output_rows(
     part: int, parts: int, h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray,
     losses: NDArray, hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, ranges: int,
 ) -> None:  # fmt: skip
-    """Losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
+    """Fill losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
 
-    ``bias`` (width,) is as wide as a row of logits. Positions are ``ranges`` of equal length, each shared out to all parts.
+    ``bias`` (width,) is as wide as a row of logits. Positions are ``ranges`` of equal length, and all parts share each range.
     """
     (N, H), width = h.shape, dlogits.shape[1]
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
@@ -68,7 +73,7 @@ def _output_rows(
     begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
     p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
     h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
-    # even pieces in whole tiles: a last piece of few rows would read all weights for them
+    # even pieces in whole tiles: a last piece of few rows would read all weights for those few
     pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
     piece = max(1, ((own + pieces - 1) // pieces + TILE_ROWS - 1) // TILE_ROWS) * TILE_ROWS
     pieces = (own + piece - 1) // piece
@@ -107,7 +112,7 @@ def output_loss(
     smoothing: float = 0.0,
     packing: Packing = Packing.FULL,
 ) -> tuple[LossResult, NDArray | None]:
-    """As the reference, without an array of all logits: ``LOGITS_BYTES`` of positions at a time."""
+    """Return the loss of ``h`` (T, B, H) and its gradient, with ``LOGITS_BYTES`` of logits in memory at a time."""
     rows, dtype, (V, H) = as_rows(h), h.dtype, weight.shape
     N, count = len(rows), int(np.count_nonzero(mask))
     width = padded_columns(V, dtype)
@@ -117,13 +122,13 @@ def output_loss(
     panels, back = pack_transposed(weight, packing), pack(weight if grads else weight[:0], packing)
     padded_bias = np.zeros(width, dtype)
     padded_bias[:V] = bias
-    # whole groups of rows that are summed together; the number of threads is not in it, on which no result depends
+    # whole groups of rows that are summed together; independent of the number of threads, as all results are
     chunk = max(1, -(-LOGITS_BYTES // (width * dtype.itemsize * SUM_ROWS))) * SUM_ROWS
     dlogits = empty((min(chunk, N), width), dtype)
     batch = batch_rows(h) if chunk >= N else 1
     parts = get_num_threads()
-    # Each thread its own rows of the batch, as in the recurrence: two tiles of a step at least, where it does not matter
-    # that weights are read more often.
+    # Each thread takes its own rows of the batch, as in the recurrence, if that is at least two tiles a time step and
+    # weights are so small that reading them more often does not matter.
     own_rows = parts > 1 and batch % (2 * TILE_ROWS * parts) == 0 and weight.nbytes <= SMALL
     ranges = N // batch if N and own_rows else 1
     for n in range(0, N, chunk):

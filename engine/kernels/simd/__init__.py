@@ -1,1 +1,1 @@
-"""Compute on vector registers: elementwise formulas, conversions and copies."""
+"""Vector code: registers and memory in IR, elementwise formulas, conversions and copies."""

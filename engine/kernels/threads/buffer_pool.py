@@ -1,9 +1,9 @@
-"""Memory for the kernels' results, used again once nobody holds the array.
+"""Memory for the kernels' results, reused when no array refers to it any more.
 
-A training step makes some forty megabytes of arrays and drops them. The C library gives such memory back to the system and
-takes it anew, page fault by page fault: 15.0 against 11.1 ms a step (LSTM 1 × 192, B = 32, T = 64, two threads). An array
-from here is like one from ``np.empty``; its buffer is free again when the last view of it is gone, which the reference
-count tells.
+A training step allocates some forty megabytes of arrays and drops them. The C library returns such memory to the system and
+gets it back page fault by page fault: 15.0 against 11.1 ms a training step (LSTM 1 × 192, B = 32, T = 64, two threads). An
+array from here is like one from ``np.empty``; its buffer is free when the last view of it is gone, which the reference count
+shows.
 """
 
 from __future__ import annotations
@@ -22,49 +22,54 @@ from numpy.typing import DTypeLike, NDArray
 
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
-SMALLEST = 1 << 16  # bytes; smaller arrays come from np.empty, which keeps them at hand itself
-LINE = 64  # bytes of a cache; large arrays of the C library start 16 behind one, and each wide load would read two
+SMALLEST = 1 << 16  # bytes; smaller arrays come from np.empty, whose allocator reuses them itself
+LINE = 64  # bytes of a cache line; the C library starts large arrays 16 bytes into one, so wide loads would read two
 MOST_BUFFERS, MOST_BYTES = 64, 1 << 29  # beyond either the free buffers are dropped
 
 
 class _Buffer(NamedTuple):
+    """Memory for one array at a time."""
+
     memory: NDArray[np.uint8]
-    first: int  # byte of it that starts a line
+    first: int  # offset of the first cache line
     size: int  # bytes from there on
 
 
-_buffers: list[_Buffer] = []  # by size: a look at each of them costs more than all else here
+_buffers: list[_Buffer] = []  # sorted by size: checking each of them would cost more than all else here
 _size_of = operator.attrgetter("size")
 _lock = threading.Lock()
 
 
 def _new_lock() -> None:
-    """In a forked process, where whoever held it is not."""
+    """Replace the lock in a forked process, in which a thread that held it does not exist."""
     global _lock
     _lock = threading.Lock()
 
 
 @functools.cache
 def _watch_forks() -> None:
+    """Have forked processes replace the lock; registered once, when the lock is first needed."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_new_lock)
 
 
 def _new_buffer(size: int) -> _Buffer:
+    """Return a buffer of ``size`` bytes."""
     memory = np.empty(size + LINE, np.uint8)
     return _Buffer(memory, -memory.ctypes.data % LINE, size)
 
 
 def _references(buffer: _Buffer) -> int:
+    """Return the reference count of a buffer's memory."""
     return sys.getrefcount(buffer.memory)
 
 
-# what that says of a buffer that nobody uses; differs between versions of Python
+# the count of a buffer without arrays, which differs between versions of Python
 _FREE = _references(_new_buffer(1))
 
 
 def _add_buffer(size: int) -> _Buffer:
-    """A new one, in its place; free ones are dropped where there are too many."""
+    """Add a new buffer in its place; drop the free ones if there are too many."""
     if len(_buffers) >= MOST_BUFFERS or sum(map(_size_of, _buffers)) + size > MOST_BYTES:
         _buffers[:] = [buffer for buffer in _buffers if _references(buffer) > _FREE]
     buffer = _new_buffer(size)
@@ -73,7 +78,7 @@ def _add_buffer(size: int) -> _Buffer:
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """An array of undefined content, C-contiguous; with SMALLEST bytes or more it starts at a line of the cache."""
+    """Return a C-contiguous array of undefined content; one of SMALLEST bytes or more starts at a cache line."""
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
     if size < SMALLEST:
@@ -93,6 +98,7 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
 
 @compiled_on_all_threads
 def _clear(part: int, parts: int, array: NDArray) -> None:
+    """array[:] = 0; threads share it."""
     N = array.shape[0]
     array[part * N // parts : (part + 1) * N // parts] = 0
 

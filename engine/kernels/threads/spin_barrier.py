@@ -1,11 +1,12 @@
-"""Threads that work on one step of a recurrence together and wait for each other between steps.
+"""A barrier of spinning threads, for threads that share each time step of a recurrence.
 
-A small batch cannot be shared out by rows: it leaves each thread half a tile, and each reads all weights. Shared out by
-hidden units, every thread keeps its own part of the weights in its cache, but needs the others' h at the next step. A
-parallel region a step would cost some microseconds; a counter in shared memory costs some hundred nanoseconds.
+Sharing a small batch by rows leaves each thread half a tile, and each reads all weights. Shared by hidden units, every
+thread keeps its own part of the weights in its cache, but needs the others' h at the next time step. A parallel region a
+time step would cost some microseconds; a counter in shared memory costs some hundred nanoseconds. The readable form of
+``wait`` is ``threading.Barrier.wait``.
 
-Nothing promises that the parts of a parallel region run at the same time (a busy thread layer may run them one after
-the other), so they first meet: if they do not all arrive soon, the first takes all the work alone.
+The parts of a parallel region need not run at the same time (a busy thread layer may run them one after the other), so they
+first ``meet``: if they do not all arrive soon, the first takes all the work alone.
 """
 
 from __future__ import annotations
@@ -20,27 +21,31 @@ from numba import types
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
-from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
+from unrolled.engine.kernels.jit.numba_internals import array_data
+from unrolled.engine.kernels.simd.registers import call_llvm
 
-# places in the shared array, a cache line apart
+# indices into the shared array, a cache line apart
 _ARRIVED, _DECISION, _COUNT, _SIZE = 0, 16, 32, 48
 _UNDECIDED, _TOGETHER, _ALONE = 0, 1, 2
-_PATIENCE = 20_000  # looks at the counter before the meeting is called off, some hundred microseconds
-_SPINS = 4_000  # looks before the processor is offered to others
+_PATIENCE = 20_000  # polls of the decision before a part gives up waiting for the others, some hundred microseconds
+_SPINS = 4_000  # polls before a waiting thread yields its processor
 _HAS_PAUSE = platform.machine() in ("x86_64", "AMD64")
 
 
 def new_team() -> NDArray[np.int64]:
-    """The shared memory of one call."""
+    """Return the shared memory of one call."""
     return np.zeros(_SIZE, np.int64)
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Return a pointer to item args[1] of the array args[0]."""
     return builder.gep(array_data(context, builder, signature.args[0], args[0]), [args[1]])
 
 
 @intrinsic
 def _fetch_add(typing_context, shared, place):  # type: ignore[no-untyped-def]
+    """Add one atomically; return the value before."""
+
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         one = ir.Constant(ir.IntType(64), 1)
         return builder.atomic_rmw("add", _pointer(context, builder, signature, args), one, "acq_rel")
@@ -49,15 +54,12 @@ def _fetch_add(typing_context, shared, place):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _look(typing_context, shared, place):  # type: ignore[no-untyped-def]
-    """The value now; a pause comes with it, which lets a hyper-thread work and the line arrive."""
+def _poll(typing_context, shared, place):  # type: ignore[no-untyped-def]
+    """Return the value after a pause, which lets the other hyper-thread work and the cache line arrive."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         if _HAS_PAUSE:
-            pause = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"
-            )
-            builder.call(pause, [])
+            call_llvm(builder, "llvm.x86.sse2.pause", ir.VoidType(), [])
         return builder.load_atomic(_pointer(context, builder, signature, args), "acquire", 8)
 
     return types.int64(shared, types.intp), codegen
@@ -65,7 +67,7 @@ def _look(typing_context, shared, place):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _decide(typing_context, shared, place, value):  # type: ignore[no-untyped-def]
-    """Write ``value`` if nothing was decided; the decision that then holds."""
+    """Write ``value`` if nothing is decided yet; return the decision that then holds."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         undecided = ir.Constant(ir.IntType(64), _UNDECIDED)
@@ -79,24 +81,27 @@ def _decide(typing_context, shared, place, value):  # type: ignore[no-untyped-de
 if sys.platform == "win32":
 
     @compiled
-    def _offer_processor() -> int:
+    def _yield_processor() -> int:
         return 0
 else:
-    _offer_processor: Any = types.ExternalFunction("sched_yield", types.int32())
+    _yield_processor: Any = types.ExternalFunction("sched_yield", types.int32())
 
 
 @compiled
 def meet(team: NDArray, parts: int) -> int:
-    """Called by every part at its start; in how many parts the work goes: ``parts``, 1 (all of it is mine) or 0."""
+    """Return the parts that share the work: ``parts``, 1 (the caller does all of it) or 0 (the caller does none).
+
+    Every part calls it once, at its start.
+    """
     if parts == 1:
         return 1
     if _fetch_add(team, _ARRIVED) == parts - 1:
         return parts if _decide(team, _DECISION, _TOGETHER) == _TOGETHER else 0
     for _ in range(_PATIENCE):
-        decision = _look(team, _DECISION)
+        decision = _poll(team, _DECISION)
         if decision != _UNDECIDED:
             return parts if decision == _TOGETHER else 0
-    # two that lose patience at once: the first decides, and only it may take the work
+    # several may give up at once: the first to get here takes the work
     before = _fetch_add(team, _DECISION + 1)
     decision = _decide(team, _DECISION, _ALONE)
     if decision == _TOGETHER:
@@ -106,12 +111,12 @@ def meet(team: NDArray, parts: int) -> int:
 
 @compiled
 def wait(team: NDArray, parts: int, times: int) -> None:
-    """Wait until every part has called this for the ``times``-th time, counted from 1; all writes before are seen."""
+    """Wait until every part has called this for the ``times``-th time, counted from 1; their writes before it are visible."""
     if parts == 1:
         return
     _fetch_add(team, _COUNT)
-    looks = 0
-    while _look(team, _COUNT) < times * parts:
-        looks += 1
-        if looks > _SPINS:
-            _offer_processor()
+    polls = 0
+    while _poll(team, _COUNT) < times * parts:
+        polls += 1
+        if polls > _SPINS:
+            _yield_processor()

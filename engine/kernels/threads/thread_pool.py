@@ -1,8 +1,12 @@
 """The thread pool: a compiled function runs on it once for each part of the work.
 
-Numba's own parallel functions compile what a thread runs three times, as the body of the loop, in a wrapper of it and in
-the function around both, and that is most of the time of compiling: the generation kernel took 18 s, of which 5 are its
-own. Here the loop is compiled once for all, and knows of the function that it runs only the address.
+Numba's own parallel functions compile a thread's code three times, as the body of the loop, in a wrapper of it and in the
+function around both, which takes most of the compile time: the generation kernel took 18 s, of which 5 are its own. Here one
+loop is compiled for all functions and calls them by address.
+
+A call goes through four steps: ``call`` finds the function's address for the types of its arguments, ``_launch`` packs the
+arguments into memory and emits an entry for their types, ``_run_parts`` runs the entry for each part on Numba's pool, and
+the entry unpacks the arguments and calls the function.
 """
 
 from __future__ import annotations
@@ -31,11 +35,15 @@ from unrolled.engine.kernels.jit.numba_internals import (
     without_owner,
 )
 
-_ENTRY = (types.intp,) * 3  # of every entry: the address of its arguments, the part, the number of parts
+_ENTRY = (
+    types.intp,
+) * 3  # arguments of every entry: the address of the packed arguments, the part, the number of parts
 
 
 @intrinsic
 def _call_entry(_: Any, entry: Any, arguments: Any, part: Any, parts: Any) -> Any:
+    """Call an entry by its address."""
+
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
         emit_call(context, builder, values[0], _ENTRY, values[1:])
         return context.get_dummy_value()
@@ -46,29 +54,31 @@ def _call_entry(_: Any, entry: Any, arguments: Any, part: Any, parts: Any) -> An
 @cached
 @njit(parallel=True, **OPTIONS)
 def _run_parts(entry: int, arguments: int, parts: int) -> None:
+    """Call an entry for every part, on the thread pool."""
     for part in prange(parts):
         _call_entry(entry, arguments, part, parts)
 
 
-def _digest(of: Sequence[Any]) -> int:
-    """A number for Numba's types ``of``, the same in every process."""
-    text = ", ".join(str(one) for one in of)
+def _digest(kinds: Sequence[Any]) -> int:
+    """Return a number for Numba's types ``kinds``, the same in every process."""
+    text = ", ".join(str(kind) for kind in kinds)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
 
 
 @intrinsic
 def _digest_of(_: Any, arguments: Any) -> Any:
+    """Return the digest of the types of a tuple, a constant of the compiled code."""
     digest = _digest(arguments.types)
     return types.int64(arguments), lambda *_: ir.Constant(ir.IntType(64), digest)
 
 
 @intrinsic
 def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
-    """Addresses of an entry, and of what it reads: the function's ``address`` and its tuple of ``arguments``.
+    """Return the addresses of an entry and of the memory that it reads: the function's ``address`` and its ``arguments``.
 
-    The first number there becomes 1 where a part ended with an exception, which threads of the pool cannot raise.
+    The first number of that memory becomes 1 if a part raised an exception, which threads of the pool cannot pass on.
     """
-    of = (types.intp, types.intp, *arguments.types)
+    kinds = (types.intp, types.intp, *arguments.types)
 
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
         address, packed = values
@@ -78,7 +88,7 @@ def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
         ]
         contents = (ir.Constant(address.type, 0), address, *borrowed)
         kept = ir.LiteralStructType([value.type for value in contents])
-        memory = cgutils.alloca_once(builder, kept)  # which the caller keeps until all parts have run
+        memory = cgutils.alloca_once(builder, kept)  # on the stack of the caller, which waits until all parts have run
         for place, value in enumerate(contents):
             builder.store(value, cgutils.gep_inbounds(builder, memory, 0, place))
 
@@ -86,7 +96,7 @@ def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
             at, part, parts = given
             pointer = inside.inttoptr(at, kept.as_pointer())
             _, function, *rest = cgutils.unpack_tuple(inside, inside.load(pointer))
-            with cgutils.if_unlikely(inside, emit_call(context, inside, function, of, [part, parts, *rest])):
+            with cgutils.if_unlikely(inside, emit_call(context, inside, function, kinds, [part, parts, *rest])):
                 inside.store(ir.Constant(address.type, 1), cgutils.gep_inbounds(inside, pointer, 0, 0))
 
         entry = emit_entry(context, builder, _ENTRY, call_function)
@@ -98,6 +108,8 @@ def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
 
 @intrinsic
 def _number_at(_: Any, address: Any) -> Any:
+    """Return the integer at an address."""
+
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
         return builder.load(builder.inttoptr(values[0], values[0].type.as_pointer()))
 
@@ -109,9 +121,9 @@ _RAN, _FAILED, _UNKNOWN = range(3)
 
 @compiled
 def _launch(known: Any, parts: int, *arguments: Any) -> int:
-    """Run the function whose digest of types and address are in ``known`` (n, 2), unless these types are not.
+    """Run the function whose address ``known`` (n, 2) holds beside the digest of these types; else return _UNKNOWN.
 
-    The number of threads is an argument, because asking for it inside would keep the code from being cached.
+    The number of parts is an argument, because code that asks for the number of threads cannot be cached.
     """
     digest = _digest_of(arguments)
     for i in range(len(known)):
@@ -123,18 +135,18 @@ def _launch(known: Any, parts: int, *arguments: Any) -> int:
 
 
 class _Threads:
-    """What the thread layer of this process allows; it is known after the first parallel call."""
+    """State of this process's thread layer, which Numba chooses at the first parallel call."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.layer: str | None = None
         self.forked = False
         self.watches_forks = False
-        self.unguarded = False  # several Python threads may call, and nothing was forked
+        self.unguarded = False  # several Python threads may call at once, and the process was not forked
         self.count: Callable[[], int] = numba.get_num_threads
 
     def run(self, known: Any, arguments: tuple[Any, ...]) -> int:
-        """A call that needs a look: the first, any of the workqueue layer, and those in a forked process."""
+        """Make a call that needs a check: the first, any with the workqueue layer, and those in a forked process."""
         if self.forked:
             raise ForkError(
                 f"this process was forked from one whose {self.layer} threads had started; they did not come along. "
@@ -153,7 +165,8 @@ class _Threads:
         return done
 
     def after_fork(self) -> None:
-        self.lock = threading.RLock()  # whoever held it is not in this process
+        """Start again in a forked process, in which OpenMP and TBB have no threads."""
+        self.lock = threading.RLock()  # a thread that held it does not exist in this process
         self.forked = self.layer not in (None, "workqueue")
         self.unguarded = False
 
@@ -162,30 +175,42 @@ _threads = _Threads()
 
 
 def get_num_threads() -> int:
-    """As Numba's, without the locks that it takes each time to see whether threads have started."""
+    """Return Numba's number of threads, without the locks with which its public function checks whether they started."""
     return int(_threads.count())
 
 
 def compiled_parallel(function: Callable[..., None]) -> Any:
-    """Compile ``function(part, parts, …)``, and run it for all parts on the thread pool when it is called with (parts, …).
+    """Compile ``function(part, parts, …)``; a call with (parts, …) runs it for all parts on the thread pool.
 
-    Parts run side by side where there are as many threads. It is called from Python only.
+    Parts run side by side where there are as many threads. It is called from Python only. The readable form of a call is
+    ``for part in range(parts): function(part, parts, …)``.
 
     Raises, when called:
         ForkError: this process was forked from one whose threads had started.
-        MemoryError: a part ended with an exception, for which kernels have no other reason.
+        MemoryError: a part raised an exception; kernels raise for no other reason.
     """
+    return _make_caller(function, ask_threads=False)
+
+
+def compiled_on_all_threads(function: Callable[..., None]) -> Any:
+    """Compile ``function(part, parts, …)`` as ``compiled_parallel`` does; a call with (…) runs a part on each thread."""
+    return _make_caller(function, ask_threads=True)
+
+
+def _make_caller(function: Callable[..., None], ask_threads: bool) -> Any:
     body = compiled(function)
     known = np.zeros((0, 2), np.int64)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> None:
         nonlocal known
+        if ask_threads:
+            arguments = (get_num_threads(), *arguments)
         done = _launch(known, *arguments) if _threads.unguarded else _threads.run(known, arguments)
         if done == _UNKNOWN:
-            of = tuple(typeof(argument) for argument in arguments[1:])
+            kinds = tuple(typeof(argument) for argument in arguments[1:])
             with _threads.lock:  # another Python thread may be adding, too
-                known = np.append(known, [[_digest(of), _address(body, of)]], axis=0)
+                known = np.append(known, [[_digest(kinds), _address(body, kinds)]], axis=0)
             done = _threads.run(known, arguments)
         if done == _FAILED:
             raise MemoryError(f"{function.__name__}: no memory for what a part of the work needs")
@@ -193,42 +218,27 @@ def compiled_parallel(function: Callable[..., None]) -> Any:
             raise RuntimeError(f"{function.__name__}: {cache_folder()} holds code of other kernels; remove that folder")
 
     own = inspect.signature(function)
-    call.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
-    call.dispatcher = body  # type: ignore[attr-defined]
+    parameters = list(own.parameters.values())[2 if ask_threads else 1 :]
+    call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return call
 
 
-def compiled_on_all_threads(function: Callable[..., None]) -> Any:
-    """Compile ``function(part, parts, …)`` as ``compiled_parallel`` does, with a part for each thread.
-
-    It is called with the arguments that follow ``parts``.
-    """
-    run = compiled_parallel(function)
-
-    @functools.wraps(function)
-    def call(*arguments: Any) -> None:
-        run(get_num_threads(), *arguments)
-
-    own = inspect.signature(run)
-    call.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
-    return call
-
-
-def _address(body: Any, of: tuple[Any, ...]) -> int:
-    """Where ``body`` lies in memory for arguments of Numba's types ``of``; it is compiled or loaded first."""
-    address, returned = function_address(body, (types.intp, types.intp, *of))
-    if returned != types.none or not address:  # what is called as returning nothing
+def _address(body: Any, kinds: tuple[Any, ...]) -> int:
+    """Return the address of ``body`` for arguments of Numba's types ``kinds``; it is compiled or loaded first."""
+    address, returned = function_address(body, (types.intp, types.intp, *kinds))
+    if returned != types.none or not address:  # the entry calls it as a function that returns nothing
         raise TypeError(f"{body.__name__} returns {returned}; a function of a part returns nothing")
     return address
 
 
 @compiled_parallel
 def _count(part: int, parts: int, counts: Any) -> None:
+    """Count the calls of each part."""
     counts[part] += 1
 
 
 def threading_layer() -> str:
-    """Which of omp, tbb and workqueue runs the threads; Numba decides at the first parallel call, so one is made."""
+    """Return which of omp, tbb and workqueue runs the threads; Numba decides at a parallel call, so one is made."""
     parts = get_num_threads()
     _count(parts, np.zeros(parts, np.int64))
     return numba.threading_layer()
