@@ -180,7 +180,9 @@ def _emit_row(builder: Any, wide: int, data: list[Any], args: Any) -> None:
     _, a_at, _, _, panel_at, panel_row, panel_far, _, start_at, _, _, c_at, _, depth = args
     words, floats = ir.VectorType(I32, LANES), ir.VectorType(ir.FloatType(), LANES)
     before = [load(builder, start, builder.add(start_at, number(LANES * n)), floats) for n in range(wide)]
-    entry, sums, following = builder.block, [], []
+    entry = builder.block
+    sums: list[Any] = []
+    following: list[Any] = []
 
     def emit_step(k0: Any) -> None:
         sums.extend(builder.phi(floats) for _ in range(wide))
