@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
@@ -262,16 +261,6 @@ def test_one_process_at_a_time_and_a_lock_left_behind_stops_nobody(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
     (tmp_path / LOCK_FILE).write_text(str(os.getpid()))  # of a process that lives, but holds nothing
     FolderLock(tmp_path).release()
-
-
-def test_a_drive_without_locks_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(handle: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(locks, "_lock", no_locks)
-    held = FolderLock(tmp_path)
-    held.release()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_line_that_is_cut_is_left_out_of_the_metrics(tmp_path: Path) -> None:
