@@ -60,6 +60,11 @@ class StepModel(Stepper, Protocol):
         """``model_digest`` of the checkpoint that it was made from."""
         ...
 
+    @property
+    def weights_digest(self) -> str:
+        """A digest of the weights that it computes with: ``digest``, unless its file stores other weights."""
+        ...
+
 
 STEP = frozenset({"step", "generate"})  # the capabilities of a model that has nothing beyond ``step``
 

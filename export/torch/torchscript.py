@@ -45,7 +45,8 @@ class ScriptedModel:
 
     def __init__(self, module: Any, info: FileInfo) -> None:
         self.module, self.config, self.tokenizer = module, info.config, info.tokenizer
-        self.training, self.digest = info.training, info.checkpoint_digest
+        self.training = info.training
+        self.digest = self.weights_digest = info.checkpoint_digest
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Return the results of the method ``name`` as arrays."""

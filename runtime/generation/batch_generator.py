@@ -1,4 +1,4 @@
-"""Texts for batches of columns: what Ray Data, pandas, Spark and the like call in processes of their own."""
+"""Generation for batches of columns, as Ray Data, pandas, Spark and the like call it in processes of their own."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ from unrolled.runtime.models.argument_checks import check_text, shown
 from unrolled.runtime.models.engines import ENGINES
 from unrolled.runtime.models.load import load
 
-Columns = dict[str, NDArray[Any]]
+ColumnArrays = dict[str, NDArray[Any]]
 
-_models: dict[tuple[str, str | None, str], tuple[object, StepModel]] = {}  # of this process, with the file's stamp
-_loading = threading.Lock()
+_models: dict[
+    tuple[str, str | None, str], tuple[object, StepModel]
+] = {}  # of this process, each with the stamp of its file
+_load_lock = threading.Lock()
 
 
 def shared_model(path: str, engine: str | None = None, precision: str = FLOAT32) -> StepModel:
-    """The model of a file, loaded once a process, and anew when the file was replaced; any thread may ask.
+    """Return the model of a file, loaded once a process, and again when the file was replaced; safe for threads.
 
     Raises:
-        ModelFileError, ConfigError, MissingDependencyError: as of ``load``.
+        ModelFileError, ConfigError, MissingDependencyError: as for ``load``.
     """
     file = resolve_model_file(path)
     status = file.stat()
-    # a copy may keep the time, and another training makes a file of the same size
+    # A copy may keep the time, and another training may write a file of the same size.
     stamp = (str(file), status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
-    with _loading:
+    with _load_lock:
         known = _models.get((path, engine, precision))
         if known is None or known[0] != stamp:
             known = _models[path, engine, precision] = stamp, load(path, engine, precision)
@@ -56,36 +58,36 @@ def shared_model(path: str, engine: str | None = None, precision: str = FLOAT32)
 
 
 class BatchGenerator:
-    """A callable that adds texts to batches of columns; it pickles small, and loads the model where it is called.
+    """A callable that adds texts to batches of columns; its pickle is small, and the process that calls it loads the model.
 
         write = BatchGenerator("model.onnx", index_column="row", temperature=0.7, seed=1)
         batch = write({"prompt": np.array(["Once ", "The "]), "row": np.array([0, 1])})
         batch["text"]
 
-    A batch is a dictionary of arrays (n,), or a table such as a pandas DataFrame. What comes back has its columns, and
+    A batch is a dictionary of arrays (n,), or a table such as a pandas DataFrame. The result has its columns, and
 
         text            str
         finish_reason   as of ``Generation``, or "error"
-        tokens          how many, int64
-        error           why the row cannot be served, or its settings leave its text no token to go on with; else ""
-        logprobs        lists of float, where asked for
-        sample          which of its prompt's texts it is, int64, where ``num_return_sequences`` is above 1: each row then
-                        stands there as often
+        tokens          the number of tokens, int64
+        error           the reason why the row cannot be served, or its settings leave its text no next token; else ""
+        logprobs        lists of float, on request
+        sample          the number of the text among those of its prompt, int64, if ``num_return_sequences`` is above 1:
+                        each row is then repeated as often
 
-    Columns that are named like a setting are settings of their rows; None and NaN are not given. A text depends on its
-    prompt, settings and index, and on nothing else of the batch; without ``index_column`` the index is the place in the
-    batch, so that batches that are cut elsewhere give other texts.
+    Columns with the name of a setting hold settings of their rows; None and NaN mean that it is not given. A text depends on
+    its prompt, settings and index, and on nothing else of the batch; without ``index_column`` the index is the position in
+    the batch, so batches of other sizes give other texts.
 
     Args:
         model_path: a model file or run folder that every process can read.
-        engine: what a checkpoint runs on; None as for ``load``.
-        prompt_column: where the prompts are.
-        index_column: where the rows' indices are, whole numbers from 0; row i of a file has i.
-        lanes: texts that are written side by side.
+        engine: the engine of a checkpoint; None as for ``load``.
+        prompt_column: the column of the prompts.
+        index_column: the column of the rows' indices, whole numbers from 0; row i of a file has i.
+        lanes: the most texts that are written side by side.
         precision: as for ``load``.
         max_prompt_tokens: a longer prompt cannot be served.
-        strict: raise at a row that cannot be served, or a text with no token to go on with.
-        settings: of ``GenerationConfig``, for all rows.
+        strict: raise an error for a row that cannot be served, or a text without a next token.
+        settings: those of ``GenerationConfig``, for all rows.
 
     Raises:
         ConfigError: a setting is unknown or out of its range.
@@ -119,19 +121,19 @@ class BatchGenerator:
     def __repr__(self) -> str:
         return f"BatchGenerator({self.model_path!r}, engine={self.engine!r}, {asdict(self.config)})"
 
-    def __call__(self, batch: Mapping[str, Any]) -> Columns:
-        """The batch with its texts.
+    def __call__(self, batch: Mapping[str, Any]) -> ColumnArrays:
+        """Return the batch with its texts.
 
         Raises:
-            ConfigError: there is no prompt column, the columns are not of one length, an index is none, or the batch is
-                neither a dictionary nor a table with such keys.
+            ConfigError: there is no prompt column, the columns differ in length, an index is not a whole number, or the
+                batch is neither a dictionary nor a table with such keys.
             UnrolledError: a row cannot be served, and ``strict``; or no row can, as the settings do not fit the model.
             NothingLeftError: the settings leave no token for the text of this index, and ``strict``.
             ModelFileError: the model cannot be loaded.
         """
         try:
             names = list(batch.keys())
-        except AttributeError as error:  # an Arrow table, for instance, whose gaps make whole numbers floats
+        except AttributeError as error:  # for instance an Arrow table, whose gaps turn whole numbers into floats
             raise ConfigError(
                 f"batch: got {shown(batch)}, needs a dictionary of columns or a pandas DataFrame; "
                 'in Ray, map_batches(…, batch_format="numpy")'
@@ -145,7 +147,7 @@ class BatchGenerator:
         return self._with_texts(columns, errors, self._write(model, requests))
 
     def _write(self, model: StepModel, requests: list[Request]) -> list[Generation | str]:
-        """The texts, or why one cannot be written to its end."""
+        """Return the texts, or for each the reason why it cannot be completed."""
         written: list[Generation | str] = []
         for request, text in zip(requests, write_rows(model, requests, self.lanes), strict=True):
             if text.finish_reason != NOTHING_LEFT:
@@ -159,13 +161,13 @@ class BatchGenerator:
 
     @property
     def _added(self) -> tuple[str, ...]:
-        """The columns that a batch gets."""
+        """Return the names of the columns that are added."""
         sample = ("sample",) if self.config.num_return_sequences > 1 else ()
         logprobs = ("logprobs",) if self.config.logprobs else ()
         return (*sample, "text", "finish_reason", "tokens", "error", *logprobs)
 
-    def _check(self, columns: Columns) -> int:
-        """The number of rows."""
+    def _check(self, columns: ColumnArrays) -> int:
+        """Check the columns, and return the number of rows."""
         for name in (self.prompt_column, *([self.index_column] if self.index_column else [])):
             if name not in columns:
                 raise ConfigError(f"batch: no column {name!r}; there are {', '.join(columns) or 'none'}")
@@ -177,9 +179,9 @@ class BatchGenerator:
         return len(columns[self.prompt_column])
 
     def _requests(
-        self, model: StepModel, config: GenerationConfig, columns: Columns, count: int
+        self, model: StepModel, config: GenerationConfig, columns: ColumnArrays, count: int
     ) -> tuple[list[Request], list[str]]:
-        """Requests for all texts of the rows that can be served, and of each row why it cannot, or ""."""
+        """Return requests for all texts of the rows that can be served, and for each row why it cannot be served, or ""."""
         prompts = columns[self.prompt_column].tolist()
         indices = columns[self.index_column].tolist() if self.index_column else range(count)
         own = (self.prompt_column, self.index_column)
@@ -199,13 +201,14 @@ class BatchGenerator:
     def _row(
         self, model: StepModel, config: GenerationConfig, prompt: Any, index: Any, overrides: dict[str, Any]
     ) -> list[Request]:
+        """Return the requests of one row, checked."""
         check_text("prompt", prompt)
         index = whole_number(index)
         check_whole("index", index, 0, (2**63 - 1) // config.num_return_sequences)
         return row_requests(model, prompt, index, config, overrides, self.max_prompt_tokens)
 
-    def _with_texts(self, columns: Columns, errors: list[str], written: list[Generation | str]) -> Columns:
-        """The columns, each row as often as it has texts, with what was written."""
+    def _with_texts(self, columns: ColumnArrays, errors: list[str], written: list[Generation | str]) -> ColumnArrays:
+        """Return the columns, each row repeated once a text, with the texts and their columns."""
         repeats = self.config.num_return_sequences
         waiting = iter(written)
         found: list[Generation | str] = []
@@ -237,7 +240,7 @@ def _column(values: Any) -> NDArray[Any]:
 
 
 def _objects(values: list[Any]) -> NDArray[np.object_]:
-    """An array (n,) of Python objects, lists among them."""
+    """Return an array (n,) of Python objects, which may be lists."""
     array = np.empty(len(values), object)
     array[:] = values
     return array

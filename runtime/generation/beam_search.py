@@ -1,11 +1,11 @@
-"""Beam search: the texts of the highest log-probability for their length, as far as a few beams can see.
+"""Beam search: an approximation of the texts of the highest log-probability for their length.
 
-    N rows: the beams of all prompts, side by side; K beams a prompt at most; candidates are a beam and a next token
+    N rows: the beams of all prompts, side by side; at most K beams a prompt; a candidate is a beam and a next token
 
-A prompt's beams are the K best texts that go on; a text that ends among the K best candidates is kept aside with the score
+A prompt's beams are the K best unfinished texts; a text that ends among the K best candidates is kept with the score
 Σ log p / tokens^length_penalty. It is the search of Hugging Face's ``generate`` with ``num_beams`` and no sampling: log p is
-behind the processors, which do not make it sum to 1 again; the ending token counts. Equal scores go by the lower beam, then
-the lower token; of equal texts that ended, the earlier.
+taken after the processors and not normalised again; the ending token counts. Ties are broken in favour of the lower beam,
+then the lower token; among equal ended texts, the earlier.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_pro
 from unrolled.runtime.models.argument_checks import check_model, take_texts
 from unrolled.runtime.models.batch_invariance import RowModel
 
-MOST_PENALTY = 50  # a power of a length of a million tokens that a float still holds
+LENGTH_PENALTY_LIMIT = 50  # a float still holds this power of a length of a million tokens
 
 
 @dataclass(frozen=True)
 class BeamConfig(GenerationConfig):
-    """How beams are searched; what ``GenerationConfig`` says of greedy writing holds.
+    """Settings of beam search; the settings of ``GenerationConfig`` hold as for greedy choice.
 
     Args:
-        num_beams: K, texts that are looked at side by side; 1 is greedy.
+        num_beams: K, the texts that are searched side by side; 1 is greedy.
         length_penalty: the power of the length that a sum of log-probabilities is divided by; above 0 favours long texts.
-        early_stopping: when the search for a prompt ends. True: as soon as K texts ended; False: when the best beam could
-            not enter them with its length of now; "never": when it could not with any length.
+        early_stopping: when the search for a prompt ends. True: as soon as K texts have ended; False: when the best beam
+            would not be among them at its present length; "never": when it would not at any length.
     """
 
     do_sample: bool = False
@@ -54,8 +54,10 @@ class BeamConfig(GenerationConfig):
         super().__post_init__()
         check_whole("num_beams", self.num_beams, 1)
         power: Any = self.length_penalty
-        if isinstance(power, bool) or not isinstance(power, int | float) or not abs(power) <= MOST_PENALTY:
-            raise ConfigError(f"length_penalty: got {power!r}, needs a number from -{MOST_PENALTY} to {MOST_PENALTY}")
+        if isinstance(power, bool) or not isinstance(power, int | float) or not abs(power) <= LENGTH_PENALTY_LIMIT:
+            raise ConfigError(
+                f"length_penalty: got {power!r}, needs a number from -{LENGTH_PENALTY_LIMIT} to {LENGTH_PENALTY_LIMIT}"
+            )
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ConfigError(f"early_stopping: got {self.early_stopping!r}, choose one of false, true, 'never'")
         if self.num_return_sequences > self.num_beams:
@@ -71,21 +73,21 @@ class BeamConfig(GenerationConfig):
 
 @dataclass(frozen=True)
 class BeamGeneration(Generation):
-    """One text, and by which score it was ranked."""
+    """One text, and the score that ranked it."""
 
     score: float = 0.0
 
 
 class Beam(NamedTuple):
-    """A text as far as it is written."""
+    """An unfinished text."""
 
     tokens: tuple[int, ...]
-    total: float  # Σ log p behind the processors
-    logprobs: tuple[float, ...]  # of the model itself
+    total: float  # Σ log p after the processors
+    logprobs: tuple[float, ...]  # under the model itself
 
 
-class Ended(NamedTuple):
-    """A text that is over."""
+class EndedBeam(NamedTuple):
+    """A text that has ended."""
 
     score: float
     beam: Beam
@@ -94,21 +96,21 @@ class Ended(NamedTuple):
 
 @dataclass
 class _Search:
-    """The search behind one prompt."""
+    """The search of the texts after one prompt."""
 
     config: BeamConfig
     tokenizer: Tokenizer
-    place: int  # of the prompt
+    place: int  # of the prompt among all
     prompt: list[int]
     beams: list[Beam] = field(default_factory=lambda: [Beam((), 0.0, ())])
-    ended: list[Ended] = field(default_factory=list)  # the best first
+    ended: list[EndedBeam] = field(default_factory=list)  # the best first
     over: bool = False
 
     def advance(self, scores: Scores, raw: Scores) -> list[int]:
-        """One token more: which beam each of the new ones goes on from; none when the search is over.
+        """Add one token to the beams, and return the parent of each new one; an empty list if the search is over.
 
         Args:
-            scores: (K, V) log-probabilities of the beams' next tokens behind the processors; ``raw`` before them.
+            scores: (K, V) log-probabilities of the beams' next tokens after the processors; ``raw`` before them.
         """
         V = scores.shape[1]
         totals = (scores + np.array([[beam.total] for beam in self.beams], np.float64)).reshape(-1)
@@ -133,13 +135,14 @@ class _Search:
         return [] if self.over else parents
 
     def _best(self, totals: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Candidates by falling total: so many that K go on, where only <eos> ends a text; else all that are not banned."""
+        """Return candidates by falling total: enough that K go on if only <eos> ends a text; else all that are not banned."""
         wanted = len(totals) if self.config.stop else min(2 * self.config.num_beams, len(totals))
         least = max(np.partition(totals, -wanted)[-wanted], -np.finfo(np.float64).max)
         found = np.flatnonzero(totals >= least)
         return found[np.argsort(-totals[found], kind="stable")][:wanted]
 
     def _ending(self, tokens: tuple[int, ...]) -> str | None:
+        """Return the reason why a text ends with its last token, or None."""
         if tokens[-1] == self.tokenizer.eos_id:
             return "eos"
         if self.config.stop and any(stop in self.tokenizer.decode(tokens) for stop in self.config.stop):
@@ -147,16 +150,17 @@ class _Search:
         return None
 
     def _score(self, total: float, length: int) -> float:
+        """Return Σ log p divided by the penalised length."""
         return total / length**self.config.length_penalty
 
     def _keep(self, beam: Beam, reason: str) -> None:
-        """Among the K best that ended, behind those of equal score."""
-        self.ended.append(Ended(self._score(beam.total, len(beam.tokens)), beam, reason))
+        """Insert a beam into the K best that ended, after those of equal score."""
+        self.ended.append(EndedBeam(self._score(beam.total, len(beam.tokens)), beam, reason))
         self.ended.sort(key=lambda ended: -ended.score)
         del self.ended[self.config.num_beams :]
 
     def _finish(self) -> None:
-        """End the search where it is over: at the length limit, or by the stop test on the best beam that goes on."""
+        """End the search at the length limit, without beams, or by the stop test on the best unfinished beam."""
         if not self.beams:
             self.over = True
             if not self.ended:
@@ -175,7 +179,7 @@ class _Search:
 
 
 def _step(searches: Sequence[_Search], config: BeamConfig, logits: NDArray) -> list[int]:
-    """Advance all searches by logits (N, V): the rows (M,) that their new beams go on from."""
+    """Advance all searches by logits (N, V), and return the rows (M,) of the parents of their new beams."""
     check_finite(logits)
     raw = log_softmax(logits)
     history = None
@@ -193,7 +197,7 @@ def _step(searches: Sequence[_Search], config: BeamConfig, logits: NDArray) -> l
 
 
 def _search(model: StepModel, config: BeamConfig, searches: Sequence[_Search]) -> None:
-    """Run searches to their ends, side by side; one that is over leaves the batch."""
+    """Run searches to their ends, side by side; one that has ended leaves the batch."""
     rows_model = RowModel(model)
     logits, state = read_prompts(rows_model, [np.array(search.prompt, np.int64) for search in searches])
     while True:
@@ -208,18 +212,18 @@ def _search(model: StepModel, config: BeamConfig, searches: Sequence[_Search]) -
 def beam_search(
     model: StepModel, prompts: str | Iterable[str], config: BeamConfig | None = None, **settings: Any
 ) -> list[BeamGeneration]:
-    """Search the most probable texts behind ``prompts``, all beams of up to ``batch_size`` rows at a time.
+    """Search the most probable texts after ``prompts``, all beams of up to ``batch_size`` rows at a time.
 
     Args:
         config: settings; or give them by name, for instance ``num_beams=5``.
 
     Returns:
-        ``num_return_sequences`` texts for each prompt, the best first; fewer where fewer are possible.
+        ``num_return_sequences`` texts for each prompt, the best first; fewer if fewer are possible.
 
     Raises:
         ConfigError: a setting is out of its range, or there is no prompt.
-        UnknownTokenError: a prompt or a setting holds what the vocabulary has not.
-        NothingLeftError: the settings leave no text behind the prompts of its rows.
+        UnknownTokenError: a prompt or a setting holds a text outside the vocabulary.
+        NothingLeftError: the settings leave no text after the prompts of its rows.
     """
     check_model(model)
     config = check_config(config, settings, BeamConfig, "beam_search")
@@ -237,7 +241,8 @@ def beam_search(
     ]
 
 
-def _generation(prompt: str, ended: Ended, index: int, search: _Search) -> BeamGeneration:
+def _generation(prompt: str, ended: EndedBeam, index: int, search: _Search) -> BeamGeneration:
+    """Return an ended beam as a generation."""
     text = before_stop(search.tokenizer.decode(ended.beam.tokens), search.config.stop)
     logprobs = ended.beam.logprobs if search.config.logprobs else None
     return BeamGeneration(prompt, text, ended.beam.tokens, ended.reason, index, logprobs, ended.score)

@@ -1,4 +1,4 @@
-"""Prompts in, texts out."""
+"""Generation of texts from prompts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from unrolled.runtime.generation.requests.request import Request, resolve
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.models.argument_checks import check_model, shown, take_texts
 
-Config = TypeVar("Config", bound=GenerationConfig)
+AnyConfig = TypeVar("AnyConfig", bound=GenerationConfig)
 
 
-def check_config(config: Config | None, settings: dict[str, Any], kind: type[Config], verb: str) -> Config:
-    """Return a config of one kind, from one or from settings by name; ConfigError for both, another kind or name."""
+def check_config(config: AnyConfig | None, settings: dict[str, Any], kind: type[AnyConfig], verb: str) -> AnyConfig:
+    """Return a config of one kind: the given one, or of settings by name; ConfigError for both, another kind or name."""
     if config is not None and settings:
         raise ConfigError(f"give a {kind.__name__} or settings by name, not both")
     if unknown := sorted(set(settings) - {field.name for field in fields(kind)}):
@@ -40,7 +40,7 @@ def generate(
     context: Context | None = None,
     **settings: Any,
 ) -> list[Generation]:
-    """Write texts behind ``prompts``.
+    """Write texts after ``prompts``.
 
     A row's text depends on its prompt, the seed and its index alone, and not on the other rows or the batch size.
 
@@ -48,15 +48,15 @@ def generate(
         model: from ``load``, or any StepModel.
         prompts: a text, or several of any lengths: a list, an array, a column, an iterator.
         config: settings; or give them by name, for instance ``temperature=0.8``.
-        context: from ``read``: where every prompt goes on from; prompts may then be empty.
+        context: from ``read``: the context that every prompt continues; prompts may then be empty.
 
     Returns:
         ``num_return_sequences`` generations for each prompt, in order.
 
     Raises:
-        ConfigError: a setting is out of its range, there is no prompt or something else than texts, the model is not
-            loaded, or the context is of another model.
-        UnknownTokenError: a prompt or a setting holds what the vocabulary has not.
+        ConfigError: a setting is out of its range, there is no prompt, a prompt is not a text, the model is not loaded,
+            or the context is of another model.
+        UnknownTokenError: a prompt or a setting holds a text outside the vocabulary.
         NothingLeftError: the settings leave no token for the rows of these indices.
     """
     config = check_config(config, settings, GenerationConfig, "generate")

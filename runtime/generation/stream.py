@@ -1,4 +1,4 @@
-"""A text piece by piece, as it is written."""
+"""Generation of one text in pieces, each as soon as it is certain."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from unrolled.runtime.generation.scheduler.scheduler import Scheduler
 from unrolled.runtime.models.argument_checks import check_model, check_text, shown
 
 
-class _Pieces:
-    """Tokens to text that will not be taken back: what may become a stop text is held until it does or does not."""
+class _CertainText:
+    """Turns tokens into text that no later token changes; a possible beginning of a stop text is held until that is decided.
+
+    Attributes:
+        given: the number of characters returned so far.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._streamer, self._stop, self._held = tokenizer.streamer(), stop, ""
-        self.given = 0  # characters
+        self.given = 0
 
     def feed(self, tokens: Sequence[int]) -> str:
+        """Return the text that these tokens make certain."""
         text = self._held + "".join(map(self._streamer.feed, tokens))
         begins = (
             length
@@ -40,7 +45,7 @@ class _Pieces:
 
 
 class Stream(Iterator[str]):
-    """The pieces of one text, as ``stream`` writes it."""
+    """The pieces of one text, as ``stream`` returns them."""
 
     def __init__(self, pieces: Generator[str, None, None]) -> None:
         self._pieces = pieces
@@ -49,7 +54,7 @@ class Stream(Iterator[str]):
         return next(self._pieces)
 
     def close(self) -> None:
-        """End the writing; there are no more pieces."""
+        """Stop writing; there are no more pieces."""
         self._pieces.close()
 
     def __reduce__(self) -> Any:
@@ -69,18 +74,18 @@ def stream(
     on_end: Callable[[Generation], Any] | None = None,
     **settings: Any,
 ) -> Stream:
-    """Write one text and give it in pieces, each as soon as it is certain; joined, they are ``generate``'s text.
+    """Write one text and yield it in pieces, each as soon as it is certain; joined, they are ``generate``'s text.
 
     A piece never splits a character, and never holds a part of a stop text. Several threads may stream from one model.
 
     Args:
-        context: where the prompt goes on from, which may then be empty.
-        on_text: called with each piece, too: for callers that would rather be called. Then run the iterator to its end,
-            for instance by ``for _ in stream(…): pass``, or use ``write``.
+        context: the context that the prompt continues; the prompt may then be empty.
+        on_text: called with each piece, too, for callers that prefer a callback. Run the iterator to its end, for instance
+            by ``for _ in stream(…): pass``, or use ``write``.
         on_end: called once with the whole generation.
 
     Raises:
-        ConfigError, UnknownTokenError: as ``generate``, at once and not with the first piece.
+        ConfigError, UnknownTokenError: as ``generate``, immediately and not with the first piece.
         NothingLeftError: the settings leave no token.
     """
     config = check_config(config, settings, GenerationConfig, "stream")
@@ -99,10 +104,11 @@ def _pieces(
     on_text: Callable[[str], Any] | None,
     on_end: Callable[[Generation], Any] | None,
 ) -> Generator[str, None, None]:
-    pieces, seen = _Pieces(model.tokenizer, config.stop), 0
+    """Yield the pieces of the scheduler's only row, and call back with them."""
+    certain, seen = _CertainText(model.tokenizer, config.stop), 0
     while scheduler.advance():
         row = scheduler.oldest
-        piece = pieces.feed(row.tokens[seen:]) if row.reason is None else row.text()[pieces.given :]
+        piece = certain.feed(row.tokens[seen:]) if row.reason is None else row.text()[certain.given :]
         seen = len(row.tokens)
         if piece:
             if on_text is not None:
@@ -126,7 +132,7 @@ def write(
     context: Context | None = None,
     **settings: Any,
 ) -> Generation:
-    """Write one text and call ``on_text`` with each piece, as ``stream``; the whole generation is returned."""
+    """Write one text, call ``on_text`` with each piece, as ``stream``, and return the whole generation."""
     if not callable(on_text):
         raise ConfigError(f"on_text: got {shown(on_text)}, needs a function")
     ends: list[Generation] = []

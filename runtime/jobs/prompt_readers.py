@@ -10,7 +10,7 @@ from unrolled.engine.data.readers.table_format import TableError, TableFormat
 from unrolled.engine.data.readers.tables import DamagedRecord, LineError, Table, TableRecord
 from unrolled.engine.errors import PromptFileError
 from unrolled.engine.storage.json_text import finite, parse_array, parse_value
-from unrolled.runtime.generation.requests.row_settings import SHARED, parse_cell
+from unrolled.runtime.generation.requests.row_settings import SHARED_SETTINGS, parse_cell
 from unrolled.runtime.jobs.prompt_lines import PromptLines
 from unrolled.runtime.jobs.prompt_rows import (
     KNOWN_COLUMNS,
@@ -119,7 +119,7 @@ def _check_columns(columns: tuple[str, ...], keep: bool) -> None:
     for name in others:
         if name in RESULT_KEYS:
             raise PromptFileError(f"the column {name!r}: results have a field of this name; rename it")
-        if name in SHARED:
+        if name in SHARED_SETTINGS:
             raise PromptFileError(f"the column {name!r}: this setting is the same for all rows; rename or remove it")
     for name in columns:
         if columns.count(name) > 1:

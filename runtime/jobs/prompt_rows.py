@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from unrolled.runtime.generation.requests.row_settings import ROW_SETTINGS, SHARED
+from unrolled.runtime.generation.requests.row_settings import ROW_SETTINGS, SHARED_SETTINGS
 
 KNOWN_COLUMNS = ("id", "prompt", *ROW_SETTINGS)
 RESULT_KEYS = ("id", "sample", "prompt", "text", "finish_reason", "tokens", "token_ids", "logprobs", "line", "error")
@@ -42,7 +42,7 @@ InputRow = PromptRow | BadRow
 
 def split_columns(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the values that are id, prompt or a setting, and all others."""
-    kept = {name: value for name, value in values.items() if name not in KNOWN_COLUMNS and name not in SHARED}
+    kept = {name: value for name, value in values.items() if name not in KNOWN_COLUMNS and name not in SHARED_SETTINGS}
     return {name: value for name, value in values.items() if name not in kept}, kept
 
 

@@ -37,7 +37,8 @@ class TokenizedModel(Rebuildable):
         training: dict[str, Any] | None = None,
         digest: str = "",
     ) -> None:
-        self.engine, self.tokenizer, self.training, self.digest = engine, tokenizer, training or {}, digest
+        self.engine, self.tokenizer, self.training = engine, tokenizer, training or {}
+        self.digest = self.weights_digest = digest
         self.config: ModelConfig = model.config
         self.step = model.step
 

@@ -37,6 +37,16 @@ class OnnxModel(OnnxStepper, Rebuildable):
         self.weights, self.tokenizer, self.capabilities = info.weights, info.tokenizer, CAPABILITIES[info.form]
         self.training, self.digest = info.training, info.checkpoint_digest
 
+    @property
+    def weights_digest(self) -> str:
+        """Return a digest of the weights that the graph computes with.
+
+        Weights restored from fp16 or int8 differ from the checkpoint's, and products in int8 give other states.
+        """
+        if not self.weights.digest:
+            return self.digest
+        return f"{self.weights.digest} int8" if self.weights.quantized else self.weights.digest
+
     def bind(self, rows: int) -> OnnxBoundSteps:
         """Return steps on bound arrays; only for the step form."""
         return OnnxBoundSteps(self.session, self.config, rows)

@@ -1,1 +1,1 @@
-"""Describe a text as it is requested, as it grows and as it is returned."""
+"""Describe a text as it is requested, while it is written, and as it is returned."""

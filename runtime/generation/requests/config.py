@@ -1,4 +1,4 @@
-"""How texts are written."""
+"""The settings of generation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _one_object(values: tuple[Any, ...]) -> SamplingConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig(SamplingConfig):
-    """How texts are written; ``SamplingConfig`` says how each token is chosen.
+    """Settings that write texts; those of ``SamplingConfig`` choose each token.
 
     Args:
-        max_new_tokens: the most tokens written behind a prompt.
+        max_new_tokens: the most tokens written after a prompt.
         stop: texts at which writing ends; the stop text itself is left out.
         num_return_sequences: texts for each prompt.
-        batch_size: rows run side by side; does not change what they say.
-        logprobs: also tell how probable the model itself found each token.
+        batch_size: rows run side by side; does not change their texts.
+        logprobs: also return the log-probability of each token under the model itself.
     """
 
     max_new_tokens: int = 200
@@ -49,7 +49,7 @@ class GenerationConfig(SamplingConfig):
         self._check_lengths()
 
     def _check_lengths(self) -> None:
-        """What has to be written is no longer than what may be, and no stop text cuts it."""
+        """Check that the required tokens fit into ``max_new_tokens`` and no stop text cuts the forced prefix."""
         if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(
                 f"min_new_tokens: got {self.min_new_tokens}, needs at most max_new_tokens ({self.max_new_tokens})"
@@ -65,13 +65,14 @@ class GenerationConfig(SamplingConfig):
 
     @cached_property
     def extras(self) -> tuple[str, ...]:
+        """Return the names of the settings in use beyond ``PLAIN``."""
         return super().extras + (("logprobs",) if self.logprobs else ())
 
     @cached_property
     def rules(self) -> SamplingConfig:
-        """Return how tokens are chosen, without how many and until when; the same object for equal rules.
+        """Return the settings that choose tokens, without those that end texts; the same object for equal settings.
 
-        Temperature 0 becomes ``do_sample`` False, which every engine and graph takes.
+        Temperature 0 becomes ``do_sample`` False, which every engine and graph accepts.
         """
         chosen = self if self.temperature > 0 else replace(self, do_sample=False, temperature=1.0)
         return _one_object(tuple(getattr(chosen, name) for name in _RULES))

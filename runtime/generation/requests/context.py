@@ -1,4 +1,4 @@
-"""What a model has read, as a value: keep it, save it, go on from it many times, on another engine or in another process."""
+"""The context of a model as a value: it can be kept, saved, and continued many times, on another engine or process."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.models.argument_checks import check_model, check_path, check_text, shown
 from unrolled.runtime.models.batch_invariance import RowModel
 
-FORMAT = "unrolled-context-1"
+CONTEXT_FORMAT = "unrolled-context-1"
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Tokens that were read, and the state behind all but the last of them, which is read again by who goes on.
+    """Tokens that were read, and the state after all but the last of them; a text that continues it reads that token again.
 
     Args:
-        tokens: (n,) int64, n ≥ 1, all that stands before.
-        state: (S, L, H) float32, behind tokens[:-1].
-        written: how many of the tokens were drawn: the next draw of a text that goes on is this one.
-        digest: of the weights that it was read with, which any engine may run.
+        tokens: (n,) int64, n ≥ 1, all tokens so far.
+        state: (S, L, H) float32, after tokens[:-1].
+        written: the number of tokens that were drawn, and so the number of the next draw.
+        digest: ``weights_digest`` of the model that read it; any engine may run these weights.
     """
 
     tokens: NDArray[np.int64]
@@ -40,9 +40,9 @@ class Context:
     digest: str
 
     def check(self, model: StepModel) -> None:
-        """ConfigError unless the context is of this model, with weights stored as they are here, and its tokens are too."""
+        """Raise ConfigError unless the context was read with the weights of this model, and its tokens are ids of it."""
         S, L, _, H = model.config.state_shape(1)
-        if self.digest != weights_digest(model) or self.state.shape != (S, L, H):
+        if self.digest != model.weights_digest or self.state.shape != (S, L, H):
             raise ConfigError(
                 "context: was read by another model than this one, or one of weights that are stored otherwise; "
                 "states of one mean nothing to another"
@@ -54,7 +54,7 @@ class Context:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors file: ``tokens``, ``state``, and in its metadata the format, ``written`` and ``digest``.
 
-        An earlier file is replaced when the new one is whole.
+        An earlier file is replaced when the new one is complete.
 
         Raises:
             ModelFileError: the file cannot be written.
@@ -66,23 +66,23 @@ class Context:
         arrays: dict[str, NDArray] = {"tokens": self.tokens, "state": self.state}
         try:
             with replacing(Path(path)) as file:
-                file.write(save(arrays, {"format": FORMAT, "context": described}))
+                file.write(save(arrays, {"format": CONTEXT_FORMAT, "context": described}))
         except OSError as error:
             raise ModelFileError(f"{path}: cannot be written ({error.strerror})") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Context:
-        """Read what ``save`` wrote; nothing of the file is run.
+        """Read a file of ``save``; nothing in it is executed.
 
         Raises:
-            ModelFileError: it is missing, damaged, or something else.
+            ModelFileError: it is missing, damaged, or not a context.
         """
         from safetensors import SafetensorError, safe_open
 
         check_path(path)
         try:
             with safe_open(Path(path), "numpy") as file:
-                if (file.metadata() or {}).get("format") != FORMAT:
+                if (file.metadata() or {}).get("format") != CONTEXT_FORMAT:
                     raise ModelFileError(f"{path}: is no context; Context.save writes them")
                 described = json.loads(file.metadata()["context"])
                 tokens, state = file.get_tensor("tokens"), file.get_tensor("state")
@@ -104,16 +104,6 @@ class Context:
         return context
 
 
-def weights_digest(model: StepModel) -> str:
-    """Of the weights that a model computes with: those that come back from a file in fp16 or int8 are others than the
-    checkpoint's, and computing with int8, which such a file may do too, makes other states.
-    """
-    weights = getattr(model, "weights", None)
-    if weights is None or not weights.digest:
-        return model.digest
-    return f"{weights.digest} int8" if weights.quantized else weights.digest
-
-
 def check_context(context: object) -> None:
     """Raise ConfigError unless it is a Context."""
     if not isinstance(context, Context):
@@ -123,7 +113,7 @@ def check_context(context: object) -> None:
 
 
 def more_tokens(model: StepModel, prompt: str, context: Context | None) -> NDArray[np.int64]:
-    """Ids (n,), n ≥ 1, that a prompt makes a model read: behind a context, first the last token of that."""
+    """Return the ids (n,), n ≥ 1, that a model reads for a prompt; those after a context begin with its last token."""
     if context is None:
         return prompt_tokens(model.tokenizer, prompt)
     check_context(context)
@@ -132,19 +122,19 @@ def more_tokens(model: StepModel, prompt: str, context: Context | None) -> NDArr
 
 
 def read(model: StepModel, prompt: str, context: Context | None = None) -> Context:
-    """What a model knows behind ``prompt``, which goes on from ``context`` where there is one.
+    """Return the context after ``prompt``, which continues ``context`` if one is given.
 
     Raises:
         ConfigError: the context is of another model.
-        UnknownTokenError: the prompt holds what the vocabulary has not.
+        UnknownTokenError: the prompt holds a text outside the vocabulary.
     """
     check_model(model)
     tokens = more_tokens(model, check_text("prompt", prompt), context)
-    return _move(model, tokens, context, 0)
+    return _advance(model, tokens, context, 0)
 
 
 def extend(model: StepModel, context: Context, text: Generation) -> Context:
-    """The context behind a text that ``generate`` wrote from it: going on draws what one longer text would have drawn.
+    """Return the context after a text that ``generate`` wrote from it; its continuation is that of one longer text.
 
     Raises:
         UnknownTokenError: the text's tokens are not of this vocabulary.
@@ -159,7 +149,7 @@ def extend(model: StepModel, context: Context, text: Generation) -> Context:
         raise UnknownTokenError(f"text: its tokens are not of a vocabulary of {V}")
     prompt = model.tokenizer.encode(text.prompt)
     tokens = np.concatenate([context.tokens[-1:], prompt, np.array(text.tokens, np.int64)])
-    return _move(model, tokens, context, len(text.tokens))
+    return _advance(model, tokens, context, len(text.tokens))
 
 
 def _state_after(model: StepModel, tokens: NDArray[np.int64], state: NDArray) -> NDArray:
@@ -171,10 +161,11 @@ def _state_after(model: StepModel, tokens: NDArray[np.int64], state: NDArray) ->
     return cast(WritingModel, model).write(tokens, np.full(1, len(tokens)), state, nothing)[1]
 
 
-def _move(model: StepModel, tokens: NDArray[np.int64], context: Context | None, written: int) -> Context:
+def _advance(model: StepModel, tokens: NDArray[np.int64], context: Context | None, written: int) -> Context:
+    """Return the context after more tokens, of which ``written`` were drawn."""
     state = zero_state(model.config, 1) if context is None else np.ascontiguousarray(context.state[:, :, None])
     if len(tokens) > 1:
         state = _state_after(model, np.ascontiguousarray(tokens[:-1, None]), state)
-    before = tokens[:0] if context is None else context.tokens[:-1]
+    earlier = tokens[:0] if context is None else context.tokens[:-1]
     drawn = written + (0 if context is None else context.written)
-    return Context(np.concatenate([before, tokens]), state[:, :, 0], drawn, weights_digest(model))
+    return Context(np.concatenate([earlier, tokens]), state[:, :, 0], drawn, model.weights_digest)

@@ -1,4 +1,4 @@
-"""Prompts: their tokens, and reading many of them at once, what they share only once."""
+"""Prompts: their tokens, and reading many of them together, common prefixes only once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unrolled.runtime.models.batch_invariance import RowModel
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
-    """Ids (n,) of a prompt, n ≥ 1, behind <bos> where the vocabulary has it.
+    """Return the ids (n,) of a prompt, n ≥ 1, after <bos> if the vocabulary has it.
 
     Raises:
-        UnknownTokenError: the prompt holds what the vocabulary has not, or nothing.
+        UnknownTokenError: the prompt holds a text outside the vocabulary, or is empty.
     """
     ids = tokenizer.encode(prompt)
     if tokenizer.bos_id is not None:
@@ -31,8 +31,8 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> NDArray[np.int64]:
     return ids
 
 
-def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
-    """How many tokens two prompts begin with in common."""
+def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+    """Return the length of the common prefix of two prompts."""
     n = min(len(a), len(b))
     differ = np.flatnonzero(a[:n] != b[:n])
     return int(differ[0]) if len(differ) else n
@@ -41,32 +41,34 @@ def _shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
 def read_prompts(
     model: RowModel, prompts: Sequence[NDArray[np.int64]], states: Sequence[NDArray | None] | None = None
 ) -> tuple[NDArray, NDArray]:
-    """Read prompts of different lengths: logits (B, V) behind the last token of each, and states (S, L, B, H).
+    """Return logits (B, V) and states (S, L, B, H) after the last token of each of B prompts of different lengths.
 
-    In the order of the alphabet, prompts that begin alike are neighbours. Between two places where one of them ends or
-    leaves its neighbour, one row is read for all that are alike so far; no row sees padding.
+    Sorted prompts with a common prefix are neighbours. Between two positions where one of them ends or differs from its
+    neighbour, one row is read for all prompts that are equal so far; no row sees padding.
 
     Args:
-        states: (S, L, H), where each prompt begins; None: zeros. What is to be shared must be the same object.
+        states: (S, L, H) before each prompt; None: zeros. Prompts share their prefix only if their state is one object.
     """
     B = len(prompts)
-    begins = [None] * B if states is None else states
-    order = sorted(range(B), key=lambda row: (id(begins[row]), prompts[row].tolist()))
+    starts = [None] * B if states is None else states
+    order = sorted(range(B), key=lambda row: (id(starts[row]), prompts[row].tolist()))
     lengths = np.array([len(prompts[row]) for row in order], np.int64)
-    # what each has in common with the one before it; the first with none
+    # the prefix that each prompt has in common with the one before it; the first has none
     common = np.zeros(B, np.int64)
-    common[1:] = [_shared(prompts[a], prompts[b]) * (begins[a] is begins[b]) for a, b in itertools.pairwise(order)]
+    common[1:] = [
+        _common_prefix(prompts[a], prompts[b]) * (starts[a] is starts[b]) for a, b in itertools.pairwise(order)
+    ]
     moved = zero_state(model.config, B)
     tokens = np.zeros((lengths.max(), B), np.int64)
     for column, row in enumerate(order):
         tokens[: lengths[column], column] = prompts[row]
-        if (begun := begins[row]) is not None:
-            moved[:, :, column] = begun
+        if (start := starts[row]) is not None:
+            moved[:, :, column] = start
     logits = np.empty((B, model.config.vocab_size), np.float32)
     begin = 0
     for end in np.union1d(lengths, common[common > 0]):
         going = np.flatnonzero(lengths >= end)
-        # a branch begins where less is in common with the row before, over those between that have ended, than is read
+        # A row starts a new branch if its common prefix with the previous active row is shorter than ``end``.
         leads = np.minimum.reduceat(common[: going[-1] + 1], np.append(0, going[:-1] + 1)) < end
         leads[0] = True
         first = going[leads]

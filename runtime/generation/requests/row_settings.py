@@ -1,4 +1,4 @@
-"""What a row of a file or a batch asks for: its prompt, its place, and settings of its own, as requests for texts."""
+"""Rows of a file or a batch, with settings of their own, as requests for texts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.generation.requests.request import Request, resolve
 
 SETTINGS = tuple(field.name for field in fields(GenerationConfig))
-SHARED = ("num_return_sequences", "batch_size")  # one value for all rows: the first is part of every row's index
-ROW_SETTINGS = tuple(name for name in SETTINGS if name not in SHARED)
+SHARED_SETTINGS = (
+    "num_return_sequences",
+    "batch_size",
+)  # one value for all rows: the first is part of every row's index
+ROW_SETTINGS = tuple(name for name in SETTINGS if name not in SHARED_SETTINGS)
 MAX_PROMPT_TOKENS = 1 << 16  # a longer prompt would hold up all the others
 
 
 def make_config(settings: Mapping[str, Any]) -> GenerationConfig:
-    """Settings by name, as a config; ConfigError where one is unknown or out of its range."""
+    """Return a config of settings by name; ConfigError if one is unknown or out of its range."""
     if unknown := sorted(set(settings) - set(SETTINGS)):
         raise ConfigError(f"no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}")
     return GenerationConfig(**settings)
@@ -32,7 +35,7 @@ def make_config(settings: Mapping[str, Any]) -> GenerationConfig:
 
 @cache
 def _types(name: str) -> frozenset[Any]:
-    """The plain types in a setting's annotation, at any depth."""
+    """Return the plain types in a setting's annotation, at any depth."""
 
     def walk(hint: Any) -> set[Any]:
         return {hint}.union(*map(walk, get_args(hint)))
@@ -41,9 +44,9 @@ def _types(name: str) -> frozenset[Any]:
 
 
 def parse_cell(name: str, text: str) -> Any:
-    """A setting out of a table's cell: JSON, or the text itself where it is none or the setting is made of texts.
+    """Return a setting from a table's cell: JSON, or the text itself if it is not JSON or the setting holds texts.
 
-    An empty cell is None, which means the setting of all rows. Tables from elsewhere write True and 5.0.
+    An empty cell is None, which means the setting of all rows. Other programs write True and 5.0.
     """
     if not text.strip():
         return None
@@ -68,7 +71,7 @@ def plain_value(name: str, value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value of a table is NaN, or what pandas has in its place."""
+    """Return whether a value of a table is NaN or a missing value of pandas."""
     try:
         return bool(value != value)
     except TypeError:  # pandas.NA is neither true nor false
@@ -76,7 +79,7 @@ def is_missing(value: Any) -> bool:
 
 
 def whole_number(value: Any) -> Any:
-    """Return the whole number that a float holds exactly, as tables with gaps have them; leave anything else as it is.
+    """Return the whole number that a float holds exactly, as in tables with gaps; leave anything else as it is.
 
     A float from 2⁵³ on may be the rounded form of another number, so it stays a float, which ``check_whole`` refuses.
     """
@@ -86,10 +89,10 @@ def whole_number(value: Any) -> Any:
 
 
 def row_config(config: GenerationConfig, overrides: Mapping[str, Any]) -> GenerationConfig:
-    """The config of a row with settings of its own; those that are None are not given.
+    """Return the config of a row with settings of its own; None means that a setting is not given.
 
     Raises:
-        ConfigError: a setting is unknown, out of its range, or one of ``SHARED``.
+        ConfigError: a setting is unknown, out of its range, or one of ``SHARED_SETTINGS``.
     """
     if not overrides:
         return config
@@ -100,7 +103,7 @@ def row_config(config: GenerationConfig, overrides: Mapping[str, Any]) -> Genera
         )
     given = {name: plain_value(name, value) for name, value in overrides.items()}
     given = {name: value for name, value in given.items() if value is not None}
-    if shared := [name for name in SHARED if name in given]:
+    if shared := [name for name in SHARED_SETTINGS if name in given]:
         raise ConfigError(f"{shared[0]}: is the same for all rows; a row can have {', '.join(ROW_SETTINGS)}")
     return replace(config, **given) if given else config
 
@@ -113,12 +116,12 @@ def row_requests(
     overrides: Mapping[str, Any],
     max_prompt_tokens: int = MAX_PROMPT_TOKENS,
 ) -> list[Request]:
-    """Requests for all texts of row ``index``, whose own indices are index · num_return_sequences + which of them.
+    """Return requests for all texts of row ``index``; text j has the index index · num_return_sequences + j.
 
-    ``config`` is that of all rows, resolved.
+    ``config`` is the resolved config of all rows.
 
     Raises:
-        UnrolledError: the row cannot be served; the message says why.
+        UnrolledError: the row cannot be served; the message gives the reason.
     """
     own = row_config(config, overrides)
     if own is not config:

@@ -34,7 +34,7 @@ class Scheduler:
     Args:
         model: any StepModel.
         requests: read as slots become free, a bounded number ahead of the results.
-        lanes: the most rows side by side; does not change their texts.
+        slots: the most rows side by side; does not change their texts.
         chunk: the most tokens a row that a model draws by itself in a call.
         watched: whether a caller reads the rows between two calls of ``advance``.
     """
@@ -43,12 +43,12 @@ class Scheduler:
         self,
         model: StepModel,
         requests: Iterable[Request],
-        lanes: int,
+        slots: int,
         chunk: int = MAX_CHUNK,
         watched: bool = False,
     ) -> None:
-        check_whole("lanes", lanes, 1)
-        self._model, self._most = model, lanes
+        check_whole("slots", slots, 1)
+        self._model, self._most = model, slots
         self._chunk, self._watched = chunk, watched
         self._requests: Iterator[Request] | None = iter(requests)
         self._rows_model = RowModel(model)
@@ -149,7 +149,7 @@ class Scheduler:
             yield self._held.popleft().result()
 
 
-def write_rows(model: StepModel, requests: Iterable[Request], lanes: int = 256) -> Iterator[Generation]:
+def write_rows(model: StepModel, requests: Iterable[Request], slots: int = 256) -> Iterator[Generation]:
     """Write texts, many at a time.
 
     A row depends on its request alone: not on its neighbours, the number of slots, or when its slot became free.
@@ -157,7 +157,7 @@ def write_rows(model: StepModel, requests: Iterable[Request], lanes: int = 256) 
     Args:
         model: any StepModel.
         requests: any number; read as slots become free, and a bounded number of them held.
-        lanes: the most rows side by side.
+        slots: the most rows side by side.
 
     Yields:
         The generations in the order of the requests.
@@ -165,7 +165,7 @@ def write_rows(model: StepModel, requests: Iterable[Request], lanes: int = 256) 
     Raises:
         ModelFileError: the model's logits are not finite.
     """
-    scheduler = Scheduler(model, requests, lanes)
+    scheduler = Scheduler(model, requests, slots)
     while scheduler.advance():
         yield from scheduler.results()
     yield from scheduler.results()
