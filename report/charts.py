@@ -88,7 +88,7 @@ def tick_label(value: float) -> str:
     return f"{value:g}"
 
 
-def _scale(axis: Axis, values: Sequence[NDArray[np.float64]]) -> _Scale:
+def _make_scale(axis: Axis, values: Sequence[NDArray[np.float64]]) -> _Scale:
     found = np.concatenate([part.ravel() for part in values]) if values else np.zeros(0)
     found = found[np.isfinite(found) & ((found > 0) if axis.log else True)]
     low = axis.low if axis.low is not None else float(found.min(initial=math.inf))
@@ -100,13 +100,13 @@ def _scale(axis: Axis, values: Sequence[NDArray[np.float64]]) -> _Scale:
     return _Scale(low, high, axis.log)
 
 
-def _path(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
+def _path_data(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
     """Return the data of an SVG path through points (n,) in 0 … 1, origin at the bottom; y is clipped just outside."""
     y = np.clip(1 - y, -0.1, 1.1)
     return "M" + "L".join(f"{SIZE * a:.1f} {SIZE * b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _draw(line: ChartLine, x: _Scale, y: _Scale) -> str:
+def _line_svg(line: ChartLine, x: _Scale, y: _Scale) -> str:
     color = f"c{line.color % COLOR_COUNT}" + (" dashed" if line.color >= COLOR_COUNT else "")
     kept = np.isfinite(line.x) & np.isfinite(line.y) & ((line.y > 0) if y.log else True)
     across, up = x(line.x[kept]), y(line.y[kept])
@@ -114,16 +114,16 @@ def _draw(line: ChartLine, x: _Scale, y: _Scale) -> str:
         return ""
     if line.points:
         inside = (up >= -0.02) & (up <= 1.02)
-        dots = "".join(_path(across[i : i + 1], up[i : i + 1]) + "h0" for i in np.flatnonzero(inside))
+        dots = "".join(_path_data(across[i : i + 1], up[i : i + 1]) + "h0" for i in np.flatnonzero(inside))
         return f'<path class="dot {color}" d="{dots}"/>' if dots else ""
     drawn = ""
     if line.low is not None and line.high is not None:
         border = np.concatenate([y(line.low[kept]), y(line.high[kept])[::-1]])
-        drawn = f'<path class="band {color}" d="{_path(np.concatenate([across, across[::-1]]), border)}Z"/>'
-    return drawn + f'<path class="line {color}" d="{_path(across, up)}"/>'
+        drawn = f'<path class="band {color}" d="{_path_data(np.concatenate([across, across[::-1]]), border)}Z"/>'
+    return drawn + f'<path class="line {color}" d="{_path_data(across, up)}"/>'
 
 
-def _ticks(scale: _Scale, side: str) -> str:
+def _tick_labels(scale: _Scale, side: str) -> str:
     """Return the labels of an axis; those at its ends are aligned to stay inside."""
     labels = []
     for value in scale.ticks:
@@ -134,15 +134,15 @@ def _ticks(scale: _Scale, side: str) -> str:
     return "".join(labels)
 
 
-def _grid(y: _Scale) -> str:
+def _grid_svg(y: _Scale) -> str:
     across = (SIZE * (1 - float(y(np.array([value]))[0])) for value in y.ticks)
     return f'<path class="grid" d="{"".join(f"M0 {place:.1f}H{SIZE:g}" for place in across)}"/>'
 
 
 def line_chart(title: str, lines: Sequence[ChartLine], x: Axis, y: Axis, kind: str = "") -> str:
     """Return a figure of lines and points over one pair of axes, with a readout that follows pointer and arrow keys."""
-    scales = _scale(x, [line.x for line in lines]), _scale(y, [line.y for line in lines])
-    drawn = "".join(_draw(line, *scales) for line in lines)
+    scales = _make_scale(x, [line.x for line in lines]), _make_scale(y, [line.y for line in lines])
+    drawn = "".join(_line_svg(line, *scales) for line in lines)
     data = [
         {"label": line.label, "color": line.color % COLOR_COUNT, "x": _rounded(line.x), "y": _rounded(line.y)}
         for line in lines
@@ -153,7 +153,7 @@ def line_chart(title: str, lines: Sequence[ChartLine], x: Axis, y: Axis, kind: s
         f'<figure class="chart {kind}"><figcaption><b>{text_of(title)}</b> <span>{text_of(y.label)}</span></figcaption>'
         f'<div class="plot" tabindex="0" role="group" aria-label="{text_of(label)}. Arrow keys read its values.">'
         f'<svg viewBox="0 0 {SIZE:g} {SIZE:g}" preserveAspectRatio="none" role="img" aria-label="{text_of(label)}">'
-        f"{_grid(scales[1])}{drawn}</svg>{_ticks(scales[1], 'y')}{_ticks(scales[0], 'x')}"
+        f"{_grid_svg(scales[1])}{drawn}</svg>{_tick_labels(scales[1], 'y')}{_tick_labels(scales[0], 'x')}"
         f'<i class="cursor" hidden></i></div><p class="axis">{text_of(x.label)}</p>'
         f'<output class="readout" aria-live="polite"></output>'
         f"{data_block(described)}</figure>"

@@ -17,7 +17,7 @@ MOST_POINTS = 240  # of the longest line
 ACROSS = {"step": "training step", "seconds": "seconds of training"}
 
 
-def _smoothed(run: Run, color: int, key: str, across: str, size: int) -> ChartLine:
+def _smoothed_line(run: Run, color: int, key: str, across: str, size: int) -> ChartLine:
     """Return the means of groups of steps, in a band from the smallest to the largest value of each group."""
     x = np.array([part.mean() for part in groups(run.steps[across], size)])
     parts = groups(run.steps[key], size)
@@ -25,7 +25,7 @@ def _smoothed(run: Run, color: int, key: str, across: str, size: int) -> ChartLi
     return ChartLine(run.label, color, x, mean, low, high)
 
 
-def _validation(run: Run, color: int, across: str) -> ChartLine:
+def _validation_points(run: Run, color: int, across: str) -> ChartLine:
     x, y = (np.array([float(line[key]) for line in run.validations]) for key in (across, "loss"))
     return ChartLine(f"{run.label}, validation", color, x, y, points=True)
 
@@ -48,14 +48,14 @@ def curves(runs: Sequence[Run]) -> str:
     made = []
     for across, label in ACROSS.items():
         x = Axis(label, low=0.0)
-        losses = [_smoothed(run, color, "loss", across, size) for color, run in enumerate(runs)]
-        losses += [_validation(run, color, across) for color, run in enumerate(runs) if run.validations]
+        losses = [_smoothed_line(run, color, "loss", across, size) for color, run in enumerate(runs)]
+        losses += [_validation_points(run, color, across) for color, run in enumerate(runs) if run.validations]
         low, high = _loss_range(losses)
         made.append(
             f'<div class="by by-{across}">'
             + line_chart("Loss", losses, x, Axis("cross-entropy, nats a token", low, high), "wide")
-            + _small("Gradient norm", "before clipping, logarithmic", runs, "grad_norm", across, size, log=True)
-            + _small("Learning rate", "after schedule and warm-up", runs, "learning_rate", across, size, low=0.0)
+            + _small_chart("Gradient norm", "before clipping, logarithmic", runs, "grad_norm", across, size, log=True)
+            + _small_chart("Learning rate", "after schedule and warm-up", runs, "learning_rate", across, size, low=0.0)
             + "</div>"
         )
     note = "Lines are the training loss of every step; "
@@ -68,11 +68,11 @@ def curves(runs: Sequence[Run]) -> str:
         '<fieldset class="switch"><legend>Against</legend>'
         '<label><input type="radio" name="across" id="by-step" checked>steps</label>'
         '<label><input type="radio" name="across" id="by-seconds">seconds</label></fieldset>'
-        f'{"".join(made)}<p class="note">{note}dots are the validation loss.{_clipping(runs)}</p>'
+        f'{"".join(made)}<p class="note">{note}dots are the validation loss.{_clipping_note(runs)}</p>'
     )
 
 
-def _small(
+def _small_chart(
     title: str,
     label: str,
     runs: Sequence[Run],
@@ -82,7 +82,7 @@ def _small(
     log: bool = False,
     low: float | None = None,
 ) -> str:
-    lines = [_smoothed(run, color, key, across, size) for color, run in enumerate(runs)]
+    lines = [_smoothed_line(run, color, key, across, size) for color, run in enumerate(runs)]
     if key == "learning_rate":
         lines = [line._replace(low=None, high=None) for line in lines]
         top = max((float(np.nanmax(line.y)) for line in lines if np.isfinite(line.y).any()), default=1.0)
@@ -90,7 +90,7 @@ def _small(
     return line_chart(title, lines, Axis(ACROSS[across], low=0.0), Axis(label, log=log))
 
 
-def _clipping(runs: Sequence[Run]) -> str:
+def _clipping_note(runs: Sequence[Run]) -> str:
     """Return a note on the share of clipped steps of each run whose record has a clipping norm."""
     notes = []
     for run in runs:

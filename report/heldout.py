@@ -76,14 +76,14 @@ def held_out(checkpoint: Checkpoint, corpus: Corpus, most: int) -> HeldOut:
     content: str | tuple[str, ...] = corpus.records if records else corpus.text
     source = f"the beginning of {corpus.name}, which is not the corpus that it was trained on as a whole"
     if object_in(checkpoint.training, "corpus").get("sha256") == corpus.digest:
-        content, source = _part(checkpoint, corpus, records)
-    rows = _rows(content, tokenizer, most)
+        content, source = _held_out_part(checkpoint, corpus, records)
+    rows = _id_rows(content, tokenizer, most)
     if not rows:
         raise CorpusError(f"{corpus.name}: too little text to read")
     return HeldOut(rows, source)
 
 
-def _part(checkpoint: Checkpoint, corpus: Corpus, records: bool) -> tuple[str | tuple[str, ...], str]:
+def _held_out_part(checkpoint: Checkpoint, corpus: Corpus, records: bool) -> tuple[str | tuple[str, ...], str]:
     """Return a part of the corpus that was not trained on, if there is one, and its description."""
     try:
         config = DataConfig.from_dict(object_in(checkpoint.training, "data"))
@@ -104,7 +104,7 @@ def _end_of_token(content: str, end: int, tokenizer: Tokenizer) -> int:
     return match.start() if match else len(content)
 
 
-def _rows(content: str | tuple[str, ...], tokenizer: Tokenizer, most: int) -> list[NDArray[np.int64]]:
+def _id_rows(content: str | tuple[str, ...], tokenizer: Tokenizer, most: int) -> list[NDArray[np.int64]]:
     """Return ids in rows of at least one prediction.
 
     A token has at least one character, so that ``most`` + 1 characters are encoded first, and more only if needed.

@@ -42,12 +42,12 @@ def probe_run(run: Run, corpus: Corpus | None) -> RunProbe:
         return RunProbe(found)
     ids = windows(found.rows)
     return RunProbe(
-        found, read_rows(run.checkpoint, _first(found, READ_TOKENS)), gradient_reach(run.checkpoint, ids),
+        found, read_rows(run.checkpoint, _leading_rows(found, READ_TOKENS)), gradient_reach(run.checkpoint, ids),
         parameter_gradients(run.checkpoint, ids),
     )  # fmt: skip
 
 
-def _first(text: HeldOut, most: int) -> list[np.ndarray]:
+def _leading_rows(text: HeldOut, most: int) -> list[np.ndarray]:
     rows = []
     for row in text.rows:
         if most <= 0:
@@ -60,13 +60,13 @@ def _first(text: HeldOut, most: int) -> list[np.ndarray]:
 def reading_sections(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
     """Return the text, tinted by the surprise of each run."""
     made = "".join(
-        f'<div class="reading"><h3>{name_of(run, color)}</h3>{_surprise(run, one)}</div>'
+        f'<div class="reading"><h3>{name_of(run, color)}</h3>{_tinted_text(run, one)}</div>'
         for color, (run, one) in enumerate(zip(runs, found, strict=True))
     )
     return f'<div class="columns readings">{made}</div>'
 
 
-def _missing(reason: str) -> str:
+def _left_out_note(reason: str) -> str:
     return f'<p class="note">Left out: {text_of(reason)}.</p>'
 
 
@@ -79,13 +79,13 @@ def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
     return found
 
 
-def _word(tokenizer: Tokenizer, token: int) -> str:
+def _vocabulary_entry(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.vocabulary[token]
 
 
-def _surprise(run: Run, found: RunProbe) -> str:
+def _tinted_text(run: Run, found: RunProbe) -> str:
     if isinstance(found.text, str) or found.reading is None:
-        return _missing(str(found.text))
+        return _left_out_note(str(found.text))
     tokenizer, reading = run.checkpoint.tokenizer, found.reading
     blind = math.log(run.checkpoint.config.vocab_size)
     shown = pieces(tokenizer, [one.token for one in reading.surprises])
@@ -96,8 +96,8 @@ def _surprise(run: Run, found: RunProbe) -> str:
         visible = text_of(piece).replace("\n", '<span class="end">⏎</span>\n') or '<span class="end">·</span>'
         hint = f"{one.nats:.2f} nats, p = {math.exp(-one.nats):.1%}"
         spans.append(f'{border}<span class="s{shade}" title="{hint}">{visible}</span>')
-        likely = [[_word(tokenizer, token), round(p, 4)] for token, p in one.likely]
-        details.append([_word(tokenizer, one.token), round(one.nats, 3), likely])
+        likely = [[_vocabulary_entry(tokenizer, token), round(p, 4)] for token, p in one.likely]
+        details.append([_vocabulary_entry(tokenizer, one.token), round(one.nats, 3), likely])
     mean = float(np.mean([one.nats for one in reading.surprises]))
     scale = "".join(f'<i class="s{shade}"></i>' for shade in range(SHADES + 1))
     return (
@@ -115,10 +115,10 @@ def gate_sections(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
     made = []
     for color, (run, one) in enumerate(zip(runs, found, strict=True)):
         if isinstance(one.text, str) or one.reading is None:
-            inner = _missing(str(one.text))
+            inner = _left_out_note(str(one.text))
         else:
-            letters = _letters(run, one.reading)
-            inner = "".join(_gate(gate, letters) for gate in one.reading.gates)
+            letters = _column_letters(run, one.reading)
+            inner = "".join(_gate_section(gate, letters) for gate in one.reading.gates)
         opened = " open" if color == 0 else ""
         made.append(
             f"<details class='gates'{opened}><summary>{name_of(run, color)} {text_of(run.title)}</summary>{inner}</details>"
@@ -126,7 +126,7 @@ def gate_sections(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
     return "".join(made)
 
 
-def _letters(run: Run, reading: TextProbe) -> list[str] | None:
+def _column_letters(run: Run, reading: TextProbe) -> list[str] | None:
     """Return the character that is read at each column of the heat maps; None if tokens are no characters."""
     if run.checkpoint.tokenizer.level != "char":
         return None
@@ -139,7 +139,7 @@ def _letters(run: Run, reading: TextProbe) -> list[str] | None:
     return [{"\n": "⏎", " ": "\u2423"}.get(word, word if len(word) == 1 else "") for word in words]
 
 
-def _gate(gate: Gate, letters: list[str] | None) -> str:
+def _gate_section(gate: Gate, letters: list[str] | None) -> str:
     name = f"{TITLES.get(gate.name, 'gate')} <var>{text_of(gate.name)}</var>, layer {gate.layer + 1}"
     low, high = gate.low, gate.high
     signed = gate.kind == "tanh"
@@ -184,20 +184,20 @@ def gradient_section(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
             label = run.label if len(one.reach) == 1 else f"{run.label}, layer {layer + 1}"
             lines.append(ChartLine(label, color, np.arange(len(norms), dtype=float), norms))
     if not lines:
-        return _missing(str(found[0].text))
+        return _left_out_note(str(found[0].text))
     highest = max(float(line.y.max()) for line in lines)
     low = max(min(float(line.y[line.y > 0].min(initial=highest)) for line in lines), highest * 1e-12)
     chart = line_chart(
         "How far back gradients reach", lines, Axis("T − t, tokens back", low=0.0),
         Axis("‖∂L(T) / ∂h(t)‖, median over pieces of text, logarithmic", low / 1.5, highest * 1.5, log=True), "wide",
     )  # fmt: skip
-    tables = "".join(_norms(run, color, one) for color, (run, one) in enumerate(zip(runs, found, strict=True)))
+    tables = "".join(_norm_table(run, color, one) for color, (run, one) in enumerate(zip(runs, found, strict=True)))
     return chart + f'<div class="columns">{tables}</div>'
 
 
-def _norms(run: Run, color: int, found: RunProbe) -> str:
+def _norm_table(run: Run, color: int, found: RunProbe) -> str:
     if found.norms is None:
-        return f"<div><h3>{name_of(run, color)}</h3>{_missing(str(found.text))}</div>"
+        return f"<div><h3>{name_of(run, color)}</h3>{_left_out_note(str(found.text))}</div>"
     top = max(gradient for _, gradient in found.norms.values()) or 1.0
     rows = "".join(
         f'<tr><th scope="row">{text_of(name)}</th><td class="bar"><i class="c{color % COLOR_COUNT}" '

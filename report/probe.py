@@ -77,14 +77,16 @@ def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Text
     gates: list[list[NDArray]] = [[] for _ in range(config.num_layers)]
     for row in rows:
         starts.append(len(surprises))
-        h, _, tapes = _forward(config, params, row[:-1, None], zero_state(config, 1))
+        h, _, tapes = _forward_pass(config, params, row[:-1, None], zero_state(config, 1))
         surprises += _surprises(h[:, 0], params[output_weight_name(config)], params["output.bias"], row[1:])
         for found, tape in zip(gates, tapes, strict=True):
             found.append(tape.gates[:, 0])
-    return TextProbe(surprises, starts, [gate for l, found in enumerate(gates) for gate in _gates(config, l, found)])
+    return TextProbe(
+        surprises, starts, [gate for l, found in enumerate(gates) for gate in _layer_gates(config, l, found)]
+    )
 
 
-def _forward(
+def _forward_pass(
     config: ModelConfig, params: Params, tokens: NDArray[np.int64], state: NDArray
 ) -> tuple[NDArray, NDArray, list[LayerTape]]:
     """Return outputs (T, B, H), final state and a tape a layer, for tokens (T, B)."""
@@ -112,7 +114,7 @@ def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.i
     return found
 
 
-def _gates(config: ModelConfig, layer: int, found: Sequence[NDArray]) -> list[Gate]:
+def _layer_gates(config: ModelConfig, layer: int, found: Sequence[NDArray]) -> list[Gate]:
     spec, H = config.spec, config.hidden_size
     values = np.concatenate(found)  # (T, ≥ G·H): a cell may store more after its gates
     named = zip(spec.gate_names, spec.gate_kinds, strict=True)
@@ -142,7 +144,7 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np
     """
     config, params = checkpoint.config, {name: value.astype(np.float64) for name, value in checkpoint.params.items()}
     B = ids.shape[1]
-    h, _, tapes = _forward(config, params, ids[:-1], zero_state(config, B, np.float64))
+    h, _, tapes = _forward_pass(config, params, ids[:-1], zero_state(config, B, np.float64))
     D = min(DISTANCE, len(h))
     weight = params[output_weight_name(config)]
     logits = linear_forward(h[-1:], weight, params["output.bias"])

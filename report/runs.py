@@ -92,7 +92,7 @@ def read_run(path: Path, label: str) -> Run:
     lines = list(read_metrics(path, "step"))
     if not lines:
         raise ModelFileError(f"{path}: its metrics.jsonl holds no step")
-    steps = {name: np.array([_number(line.get(name)) for line in lines]) for name in SERIES}
+    steps = {name: np.array([_float_or_nan(line.get(name)) for line in lines]) for name in SERIES}
     validations = [line for line in read_metrics(path, "validation") if _has_numbers(line, ("step", "seconds", "loss"))]
     samples = [
         line
@@ -102,7 +102,7 @@ def read_run(path: Path, label: str) -> Run:
     return Run(label, path, checkpoint, steps, validations, samples, object_in(last.training, "result"))
 
 
-def _number(value: Any) -> float:
+def _float_or_nan(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 

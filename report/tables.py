@@ -19,7 +19,7 @@ def name_of(run: Run, color: int) -> str:
     return f'<span class="run"><i class="key c{color % COLOR_COUNT}{dashed}"></i>{text_of(run.label)}</span>'
 
 
-def _best(key: str) -> Callable[[Run], float | None]:
+def _best_metric(key: str) -> Callable[[Run], float | None]:
     def find(run: Run) -> float | None:
         value = object_in(dict(run.result), "best").get(key)
         return float(value) if isinstance(value, int | float) else None
@@ -27,7 +27,7 @@ def _best(key: str) -> Callable[[Run], float | None]:
     return find
 
 
-def _result(key: str) -> Callable[[Run], float | None]:
+def _result_value(key: str) -> Callable[[Run], float | None]:
     def find(run: Run) -> float | None:
         value = run.result.get(key)
         return float(value) if isinstance(value, int | float) else None
@@ -37,14 +37,14 @@ def _result(key: str) -> Callable[[Run], float | None]:
 
 # Column: value of a run, its format, and the choice of the best run. There are as many columns as fit on the page.
 KEY_FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[float]], float] | None]] = {
-    "validation loss": (_best("loss"), "{:.4f}", min),
-    "perplexity": (_best("perplexity"), "{:.2f}", min),
-    "accuracy": (_best("accuracy"), "{:.1%}", max),
-    "at step": (_result("best_step"), "{:,.0f}", None),
-    "steps": (_result("steps"), "{:,.0f}", None),
-    "epochs": (_result("epochs"), "{:.2f}", None),
-    "seconds": (_result("seconds"), "{:,.0f}", None),
-    "tokens/s": (_result("tokens_per_s"), "{:,.0f}", max),
+    "validation loss": (_best_metric("loss"), "{:.4f}", min),
+    "perplexity": (_best_metric("perplexity"), "{:.2f}", min),
+    "accuracy": (_best_metric("accuracy"), "{:.1%}", max),
+    "at step": (_result_value("best_step"), "{:,.0f}", None),
+    "steps": (_result_value("steps"), "{:,.0f}", None),
+    "epochs": (_result_value("epochs"), "{:.2f}", None),
+    "seconds": (_result_value("seconds"), "{:,.0f}", None),
+    "tokens/s": (_result_value("tokens_per_s"), "{:,.0f}", max),
     "parameters": (lambda run: float(run.parameters), "{:,.0f}", None),
 }
 
@@ -57,7 +57,7 @@ def key_figures(runs: Sequence[Run]) -> str:
         found = [value(run) for run in runs]
         known = [one for one in found if one is not None and math.isfinite(one)]
         best = choose(known) if choose and known and len(runs) > 1 else None
-        columns.append([_cell(one, form, one is not None and one == best) for one in found])
+        columns.append([_figure_cell(one, form, one is not None and one == best) for one in found])
     rows = "".join(
         f'<tr><th scope="row">{name_of(run, color)}</th><td>{text_of(run.title)}</td>'
         f"{''.join(column[color] for column in columns)}</tr>"
@@ -66,7 +66,7 @@ def key_figures(runs: Sequence[Run]) -> str:
     return scrolling(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>", "Key figures")
 
 
-def _cell(value: float | None, form: str, best: bool) -> str:
+def _figure_cell(value: float | None, form: str, best: bool) -> str:
     text = "–" if value is None or not math.isfinite(value) else form.format(value)
     return f'<td class="number{" best" if best else ""}">{text}</td>'
 
@@ -76,7 +76,7 @@ def scrolling(table: str, label: str) -> str:
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{text_of(label)}">{table}</div>'
 
 
-def _value(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     return "–" if value is None else text_of(value if isinstance(value, str) else to_json(value))
 
 
@@ -84,7 +84,8 @@ def settings(runs: Sequence[Run]) -> str:
     """Return a table of the settings that differ between the runs, and a folded one of those that are equal."""
     differing, common = differences(runs)
     shared = "".join(
-        f"<tr><th scope='row'>{text_of(name)}</th><td>{_value(value)}</td></tr>" for name, value in common.items()
+        f"<tr><th scope='row'>{text_of(name)}</th><td>{_setting_text(value)}</td></tr>"
+        for name, value in common.items()
     )
     title = "The settings" if len(runs) == 1 else f"The {len(common)} settings that are the same"
     folded = (
@@ -96,7 +97,7 @@ def settings(runs: Sequence[Run]) -> str:
         return f'<p class="note">All settings are the same.</p>{folded}'
     head = "".join(f'<th scope="col">{name_of(run, color)}</th>' for color, run in enumerate(runs))
     rows = "".join(
-        f'<tr><th scope="row">{text_of(name)}</th>{"".join(f"<td>{_value(value)}</td>" for value in values)}</tr>'
+        f'<tr><th scope="row">{text_of(name)}</th>{"".join(f"<td>{_setting_text(value)}</td>" for value in values)}</tr>'
         for name, values in differing.items()
     )
     table = f'<table><thead><tr><th scope="col">setting</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
@@ -105,17 +106,17 @@ def settings(runs: Sequence[Run]) -> str:
 
 def samples(runs: Sequence[Run]) -> str:
     """Return the samples of each run during training: a few, evenly spaced, and the others folded."""
-    return f'<div class="columns">{"".join(_samples_of(run, color) for color, run in enumerate(runs))}</div>'
+    return f'<div class="columns">{"".join(_run_samples(run, color) for color, run in enumerate(runs))}</div>'
 
 
-def _samples_of(run: Run, color: int) -> str:
+def _run_samples(run: Run, color: int) -> str:
     title = f"<h3>{name_of(run, color)}</h3>"
     if not run.samples:
         return (
             f'<div>{title}<p class="note">No samples were recorded (train without --no-samples records them).</p></div>'
         )
     losses = {line["step"]: float(line["loss"]) for line in run.validations}
-    items = [_sample(line, losses.get(line["step"])) for line in run.samples]
+    items = [_sample_item(line, losses.get(line["step"])) for line in run.samples]
     last = len(items) - 1
     chosen = sorted({round(i * last / max(OPEN_SAMPLES - 1, 1)) for i in range(OPEN_SAMPLES)})
     seen = f"<ol class='samples'>{''.join(items[i] for i in chosen)}</ol>"
@@ -126,6 +127,6 @@ def _samples_of(run: Run, color: int) -> str:
     return f"<div>{title}{seen}{more}</div>"
 
 
-def _sample(line: dict[str, Any], loss: float | None) -> str:
+def _sample_item(line: dict[str, Any], loss: float | None) -> str:
     at = f"step {line['step']:,}" + ("" if loss is None else f" · loss {loss:.3f}")
     return f"<li><span>{at}</span><blockquote>{text_of(line['text'])}</blockquote></li>"

@@ -12,7 +12,7 @@ from unrolled.bench.parity.agreement import Agreement, Implementation, implement
 from unrolled.bench.parity.agreement import compare as compare_all
 from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import err, out, print_json, warn
-from unrolled.cli.terminal.exit_codes import FAILED
+from unrolled.cli.terminal.exit_codes import CHECK_FAILED
 from unrolled.cli.terminal.tables import percentage, rate, table
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX
 
@@ -43,7 +43,7 @@ def compare(
     others = agreements[1:]  # the first is the reference
     if others and all(one.error is not None for one in others):
         warn(err, "nothing was compared: the reference alone ran")
-        raise typer.Exit(FAILED)
+        raise typer.Exit(CHECK_FAILED)
 
 
 def run_compare(

@@ -13,7 +13,7 @@ from rich.console import Console
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.effects import without_effect
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
-from unrolled.cli.terminal.exit_codes import FAILED, INTERRUPTED
+from unrolled.cli.terminal.exit_codes import CHECK_FAILED, INTERRUPTED
 from unrolled.cli.terminal.study_display import StudyDisplay, trial_tables
 from unrolled.cli.terminal.tables import show_tables, table_width
 from unrolled.cli.verbs.train_settings import with_settings
@@ -102,7 +102,7 @@ def tune(
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if result.best is None:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(CHECK_FAILED)
 
 
 def _json_values(result: StudyResult, read: list[dict[str, Any]], output: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import out, print_json
-from unrolled.cli.terminal.exit_codes import FAILED
+from unrolled.cli.terminal.exit_codes import CHECK_FAILED
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file
 from unrolled.export.verification.verify import verify as checks_of
 from unrolled.runtime import load
@@ -47,4 +47,4 @@ def verify(
             out.print("No checkpoint that it was made of lies beside it; it was checked by what it says of itself.")
         out.print(Text(f"{path} is what it says.", style="bold"))
     if not ok:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(CHECK_FAILED)

@@ -37,7 +37,7 @@ from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.trainable import Trainable
 from unrolled.report.charts import nice_ticks
-from unrolled.report.heldout import _rows, find_corpus, held_out
+from unrolled.report.heldout import _id_rows, find_corpus, held_out
 from unrolled.report.image import OPACITY_LEVELS, heat_map
 from unrolled.report.page import page, write_report
 from unrolled.report.probe import gradient_reach, parameter_gradients, read_rows, windows
@@ -246,7 +246,7 @@ def test_the_name_of_a_corpus_of_many_files_is_no_error(tmp_path: Path) -> None:
 def test_no_word_of_the_held_out_text_is_cut_in_two(most: int) -> None:
     text = "antidisestablishmentarianism is long " * 20
     tokenizer = WordTokenizer.fit(text)
-    (row,) = _rows(text, tokenizer, most)
+    (row,) = _id_rows(text, tokenizer, most)
     assert row.tolist() == tokenizer.encode(text)[: most + 1].tolist()
 
 

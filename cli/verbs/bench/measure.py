@@ -36,7 +36,7 @@ from unrolled.cli.options.benchmarks import (
 from unrolled.cli.options.shared import refuse_unused
 from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err
-from unrolled.cli.terminal.exit_codes import FAILED
+from unrolled.cli.terminal.exit_codes import CHECK_FAILED
 from unrolled.cli.terminal.measurements import show_measurements
 from unrolled.engine.cores import usable_cores
 
@@ -79,7 +79,7 @@ def _measure_workloads(
                 keep(line)
     show_measurements(lines)
     if not any(line.get("parity") == "ok" for line in lines):
-        raise typer.Exit(FAILED)
+        raise typer.Exit(CHECK_FAILED)
 
 
 def train(

@@ -15,7 +15,7 @@ from unrolled.bench.results.tables import markdown as markdown_tables
 from unrolled.cli.options.shared import Overwrite
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import err, out, warn
-from unrolled.cli.terminal.exit_codes import FAILED
+from unrolled.cli.terminal.exit_codes import CHECK_FAILED
 from unrolled.cli.terminal.measurements import show_measurements
 from unrolled.cli.terminal.tables import show_tables, table
 
@@ -73,4 +73,4 @@ def compare(
     for name, why in lost.items():
         warn(out, f"{name}: measured before, now {why}")
     if fail_above is not None and (lost or any(change.ratio > 1 + fail_above / 100 for change in slower)):
-        raise typer.Exit(FAILED)
+        raise typer.Exit(CHECK_FAILED)
