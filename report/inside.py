@@ -37,12 +37,12 @@ class RunProbe(NamedTuple):
 
 def probe_run(run: Run, corpus: Corpus | None) -> RunProbe:
     """Read the held-out text of a run, and compute gradients on it."""
-    found = try_held_out(run.checkpoint, run.path, corpus, GRADIENT_TOKENS)
-    if isinstance(found, str):
-        return RunProbe(found)
-    ids = windows(found.rows)
+    text = try_held_out(run.checkpoint, run.path, corpus, GRADIENT_TOKENS)
+    if isinstance(text, str):
+        return RunProbe(text)
+    ids = windows(text.rows)
     return RunProbe(
-        found, read_rows(run.checkpoint, _leading_rows(found, READ_TOKENS)), gradient_reach(run.checkpoint, ids),
+        text, read_rows(run.checkpoint, _leading_rows(text, READ_TOKENS)), gradient_reach(run.checkpoint, ids),
         parameter_gradients(run.checkpoint, ids),
     )  # fmt: skip
 
@@ -57,13 +57,13 @@ def _leading_rows(text: HeldOut, most: int) -> list[np.ndarray]:
     return rows
 
 
-def reading_sections(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
+def reading_sections(runs: Sequence[Run], probes: Sequence[RunProbe]) -> str:
     """Return the text, tinted by the surprise of each run."""
-    made = "".join(
-        f'<div class="reading"><h3>{name_of(run, color)}</h3>{_tinted_text(run, one)}</div>'
-        for color, (run, one) in enumerate(zip(runs, found, strict=True))
+    sections = "".join(
+        f'<div class="reading"><h3>{name_of(run, color)}</h3>{_tinted_text(run, probe)}</div>'
+        for color, (run, probe) in enumerate(zip(runs, probes, strict=True))
     )
-    return f'<div class="columns readings">{made}</div>'
+    return f'<div class="columns readings">{sections}</div>'
 
 
 def _left_out_note(reason: str) -> str:
@@ -73,35 +73,35 @@ def _left_out_note(reason: str) -> str:
 def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
     """Return what each token adds to the text; a part of a character is added with the token that completes it."""
     streamer = tokenizer.streamer()
-    found = [streamer.feed(token) for token in tokens]
-    if found:
-        found[-1] += streamer.flush()
-    return found
+    added = [streamer.feed(token) for token in tokens]
+    if added:
+        added[-1] += streamer.flush()
+    return added
 
 
 def _vocabulary_entry(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.vocabulary[token]
 
 
-def _tinted_text(run: Run, found: RunProbe) -> str:
-    if isinstance(found.text, str) or found.reading is None:
-        return _left_out_note(str(found.text))
-    tokenizer, reading = run.checkpoint.tokenizer, found.reading
+def _tinted_text(run: Run, probe: RunProbe) -> str:
+    if isinstance(probe.text, str) or probe.reading is None:
+        return _left_out_note(str(probe.text))
+    tokenizer, reading = run.checkpoint.tokenizer, probe.reading
     blind = math.log(run.checkpoint.config.vocab_size)
-    shown = pieces(tokenizer, [one.token for one in reading.surprises])
+    shown = pieces(tokenizer, [surprise.token for surprise in reading.surprises])
     spans, details = [], []
-    for place, (one, piece) in enumerate(zip(reading.surprises, shown, strict=True)):
-        shade = min(SHADES, round(SHADES * one.nats / blind)) if blind > 0 else 0
+    for place, (surprise, piece) in enumerate(zip(reading.surprises, shown, strict=True)):
+        shade = min(SHADES, round(SHADES * surprise.nats / blind)) if blind > 0 else 0
         border = "<br>" if place in reading.starts[1:] else ""
         visible = text_of(piece).replace("\n", '<span class="end">⏎</span>\n') or '<span class="end">·</span>'
-        hint = f"{one.nats:.2f} nats, p = {math.exp(-one.nats):.1%}"
+        hint = f"{surprise.nats:.2f} nats, p = {math.exp(-surprise.nats):.1%}"
         spans.append(f'{border}<span class="s{shade}" title="{hint}">{visible}</span>')
-        likely = [[_vocabulary_entry(tokenizer, token), round(p, 4)] for token, p in one.likely]
-        details.append([_vocabulary_entry(tokenizer, one.token), round(one.nats, 3), likely])
-    mean = float(np.mean([one.nats for one in reading.surprises]))
+        likely = [[_vocabulary_entry(tokenizer, token), round(p, 4)] for token, p in surprise.likely]
+        details.append([_vocabulary_entry(tokenizer, surprise.token), round(surprise.nats, 3), likely])
+    mean = float(np.mean([surprise.nats for surprise in reading.surprises]))
     scale = "".join(f'<i class="s{shade}"></i>' for shade in range(SHADES + 1))
     return (
-        f'<p class="note">{len(spans)} tokens at {mean:.3f} nats each: {text_of(found.text.source)}.</p>'
+        f'<p class="note">{len(spans)} tokens at {mean:.3f} nats each: {text_of(probe.text.source)}.</p>'
         f'<div class="text" tabindex="0" role="group" aria-label="Text tinted by surprise. Arrow keys read the tokens.">'
         f'{"".join(spans)}</div><div class="under"><output class="readout" aria-live="polite">'
         "Point at a token, or use the arrow keys in the text.</output>"
@@ -110,20 +110,20 @@ def _tinted_text(run: Run, found: RunProbe) -> str:
     )
 
 
-def gate_sections(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
+def gate_sections(runs: Sequence[Run], probes: Sequence[RunProbe]) -> str:
     """Return the gates of each run, folded except for the first run."""
-    made = []
-    for color, (run, one) in enumerate(zip(runs, found, strict=True)):
-        if isinstance(one.text, str) or one.reading is None:
-            inner = _left_out_note(str(one.text))
+    sections = []
+    for color, (run, probe) in enumerate(zip(runs, probes, strict=True)):
+        if isinstance(probe.text, str) or probe.reading is None:
+            inner = _left_out_note(str(probe.text))
         else:
-            letters = _column_letters(run, one.reading)
-            inner = "".join(_gate_section(gate, letters) for gate in one.reading.gates)
+            letters = _column_letters(run, probe.reading)
+            inner = "".join(_gate_section(gate, letters) for gate in probe.reading.gates)
         opened = " open" if color == 0 else ""
-        made.append(
+        sections.append(
             f"<details class='gates'{opened}><summary>{name_of(run, color)} {text_of(run.title)}</summary>{inner}</details>"
         )
-    return "".join(made)
+    return "".join(sections)
 
 
 def _column_letters(run: Run, reading: TextProbe) -> list[str] | None:
@@ -174,36 +174,38 @@ def _gate_section(gate: Gate, letters: list[str] | None) -> str:
     )
 
 
-def gradient_section(runs: Sequence[Run], found: Sequence[RunProbe]) -> str:
+def gradient_section(runs: Sequence[Run], probes: Sequence[RunProbe]) -> str:
     """Return the reach of gradients, all runs and layers in one figure, and a table of norms by parameter."""
     lines = []
-    for color, (run, one) in enumerate(zip(runs, found, strict=True)):
-        if one.reach is None:
+    for color, (run, probe) in enumerate(zip(runs, probes, strict=True)):
+        if probe.reach is None:
             continue
-        for layer, norms in enumerate(one.reach):
-            label = run.label if len(one.reach) == 1 else f"{run.label}, layer {layer + 1}"
+        for layer, norms in enumerate(probe.reach):
+            label = run.label if len(probe.reach) == 1 else f"{run.label}, layer {layer + 1}"
             lines.append(ChartLine(label, color, np.arange(len(norms), dtype=float), norms))
     if not lines:
-        return _left_out_note(str(found[0].text))
+        return _left_out_note(str(probes[0].text))
     highest = max(float(line.y.max()) for line in lines)
     low = max(min(float(line.y[line.y > 0].min(initial=highest)) for line in lines), highest * 1e-12)
     chart = line_chart(
         "How far back gradients reach", lines, Axis("T − t, tokens back", low=0.0),
         Axis("‖∂L(T) / ∂h(t)‖, median over pieces of text, logarithmic", low / 1.5, highest * 1.5, log=True), "wide",
     )  # fmt: skip
-    tables = "".join(_norm_table(run, color, one) for color, (run, one) in enumerate(zip(runs, found, strict=True)))
+    tables = "".join(
+        _norm_table(run, color, probe) for color, (run, probe) in enumerate(zip(runs, probes, strict=True))
+    )
     return chart + f'<div class="columns">{tables}</div>'
 
 
-def _norm_table(run: Run, color: int, found: RunProbe) -> str:
-    if found.norms is None:
-        return f"<div><h3>{name_of(run, color)}</h3>{_left_out_note(str(found.text))}</div>"
-    top = max(gradient for _, gradient in found.norms.values()) or 1.0
+def _norm_table(run: Run, color: int, probe: RunProbe) -> str:
+    if probe.norms is None:
+        return f"<div><h3>{name_of(run, color)}</h3>{_left_out_note(str(probe.text))}</div>"
+    top = max(gradient for _, gradient in probe.norms.values()) or 1.0
     rows = "".join(
         f'<tr><th scope="row">{text_of(name)}</th><td class="bar"><i class="c{color % COLOR_COUNT}" '
         f'style="width:{gradient / top:.1%}"></i></td><td class="number">{gradient:.2e}</td>'
         f'<td class="number">{weight:.3g}</td></tr>'
-        for name, (weight, gradient) in found.norms.items()
+        for name, (weight, gradient) in probe.norms.items()
     )
     head = (
         '<th scope="col">parameter</th><th scope="col" colspan="2">gradient norm</th><th scope="col">weight norm</th>'

@@ -1,4 +1,4 @@
-"""The command as its users see it: exit codes, standard output, standard error, files."""
+"""Tests of the command from outside: exit codes, standard output, standard error, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verb for which everything failed does not end with 0; one for which something worked does."""
+"""Tests of exit codes: not 0 if everything failed, 0 if something succeeded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``unrolled generate --input`` as its users see it: exit codes, standard output and error, files."""
+"""Tests of ``unrolled generate --input`` from outside: exit codes, standard output and error, files."""
 
 from __future__ import annotations
 

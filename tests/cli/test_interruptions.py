@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at named points of every verb: one line, exit code 130, nothing half written.
+"""Tests of Ctrl-C and SIGTERM at named points of every verb: one line, exit code 130, no partial files.
 
 The process under test sends the signal to itself where Python announces an import or the opening of a file to audit hooks,
 so nothing depends on time.

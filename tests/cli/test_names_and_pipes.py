@@ -1,4 +1,4 @@
-"""Every verb with files whose names are not UTF-8, and with pipes in the place of files."""
+"""Tests of every verb with file names that are not UTF-8, and with pipes instead of files."""
 
 from __future__ import annotations
 

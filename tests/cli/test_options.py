@@ -1,4 +1,4 @@
-"""Every option of every verb has an effect, or is refused, or a line says that it has none."""
+"""Tests that every option of every verb has an effect, is refused, or causes a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One word for all verbs that write: an existing output is refused before any work is done, and --overwrite replaces it."""
+"""Tests of --overwrite in all verbs: without it an existing output is refused before any work is done."""
 
 from __future__ import annotations
 

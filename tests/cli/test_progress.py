@@ -1,4 +1,4 @@
-"""The display of a training: what it says, in how many columns, and that it draws no more often than it may."""
+"""Tests of the display of a training: its text, its width, and its share of the time."""
 
 from __future__ import annotations
 

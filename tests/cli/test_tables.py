@@ -1,4 +1,4 @@
-"""Tables in a terminal of 80 columns: nothing is wider, no number is cut, and each column stands under its name."""
+"""Tests of tables in a terminal of 80 columns: no line is wider, no number is cut, columns are aligned with their names."""
 
 from __future__ import annotations
 

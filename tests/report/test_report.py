@@ -1,4 +1,4 @@
-"""The report page and the event files: values against what was computed apart from them; hostile text stays text."""
+"""Tests of the report page and event files: values against independent computations, and escaping of hostile text."""
 
 from __future__ import annotations
 

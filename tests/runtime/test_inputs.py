@@ -1,4 +1,4 @@
-"""Texts in any ordered container; named errors for anything that is no text, model, context or config."""
+"""Tests of arguments: texts in any ordered container, and errors for anything that is no text, model, context or config."""
 
 from __future__ import annotations
 

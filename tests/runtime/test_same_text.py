@@ -1,4 +1,4 @@
-"""The same prompts and seeds, written by every engine and file: the same tokens, or a difference that rounding explains.
+"""Tests that every engine and file generates equal tokens for equal prompts and seeds, apart from rounding.
 
 The programs in ``runtime/hosts`` are held against the same texts in their own tests.
 """

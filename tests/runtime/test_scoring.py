@@ -1,4 +1,4 @@
-"""Scores of texts against a walk in plain Python, token by token; and the same from every engine and from eval."""
+"""Tests of scores of texts: against plain Python, token by token, and equal on every engine and in eval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of the tests: rows, runs to the end, and runs that are interrupted."""
+"""Jobs for tests: rows, complete runs and interrupted runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = GenerationConfig(max_new_tokens=6, stop=("b",), seed=5)
 
 
 def prompts(count: int, seed: int = 3) -> list[dict[str, Any]]:
-    """Rows of different lengths, some with settings of their own."""
+    """Return rows of different lengths, some with settings of their own."""
     rng = np.random.default_rng(seed)
     made: list[dict[str, Any]] = []
     for i in range(count):
@@ -37,7 +37,7 @@ def write_input(folder: Path, rows: list[Any], name: str = "in.jsonl") -> str:
 
 
 def mixed(count: int) -> list[Any]:
-    """Rows with a bad one here and there, at both ends too."""
+    """Return rows with bad ones among them, also at both ends."""
     rows: list[Any] = prompts(count)
     for place, bad in ((0, "{"), (count // 2, {"prompt": "Ω"}), (count // 2 + 1, {"id": 1, "prompt": "a", "top_p": 2})):
         rows.insert(place, bad)
@@ -49,20 +49,20 @@ def records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def is_complete(output: Path) -> bool:
-    """Return whether the file that identifies a job has digests of whole blocks alone, and says that there are no more."""
+    """Return whether the job file has digests of whole blocks only, and is marked complete."""
     _, _, rest = Path(f"{output}.job").read_bytes().partition(b"\n}\n")
     return re.fullmatch(rb"([0-9a-f]{64}\n)*complete\n", rest) is not None
 
 
 def done(model: StepModel, folder: Path, rows: list[Any], name: str = "out.jsonl", **settings: Any) -> Path:
-    """The output of an uninterrupted job."""
+    """Run a job without interruption, and return its output."""
     output = folder / name
     run_job(model, Job(write_input(folder, rows), str(output), **{"lanes": LANES, **settings}), CONFIG)
     return output
 
 
 class Stop:
-    """An observer that ends the job, as Ctrl-C would, when so many rows are over."""
+    """Observer that interrupts the job, as Ctrl-C would, after a number of rows."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -73,7 +73,7 @@ class Stop:
 
 
 def interrupted(model: StepModel, folder: Path, rows: list[Any], at: int, **settings: Any) -> tuple[Path, Job]:
-    """A job that was ended when ``at`` rows were over."""
+    """Run a job that is interrupted after ``at`` rows; return its output and the job."""
     output = folder / "part.jsonl"
     source = write_input(folder, rows)
     job = Job(source, str(output), lanes=LANES, resume=True, **settings)

@@ -1,4 +1,4 @@
-"""Jobs: lines in the order of the rows, with what each row asks for, and an error where a row cannot be served."""
+"""Tests of jobs: lines in the order of the rows, with the settings of each row, and errors of rows that cannot be served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that end early: full disks, kills, signals and pipes leave whole lines."""
+"""Tests of jobs that end early: full disks, kills, signals and pipes leave whole lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that are resumed: gone on with byte for byte, and refused where anything differs."""
+"""Tests of resumed jobs: the same bytes as without interruption, and refusal if anything differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt files: what every format gives, what a row may be, and what becomes of rows that are not."""
+"""Tests of prompt files: rows of every format, their settings, and bad rows."""
 
 from __future__ import annotations
 

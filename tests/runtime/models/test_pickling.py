@@ -1,4 +1,4 @@
-"""Models, contexts, configs and results as values: pickled, copied, and sent to processes; what cannot be says what to do."""
+"""Tests of pickling, copying and sending models, contexts, configs and results to processes."""
 
 from __future__ import annotations
 
