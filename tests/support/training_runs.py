@@ -1,4 +1,4 @@
-"""Trainables of every engine, and an observer that records what a training reports."""
+"""Trainables of every engine, a small experiment, and an observer that records the events of a training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import models
 import numpy as np
 import pytest
 
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.runs.experiment import Experiment, ModelSettings
+from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent, ValidationEvent
 from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 from unrolled.export.training_engines import make_trainable
+
+TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40
 
 
 def engine(
@@ -22,6 +27,14 @@ def engine(
         pytest.importorskip("torch", reason="the torch extra is not installed")
     optimizer = optimizer or OptimizerConfig(learning_rate=0.01)
     return make_trainable(name, config, models.params(config, dtype), optimizer, 1.0)
+
+
+def experiment(batching: str = "stream", level: str = "char", **model: object) -> Experiment:
+    return Experiment(
+        TrainingConfig(steps=12, validate_every=5, seed=4),
+        DataConfig(level=level, batching=batching, batch_size=4, length=16, split=(0.8, 0.2, 0.0)),
+        ModelSettings(**{"cell": "gru", "hidden_size": 12, "embedding_size": 8, **model}),  # type: ignore[arg-type]
+    )
 
 
 class Log(TrainingObserver):
