@@ -23,7 +23,7 @@ from unrolled.engine.processes.worker import WorkerProcess, python_module
 
 
 class ContestantProcess(WorkerProcess):
-    """The process of one setting of a peer.
+    """Process of one setting of a peer.
 
     Args:
         job: ``peer``, ``setting``, ``workload``, ``threads``, and ``seconds`` of a round.
@@ -49,7 +49,7 @@ class ContestantProcess(WorkerProcess):
 
 
 class TimedContestant:
-    """The worker's side: set up by the first message, timed once for each further one."""
+    """Worker's side of the process: the first message sets the contestant up, each further one times a round."""
 
     def answer(self, message: Message) -> dict[str, Any]:
         """Return the answer to a message; see the module."""

@@ -41,11 +41,11 @@ class Peer:
 
     @property
     def available(self) -> bool:
-        """Whether its library is installed."""
+        """Return whether its library is installed."""
         return importlib.util.find_spec(self.needs) is not None
 
     def maker(self, suite: str) -> ContestantMaker | None:
-        """Return what makes its contestants of a suite; None where it does not take part."""
+        """Return the maker of its contestants for a suite; None where it does not take part."""
         return self.train if suite == "train" else self.generate
 
     def settings_of(self, suite: str) -> dict[str, PeerSetting]:

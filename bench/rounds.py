@@ -1,4 +1,4 @@
-"""From timed rounds to lines of measurements."""
+"""Timed rounds of settings, and the lines of measurements that are made of them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class TimedSetting(NamedTuple):
 
     @property
     def median(self) -> float:
+        """Return the median seconds of its rounds."""
         return float(np.median(self.rounds))
 
 

@@ -22,7 +22,7 @@ FAR_BEHIND = 1.3  # times the time of its peer's best setting: a setting this sl
 
 
 class Effort(NamedTuple):
-    """How long a workload is measured."""
+    """Number and length of the rounds of a workload."""
 
     rounds: int = 7
     seconds: float = 0.3  # of a round
@@ -33,7 +33,7 @@ QUICK = Effort(rounds=3, seconds=0.1, patience=120.0)
 
 
 class Contest(NamedTuple):
-    """Everything that the contestants of one workload have in common."""
+    """Settings that all contestants of one workload share."""
 
     work: Workload
     threads: int

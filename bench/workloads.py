@@ -46,17 +46,17 @@ class Workload:
 
     @property
     def config(self) -> ModelConfig:
-        """The model."""
+        """Return the configuration of the model."""
         return ModelConfig(self.cell, self.vocab, self.embedding, self.hidden, self.layers)
 
     @property
     def tokens(self) -> int:
-        """Tokens of one training step, or of one run of generation."""
+        """Return the tokens of one training step, or of one run of generation."""
         return self.batch * self.length
 
     @property
     def flops(self) -> float:
-        """Floating-point operations that are needed, the same for every peer.
+        """Return the floating-point operations that are needed, the same for every peer.
 
         A product of (M, K) by (K, N) counts 2·M·K·N. Training needs each product three times: forward, gradient of the
         weights, gradient of the input. The first layer's input product is needed once for each token of the vocabulary or
@@ -74,13 +74,13 @@ class Workload:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the float32 weights that one step of generation reads."""
+        """Return the bytes of the float32 weights that one step of generation reads."""
         H, gates = self.hidden, self.config.spec.gates
         return 4 * (H * gates * H * (2 * self.layers - 1) + H * self.vocab)
 
     @property
     def title(self) -> str:
-        """Name with all sizes, for displays."""
+        """Return a name with all sizes, for displays."""
         rest = f"T = {self.length}, V = {self.vocab}, E = {self.embedding}"
         return f"{self.cell} {self.layers} × {self.hidden}, B = {self.batch}, {rest}"
 

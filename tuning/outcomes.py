@@ -52,7 +52,7 @@ class StudyResult:
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial with the lowest loss."""
+        """Return the complete trial with the lowest loss; None if no trial is complete."""
         return self.trials[0] if self.trials and self.trials[0].state == "complete" else None
 
 

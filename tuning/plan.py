@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def lanes(self) -> int | None:
-        """Lanes of validation if batch sizes are searched, else None; fewer lanes start from a zero state less often."""
+        """Return the lanes of validation if batch sizes are searched, else None; fewer of them start from zero states less often."""
         domain = self.space.get("batch")
         return None if domain is None else min(int(value) for value in domain.extremes if value is not None)
 

@@ -32,7 +32,7 @@ class Numbers:
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """Values that are checked before a study: both ends."""
+        """Return the values that are checked before a study: both ends."""
         return self.low, self.high
 
     def holds(self, value: Value) -> bool:
@@ -51,7 +51,7 @@ class Choices:
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """Values that are checked before a study: all."""
+        """Return the values that are checked before a study: all."""
         return self.values
 
     def holds(self, value: Value) -> bool:

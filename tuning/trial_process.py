@@ -51,7 +51,7 @@ def _unpack_corpus(values: dict[str, Any]) -> Corpus | EncodedCorpus:
 
 
 class TrialService:
-    """The worker's side: runs trials, and is their ``TrialListener``."""
+    """Worker's side of the process, which runs trials and is their ``TrialListener``."""
 
     def __init__(self, corpus: Corpus | EncodedCorpus, channel: ParentChannel) -> None:
         self._corpus, self._channel = corpus, channel

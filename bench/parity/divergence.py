@@ -26,7 +26,7 @@ ROWS_AT_ONCE = 256  # of a batch that reads them again
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first token in which a text differs from the reference's."""
+    """First token in which a text differs from the reference's."""
 
     index: int  # of the text, on which its uniforms depend
     step: int
@@ -36,7 +36,7 @@ class Divergence:
 
     @property
     def explained(self) -> bool:
-        """Whether rounding explains the divergence."""
+        """Return whether rounding explains the divergence."""
         return self.margin is not None and self.margin <= BORDER
 
     def to_dict(self) -> dict[str, Any]:

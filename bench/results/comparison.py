@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """New time divided by old."""
+        """Return the new time divided by the old one."""
         return self.new_s / self.old_s
 
 

@@ -27,6 +27,7 @@ GraphRunner = Callable[[GraphArrays], GraphArrays]
 
 
 def open_onnxruntime(path: str, settings: dict[str, Any]) -> GraphRunner:
+    """Open a graph in onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -35,6 +36,7 @@ def open_onnxruntime(path: str, settings: dict[str, Any]) -> GraphRunner:
 
 
 def open_reference(path: str, settings: dict[str, Any]) -> GraphRunner:
+    """Open a graph in onnx's reference evaluator, with the operators of the settings."""
     from onnx.reference import ReferenceEvaluator
 
     operators = []
@@ -50,6 +52,7 @@ def open_reference(path: str, settings: dict[str, Any]) -> GraphRunner:
 
 
 def open_openvino(path: str, settings: dict[str, Any]) -> GraphRunner:
+    """Open a graph in OpenVINO, with the options of the settings."""
     import openvino
 
     core, options = openvino.Core(), dict(settings["options"])
@@ -69,6 +72,7 @@ def open_openvino(path: str, settings: dict[str, Any]) -> GraphRunner:
 
 
 def open_tract(path: str, settings: dict[str, Any]) -> GraphRunner:
+    """Open a graph in tract."""
     import tract
 
     model = tract.onnx().load(path)
@@ -113,6 +117,7 @@ def _pack(arrays: GraphArrays) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Send the version, then answer jobs until the input ends."""
     name, operators = sys.argv[1], sys.argv[2]
     package, open_model = PYTHON_RUNTIMES[name]
     answers = os.fdopen(os.dup(1), "w")
