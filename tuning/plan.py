@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def lanes(self) -> int | None:
-        """Return the lanes of validation if batch sizes are searched, else None; fewer of them start from zero states less often."""
+        """Return the lanes of validation if batch sizes are searched: as few as any, as each starts from a zero state."""
         domain = self.space.get("batch")
         return None if domain is None else min(int(value) for value in domain.extremes if value is not None)
 
