@@ -19,13 +19,14 @@ from unrolled.engine.models.layers.functions import LayerFunctions
 
 
 class CellKernel(NamedTuple):
-    """A compiled cell; contract and formulas in ``unrolled.engine.models.cells``."""
+    """Compiled cell; contract and formulas in ``unrolled.engine.models.cells``."""
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
 
 
 def _layers_with(packing: Packing) -> LayerFunctions:
+    """Return the layers whose products have factors of a format."""
     return LayerFunctions(
         zeros,
         embedding.embedding_forward,

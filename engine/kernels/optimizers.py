@@ -48,6 +48,7 @@ def _sgd_kernel(
     part: int, parts: int, param: NDArray, grad: NDArray, first: NDArray, lr: float, scale: float, decay: float,
     momentum: float,
 ) -> None:  # fmt: skip
+    """Update parameters by SGD, with momentum if it is not 0."""
     N, number = param.shape[0], param.dtype.type
     rate, scaled, decayed, kept = number(lr), number(scale), number(decay), number(momentum)
     begin, end = part * N // parts, (part + 1) * N // parts
@@ -71,6 +72,7 @@ def _rmsprop_kernel(
     part: int, parts: int, param: NDArray, grad: NDArray, second: NDArray, lr: float, scale: float, decay: float,
     alpha: float, eps: float,
 ) -> None:  # fmt: skip
+    """Update parameters by RMSprop."""
     N, number = param.shape[0], param.dtype.type
     rate, scaled, decayed, small = number(lr), number(scale), number(decay), number(eps)
     kept, new = number(alpha), number(1 - alpha)
@@ -93,6 +95,7 @@ def _rmsprop(config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Mo
 def _adam_kernel(
     part: int, parts: int, param: NDArray, grad: NDArray, first: NDArray, second: NDArray, constants: NDArray,
 ) -> None:  # fmt: skip
+    """Update parameters by Adam or AdamW; ``_run_adam`` lists the constants, which have the dtype of the parameters."""
     N = param.shape[0]
     begin, end = part * N // parts, (part + 1) * N // parts
     p, g, m, v = param[begin:end], grad[begin:end], first[begin:end], second[begin:end]
@@ -112,6 +115,7 @@ def _run_adam(
     config: OptimizerConfig, param: NDArray, grad: NDArray, moments: Moments, scalars: UpdateScalars, decay: float,
     kept: float,
 ) -> None:  # fmt: skip
+    """Run Adam with L2 ``decay``, after the parameters are multiplied by ``kept``."""
     rate, step, scale = scalars
     root_scale = 1 / math.sqrt(1 - config.beta2**step)
     rate /= 1 - config.beta1**step

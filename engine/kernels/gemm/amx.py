@@ -52,6 +52,7 @@ def _configurations() -> bytes:
 
 
 def _call(builder: Any, name: str, values: list[Any]) -> None:
+    """Call an instruction by its name in LLVM."""
     call_llvm(builder, f"llvm.x86.{name}", ir.VoidType(), values)
 
 
@@ -213,7 +214,7 @@ def _columns(
     a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, p: int, start: NDArray, start_at: int,
     start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, columns: int,
 ) -> None:  # fmt: skip
-    """``rows`` rows from the start of panel p on; 16 columns are written, or 32 where there are more. Shapes are set."""
+    """Multiply with panel p, 32 rows at a time; writes 16 columns, or 32 if ``columns`` is more. Tiles are configured."""
     panel_at = p * K * W
     wide, high = columns > LANES, rows > ROWS
     for r in range(0, rows, 2 * ROWS):
@@ -237,11 +238,11 @@ def _rows(
     a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, first: int, start: NDArray, start_at: int,
     start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
-    """Up to 32 rows, or a multiple of 32."""
+    """Multiply up to 32 rows, or a multiple of 32, with all panels."""
     if rows > 1:
         configure(min(rows, 2 * ROWS))
     whole, edge = N // W, N % W
-    # few rows wait for their own sums: two panels at once keep twice as many going
+    # few rows wait for their own sums: two panels at once keep twice as many in flight
     pairs = whole // 2 if rows <= ROWS else 0
     pieces = whole - pairs + (1 if edge > 0 else 0)
     for i in range(pieces):
@@ -267,13 +268,13 @@ def multiply(
     a: NDArray, a_at: int, a_row: int, panels: NDArray, K: int, W: int, first: int, start: NDArray, start_at: int,
     start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
-    """C = start + A @ B for ``rows`` rows of words and the N columns from the start of panel ``first`` on, on one thread.
+    """C = start + A @ B for ``rows`` rows of words and the N columns from panel ``first`` on, on one thread.
 
-    All flat: A's rows ``a_row`` apart, panels of K words and W columns, rows of ``start`` and C so far apart. ``back``: the
-    last first.
+    All arrays are flat: rows of A, ``start`` and C are ``a_row``, ``start_row`` and ``c_row`` items apart, panels have K words
+    and W columns. ``back`` multiplies the last columns first.
 
-    One row goes without tiles: while other work runs on the same core a tile takes four times as long to fill, 25 GB/s of
-    weights, and the FMA does the same at 50 (67 and 105 on a core of one's own; Emerald Rapids, 512 KB).
+    A single row is multiplied without tiles (``_emit_row``): while other work runs on the same core, tiles read 25 GB/s of
+    weights and FMAs 50 (67 and 105 on a core without other work; Emerald Rapids, 512 KB).
     """
     many = rows // (2 * ROWS) * (2 * ROWS)
     if many > 0:

@@ -99,6 +99,7 @@ class _Tile:
         self._columns = [number(v * self._lanes) for v in range(width)]
 
     def _row_pointers(self, data: Any, at: Any, stride: Any) -> list[Any]:
+        """Return pointers to the rows, ``stride`` apart from ``at`` on."""
         b = self._builder
         return [b.gep(data, [b.add(at, b.mul(stride, number(r)))]) for r in range(self._rows)]
 
@@ -148,6 +149,7 @@ class _Tile:
         return following
 
     def _add_product(self, x: Any, y: Any, total: Any) -> Any:
+        """Return total + x·y, lane by lane."""
         if self._factors != self._sums:
             return bf16.add_product(self._builder, x, y, total)
         # one FMA, or a multiplication and an addition on a processor without: llvm.fma would call the C library for each

@@ -26,8 +26,8 @@ if getattr(numba.config, "DISABLE_JIT", 0):
 # contract: a multiplication and an addition may become one FMA; nothing is reordered.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 
-# Parameters whose constants are worth code of their own: with strides of A that are known, eight rows of a tile need one
-# address instead of eight. The weight gradients take 1.03 times as long without.
+# Parameters for whose constants a function is compiled again: with constant strides of A, eight rows of a tile need one
+# address instead of eight. Weight gradients take 1.03 times as long without.
 CONSTANTS = {"a_row", "a_depth"}
 
 SOURCES = Path(__file__).parents[1]
@@ -42,6 +42,7 @@ def cached(dispatcher: Any) -> Any:
 
 
 def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Compile a function as ``compiled`` does, with Numba's ``options``."""
     dispatcher = cached(njit(**options)(function))
     pass_numbers_plainly(dispatcher, CONSTANTS)
     return dispatcher
@@ -50,15 +51,15 @@ def _compile(function: Callable[..., Any], options: dict[str, Any]) -> Any:
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function for the types of its arguments, from Python or from other compiled functions.
 
-    Constants of a compiled caller are passed like any other number, but for ``CONSTANTS``.
+    A constant that a compiled caller passes is an argument like any other, except for the parameters in ``CONSTANTS``.
     """
     return _compile(function, OPTIONS)
 
 
 def compiled_sum(function: Callable[..., Any]) -> Any:
-    """Compile a function whose sums LLVM may reorder into several that run side by side, the same every time.
+    """Compile a function in which LLVM may reorder additions, so that several partial sums run side by side.
 
-    For sums whose order nothing else has to repeat.
+    The order is the same in every run, but no other code can repeat it.
     """
     return _compile(function, {**OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}})
 
@@ -90,6 +91,7 @@ def cache_folder() -> Path:
 
 @functools.cache
 def _open_folder(chosen: str) -> Path:
+    """Return the first candidate that can be written, once stale kernels are dropped from it."""
     own_name = f"{SOURCES.name}_{hashlib.sha1(str(SOURCES).encode()).hexdigest()}"  # installations may share the others
     candidates = [SOURCES / "__pycache__", user_cache_folder() / own_name]
     for folder in [Path(chosen) / own_name, *candidates] if chosen else candidates:
@@ -100,6 +102,7 @@ def _open_folder(chosen: str) -> Path:
 
 
 def _can_write(folder: Path) -> bool:
+    """Return whether a file can be created in a folder, which is created if needed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -109,10 +112,10 @@ def _can_write(folder: Path) -> bool:
 
 
 def drop_stale_cache(sources: Path, cache: Path, variant: str = "") -> None:
-    """Remove cached kernels when any kernel's source has changed, or the ``variant`` that they are compiled in.
+    """Remove the cached kernels if any kernel's source, or the ``variant`` that they are compiled in, has changed.
 
-    Numba checks the file of the cached function only, and would go on with the old code of the functions that it calls.
-    Several processes may do it at once: a kernel whose file is gone is compiled again.
+    Numba checks the file of the cached function only, and would keep using old code of the functions that it calls. Several
+    processes may call this at the same time: a kernel whose file is missing is compiled again.
     """
     digest = hashlib.sha256(variant.encode())
     for source in sorted(sources.rglob("*.py")):

@@ -44,7 +44,7 @@ __all__ = [
 
 
 def target_machine() -> tuple[str, str, str]:
-    """Return LLVM's triple, processor and features that Numba compiles for; its settings may make them other than here."""
+    """Return LLVM's triple, processor and features that Numba compiles for; its settings may differ from this machine."""
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     return triple, cpu, features
 
@@ -62,9 +62,9 @@ def current_threads() -> Callable[[], int]:
 
 
 def pass_numbers_plainly(dispatcher: Any, constants: set[str]) -> None:
-    """Compile ``dispatcher`` once for all constants that compiled callers pass, but for the parameters in ``constants``.
+    """Compile ``dispatcher`` once for all constants that compiled callers pass, except for the parameters ``constants``.
 
-    Numba would compile it again for each of them.
+    Numba would compile it again for each constant.
     """
     resolve = dispatcher.get_call_template
     names = list(inspect.signature(dispatcher.py_func).parameters)
@@ -117,10 +117,10 @@ class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
 
 
 class _Files(caching.IndexDataCacheFile):
-    """Files of a function's compiled code, with names that no other process gives.
+    """Files of a function's compiled code, with names that no other process uses.
 
-    Numba numbers them without a lock. Of two processes that compile one function for different types at the same time, the
-    second would write its code into the first one's file, and whoever loads that later would run code for other types.
+    Numba numbers them without a lock. If two processes compiled one function for different types at the same time, the
+    second would write its code into the first one's file, and a later process would load code for other types.
     """
 
     def _data_name(self, number: int) -> str:
@@ -132,12 +132,16 @@ def _open_cache(function: Callable[..., Any], folder: Path) -> Any:
     """Return Numba's cache of a function, in ``folder``."""
 
     class Located(caching.CompileResultCacheImpl):
+        """How compile results are stored, and under which name."""
+
         def __init__(self, py_func: Callable[..., Any]) -> None:
             self._lineno, self._locator = py_func.__code__.co_firstlineno, _Folder(py_func, folder)
             name = f"{Path(inspect.getfile(py_func)).stem}.{py_func.__qualname__}"
             self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
 
     class Cache(caching.FunctionCache):
+        """Numba's cache of one function."""
+
         _impl_class = Located
 
     cache = Cache(function)
@@ -155,6 +159,7 @@ class _LazyCache:
         self._opened: Any = None
 
     def _open(self) -> Any:
+        """Return Numba's cache, which is opened at the first call."""
         if self._opened is None:
             self._opened = _open_cache(self._function, self._folder())
         return self._opened

@@ -40,6 +40,7 @@ def _slope(r: Vector) -> Vector:
 
 
 def _in_float64(x: Vector) -> bool:
+    """Return whether a formula is compiled for float64."""
     return isinstance(x.number, ir.DoubleType)
 
 

@@ -22,7 +22,7 @@ ROUNDED = 32  # numbers of a row that are rounded at a time
 
 
 class _FlatArrays:
-    """The flat arrays among an intrinsic's arguments, and places in them, in generated code."""
+    """Flat arrays among an intrinsic's arguments, and places in them, in generated code."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
         self._builder, self._args = builder, args

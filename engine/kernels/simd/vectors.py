@@ -84,9 +84,11 @@ class Vector:
         return self._each(self.builder.shl, self.constant(places))
 
     def _operand(self, other: Any) -> Vector:
+        """Return a vector as it is, and a number as a constant."""
         return other if isinstance(other, Vector) else self.constant(other)
 
     def _combined(self, instruction: Callable[..., Any], left: Any, right: Any) -> Vector:
+        """Apply an instruction to two operands, one of which may be a constant."""
         return self._operand(left)._each(lambda x, y: instruction(x, y, flags=_CONTRACT), self._operand(right))
 
     def __add__(self, other: Any) -> Vector:

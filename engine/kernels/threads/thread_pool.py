@@ -198,6 +198,7 @@ def compiled_on_all_threads(function: Callable[..., None]) -> Any:
 
 
 def _make_caller(function: Callable[..., None], ask_threads: bool) -> Any:
+    """Return the Python function that runs ``function`` on the pool; with ``ask_threads`` on Numba's number of threads."""
     body = compiled(function)
     known = np.zeros((0, 2), np.int64)
 

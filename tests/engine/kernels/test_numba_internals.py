@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,22 @@ from unrolled.engine.kernels.jit.numba_internals import (
     user_cache_folder,
     without_owner,
 )
+
+PRIVATE = re.compile(
+    r"numba\.(core|np|misc|parfors)|llvmlite\.ir\.types|ir\.types\._|\b(meminfo|call_conv|make_array)\b"
+)
+
+
+def private_interfaces(folder: Path) -> list[str]:
+    """Modules of a folder that use private interfaces of Numba or llvmlite."""
+    return sorted(path.name for path in folder.rglob("*.py") if PRIVATE.search(path.read_text("utf-8")))
+
+
+def test_no_other_module_uses_private_interfaces(tmp_path: Path) -> None:
+    engine = Path(numba_internals.__file__).parents[2]
+    assert private_interfaces(engine) == ["numba_internals.py"]
+    (tmp_path / "other.py").write_text("from numba.core import typing\n")
+    assert private_interfaces(tmp_path) == ["other.py"]
 
 
 def test_the_target_is_one_that_llvm_has() -> None:
