@@ -65,8 +65,8 @@ class Plan:
 
     @property
     def lanes(self) -> int | None:
-        """Return the lanes of validation if batch sizes are searched: as few as any, as each starts from a zero state."""
-        domain = self.space.get("batch")
+        """Return the lanes of validation, the smallest of the batch sizes that are searched; None if they are not."""
+        domain = self.space.get("batch")  # fewer lanes start from a zero state less often
         return None if domain is None else min(int(value) for value in domain.extremes if value is not None)
 
     def options_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
