@@ -58,7 +58,8 @@ def choose_packing(in_bf16: bool) -> Packing:
 def by_packing(argument: str, full: Any, pairs: Any, tiles: Any = None) -> Any:
     """Return a function for compiled code that runs ``full``, ``pairs`` or ``tiles``, by the format of an argument.
 
-    The readable form is an ``if`` on the dtype of the packed array, which the compiler decides.
+    The readable form is an ``if`` on the dtype of the packed array, which the compiler decides. Calls of ``full`` by its own
+    name are redirected, too.
 
     Args:
         argument: the name of the packed array's parameter.

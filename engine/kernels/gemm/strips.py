@@ -27,9 +27,8 @@ from unrolled.engine.kernels.simd.copies import (
     prefetch,
 )
 
-DEPTH = (
-    512  # rows packed at a time; with fewer, strips stay in a nearer cache, but sums are read and written more often
-)
+# rows packed at a time; with fewer, strips stay in a nearer cache, but sums are read and written more often
+DEPTH = 512
 COLUMNS = 128  # of the first factor, packed at a time
 SUM_ROWS = 64  # rows that are summed apart before their sum is added to that of all
 AHEAD = 8  # rows by which prefetches run ahead: rows lie on different pages, which defeats the hardware prefetcher

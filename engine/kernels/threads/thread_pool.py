@@ -35,9 +35,8 @@ from unrolled.engine.kernels.jit.numba_internals import (
     without_owner,
 )
 
-_ENTRY = (
-    types.intp,
-) * 3  # arguments of every entry: the address of the packed arguments, the part, the number of parts
+# arguments of every entry: the address of the packed arguments, the part, the number of parts
+_ENTRY = (types.intp,) * 3
 
 
 @intrinsic

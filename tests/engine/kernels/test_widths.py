@@ -22,14 +22,14 @@ ALL_WIDTHS = [
     "test_activations.py",
     "test_vectors.py",
     "test_widths.py",
-    "test_engines.py::test_kernels_equal_the_reference_array_by_array",
-    "test_engines.py::test_a_transposed_product_takes_columns_and_sums_more",
+    "../network/test_engines.py::test_kernels_equal_the_reference_array_by_array",
+    "../network/test_engines.py::test_a_transposed_product_takes_columns_and_sums_more",
     "test_products.py",
     "test_shared_work.py",
 ]
 MORE_OF_AVX2 = [  # the width that most people's processors have: the output layer, sampling, optimisers and bits, too
-    "test_engines.py::test_cross_entropy_equals_the_reference",
-    "test_engines.py::test_gradients_of_the_first_layer_equal_the_reference",
+    "../network/test_engines.py::test_cross_entropy_equals_the_reference",
+    "../network/test_engines.py::test_gradients_of_the_first_layer_equal_the_reference",
     "test_decode.py",
     "test_flow.py::test_rows_that_flow_write_what_each_writes_alone",
     "test_bitwise.py",
@@ -41,6 +41,12 @@ AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
 SSE2 = {"NUMBA_CPU_NAME": "generic"}
 
 x86_only = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names registers of x86-64")
+
+
+def test_the_tests_to_repeat_exist() -> None:
+    for test in ALL_WIDTHS + MORE_OF_AVX2:
+        file, _, name = test.partition("::")
+        assert f"def {name}" in (Path(__file__).parent / file).read_text("utf-8"), test
 
 
 def widest(assembly: str) -> int:
