@@ -45,13 +45,13 @@ def curves(runs: Sequence[Run]) -> str:
     """Return the figures of all runs together."""
     # One group size for all runs, so that equal losses give equal lines.
     size = max(1, math.ceil(max(len(run.steps["step"]) for run in runs) / MOST_POINTS))
-    made = []
+    figures = []
     for across, label in ACROSS.items():
         x = Axis(label, low=0.0)
         losses = [_smoothed_line(run, color, "loss", across, size) for color, run in enumerate(runs)]
         losses += [_validation_points(run, color, across) for color, run in enumerate(runs) if run.validations]
         low, high = _loss_range(losses)
-        made.append(
+        figures.append(
             f'<div class="by by-{across}">'
             + line_chart("Loss", losses, x, Axis("cross-entropy, nats a token", low, high), "wide")
             + _small_chart("Gradient norm", "before clipping, logarithmic", runs, "grad_norm", across, size, log=True)
@@ -68,7 +68,7 @@ def curves(runs: Sequence[Run]) -> str:
         '<fieldset class="switch"><legend>Against</legend>'
         '<label><input type="radio" name="across" id="by-step" checked>steps</label>'
         '<label><input type="radio" name="across" id="by-seconds">seconds</label></fieldset>'
-        f'{"".join(made)}<p class="note">{note}dots are the validation loss.{_clipping_note(runs)}</p>'
+        f'{"".join(figures)}<p class="note">{note}dots are the validation loss.{_clipping_note(runs)}</p>'
     )
 
 

@@ -130,7 +130,7 @@ def _column_letters(run: Run, reading: TextProbe) -> list[str] | None:
     """Return the character that is read at each column of the heat maps; None if tokens are no characters."""
     if run.checkpoint.tokenizer.level != "char":
         return None
-    tokens = [one.token for one in reading.surprises]
+    tokens = [surprise.token for surprise in reading.surprises]
     read = [None, *tokens[: MAP_COLUMNS - 1]]  # the first token read has no surprise
     words = ["" if token is None else run.checkpoint.tokenizer.vocabulary[token] for token in read]
     for start in reading.starts:

@@ -69,8 +69,8 @@ class Run:
 def differences(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Return the settings that differ between runs, with a value a run (None if it has none), and those that are equal."""
     settings = [run.settings for run in runs]
-    names = list(dict.fromkeys(name for one in settings for name in one))
-    values = {name: [one.get(name) for one in settings] for name in names}
+    names = list(dict.fromkeys(name for run_settings in settings for name in run_settings))
+    values = {name: [run_settings.get(name) for run_settings in settings] for name in names}
     differing = {name: found for name, found in values.items() if any(value != found[0] for value in found)}
     return differing, {name: found[0] for name, found in values.items() if name not in differing}
 

@@ -53,11 +53,11 @@ def key_figures(runs: Sequence[Run]) -> str:
     """Return the table of key figures, a row a run; the best value of a column is marked if there are several runs."""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", *KEY_FIGURES))
     columns = []
-    for value, form, choose in KEY_FIGURES.values():
-        found = [value(run) for run in runs]
-        known = [one for one in found if one is not None and math.isfinite(one)]
+    for figure_of, form, choose in KEY_FIGURES.values():
+        found = [figure_of(run) for run in runs]
+        known = [value for value in found if value is not None and math.isfinite(value)]
         best = choose(known) if choose and known and len(runs) > 1 else None
-        columns.append([_figure_cell(one, form, one is not None and one == best) for one in found])
+        columns.append([_figure_cell(value, form, value is not None and value == best) for value in found])
     rows = "".join(
         f'<tr><th scope="row">{name_of(run, color)}</th><td>{text_of(run.title)}</td>'
         f"{''.join(column[color] for column in columns)}</tr>"

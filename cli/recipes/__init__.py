@@ -88,7 +88,7 @@ def kinds_of(verb: Callable[..., Any]) -> dict[str, type]:
     for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
         hint = parameter.annotation
         hint = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-        plain = [one for one in typing.get_args(hint) or (hint,) if one is not type(None)]
+        plain = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
         if name not in NO_SETTINGS and plain[0] in WANTED:
             kinds[name] = plain[0]
     return kinds

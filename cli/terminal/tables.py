@@ -16,10 +16,10 @@ FILE_WIDTH = SET_WIDTH or 130  # width of tables outside a terminal
 
 def table(title: str, *columns: str) -> Table:
     """Return an empty table whose first column may wrap; the others are right-aligned and do not wrap."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    empty = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for place, column in enumerate(columns):
-        made.add_column(column, justify="right" if place > 0 else "left", no_wrap=place > 0, overflow="fold")
-    return made
+        empty.add_column(column, justify="right" if place > 0 else "left", no_wrap=place > 0, overflow="fold")
+    return empty
 
 
 class StyledRow(NamedTuple):
@@ -39,17 +39,17 @@ def fitting_tables(title: str, columns: Sequence[str], rows: Sequence[StyledRow]
     room = width - 1 - BORDERS - min(widths[0], LABEL_WIDTH)
     groups: list[list[int]] = [[]]
     for place in range(1, len(columns)):
-        if groups[-1] and sum(widths[one] + BORDERS for one in (*groups[-1], place)) > room:
+        if groups[-1] and sum(widths[column] + BORDERS for column in (*groups[-1], place)) > room:
             groups.append([])
         groups[-1].append(place)
-    made = []
+    tables = []
     for number, group in enumerate(groups):
         part = table(title if number == 0 else "", *(columns[place] for place in (0, *group)))
         part.columns[0].max_width = LABEL_WIDTH
         for row in rows:
             part.add_row(*(row.cells[place] for place in (0, *group)), style=row.style)
-        made.append(part)
-    return made
+        tables.append(part)
+    return tables
 
 
 def _cell_width(text: str) -> int:
@@ -63,8 +63,8 @@ def table_width(console: Console) -> int:
 
 def show_tables(console: Console, tables: Sequence[Table]) -> None:
     """Print tables at the console's table width."""
-    for one in tables:
-        console.print(one, soft_wrap=False, width=table_width(console))
+    for shown in tables:
+        console.print(shown, soft_wrap=False, width=table_width(console))
 
 
 def rate(tokens_per_s: float | None) -> str:

@@ -92,14 +92,18 @@ def show_agreements(console: Console, agreements: Sequence[Agreement]) -> None:
 def show_divergences(console: Console, agreement: Agreement) -> None:
     """Print the number of texts that differ, and where the first ones diverge and why."""
     found = agreement.divergences or ()
-    faults = sum(not one.explained for one in found)
+    faults = sum(not divergence.explained for divergence in found)
     name = agreement.engine if agreement.source.endswith(CHECKPOINT_SUFFIX) else agreement.source
     verdict = f"{faults} of them by more than rounding explains" if faults else "each by rounding"
     warn(
         console, f"{name}: {percentage(agreement.equal_texts)} of the texts are equal, {len(found)} are not, {verdict}"
     )
-    for one in sorted(found, key=lambda one: one.explained)[:MOST_DIVERGENCES]:
-        margin = "which NumPy cannot draw there" if one.margin is None else f"{one.margin:.1e} from the border"
-        console.print(f"  text {one.index}, step {one.step}: token {one.got} for {one.expected}, {margin}")
+    for divergence in sorted(found, key=lambda divergence: divergence.explained)[:MOST_DIVERGENCES]:
+        margin = (
+            "which NumPy cannot draw there" if divergence.margin is None else f"{divergence.margin:.1e} from the border"
+        )
+        console.print(
+            f"  text {divergence.index}, step {divergence.step}: token {divergence.got} for {divergence.expected}, {margin}"
+        )
     if len(found) > MOST_DIVERGENCES:
         console.print("  …")

@@ -118,24 +118,24 @@ def _print_files(model: StepModel, found: Sequence[dict[str, Any]], json: bool) 
         print_json({"engine": model.engine, "files": found})
         return
     shown = table("", "file", "log p", "a token", "perplexity", "tokens")
-    for one in found:
-        figures = f"{one['logprob']:.3f}", f"{one['mean']:.4f}", f"{one['perplexity']:.3f}", f"{one['tokens']:,}"
-        shown.add_row(one["file"], *figures)
+    for file in found:
+        figures = f"{file['logprob']:.3f}", f"{file['mean']:.4f}", f"{file['perplexity']:.3f}", f"{file['tokens']:,}"
+        shown.add_row(file["file"], *figures)
     out.print(shown, soft_wrap=False)
 
 
 def _print_scores(scores: Sequence[TextScore], shares: Sequence[float | None]) -> None:
     shown = table("", "text", "log p", "a token", "perplexity", "tokens", *([] if None in shares else ["share"]))
-    for one, share in zip(scores, shares, strict=True):
-        figures = f"{one.logprob:.3f}", f"{one.mean:.4f}", f"{one.perplexity:.3f}", f"{len(one.tokens):,}"
-        shown.add_row(_short(one.text), *figures, *([] if share is None else [f"{share:.2%}"]))
+    for score, share in zip(scores, shares, strict=True):
+        figures = f"{score.logprob:.3f}", f"{score.mean:.4f}", f"{score.perplexity:.3f}", f"{len(score.tokens):,}"
+        shown.add_row(_short(score.text), *figures, *([] if share is None else [f"{share:.2%}"]))
     out.print(shown, soft_wrap=False)
 
 
 def _print_tokens(model: StepModel, scores: Sequence[TextScore]) -> None:
-    for one in scores:
-        shown = table(_short(one.text), "token", "log p", "p")
-        for token, logprob in zip(one.tokens.tolist(), one.logprobs.tolist(), strict=True):
+    for score in scores:
+        shown = table(_short(score.text), "token", "log p", "p")
+        for token, logprob in zip(score.tokens.tolist(), score.logprobs.tolist(), strict=True):
             shown.add_row(_visible(model.tokenizer.vocabulary[token]), f"{logprob:.4f}", f"{math.exp(logprob):.2%}")
         out.print(shown, soft_wrap=False)
 
