@@ -14,7 +14,7 @@ from unrolled.cli.options.effects import refuse
 from unrolled.cli.verbs.train import train
 from unrolled.engine.runs.recipe import TRAINING_OPTIONS
 
-SHARED_SETTINGS = (*options.READING, "engine", "precision", *TRAINING_OPTIONS)
+TRAIN_SETTINGS = (*options.READING, "engine", "precision", *TRAINING_OPTIONS)
 IGNORED = ("samples", "tensorboard")  # options of train that recipes may contain
 
 
@@ -28,7 +28,7 @@ def with_settings(hidden: tuple[str, ...] = ()) -> Callable[[Callable[..., None]
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in _parameters(verb) if p.kind is not p.VAR_KEYWORD]
-        taken = [p for p in _parameters(train) if p.name in (*SHARED_SETTINGS, *IGNORED)]
+        taken = [p for p in _parameters(train) if p.name in (*TRAIN_SETTINGS, *IGNORED)]
         if twice := {p.name for p in own} & {p.name for p in taken}:
             raise TypeError(f"{verb.__name__}: {', '.join(sorted(twice))} comes from train")
         shown = [_hide(p) if p.name in (*hidden, *IGNORED) else p for p in taken]

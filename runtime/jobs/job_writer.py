@@ -21,7 +21,9 @@ from unrolled.runtime.jobs.prompt_rows import BadRow, InputRow
 from unrolled.runtime.jobs.records import ResultRecord, error_record, result_line, stuck_record, text_record
 from unrolled.runtime.jobs.result_streams import Results
 
-BLOCK_ROWS = 32  # rows of a block for each lane, that is slot; slots that run empty at its end cost a few percent
+BLOCK_ROWS_PER_LANE = (
+    32  # rows of a block for each lane, that is slot; slots that run empty at its end cost a few percent
+)
 PROGRESS_S = 0.1  # minimal time between two calls of the observer
 
 
@@ -70,7 +72,7 @@ class JobWriter:
 
     def _is_last(self) -> bool:
         """Return whether the input ended inside the block."""
-        size = BLOCK_ROWS * self.job.lanes
+        size = BLOCK_ROWS_PER_LANE * self.job.lanes
         return (self.block.index + self.job.shard[1]) // size == self.block.index // size
 
     def _end_part(self) -> None:

@@ -26,7 +26,7 @@ from unrolled.engine.signals import DeferredInterrupt
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.request import resolve
 from unrolled.runtime.jobs.job import Job, JobObserver, Progress, identity
-from unrolled.runtime.jobs.job_writer import BLOCK_ROWS, JobWriter
+from unrolled.runtime.jobs.job_writer import BLOCK_ROWS_PER_LANE, JobWriter
 from unrolled.runtime.jobs.prompt_files import PromptFile
 from unrolled.runtime.jobs.result_files import ResultFile, open_results
 from unrolled.runtime.jobs.resumption import remaining_blocks
@@ -68,7 +68,7 @@ def run_job(
 
 def _write_blocks(writer: JobWriter, prompts: PromptFile) -> None:
     """Write the blocks of the job's shard, those that an earlier process wrote left out."""
-    (which, of), size = writer.job.shard, BLOCK_ROWS * writer.job.lanes
+    (which, of), size = writer.job.shard, BLOCK_ROWS_PER_LANE * writer.job.lanes
     lines = prompts.count_lines()
     writer.progress.total = None if lines is None else len(range(which, lines, of))
     rows = (row for row in prompts if row.index % of == which)
