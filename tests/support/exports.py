@@ -1,4 +1,4 @@
-"""Exported files for the tests: the kinds that there are, and one of each."""
+"""Exported files for tests: all kinds of files, and how to make one of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STORED = {name: FLOAT32_STORAGE._replace(storage=name) for name in NUMBER_FORMAT
 
 
 def exported(checkpoint: Checkpoint, folder: Path, kind: str = "onnx") -> Path:
-    """A file of one of ``KINDS``."""
+    """Export a checkpoint as one of ``KINDS``, and return the file."""
     name, _, form = kind.partition(" ")
     if name == "torchscript":
         pytest.importorskip("torch", reason="the torch extra is not installed")

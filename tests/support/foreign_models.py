@@ -1,4 +1,4 @@
-"""Models of torch as others train and save them, imported and held against torch's own logits."""
+"""Models that other programs train with torch, imported and compared with torch's own logits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKENS = [chr(ord("a") + i) for i in range(V)]
 
 
 class Model(nn.Module):
-    """Embedding, recurrent layers under any names, output; batch-first, as most are."""
+    """A language model with layers under any names: embedding, recurrent layers, output; batch-first, as most models are."""
 
     def __init__(
         self, kind: str, layers: int = 1, names: tuple[str, str, str] = ("embedding", "rnn", "fc"), **how: Any
@@ -52,7 +52,7 @@ def made(build: Callable[[], Any], dtype: Any = None) -> Any:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1.5)
-            if dtype is not None:  # values that the narrow dtype has, so that the module itself is the reference
+            if dtype is not None:  # round to values of the narrow dtype, so that the module itself is the reference
                 parameter.copy_(parameter.to(dtype).to(parameter.dtype))
     return module
 

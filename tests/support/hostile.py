@@ -1,8 +1,8 @@
-"""A process that opens hostile model files and says what became of each: hostile.py < cases > outcomes, a JSON a line.
+"""Open hostile model files and report the outcome of each: hostile.py < cases > outcomes, JSON lines.
 
-A case is {"name", "file", and maybe "cut": bytes that are left, or "flips": [[place, bits], ...]}. It is said to begin
-before anything is read, so that the last line of a process that died names the file that killed it. Address space is
-limited (on Linux), so that no file gets memory that it does not have.
+A case is {"name", "file", and optionally "cut": bytes to keep, or "flips": [[place, bits], ...]}. A line names each case
+before its file is read, so the last line of a process that died names the file that killed it. Address space is limited
+(on Linux), so that no file is given memory beyond its size.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from unrolled.engine.models.step_contract import Draws, zero_state
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import load
 
-ROOM = 1 << 30  # bytes of address space beyond what the libraries have taken
+ROOM = 1 << 30  # bytes of address space in addition to that of the libraries
 PROMPT = np.array([[0, 3], [2, 1], [5, 4]])
 
 
 def peak() -> int:
-    """The most memory that this process has had, in bytes; 0 where that is not known."""
+    """Return the peak memory of this process in bytes; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:
@@ -46,7 +46,7 @@ def limit_memory() -> None:
 
 
 def behaviour(model: Any) -> list[Any]:
-    """What a model says to a prompt, with its vocabulary."""
+    """Return the config, vocabulary and outputs of a model for a prompt."""
     said = [model.config.to_dict(), model.tokenizer.to_dict()]
     state = zero_state(model.config, 2)
     if "step" in model.capabilities:
@@ -58,7 +58,7 @@ def behaviour(model: Any) -> list[Any]:
 
 
 def attempt(action: Any) -> Any:
-    """The result, or the name of a named error; anything else has escaped."""
+    """Return the result, or a description of the error: "error" if it is a named one, else "escaped"."""
     try:
         return action()
     except UnrolledError as error:
@@ -79,7 +79,7 @@ def changed(case: dict[str, Any]) -> bytes:
 
 
 def outcome(case: dict[str, Any], folder: Path, good: dict[str, Any]) -> dict[str, Any]:
-    """Of a load and a verify: "ok", "other" (opens, and behaves otherwise than the good file), or what was raised."""
+    """Return the outcomes of load and verify; a load is ok if the model behaves like the good file."""
     suffix = Path(case["file"]).suffix
     path = folder / f"model{suffix}"
     path.write_bytes(changed(case))
@@ -98,11 +98,11 @@ def main() -> None:
         with contextlib.suppress(ImportError):
             import torch  # noqa: F401 - before memory is limited: a build with CUDA takes 3 GB of address space
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # native libraries print as they like
+    os.dup2(2, 1)  # the output of native libraries must not mix with the outcomes
     good = {file: behaviour(load(file)) for file in sorted({case["good"] for case in cases if "good" in case})}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file in good:  # what the libraries take once is not held against the first case
+        for file in good:  # memory that the libraries take once does not count for the first case
             attempt(lambda file=file: checks(Path(file)))  # type: ignore[misc]
         before = peak()
         limit_memory()

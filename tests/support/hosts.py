@@ -1,4 +1,4 @@
-"""What the tests of the programs in ``runtime/hosts`` share: tokenisers and texts that are hard to get right."""
+"""Tokenisers and difficult texts, shared by the tests of the programs in ``runtime/hosts``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from unrolled.engine.tokenizers.words import WordTokenizer
 
 HOSTS = Path(__file__).resolve().parents[2] / "runtime" / "hosts"
 
-# Emoji beyond the first 65,536 code points, joined ones, combining marks, both sigmas, letters whose lower case is of two
-# code points, apostrophes, digits and numbers of other scripts, marks that are no letters, unusual spaces.
+# The text contains emoji beyond the first 65,536 code points and joined ones, combining marks, both sigmas, letters whose
+# lower case has two code points, apostrophes, digits and numbers of other scripts, symbols, unusual spaces.
 TRICKY = (
     "Straße — naïve café, cafe\u0301 re\u0301sume\u0301; ΟΔΟΣ Σίσυφος ΣΑΣ σς İstanbul ISPARTA ıĞ ǅ ﬁ\r\n"
     "don't rock’n’roll 'tis dogs' o''clock snake_case __init__ _ x² ½ Ⅷ ٣٤ ๓ १२ 東京タワー 한국어 हिन्दी עברית\r\n"
@@ -41,7 +41,7 @@ def word_tokenizer(unknown: str = "replace", lowercase: bool = True, punctuation
 
 
 def bpe_tokenizer(lowercase: bool = False, merges: int = 250) -> BpeTokenizer:
-    """Byte pairs of ``TRICKY``, learned the slow way, so that no library is needed."""
+    """Return a tokeniser of byte pairs learned from ``TRICKY``; a slow loop here replaces the library."""
     words = [[BYTE_SIGNS[byte] for byte in word.encode()] for word in re.findall(PATTERN, TRICKY + TRICKY.lower())]
     pairs = []
     for _ in range(merges):
@@ -61,7 +61,7 @@ TOKENIZERS: dict[str, Tokenizer] = {"char": char_tokenizer(), "word": word_token
 
 
 def checkpoint(cell: str, level: str) -> Checkpoint:
-    """A random checkpoint of a difficult vocabulary, that draws <eos> now and then."""
+    """Return a random checkpoint with a difficult vocabulary, which sometimes draws <eos>."""
     tokenizer = TOKENIZERS[level]
     config = models.config(cell, vocab_size=len(tokenizer.vocabulary))
     params = models.params(config, np.float32)
@@ -71,7 +71,7 @@ def checkpoint(cell: str, level: str) -> Checkpoint:
 
 
 def random_texts(count: int, seed: int = 1) -> list[str]:
-    """Texts of the pieces of ``TRICKY`` and characters around them, in any order."""
+    """Return texts of words and characters of ``TRICKY`` in random order."""
     rng = np.random.default_rng(seed)
     pool = [*TRICKY, *TRICKY.split(" "), *"'’'’'’   __ΣΣΣ\u0301\u0301İIiıß"]
     return ["".join(rng.choice(np.array(pool, object), rng.integers(1, 12))) for _ in range(count)]

@@ -1,10 +1,10 @@
-"""Hugging Face's ``generate`` on this package's models: an independent run of the same rules, and what it answered.
+"""Answers of Hugging Face's ``generate`` for this package's models: an independent implementation of the same rules.
 
     python tests/support/huggingface.py                  # writes huggingface.json; from the repository root, with transformers
-    python tests/support/huggingface.py --random 6000    # compares so many random settings, and prints those that differ
+    python tests/support/huggingface.py --random 6000    # compares as many random settings, and prints the different ones
 
-The file holds the texts and scores that transformers 5.24.0 gave for each of ``cases``, so that the tests need
-neither transformers nor torch. ``run`` asks again wherever transformers is installed.
+huggingface.json contains the texts and scores of transformers 5.24.0 for each of ``cases``, so the tests need neither
+transformers nor torch. ``run`` computes them anew if transformers is installed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from unrolled.runtime.models.engines import make_model
 FILE = Path(__file__).with_suffix(".json")
 LETTERS = "abcdefgh"
 PROMPTS = ("a", "fade", "badcafehead")
-# Theirs is float32, so a total of some tens has rounding of 1e-5.
+# Hugging Face computes in float32, so a total of some tens has a rounding error of 1e-5.
 SCORE_RTOL, SCORE_ATOL = 2e-5, 2e-5
 Answer = list[tuple[list[int], float]]  # tokens and score of each text, the best first
 
@@ -48,7 +48,7 @@ class Case(NamedTuple):
     cell: str
     seed: int
     bias: float  # of <eos>
-    eos: bool  # whether the vocabulary has <eos>
+    eos: bool  # true if the vocabulary has <eos>
     prompt: str
     settings: dict[str, Any]
 
@@ -100,7 +100,7 @@ def cases() -> list[Case]:
 
 
 def _random_processors(draw: random.Random, share: float) -> dict[str, Any]:
-    """Return settings of processors, each with this probability."""
+    """Return settings of processors, each of them with the given probability."""
     token = lambda: draw.randint(1, len(LETTERS) - 1)  # noqa: E731
     every: dict[str, Any] = {
         "repetition_penalty": draw.choice([0.7, 1.1, 1.5, 3.0]),
@@ -150,7 +150,7 @@ def random_scores(count: int, seed: int) -> Iterator[tuple[dict[str, Any], NDArr
         config = SamplingConfig(**settings).resolved(model.tokenizer)
         ours = process(logits.astype(np.float64), config, History(tokens.tolist(), np.full(B, T - prompt)))
         if np.isneginf(ours).all(axis=-1).any():
-            continue  # nothing is left to draw: an error here
+            continue  # no token is left, which is an error in this package
         for keep in FILTERS.values():
             ours = keep(ours, config)
         theirs = GenerationConfig(
@@ -170,7 +170,7 @@ def _their_names(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(case: Case) -> Answer:
-    """Return what Hugging Face's ``generate`` writes after the prompt."""
+    """Return the texts that Hugging Face's ``generate`` gives for the prompt, without the prompt."""
     import torch
 
     model = model_of(case.cell, case.seed, case.bias, case.eos)
@@ -217,7 +217,7 @@ def _wrapped(model: StepModel) -> Any:
 
 
 def load() -> list[tuple[Case, Answer]]:
-    """Return the cases with what Hugging Face answered; in the file a digit is a token."""
+    """Return the cases with the answers of Hugging Face; in the file, a digit is a token."""
     answers = json.loads(FILE.read_text())["answers"]
     return [
         (case, [([int(token) for token in text], score) for text, score in answer])
@@ -226,7 +226,7 @@ def load() -> list[tuple[Case, Answer]]:
 
 
 def differences(case: Case, expected: Answer, **other: Any) -> list[str]:
-    """Return what ``beam_search`` finds otherwise, with ``other`` settings where given: "texts", "scores" or nothing."""
+    """Return ["texts"] or ["scores"] if those of ``beam_search`` differ, else []; ``other`` overrides settings of the case."""
     model = model_of(case.cell, case.seed, case.bias, case.eos)
     found = beam_search(model, [case.prompt], BeamConfig(**{**case.settings, **other}))
     if [list(text.tokens) for text in found] != [tokens for tokens, _ in expected]:
@@ -236,7 +236,7 @@ def differences(case: Case, expected: Answer, **other: Any) -> list[str]:
 
 
 def compare(count: int) -> None:
-    """Print how many of so many random settings give the same, and those that do not."""
+    """Print how many of ``count`` random settings agree, and those that differ."""
     found: Counter[str] = Counter()
     for case in random_cases(count, 1):
         for what in differences(case, expected := run(case)):

@@ -1,4 +1,4 @@
-"""Compilation for tests: as of the kernels, but nothing is kept on disk, where it would outlive changes of what it calls."""
+"""Compile functions for tests like the kernels, but without a disk cache: changes of called functions would outdate it."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ def config(cell: str, layers: int = 2, **settings: Any) -> ModelConfig:
 
 
 def params(model: ModelConfig, dtype: DTypeLike = np.float64, seed: int = 1) -> Params:
-    """Parameters larger than the usual initial ones, so that gates leave their linear range."""
+    """Return parameters larger than the default initial ones, so that gates leave their linear range."""
     return {name: (value * 1.5).astype(dtype) for name, value in pytorch_params(model, seed, np.float64).items()}
 
 
 def batch(model: ModelConfig, steps: int = T, rows: int = B, seed: int = 2, masked: bool = True) -> Batch:
-    """Random tokens; where ``masked``, rows end at different steps as padded records do."""
+    """Return a batch of random tokens; if ``masked``, rows end at different time steps, as padded records do."""
     rng = np.random.default_rng(seed)
     shape = (steps, rows)
     lengths = rng.integers(1, steps + 1, rows) if masked else np.full(rows, steps)
@@ -42,12 +42,12 @@ def batch(model: ModelConfig, steps: int = T, rows: int = B, seed: int = 2, mask
 
 
 def state(model: ModelConfig, rows: int = B, dtype: DTypeLike = np.float64, seed: int = 3) -> NDArray:
-    """A state whose h and c differ."""
+    """Return a state whose h and c differ."""
     return np.random.default_rng(seed).uniform(-1, 1, model.state_shape(rows)).astype(dtype)
 
 
 def checkpoint(cell: str = "lstm", layers: int = 2, **settings: Any) -> Checkpoint:
-    """A random float32 checkpoint whose vocabulary is the letters from "a" on."""
+    """Return a random float32 checkpoint with the letters from "a" as vocabulary."""
     model = config(cell, layers, **settings)
     tokenizer = CharTokenizer([chr(ord("a") + i) for i in range(model.vocab_size)])
     return Checkpoint(model, params(model, np.float32), tokenizer, {"result": {"best": {"loss": 1.5}}})

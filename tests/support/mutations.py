@@ -1,4 +1,4 @@
-"""Changes of an exported file that ``verify`` has to find: of ONNX graphs, and of the program that becomes TorchScript."""
+"""Mutations of exported files that ``verify`` must detect: of ONNX graphs, and of the source of the TorchScript program."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
 
 
 def body(model: onnx.ModelProto, loop: str) -> onnx.GraphProto:
-    """The loop without filters or with them; "": the graph around both."""
+    """Return the graph of the loop without or with filters; "": the graph that contains both."""
     if not loop:
         return model.graph
     loops = [node for node in model.graph.node if node.op_type == "Loop"]
@@ -41,7 +41,7 @@ def body(model: onnx.ModelProto, loop: str) -> onnx.GraphProto:
 
 
 def rename(nodes: Any, old: str, new: str) -> None:
-    """Nodes that read ``old`` read ``new``."""
+    """Make the nodes that read ``old`` read ``new``."""
     found = 0
     for node in nodes:
         found += list(node.input).count(old)
@@ -50,7 +50,7 @@ def rename(nodes: Any, old: str, new: str) -> None:
 
 
 def drop_input(place: int, loop: str = "") -> Change:
-    """The recurrent nodes begin with zeros: 5 is h, 6 is c."""
+    """Start the recurrent nodes from a zero state: input 5 is h, 6 is c."""
 
     def change(model: onnx.ModelProto) -> None:
         for node in body(model, loop).node:
@@ -71,7 +71,7 @@ def set_attribute(name: str, value: Any, loop: str = "") -> Change:
 
 
 def swap_gates(order: tuple[int, ...], loop: str = "") -> Change:
-    """Two gates exchanged; in a loop, which then reads other weights than the prompt does."""
+    """Exchange two gates; in a loop, generation then uses other weights than the prompt."""
 
     def change(model: onnx.ModelProto) -> None:
         value = reorder_gates(array(model, "rnn.weight_hh_l0")[0], order)[None]
@@ -120,7 +120,7 @@ EVERY_CELL: dict[str, tuple[Change, str]] = {
     "state dropped": (drop_input(5), "chunks"),
     "output renamed": (rename_output, "names"),
 }
-# by cell; the second is the check that finds it
+# Mutations by cell, each with the check that detects it.
 MUTATIONS: dict[str, dict[str, tuple[Change, str]]] = {
     "gru": {
         **EVERY_CELL,
@@ -150,7 +150,7 @@ def _read_padding(model: onnx.ModelProto, loop: str) -> None:
     rename(model.graph.node, "sequence_lengths", "")
 
 
-# of the loop, by cell
+# Mutations of the loop, by cell.
 WRITING_MUTATIONS: dict[str, dict[str, Callable[[onnx.ModelProto, str], None]]] = {
     "gru": {
         "gates exchanged": lambda model, loop: swap_gates((1, 0, 2), loop)(model),
@@ -174,7 +174,7 @@ WRITING_MUTATIONS: dict[str, dict[str, Callable[[onnx.ModelProto, str], None]]] 
 
 
 def exchange_layers(end: str) -> Change:
-    """The layers read each other's recurrent weights; ``end`` of the name that nodes read."""
+    """Exchange the recurrent weights of the layers; ``end`` is the suffix of the names that nodes read."""
 
     def change(model: onnx.ModelProto) -> None:
         first, second = (f"rnn.weight_hh_l{layer}{end}" for layer in range(2))
@@ -184,7 +184,7 @@ def exchange_layers(end: str) -> Change:
     return change
 
 
-# of files whose weights are stored smaller: their graphs are others, and their values are held to other tolerances
+# Mutations of files with compact weights, which have other graphs and other tolerances.
 SMALLER_MUTATIONS: dict[str, dict[str, tuple[Change, str]]] = {
     "fp16": {
         "layers exchanged": (exchange_layers(":float32"), "values"),
@@ -211,7 +211,7 @@ def truncate_vocabulary(model: onnx.ModelProto) -> None:
     set_metadata(model, key, json.dumps({**values, "vocabulary": values["vocabulary"][:-1]}))
 
 
-# --- of the program that becomes TorchScript: what stands there, what stands there instead, the check that finds it
+# Mutations of the source of the TorchScript program: the original, its replacement, and the check that detects it.
 
 _TOKEN = "token = torch.where(ended, torch.full_like(token, end_token), token)"
 PROGRAMS: dict[str, tuple[str, str, str]] = {
@@ -242,7 +242,7 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {
 
 
 def changed_program(old: str, new: str, folder: Path) -> Any:
-    """The module ``unrolled.export.torch.model`` with a piece of its text replaced; a file, because scripting reads it."""
+    """Return ``unrolled.export.torch.model`` with a part of its source replaced, from a file, because scripting reads it."""
     import unrolled.export.torch.model as original
 
     text = Path(original.__file__).read_text(encoding="utf-8")

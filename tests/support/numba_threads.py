@@ -1,4 +1,4 @@
-"""Numba's count of threads, for a block of a test."""
+"""Set the number of Numba's threads for a block of a test."""
 
 from __future__ import annotations
 

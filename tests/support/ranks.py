@@ -1,4 +1,4 @@
-"""What the tests of several processes have each of them do: ``python ranks.py FOLDER``, with the environment of torchrun."""
+"""The program of each process in the tests of distributed training: ``python ranks.py FOLDER``, in torchrun's environment."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stream() -> Batches:
 
 
 def records() -> Batches:
-    """Lengths from 1 to 16; seven rows are not shared out evenly, and the last batch has a row for one process alone."""
+    """Return records of lengths 1 to 16: seven rows do not divide evenly, and the last batch has a row for one process only."""
     rng = np.random.default_rng(1)
     starts = np.concatenate([[0], np.cumsum(rng.integers(2, 18, 22))])
     return RecordBatches(rng.integers(0, models.V, starts[-1]).astype(np.uint8), starts, batch_size=7, length=16)
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[Callable[[], Batches], dict[str, Any], OptimizerConfig]] 
 
 
 def curve(case: str, group: Group = SINGLE_PROCESS, make: Callable[..., Any] = make_trainable) -> dict[str, Any]:
-    """Losses, validation, hidden state and weights of a training in float64."""
+    """Return losses, validation, hidden state and weights of a training run in float64."""
     data, settings, rule = CASES[case]
     config = models.config(**settings)
     trainable = make("torch", config, models.params(config), rule, 1.0, group=group)
@@ -80,7 +80,7 @@ def curve(case: str, group: Group = SINGLE_PROCESS, make: Callable[..., Any] = m
 
 
 def unweighted(*args: Any, group: Any) -> Any:
-    """The mistake that is often made: the mean of the processes' own means, whatever number of tokens each has."""
+    """Return a trainable with a common mistake: it averages the means of the processes and ignores their numbers of tokens."""
     from unrolled.export.torch.distributed import DistributedTrainable, _batch_rows
 
     class Unweighted(DistributedTrainable):
@@ -91,7 +91,7 @@ def unweighted(*args: Any, group: Any) -> Any:
 
 
 class KillAt(TrainingObserver):
-    """Sends a signal to its own process."""
+    """Observer that sends a signal to its own process."""
 
     def __init__(self, step: int, number: int) -> None:
         self.step, self.number = step, number
@@ -102,7 +102,7 @@ class KillAt(TrainingObserver):
 
 
 class KillWhileSaving(KillAt):
-    """The same, at the interval of that step."""
+    """Observer that sends the signal at the interval of the step."""
 
     def on_step(self, event: StepEvent) -> None: ...
 
@@ -118,7 +118,7 @@ def short(group: Group, training: TrainingConfig, rate: float = 0.01, **settings
 
 
 def stops(group: Group) -> dict[str, Any]:
-    """At which step each way to end a training ends it, in this process."""
+    """Return the step at which each way to end a training run ends it in this process."""
     found: dict[str, Any] = {}
     for name, number in (("ctrl_c", signal.SIGINT), ("sigterm", signal.SIGTERM)):
         observers = [KillAt(3, number)] if group.rank == 1 else []
@@ -138,7 +138,7 @@ def stops(group: Group) -> dict[str, Any]:
 
 
 def work(group: Group) -> dict[str, Any]:
-    """How many rows this process warms up with, and how often the processes ask each other in ten steps."""
+    """Return the numbers of rows of this process's warm-up, and the number of all-reduces of ``largest`` in ten steps."""
     config = models.config("rnn")
     trainable: Any = make_trainable("torch", config, models.params(config), OptimizerConfig(), group=group)
     rows: list[int] = []
@@ -157,7 +157,7 @@ def work(group: Group) -> dict[str, Any]:
 
 
 def folders(group: Group, folder: Path) -> dict[str, Any]:
-    """A run of all processes, one that goes on, and what they say when one has another corpus, or the folder is taken."""
+    """Run to the end, and stop and resume; return the errors of another corpus in one process, and of a folder with a run."""
 
     def run(output: Path, steps: int, text: str = TEXT, **settings: Any) -> TrainingResult:
         training = TrainingConfig(**{**vars(RESUMED.training), "steps": steps})
@@ -181,7 +181,7 @@ def folders(group: Group, folder: Path) -> dict[str, Any]:
 
 
 def lost(group: Group) -> dict[str, Any]:
-    """The first process leaves; the other is told."""
+    """Return the error of the other process after rank 0 has left."""
     if group.leads:
         return {}
     try:
@@ -200,7 +200,7 @@ def main(folder: Path) -> None:
         found = {**stops(group), **work(group), **folders(group, folder)}
         np.savez(folder / f"curves-{group.rank}.npz", **curves, **{f"wrong/{name}": wrong[name] for name in wrong})
         found.update(lost(group))
-    found["ended"] = world() is None  # its threads would run on into the end of the interpreter
+    found["ended"] = world() is None  # otherwise the group's threads would still run while the interpreter shuts down
     (folder / f"found-{group.rank}.json").write_text(json.dumps(found))
 
 

@@ -1,4 +1,4 @@
-"""Small trainings that stop and are resumed, and the check that they end as one that nothing stopped."""
+"""Small training runs to stop and resume, and the check that they end like an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "resume.safete
 EXPERIMENT = Experiment(
     TrainingConfig(
         steps=33, schedule="cosine", validate_every=7, seed=4, dropout=Dropout(0.1, 0.2)
-    ),  # three epochs of 15 steps, not all of them
+    ),  # two epochs of 15 steps and a part of the third
     DataConfig(batch_size=4, length=13, split=(0.8, 0.2, 0.0)),
     ModelSettings("gru", 5, 7, 2, dropout=0.3),
 )
@@ -52,7 +52,7 @@ def steps_and_losses(folder: Path, event: str) -> list[tuple[int, float]]:
 
 
 def assert_same_end(folder: Path, expected: Path) -> None:
-    """The same weights, moments, hidden state, figures and lines, to the bit; nothing left over."""
+    """Check that weights, moments, hidden state, figures and lines are the same bit for bit, and that no other file is left."""
     assert sorted(path.name for path in folder.iterdir() if path.suffix != ".png") == FILES
     for name in ("best.safetensors", "last.safetensors"):
         got, wanted = load_checkpoint(folder / name), load_checkpoint(expected / name)

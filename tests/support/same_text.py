@@ -1,4 +1,4 @@
-"""What the tests of equal texts share: models, prompts and settings, NumPy's texts, and which differences are faults."""
+"""Models, prompts, settings and NumPy's texts for the tests of equal texts, and which differences are faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unrolled.runtime.models.engines import make_model
 
 TOKENS = 500
 CELLS, LEVELS = ("lstm", "gru", "rnn"), ("char", "word")
-LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)  # of the prompts, in tokens
+LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)  # tokens of the prompts
 Settings = dict[str, Any]
 SETTINGS: dict[str, Settings] = {
     "greedy": {"do_sample": False},
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Settings] = {
 
 
 def make_checkpoint(cell: str, level: str) -> Checkpoint:
-    """Random, 2 × 64; larger weights than usual, so that probabilities differ."""
+    """Return a random checkpoint of 2 layers of 64, with larger weights than usual, so that probabilities differ."""
     V = 90 if level == "char" else 700
     config = models.config(cell, 2, vocab_size=V, embedding_size=32, hidden_size=64)
     words = [chr(0x4E00 + i) if level == "char" else f"w{i}" for i in range(V)]
@@ -46,7 +46,7 @@ def make_prompts(checkpoint: Checkpoint) -> list[str]:
 
 
 class Reference:
-    """What the NumPy engine writes behind prompts, and how another's tokens differ from it."""
+    """The texts that the NumPy engine generates for prompts, and their differences from another engine's tokens."""
 
     def __init__(self, checkpoint: Checkpoint, prompts: Sequence[str]) -> None:
         self.checkpoint, self.prompts = checkpoint, list(prompts)
@@ -54,14 +54,14 @@ class Reference:
         self._written: dict[Any, list[Generation]] = {}
 
     def rows(self, config: GenerationConfig, alone: bool = False) -> list[Generation]:
-        """The texts; ``alone``: each prompt is the only one, so that its index is 0."""
+        """Return the texts; with ``alone``, each prompt is generated separately, so its index is 0."""
         if (config, alone) not in self._written:
             asked = [[prompt] for prompt in self.prompts] if alone else [self.prompts]
             self._written[config, alone] = [row for prompts in asked for row in generate(self.model, prompts, config)]
         return self._written[config, alone]
 
     def divergences(self, got: Sequence[Sequence[int]], settings: Settings, alone: bool = False) -> list[Divergence]:
-        """First divergences of the tokens ``got`` from NumPy's, as many rows for each prompt, all of one length."""
+        """Return the first divergences of the tokens ``got`` from NumPy's: equally many rows per prompt, all of one length."""
         count, length = len(got) // len(self.prompts), len(got[0])
         config = GenerationConfig(**settings, max_new_tokens=length, num_return_sequences=count)
         rows = self.rows(config, alone)
@@ -72,7 +72,7 @@ class Reference:
         return first_divergences(self.model, ids, indices, expected, np.array(got, np.int64), config)
 
     def faults(self, got: Sequence[Sequence[int]], settings: Settings, alone: bool = False) -> list[Divergence]:
-        """The divergences that rounding does not explain; greedy, all of them."""
+        """Return the divergences that rounding does not explain; with greedy decoding, all of them."""
         greedy = not settings.get("do_sample", True)
         return [one for one in self.divergences(got, settings, alone) if greedy or not one.explained]
 

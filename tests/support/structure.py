@@ -1,4 +1,4 @@
-"""Read the structure of the package from its sources: modules, imports between them, and what the rules of the house forbid.
+"""Read the structure of the package from its sources: modules, their imports, and violations of the structural rules.
 
 python tests/support/structure.py FOLDER    # FOLDER holds unrolled/, as an unpacked wheel does; exits with 1 at a circle
 """

@@ -1,4 +1,4 @@
-"""The tables of tolerances: (rtol, atol) by what is compared and in which dtype, others below; and the comparators."""
+"""Tables of tolerances, (rtol, atol) by the kind of comparison and the dtype, and the comparators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCES: dict[tuple[str, str], tuple[float, float]] = {
-    # the same formulas in another order of summation: NumPy, Numba
+    # the same formulas with another order of summation: NumPy, Numba
     ("engine", "float64"): (1e-9, 1e-11),
     ("engine", "float32"): (1e-4, 2e-6),
     # gradients by name against torch autograd, relative to the largest entry of the array
@@ -21,11 +21,11 @@ TOLERANCES: dict[tuple[str, str], tuple[float, float]] = {
     ("invariant", "float32"): (1e-5, 2e-6),
     # logits of an exported file against NumPy
     ("export", "float32"): (0.0, 1e-5),
-    # products of factors rounded to bfloat16, divided by the root of their depth, against the same in float64
+    # products of factors rounded to bfloat16, divided by the square root of their depth, against float64
     ("bf16 product", "float32"): (2e-6, 2e-6),
-    # a model with such products against one in float32: bfloat16 has 8 bits; gradients as relative errors of arrays
+    # a model with such products against one in float32: bfloat16 has 8 bits; gradients are compared by relative error
     ("bf16 model", "float32"): (0.05, 0.05),
-    # mean loss of two lines, by files of an earlier release: float32 on another processor; products in int8, rounded otherwise
+    # mean loss of two lines with files of an earlier release: float32 on another processor; int8 products round differently
     ("frozen loss", "float64"): (0.0, 1e-5),
     ("quantized loss", "float64"): (0.0, 0.05),
     # loss curves of different engines
@@ -37,12 +37,12 @@ TOLERANCES: dict[tuple[str, str], tuple[float, float]] = {
 ULPS = {"exp_negative": 2.0, "sigmoid": 3.0, "tanh": 4.0, "quotient": 1.6}
 
 
-# how many times torch's distance from float64 the compiled engine's float32 gradients may have; 0.5 to 1.5 were seen
+# The error of the compiled engine's float32 gradients against float64 may be this many times torch's; 0.5 to 1.5 occurred.
 GRADIENT_SLACK = 2.0
 
 
 def relative_error(got: Mapping[str, NDArray], exact: Mapping[str, NDArray]) -> float:
-    """The largest error of any array's entries, relative to the array's norm; NaN where one is."""
+    """Return the largest error of any entry, relative to the norm of its array; NaN if any error is NaN."""
     return float(np.max([np.abs(got[name] - exact[name]).max() / np.linalg.norm(exact[name]) for name in exact]))
 
 

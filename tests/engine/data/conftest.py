@@ -1,4 +1,4 @@
-"""Fixtures of all tests of data."""
+"""Fixtures of the tests of data: written files and standard input."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from unrolled.engine.tokenizers.words import WordTokenizer
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Ten bytes of ids in memory; the folder that takes the rest."""
+    """Allow ten bytes of ids in memory, and return the folder of the temporary files."""
     monkeypatch.setattr(id_arrays, "MEMORY_LIMIT", 10)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
@@ -88,7 +88,7 @@ def test_failed_encoding_leaves_no_file(small_memory: Path) -> None:
 def test_one_hundred_megabytes(
     kind: type[CharTokenizer] | type[WordTokenizer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """About 100 MB of text become compact, mapped ids that repeat those of one copy."""
+    """About 100 MB of repeated text become compact, mapped ids that repeat those of one copy."""
     monkeypatch.setattr(id_arrays, "MEMORY_LIMIT", 64 * 2**20)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     one = builtin_corpus().text

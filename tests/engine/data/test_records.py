@@ -19,7 +19,7 @@ from unrolled.engine.tokenizers.vocabulary import BOS, EOS
 
 PROPERTY = settings(derandomize=True, max_examples=80, deadline=None)
 
-# three records after each other, <bos> = 1, <eos> = 2
+# Three records one after the other; <bos> is 1, <eos> is 2.
 RECORD_IDS = np.array([1, 10, 11, 12, 2, 1, 20, 2, 1, 30, 31, 2], np.uint8)
 RECORD_STARTS = np.array([0, 5, 8, 12])
 
@@ -89,7 +89,7 @@ def padding(batches: RecordBatches, rng: np.random.Generator | None) -> float:
 
 
 def lists_of_all_lengths(records: int = 3_000) -> RecordBatches:
-    """Records of 1 to 39 predictions, each of its own ids."""
+    """Return records of 1 to 39 predictions, each of distinct ids."""
     sizes = np.random.default_rng(5).integers(2, 41, records)
     return RecordBatches(np.arange(sizes.sum()) % 251, np.concatenate([[0], np.cumsum(sizes)]), 16, 40)
 

@@ -119,7 +119,7 @@ def test_no_record_is_in_two_parts_even_where_few_are_different(
     split = split_corpus(Corpus("names", "\n".join(records)), "records", fractions, seed)
     parts = [set(part) for part in split]
     assert sum(map(len, split)) == 600
-    assert sum(map(len, parts)) == different  # so none is in two
+    assert sum(map(len, parts)) == different  # so no record is in two parts
     assert [bool(part) for part in parts] == [fraction > 0 for fraction in fractions]
     assert split == split_corpus(Corpus("names", "\n".join(records)), "records", fractions, seed)
 
@@ -141,7 +141,7 @@ def test_fewer_different_records_than_parts_are_an_error(different: int, message
 
 
 def test_a_validation_stream_begins_where_training_ends() -> None:
-    text = "".join(chr(0x4E00 + i) for i in range(1000))  # no character twice, so that any overlap shows
+    text = "".join(chr(0x4E00 + i) for i in range(1000))  # distinct characters, so that any overlap shows
     data = prepare_dataset(Corpus("once", text), DataConfig(split=(0.7, 0.2, 0.1), batch_size=4, length=9))
     seen = []
     for part in (data.train, data.validation):

@@ -41,7 +41,7 @@ CONFIGS = {
 
 
 def written(folder: Path, config: DataConfig, *texts: str) -> tuple[list[str], EncodedCorpus]:
-    """Text files and the token file of them."""
+    """Write text files and their token file, and return both."""
     files = []
     for place, text in enumerate(texts or (TEXT,)):
         path = folder / f"{place}.txt"
@@ -52,7 +52,7 @@ def written(folder: Path, config: DataConfig, *texts: str) -> tuple[list[str], E
 
 
 def same(got: Any, expected: Any) -> None:
-    """Every batch of two data sets."""
+    """Compare every batch of two data sets."""
     assert (got is None) == (expected is None)
     if got is not None:
         for one, other in zip(got.epoch(None), expected.epoch(None), strict=True):
@@ -218,7 +218,7 @@ def test_pieces_are_cut_where_words_end(size: int, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_two_hundred_megabytes_need_little_memory(tmp_path: Path) -> None:
-    """Encoding, opening and reading batches of a text that is many times what the process may grow by."""
+    """The text is many times larger than the growth of the process that encoding, opening and reading batches may cause."""
     source = tmp_path / "big.txt"
     line = "".join(chr(32 + (i * i + i // 7) % 90) for i in range(9_999)) + "\n"
     source.write_text(line * 20_000)
@@ -252,5 +252,5 @@ def test_two_hundred_megabytes_need_little_memory(tmp_path: Path) -> None:
     print(f"\n{speed:.0f} MB/s of processor time, {encoding:.0f} MiB more to encode, {training:.0f} MiB to train")
     assert tokens == 50 * 64 * 256
     assert encoding < 128
-    assert training < 128  # pages of the file among them, which the system may map in large ones
-    assert speed > 20  # 80 where nothing else runs
+    assert training < 128  # including pages of the file, which the system may map as huge pages
+    assert speed > 20  # 80 on an idle machine

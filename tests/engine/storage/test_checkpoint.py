@@ -1,4 +1,4 @@
-"""Checkpoints: bit for bit there and back, whole or not at all, and a named error for every kind of damage."""
+"""Checkpoints: bit-for-bit round trips, atomic writing, and a named error for every kind of damage."""
 
 from __future__ import annotations
 

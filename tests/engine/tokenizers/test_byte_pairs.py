@@ -1,4 +1,4 @@
-"""Byte pairs: against the library that learns them, at the borders of words and characters, and through a whole run."""
+"""Byte pairs: compared with the library that learns them, at the limits of words and characters, and in a whole run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ library = pytest.importorskip("tokenizers", reason="the bpe extra is not install
 
 PROPERTY = settings(derandomize=True, max_examples=150, deadline=None)
 SCALARS = st.characters(exclude_categories=["Cs"])  # no surrogates
-# the borders of the classes, so that they come often
+# The limits of the character classes, so that they occur often.
 NEAR = st.sampled_from(
     [*"ab_'’ 09.,!-\n\t\r\0", *"\x1c\x7f\x80\x85\xa0\xbf\xc0\u167f\u1680\u1fff\u2000\u200a\u200b"]
 ) | (
@@ -52,13 +52,13 @@ FITTED = BpeTokenizer.fit(TEXT + hosts.TRICKY, specials=(UNK, BOS, EOS), vocab_s
 
 
 def checkpoint(cell: str) -> Checkpoint:
-    """A random model of ``FITTED``."""
+    """Return a random model with the vocabulary of ``FITTED``."""
     config = models.config(cell, vocab_size=len(FITTED))
     return Checkpoint(config, models.params(config, np.float32), FITTED, {})
 
 
 def in_library(tokenizer: BpeTokenizer) -> Any:
-    """The same vocabulary and merges in the library."""
+    """Return the library's tokeniser with the same vocabulary and merges."""
     ids = {token: index for index, token in enumerate(tokenizer.vocabulary)}
     pairs = [(tokenizer.vocabulary[left], tokenizer.vocabulary[right]) for left, right in tokenizer.merges]
     made = library.Tokenizer(library.models.BPE(ids, pairs))
@@ -72,7 +72,7 @@ def in_library(tokenizer: BpeTokenizer) -> Any:
 
 
 def made_of(*joined: str, specials: tuple[str, ...] = ()) -> BpeTokenizer:
-    """Byte pairs with the given tokens, "l+r" each, in the order of their strength."""
+    """Return byte pairs with the given merges, "l+r" each, in order of priority."""
     pairs = [tuple(pair.split("+")) for pair in joined]
     vocabulary = list(dict.fromkeys([*specials, *BYTE_SIGNS, *("".join(pair) for pair in pairs)]))
     return BpeTokenizer(vocabulary, [[vocabulary.index(part) for part in pair] for pair in pairs])
@@ -115,7 +115,7 @@ def test_the_earliest_merge_goes_first_and_the_leftmost_among_equals() -> None:
     assert tokens_of(made_of("b+c", "a+b"), "abc") == ["a", "bc"]
     assert tokens_of(made_of("a+b", "b+c"), "abc") == ["ab", "c"]
     assert tokens_of(made_of("a+a"), "aaa aaaa") == ["aa", "a", "Ġ", "aa", "aa"]
-    # two ways to the same token, and a longer one between them
+    # Two merges make the same token, and the merge to a longer token ranks between them.
     twice = made_of("a+b", "b+c", "ab+c", "abc+d", "a+bc")
     assert tokens_of(twice, "abcd") == ["abcd"]
     assert twice.encode("abcd abc").tolist() == in_library(twice).encode("abcd abc").ids
@@ -292,7 +292,7 @@ def test_json_round_trip() -> None:
 )
 def test_damaged_descriptions_are_named_errors(changes: dict[str, Any], message: str) -> None:
     values = {"level": "bpe", "vocabulary": list(BYTE_SIGNS), "unknown": "error", "lowercase": False, "merges": []}
-    # ids of the test are those of the bytes' code points, in the order of the bytes
+    # In this vocabulary the id of a byte is its value, so 97 is the letter a.
     assert BYTE_SIGNS[97] == "a"
     with pytest.raises(ModelFileError, match=message):
         tokenizer_from_dict({**values, **changes})
@@ -320,7 +320,7 @@ def test_a_corpus_becomes_batches(batching: str) -> None:
 
 
 def test_a_record_is_scored_whole_whatever_its_tokens() -> None:
-    records = ("😀😀😀", "a")  # four tokens a character
+    records = ("😀😀😀", "a")  # four tokens per character
     tokenizer = made_of(specials=(BOS, EOS))
     batches = batches_to_score(Corpus("faces", records), tokenizer, {})
     assert isinstance(batches, RecordBatches)

@@ -1,4 +1,4 @@
-"""Long texts in pieces: the same ids as of the whole text, in the smallest dtype."""
+"""Long texts in pieces: the same ids as for the whole text, in the smallest dtype."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_word_pieces_equal_the_whole(text: str, size: int, lowercase: bool, punc
 
 
 def test_lowercase_does_not_depend_on_where_a_piece_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """str.lower turns Σ into σ or ς by what stands next to it, which a cut would change."""
+    """str.lower maps Σ to σ or ς depending on its neighbours, which a split would change."""
     text = "ΟΔΟΣ ΣΑΣΑΣ"
     tokenizer = CharTokenizer.fit(text, lowercase=True)
     whole = tokenizer.encode(text)
@@ -107,6 +107,6 @@ def test_lowercase_does_not_depend_on_where_a_piece_ends(monkeypatch: pytest.Mon
 
 
 def test_lowercase_text_that_was_fitted_can_be_encoded_in_parts() -> None:
-    """A split cuts a corpus anywhere; no part may hold a character that the whole has not."""
+    """A corpus is split anywhere; no part may contain a character that the whole lacks."""
     tokenizer = CharTokenizer.fit("ΣΑΣΑ", lowercase=True)
     assert len(tokenizer.encode("ΣΑΣ")) == 3

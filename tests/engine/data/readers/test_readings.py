@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """The command in this process and in ``tmp_path``: standard output, read as JSON if it is, and standard error."""
+    """Run the command in this process and in ``tmp_path``; return standard output, parsed if it is JSON, and standard error."""
 
     def command(*arguments: str, code: int = 0) -> tuple[Any, str]:
         monkeypatch.chdir(tmp_path)

@@ -36,7 +36,7 @@ LINUX = pytest.mark.skipif(
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """Files of no more than 10,000 bytes can be written."""
+    """Limit the size of written files to 10,000 bytes."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))

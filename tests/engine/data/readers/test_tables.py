@@ -80,7 +80,7 @@ def test_wide_rows_are_refused_with_their_line(write: Write) -> None:
 
 
 def test_names_of_columns(write: Write) -> None:
-    """Blanks around them do not count, and a name that two columns have names neither."""
+    """White space around names is ignored, and a name of two columns selects neither."""
     path = write("a.csv", " id , text,text,,\n1, one ,two,,\n")
     assert read_corpus([path], ReadOptions("id")).content == ("1",)
     assert failure(path, options=ReadOptions(" text ")) == (
@@ -126,8 +126,8 @@ def test_a_single_column_may_hold_other_delimiters(write: Write, row: str) -> No
 @pytest.mark.parametrize(
     "text",
     [
-        "id;text,raw\n1;a,b\n2;c,d\n",  # two fit
-        "id;text,raw\n1;a,b;c,d\n",  # none does
+        "id;text,raw\n1;a,b\n2;c,d\n",  # two delimiters fit
+        "id;text,raw\n1;a,b;c,d\n",  # no delimiter fits
         "id;text\n1;a\n2;b;c\n",
         "id|text\n1\n",
         "id\ttext;raw\n",
@@ -163,7 +163,7 @@ def test_a_first_line_of_excel_names_the_delimiter(write: Write) -> None:
     path = write("a.csv", "SEP=|\na,b|c\nx|y\n")
     assert read_corpus([path], ReadOptions("a,b")).content == ("x",)
     path = write("a.csv", "sep=;\nid;text\n1;a, b\n")
-    for delimiter in (None, ";"):  # which a line of Excel and an option may both name
+    for delimiter in (None, ";"):  # both a line of Excel and an option may name the delimiter
         assert read_corpus([path], ReadOptions("text", delimiter=delimiter)).content == ("a, b",)
     assert read_corpus([path], ReadOptions("id;text", delimiter="|")).content == ("1;a, b",)
 
@@ -232,14 +232,16 @@ def test_csv_without_header_or_rows(write: Write) -> None:
     assert failure(header) == f"{header}: holds no text"
 
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)  # many NULs are another encoding
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0"), max_size=12
+)  # many NULs count as another encoding
 WRITTEN = st.lists(
     st.tuples(TEXTS, st.sampled_from(["a", 'say "hi"', "x;y|z,\t", "\r", "l\r\nm\n"]) | TEXTS), max_size=8
 )
 
 
 def prompts_of(path: Path, table: TableFormat) -> list[str]:
-    """The prompts of a file without bad rows."""
+    """Return the prompts of a file without bad rows."""
     with PromptFile(str(path), table=table) as prompts:
         found = list(prompts)
     assert not [row for row in found if isinstance(row, BadRow)]
