@@ -126,6 +126,11 @@ class Flow(NamedTuple):
 class FlowingModel(StepModel, Protocol):
     """A StepModel with the capability "flow": it reads prompts, draws, and fills its slots by itself (continuous batching)."""
 
+    @property
+    def min_call_tokens(self) -> int:
+        """The fewest tokens of all slots in a call that outweigh its overhead."""
+        ...
+
     def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
         """Advance rows by at most the steps of ``flow.written``; a row that ends leaves its slot to the next that waits.
 

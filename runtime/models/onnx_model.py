@@ -16,7 +16,7 @@ from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.artifact.metadata import FileInfo, parse_metadata
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 from unrolled.export.onnx.stepper import OnnxStepper, open_session
-from unrolled.runtime.models.flow_by_writing import flow_by_writing
+from unrolled.runtime.models.flow_by_writing import TOKENS_PER_CALL, flow_by_writing
 from unrolled.runtime.models.onnx_bound_steps import OnnxBoundSteps
 from unrolled.runtime.models.pickling import Rebuildable
 
@@ -68,6 +68,8 @@ def _setting_inputs(settings: DrawSettings, end_token: int | None) -> dict[str, 
 
 class OnnxWriter(OnnxModel):
     """An ONNX file of a form that writes whole texts inside the graph."""
+
+    min_call_tokens = TOKENS_PER_CALL
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
         if self.form == "generate":

@@ -12,8 +12,7 @@ from unrolled.runtime.generation.scheduler.slots import indices_of, next_draws_o
 
 MIN_CHUNK = 16  # the fewest tokens a row in a call
 MAX_CHUNK = 128  # the most tokens a row in a call
-CALL_TOKENS = 1 << 14  # of all slots in a call: the call's overhead is then a percent or two
-WATCHED_CALL_TOKENS = 2048  # with rows whose end the model cannot see: fewer tokens are drawn after it
+CALL_TOKENS = 1 << 14  # of all slots in a call: its overhead is then a percent or two
 BUSY = 0.75  # with a smaller share of busy slots a call returns early for more rows
 
 
@@ -52,7 +51,9 @@ class FlowSlots:
         """Draw tokens in one call of the model; return whether a row has ended."""
         if slots < 1:  # rows of another kind take all of them
             return False
-        tokens = WATCHED_CALL_TOKENS if any(row.needs_each_token for row in self.rows) else CALL_TOKENS
+        # the model draws on after an end that it cannot see, as that by a stop text: shorter calls waste fewer tokens
+        unseen_ends = any(row.needs_each_token for row in self.rows)
+        tokens = self._model.min_call_tokens if unseen_ends else CALL_TOKENS
         steps = min(max(tokens // min(slots, len(self.rows)), MIN_CHUNK), self._chunk)
         flow = Flow.of(
             self._unread, steps, remaining=self._remaining, first_draw=self._draws, indices=self._indices,
