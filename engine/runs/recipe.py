@@ -119,7 +119,10 @@ def with_default_limit(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_experiment(options: Mapping[str, Any]) -> Experiment:
-    """Return the experiment of ``TRAINING_OPTIONS``; missing options have their defaults, other names are ignored.
+    """Return the experiment that options describe.
+
+    Args:
+        options: values by name; a missing option has its default, names outside ``TRAINING_OPTIONS`` are ignored.
 
     Raises:
         ConfigError: a value is out of range, or two options conflict.
@@ -129,14 +132,15 @@ def make_experiment(options: Mapping[str, Any]) -> Experiment:
     for name in TRAINING_OPTIONS.keys() & options.keys():
         for part, field_name in TRAINING_OPTIONS[name]:
             parts[part][field_name] = options[name]
-    training, data, experiment = parts[TrainingConfig], parts[DataConfig], parts[Experiment]
-    training["dropout"], training["decay"] = Dropout(**parts[Dropout]), DecayConfig(**parts[DecayConfig])
+    dropout, decay = Dropout(**parts[Dropout]), DecayConfig(**parts[DecayConfig])
+    training = TrainingConfig(**parts[TrainingConfig], dropout=dropout, decay=decay)
+    data, experiment = parts[DataConfig], parts[Experiment]
     if isinstance(data.get("split"), str):
         data["split"] = parse_fractions(data["split"])
     if "clip_norm" in experiment:
         experiment["clip_norm"] = experiment["clip_norm"] or None
     return Experiment(
-        TrainingConfig(**training),
+        training,
         DataConfig(**data),
         ModelSettings(**parts[ModelSettings]),
         OptimizerConfig(**parts[OptimizerConfig]),

@@ -208,3 +208,10 @@ def test_a_resumed_run_takes_its_recipe_again(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "r.toml").write_text(RECIPE.replace("lr = 0.5", "lr = 0.6"))
     with pytest.raises(ConfigError, match=r"learning_rate was 0\.5, now 0\.6"):
         trained(tmp_path, *recipe, "--resume", "--steps", "5")
+
+
+def test_a_wrong_training_setting_is_reported_before_a_split_that_is_no_list_of_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"^warmup"):
+        make_experiment({"warmup": -1, "split": "all"})
+    with pytest.raises(ConfigError, match=r"^split"):
+        make_experiment({"split": "all", "batch": 0})
