@@ -1,4 +1,4 @@
 """The network in PyTorch, and model files for other runtimes: ONNX and TorchScript.
 
-It imports nothing: the ONNX writer works without torch, and torch is loaded only by what needs it.
+This file imports nothing: the ONNX writer works without torch, and only the modules that need torch load it.
 """

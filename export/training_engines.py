@@ -89,7 +89,7 @@ def make_trainable(
     """Return a model with its optimiser on one of ``TRAINABLES``; ``params`` are copied.
 
     Args:
-        group: of ``training_group``; its processes share the work of each training step.
+        group: the group from ``training_group``; its processes share the work of each training step.
 
     Raises:
         ConfigError: unknown engine, or the engine does not have this precision.

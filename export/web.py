@@ -41,7 +41,7 @@ def find_onnxruntime_web(folder: Path | None = None) -> Path:
         folder: the npm package, its dist, the node_modules around it, or the folder around that.
 
     Raises:
-        MissingDependencyError: it is not there; the message says how to install it.
+        MissingDependencyError: the files are not found; the message explains how to install them.
     """
     places = (Path("node_modules"), hosts_folder() / "web" / "node_modules") if folder is None else (folder,)
     for place in places:

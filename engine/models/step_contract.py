@@ -32,7 +32,7 @@ class StepModel(Stepper, Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """The calls that the model answers; schedulers and checks choose by these names.
+        """Return the names of the calls that the model answers, by which schedulers and checks choose.
 
         step      ``step`` gives logits
         generate  texts can be generated
@@ -45,24 +45,24 @@ class StepModel(Stepper, Protocol):
 
     @property
     def engine(self) -> str:
-        """The engine that runs it, a key of ``unrolled.runtime.ENGINES``."""
+        """Return the name of the engine that runs the model, a key of ``unrolled.runtime.ENGINES``."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
     def training(self) -> dict[str, Any]:
-        """The record of its training, as far as its file has one."""
+        """Return the record of the training; {} if the model's file has none."""
         ...
 
     @property
     def digest(self) -> str:
-        """``model_digest`` of the checkpoint that it was made from."""
+        """Return the ``model_digest`` of the checkpoint that the model was made from."""
         ...
 
     @property
     def weights_digest(self) -> str:
-        """A digest of the weights that it computes with: ``digest``, unless its file stores other weights."""
+        """Return a digest of the weights that the model computes with: ``digest``, unless its file stores other weights."""
         ...
 
 
@@ -78,7 +78,7 @@ class ReadingModel(StepModel, Protocol):
 
 
 class Flow(NamedTuple):
-    """Rows of all lengths for ``FlowingModel.flow``: first those that have a slot, then those that wait for one.
+    """E rows of all lengths for ``FlowingModel.flow``: first those that have a slot, then those that wait for one.
 
     Arrays are (E,), one value a row, unless stated; ``flow`` writes those with a star.
 
@@ -150,7 +150,7 @@ class Draws(NamedTuple):
 
     Args:
         steps: N, tokens a row.
-        first_step: the number of the first draw in its sequence; one value for all rows, or an array (B,).
+        first_step: int64, the number of the first draw in its sequence; one value for all rows, or an array (B,).
         sequences: (B,), the rows' indices.
         settings: one value for all rows.
     """
@@ -232,7 +232,7 @@ def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np
 
 def are_ids(tokens: NDArray, vocab_size: int) -> bool:
     """Return whether all tokens, if there are any, are in the vocabulary."""
-    # one comparison instead of two: without a sign, negative numbers are huge
+    # One comparison instead of two: read as unsigned, negative ids are larger than any vocabulary.
     return int(tokens.astype(np.int64, copy=False).view(np.uint64).max(initial=0)) < vocab_size
 
 

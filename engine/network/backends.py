@@ -20,7 +20,7 @@ PRECISIONS = (FLOAT32, BF16)  # of the products of a float32 model
 
 
 class CellFunctions(Protocol):
-    """The two functions of a recurrent layer; the contract stands in ``unrolled.engine.models.cells``.
+    """The two functions of a recurrent layer; ``unrolled.engine.models.cells`` documents their contract.
 
     ``Any`` stands for (T, B, G·H) in a format of the engine's own.
     """

@@ -54,4 +54,4 @@ SCHEDULES: dict[str, Callable[[SchedulePosition, DecayConfig], float]] = {
     "step": lambda position, decay: decay.factor ** max(position.epochs + 1 - decay.after, 0),
     "plateau": lambda position, decay: decay.factor**position.plateaus,
 }
-LIMIT_INDEPENDENT = ("constant", "step")  # another limit may change every step under the others
+LIMIT_INDEPENDENT = ("constant", "step")  # under the other schedules, another limit can change every training step

@@ -1,4 +1,4 @@
-"""The comparison of a resumed run with its settings: which differences are allowed, and the message about the others."""
+"""Comparison of a resumed run's settings with those it started with: differences that are allowed, and errors for others."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def check_start(path: Path, overwrite: bool, resume: bool) -> None:
 
 
 def remove_earlier_run(path: Path, keep: str) -> None:
-    """Remove an earlier run's files except ``keep``, which is the new run's, so that no file passes for the new run's."""
+    """Remove an earlier run's files, so that none passes for the new run's; ``keep`` names a file that the new run wrote."""
     for name in {BEST_CHECKPOINT, LAST_CHECKPOINT, METRICS, RESUME, LOSS_CURVES, *EXPORTS} - {keep}:
         with contextlib.suppress(NotADirectoryError):  # a file may have the name of the web page's folder
             (path / name).unlink(missing_ok=True)

@@ -33,8 +33,8 @@ class RunFolder(TrainingObserver):
         path: the folder; created if it does not exist.
         tokenizer: written to the checkpoints.
         record: the checkpoints' training record except the result (corpus, settings).
-        overwrite: whether an earlier run in the folder may be replaced, with its picture and exported files; they are
-            removed after the first save of the new run.
+        overwrite: whether an earlier run in the folder may be replaced, with its loss curves, TensorBoard events and
+            exported files; they are removed after the first save of the new run.
         resume: whether to continue the run in the folder; without one, a new run starts.
 
     Raises:
@@ -101,7 +101,7 @@ class RunFolder(TrainingObserver):
         return state.result
 
     def _repair(self, trainable: Trainable, state: ResumeState) -> None:
-        """Bring log and checkpoints to the resume file's step: a kill may have come between the writes of a save."""
+        """Bring log and checkpoints to the resume file's step: a kill may have separated the writes of a save."""
         if self._draft.exists():  # killed during its first save
             self._take_over()
         self._remove_drafts()

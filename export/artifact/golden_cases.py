@@ -30,7 +30,7 @@ SAMPLED = (
     DrawSettings(True, 0.9, 0, 0.9, 3),
     DrawSettings(True, 1.2, 12, 0.8, 4),
 )
-RECORDED_SETTINGS = ("temperature", "top_k", "top_p", "seed")  # of a draw, in its case
+RECORDED_SETTINGS = ("temperature", "top_k", "top_p", "seed")  # the keys of a recorded draw beside "tokens"
 
 
 def _generate(model: Stepper, prompt: list[int], count: int, next_token: NextToken) -> list[int]:
@@ -124,7 +124,7 @@ def recorded_draws(case: dict[str, Any]) -> list[tuple[DrawSettings, list[int]]]
 
 
 def settings_text(settings: DrawSettings) -> str:
-    """Return the recorded settings of a draw for a message."""
+    """Return the recorded settings of a draw as messages show them."""
     return f"Settings({', '.join(f'{name}={settings._asdict()[name]!r}' for name in RECORDED_SETTINGS)})"
 
 

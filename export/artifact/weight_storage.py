@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import Checkpoint
 
-LARGEST = 127  # of int8, symmetric
+LARGEST = 127  # magnitude of int8 numbers: -128 is not used, so that the range is symmetric
 
 
 @dataclass(frozen=True)

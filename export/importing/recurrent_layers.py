@@ -23,7 +23,8 @@ REMOVE = (
 _RECURRENT = re.compile(
     r"(?P<module>(?:.*\.)?)(?P<kind>(?:weight|bias)_(?:ih|hh))(?:_l(?P<layer>[0-9]{1,4}))?(?P<tail>.*)"
 )
-_WRAPPERS = ("module", "_orig_mod")  # of DataParallel and weight dropping; of torch.compile
+# Parts of names that wrappers add: "module" by DataParallel and weight dropping, "_orig_mod" by torch.compile.
+_WRAPPERS = ("module", "_orig_mod")
 
 
 class RecurrentLayer(NamedTuple):

@@ -111,7 +111,7 @@ def make_tokenizer(
 
     Args:
         unknown: policy for unknown tokens; if left out, words become <unk> if the vocabulary has it, else they are an error.
-        merges: merges of byte pairs, of level bpe.
+        merges: merges of byte pairs (level bpe only).
 
     Raises:
         ConfigError: another number of tokens, or tokens of another level.

@@ -42,7 +42,7 @@ class OnnxStepper:
     """The step contract on an ONNX graph of the step form.
 
     Args:
-        session: of ``open_session``.
+        session: a session from ``open_session``.
         config: the model's config, which the graph's sizes must fit.
         form: the graph's form, a key of ``FORMS``.
         where: the graph's name in error messages.

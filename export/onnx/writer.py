@@ -1,8 +1,9 @@
 """ONNX files written from the weights alone, without torch.
 
 The step form: ``tokens`` (T, B) int64 and ``state`` (S, L, B, H) in, ``logits`` (T, B, V) and ``next_state`` out; T and B
-are dynamic. The generate form reads ragged prompts and writes tokens inside the graph (``generation_loop``). Standard
-operators of opset 17 and IR version 8, which every runtime tried can load.
+are dynamic. The generate form reads ragged prompts and writes tokens inside the graph (``generation_loop``). Graphs
+have standard operators of opset 17 and IR version 8, which every runtime tried can load; int8 products have operators of
+onnxruntime alone.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class DistributedTrainable(TorchTrainable):
     """A TorchTrainable whose training steps and evaluations are split by rows; every process has all parameters and moments.
 
     Args:
-        group: of ``torchrun_group``.
+        group: the group from ``torchrun_group``.
     """
 
     def __init__(

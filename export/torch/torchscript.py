@@ -80,10 +80,8 @@ class ScriptedModel:
         steps = draws.first_step + np.arange(draws.steps)[:, None]
         settings = draws.settings
         if settings.do_sample:
-            u, chosen = (
-                uniforms(settings.seed, draws.sequences, steps),
-                (settings.temperature, settings.top_k, settings.top_p),
-            )
+            u = uniforms(settings.seed, draws.sequences, steps)
+            chosen = settings.temperature, settings.top_k, settings.top_p
         else:
             u, chosen = np.zeros((draws.steps, len(lengths))), (1.0, 1, 1.0)
         eos = self.tokenizer.eos_id

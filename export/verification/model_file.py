@@ -46,7 +46,7 @@ class ModelFile:
 
     @cached_property
     def info(self) -> FileInfo | None:
-        """Metadata of an exported file; None for a checkpoint, which is checked completely as it is read."""
+        """Return the metadata of an exported file; None for a checkpoint, whose reader checks it completely."""
         if self.path.suffix == ".onnx":
             return self.onnx.info
         return self.torchscript[1] if self.path.suffix == ".pt" else None

@@ -39,7 +39,7 @@ NamedChecks = Iterator[tuple[str, Callable[[], str]]]
 
 
 def find_checkpoint(path: Path, digest: str) -> tuple[Checkpoint, Path] | None:
-    """Return the checkpoint that an exported file was made of, if it lies beside the file."""
+    """Return the checkpoint that an exported file was made from, if it is in the same folder."""
     for name in (path.stem + CHECKPOINT_SUFFIX, BEST_CHECKPOINT, LAST_CHECKPOINT):
         beside = path.parent / name
         if beside.is_file():
@@ -58,7 +58,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
     Args:
         path: an .onnx or .pt file, or a checkpoint.
         open_model: opens it as a StepModel (``unrolled.runtime.load``).
-        against: a checkpoint to compare with; if left out, the one that the file was made of, if it lies beside it.
+        against: a checkpoint to compare with; if left out, the one that the file was made from, if it is in the same folder.
 
     Raises:
         ModelFileError: the file cannot be read, or is not an exported file of this package.
@@ -105,9 +105,8 @@ def _checks(
         yield "digest", partial(check_digest, file, info)
     if against is not None:
         yield f"sizes{source}", partial(check_same_sizes, model.config, against.config)
-        if (
-            has_logits and storage.storage == FLOAT32_STORAGE.storage
-        ):  # other formats hold other weights, by their digest
+        # fp16 and int8 files hold other weights than the checkpoint; their digest covers them.
+        if has_logits and storage.storage == FLOAT32_STORAGE.storage:
             yield f"values{source}", partial(check_against_values, model, against)
             yield f"tokens{source}", partial(check_against_tokens, model, against)
 
@@ -121,5 +120,5 @@ def _writing_checks(file: ModelFile, model: Any, golden: list[dict[str, Any]], q
         yield "own tokens", partial(check_golden_tokens, scripted, golden, scripted.draw)
     if writer is not None:
         yield "written tokens", partial(check_written, writer, golden)
-        if not quantized:  # quantized: rounding depends on the other rows
+        if not quantized:  # int8 products round a row by the largest number of all rows
             yield "written pieces", partial(check_goes_on, writer)

@@ -26,7 +26,11 @@ def check_own_step(scripted: ScriptedModel, model: StepModel) -> str:
 
 
 def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple[NDArray[np.int64], NDArray]:
-    """Return the tokens that the file writes after prompts of different lengths, and the state after checks of their number."""
+    """Return the tokens that the file writes after prompts of different lengths, and the state after them.
+
+    Raises:
+        Failed: the tokens have another shape, or writing stops before or continues after <eos>.
+    """
     tokens, lengths = pad_prompts(prompts)
     written, state = model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)
     shape, eos = (draws.steps, len(prompts)), model.tokenizer.eos_id

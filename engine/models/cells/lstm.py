@@ -18,7 +18,7 @@ from unrolled.engine.models.cells.cell import sigmoid
 
 
 def forward(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
-    """Run T time steps by the cells' contract; gates (T, B, 4·H) are the activated i, f, g, o, the states h and c."""
+    """Run T time steps by the cells' contract; gates (T, B, 4·H): activated i, f, g, o; state 0 is h, 1 is c."""
     T, B, H = xg.shape[0], xg.shape[1], s0.shape[2]
     states = np.empty((T + 1, 2, B, H), xg.dtype)
     gates = np.empty((T, B, 4 * H), xg.dtype)

@@ -15,7 +15,7 @@ from unrolled.engine.models.layers.output_loss import LossResult, output_loss
 
 
 class LayerFunctions(NamedTuple):
-    """The layers of an engine; formulas and shapes stand at the reference functions of the same names.
+    """The layers of an engine; the reference functions of the same names document formulas and shapes.
 
     ``Any`` stands for (T, B, G·H) in a format of the engine's own: the products that its cells read, and the gradients that
     they return.
