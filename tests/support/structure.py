@@ -110,7 +110,9 @@ def _definitions(modules: Modules) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _is_compiled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any(re.search(r"compiled|njit|\bjit", ast.unparse(decorator)) for decorator in function.decorator_list)
+    return any(
+        re.search(r"compiled|intrinsic|njit|\bjit", ast.unparse(decorator)) for decorator in function.decorator_list
+    )
 
 
 def long_parameter_lists(modules: Modules, excepted: Iterable[str] = ()) -> list[str]:
@@ -138,10 +140,12 @@ def double_names(modules: Modules) -> dict[str, list[str]]:
     return {name: found for name, found in places.items() if len(found) > 1}
 
 
-def fragments(modules: Modules) -> list[str]:
-    """Return modules, classes and functions whose docstring begins with a fragment instead of a sentence."""
+def fragments(modules: Modules, excepted: Iterable[str] = ()) -> list[str]:
+    """Return what has a docstring that begins with a fragment instead of a sentence, outside of modules under ``excepted``."""
     found = []
     for module, node in _definitions(modules):
+        if module.startswith(tuple(excepted)):
+            continue
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text and FRAGMENT.match(text):

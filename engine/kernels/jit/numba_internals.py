@@ -132,7 +132,7 @@ def _open_cache(function: Callable[..., Any], folder: Path) -> Any:
     """Return Numba's cache of a function, in ``folder``."""
 
     class Located(caching.CompileResultCacheImpl):
-        """How compile results are stored, and under which name."""
+        """The storage of compile results in the folder of all kernels."""
 
         def __init__(self, py_func: Callable[..., Any]) -> None:
             self._lineno, self._locator = py_func.__code__.co_firstlineno, _Folder(py_func, folder)
