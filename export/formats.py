@@ -83,7 +83,7 @@ FORMATS: dict[str, ExportFormat] = {
 SINGLE_FILES = {name: kind for name, kind in FORMATS.items() if not kind.is_folder}
 
 
-def usual_name(format_name: str) -> str:
+def default_name(format_name: str) -> str:
     """Return the default name of an export in a run folder."""
     kind = FORMATS[format_name]
     return format_name if kind.is_folder else f"model{kind.suffix}"

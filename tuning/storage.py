@@ -119,7 +119,7 @@ def _reopen(optuna: Any, journal: Path, settings: Mapping[str, Any]) -> Any:
         raise ModelFileError(
             f"{journal}: damaged, or no study of unrolled ({type(error).__name__}: {error})"
         ) from error
-    check_same_settings(before, settings, follows_limit=True, what="study")
+    check_same_settings(before, settings, depends_on_limit=True, what="study")
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         close_trial(optuna, study, trial.number, trial.user_attrs.get(OUTCOME))
     return study

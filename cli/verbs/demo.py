@@ -27,7 +27,7 @@ from unrolled.engine.runs.run_files import find_run_files
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file
 from unrolled.engine.storage.json_text import to_json
-from unrolled.export.formats import SINGLE_FILES, export_model, usual_name
+from unrolled.export.formats import SINGLE_FILES, default_name, export_model
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.export.web import find_onnxruntime_web
 from unrolled.runtime import generate, load
@@ -66,7 +66,7 @@ def demo(
 def _open_page(run: Path, onnxruntime_web: Path | None) -> None:
     """Export a run as a page, serve it on this computer until Ctrl-C, and open it in a browser."""
     checkpoint = load_checkpoint(resolve_model_file(run))
-    folder = export_model(checkpoint, run / usual_name("web"), "web", onnxruntime_web=onnxruntime_web)
+    folder = export_model(checkpoint, run / default_name("web"), "web", onnxruntime_web=onnxruntime_web)
     with WebServer(folder) as server:
         out.print(f"{folder} is at {server.url} (Ctrl-C ends)")
         opened = webbrowser.open(server.url)
@@ -91,7 +91,7 @@ def _run_demo(output: Path, seconds: float, overwrite: bool) -> None:
     artifacts = {f"run_{name}": folder for name, folder in runs.items()}
     for name in SINGLE_FILES:
         if name != "torchscript" or "torch" in engines:
-            artifacts[name] = export_model(best, runs["numba"] / usual_name(name), name)
+            artifacts[name] = export_model(best, runs["numba"] / default_name(name), name)
     _heading("The trained network on every engine and in every file")
     # Each engine once: training engines on the checkpoint, runtimes on their exported files.
     files = [str(artifacts[name]) for name in SINGLE_FILES if name in artifacts]

@@ -18,7 +18,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
 from unrolled.export.artifact.metadata import FORMS
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, NUMBER_FORMATS, WeightStorage
-from unrolled.export.formats import FORMATS, check_export, export_model, usual_name
+from unrolled.export.formats import FORMATS, check_export, default_name, export_model
 from unrolled.export.onnx.cells import ONNX_CELLS
 
 QUANTIZE = ("int8",)
@@ -84,7 +84,7 @@ def export(
         raise ConfigError(f"{run}: export starts from a run folder or a {CHECKPOINT_SUFFIX} checkpoint")
     check_choice("format", kind, FORMATS)
     wanted = FORMATS[kind]
-    path = output or source.parent / usual_name(kind)
+    path = output or source.parent / default_name(kind)
     stored = _weights(weights, quantize)
     given = None if stored == FLOAT32_STORAGE else stored
     form = check_export(path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})

@@ -52,7 +52,7 @@ class StepModel(Stepper, Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def training(self) -> dict[str, Any]:
-        """Return the record of the training; {} if the model's file has none."""
+        """Return the record of the training that the model's file holds."""
         ...
 
     @property
@@ -198,7 +198,7 @@ class BindingModel(StepModel, Protocol):
         ...
 
 
-def check_moved(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -> None:
+def check_step_results(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -> None:
     """Check the results of a model file's own graph for ``tokens`` (T, B): logits (T, B, V) and a state (S, L, B, H).
 
     Raises:

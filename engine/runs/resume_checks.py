@@ -35,12 +35,12 @@ def match_recorded_settings(record: Mapping[str, Any], before: Mapping[str, Any]
 
 
 def check_same_settings(
-    before: Mapping[str, Any], now: Mapping[str, Any], follows_limit: bool, what: str = "run"
+    before: Mapping[str, Any], now: Mapping[str, Any], depends_on_limit: bool, what: str = "run"
 ) -> None:
     """Check that a training continues with its original settings; its limits may change.
 
     Args:
-        follows_limit: whether the learning rate depends on the completed share of the limit, so that another limit would
+        depends_on_limit: whether the learning rate depends on the completed share of the limit, so that another limit would
             have changed the training from the first step on.
         what: the thing that continues, for the message.
 
@@ -55,7 +55,7 @@ def check_same_settings(
             f"{old.get('corpus.characters', 0):,} characters, {new['corpus.name']} has {new['corpus.characters']:,}"
             + (", others" if old.get("corpus.characters") == new["corpus.characters"] else "")
         )
-    if not follows_limit:
+    if not depends_on_limit:
         changed = [name for name in changed if name not in LIMIT_SETTINGS]
     if changed:
         listed = "; ".join(f"{name.rpartition('.')[2]} was {old.get(name)}, now {new.get(name)}" for name in changed)

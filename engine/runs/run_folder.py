@@ -73,11 +73,11 @@ class RunFolder(TrainingObserver):
         """Return the path of metrics.jsonl before the first save."""
         return self.path / f".{METRICS}.{self._run}"
 
-    def start(self, trainable: Trainable, follows_limit: bool = False) -> TrainingResult | None:
+    def start(self, trainable: Trainable, depends_on_limit: bool = False) -> TrainingResult | None:
         """Open the log; for a run to resume, restore ``trainable`` and return the result so far, else return None.
 
         Args:
-            follows_limit: as in ``check_same_settings``.
+            depends_on_limit: as in ``check_same_settings``.
 
         Raises:
             ConfigError: corpus or settings differ from those of the run.
@@ -90,7 +90,7 @@ class RunFolder(TrainingObserver):
             return None
         state = load_resume_state(self.path / RESUME)
         self.record = match_recorded_settings(self.record, state.settings)
-        check_same_settings(state.settings, run_settings(self.record, trainable), follows_limit)
+        check_same_settings(state.settings, run_settings(self.record, trainable), depends_on_limit)
         trainable.load_training_state(state.arrays)
         self._run, self._saved, self._saved_step = state.run, True, state.result.steps
         with self._save_errors():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unrolled.engine.cores import onnxruntime_threads
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.step_contract import check_moved, check_step
+from unrolled.engine.models.step_contract import check_step, check_step_results
 from unrolled.export.artifact.metadata import FORMS
 
 
@@ -81,7 +81,7 @@ class OnnxStepper:
     def _step(self, tokens: NDArray[np.int64], inputs: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
         """Run the graph on ``inputs``, of which ``tokens`` (T, B) is one; return checked logits and state."""
         logits, moved = self._run(["logits", "next_state"], inputs)
-        check_moved(self.config, tokens, logits, moved)
+        check_step_results(self.config, tokens, logits, moved)
         return logits, moved
 
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:

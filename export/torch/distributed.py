@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +28,10 @@ from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
-from unrolled.engine.process_group import Group
+from unrolled.engine.process_group import Group, SharedValue
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.torch.training import TorchTrainable
 
-Shared = TypeVar("Shared")
 # Longest time that a process waits for another, which may be writing a sample.
 PROCESS_TIMEOUT = timedelta(minutes=30)
 
@@ -58,7 +57,7 @@ class TorchGroup(Group):
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(found.tolist())
 
-    def shared(self, make: Callable[[], Shared]) -> Shared:
+    def shared(self, make: Callable[[], SharedValue]) -> SharedValue:
         result: list[Any] = [None, None]
         if self.leads:
             try:

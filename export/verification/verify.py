@@ -33,7 +33,7 @@ from unrolled.export.verification.step_checks import (
     check_shapes,
 )
 from unrolled.export.verification.structure_checks import STRUCTURE_CHECKS, check_digest
-from unrolled.export.verification.writing_checks import check_goes_on, check_own_step, check_written
+from unrolled.export.verification.writing_checks import check_own_step, check_pieces, check_written
 
 NamedChecks = Iterator[tuple[str, Callable[[], str]]]
 
@@ -121,4 +121,4 @@ def _writing_checks(file: ModelFile, model: Any, golden: list[dict[str, Any]], q
     if writer is not None:
         yield "written tokens", partial(check_written, writer, golden)
         if not quantized:  # int8 products round a row by the largest number of all rows
-            yield "written pieces", partial(check_goes_on, writer)
+            yield "written pieces", partial(check_pieces, writer)

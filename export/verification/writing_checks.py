@@ -71,7 +71,7 @@ def check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
     return f"{total} recorded tokens written by the file itself"
 
 
-def check_goes_on(model: WritingModel) -> str:
+def check_pieces(model: WritingModel) -> str:
     """Check that a text equals its pieces, and a row does not depend on the others."""
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in (3, 1, 7)]

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
 from unrolled.engine.models.config import ModelConfig
-from unrolled.engine.models.step_contract import STEP, Flow, StepModel, Stepper, check_ids, check_moved, check_step
+from unrolled.engine.models.step_contract import (
+    STEP,
+    Flow,
+    StepModel,
+    Stepper,
+    check_ids,
+    check_step,
+    check_step_results,
+)
 from unrolled.engine.network.backends import BF16, FLOAT32, check_precision
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
@@ -88,7 +96,7 @@ class TorchStepper:
             logits, moved = self._run(self.module, tokens, state)
         except Exception as error:  # a scripted program may raise any exception
             raise ModelFileError(f"the model's graph does not run ({first_line(error)})") from error
-        check_moved(self.config, tokens, logits, moved)
+        check_step_results(self.config, tokens, logits, moved)
         return logits, moved
 
 

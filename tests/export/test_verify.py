@@ -21,7 +21,7 @@ from unrolled.engine.tokenizers.vocabulary import EOS
 from unrolled.export.formats import export_model
 from unrolled.export.verification.checks import Check, Failed
 from unrolled.export.verification.verify import verify
-from unrolled.export.verification.writing_checks import check_goes_on
+from unrolled.export.verification.writing_checks import check_pieces
 from unrolled.runtime import load
 
 
@@ -186,9 +186,9 @@ class Counting:
 
 
 def test_a_row_that_ended_in_the_first_piece_of_a_text_is_no_fault() -> None:
-    assert "its pieces" in check_goes_on(Counting())
+    assert "its pieces" in check_pieces(Counting())
     with pytest.raises(Failed, match="in two pieces is another"):
-        check_goes_on(Counting(forgets=True))
+        check_pieces(Counting(forgets=True))
 
 
 class _Twisted:
