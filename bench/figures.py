@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.engine.plotting.figures import INK, PALETTE, dress, groups, new_figure, save_figure
+from unrolled.engine.plotting.figures import INK, PALETTE, new_figure, save_figure, split_groups, style_axes
 from unrolled.engine.runs.metrics_log import read_metrics
 
 POINTS = 200  # of the longest curve
@@ -33,13 +33,13 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
     widths = np.linspace(3.6, 1.2, len(runs)) if len(runs) > 1 else [1.6]
     for (label, folder), color, width in zip(runs.items(), PALETTE * len(runs), widths, strict=False):
         values = (np.array([line[key] for line in steps[label]], float) for key in ("step", "loss"))
-        x, y = ([part.mean() for part in groups(one, group)] for one in values)
+        x, y = ([part.mean() for part in split_groups(one, group)] for one in values)
         axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if len(runs) == 1 else label)
         _draw_validation(axes, label, folder, color, len(runs) == 1)
     axes.set_xlabel("training step")
     axes.set_ylabel("cross-entropy, nats a token")
     axes.set_title(title, parse_math=False)
-    dress(axes)
+    style_axes(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     save_figure(figure, output)

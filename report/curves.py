@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unrolled.engine.plotting.figures import groups
+from unrolled.engine.plotting.figures import split_groups
 from unrolled.engine.storage.json_text import object_in
 from unrolled.report.charts import Axis, ChartLine, line_chart
 from unrolled.report.markup import text_of
@@ -19,8 +19,8 @@ ACROSS = {"step": "training step", "seconds": "seconds of training"}
 
 def _smoothed_line(run: Run, color: int, key: str, across: str, size: int) -> ChartLine:
     """Return the means of groups of steps, in a band from the smallest to the largest value of each group."""
-    x = np.array([part.mean() for part in groups(run.steps[across], size)])
-    parts = groups(run.steps[key], size)
+    x = np.array([part.mean() for part in split_groups(run.steps[across], size)])
+    parts = split_groups(run.steps[key], size)
     low, mean, high = (np.array([f(part) for part in parts]) for f in (np.min, np.mean, np.max))
     return ChartLine(run.label, color, x, mean, low, high)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.engine.plotting.figures import FAINT, INK, PALETTE, dress, new_figure, save_figure
+from unrolled.engine.plotting.figures import FAINT, INK, PALETTE, new_figure, save_figure, style_axes
 from unrolled.tuning.outcomes import Trial
 from unrolled.tuning.range_test import RangeTest
 from unrolled.tuning.space import Choices, Domain, Space, written
@@ -89,7 +89,7 @@ def _draw_setting(axes: Any, trials: Sequence[Trial], name: str, domain: Domain,
             [_place(domain, best)[name]], [best.loss], s=130, facecolors="none", edgecolors=INK, linewidths=1.5,
             label="best", zorder=4,
         )  # fmt: skip
-    dress(axes)
+    style_axes(axes)
     axes.set_xlabel(name.replace("_", "-"))
     if isinstance(domain, Choices):
         axes.set_xticks(range(len(domain.values)), [written(value) for value in domain.values])
@@ -135,6 +135,6 @@ def draw_range_test(test: RangeTest, output: Path, title: str = "") -> None:
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss, nats a token")
     axes.set_title(title, parse_math=False)
-    dress(axes)
+    style_axes(axes)
     axes.legend(loc="upper left", framealpha=1, edgecolor="none")  # over the lines of the rates
     save_figure(figure, output)

@@ -9,7 +9,7 @@ from typing import Any
 from unrolled.bench.peers import PEERS
 from unrolled.bench.results.lines import Line, measured, workload_name
 from unrolled.bench.workloads import SUITES
-from unrolled.engine.plotting.figures import INK, dress, new_figure, save_figure
+from unrolled.engine.plotting.figures import INK, new_figure, save_figure, style_axes
 
 # in the order of the peers; the next marker where there are more peers than colours
 PEER_COLORS = (
@@ -66,7 +66,7 @@ def draw(lines: Sequence[Line], output: Path) -> None:
         axes.set_xscale("log")
         axes.set_xlabel("GFLOP/s of useful work")
         axes.set_title("training step" if suite == "train" else "generation", loc="left", fontsize=11)
-        dress(axes)
+        style_axes(axes)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, output)
 

@@ -17,8 +17,8 @@ PALETTE = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed")
 INK, GRID, FAINT = "#111827", "#e5e7eb", "#9ca3af"
 
 
-def groups(values: NDArray, size: int) -> list[NDArray]:
-    """Return ``values`` (n,) in groups of ``size`` neighbours, one a point of a curve; the last group may be smaller."""
+def split_groups(values: NDArray, size: int) -> list[NDArray]:
+    """Return ``values`` (n,) in groups of ``size`` neighbours, each for one point of a curve; the last group may be smaller."""
     return np.split(values, range(size, len(values), size))
 
 
@@ -38,7 +38,7 @@ def new_figure(width: float = 8, height: float = 4.8) -> Any:
     return figure
 
 
-def dress(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
     """Draw a grid below the data, and remove the frame at the top and the right."""
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
