@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from unrolled.engine.kernels import optimizers as optim
+from unrolled.engine.kernels import optimizers
 from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
 from unrolled.engine.kernels.layers import embedding, first_layer, linear, output_loss
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
@@ -49,4 +49,4 @@ def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, CellKernel]
     return cells, _layers_with(packing)
 
 
-__all__ = ["CellKernel", "choose_packing", "make_kernels", "optim"]
+__all__ = ["CellKernel", "choose_packing", "make_kernels", "optimizers"]

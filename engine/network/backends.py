@@ -64,7 +64,7 @@ def _make_numba(precision: str) -> Backend:
     except ImportError as error:
         raise MissingDependencyError(f"the numba engine needs numba, which cannot be imported ({error})") from error
     cells, layers = kernels.make_kernels(kernels.choose_packing(precision == BF16))
-    return Backend("numba", cells, layers, kernels.optim.UPDATE_RULES, kernels.optim.grad_norm)
+    return Backend("numba", cells, layers, kernels.optimizers.UPDATE_RULES, kernels.optimizers.grad_norm)
 
 
 BACKENDS: dict[str, Callable[[str], Backend]] = {"numpy": _make_numpy, "numba": _make_numba}

@@ -22,7 +22,7 @@ GREEDY_MARGIN = 1e-3  # lead of the largest logit
 DRAW_MARGIN = 1e-4  # distance of the uniform, and of top_p, from the next threshold
 
 NextToken = Callable[[NDArray, int], int | None]  # returns a token or None, given logits (V,) and the step
-Draw = Callable[[NDArray, float, DrawSettings], int]  # returns a token, given logits (V,) and a uniform
+DrawFunction = Callable[[NDArray, float, DrawSettings], int]  # returns a token, given logits (V,) and a uniform
 
 SAMPLED = (
     DrawSettings(True, 0.9, 0, 1.0, 1),
@@ -62,8 +62,13 @@ def draw_by_rules(logits: NDArray, u: float, settings: DrawSettings) -> int:
 
 
 def sampled_tokens(
-    model: Stepper, prompt: list[int], count: int, settings: DrawSettings, margin: float = 0.0, draw: Draw = draw_by_rules
-) -> list[int]:  # fmt: skip
+    model: Stepper,
+    prompt: list[int],
+    count: int,
+    settings: DrawSettings,
+    margin: float = 0.0,
+    draw: DrawFunction = draw_by_rules,
+) -> list[int]:
     """Return up to ``count`` tokens drawn for the row of index 0, while no change within ``margin`` would alter the draw."""
 
     def next_token(logits: NDArray, step: int) -> int | None:

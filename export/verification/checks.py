@@ -20,18 +20,18 @@ class Check:
     detail: str
 
 
-class Failed(Exception):
+class CheckFailed(Exception):
     """A check failed; the argument says why."""
 
 
 def need(condition: bool, message: str) -> None:
-    """Raise Failed with ``message`` if the condition does not hold."""
+    """Raise CheckFailed with ``message`` if the condition does not hold."""
     if not condition:
-        raise Failed(message)
+        raise CheckFailed(message)
 
 
 def close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32_STORAGE.tolerance) -> float:
-    """Return the largest difference; raise Failed beyond the tolerance, and on NaN."""
+    """Return the largest difference; raise CheckFailed beyond the tolerance, and on NaN."""
     need(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
     need(bool(np.isfinite(got).all()), f"{what}: NaN or infinite")
     difference = np.abs(got.astype(np.float64) - expected)

@@ -15,7 +15,7 @@ from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.artifact.golden_cases import (
     GREEDY_MARGIN,
-    Draw,
+    DrawFunction,
     draw_by_rules,
     greedy_tokens,
     recorded_draws,
@@ -76,7 +76,7 @@ def check_golden_values(model: StepModel, golden: list[dict[str, Any]], toleranc
     return f"{len(golden)} golden cases, within {worst:.1e}"
 
 
-def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw = draw_by_rules) -> str:
+def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: DrawFunction = draw_by_rules) -> str:
     """Check the recorded greedy and drawn tokens."""
     greedy, drawn = 0, 0
     for number, case in enumerate(golden):

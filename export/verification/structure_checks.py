@@ -7,7 +7,7 @@ from collections.abc import Callable
 from unrolled.engine.errors import first_line
 from unrolled.engine.storage.checkpoint import model_digest
 from unrolled.export.artifact.metadata import FORMS, FileInfo
-from unrolled.export.verification.checks import Failed, need
+from unrolled.export.verification.checks import CheckFailed, need
 from unrolled.export.verification.model_file import ModelFile
 
 METHODS = ("forward", "step", "choose", "generate")  # of a scripted module
@@ -21,7 +21,7 @@ def _check_onnx_names(file: ModelFile, info: FileInfo) -> str:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise Failed(f"not a valid ONNX model: {first_line(error)}") from error
+        raise CheckFailed(f"not a valid ONNX model: {first_line(error)}") from error
     form = FORMS[info.form]
     for kind, values, expected in (
         ("inputs", model.graph.input, form.inputs),

@@ -21,7 +21,7 @@ from unrolled.engine.storage.checkpoint import (
     load_checkpoint,
 )
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
-from unrolled.export.verification.checks import Check, Failed
+from unrolled.export.verification.checks import Check, CheckFailed
 from unrolled.export.verification.model_file import ModelFile
 from unrolled.export.verification.step_checks import (
     check_against_tokens,
@@ -77,7 +77,7 @@ def verify(path: Path, open_model: Callable[[Path], StepModel], against: Checkpo
     try:
         for name, check in _checks(file, open_model, against, source):
             yield Check(name, True, check())
-    except Failed as error:
+    except CheckFailed as error:
         yield Check(name, False, str(error))
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
         yield Check(name, False, f"{type(error).__name__}: {first_line(error)}")

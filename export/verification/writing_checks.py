@@ -29,7 +29,7 @@ def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple
     """Return the tokens that the file writes after prompts of different lengths, and the state after them.
 
     Raises:
-        Failed: the tokens have another shape, or writing stops before or continues after <eos>.
+        CheckFailed: the tokens have another shape, or writing stops before or continues after <eos>.
     """
     tokens, lengths = pad_prompts(prompts)
     written, state = model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)

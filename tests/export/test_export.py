@@ -20,15 +20,18 @@ from tolerances import assert_close
 
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.step_contract import zero_state
+from unrolled.engine.runs.run_files import EXPORTS
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.export.artifact.golden_cases import golden_cases, greedy_tokens
 from unrolled.export.artifact.metadata import DEFAULTS, KEYS, PREFIX, parse_metadata
 from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, as_restored, restore
+from unrolled.export.formats import FORMATS as ALL_FORMATS
 from unrolled.export.formats import SINGLE_FILES as FORMATS
-from unrolled.export.formats import export_model
+from unrolled.export.formats import default_name, export_model
 from unrolled.export.onnx.cells import reorder_gates
 from unrolled.export.onnx.weights import read_params
 from unrolled.export.verification.verify import verify
+from unrolled.export.web import MODEL
 from unrolled.runtime import generate, load
 from unrolled.runtime.models.engines import make_model
 
@@ -134,6 +137,12 @@ def test_metadata_describes_the_model(tmp_path: Path) -> None:
 def test_gate_orders() -> None:
     rows = np.arange(8).reshape(8, 1)
     np.testing.assert_array_equal(reorder_gates(rows, (0, 3, 1, 2))[:, 0], [0, 1, 6, 7, 2, 3, 4, 5])
+
+
+def test_the_files_that_a_new_run_removes_are_the_default_outputs() -> None:
+    names = {name: default_name(name) for name in ALL_FORMATS}
+    assert names == {"onnx": "model.onnx", "torchscript": "model.pt", "web": "web"}
+    assert set(EXPORTS) == {f"{name}/{MODEL}" if ALL_FORMATS[kind].is_folder else name for kind, name in names.items()}
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -19,7 +19,7 @@ from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import EOS
 from unrolled.export.formats import export_model
-from unrolled.export.verification.checks import Check, Failed
+from unrolled.export.verification.checks import Check, CheckFailed
 from unrolled.export.verification.verify import verify
 from unrolled.export.verification.writing_checks import check_pieces
 from unrolled.runtime import load
@@ -187,7 +187,7 @@ class Counting:
 
 def test_a_row_that_ended_in_the_first_piece_of_a_text_is_no_fault() -> None:
     assert "its pieces" in check_pieces(Counting())
-    with pytest.raises(Failed, match="in two pieces is another"):
+    with pytest.raises(CheckFailed, match="in two pieces is another"):
         check_pieces(Counting(forgets=True))
 
 
