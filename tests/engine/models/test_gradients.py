@@ -1,4 +1,4 @@
-"""Gradients by hand against two oracles: central differences in float64, then torch autograd."""
+"""Hand-written gradients against two oracles: central differences in float64, and torch autograd."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mean_loss(model: LanguageModel, batch: Batch, state: NDArray, masks: Masks |
 
 
 def differences(function, array: NDArray) -> NDArray:  # type: ignore[no-untyped-def]
-    """Central differences of a scalar function of nothing in every entry of ``array``, which it reads."""
+    """Return the central differences of ``function()``, which reads ``array``, in every entry of the array."""
     gradient = np.empty_like(array)
     for index in np.ndindex(array.shape):
         kept = array[index]
@@ -105,7 +105,7 @@ def test_gradients_of_smoothed_labels_match_differences(backend: str) -> None:
     got = model.gradients(batch, state, smoothing=0.3)
 
     def loss() -> float:
-        """The definition: the cross-entropy with a target that is spread out."""
+        """Return the loss by its definition: the cross-entropy with a target that is spread out."""
         logits, _ = model.step(batch.inputs, state)
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         target = 0.7 * np.eye(models.V)[batch.targets] + 0.3 / models.V
@@ -201,7 +201,7 @@ def test_every_parameter_matches_autograd_by_name(cell: str, variant: str, backe
 
 
 def float32_errors(cell: str) -> tuple[float, float]:
-    """The largest error of float32 gradients against the reference in float64, over three seeds: Numba's and torch's."""
+    """Return the largest errors of Numba's and torch's float32 gradients against float64, over three seeds."""
     config = models.config(cell, hidden_size=64, embedding_size=20, vocab_size=60)
     ours, theirs = [], []
     for seed in range(3):

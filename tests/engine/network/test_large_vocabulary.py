@@ -1,4 +1,4 @@
-"""No engine makes an array of all logits where that would be large, and its results are those with one."""
+"""Large vocabularies: no engine allocates all logits, and the results equal those with all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trainable(engine: str, **settings: Any) -> Any:
 
 
 def some(batch: Batch, kind: str) -> Batch:
-    """All positions counted, some, or none."""
+    """Return the batch with all positions counted, some, or none."""
     masks = {"all": np.ones_like(batch.mask), "some": batch.mask, "none": np.zeros_like(batch.mask)}
     return batch._replace(mask=masks[kind])
 
@@ -82,7 +82,7 @@ def test_pieces_cover_all_positions_once(N: int, monkeypatch: pytest.MonkeyPatch
 
 
 def peak_of_a_step(engine: str, batch: Batch, model: Any) -> int:
-    """Bytes that a step and an evaluation add at their highest."""
+    """Return the peak of the bytes that a step and an evaluation allocate."""
     state = models.state(model.config, batch.inputs.shape[1], np.float32)
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Recipes and presets: a file of options in the place of their defaults; flags go before it."""
+"""Recipes and presets: a file of options replaces their defaults; flags override the file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ split = "0.8,0.2,0"
 
 
 def trained(tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """The training record of a run of the command, with the model's config."""
+    """Return the training record of a run of the command, with the model's config."""
     (tmp_path / "fox.txt").write_text(TEXT)
     common = ("--steps", "2", "--engine", "numpy", "--batch", "4", "--length", "8", "--no-samples")
     app(["train", str(tmp_path / "fox.txt"), "-o", str(tmp_path / "run"), *common, *arguments], standalone_mode=False)

@@ -1,4 +1,4 @@
-"""Resuming: killed or failed at any moment and started again, a run ends as one that nothing stopped."""
+"""Resuming: a run that is killed or fails at any moment, and is started again, ends like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ def test_alarm_one_moment_that_is_off_is_another_end(tmp_path: Path, monkeypatch
 
 
 class Crash(BaseException):
-    """As a kill: nothing behind it is done, no handler for errors takes it."""
+    """Simulated kill: nothing after it runs, and no error handler catches it."""
 
 
 def crash_at(operation: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """From the given file operation on, none is done any more, in the way of a killed process."""
+    """Crash at the given file operation and refuse all later ones, like a killed process."""
     seen: list[str] = []
 
     def counted(name: str, original: Any) -> Any:
@@ -114,7 +114,7 @@ def crash_at(operation: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def crashed(operation: int, folder: Path, **settings: Any) -> bool:
-    """Whether a run came to its given file operation, where it crashed."""
+    """Return whether a run reached its given file operation, where it crashed."""
     held: list[int] = []
     take = locks._lock
     with pytest.MonkeyPatch.context() as patch:
@@ -367,7 +367,7 @@ def start(engine: str, corpus: Path, folder: Path, steps: int, *more: str) -> su
 
 
 def killed_and_resumed(engine: str, kills: int, tmp_path: Path, steps: int) -> None:
-    """A run of the command is killed ``kills`` times, each a random while after it began to train."""
+    """Kill a run of the command ``kills`` times, each a random time after its training started."""
     corpus = tmp_path / "fox.txt"
     corpus.write_text(TEXT * 5)
     with start(engine, corpus, tmp_path / "whole", steps) as process:

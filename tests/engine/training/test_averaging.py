@@ -1,4 +1,4 @@
-"""The moving average of the weights: what is evaluated and saved, while the weights learn as without it."""
+"""The moving average of the weights is evaluated and saved, and the training is the same as without it."""
 
 from __future__ import annotations
 

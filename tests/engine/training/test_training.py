@@ -42,7 +42,7 @@ from unrolled.export.training_engines import TRAINABLES, make_trainable
 
 
 def stream(config: ModelConfig, tokens: int = 600) -> StreamBatches:
-    """Text with a pattern to learn: each id follows from the one before, with some noise."""
+    """Return text with a pattern to learn: each id follows from the previous one, with some noise."""
     rng = np.random.default_rng(0)
     ids = (np.arange(tokens) * 3 + rng.integers(0, 2, tokens)) % config.vocab_size
     return StreamBatches(ids.astype(np.uint8), batch_size=4, length=7)
@@ -122,7 +122,7 @@ def test_training_learns_and_is_repeatable(name: str) -> None:
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, trainable: Trainable, losses: list[float]) -> None:
-    """Have validations find these losses, one after the other."""
+    """Make validations return these losses, one after another."""
     found = iter(losses)
     monkeypatch.setattr(loop, "evaluate", lambda *arguments: Metrics(next(found), 0.5, 10))
 
@@ -233,7 +233,7 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
 
 
 def with_losses(losses: list[float]) -> tuple[TrainingResult, list[str]]:
-    """A training whose steps have the given losses, in parts of that of a guess; and what it warned of."""
+    """Train with the given losses of steps, as multiples of a blind guess's; return the result and the warnings."""
     config = models.config("rnn", 1)
     told: list[str] = []
 

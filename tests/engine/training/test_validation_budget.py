@@ -1,4 +1,4 @@
-"""Validations of the default take a bounded share of a training, by counts of tokens; what is asked for is obeyed."""
+"""Default validations take a bounded share of a training, counted in tokens; a given interval is kept."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_share_of_the_work_counts_a_forward_pass_as_a_third() -> None:
 
 
 class Saves(Log):
-    """A log that also notes where the training saves."""
+    """A log that also records the steps of saves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ def test_an_interruption_before_the_first_validation_leaves_no_best_that_is_olde
 
 
 def as_of_the_first_release(folder: Path, monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> None:
-    """Stop a run after 40 steps, in the words of 0.1.0, which knew no share of validations."""
+    """Stop a run after 40 steps, with the settings of 0.1.0, which had no share of validations."""
     values = TrainingResult.to_dict
 
     def old(self: TrainingResult) -> dict[str, object]:
