@@ -9,9 +9,9 @@ import typer
 from unrolled.cli.options import shared as options
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings
 from unrolled.engine.data.evaluation_batches import batches_to_score
+from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.splits import BATCHINGS, PARTS
-from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.training.evaluation import count_unknown, step_evaluator
 from unrolled.engine.training.evaluation import evaluate as score
 from unrolled.runtime import load

@@ -18,7 +18,7 @@ from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_r
 from unrolled.cli.terminal.exit_codes import INTERRUPTED
 from unrolled.cli.terminal.training_display import TrainingDisplay
 from unrolled.cli.verbs.train_settings import with_settings
-from unrolled.engine.data.token_files import open_corpus
+from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.runs.recipe import LIMIT_OPTIONS
 from unrolled.engine.storage.atomic_files import write_atomically

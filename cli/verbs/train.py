@@ -19,8 +19,8 @@ from unrolled.cli.terminal.console import err, out, print_json, warn
 from unrolled.cli.terminal.exit_codes import INTERRUPTED
 from unrolled.cli.terminal.training_display import Speed, TrainingDisplay
 from unrolled.cli.terminal.training_summary import show_training_result, show_training_start
+from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.splits import DEFAULT_SPLIT
-from unrolled.engine.data.token_files import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.initializers import INITIALIZERS

@@ -17,7 +17,7 @@ from unrolled.cli.terminal.exit_codes import CHECK_FAILED, INTERRUPTED
 from unrolled.cli.terminal.study_display import StudyDisplay, trial_tables
 from unrolled.cli.terminal.tables import show_tables, table_width
 from unrolled.cli.verbs.train_settings import with_settings
-from unrolled.engine.data.token_files import open_corpus
+from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.errors import UnrolledError
 from unrolled.export.training_engines import check_alone
 from unrolled.tuning.outcomes import StudyResult

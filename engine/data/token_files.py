@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,9 @@ from numpy.typing import NDArray
 
 from unrolled.engine.canonical import later_settings
 from unrolled.engine.data.config import DataConfig
-from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.data.dataset import Dataset, dataset_from_ids
-from unrolled.engine.data.readers.file_names import is_unnamed, printable_name
-from unrolled.engine.data.readers.options import Reading, ReadOptions
+from unrolled.engine.data.readers.options import Reading
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
-from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.storage.checkpoint import METADATA_KEY
 from unrolled.engine.storage.json_text import parse_json
 from unrolled.engine.tokenizers.contract import Tokenizer
@@ -76,25 +72,6 @@ class EncodedCorpus:
         ends = np.cumsum(self.parts)
         ids = [self.ids[end - size : end] for end, size in zip(ends, self.parts, strict=True)]
         return dataset_from_ids(self.name, self.tokenizer, ids, self.settle(config))
-
-
-def open_corpus(
-    sources: Sequence[str | Path], options: ReadOptions, group: Group = SINGLE_PROCESS
-) -> Corpus | EncodedCorpus:
-    """Open a token file if it is the only source, else read a corpus by ``read_corpus``.
-
-    Each process of a ``group`` reads the files itself. A pipe can be read only once, so rank 0 broadcasts the corpus.
-    """
-    if group.size > 1 and any(is_unnamed(source) for source in sources):
-        return group.shared(lambda: open_corpus(sources, options))
-    if len(sources) == 1 and Path(sources[0]).suffix == TOKENS_SUFFIX:
-        if options != ReadOptions():
-            given = ", ".join(options.of_records) or "--encoding"
-            raise CorpusError(
-                f"{printable_name(sources[0])}: {given}: for text; a {TOKENS_SUFFIX} file holds ids, leave that out"
-            )
-        return read_encoded(sources[0])
-    return read_corpus(sources, options)
 
 
 def read_encoded(path: str | Path) -> EncodedCorpus:

@@ -19,9 +19,10 @@ from unrolled.cli.terminal.console import print_json
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.data.dataset import prepare_dataset
+from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
-from unrolled.engine.data.token_files import open_corpus, read_encoded
+from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import CorpusError, NothingLeftError, SaveError, UnrolledError
 from unrolled.engine.process_group import Group
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run

@@ -19,9 +19,10 @@ from safetensors import safe_open
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import read_corpus
 from unrolled.engine.data.dataset import prepare_dataset
+from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
-from unrolled.engine.data.token_files import EncodedCorpus, open_corpus, read_encoded
+from unrolled.engine.data.token_files import EncodedCorpus, read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, UnrolledError
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.tokenizers import pieces as pieces_module
