@@ -38,7 +38,7 @@ class WorkerFailedError(WorkerError):
     @property
     def last_line(self) -> str:
         """Return the last line of the traceback that the error would have printed."""
-        return self.text.splitlines()[-1]
+        return self.text.strip().splitlines()[-1]
 
 
 class WorkerDiedError(WorkerError):

@@ -41,7 +41,7 @@ def answer(message):
         os.write(1, b"{}\\n")
         return {"input": sys.stdin.read()}
     if verb == "fail":
-        raise ConfigError("first\\nsecond")
+        raise ConfigError(message.get("text", "first\\nsecond"))
     if verb == "die":
         print("its last words", file=sys.stderr, flush=True)
         os._exit(7)
@@ -138,6 +138,9 @@ def test_an_error_is_an_answer_after_which_the_worker_goes_on() -> None:
             process.ask({"verb": "fail"}, TIMEOUT)
         assert failed.value.text == "unrolled.engine.errors.ConfigError: first\nsecond"
         assert failed.value.last_line == "second"
+        with pytest.raises(WorkerFailedError) as failed:
+            process.ask({"verb": "fail", "text": "one line and empty ones\n\n \n"}, TIMEOUT)
+        assert failed.value.last_line == "unrolled.engine.errors.ConfigError: one line and empty ones"
         with pytest.raises(WorkerFailedError, match=r"^KeyError: 'verb'$"):
             process.ask({}, TIMEOUT)
         assert process.ask({"verb": "echo"}, TIMEOUT) == {"verb": "echo"}
