@@ -178,6 +178,7 @@ class StudyLoop:
     def _receive(self, worker: WorkerProcess, values: Message | WorkerError) -> None:
         trial = self.running[worker]
         if isinstance(values, WorkerError):
+            worker.stop()  # a process that still runs may answer the failed trial after the next one has started
             self._end(worker, {"state": FAILED, "message": _reason(values)})
         elif values["kind"] == "pulse":
             self.observer.on_pulse(self._current(trial), values["done"], values["step"])

@@ -31,7 +31,7 @@ from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.optimizers.config import OPTIMIZERS
-from unrolled.engine.processes.worker import Delivery
+from unrolled.engine.processes.worker import Delivery, WorkerProcess
 from unrolled.engine.runs.experiment import Experiment
 from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment, option_type
 from unrolled.engine.storage.checkpoint import load_checkpoint
@@ -484,6 +484,32 @@ def test_a_worker_that_dies_is_a_failed_trial(tmp_path: Path) -> None:
     assert sorted(t.state for t in result.trials) == ["complete", "complete", "failed"]
     failed = next(t for t in result.trials if t.state == "failed")
     assert "ended with code" in failed.outcome["message"]
+
+
+# The first process answers a trial with a line that is no message and a late end; the others end their trials at once.
+GARBAGE = """
+import json, pathlib, sys
+mark = pathlib.Path(sys.argv[1])
+first = not mark.exists()
+mark.touch()
+sys.stdin.readline()  # the corpus
+for _ in sys.stdin:
+    lines = ["garbage", json.dumps({"kind": "end", "state": "complete", "loss": 7.0})] if first else [
+        json.dumps({"kind": "end", "state": "complete", "loss": 1.0})]
+    print("\\n".join(lines), flush=True)
+"""
+
+
+def test_a_process_that_answers_garbage_gets_no_further_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def process(corpus: Any, threads: int | None, inbox: Any) -> WorkerProcess:
+        made = WorkerProcess([sys.executable, "-c", GARBAGE, str(tmp_path / "mark")], threads, inbox)
+        made.send(corpus)
+        return made
+
+    monkeypatch.setattr(studies, "TrialProcess", process)
+    trials = sorted(search(tmp_path / "s", plan("lr", trials=3)).trials, key=lambda trial: trial.number)
+    assert [(trial.state, trial.loss) for trial in trials] == [("failed", None), ("complete", 1.0), ("complete", 1.0)]
+    assert trials[0].outcome["message"].startswith("the process answered 'garbage', which is not a message")
 
 
 def test_worse_trials_are_given_up(tmp_path: Path) -> None:
