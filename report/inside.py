@@ -79,10 +79,6 @@ def pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
     return added
 
 
-def _vocabulary_entry(tokenizer: Tokenizer, token: int) -> str:
-    return tokenizer.vocabulary[token]
-
-
 def _tinted_text(run: Run, probe: RunProbe) -> str:
     if isinstance(probe.text, str) or probe.reading is None:
         return _left_out_note(str(probe.text))
@@ -96,8 +92,8 @@ def _tinted_text(run: Run, probe: RunProbe) -> str:
         visible = text_of(piece).replace("\n", '<span class="end">⏎</span>\n') or '<span class="end">·</span>'
         hint = f"{surprise.nats:.2f} nats, p = {math.exp(-surprise.nats):.1%}"
         spans.append(f'{border}<span class="s{shade}" title="{hint}">{visible}</span>')
-        likely = [[_vocabulary_entry(tokenizer, token), round(p, 4)] for token, p in surprise.likely]
-        details.append([_vocabulary_entry(tokenizer, surprise.token), round(surprise.nats, 3), likely])
+        likely = [[tokenizer.vocabulary[token], round(p, 4)] for token, p in surprise.likely]
+        details.append([tokenizer.vocabulary[surprise.token], round(surprise.nats, 3), likely])
     mean = float(np.mean([surprise.nats for surprise in reading.surprises]))
     scale = "".join(f'<i class="s{shade}"></i>' for shade in range(SHADES + 1))
     return (
