@@ -54,7 +54,7 @@ class Peer:
 
 
 def _torch_settings(**extra: Any) -> dict[str, PeerSetting]:
-    """Return four settings: oneDNN on and off, each with a fused optimiser and with one over lists of tensors."""
+    """Return four settings: oneDNN on and off, each with a fused optimizer and with one over lists of tensors."""
     return {
         f"{'onednn' if onednn else 'no onednn'}, {kind}": {"onednn": onednn, "optimizer": {kind: True}, **extra}
         for onednn in (True, False)

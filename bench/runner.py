@@ -18,7 +18,7 @@ from unrolled.engine.processes.messages import unpack_arrays
 from unrolled.engine.processes.worker import WorkerError
 
 PAUSE = 0.05  # seconds between contestants: thread pools spin for a while after their last region
-FAR_BEHIND = 1.3  # times the time of its peer's best setting: a setting this slow leaves after the first counted round
+SLOW_SETTING = 1.3  # times the median of its peer's fastest setting: a slower one leaves after the first counted round
 
 
 class Effort(NamedTuple):
@@ -123,7 +123,7 @@ def _run_rounds(
 ) -> list[TimedSetting]:
     """Time all settings in turn, round by round, and return those that stayed to the end.
 
-    A setting far slower than its peer's best one leaves after the second round; one that fails goes to ``failures``.
+    A setting far slower than its peer's fastest one leaves after the second round; one that fails goes to ``failures``.
     """
     rounds = contest.effort.rounds
     for n in range(rounds + 1):  # the first is not counted: caches and thread pools wake up
@@ -141,5 +141,5 @@ def _run_rounds(
                 timed.rounds.append(answer["seconds"])
         if n == 1:
             best = fastest_settings([timed for timed, _ in entered])
-            entered = [one for one in entered if one[0].median <= FAR_BEHIND * best[one[0].peer].median]
+            entered = [one for one in entered if one[0].median <= SLOW_SETTING * best[one[0].peer].median]
     return [timed for timed, _ in entered]

@@ -63,9 +63,8 @@ class Workload:
         of the batch, whichever are fewer; in generation it is a table.
         """
         H, gates, N = self.hidden, self.config.spec.gates, self.tokens
-        recurrent = (
-            2.0 * N * H * gates * H * (2 * self.layers - 1)
-        )  # hidden products, and input products of the layers above
+        # hidden products, and input products of the layers above the first
+        recurrent = 2.0 * N * H * gates * H * (2 * self.layers - 1)
         output = 2.0 * N * H * self.vocab
         if self.suite == "generate":
             return recurrent + output

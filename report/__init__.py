@@ -1,1 +1,1 @@
-"""Reports of trainings: one HTML page about several runs, and event files for TensorBoard."""
+"""Reports of training runs: one HTML page about several runs, and event files for TensorBoard."""

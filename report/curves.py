@@ -1,4 +1,4 @@
-"""Curves of trainings: loss, learning rate and gradient norm against steps and against seconds."""
+"""Curves of training runs: loss, learning rate and gradient norm against steps and against seconds."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return the training record: corpus, data, optimiser and so on."""
+        """Return the training record: corpus, data, optimizer and so on."""
         return self.checkpoint.training
 
     @property

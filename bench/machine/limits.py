@@ -70,9 +70,8 @@ def _best(run: Callable[[int], None], plan: TimingPlan = THOROUGH) -> float:
     rounds, elapsed = 1, 0.0
     while elapsed < plan.seconds / 4:
         rounds *= 4
-        elapsed = min(
-            _seconds(run, rounds) for _ in range(3)
-        )  # a timing that had to wait would make the rounds too few
+        # the shortest of three: a timing that had to wait would make the rounds too few
+        elapsed = min(_seconds(run, rounds) for _ in range(3))
     rounds = max(1, int(rounds * plan.seconds / elapsed))
     times = []
     for _ in range(plan.repeats):

@@ -17,7 +17,7 @@ FILE = "fma_peak.json"  # GFLOP/s of a core by processor name, beside the compil
 def quick_peak(engine: str) -> float | None:
     """Return GFLOP/s in float32: one core's, times the cores that the Numba engine uses; None where its kernels do not run.
 
-    For another ``engine`` it is None too: its trainings do not wait for these kernels to compile.
+    For another ``engine`` it is None too, because training with that engine must not wait for these kernels to compile.
 
     All cores at once may run a little slower than one does (``unrolled bench`` measures that, in seconds). A measurement on
     a busy machine may be too low, so the largest value ever measured on this processor is returned.

@@ -15,12 +15,7 @@ from numpy.typing import NDArray
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.processes.messages import Message, pack_arrays, unpack_arrays
 from unrolled.engine.processes.serving import serve
-from unrolled.engine.processes.worker import (
-    WorkerDiedError,
-    WorkerFailedError,
-    WorkerProcess,
-    python_module,
-)
+from unrolled.engine.processes.worker import WorkerDiedError, WorkerFailedError, WorkerProcess, python_module
 from unrolled.runtime import generate, load
 from unrolled.runtime.generation.requests.config import GenerationConfig
 

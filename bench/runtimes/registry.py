@@ -28,9 +28,8 @@ class Runtime:
 
 
 _UNQUANTIZED, _FLOAT32 = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}, {"INFERENCE_PRECISION_HINT": "f32"}
-_FIXED = {
-    "fixed shapes": "yes"
-}  # of graph_process.py: the shapes are those of the call, set before the model is compiled
+# an option of graph_process.py: the shapes are those of the call, set before the model is compiled
+_FIXED = {"fixed shapes": "yes"}
 RUNTIMES = (
     Runtime("onnxruntime", "onnxruntime"),
     Runtime("onnxruntime-node", package="node"),
