@@ -1,7 +1,7 @@
 """Hostile and damaged model files: a named error or a failed check, in bounded memory, and no code of a file is run.
 
-Files go to native parsers, so they are opened in another process (``hostile.py``), which says what became of each; one
-that kills the process is named by the last case that began.
+Files go to native parsers, so another process (``hostile.py``) opens them and reports the outcome of each; if a file kills
+the process, the last case that started names it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def of_kind(good: dict[str, Path], kind: str) -> Path:
 
 
 def outcomes(cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
-    """Each case with what became of load and verify; fails where the process died or took much memory."""
+    """Yield each case with the outcomes of load and verify; fail if the process died or took much memory."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parents[1] / "support" / "hostile.py")],
         input=json.dumps(cases),
@@ -85,7 +85,7 @@ def outcomes(cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any], dict[str
 
 
 def assert_refused(cases: list[Case], by_load: bool = True) -> None:
-    """Every case is a named error of load, and of verify an error or a failed check."""
+    """Check that every case is a named error of load, and an error or a failed check of verify."""
     for case, loaded, verified in outcomes(cases):
         assert "error" in loaded or not by_load, f"{case['name']}: load opened it"
         assert "error" in verified or "failed" in verified, f"{case['name']}: verify passed it"
@@ -99,7 +99,7 @@ def test_every_truncation_is_refused(good: dict[str, Path], kind: str) -> None:
 
 
 def flipped(path: Path, count: int, seed: int) -> list[Case]:
-    """Cases of one to three changed bytes."""
+    """Return cases of one to three changed bytes."""
     rng, size, cases = np.random.default_rng(seed), path.stat().st_size, []
     for number in range(count):
         places = rng.integers(0, size, rng.integers(1, 4))
@@ -109,7 +109,7 @@ def flipped(path: Path, count: int, seed: int) -> list[Case]:
 
 
 def assert_harmless(cases: list[Case]) -> None:
-    """What verify passes says what the good file says."""
+    """Check that a file that passes verify gives the same answers as the good file."""
     for case, loaded, verified in outcomes(cases):
         if "ok" in verified:
             assert loaded.get("ok"), f"{case['name']}: passes verify, and behaves otherwise: {loaded}"
@@ -141,7 +141,7 @@ def test_a_changed_weight_never_passes_verify(good: dict[str, Path], kind: str) 
 
 
 def described(path: Path) -> dict[str, str]:
-    """The metadata of a file by key: texts, of a checkpoint the JSON of each part."""
+    """Return the metadata of a file by key: texts, for a checkpoint the JSON of each part."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="numpy") as file:
             return {key: json.dumps(value) for key, value in json.loads(file.metadata()["unrolled"]).items()}
@@ -154,7 +154,7 @@ def described(path: Path) -> dict[str, str]:
 
 
 def rewritten_zip(path: Path, change: Callable[[str, bytes], bytes | None]) -> bytes:
-    """An archive with every entry as ``change(name, data)`` has it; None leaves it out."""
+    """Return an archive whose entries are the results of ``change(name, data)``; None leaves an entry out."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(buffer, "w") as target:
         for entry in source.infolist():
@@ -199,7 +199,7 @@ RAW = {'"NAN"': "NaN", '"HUGE"': "1e999", '"DEEP"': "[" * 500 + "]" * 500}
 
 
 def inside(text: str) -> Iterator[tuple[str, str]]:
-    """JSON objects with one value left out or replaced, at the top or in the first item of a list of objects."""
+    """Yield JSON objects with one value left out or replaced, at the top or in the first item of a list of objects."""
     whole = json.loads(text)
     part = whole[0] if isinstance(whole, list) else whole
     for key in part:
@@ -215,7 +215,7 @@ def inside(text: str) -> Iterator[tuple[str, str]]:
 
 
 def metadata_cases(path: Path, folder: Path) -> Iterator[Case]:
-    """A file for every wrong text of every key, and for every wrong value inside config, tokenizer, state and golden."""
+    """Yield a case for every wrong text of every key, and every wrong value inside config, tokenizer, state and golden."""
     values = described(path)
     number = 0
     for key, text in values.items():
@@ -356,7 +356,7 @@ def test_graphs_that_no_export_writes_are_refused_unseen(good: dict[str, Path], 
 
 
 def field(tag: int, data: bytes) -> bytes:
-    """A field of a protobuf message."""
+    """Return a field of a protobuf message."""
     size, left = b"", len(data)
     while left > 127:
         size, left = size + bytes([left & 127 | 128]), left >> 7
@@ -396,7 +396,7 @@ def test_other_peoples_models_and_other_files_are_refused(tmp_path: Path) -> Non
 
 
 class Session:
-    """Stands for onnxruntime, and gives what it is told to."""
+    """A stand-in for a session of onnxruntime that returns given outputs."""
 
     def __init__(self, outputs: list[Any]) -> None:
         self.outputs = outputs
@@ -509,7 +509,7 @@ def test_safetensors_headers_that_lie_are_refused(good: dict[str, Path], tmp_pat
 
 
 class Bomb:
-    """Makes a folder where it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Exported files against the NumPy engine, and what verify says of damaged ones."""
+"""Exported files against the NumPy engine, and the errors of damaged ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation inside exported files: large vocabularies, texts that end, and weights that stand there once."""
+"""Generation inside exported files: large vocabularies, texts that end, and weights that are stored once."""
 
 from __future__ import annotations
 

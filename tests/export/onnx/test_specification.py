@@ -29,7 +29,7 @@ from unrolled.export.onnx.writer import build
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import generate, load
 
-FROZEN = Path(__file__).parents[1] / "frozen" / "0.1.0"
+FROZEN = Path(__file__).parents[2] / "frozen" / "0.1.0"
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 STANDARD = [name for name in STORED if name != "quantized"]  # that one has operators of onnxruntime's own domain
 

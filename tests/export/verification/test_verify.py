@@ -1,4 +1,4 @@
-"""What verify says of exported files: of good ones that they are, of changed ones what is wrong, whatever was changed."""
+"""Verification of exported files: good ones pass, and every kind of change fails with a message that names it."""
 
 from __future__ import annotations
 

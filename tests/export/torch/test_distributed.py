@@ -29,7 +29,7 @@ if not (torch_distributed.is_available() and torch_distributed.is_gloo_available
 
 import ranks  # noqa: E402 - needs torch
 
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[2] / "support"
 
 
 def free_port() -> str:
