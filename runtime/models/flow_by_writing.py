@@ -22,7 +22,7 @@ def flow_by_writing(model: WritingModel, state: NDArray, flow: Flow, slots: int)
     for these. The rows of a call share their settings.
     """
     going = np.flatnonzero(flow.started)
-    new = np.flatnonzero(~flow.started)[: slots - len(going)]
+    new = np.flatnonzero(~flow.started)[: max(slots - len(going), 0)]
     flow.started[new] = True
     most = max(TOKENS_PER_CALL // (len(going) + len(new)), MIN_TOKENS_PER_ROW)
     steps = min(most, flow.written.shape[1], int(flow.remaining[flow.started].max()))
@@ -42,6 +42,7 @@ def _groups(rows: NDArray[np.intp], settings: DrawSettings) -> Iterator[tuple[ND
 
 
 def _write(model: WritingModel, state: NDArray, flow: Flow, rows: NDArray[np.intp], draws: Draws) -> None:
+    """Advance rows by one call of ``write``; a row ends with its <eos> or its last token."""
     tokens, lengths = pad_prompts([flow.tokens[flow.position[e] : flow.end[e]] for e in rows])
     written, moved = model.write(tokens, lengths, np.ascontiguousarray(state[:, :, rows]), draws)
     state[:, :, rows] = moved

@@ -17,7 +17,7 @@ SIDE_BY_SIDE = 4  # rows whose running sums are computed together
 BAND = 16  # scores between two bounds that are sorted rather than bisected further
 BELOW_ALL = 709.0  # the distance below the largest score from which every weight is 0
 MAX_BISECTIONS = 64  # only scores that lie far nearer to each other than to 0 need as many
-SMALLEST = 5e-324
+SMALLEST_POSITIVE = 5e-324
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -110,7 +110,7 @@ def _keep_largest(scores: NDArray, weights: NDArray, largest: float, limit: floa
     ``high`` are too few, those above ``low`` are enough, and bisection brings the two together. The first steps go down
     from the largest score, because the border is seldom far below it.
     """
-    limit = max(limit, SMALLEST)
+    limit = max(limit, SMALLEST_POSITIVE)
     low, high, step = largest - BELOW_ALL, largest, 1.0
     enough, reached = _above(scores, weights, low, counted)
     if reached < limit:

@@ -15,6 +15,7 @@ _RULES = tuple(field.name for field in fields(SamplingConfig))
 
 @lru_cache(maxsize=1024)
 def _one_object(values: tuple[Any, ...]) -> SamplingConfig:
+    """Return the same object for equal settings, so that rows that share them are found by identity."""
     return SamplingConfig(**dict(zip(_RULES, values, strict=True)))
 
 

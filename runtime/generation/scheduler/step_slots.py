@@ -40,10 +40,10 @@ class StepSlots:
         self._move = model.buffered_step()
         self.rows: list[GrowingText] = []
         self._state = np.empty(model.config.state_shape(0), np.float32)
-        self._tokens = np.empty(0, np.int64)  # what each slot reads in the next step
+        self._tokens = np.empty(0, np.int64)  # that each slot reads in the next step
         self._prompts = np.empty((0, 1), np.int64)
         self._unread = np.empty(0, np.int64)  # tokens before a row's first draw; less than 1: it draws
-        self._length = np.empty(0, np.int64)  # of its unread tokens when it came
+        self._length = np.empty(0, np.int64)  # of a row's unread tokens when it took its slot
         self._u = np.empty((DRAW_BLOCK, 0))
         self._drawn = np.empty((DRAW_BLOCK, 0), np.int64)
         self._phase = 0  # steps of this block that are done

@@ -1,4 +1,4 @@
-"""Rows that flow through lanes: what the compiled loop writes is what each row writes alone, whatever stands beside it."""
+"""Rows that flow through slots: what the compiled loop writes is what each row writes alone, whatever stands beside it."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def alone(decoder: Decoder, prompt: np.ndarray, state: np.ndarray, e: int, steps
 
 
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
-@pytest.mark.parametrize("lanes", [1, 3, 16, 200])
-def test_rows_that_flow_write_what_each_writes_alone(cell: str, lanes: int) -> None:
+@pytest.mark.parametrize("slots", [1, 3, 16, 200])
+def test_rows_that_flow_write_what_each_writes_alone(cell: str, slots: int) -> None:
     config = models.config(cell, 2, hidden_size=37)
     decoder = Decoder(config, models.params(config, np.float32))
     prompts, state = unread(ROWS, 9), models.state(config, ROWS, np.float32)
     left = np.random.default_rng(2).integers(1, STEPS, ROWS)
     begun, flow = state.copy(), start(prompts, left, 2000)
-    decoder.flow(state, flow, -1, lanes)
+    decoder.flow(state, flow, -1, slots)
     assert flow.started.all()
     np.testing.assert_array_equal(flow.counts, left)
     np.testing.assert_array_equal(flow.remaining, 0)
@@ -133,7 +133,7 @@ CONFIGS = (
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 @pytest.mark.parametrize("engine", ["numpy", "numba", "onnxruntime", "torch"])
 @pytest.mark.parametrize("configs", [CONFIGS[:1], CONFIGS], ids=["one", "mixed"])
-def test_prompts_that_are_read_in_lanes_and_ahead_of_them_say_the_same(engine: str, cell: str, configs: tuple) -> None:
+def test_prompts_that_are_read_in_slots_and_ahead_of_them_say_the_same(engine: str, cell: str, configs: tuple) -> None:
     if engine == "torch":
         pytest.importorskip("torch")
     model = make_model(models.checkpoint(cell, 2, hidden_size=37), engine)
@@ -142,5 +142,5 @@ def test_prompts_that_are_read_in_lanes_and_ahead_of_them_say_the_same(engine: s
     ]
     texts = list(write_rows(model, requests, FEW_SLOTS - 13))  # read ahead
     assert [text.index for text in texts] == list(range(90))
-    for lanes in (FEW_SLOTS, 40, 70, 128):
-        assert list(write_rows(model, requests, lanes)) == texts
+    for slots in (FEW_SLOTS, 40, 70, 128):
+        assert list(write_rows(model, requests, slots)) == texts

@@ -1,4 +1,4 @@
-"""Rows in lanes: a text does not depend on its neighbours, the number of lanes, or when its lane became free."""
+"""Rows in slots: a text does not depend on its neighbours, the number of slots, or when its slot became free."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def ask(model: StepModel, count: int, configs: tuple[GenerationConfig, ...] = CO
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "onnx-generate"])
-def test_texts_do_not_depend_on_lanes_or_order(engine: str) -> None:
+def test_texts_do_not_depend_on_slots_or_order(engine: str) -> None:
     model = make(engine, "gru", 2)
     requests = ask(model, 41)
     texts = list(write_rows(model, requests, 16))
@@ -94,8 +94,8 @@ def test_texts_do_not_depend_on_lanes_or_order(engine: str) -> None:
     assert all(
         len(t.tokens) == r.config.max_new_tokens for t, r in zip(texts, requests, strict=True) if not r.config.stop
     )
-    for lanes in (1, 3, 64):
-        assert list(write_rows(model, requests, lanes)) == texts
+    for slots in (1, 3, 64):
+        assert list(write_rows(model, requests, slots)) == texts
     shuffled = [requests[i] for i in np.random.default_rng(1).permutation(41)]
     assert sorted(write_rows(model, shuffled, 5), key=lambda text: text.index) == texts
 
@@ -116,7 +116,7 @@ def test_alarm_another_seed_or_index_writes_another_text() -> None:
     assert len({text.text for text in texts}) == 3
 
 
-def test_requests_are_read_as_lanes_become_free() -> None:
+def test_requests_are_read_as_slots_become_free() -> None:
     model, asked = make("onnxruntime"), 0
 
     def endless() -> Iterator[Request]:
