@@ -232,7 +232,7 @@ def metadata_cases(path: Path, folder: Path) -> Iterator[Case]:
 
 
 FREE = ("producer", "training")  # any text, any object
-LATER = (*DEFAULTS, "weights")  # may be missing: they came later
+LATER = (*DEFAULTS, "weights")  # may be missing: added after the first release
 OPTIONAL = ("config no dropout", "config no tie_weights", "tokenizer no lowercase", "tokenizer no unknown")
 ABSENT = ("golden no sampled", "golden sampled []")  # as in files of the first release
 
@@ -245,7 +245,7 @@ def test_wrong_metadata_is_refused(good: dict[str, Path], kind: str, tmp_path: P
         if "ok" in verified:
             assert loaded == {"ok": True}, f"{name}: passes verify, and behaves otherwise"
             allowed = case["key"] in FREE or name in (*OPTIONAL, *ABSENT, *(f"{key} missing" for key in LATER))
-            # a graph that writes tokens has no logits to hold the recorded ones against
+            # A graph that writes tokens has no logits to compare with the recorded ones.
             unseen = ("golden logits", "golden logsumexp", "golden logit_indices") if kind == "generate.onnx" else ()
             assert allowed or name.startswith(("golden greedy []", *unseen)), f"{name}: verify passed it"
 
@@ -377,7 +377,7 @@ def test_graphs_in_graphs_are_refused(good: dict[str, Path], tmp_path: Path) -> 
 @pytest.mark.parametrize("form", ["step", "generate", "both"])
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_every_graph_that_we_write_passes(cell: str, form: str, tmp_path: Path) -> None:
-    for V in (11, 400):  # a large vocabulary is sorted otherwise
+    for V in (11, 400):  # a large vocabulary has other nodes for sorting
         model = build(models.checkpoint(cell, vocab_size=V), form)
         (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
         read = read_onnx(tmp_path / "model.onnx")
@@ -425,7 +425,7 @@ STATE = np.zeros((1, 2, 2, models.H), np.float32)
 @pytest.mark.parametrize(
     "outputs",
     [
-        (WRITTEN[:0], STATE),  # no token ever: a host that goes on until it has enough never ends
+        (WRITTEN[:0], STATE),  # no tokens: a host that continues until it has enough would not end
         (np.zeros((5, 2), np.int64), STATE),
         (WRITTEN[:, :1], STATE),
         (WRITTEN[0], STATE),
@@ -538,7 +538,7 @@ def test_pickles_named_pt_are_refused_and_never_run(good: dict[str, Path], tmp_p
     (tmp_path / "dressed.pt").write_bytes(buffer.getvalue())
     assert_refused([{"name": path.name, "file": str(path)} for path in sorted(tmp_path.glob("*.pt"))])
     assert not ran.exists()
-    pickle.loads(pickled)  # alarm: it would have
+    pickle.loads(pickled)  # alarm: plain pickle runs it
     assert ran.exists()
 
 
@@ -557,7 +557,7 @@ def test_archives_that_lie_are_refused(good: dict[str, Path], tmp_path: Path) ->
     ):
         buffer = io.BytesIO(files[name])
         with warnings.catch_warnings(), zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-            warnings.simplefilter("ignore")  # about the name that is there twice
+            warnings.simplefilter("ignore")  # about the duplicate name
             archive.writestr(entry, data)
         files[name] = buffer.getvalue()
     files["no metadata"] = rewritten_zip(path, lambda name, data: None if name.endswith(EXTRA) else data)
@@ -597,7 +597,7 @@ def test_programs_that_are_no_model_of_ours_are_refused(good: dict[str, Path], t
     extra = {EXTRA: json.dumps(described(path))}
     cases = []
     for module in (Number(), Echo(), Unary()):
-        module.kept = make_torch_model(checkpoint.config, checkpoint.params)  # weights of the sizes that are asked for
+        module.kept = make_torch_model(checkpoint.config, checkpoint.params)  # weights of the requested sizes
         target = tmp_path / f"{type(module).__name__}.pt"
         torch.jit.save(torch.jit.script(module), str(target), _extra_files=extra)
         cases.append({"name": target.name, "file": str(target)})

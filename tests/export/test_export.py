@@ -279,7 +279,7 @@ def test_golden_tokens_are_the_references_own() -> None:
 
 
 def test_no_warning_about_torchscript_reaches_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch 2.14 warns by FutureWarning, which Python shows to everybody, where 2.13 had a DeprecationWarning."""
+    """torch 2.14 raises a FutureWarning, which Python shows by default, instead of the DeprecationWarning of 2.13."""
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     said = set()
 

@@ -31,7 +31,7 @@ from foreign_models import TOKENS, E, H, Model, V, as_checkpoint, assert_logits_
 
 
 class Stack(nn.Module):
-    """A module a layer: nn.LSTM of one layer each, or cells; eleven of them, so that the order of names is not theirs."""
+    """A model with a module for each layer, an nn.LSTM or a cell; eleven of them, so that names do not sort in their order."""
 
     def __init__(self, make: Callable[[int, int], Any], count: int = 11) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class OneHot(nn.Module):
 
 
 class Raw(nn.Module):
-    """Dropped recurrent weights: the true ones are kept beside those of the last training step."""
+    """A model with weight dropping: it saves the true recurrent weights and those of the last training step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def spoilt(state: dict[str, Any]) -> dict[str, Any]:
 
 
 LAYOUTS: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Any]], dict[str, Any]]] = {
-    # a module, its state_dict changed as training code changes it, and the settings of the import
+    # A module, its state_dict as training code changes it, and the settings of the import.
     **{
         f"{kind} {layers}": (lambda kind=kind, layers=layers: Model(kind, layers), lambda s: s, {})  # type: ignore[misc]
         for kind in ("RNN", "GRU", "LSTM")
@@ -364,7 +364,7 @@ def test_whole_numbers_in_a_file_are_refused(tmp_path: Path, dtype: str, shown: 
 
 
 class Bomb:
-    """Leaves a file where it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -384,7 +384,7 @@ def test_a_malicious_pickle_is_never_run(tmp_path: Path, suffix: str, zipped: bo
     with pytest.raises(ModelFileError, match=r"holds more than weights \((posix|nt)\.mkdir\)"):
         read_weights(tmp_path / f"a{suffix}")
     assert not (tmp_path / "ran").exists()
-    torch.load(tmp_path / f"a{suffix}", weights_only=False)  # alarm: it would have
+    torch.load(tmp_path / f"a{suffix}", weights_only=False)  # alarm: torch alone runs it
     assert (tmp_path / "ran").exists()
 
 

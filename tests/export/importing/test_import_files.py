@@ -1,4 +1,4 @@
-"""Files of trainings: the weights are found wherever they are, by content, and nothing of a file is run."""
+"""Files of trainings: their content shows where the weights are, and no code of a file is run."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 nn = torch.nn
 from foreign_models import TOKENS, H, Model, V, assert_logits_of, imported, made, written  # noqa: E402 - needs torch
 
-RAN: list[str] = []  # what ran of a file
+RAN: list[str] = []  # code of a file that ran
 
 
 class Mood(enum.Enum):
-    """An object whose reading is a call of its class."""
+    """An object that is read by a call of its class."""
 
     CALM = 1
 
 
 class Settings:
-    """Hyper-parameters of a project's own, whose reading would run its code."""
+    """Hyper-parameters of a project's own class, whose code would run when they are read."""
 
     def __init__(self) -> None:
         self.width, self.path = 3, pathlib.PurePosixPath("a/b")
@@ -50,7 +50,7 @@ class Settings:
 
 
 class Attributes(dict):
-    """A dictionary such as Lightning keeps hyper-parameters in."""
+    """A dictionary like that of Lightning's hyper-parameters."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         RAN.append("__setitem__")
@@ -62,7 +62,7 @@ def lstm() -> Any:
 
 
 def lightning(module: Any) -> dict[str, Any]:
-    """A checkpoint as Lightning writes them."""
+    """Return a checkpoint as Lightning writes it."""
     optimizer = torch.optim.Adam(module.parameters())
     sum(parameter.sum() for parameter in module.parameters()).backward()
     optimizer.step()
@@ -145,7 +145,7 @@ def test_objects_of_a_training_are_read_past_and_never_run(tmp_path: Path, how: 
     assert RAN == []
     assert_logits_of(found, module)
     assert found.matches[0].source == "model.embedding.weight"
-    torch.load(tmp_path / "a.ckpt", weights_only=False)  # alarm: they would have run
+    torch.load(tmp_path / "a.ckpt", weights_only=False)  # alarm: torch alone runs it
     assert set(RAN) >= {"__setstate__", "__setitem__"}
 
 
@@ -154,7 +154,7 @@ def mark(text: str) -> None:
 
 
 class Calls:
-    """Asks for a call where it is unpickled."""
+    """An object that asks for a call when it is unpickled."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.asked = function, arguments
@@ -184,12 +184,12 @@ def test_a_call_of_a_projects_own_function_is_not_made(tmp_path: Path) -> None:
     RAN.clear()
     assert_logits_of(imported(tmp_path / "a.pt"), module)
     assert RAN == []
-    torch.load(tmp_path / "a.pt", weights_only=False)  # alarm: it would have been
+    torch.load(tmp_path / "a.pt", weights_only=False)  # alarm: torch alone makes the call
     assert RAN == ["ran"]
 
 
 def test_a_memo_of_any_size_takes_no_memory(tmp_path: Path) -> None:
-    """The reader of pickles in C makes room for as many entries as a file says."""
+    """The unpickler in C allocates as many memo entries as a file declares."""
     import resource
 
     data = b"\x80\x02cposixpath\njoin\n0]r" + struct.pack("<I", 2**31) + b"."
@@ -203,7 +203,7 @@ def test_a_memo_of_any_size_takes_no_memory(tmp_path: Path) -> None:
 
 
 def with_pickle(path: Path, data: bytes) -> Path:
-    """Write a file of torch's, of whole entries, whose pickle is ``data``."""
+    """Write a file of torch's with complete entries, whose pickle is ``data``."""
     torch.save({"x": 1}, path)
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
@@ -224,7 +224,7 @@ def test_a_byte_array_of_any_size_takes_no_memory(tmp_path: Path) -> None:
 
 
 def test_no_state_of_a_file_reaches_a_function_of_torch(tmp_path: Path) -> None:
-    """BUILD with a second state sets attributes of what is on the stack, such as a function's defaults."""
+    """BUILD with a second state sets attributes of the object on the stack, such as a function's defaults."""
     before = torch._utils._rebuild_tensor_v2.__defaults__
     state = pickle.dumps((None, {"__defaults__": ("from the file",)}), 2)[2:-1]
     with pytest.raises(ModelFileError, match="no tensors by name"):
@@ -310,7 +310,7 @@ def tar_of(path: Path, tensors: dict[str, Any]) -> Path:
 
 
 class Reference:
-    """A tensor, which the pickle names by its number."""
+    """A tensor that the pickle refers to by its number."""
 
     def __init__(self, key: int) -> None:
         self.key = key

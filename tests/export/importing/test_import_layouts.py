@@ -1,4 +1,4 @@
-"""Import keeps the function: weights in parts are put together as torch does, and no tensor that counts is left out."""
+"""Import keeps the function: it combines weights in parts as torch does, and leaves out no tensor that logits depend on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Change = Callable[[Any, str], Any]
 
 
 def trained(norm: Change) -> Change:
-    """A spectral norm after steps of training, in which its vectors change."""
+    """Return a spectral norm after training steps, which change its vectors."""
 
     def changed(module: Any, name: str) -> Any:
         norm(module, name)
@@ -75,11 +75,11 @@ def changed(change: str, tensor: str, **how: Any) -> Any:
     module = made(lambda: Model("LSTM", 2, **how))
     place, name = TENSORS[tensor]
     CHANGES[change](getattr(module, place), name)
-    with torch.no_grad():  # as training moves them apart from what the plain weight was
+    with torch.no_grad():  # training moves them away from the parts of the plain weight
         for key, value in module.named_parameters():
             if re.search(r"(_g|_v|_orig|original[01]?)$", key):
                 value.mul_(1.0 + torch.rand(value.shape))
-    if "weight norm" in change and "new" not in change:  # computed by a hook, which an LSTM's own forward precedes
+    if "weight norm" in change and "new" not in change:  # an LSTM's forward runs before the hook that computes it
         for hook in getattr(module, place)._forward_pre_hooks.values():
             hook(getattr(module, place), None)
     return module
@@ -93,7 +93,7 @@ def test_weights_in_parts_become_torchs_own(tmp_path: Path, change: str, tensor:
     place, name = TENSORS[tensor]
     assert f"{place}.{name}" not in state
     found = imported(written(tmp_path / "a.pt", state))
-    module(torch.zeros(1, 3, dtype=torch.long))  # what is computed before a call
+    module(torch.zeros(1, 3, dtype=torch.long))  # hooks compute the plain weights before a call
     ours = {"embedding.weight": "embedding.weight", "fc.weight": "output.weight"}.get(f"{place}.{name}")
     match = next(m for m in found.matches if m.note in ("weight norm", "spectral norm", "pruning"))
     assert match.name == (ours or match.name)
@@ -123,7 +123,7 @@ def test_alarm_a_part_alone_is_another_model(change: str, alone: str) -> None:
 @pytest.mark.parametrize("left", [["fc.weight_g"], ["fc.weight_v"], ["fc.*"]])
 @pytest.mark.parametrize("missing", ["fc.weight_g", "fc.weight_v"])
 def test_an_output_in_parts_is_never_taken_for_a_tied_one(missing: str, left: list[str]) -> None:
-    """E = H, where the embedding would fit as output."""
+    """With E = H the embedding would fit as output."""
     module = made(lambda: Model("LSTM", 1, tied=True))
     module.fc.weight = nn.Parameter(module.fc.weight.detach().clone() * 2)
     nn.utils.weight_norm(module.fc)
@@ -178,7 +178,7 @@ def test_other_parametrizations_are_refused(tmp_path: Path) -> None:
 
 
 class Extended(Model):
-    """A model with one more part on the way."""
+    """A model with one more part between its layers."""
 
     def __init__(self, part: str, module: Any) -> None:
         super().__init__("LSTM", 1)
@@ -261,7 +261,7 @@ def test_ignoring_needs_each_tensor_by_name_and_is_noted() -> None:
 
 @pytest.mark.parametrize("missing", ["embedding.weight", "fc.weight"])
 def test_an_end_is_taken_for_tied_only_where_that_was_said(missing: str) -> None:
-    """E = H, so that either matrix would fit in both places."""
+    """With E = H either matrix would fit in both places."""
     module = made(lambda: Model("GRU", 1, tied=True))
     weights = {name: value for name, value in weights_of(module).items() if name != missing}
     with pytest.raises(ModelFileError, match=r"no (embedding|output layer): .* say --tie"):
@@ -295,7 +295,7 @@ def test_ends_that_names_do_not_tell_are_named() -> None:
 
 
 def test_ends_under_any_name_are_found_where_they_are_named() -> None:
-    """Both are (V, H), so that shapes do not tell them apart either."""
+    """Both are (V, H), so their shapes do not distinguish them either."""
     module = made(lambda: Model("LSTM", 1, ("reads", "rnn", "writes"), output_bias=False))
     module.reads = nn.Embedding(V, H)
     module.rnn = nn.LSTM(H, H, batch_first=True)
@@ -322,7 +322,7 @@ def test_one_of_several_recurrent_stacks_is_named() -> None:
 
 
 class Fastai(nn.Module):
-    """Names of fastai's AWD-LSTM, in equal widths: a weight-dropped module a layer, the dropped embedding twice, tied."""
+    """Names of fastai's AWD-LSTM, with equal widths: a weight-dropped module per layer, the embedding stored twice, tied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -349,7 +349,7 @@ class Fastai(nn.Module):
 
 
 class CharRnn(nn.Module):
-    """A one-hot character model as courses have it, with layers of cells."""
+    """A one-hot character model as in courses, with layers of cells."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ SEED = 5
 def reference(
     checkpoint: Checkpoint, prompts: list[list[int]], steps: int, config: SamplingConfig
 ) -> tuple[NDArray[np.int64], NDArray]:
-    """Tokens (steps, B) by the NumPy engine and the sampling rules, and the logits (steps, B, V) that they come from."""
+    """Return tokens (steps, B) by the NumPy engine and the sampling rules, and the logits (steps, B, V) they are drawn from."""
     model = LanguageModel(checkpoint.config, checkpoint.float32())
     written, shown = [], []
     for b, prompt in enumerate(prompts):
@@ -48,7 +48,7 @@ def reference(
 
 
 def needed(logits: NDArray, config: SamplingConfig) -> NDArray[np.int64]:
-    """How many of the most probable tokens reach ``top_p``, of logits (..., V)."""
+    """Return how many of the most probable tokens reach ``top_p``, given logits (..., V)."""
     scores = logits.astype(np.float64) / config.temperature
     p = np.exp(scores - scores.max(axis=-1, keepdims=True))
     p = np.sort(p / p.sum(axis=-1, keepdims=True), axis=-1)[..., ::-1]
@@ -56,12 +56,12 @@ def needed(logits: NDArray, config: SamplingConfig) -> NDArray[np.int64]:
 
 
 def spread(flat: slice) -> Checkpoint:
-    """A model of a large vocabulary: behind the tokens of ``flat`` all are about as probable, behind others a few."""
+    """Return a model with a large vocabulary: after tokens of ``flat`` all are about equally probable, after others a few."""
     checkpoint = models.checkpoint("rnn", 1, vocab_size=LARGE)
     params = checkpoint.params
     for name in ("rnn.bias_ih_l0", "rnn.bias_hh_l0", "rnn.weight_hh_l0"):
         params[name][:] = 0
-    params["embedding.weight"][flat] = 0  # so that h is 0, and the bias of the output all that is left
+    params["embedding.weight"][flat] = 0  # h becomes 0, so only the bias of the output remains
     params["output.weight"] *= 20
     params["output.bias"] *= 0.1
     return checkpoint
@@ -81,7 +81,7 @@ def test_large_vocabularies_are_drawn_by_the_rules(
     config = SamplingConfig(True, temperature, top_k, top_p, SEED)
     prompts, steps = [[1], [2, 4], [3, 8, 699], [6], [5, 7]], 12
     expected, logits = reference(checkpoint, prompts, steps, config)
-    if top_k == 0:  # the few that are sorted first suffice for every row, for none, or for some
+    if top_k == 0:  # the part that is sorted first suffices for all rows, none, or some
         few = needed(logits, config) <= PARTIAL_SORT
         assert {"peaked": few.all(), "flat": not few.any(), "mixed": (few.any(1) & ~few.all(1)).any()}[kind]
     tokens, lengths = pad_prompts(prompts)
@@ -99,7 +99,7 @@ STEPS = 40
 
 
 def run(path: Path, config: SamplingConfig, prompts: list[list[int]], end: int) -> NDArray[np.int64]:
-    """What a file's own generation writes, given every input as a host gives it."""
+    """Return the tokens of a file's own generation, with every input as a host passes it."""
     tokens, lengths = pad_prompts(prompts)
     u = uniforms(config.seed, np.arange(len(prompts)), np.arange(STEPS)[:, None])
     settings = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p, "end_token": end}
@@ -135,10 +135,10 @@ def test_writing_stops_with_the_last_row_that_ends(
     for end in range(models.V):
         ended = np.maximum.accumulate(free == end)
         count = STEPS if not ended[-1].all() else int(ended.all(axis=1).argmax()) + 1
-        expected = np.where(ended, end, free)[:count]  # what stands behind the end is the end
+        expected = np.where(ended, end, free)[:count]  # a row repeats its end token
         np.testing.assert_array_equal(run(path, config, PROMPTS, end), expected)
         stops += 1 < count < STEPS and len(set(ended.argmax(axis=0).tolist())) > 1
-    assert stops >= 3  # rows that end at different steps, and the last of them before all is written
+    assert stops >= 3  # rows end at different steps, the last of them before the requested number
 
 
 @pytest.mark.parametrize("kind", ["onnx generate", "onnx both", "torchscript"])
@@ -153,7 +153,7 @@ def test_a_text_may_end_with_its_first_token(tmp_path: Path, kind: str) -> None:
 
 
 def initializers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """Of a graph and all that are inside its nodes, constants too."""
+    """Return the tensors of a graph and of the graphs inside its nodes, constants included."""
     found = list(graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:

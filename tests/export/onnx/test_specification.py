@@ -31,7 +31,9 @@ from unrolled.runtime import generate, load
 
 FROZEN = Path(__file__).parents[2] / "frozen" / "0.1.0"
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-STANDARD = [name for name in STORED if name != "quantized"]  # that one has operators of onnxruntime's own domain
+STANDARD = [
+    name for name in STORED if name != "quantized"
+]  # quantized graphs have operators of onnxruntime's own domain
 
 # --- the three operators of the tests, against onnxruntime
 
@@ -136,7 +138,7 @@ CASES = {
     "ends": Case(3, 3, 60, 1.0, 0, 1.0, 2),
     "ends, filtered": Case(3, 3, 60, 1.0, 9, 0.95, 2),
 }
-RANKS = {  # of inputs, by their places, that the specification fixes whatever the data is
+RANKS = {  # of inputs by position, where the specification fixes them for all data
     "ConstantOfShape": {0: 1},
     "CumSum": {1: 0},
     "GRU": {0: 3, 1: 3, 2: 3, 3: 2, 4: 1, 5: 3},
@@ -168,7 +170,7 @@ def inputs_of(checkpoint: Checkpoint, form: str, case: Case) -> dict[str, NDArra
 
 
 def watch_ranks(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Hold every node that is evaluated to ``RANKS``; returns the names of those that were, as they come."""
+    """Check every evaluated node against ``RANKS``; return the set to which their names are added."""
     seen, run = set(), OpRun.run
 
     @functools.wraps(run)
@@ -185,7 +187,7 @@ def watch_ranks(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def assert_evaluates(checkpoint: Checkpoint, form: str, stored: str, cases: dict[str, Case]) -> list[int]:
-    """The evaluator gives what onnxruntime gives; returns how many tokens each case wrote."""
+    """Check that the evaluator gives the results of onnxruntime; return how many tokens each case wrote."""
     model = build(checkpoint, form, STORED[stored], golden=False)
     onnx.checker.check_model(model, full_check=True)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -233,11 +235,11 @@ def test_the_reference_evaluator_sorts_part_of_a_large_vocabulary(form: str, mon
     assert whole in seen
 
 
-# --- what breaks the specification, and verify
+# --- graphs that break the specification, and verify
 
 
 def old_graph(model: onnx.ModelProto) -> None:
-    """Give ``CumSum`` the axis that 0.1.0 gave it."""
+    """Give ``CumSum`` the axis of files of 0.1.0, of rank 1."""
     next(tensor for tensor in model.graph.initializer if tensor.name == "along_1").CopyFrom(
         numpy_helper.from_array(np.array([1]), "along_1")
     )
@@ -351,7 +353,7 @@ SHAPE = "shape = Constant <value = int64[2] {-1, 2}> ()\n  "
 def test_rows_of_a_loop_that_may_not_run_must_not_be_joined(trips: str, after: str, broken: bool, inside: bool) -> None:
     text = LOOP.format(outside=AXES + SHAPE + FIRST, trips=trips, after=after)
     model = onnx.parser.parse_model(text)
-    if inside:  # the same in a branch, where the constants are those outside
+    if inside:  # the same in a branch, which reads the constants outside
         branch = onnx.GraphProto()
         branch.CopyFrom(model.graph)
         del branch.initializer[:], branch.input[:]

@@ -1,4 +1,4 @@
-"""Several processes train as one does with the joint batch, stop together, and leave one run folder."""
+"""Several processes train as one process does on the joint batch, stop together, and write one run folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def free_port() -> str:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two processes left what they found."""
+    """Return the folder to which two processes wrote their findings."""
     folder = tmp_path_factory.mktemp("ranks")
     common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     common |= {"OMP_NUM_THREADS": "1"}
@@ -98,10 +98,10 @@ def test_all_processes_stop_at_one_step(pair: Path) -> None:
     for name in (
         "ctrl_c",
         "sigterm",
-    ):  # sent to the second alone behind its third step; they ask each other in the next
+    ):  # sent to the second process alone after its third step; they agree on it in the next
         assert first[name] == second[name] == [4, True]
     assert first["saving"] == second["saving"] == [5, True]
-    assert 0 < first["seconds"] == second["seconds"] < 30  # by the clock that is further
+    assert 0 < first["seconds"] == second["seconds"] < 30  # the maximum of both clocks
     assert "loss" in first["diverged"]
     assert first["diverged"] == second["diverged"]
 
@@ -134,7 +134,7 @@ def test_a_group_ends_with_its_block(pair: Path) -> None:
 def test_each_process_warms_up_with_its_rows_and_asks_the_others_once_a_step(pair: Path) -> None:
     assert [found(pair, rank)["rows"] for rank in range(2)] == [[2], [3]]
     for rank in range(2):
-        assert found(pair, rank)["asked"] == 1 + 10 + 1  # before the first step, behind each, behind the last interval
+        assert found(pair, rank)["asked"] == 1 + 10 + 1  # before the first step, after each, after the last interval
 
 
 def test_an_environment_that_leads_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def torchrun(folder: Path, *options: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_torchrun_is_stopped_and_goes_on(tmp_path: Path) -> None:
     last = tmp_path / "run" / "last.safetensors"
-    # a schedule that follows the limit would forbid another one
+    # A schedule that depends on the limit would not allow another one.
     settings = ["--engine", "torch", "--schedule", "constant"]
     running = torchrun(tmp_path, *settings, "--steps", "1000000", "--validate-every", "10")
     for _ in range(600):

@@ -26,7 +26,7 @@ from unrolled.runtime import load
 
 
 def assert_found(checks: list[Check], expected: str = "") -> None:
-    """The last check failed, and no other; it is the one that was expected, where one was."""
+    """Check that only the last check failed, and that it is the expected one, if one is given."""
     assert not checks[-1].ok, f"{checks[-1].name}: passed"
     assert all(check.ok for check in checks[:-1])
     assert expected in ("", checks[-1].name), checks[-1]
@@ -74,7 +74,7 @@ def test_verify_holds_a_checkpoint_against_another(tmp_path: Path) -> None:
 
 
 def changed(path: Path, change: mutations.Change) -> list[Check]:
-    """What verify says of an ONNX file behind a change."""
+    """Return the checks of an ONNX file after a change."""
     model = onnx.load(path)
     change(model)
     onnx.save(model, path)
@@ -106,7 +106,9 @@ SMALLER = [(stored, name) for stored, changes in mutations.SMALLER_MUTATIONS.ite
 @pytest.mark.parametrize(("stored", "mutation"), SMALLER)
 def test_alarm_verify_catches_a_changed_smaller_file(tmp_path: Path, stored: str, mutation: str) -> None:
     checkpoint = models.checkpoint("lstm", hidden_size=24, embedding_size=24)
-    checkpoint.params["output.weight"] *= 10  # logits as large as a trained model's, beside which a tolerance is small
+    checkpoint.params["output.weight"] *= (
+        10  # logits as large as a trained model's, against which the tolerance is small
+    )
     path = export_model(checkpoint, tmp_path / "model.onnx", "onnx", "step", weights=STORED[stored])
     change, expected = mutations.SMALLER_MUTATIONS[stored][mutation]
     assert_found(changed(path, change), expected)
@@ -136,7 +138,7 @@ def test_alarm_verify_catches_a_truncated_vocabulary(tmp_path: Path, kind: str) 
 
 
 def ending(cell: str) -> Checkpoint:
-    """A model whose texts end: every eleventh token is <eos>."""
+    """Return a model whose texts end: every eleventh token is <eos>."""
     checkpoint = models.checkpoint(cell)
     return dataclasses.replace(checkpoint, tokenizer=CharTokenizer([*checkpoint.tokenizer.vocabulary[:-1], EOS]))
 
@@ -157,7 +159,7 @@ def test_verify_passes_files_whose_texts_end(tmp_path: Path, kind: str) -> None:
 
 
 class Counting:
-    """A WritingModel that counts up to <eos>, each row in strides of its own, and behind <eos> anew."""
+    """A WritingModel that counts up to <eos>, each row in its own strides, and starts again after <eos>."""
 
     STRIDES = np.array([1, 90, 1])
     engine, digest, capabilities = "counting", "", STEP | {"write"}
@@ -166,7 +168,7 @@ class Counting:
         self.config = models.config("rnn", vocab_size=200)
         self.tokenizer = CharTokenizer([*(chr(200 + i) for i in range(199)), EOS])
         self.training: dict[str, object] = {}
-        self.forgets = forgets  # where it was when it goes on
+        self.forgets = forgets  # its position, when it continues
 
     def step(self, tokens: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError
