@@ -186,7 +186,7 @@ class BoundSteps(Protocol):
         ...
 
     def move(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        """Return logits (n, V) and state (S, L, n, H) of the first n rows; the next two calls write over them."""
+        """Return logits (n, V) and state (S, L, n, H) after tokens (n,) of the first n rows; the next two calls reuse both."""
         ...
 
 

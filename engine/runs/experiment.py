@@ -113,7 +113,9 @@ class PreparedRun:
 
         Raises:
             ConfigError: the folder cannot be used, or its run has other settings.
+            ModelFileError: a file of the run to resume is damaged.
             DivergedError: loss or gradient became NaN or infinite, or the loss exploded.
+            ProcessLostError: another process of the group has ended or does not answer.
             SaveError: the disk is full or the folder can no longer be written.
         """
         record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable

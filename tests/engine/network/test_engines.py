@@ -20,7 +20,7 @@ from unrolled.runtime import ENGINES
 from unrolled.runtime.models.engines import make_model
 
 DTYPES = [np.float64, np.float32]
-# rows and widths around the tiles of 8, 4, 2, 1 rows and the panels of 32 and 16 columns, and a depth over one block
+# Rows and widths around the tiles of 8, 4, 2, 1 rows and the panels of 32 and 16 columns, and a depth over one block.
 SIZES = [(3, 1, 5), (4, 7, 33), (3, 17, 64), (2, 5, 300)]
 
 
@@ -47,13 +47,13 @@ def test_kernels_equal_the_reference_array_by_array(cell: str, size: tuple[int, 
     got_states, got_gates = kernel.forward(xg, s0, w_hh, b_hh)
     assert_close(got_states, states, "engine", dtype, "states")
     columns = np.arange(gates.shape[2]).reshape(-1, H)
-    if cell == "gru":  # the kernel keeps n behind hn
+    if cell == "gru":  # the kernel stores n after hn
         columns = columns[[0, 1, 3, 2]]
     assert_close(got_gates, gates[..., columns.ravel()], "engine", dtype, "gates")
     expected = spec.backward(dh, ds_T, states, gates, w_hh, b_hh)
     got = map(np.asarray, kernel.backward(dh, ds_T, got_states, got_gates, w_hh, b_hh))
     for name, one, other in zip(("dxg", "dhg", "ds0"), got, expected, strict=True):
-        # sums over H terms of size 1: the error grows with the largest entry, not with each
+        # Sums over H terms of size 1: the error grows with the largest entry, not with each.
         scale = max(float(np.abs(other).max()), 1.0)
         assert_close(one / scale, other / scale, "engine", dtype, name)
 
@@ -66,12 +66,12 @@ def test_kernels_equal_the_reference_array_by_array(cell: str, size: tuple[int, 
 def test_a_transposed_product_takes_columns_and_sums_more(
     column: int, K: int, M: int, N: int, width: int, places: int, dtype: type
 ) -> None:
-    """Columns before ``column`` are not read, and those behind the product's are summed alone, if sums have them."""
+    """Columns before ``column`` are not read; columns after the product's are only summed, if ``sums`` has them."""
     rng = np.random.default_rng(column + places)
     a, b = rng.standard_normal((K, width)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
     where, scale = rng.integers(0, places, K), np.sqrt(K)
     exact = a.astype(np.float64)
-    for last in (column + M, width):  # the columns that sums have
+    for last in (column + M, width):  # the columns of ``sums``
         c, sums = np.ones((M, N), dtype), np.ones((places, last), dtype)
         add_transposed_product(a, b, c, sums, where, column=column)
         product = 1 + exact[:, column : column + M].T @ b
@@ -105,7 +105,7 @@ def test_a_gradient_in_ranges_of_columns_is_like_one_in_one_piece(dtype: type) -
 
 
 def cross_entropy(backend: str, logits: NDArray, targets: NDArray, mask: NDArray) -> tuple[LossResult, NDArray | None]:
-    """The loss of logits, and its gradient, by an output layer whose weight is the identity."""
+    """Return the loss of logits and its gradient, by an output layer whose weight is the identity."""
     V, dtype = logits.shape[-1], logits.dtype
     grads = np.zeros((V, V), dtype), np.zeros(V, dtype)
     layers = get_backend(backend).layers
@@ -117,7 +117,7 @@ def cross_entropy(backend: str, logits: NDArray, targets: NDArray, mask: NDArray
 def test_cross_entropy_equals_the_reference(V: int, dtype: type) -> None:
     rng = np.random.default_rng(V)
     logits = (rng.standard_normal((4, 3, V)) * 5).astype(dtype)
-    logits[0, 0] = 0  # a tie: the first of the largest counts
+    logits[0, 0] = 0  # a tie: the lowest index counts
     targets, mask = rng.integers(0, V, (4, 3)), rng.random((4, 3)) > 0.3
     expected, dexpected = softmax_cross_entropy(logits, targets, mask, True)
     got, dgot = cross_entropy("numba", logits, targets, mask)
@@ -153,7 +153,7 @@ def test_the_first_product_equals_the_reference_for_small_and_large_vocabularies
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("V", [5, 40])
 def test_gradients_of_the_first_layer_equal_the_reference(V: int, shared: bool) -> None:
-    """Where input and hidden product have one gradient, the compiled engine reads it once for both."""
+    """If input and hidden product have the same gradient, the compiled engine reads it once for both."""
     rng = np.random.default_rng(V)
     tokens, dxg = rng.integers(0, V, (9, 3)), rng.standard_normal((9, 3, 21))
     dhg = dxg if shared else rng.standard_normal((9, 3, 21))
