@@ -19,7 +19,7 @@ from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 
 CLIP_NORM, LEARNING_RATE = 1.0, 1e-3
-# With the usual 1e-8, a gradient that is nothing but rounding makes a whole update, and peers that are right differ.
+# With the usual 1e-8, a gradient of rounding errors alone causes a full update, so that correct peers differ.
 ADAM_EPS = 1e-6
 ParityArrays = dict[str, NDArray]
 

@@ -32,8 +32,8 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: WeightStorag
         checkpoint: the model.
         path: an exported file of any format.
         form: of that file.
-        weights: their storage in that file.
-        text: whose perplexity is computed.
+        weights: storage of the weights in that file.
+        text: corpus on which the perplexity is computed.
     """
     before_form = form if path.suffix == FORMATS["onnx"].suffix else "step"
     sizes = {"before": build(checkpoint, before_form).ByteSize(), "after": path.stat().st_size}

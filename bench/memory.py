@@ -57,7 +57,7 @@ def _steps(engine: str, work: Workload) -> None:
 
 
 def _answer(job: Message) -> dict[str, Any]:
-    """Train small models first, so that libraries are loaded and kernels compiled, and then the workload's."""
+    """Train small models first, which loads libraries and compiles kernels, then the workload's, and return its peaks."""
     work = Workload(**job["workload"])
     _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 11, 8, work.optimizer))
     _steps(job["engine"], Workload("train", work.cell, work.layers, 8, 2, 3, 5, 8, work.optimizer))

@@ -46,10 +46,10 @@ def measured_lines(
 
     Args:
         base: fields of every line, ``threads`` among them.
-        work: what was measured.
+        work: the workload that was measured.
         best: from ``fastest_settings``.
         failures: settings that failed, with their reasons.
-        limits: of the machine.
+        limits: limits of the machine.
     """
     for name, settings in failures.items():
         if name not in best:
@@ -65,7 +65,7 @@ def measured_lines(
             read = work.weight_bytes / line["median_s"] * work.length / 1e9
             line["bandwidth_fraction"] = read / _bandwidth(work, limits)
         if torch is not None:
-            # round by round, so that a slow spell of the machine slows both
+            # round by round, because a slow spell of the machine slows both peers
             pairs = zip(torch.rounds, one.rounds, strict=True)
             line["ratio_to_torch"] = float(np.median([reference / own for reference, own in pairs]))
         yield line

@@ -101,7 +101,7 @@ class EventFiles(TrainingObserver):
         remove_event_files(self.run)
         self._began = time.time() - max((line.get("seconds", 0.0) for line in lines), default=0.0)
         self._writer = self._make(str(self.run / EVENT_FOLDER))
-        # Makes a running TensorBoard discard what it read from the previous file.
+        # This event makes a running TensorBoard discard the events that it read from the previous file.
         session = SessionLog(status=SessionLog.START)
         self._writer.add_event(Event(wall_time=self._began, step=0, session_log=session))
 

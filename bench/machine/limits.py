@@ -18,7 +18,7 @@ from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
 FACTOR_DEPTH = 64  # of a product whose factors stay in the L1 cache
 _W = panel_width(np.dtype(np.float32))
-# A, two panels, and C: three of their four registers
+# floats of A, of two panels, and of C; a tile covers WIDE of the four registers in a row of two panels
 _SIZES = (TILE_ROWS * FACTOR_DEPTH, 2 * FACTOR_DEPTH * _W, 2 * TILE_ROWS * _W)
 _FLOP = 2 * TILE_ROWS * FACTOR_DEPTH * WIDE * _W // VECTORS
 DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}

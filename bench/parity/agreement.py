@@ -117,7 +117,7 @@ def compare(
     seed: int = 0,
     on_start: Callable[[Implementation], None] = lambda implementation: None,
 ) -> Iterator[Agreement]:
-    """Run every implementation in a process of its own, the reference first, and yield how far each is from it.
+    """Run every implementation in a process of its own, the reference first, and yield the distance of each from it.
 
     Args:
         compared: from ``implementations``; the first is the reference.

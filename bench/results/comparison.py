@@ -1,4 +1,4 @@
-"""Comparison of two files of measurements: what got slower, and what is missing."""
+"""Comparison of two files of measurements: workloads that got slower, and measurements that are missing."""
 
 from __future__ import annotations
 

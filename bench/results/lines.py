@@ -1,4 +1,4 @@
-"""Lines of measurements: files of them, the machine that they are from, and the names of their workloads."""
+"""Lines of measurements: reading them from files, the machine that they were made on, and names of their workloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings: which exported ONNX file runs in which runtime, and how near its results are to those of the NumPy engine.
+"""Findings: which exported ONNX file runs in which runtime, and how far its results are from those of the NumPy engine.
 
 Each runtime has a process of its own, in an interpreter or npm package that need not be those of this one.
 """
@@ -23,7 +23,7 @@ class Finding(NamedTuple):
     Args:
         logits: largest difference of a logit from the NumPy engine's; None in a form without logits.
         tokens: share of the generated tokens up to each row's first difference, in forms that write; 1 is equality.
-        error: why it did not run.
+        error: the reason why the file did not run.
     """
 
     runtime: str

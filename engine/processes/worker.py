@@ -69,7 +69,7 @@ def python_module(name: str) -> list[str]:
 class WorkerProcess:
     """A process that answers messages, started in a process group of its own.
 
-    Ctrl-C in a terminal therefore reaches the parent only, which decides whether its workers go on. A worker that uses
+    Ctrl-C in a terminal therefore reaches the parent only, which decides whether its workers continue. A worker that uses
     ``serving`` ends by itself if the parent is killed.
 
     Args:

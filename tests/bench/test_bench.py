@@ -1,4 +1,4 @@
-"""The comparison of engines and the pictures: what they say, and that they can say no."""
+"""Tests of the comparison of engines, which must also report differences, and of the pictures of training runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``unrolled bench runtimes``: what it finds, what it notices, and runtimes that are missing or die."""
+"""Tests of ``unrolled bench runtimes``: findings, differences, and runtimes that are missing or die."""
 
 from __future__ import annotations
 

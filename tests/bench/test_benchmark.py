@@ -1,4 +1,4 @@
-"""The benchmark: the work it counts, its parity gate, its files and reports, and one small run of each suite."""
+"""Tests of the benchmark: counted operations, parity gate, files and reports, and one small run of each suite."""
 
 from __future__ import annotations
 

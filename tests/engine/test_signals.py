@@ -1,4 +1,4 @@
-"""The guards of signals: what they handle, what they leave alone, and that importing installs nothing."""
+"""Tests of signal handlers: signals that they handle or leave alone, and that importing installs none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning-rate range test: the curve, what it suggests, and that it leaves the model alone."""
+"""Tests of the learning-rate range test: its curve, its suggestions, and that the model is restored."""
 
 from __future__ import annotations
 

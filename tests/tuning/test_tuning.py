@@ -1,4 +1,4 @@
-"""The study: its space, its trials, what stays on the disk, and the recipe that it finds."""
+"""Tests of studies: search space, trials, files on the disk, and the recipe of the best trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of worker processes, from both sides: answers, errors, silence, garbage, deaths."""
+"""Tests of the protocol of worker processes from both sides: answers, errors, timeouts, garbage and deaths."""
 
 from __future__ import annotations
 
