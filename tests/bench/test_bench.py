@@ -87,7 +87,7 @@ def test_alarm_a_file_with_other_weights_disagrees(tmp_path: Path) -> None:
 
 
 class Fixed:
-    """A model whose logits are always the same."""
+    """Model whose logits are always the same."""
 
     engine = "fixed"
 
@@ -124,8 +124,8 @@ def test_only_a_draw_on_the_border_of_tokens_that_are_left_is_explained() -> Non
     for u, pair, top_k, explained in (
         (0.5 + BORDER / 2, (0, 1), 0, True),
         (0.5 - 2 * BORDER, (1, 0), 0, False),
-        (0.75, (1, 3), 0, True),  # over a token that is hardly ever drawn
-        (0.75, (1, 2), 3, False),  # which top_k left out
+        (0.75, (1, 3), 0, True),  # across a token of hardly any probability
+        (0.75, (1, 2), 3, False),  # top_k removed token 2
         (0.5, (0, 3), 0, False),
         (0.5, (0, 4), 0, False),
         (np.nan, (0, 1), 0, False),

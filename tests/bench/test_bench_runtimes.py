@@ -103,7 +103,7 @@ def test_a_cell_that_a_runtime_computes_otherwise_is_named() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script stands for the interpreter")
-def test_a_runtime_that_dies_of_a_file_goes_on_with_the_next(tmp_path: Path) -> None:
+def test_a_runtime_that_a_file_kills_continues_with_the_next_file(tmp_path: Path) -> None:
     script = tmp_path / "python"
     script.write_text('#!/bin/sh\necho \'{"version": "1.0"}\'\nread line\nexit 3\n', encoding="utf-8")
     script.chmod(0o755)

@@ -119,7 +119,7 @@ def test_a_peer_whose_results_differ_is_reported_and_not_timed(monkeypatch: pyte
 
 
 class MadeUp:
-    """A worker that answers what ``times`` has for its setting: seconds of each round, None where it dies."""
+    """Worker that answers with the ``times`` of its setting: seconds of each round, None if it dies there."""
 
     times: dict[str, list[float | None]]
     asked: dict[str, int]
@@ -148,7 +148,7 @@ class MadeUp:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> type[MadeUp]:
-    """Peers numba and torch, of which torch has several settings, in workers that are made up."""
+    """Replace the peers numba and torch, the latter with several settings, by workers with given times."""
     settings = {name: {"label": name} for name in ("fast at first", "best", "slow", "wrong", "dies")}
     some = PEERS["numpy"].generate
     monkeypatch.setitem(PEERS, "numba", Peer("", "numpy", generate=some))
@@ -172,12 +172,14 @@ def test_the_best_setting_counts_and_those_that_failed_are_named(made_up: type[M
     assert (torch["peer"], torch["setting"], torch["median_s"], torch["rounds"]) == ("torch", "best", 1.2, 3)
     assert torch["failed_settings"] == {"wrong": "logits differs by 1.0e+00, allowed is 1.0e-04", "dies": "it died"}
     assert torch["ratio_to_torch"] == 1
-    # one round that is not counted and one that is, then a setting more than 1.3 times slower than the best leaves
+    # After one round that is not counted and one that is, a setting more than 1.3 times slower than the fastest leaves.
     assert made_up.asked == {"numba": 4, "fast at first": 4, "best": 4, "slow": 2, "dies": 3}
     assert "failed_settings" not in numba
     assert (numba["setting"], numba["median_s"]) == ("default", 0.5)
     assert numba["spread_s"] == pytest.approx(0.65 - 0.45)
-    assert numba["ratio_to_torch"] == pytest.approx(3)  # of 1.2 / 0.8, 1.2 / 0.4, 1.5 / 0.5; of the medians it were 2.4
+    assert numba["ratio_to_torch"] == pytest.approx(
+        3
+    )  # median of 1.2 / 0.8, 1.2 / 0.4, 1.5 / 0.5; the ratio of the medians is 2.4
     assert numba["tokens_per_s"] == pytest.approx(6)
     assert numba["peak_fraction"] == pytest.approx(work.flops / 0.5 / 200e9)
     assert (numba["first_call_s"], numba["peak_rss_mb"], numba["step_rss_mb"]) == (4, 300, 20)
@@ -204,7 +206,7 @@ def test_one_stream_is_held_against_the_bandwidth_of_where_its_weights_are(
     assert "bandwidth_fraction" not in two
 
 
-def test_memory_of_steps_is_told_without_that_of_the_parity_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_steps_does_not_count_the_parity_check(monkeypatch: pytest.MonkeyPatch) -> None:
     peak = 100.0
 
     class Contestant:
@@ -243,7 +245,7 @@ def test_a_small_run_of_onnxruntime() -> None:
 def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     peer = PEERS["torch"]
-    label, setting = next(iter(peer.settings_of("train").items()))  # one of them: torch loads for seconds
+    label, setting = next(iter(peer.settings_of("train").items()))  # only the first: importing torch takes seconds
     monkeypatch.setitem(PEERS, "torch", dataclasses.replace(peer, settings={"train": {label: setting}}))
     work = Workload("train", "gru", 1, 16, 3, 5, 11, 8)
     numpy, torch = measure(work, ["numpy", "torch"], LIMITS, 1, SHORT)
@@ -284,14 +286,14 @@ def test_a_worker_ends_with_a_bench_that_is_killed(tmp_path: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Not so where it has ended and whoever inherited it has not asked about it yet."""
+    """Return whether a process runs; one that has ended but that its parent has not waited for does not."""
     try:
         return ") Z " not in Path("/proc", str(process), "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def test_a_worker_that_fails_says_why() -> None:
+def test_a_worker_that_fails_reports_the_reason() -> None:
     job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.01}
     work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
     with (
@@ -313,7 +315,7 @@ def test_a_stated_number_of_threads_reaches_onnxruntime(monkeypatch: pytest.Monk
         model: Any = open_checkpoint(checkpoint, form)
         return int(model.session.get_session_options().intra_op_num_threads)
 
-    for name in THREAD_VARIABLES:  # as the benchmark's processes and the workers of a study are told
+    for name in THREAD_VARIABLES:  # as in worker processes of the benchmark and of a study
         monkeypatch.setenv(name, "3")
     assert threads("step") == 3
     assert threads("both") == 3
@@ -376,7 +378,7 @@ def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: 
         lines.read_lines([tmp_path / "missing.jsonl"])
 
 
-def test_a_workload_is_named_by_all_that_is_not_as_usual() -> None:
+def test_a_workload_is_named_by_its_unusual_sizes() -> None:
     line = {"suite": "train", "cell": "lstm", "layers": 1, "hidden": 128, "batch": 32, "length": 64, "vocab": 65}
     assert lines.workload_name(line) == "lstm 1×128, B 32"
     assert lines.workload_name({**line, "embedding": 128, "optimizer": "adam"}) == "lstm 1×128, B 32"
@@ -412,12 +414,12 @@ def test_compare_names_what_was_lost_and_takes_the_last_of_repeats() -> None:
     })  # fmt: skip
     (change,), lost = comparison.compare([*old[1:2], line("torch", 0.020)], [*new[1:2], line("torch", 0.030)])
     assert (change.old_s, change.new_s, lost) == (0.020, 0.030, {})
-    assert comparison.compare(old[:1], [*old[:1], *new[:1]]).lost  # the last failed
+    assert comparison.compare(old[:1], [*old[:1], *new[:1]]).lost  # the last line failed
     with pytest.raises(ConfigError, match="that the old one measured"):
         comparison.compare(old[3:], new)
 
 
-def test_what_was_not_measured_at_its_best_says_so() -> None:
+def test_settings_that_failed_are_remarked() -> None:
     why = {"onednn, fused": "loss 1 differs by 1", "onednn, foreach": "died"}
     partly, whole = line("torch", 0.1, failed_settings=why), line("torch", 0.1)
     assert tables.remarks(whole) == []
@@ -446,7 +448,7 @@ def test_every_peer_that_was_measured_is_drawn(tmp_path: Path, monkeypatch: pyte
         assert [drawn[peer].get_xdata()[0] for peer in peers] == [line["gflops"] for line in lines[::2]]
         assert [text.get_text() for text in axes.get_legend().get_texts()] == list(drawn)
         styles |= {(drawn[peer].get_color(), drawn[peer].get_marker()) for peer in peers}
-    assert len(styles) == len(peers)  # no two alike, and the same in both panels
+    assert len(styles) == len(peers)  # all different, and the same in both panels
 
 
 def test_the_command_reports_compares_and_draws(tmp_path: Path) -> None:
@@ -552,7 +554,7 @@ def test_lanes_that_are_never_full_are_refused() -> None:
     assert str(result.exception) == "rows: got 100, needs at least as many as lanes, which are 101"
 
 
-def test_alarm_an_engine_that_fails_is_told() -> None:
+def test_alarm_an_engine_that_fails_is_reported() -> None:
     job = BatchJob(Workload("generate", "gru", hidden=8, vocab=9), "abacus", rows=2, lanes=1, threads=1)
     with pytest.raises(ModelFileError, match=r"abacus: .*choose one of"):
         measure_batch(job)

@@ -24,7 +24,7 @@ from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT,
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
-# runs in every process that finds it on its path, before the program
+# sitecustomize.py: Python runs it before the program in every process that has its folder on the path
 HOOK = """
 import atexit, os, re, signal, sys
 

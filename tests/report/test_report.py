@@ -64,7 +64,7 @@ def train(folder: Path, experiment: Experiment = EXPERIMENT, observers: Any = ()
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs whose cells and seeds differ; the second has a hostile name."""
+    """Return two runs whose cells and seeds differ; the second has a hostile name."""
     folder = tmp_path_factory.mktemp("runs")
     other = replace(
         EXPERIMENT, training=replace(EXPERIMENT.training, seed=5), model=replace(EXPERIMENT.model, cell="lstm")
@@ -157,7 +157,7 @@ def test_each_run_is_said_to_have_clipped_at_its_own_norm(runs: list[Path], tmp_
 
 
 def test_lone_surrogates_in_names_do_not_stop_the_page(runs: list[Path], tmp_path: Path) -> None:
-    """Names that are no UTF-8 come from the file system with surrogates in them."""
+    """Names that are not UTF-8 come from the file system with surrogates."""
     first, second = read_runs(runs)
     strange = replace(first, label="caf\udce9")
     training = {**first.checkpoint.training, "corpus": {"name": "b\udcfcch.txt", "sha256": CORPUS.digest}}
@@ -174,7 +174,7 @@ def test_samples_are_lines_in_every_reader(runs: list[Path]) -> None:
     assert whole.isascii()
 
 
-def test_without_samples_or_text_the_page_says_so(tmp_path: Path) -> None:
+def test_the_page_notes_missing_samples_and_text(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "er" / "run"
     prepare_run(CORPUS, EXPERIMENT).run(folder)
     text = page(read_runs([folder]))
@@ -227,7 +227,7 @@ def test_every_built_in_corpus_is_found_and_shadows_no_file(
         find_corpus(trained_on(Corpus(name, "three")), tmp_path / "a" / "b" / "c" / "run", None)
 
 
-def test_a_table_is_read_where_it_says_how_or_asks_for_its_column(tmp_path: Path) -> None:
+def test_a_table_of_several_columns_asks_for_its_column(tmp_path: Path) -> None:
     corpus = Corpus("names.csv", ("anna", "bob"))
     (tmp_path / "names.csv").write_text("age,name\n3,anna\n4,bob\n")
     with pytest.raises(CorpusError, match=r"give --text .*names\.csv with --column or --field"):
@@ -287,7 +287,7 @@ def test_surprise_and_gates_are_the_references(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_gradients_over_distances_are_differences_of_the_loss(cell: str) -> None:
-    """At every step the state is moved by a little in one direction, and the last step's loss is looked at."""
+    """Compare with finite differences: move the state at each step a little, and compute the loss of the last step."""
     checkpoint = models.checkpoint(cell)
     params = {name: value.astype(np.float64) for name, value in checkpoint.params.items()}
     model = LanguageModel(checkpoint.config, params)
@@ -300,10 +300,10 @@ def test_gradients_over_distances_are_differences_of_the_loss(cell: str) -> None
         last = logits[-1, 0]
         return float(np.log(np.exp(last).sum()) - last[ids[-1, 0]])
 
-    for distance in range(1, T):  # at distance 0 no step is left that a state could go into
+    for distance in range(1, T):  # at distance 0 no later step reads the state
         t = T - distance
         _, state = model.step(ids[:t], zero_state(checkpoint.config, 1, np.float64))
-        # the upper layer: what the lower one's output adds at the same step does not go through the state
+        # upper layer only: the lower layer's output also acts at the same step, not through its state
         gradient = np.empty(models.H)
         for unit in range(models.H):
             moved = [state.copy(), state.copy()]
@@ -311,7 +311,7 @@ def test_gradients_over_distances_are_differences_of_the_loss(cell: str) -> None
                 one[0, 1, 0, unit] += sign * 1e-6
             gradient[unit] = (loss(moved[0], t) - loss(moved[1], t)) / 2e-6
         assert_close(reach[1, distance], np.linalg.norm(gradient), "difference", "float64")
-    assert (reach > 0).sum() >= 2 * T - 4  # of relu, some are 0
+    assert (reach > 0).sum() >= 2 * T - 4  # some are 0 with relu
 
 
 def test_pieces_for_gradients_are_many_and_long() -> None:
@@ -325,7 +325,7 @@ def test_pieces_for_gradients_are_many_and_long() -> None:
     assert shape(7000) == (201, 32)
     assert shape(250) == (126, 2)
     assert shape(1) == (2, 1)
-    # a list of records: all pieces there can be, of the longest rows that are enough
+    # records: pieces of the size that uses most tokens
     assert shape(100, *[20] * 40, *[5] * 60) == (21, 32)
     assert shape(*[3] * 10) == (4, 10)
 
@@ -334,7 +334,7 @@ def test_surprise_is_the_same_in_pieces_of_logits(monkeypatch: pytest.MonkeyPatc
     checkpoint = models.checkpoint("gru")
     rows = [np.random.default_rng(8).integers(0, models.V, 20)]
     whole = read_rows(checkpoint, rows).surprises
-    monkeypatch.setattr(output_loss, "LOGITS_BYTES", 3 * 8 * models.V)  # three positions a piece
+    monkeypatch.setattr(output_loss, "LOGITS_BYTES", 3 * 8 * models.V)  # three positions in each piece
     pieces = read_rows(checkpoint, rows).surprises
     assert [one.token for one in pieces] == rows[0][1:].tolist()
     for one, other in zip(whole, pieces, strict=True):
@@ -419,7 +419,7 @@ def test_the_command_writes_the_page(runs: list[Path], tmp_path: Path) -> None:
 
 
 class StopAt(TrainingObserver):
-    """Fails in a step, behind the last save."""
+    """Observer that raises in a step after the last save."""
 
     def on_step(self, event: StepEvent) -> None:
         if event.step == 7:
@@ -427,7 +427,7 @@ class StopAt(TrainingObserver):
 
 
 def events_in(run: Path) -> dict[str, list[tuple[int, Any]]]:
-    """Steps and values by tag, of the one event file of a run."""
+    """Return steps and values by tag, from the only event file of a run."""
     pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
@@ -450,7 +450,7 @@ def test_event_files_hold_the_metrics_also_of_a_run_that_went_on(tmp_path: Path)
     folder = tmp_path / "run"
     with pytest.raises(RuntimeError):
         train(folder, observers=[EventFiles(folder), StopAt()])
-    assert [step for step, _ in events_in(folder)["loss/training"]] == [1, 2, 3, 4]  # what was saved
+    assert [step for step, _ in events_in(folder)["loss/training"]] == [1, 2, 3, 4]  # only saved steps
     train(folder, observers=[EventFiles(folder)], resume=True)
     found = events_in(folder)
     for tag, event, key in (
@@ -498,7 +498,7 @@ def test_an_event_file_that_cannot_be_removed_is_outdated(tmp_path: Path, monkey
     assert [event.step for event in read.Scalars("learning_rate")] == [1, 2, 3, 4, 5]
 
 
-def test_without_tensorboard_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_no_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)

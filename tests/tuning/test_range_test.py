@@ -51,7 +51,7 @@ def test_an_explosion_ends_the_test_and_the_model_stays_as_it_was() -> None:
 
 
 def test_suggestions_of_a_curve_that_is_known() -> None:
-    """A loss that falls from 3 to 1 around a rate of 0.01, fastest there, and rises steeply from 1 on."""
+    """Return a loss that falls from 3 to 1, fastest at a rate of 0.01, and rises steeply from a rate of 1 on."""
     rates = np.geomspace(1e-5, 10, 200)
     x = np.log10(rates)
     losses = 2 - np.tanh(2 * (x + 2)) + np.exp(6 * (x - 0.3))
@@ -137,7 +137,7 @@ def test_the_command_writes_curve_and_picture_and_takes_recipes(
 def test_without_matplotlib_no_picture_of_an_earlier_curve_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):  # whatever is loaded already
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):  # even if they are loaded
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "fox.txt").write_text(TEXT)
     (tmp_path / "lr.png").write_bytes(b"of another curve")

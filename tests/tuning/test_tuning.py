@@ -62,7 +62,7 @@ def plan(*searches: str, trials: int = 3, **options: Any) -> Plan:
 
 
 class Quiet:
-    """A listener that lets every trial go on, and remembers."""
+    """Listener that lets every trial continue, and records its calls."""
 
     def __init__(self, until: int = 99) -> None:
         self.until, self.losses, self.warnings = until, {}, []  # type: ignore[var-annotated]
@@ -222,7 +222,7 @@ def test_a_trial_is_what_train_would_do_and_is_watched_at_each_rung(engine: str,
     outcome = run_trial(Datasets(CORPUS), options, listener)
     result = prepare_trial(Datasets(CORPUS), options).run(tmp_path / "run")
     assert result.best is not None
-    assert outcome.loss == result.best.loss  # to the bit: validating at rungs changes nothing
+    assert outcome.loss == result.best.loss  # bit for bit: validating at rungs changes nothing
     assert (outcome.steps, outcome.best_step) == (20, result.best_step)
     assert list(listener.losses) == list(range(1, 10))
     assert all(math.isfinite(loss) for loss in listener.losses.values())
@@ -264,7 +264,7 @@ def test_a_corpus_is_encoded_once_for_all_batch_sizes_and_lengths(monkeypatch: p
     assert len(calls) == 1
 
 
-def test_a_trial_warns_of_a_validation_part_that_says_little() -> None:
+def test_a_trial_warns_of_a_small_validation_part() -> None:
     listener = Quiet()
     run_trial(Datasets(CORPUS), {**BASE, "split": "0.9,0.1,0"}, listener)
     assert [message.partition(":")[0] for message in listener.warnings] == ["validation on 312 tokens says little"]
@@ -285,7 +285,7 @@ def figures(result: StudyResult) -> list[tuple[Any, ...]]:
 
 
 class Stop(StudyObserver):
-    """Raises where a kill would come: at the start of a trial, a rung, or an end."""
+    """Observer that raises at the start of a trial, at a rung or at an end, in place of a kill."""
 
     def __init__(self, at: str, number: int) -> None:
         self.at, self.number = at, number
@@ -312,7 +312,7 @@ class Warned(StudyObserver):
         self.messages.append(message)
 
 
-def test_a_study_warns_once_of_a_validation_part_that_says_little(tmp_path: Path) -> None:
+def test_a_study_warns_once_of_a_small_validation_part(tmp_path: Path) -> None:
     observer = Warned()
     search(tmp_path / "study", plan("lr", trials=3, split="0.9,0.1,0"), observer=observer)
     assert len(observer.messages) == 1
@@ -325,7 +325,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
     return folder, search(folder, plan("lr", "batch=2,4", trials=7))
 
 
-def test_a_study_ranks_its_trials_and_begins_with_the_settings_as_given(whole: tuple[Path, StudyResult]) -> None:
+def test_a_study_ranks_its_trials_and_starts_with_the_given_settings(whole: tuple[Path, StudyResult]) -> None:
     result = whole[1]
     assert len(result.trials) == 7
     assert result.best is not None
@@ -338,14 +338,14 @@ def test_a_study_ranks_its_trials_and_begins_with_the_settings_as_given(whole: t
 
 
 @pytest.mark.parametrize(("at", "number"), [("start", 0), ("rung", 2), ("end", 5)])
-def test_a_study_that_stopped_goes_on_as_if_it_had_not(
+def test_a_study_that_stopped_continues_as_if_it_had_not(
     at: str, number: int, whole: tuple[Path, StudyResult], tmp_path: Path
 ) -> None:
     a_plan = plan("lr", "batch=2,4", trials=7)
     with pytest.raises(RuntimeError, match="killed"):
         search(tmp_path / "s", a_plan, observer=Stop(at, number))
     with open(tmp_path / "s" / JOURNAL, "ab") as journal:
-        journal.write(b'{"op_code":9,"half a li')  # as a kill in the middle of a write leaves it
+        journal.write(b'{"op_code":9,"half a li')  # left by a kill in the middle of a write
     resumed = search(tmp_path / "s", a_plan, resume=True)
     assert figures(resumed) == figures(whole[1])
 
@@ -407,7 +407,7 @@ def test_a_diverged_or_refused_trial_does_not_end_the_study(tmp_path: Path) -> N
             assert "lower learning rate" in trial.outcome["message"]
 
 
-def test_a_study_in_which_nothing_works_ends_and_says_why(tmp_path: Path) -> None:
+def test_a_study_in_which_no_trial_works_ends_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"20 trials in a row did not work, the last one: forget_bias"):
         search(tmp_path / "s", plan("lr", trials=99, cell="gru", forget_bias=1.0))
     tiny = Corpus("t.txt", "ab")
@@ -416,7 +416,7 @@ def test_a_study_in_which_nothing_works_ends_and_says_why(tmp_path: Path) -> Non
 
 
 class Scripted:
-    """A worker whose trials end as the script says, without a training."""
+    """Worker whose trials end with the states of a script, without training."""
 
     alive, script = True, iter(())  # type: ignore[var-annotated]
 
@@ -455,7 +455,7 @@ def test_refused_trials_have_more_patience_than_failed_ones(
             search(tmp_path / "s", plan("lr", trials=99))
 
 
-def test_a_token_file_without_a_validation_part_says_so(fox: str, tmp_path: Path) -> None:
+def test_a_token_file_without_a_validation_part_is_an_error(fox: str, tmp_path: Path) -> None:
     tokens = tmp_path / "fox.tokens"
     encode_files([fox], tokens, DataConfig(split=(1.0, 0.0, 0.0)))
     with pytest.raises(CorpusError, match=r"fox\.txt: has no validation part, .*; encode it with one"):
@@ -512,7 +512,7 @@ def test_a_process_that_answers_garbage_gets_no_further_trial(tmp_path: Path, mo
     assert trials[0].outcome["message"].startswith("the process answered 'garbage', which is not a message")
 
 
-def test_worse_trials_are_given_up(tmp_path: Path) -> None:
+def test_worse_trials_are_pruned(tmp_path: Path) -> None:
     result = search(tmp_path / "s", plan("lr=1e-7,0.02", trials=14, steps=40, hidden=16))
     given_up = [t for t in result.trials if t.state == "pruned"]
     assert given_up
@@ -582,7 +582,7 @@ def test_a_study_without_a_complete_trial_ends_with_1_and_leaves_no_recipe(
     assert run() == 1
     assert line in capsys.readouterr().out
     assert not (study / "best.toml").exists()
-    monkeypatch.setattr(sys, "argv", [*arguments, "--resume"])  # nothing is left to do, and nothing is better
+    monkeypatch.setattr(sys, "argv", [*arguments, "--resume"])  # no trial is left, and none is complete
     assert run() == 1
     monkeypatch.setattr(Scripted, "script", iter(["complete"]))
     monkeypatch.setattr(sys, "argv", [*arguments, "--resume", "--trials", "3"])
@@ -633,7 +633,7 @@ def test_any_name_of_a_corpus_leaves_the_recipe_readable(tmp_path: Path) -> None
     assert tomllib.loads(text)["lr"] == 0.1
 
 
-def test_bad_input_begins_no_study(fox: str, tmp_path: Path) -> None:
+def test_bad_input_starts_no_study(fox: str, tmp_path: Path) -> None:
     output = ("-o", str(tmp_path / "s"))
     for arguments, message in (
         (("--search", "x=1:2"), "is no setting"),
@@ -647,7 +647,7 @@ def test_bad_input_begins_no_study(fox: str, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_without_optuna_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, fox: str) -> None:
+def test_without_optuna_one_line_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch, fox: str) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match=r'tuning needs optuna: pip install "unrolled\[tune\]"'):
         app(["tune", fox], standalone_mode=False)

@@ -74,7 +74,7 @@ def script(text: str) -> WorkerProcess:
 
 
 def runs(process: int) -> bool:
-    """Return whether a process is there; one that ended and that nobody has waited for is not."""
+    """Return whether a process runs; one that ended but that its parent has not waited for does not."""
     try:
         return ") Z " not in Path("/proc", str(process), "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -132,7 +132,7 @@ def test_what_a_library_prints_does_not_come_between_the_answers() -> None:
         assert process.ask({"verb": "echo"}, TIMEOUT) == {"verb": "echo"}
 
 
-def test_an_error_is_an_answer_after_which_the_worker_goes_on() -> None:
+def test_a_worker_continues_after_it_answered_with_an_error() -> None:
     with worker() as process:
         with pytest.raises(WorkerFailedError, match=r"^ConfigError: first$") as failed:
             process.ask({"verb": "fail"}, TIMEOUT)
@@ -156,9 +156,9 @@ def test_several_answers_to_one_message_are_received_one_by_one() -> None:
         assert process.ask({"more": False}, TIMEOUT) == {"more": False}
 
 
-def test_a_death_in_the_middle_of_an_answer_is_noticed_with_its_last_words() -> None:
+def test_a_death_in_the_middle_of_an_answer_is_reported_with_the_last_line_of_standard_error() -> None:
     with worker() as process:
-        for _ in range(2):  # whoever asks again is told again
+        for _ in range(2):  # every further call raises the error again
             with pytest.raises(WorkerDiedError, match="its last words") as died:
                 process.ask({"verb": "die"}, TIMEOUT)
             assert (died.value.code, died.value.last_line) == (7, "its last words")
