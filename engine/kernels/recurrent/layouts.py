@@ -18,7 +18,7 @@ class Gathered(NamedTuple):
 def as_gathered(xg: NDArray | Gathered) -> Gathered:
     """Return any input product as rows of a table; a dense one (T, B, G·H) is its own table."""
     if isinstance(xg, Gathered):
-        return xg._replace(rows=np.ascontiguousarray(xg.rows, np.int64))
+        return xg
     T, B, G = xg.shape
     return Gathered(xg.reshape(T * B, G), np.arange(T * B).reshape(T, B))
 

@@ -95,6 +95,7 @@ def forward(
     formulas = CELL_FORMULAS[cell]
     table, rows = as_gathered(xg)
     (T, B), (S, _, H), dtype = rows.shape, s0.shape, table.dtype
+    rows = np.ascontiguousarray(rows, np.int64)  # as the compiled formulas take them, whatever the tokens were
     states = empty((S, T + 1, B, H), dtype)  # each of the S in one piece over time, as products read them
     states[:, 0] = s0
     gates = states[0, 1:] if formulas.gates_are_outputs else empty((T, B, formulas.gates * H), dtype)
