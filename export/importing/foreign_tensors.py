@@ -35,8 +35,8 @@ _WORDS = {
 }
 _NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _STATES = {"h", "c", "hx", "cx", "hidden", "cell", "state", "memory"}
-_FIRST = {"init", "initial", "learned", "start", "0"}
-_COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
+_INITIAL = {"init", "initial", "learned", "start", "0"}
+_COUNTERS = ("n_averaged",)  # torch.optim.swa_utils.AveragedModel saves it
 _LOSSES = {"criterion", "loss", "lossfn", "lossfunc", "lossfunction"}
 _PEEPHOLE = re.compile(r"w(eight)?_?c[ifo](_l[0-9]+)?")  # w_ci, weight_co_l0
 _PART = re.compile(r"(weight|bias)(_[ih]h)?(_l[0-9]+)?_(g|v|u|orig|mask)|original[01]?|_[uv]")
@@ -73,9 +73,9 @@ def changes_function(name: str, value: NDArray) -> str | None:
 def _is_initial_state(modules: list[str], last: str) -> bool:
     named = [part for part in (*modules, last) if not part.isdigit()]
     own, outer = _words(named[-1]) if named else set(), _words(named[-2]) if len(named) > 1 else set()
-    if own & _STATES and own <= _STATES | _FIRST:
+    if own & _STATES and own <= _STATES | _INITIAL:
         return True
-    return bool(outer & _STATES and outer & _FIRST and outer <= _STATES | _FIRST)
+    return bool(outer & _STATES and outer & _INITIAL and outer <= _STATES | _INITIAL)
 
 
 def _not_zero(value: NDArray) -> bool:

@@ -30,7 +30,7 @@ from unrolled.export.onnx.stepper import OnnxStepper, open_session
 from unrolled.export.onnx.weights import add_weights
 
 OPSET, IR_VERSION = 17, 8
-VALUE_TYPES = {  # of inputs and outputs that are not float32
+VALUE_TYPES = {  # inputs and outputs with another type than float32
     **dict.fromkeys(("tokens", "lengths", "top_k", "end_token", "written"), TensorProto.INT64),
     **dict.fromkeys(("uniforms", "temperature", "top_p"), TensorProto.DOUBLE),
 }

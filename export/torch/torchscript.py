@@ -93,7 +93,7 @@ class ScriptedModel:
 def _without_deprecations() -> Iterator[None]:
     """Ignore torch's warning, at every call, that TorchScript is deprecated; the command line says so once."""
     with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):  # of torch 2.13, and of 2.14
+        for category in (DeprecationWarning, FutureWarning):  # torch 2.13 raises the first, 2.14 the second
             warnings.simplefilter("ignore", category)
         yield
 
