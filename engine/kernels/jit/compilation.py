@@ -32,12 +32,23 @@ CONSTANTS = {"a_row", "a_depth"}
 
 SOURCES = Path(__file__).parents[1]
 
+
+def source_digest(sources: Path) -> str:
+    """Return a digest of all modules in a folder and the folders in it."""
+    digest = hashlib.sha256()
+    for source in sorted(sources.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+_DIGEST = source_digest(SOURCES)  # at import: files that are edited later differ from the code in this process
+
 intrinsic: Any = numba.extending.intrinsic  # Numba's type for it makes callers pass the typing context
 
 
 def cached(dispatcher: Any) -> Any:
     """Keep the compiled code of a Numba function in the folder of the kernels."""
-    keep_in_folder(dispatcher, cache_folder, _announce)
+    keep_in_folder(dispatcher, cache_folder, _version, _announce)
     return dispatcher
 
 
@@ -90,13 +101,19 @@ def cache_folder() -> Path:
 
 
 @functools.cache
+def _version() -> str:
+    """Return what compiled kernels depend on besides Numba and the processor: their sources, and the use of tiles."""
+    return f"{_DIGEST}, AMX refused" if TARGET.amx_bf16 and not has_tiles() else _DIGEST
+
+
+@functools.cache
 def _open_folder(chosen: str) -> Path:
     """Return the first candidate that can be written, once stale kernels are dropped from it."""
     own_name = f"{SOURCES.name}_{hashlib.sha1(str(SOURCES).encode()).hexdigest()}"  # installations may share the others
     candidates = [SOURCES / "__pycache__", user_cache_folder() / own_name]
     for folder in [Path(chosen) / own_name, *candidates] if chosen else candidates:
         if _can_write(folder):
-            drop_stale_cache(SOURCES, folder, "amx refused" if TARGET.amx_bf16 and not has_tiles() else "")
+            drop_stale_cache(folder, _version())
             return folder
     raise RuntimeError(f"no folder for compiled kernels can be written: {', '.join(map(str, candidates))}")
 
@@ -111,22 +128,19 @@ def _can_write(folder: Path) -> bool:
     return True
 
 
-def drop_stale_cache(sources: Path, cache: Path, variant: str = "") -> None:
-    """Remove the cached kernels if any kernel's source, or the ``variant`` that they are compiled in, has changed.
+def drop_stale_cache(cache: Path, version: str) -> None:
+    """Remove the cached kernels unless they are of ``version``, and record it.
 
     Numba checks the file of the cached function only, and would keep using old code of the functions that it calls. Several
     processes may call this at the same time: a kernel whose file is missing is compiled again.
     """
-    digest = hashlib.sha256(variant.encode())
-    for source in sorted(sources.rglob("*.py")):
-        digest.update(source.read_bytes())
     mark = cache / "kernels.sha256"
     with contextlib.suppress(OSError):  # a folder that cannot be written changes with an installation only
-        if mark.exists() and mark.read_text() == digest.hexdigest():
+        if mark.exists() and mark.read_text() == version:
             return
         for file in (*cache.glob("*.nbi"), *cache.glob("*.nbc")):
             file.unlink(missing_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         new = mark.with_suffix(f".{os.getpid()}")
-        new.write_text(digest.hexdigest())
+        new.write_text(version)
         new.replace(mark)

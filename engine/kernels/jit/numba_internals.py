@@ -106,14 +106,17 @@ _PROCESS = uuid.uuid4().hex[:8]
 class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
     """Locator of a function's files in the one folder of all kernels."""
 
-    def __init__(self, function: Callable[..., Any], folder: Path) -> None:
-        self._py_file, self._lineno, self._path = inspect.getfile(function), function.__code__.co_firstlineno, folder
+    def __init__(self, function: Callable[..., Any], folder: Callable[[], Path], version: Callable[[], str]) -> None:
+        self._py_file, self._lineno = inspect.getfile(function), function.__code__.co_firstlineno
+        self._folder, self._version = folder, version
+        # at import: if the file is edited before the first call, the code that is compiled is still that of now
+        self._own_stamp = super().get_source_stamp()
 
     def get_cache_path(self) -> str:
-        return str(self._path)
+        return str(self._folder())
 
-    def get_disambiguator(self) -> str:
-        return f"{Path(self._py_file).parent.name}-{self._lineno}"  # modules of two rooms may have one name
+    def get_source_stamp(self) -> Any:
+        return self._own_stamp, self._version()
 
 
 class _Files(caching.IndexDataCacheFile):
@@ -128,15 +131,15 @@ class _Files(caching.IndexDataCacheFile):
         return f"{stem}.{_PROCESS}-{os.getpid()}{suffix}"  # forked processes share the first half
 
 
-def _open_cache(function: Callable[..., Any], folder: Path) -> Any:
+def _open_cache(function: Callable[..., Any], folder: _Folder) -> Any:
     """Return Numba's cache of a function, in ``folder``."""
 
     class Located(caching.CompileResultCacheImpl):
         """The storage of compile results in the folder of all kernels."""
 
         def __init__(self, py_func: Callable[..., Any]) -> None:
-            self._lineno, self._locator = py_func.__code__.co_firstlineno, _Folder(py_func, folder)
-            name = f"{Path(inspect.getfile(py_func)).stem}.{py_func.__qualname__}"
+            self._lineno, self._locator = py_func.__code__.co_firstlineno, folder
+            name = f"{py_func.__module__}.{py_func.__qualname__}"  # modules of two rooms may have one file name
             self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
 
     class Cache(caching.FunctionCache):
@@ -150,18 +153,18 @@ def _open_cache(function: Callable[..., Any], folder: Path) -> Any:
 
 
 class _LazyCache:
-    """Cache of a function that touches no file before the function is loaded or compiled for the first time."""
+    """Cache of a function that is opened, and its folder created, when the function is first loaded or compiled."""
 
     def __init__(
-        self, function: Callable[..., Any], folder: Callable[[], Path], announce: Callable[[Callable[..., Any]], None]
-    ) -> None:
+        self, function: Callable[..., Any], folder: _Folder, announce: Callable[[Callable[..., Any]], None]
+    ) -> None:  # fmt: skip
         self._function, self._folder, self._announce = function, folder, announce
         self._opened: Any = None
 
     def _open(self) -> Any:
-        """Return Numba's cache, which is opened at the first call."""
+        """Return Numba's cache, opened at the first call."""
         if self._opened is None:
-            self._opened = _open_cache(self._function, self._folder())
+            self._opened = _open_cache(self._function, self._folder)
         return self._opened
 
     @property
@@ -182,13 +185,19 @@ class _LazyCache:
 
 
 def keep_in_folder(
-    dispatcher: Any, folder: Callable[[], Path], announce: Callable[[Callable[..., Any]], None]
+    dispatcher: Any, folder: Callable[[], Path], version: Callable[[], str],
+    announce: Callable[[Callable[..., Any]], None],
 ) -> None:  # fmt: skip
-    """Cache a dispatcher's compiled code in the folder that ``folder`` returns when it is first needed.
+    """Cache a dispatcher's compiled code on disk.
 
-    ``announce`` is called with the function before it is compiled, because the cache does not have it.
+    Args:
+        dispatcher: of a function in a file.
+        folder: returns the folder; called when code is first needed.
+        version: identifies the sources of all functions in the folder; code that was kept under another is not loaded.
+        announce: called with the function before it is compiled, because the cache does not have it.
     """
-    dispatcher._cache = _LazyCache(dispatcher.py_func, folder, announce)
+    function = dispatcher.py_func
+    dispatcher._cache = _LazyCache(function, _Folder(function, folder, version), announce)
 
 
 def user_cache_folder() -> Path:

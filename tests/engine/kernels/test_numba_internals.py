@@ -105,19 +105,20 @@ def test_code_is_kept_in_one_folder_that_is_asked_for_at_the_first_call(tmp_path
         asked.append(1)
         return tmp_path
 
-    def kept() -> Any:
+    def kept(version: str = "1") -> Any:
         function = njit(double)
-        keep_in_folder(function, folder, announced.append)
+        keep_in_folder(function, folder, lambda: version, announced.append)
         return function
 
     first = kept()
     assert not asked
     assert (first(2), first(1.5)) == (4, 3.0)
     assert first.stats.cache_path == str(tmp_path)
-    assert (len(asked), announced) == (1, [double, double])
+    assert asked
+    assert announced == [double, double]
     line = double.__code__.co_firstlineno
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert all(name.startswith(f"test_numba_internals.double-kernels-{line}.py") for name in names)
+    assert all(name.startswith(f"{__name__}.double-{line}.py") for name in names)
     assert [Path(name).suffix for name in names] == [".nbc", ".nbc", ".nbi"]
     own = f".{numba_internals._PROCESS}-{os.getpid()}.nbc"  # no other process gives these names
     assert all(name.endswith(own) for name in names[:2])
@@ -127,6 +128,10 @@ def test_code_is_kept_in_one_folder_that_is_asked_for_at_the_first_call(tmp_path
     assert len(announced) == 2  # loading is silent
     again.recompile()
     assert sum(again.stats.cache_misses.values()) == 2
+    assert kept()(2) == 4
+    other = kept("2")
+    assert other(2) == 4
+    assert sum(other.stats.cache_hits.values()) == 0  # kept under another version
 
 
 def test_the_folder_of_a_user_has_the_name_of_numba() -> None:

@@ -17,7 +17,7 @@ import pytest
 from numba import njit
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.kernels.jit.compilation import _announce, drop_stale_cache
+from unrolled.engine.kernels.jit.compilation import _announce, drop_stale_cache, source_digest
 from unrolled.engine.training.warmup import warmup
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.models.engines import make_model
@@ -83,8 +83,44 @@ def test_an_import_touches_no_file_and_all_kernels_are_kept_in_one_folder(tmp_pa
         """,
         NUMBA_CACHE_DIR=str(tmp_path),
     )
-    files = "['kernels.sha256', 'limits._total', 'limits._total']"  # of the function an index and its code
-    assert done.stdout.splitlines() == ["[]", "True", "True", files], done.stderr
+    names = ["kernels.sha256", *["unrolled.bench.machine.limits._total"] * 2]  # of the function an index and its code
+    assert done.stdout.splitlines() == ["[]", "True", "True", str(names)], done.stderr
+
+
+EDITED = """
+    import sys
+    from importlib import util
+    from pathlib import Path
+    from unrolled.engine.kernels.jit.compilation import compiled
+
+    def load(path, name):
+        spec = util.spec_from_file_location(name, path)
+        module = util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    source = Path(sys.argv[1])
+    source.write_text("def value(x):\\n    return x + 1\\n")
+    early = compiled(load(source, "one.same").value)
+    source.write_text("def value(x):\\n    return x + 20\\n")
+    print(early(1))
+    late = compiled(load(source, "one.same").value)
+    print(late(1), sum(late.stats.cache_hits.values()))
+    other = source.with_name("other") / source.name
+    other.parent.mkdir()
+    other.write_text("def value(x):\\n    return x + 300\\n")
+    compiled(load(other, "two.same").value)(1)
+    again = compiled(load(source, "one.same").value)
+    print(again(1), sum(again.stats.cache_hits.values()))
+"""
+
+
+def test_code_of_a_file_edited_since_its_import_or_of_a_namesake_is_not_loaded(tmp_path: Path) -> None:
+    code = EDITED.replace("sys.argv[1]", repr(str(tmp_path / "same.py")))
+    done = run(
+        "import sys; sys.dont_write_bytecode = True\n" + textwrap.dedent(code), NUMBA_CACHE_DIR=str(tmp_path / "cache")
+    )
+    assert done.stdout.splitlines() == ["2", "21 0", "21 1"], done.stderr
 
 
 def test_warmup_leaves_nothing_to_compile() -> None:
@@ -98,24 +134,28 @@ def test_kernels_of_changed_sources_are_dropped_and_others_kept(tmp_path: Path) 
     sources, cache = tmp_path / "sources", tmp_path / "cache"
     sources.mkdir()
     (sources / "a.py").write_text("a = 1\n")
-    drop_stale_cache(sources, cache)
+    before = source_digest(sources)
+    drop_stale_cache(cache, before)
     kernel, other = cache / "a.f-1.nbc", cache / "note.txt"
     kernel.write_bytes(b"1")
     other.write_bytes(b"1")
-    threads = [threading.Thread(target=drop_stale_cache, args=(sources, cache)) for _ in range(8)]
+    threads = [threading.Thread(target=drop_stale_cache, args=(cache, source_digest(sources))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert kernel.exists()
     (sources / "a.py").write_text("a = 2\n")
-    drop_stale_cache(sources, cache)
+    drop_stale_cache(cache, source_digest(sources))
     assert not kernel.exists()
     assert other.exists()
     assert sorted(path.name for path in cache.iterdir()) == ["kernels.sha256", "note.txt"]
     kernel.write_bytes(b"1")
-    drop_stale_cache(sources, cache, variant="another")
+    drop_stale_cache(cache, "another")
     assert not kernel.exists()
+    (sources / "room").mkdir()
+    (sources / "room" / "b.py").write_text("b = 1\n")
+    assert source_digest(sources) not in (before, "another")
 
 
 def test_numba_without_a_compiler_is_refused_clearly() -> None:
