@@ -32,7 +32,7 @@ class StepModel(Stepper, Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Return the names of the calls that the model answers, by which schedulers and checks choose.
+        """Return the names of what the model can do; schedulers and checks choose by them.
 
         step      ``step`` gives logits
         generate  texts can be generated
@@ -66,7 +66,7 @@ class StepModel(Stepper, Protocol):
         ...
 
 
-STEP = frozenset({"step", "generate"})  # the capabilities of a model that has nothing beyond ``step``
+STEP = frozenset({"step", "generate"})  # the capabilities of a model that only computes ``step``
 
 
 class ReadingModel(StepModel, Protocol):
@@ -124,19 +124,19 @@ class Flow(NamedTuple):
 
 
 class FlowingModel(StepModel, Protocol):
-    """A StepModel with the capability "flow": it reads prompts, draws, and fills its slots by itself (continuous batching)."""
+    """A StepModel with the capability "flow": it reads, draws and refills its slots within a call (continuous batching)."""
 
     @property
     def min_call_tokens(self) -> int:
-        """The fewest tokens of all slots in a call that outweigh its overhead."""
+        """Return the fewest tokens of all slots in a call that outweigh its overhead."""
         ...
 
     def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
         """Advance rows by at most the steps of ``flow.written``; a row that ends leaves its slot to the next that waits.
 
         Args:
-            state: (S, L, E, H), one a row, written over for those that have a slot.
-            slots: the most rows side by side; no more than these are ``started`` before the call.
+            state: (S, L, E, H), the rows' states; overwritten for rows that have a slot.
+            slots: the most rows side by side; at most as many are ``started`` before the call.
             least: with less than this share of the slots busy, and no row waiting, it returns early for more rows.
 
         Raises:
@@ -182,7 +182,7 @@ class BoundSteps(Protocol):
         ...
 
     def step(self, token: int) -> NDArray:
-        """Return logits (V,) after the token; the next step writes over them."""
+        """Return logits (V,) after the token; the next step overwrites them."""
         ...
 
     def move(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:

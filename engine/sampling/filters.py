@@ -67,7 +67,7 @@ def _largest(scores: Scores, p: Scores, limit: Scores) -> NDArray[np.intp]:
     A token as small as the smallest of FIRST_SORTED may have an equal that is not among them, so these are not counted.
     """
     if scores.shape[-1] < 4 * FIRST_SORTED or np.count_nonzero(scores == -np.inf) > scores.size // 2:
-        return descending(scores)  # which is fast where many are equal, as a partition is not
+        return descending(scores)  # a sort is fast if many are equal; a partition is not
     some = np.argpartition(scores, -FIRST_SORTED, axis=-1)[:, -FIRST_SORTED:]
     some.sort(axis=-1)  # so that the lower index comes first among equals
     values = np.take_along_axis(scores, some, axis=-1)
@@ -101,7 +101,7 @@ def keep_min_p(scores: Scores, config: SamplingConfig) -> Scores:
 
 
 def keep_typical_p(scores: Scores, config: SamplingConfig) -> Scores:
-    """Keep the fewest tokens whose probabilities sum to at least ``typical_p``, by the distance of -log p to the entropy.
+    """Keep the fewest tokens that sum to at least ``typical_p``, those first whose -log p is nearest to the entropy.
 
     Source: C. Meister et al., "Locally Typical Sampling" (2022), section 4.
     """

@@ -34,9 +34,8 @@ from unrolled.runtime.models.load import load
 
 ColumnArrays = dict[str, NDArray[Any]]
 
-_models: dict[
-    tuple[str, str | None, str], tuple[object, StepModel]
-] = {}  # of this process, each with the stamp of its file
+# The models that this process has loaded, each with the stamp of its file.
+_models: dict[tuple[str, str | None, str], tuple[object, StepModel]] = {}
 _load_lock = threading.Lock()
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.models.step_contract import BindingModel, BoundSteps, ReadingModel, StepModel
 
-MOST_LOGITS = 1 << 22  # logits of a call of which only the last step's are needed: 16 MB
+MOST_LOGITS = 1 << 22  # the most logits of a call whose last step alone is needed: 16 MB
 
 Advance = Callable[[NDArray[np.int64], NDArray], tuple[NDArray, NDArray]]  # over one step, tokens (B,), or many, (T, B)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import Draws, Flow, WritingModel, pad_prompts
 
-# Tokens of all rows in a call: few rows draw more each, because a call costs as much as tokens drawn after an end.
+# Tokens of all rows in a call, so that few rows draw more each: trades call overhead against tokens wasted on ended rows.
 TOKENS_PER_CALL = 2048
 MIN_TOKENS_PER_ROW = 16  # in a call
 
@@ -18,8 +18,8 @@ MIN_TOKENS_PER_ROW = 16  # in a call
 def flow_by_writing(model: WritingModel, state: NDArray, flow: Flow, slots: int) -> None:
     """Advance the first ``slots`` rows by one call of ``write`` for each group of rows.
 
-    Rows that read their prompts are written apart from those that go on, which have one token to read: nothing is padded
-    for these. The rows of a call share their settings.
+    Rows that read their prompts and rows in progress, which have one token to read, get separate calls, so that the latter
+    are not padded. The rows of a call share their settings.
     """
     going = np.flatnonzero(flow.started)
     new = np.flatnonzero(~flow.started)[: max(slots - len(going), 0)]

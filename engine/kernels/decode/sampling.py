@@ -16,7 +16,7 @@ TO_DRAW = -2  # instead of a token until it is drawn
 SIDE_BY_SIDE = 4  # rows whose running sums are computed together
 BAND = 16  # scores between two bounds that are sorted rather than bisected further
 BELOW_ALL = 709.0  # the distance below the largest score from which every weight is 0
-MAX_BISECTIONS = 64  # only scores that lie far nearer to each other than to 0 need as many
+MAX_BISECTIONS = 64  # only scores that are far nearer to each other than to 0 need as many
 SMALLEST_POSITIVE = 5e-324
 
 _LOW = np.uint64(0xFFFFFFFF)

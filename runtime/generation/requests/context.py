@@ -162,7 +162,7 @@ def _state_after(model: StepModel, tokens: NDArray[np.int64], state: NDArray) ->
 
 
 def _advance(model: StepModel, tokens: NDArray[np.int64], context: Context | None, written: int) -> Context:
-    """Return the context after more tokens, of which ``written`` were drawn."""
+    """Return the context after more tokens; ``written`` of them were drawn."""
     state = zero_state(model.config, 1) if context is None else np.ascontiguousarray(context.state[:, :, None])
     if len(tokens) > 1:
         state = _state_after(model, np.ascontiguousarray(tokens[:-1, None]), state)

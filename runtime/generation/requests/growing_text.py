@@ -11,14 +11,14 @@ class GrowingText:
     """The row of a request: its tokens so far, and the reason of its end once it has ended.
 
     Args:
-        watched: every token is handed out as it is drawn.
+        watched: a caller needs every token as soon as it is drawn.
 
     Attributes:
         unread: (n,), n ≥ 1, the tokens between ``state`` and the first draw.
         state: (S, L, H) before ``unread``; None: zeros.
         first_draw: the number of its first draw among those of its index.
         history: all tokens before the next one, if the settings need them; else None.
-        reason: of its end; None before.
+        reason: the reason of its end; None before.
     """
 
     def __init__(self, tokenizer: Tokenizer, request: Request, watched: bool = False) -> None:

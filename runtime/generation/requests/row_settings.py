@@ -18,10 +18,8 @@ from unrolled.runtime.generation.requests.prompts import prompt_tokens
 from unrolled.runtime.generation.requests.request import Request, resolve
 
 SETTINGS = tuple(field.name for field in fields(GenerationConfig))
-SHARED_SETTINGS = (
-    "num_return_sequences",
-    "batch_size",
-)  # one value for all rows: the first is part of every row's index
+# Settings with one value for all rows; the first is part of every row's index.
+SHARED_SETTINGS = ("num_return_sequences", "batch_size")
 ROW_SETTINGS = tuple(name for name in SETTINGS if name not in SHARED_SETTINGS)
 MAX_PROMPT_TOKENS = 1 << 16  # a longer prompt would hold up all the others
 

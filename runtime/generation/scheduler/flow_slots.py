@@ -1,4 +1,4 @@
-"""Slots of a model that reads prompts, draws, and fills its slots by itself, many tokens in a call."""
+"""Slots of a model with the capability "flow", which reads prompts, draws and refills its slots, many tokens in a call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unrolled.runtime.generation.scheduler.slots import indices_of, next_draws_o
 
 MIN_CHUNK = 16  # the fewest tokens a row in a call
 MAX_CHUNK = 128  # the most tokens a row in a call
-CALL_TOKENS = 1 << 14  # of all slots in a call: its overhead is then a percent or two
+CALL_TOKENS = 1 << 14  # tokens of all slots in a call: its overhead is then a percent or two
 BUSY = 0.75  # with a smaller share of busy slots a call returns early for more rows
 
 
@@ -34,7 +34,7 @@ class FlowSlots:
         self._remaining = np.empty(0, np.int64)
 
     def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
-        """Keep the rows that go on, those with a slot first, and add new ones after them."""
+        """Keep the unfinished rows, those with a slot first, and add new ones after them."""
         order = np.flatnonzero(going)
         order = np.concatenate([order[self._started[order]], order[~self._started[order]]])
         self._state = np.concatenate([self._state[:, :, order], states_of(self._model.config, rows)], axis=2)
@@ -49,9 +49,9 @@ class FlowSlots:
 
     def advance(self, slots: int, more: bool) -> bool:
         """Draw tokens in one call of the model; return whether a row has ended."""
-        if slots < 1:  # rows of another kind take all of them
+        if slots < 1:  # rows that are not plain occupy all of them
             return False
-        # the model draws on after an end that it cannot see, as that by a stop text: shorter calls waste fewer tokens
+        # The model cannot see some ends, such as a stop text, and draws on: shorter calls waste fewer tokens.
         unseen_ends = any(row.needs_each_token for row in self.rows)
         tokens = self._model.min_call_tokens if unseen_ends else CALL_TOKENS
         steps = min(max(tokens // min(slots, len(self.rows)), MIN_CHUNK), self._chunk)

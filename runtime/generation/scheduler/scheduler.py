@@ -1,4 +1,4 @@
-"""Many texts at once: rows of any lengths stand side by side in slots, and where one ends the next takes its slot."""
+"""Continuous batching: rows of any lengths run side by side in slots, and when one ends the next takes its slot."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from unrolled.runtime.generation.scheduler.slots import Slots, read_ahead
 from unrolled.runtime.generation.scheduler.step_slots import StepSlots
 from unrolled.runtime.models.batch_invariance import RowModel
 
-HELD_PER_SLOT = 16  # rows held at the most: those that are written, and those that wait for the oldest to end
-FEW_SLOTS = 16  # with fewer slots prompts are read before their rows get one, whole sequences in a call
-LONG_PROMPT = 4096  # tokens; with a longer one prompts are read ahead, too
-COMMON_PREFIX = 16  # tokens; prompts of which many have them in common are read ahead, the common part only once
+HELD_PER_SLOT = 16  # rows that are held at most: unfinished ones, and results that wait for the oldest row to end
+FEW_SLOTS = 16  # with fewer slots, prompts are read before their rows get a slot, whole sequences in a call
+LONG_PROMPT = 4096  # tokens; a longer prompt is read ahead, too, with those that were requested with it
+COMMON_PREFIX = 16  # tokens; if many prompts share as many, all are read ahead, their common part only once
 
 
 class Scheduler:
-    """Rows that are requested one after the other, written in slots, and returned in order.
+    """The rows of an iterator of requests, written in slots and returned in order.
 
-    Rows of plain settings are written by the model itself where it has the capability; others always step by step.
+    Rows of plain settings are written by the model itself if it has the capability "flow"; others always step by step.
 
     Args:
         model: any StepModel.
         requests: read as slots become free, a bounded number ahead of the results.
         slots: the most rows side by side; does not change their texts.
-        chunk: the most tokens a row that a model draws by itself in a call.
+        chunk: the most tokens of a row in one call of the model.
         watched: whether a caller reads the rows between two calls of ``advance``.
     """
 
@@ -52,24 +52,23 @@ class Scheduler:
         self._chunk, self._watched = chunk, watched
         self._requests: Iterator[Request] | None = iter(requests)
         self._rows_model = RowModel(model)
-        self._flows = "flow" in model.capabilities  # fills its slots with plain rows by itself
-        self._reads_prompts = "write" in model.capabilities  # in its graph, with the tokens after them
-        self._slots: dict[
-            bool, Slots
-        ] = {}  # of plain rows, and of those with settings that only this package implements
+        self._flows = "flow" in model.capabilities
+        self._reads_prompts = "write" in model.capabilities  # its graph reads them in the call that writes
+        # True: the slots of plain rows; False: of rows with settings that only this package implements.
+        self._slots: dict[bool, Slots] = {}
         self._ready: deque[GrowingText] = deque()  # waiting for a slot
         self._held: deque[GrowingText] = deque()  # in order, until they are returned
-        self._refill = True  # whether it is worth while to replace rows that have ended
+        self._refill = True  # enough rows have ended to replace them
 
     def _take_requests(self) -> None:
-        """Take as many requests as there are slots, and read their prompts ahead where that is faster."""
+        """Take as many requests as there are slots, and read their prompts ahead if that is faster."""
         room = min(self._most, self._most * HELD_PER_SLOT - len(self._held))
         if self._requests is None or room <= 0:
             return
         taken = list(itertools.islice(self._requests, room))
         if len(taken) < room:
             self._requests = None
-            if not self._held and not self._slots:  # these are all
+            if not self._held and not self._slots:  # no row was taken before: these are all
                 self._most = max(len(taken), 1)
         rows = [GrowingText(self._model.tokenizer, request, self._watched) for request in taken]
         self._ready.extend(rows)
@@ -89,9 +88,12 @@ class Scheduler:
         return StepSlots(self._rows_model, self._model.tokenizer.eos_id)
 
     def _next(self, going: dict[bool, int]) -> list[GrowingText]:
-        """Return the rows that there is room for beside ``going`` plain ones and others.
+        """Return new rows for the room that is left.
 
-        A model that fills its slots by itself gets as many plain rows again, which wait for a slot.
+        A model with the capability "flow" gets twice as many plain rows as slots; half of them wait for a slot.
+
+        Args:
+            going: the number of unfinished rows that are plain (True), and of others (False).
         """
         new: list[GrowingText] = []
         counts = {True: 0, False: 0, **going}
@@ -140,7 +142,7 @@ class Scheduler:
 
     @property
     def oldest(self) -> GrowingText:
-        """Return the row whose result comes next; there is one after an ``advance`` that returned True."""
+        """Return the row whose result comes next; only valid after an ``advance`` that returned True."""
         return self._held[0]
 
     def results(self) -> Iterator[Generation]:

@@ -1,4 +1,4 @@
-"""One text on a model whose steps can be bound: a token costs a few microseconds beside the model's own run.
+"""One text on a model with the capability "bind": a token costs a few microseconds more than the model's own run.
 
 The input and output arrays are bound to the session once, with two states that take turns, and drawing works in place.
 """
@@ -55,7 +55,7 @@ class _Chooser:
 
 
 class SingleSlot:
-    """A slot for plain rows, one after the other.
+    """A single slot, which plain rows occupy in turn.
 
     Args:
         chunk: the most tokens in a call of ``advance``.

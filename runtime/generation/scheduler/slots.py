@@ -23,11 +23,11 @@ class Slots(Protocol):
     rows: list[GrowingText]
 
     def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
-        """Keep the rows that go on, and add new ones, which read ``row.unread`` first."""
+        """Keep the rows marked in ``going``, and add new ones, which read ``row.unread`` first."""
         ...
 
     def advance(self, slots: int, more: bool) -> bool:
-        """Draw some more tokens in every row; return whether it is worth while to replace the rows that have ended.
+        """Draw some more tokens in every row; return whether enough rows have ended to replace them.
 
         Args:
             slots: the most rows side by side.
@@ -37,17 +37,17 @@ class Slots(Protocol):
 
 
 def replace_columns(kept: NDArray, going: NDArray[np.bool_], new: NDArray, axis: int) -> NDArray:
-    """Return the slots of ``kept`` along ``axis`` that go on, and ``new`` ones, in the order of ``replace_rows``."""
+    """Return the slots of ``kept`` along ``axis`` marked in ``going``, and ``new`` ones, in the order of ``replace_rows``."""
     free, n = np.flatnonzero(~going), new.shape[axis]
     front: tuple[Any, ...] = (slice(None),) * axis
-    if n == len(free):  # as many as have ended: in their places, nothing else moves
+    if n == len(free):  # as many as have ended: they take these places, and no other slot is copied
         kept[(*front, free)] = new
         return kept
     return np.ascontiguousarray(np.concatenate([kept[(*front, going)], new], axis=axis))
 
 
 def replace_rows(kept: list[GrowingText], going: NDArray[np.bool_], new: list[GrowingText]) -> list[GrowingText]:
-    """Return the rows that go on, and new ones: in the places of those that have ended if they are as many, else last."""
+    """Return the rows marked in ``going``, and new ones: in the places of ended rows if they are as many, else last."""
     if len(new) == len(kept) - int(going.sum()):
         waiting = iter(new)
         return [row if goes else next(waiting) for row, goes in zip(kept, going, strict=True)]

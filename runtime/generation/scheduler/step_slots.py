@@ -1,7 +1,7 @@
-"""Slots of a model that makes steps and nothing else: tokens are drawn here, one a row at a time.
+"""Slots of a model that only computes time steps: tokens are drawn here, one for each row after each step.
 
-A row that still reads its prompt stands beside those that draw: its next token is given, theirs are chosen. So every step
-is made with all slots, and prompts of all lengths need no calls of their own.
+Rows that read their prompts and rows that draw share the steps: the next token of the former is given, that of the latter
+is chosen. So every step runs all slots, and prompts of all lengths need no calls of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from unrolled.runtime.generation.scheduler.slots import (
 from unrolled.runtime.models.batch_invariance import RowModel
 
 DRAW_BLOCK = 16  # steps whose uniforms are computed together, and whose tokens are handed to the rows together
-IDLE = 1 / 64  # of the slots may be idle before new rows take them: filling slots costs up to a third of a step
+IDLE = 1 / 64  # share of idle slots from which on new rows take them: filling slots costs up to a third of a step
 
 
 class StepSlots:
@@ -40,10 +40,10 @@ class StepSlots:
         self._move = model.buffered_step()
         self.rows: list[GrowingText] = []
         self._state = np.empty(model.config.state_shape(0), np.float32)
-        self._tokens = np.empty(0, np.int64)  # that each slot reads in the next step
+        self._tokens = np.empty(0, np.int64)  # the token that each slot reads in the next step
         self._prompts = np.empty((0, 1), np.int64)
         self._unread = np.empty(0, np.int64)  # tokens before a row's first draw; less than 1: it draws
-        self._length = np.empty(0, np.int64)  # of a row's unread tokens when it took its slot
+        self._length = np.empty(0, np.int64)  # the number of a row's unread tokens when it took its slot
         self._u = np.empty((DRAW_BLOCK, 0))
         self._drawn = np.empty((DRAW_BLOCK, 0), np.int64)
         self._phase = 0  # steps of this block that are done
@@ -52,7 +52,7 @@ class StepSlots:
         self._ended = 0  # rows that have ended
 
     def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:
-        """Keep the rows that go on, and add new ones, which read ``row.unread`` first."""
+        """Keep the rows marked in ``going``, and add new ones, which read ``row.unread`` first."""
         n, unread = len(rows), np.array([len(row.unread) for row in rows], np.int64)
         u = np.zeros((DRAW_BLOCK, n))
         if rows:

@@ -45,11 +45,11 @@ def ask(model: StepModel, configs: list[GenerationConfig]) -> list[Request]:
 
 
 def rows_apart(model: StepModel, configs: list[GenerationConfig]) -> None:
-    """Assert that rows side by side, in few lanes and in many, are what each is alone."""
+    """Assert that rows side by side, in few slots and in many, are what each is alone."""
     requests = ask(model, configs)
     alone = [next(iter(write_rows(model, [request], 1))).tokens for request in requests]
-    for lanes in (4, 32):  # numba has a loop of its own from 16 on
-        assert [text.tokens for text in write_rows(model, requests, lanes)] == alone
+    for slots in (4, 32):  # with fewer than 16, prompts are read ahead
+        assert [text.tokens for text in write_rows(model, requests, slots)] == alone
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, *FORMS])
