@@ -15,10 +15,8 @@ from unrolled.cli.options.shared import default, one_of
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 
-SIZE_OPTIONS, OWN_SIZES = (
-    ("cells", "layers", "hidden", "batch", "length", "vocab"),
-    "a named workload has sizes of its own",
-)
+SIZE_OPTIONS = ("cells", "layers", "hidden", "batch", "length", "vocab")
+OWN_SIZES = "a named workload has sizes of its own"  # why the options of sizes are refused with one
 CellNames = Annotated[str | None, typer.Option(help="Cells, with commas between them, for instance lstm,gru.")]
 LayerCounts = Annotated[str | None, typer.Option(help="Numbers of layers.")]
 HiddenSizes = Annotated[str | None, typer.Option(help="Hidden sizes.")]

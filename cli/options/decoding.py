@@ -1,4 +1,4 @@
-"""Options of decoding, that is how the next token is chosen."""
+"""Options of decoding, that is, of the choice of each next token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes, that is TOML files whose values replace the defaults of ``train``, and the presets that are part of the package."""
+"""Recipes (TOML files whose values replace the defaults of ``train``), and the presets that are part of the package."""
 
 from __future__ import annotations
 
@@ -20,15 +20,8 @@ from unrolled.engine.errors import ConfigError, first_line
 
 FOLDER = Path(__file__).parent
 PRESETS = ("small", "medium", "large")
-NO_SETTINGS = (
-    "recipe",
-    "preset",
-    "output",
-    "overwrite",
-    "resume",
-    "corpus",
-    "json",
-)  # options that do not decide how a run trains
+# Options of train that do not decide how a run trains.
+NO_SETTINGS = ("recipe", "preset", "output", "overwrite", "resume", "corpus", "json")
 
 
 def read_recipe(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
@@ -38,8 +31,8 @@ def read_recipe(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
         kinds: type of the values of each option.
 
     Raises:
-        ConfigError: the file cannot be read, is no TOML in UTF-8 or is empty, or a key is no option, is repeated, or has a
-            value of another type; the message names it.
+        ConfigError: the file cannot be read, is empty or is not TOML in UTF-8; or a key is no option, is repeated, or has a
+            value of another type, and the message names the key.
     """
     try:
         values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))

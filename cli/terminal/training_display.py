@@ -79,9 +79,8 @@ class TrainingDisplay(TrainingObserver):
         if self._live is None:
             return
         self._steps += 1
-        keep = min(
-            SMOOTHING, 1 - 1 / self._steps
-        )  # a plain mean over the first steps, so that the first one is forgotten
+        # A plain mean over the first steps, so that the very first one does not linger.
+        keep = min(SMOOTHING, 1 - 1 / self._steps)
         self._loss += (1 - keep) * (event.loss - self._loss)
         self._accuracy += (1 - keep) * (event.accuracy - self._accuracy)
         self._norm += (1 - keep) * (event.grad_norm - self._norm)

@@ -49,7 +49,7 @@ def compare(
 def run_compare(
     compared: Sequence[Implementation], prompts: Sequence[str], tokens: int, number: int, seed: int, console: Console
 ) -> list[Agreement]:
-    """Return all agreements; in a terminal a status line names the running contestant."""
+    """Return all agreements; in a terminal a status line names the engine or file that is running."""
     with console.status("comparing") as status:
 
         def say(one: Implementation) -> None:

@@ -86,9 +86,8 @@ def lr_find(
         test = range_test(run, low, high, updates, display)
     if test.losses:
         output.mkdir(parents=True, exist_ok=True)
-        picture.unlink(
-            missing_ok=True
-        )  # removed first, so that no picture of an earlier curve remains if drawing fails
+        # Removed first, so that no picture of an earlier curve remains if drawing fails.
+        picture.unlink(missing_ok=True)
         write_atomically(curve, "".join(to_json(line) + "\n" for line in test.lines()).encode())
         written = [curve.name]
         try:

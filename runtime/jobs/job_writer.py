@@ -21,9 +21,9 @@ from unrolled.runtime.jobs.prompt_rows import BadRow, InputRow
 from unrolled.runtime.jobs.records import ResultRecord, error_record, result_line, stuck_record, text_record
 from unrolled.runtime.jobs.result_streams import Results
 
-BLOCK_ROWS_PER_LANE = (
-    32  # rows of a block for each lane, that is slot; slots that run empty at its end cost a few percent
-)
+# Rows of a block for each of the job's lanes, which are slots of the scheduler: those that run empty at the end of a block
+# cost a few percent.
+BLOCK_ROWS_PER_LANE = 32
 PROGRESS_S = 0.1  # minimal time between two calls of the observer
 
 

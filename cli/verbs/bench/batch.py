@@ -8,11 +8,7 @@ import typer
 
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.workloads import Workload
-from unrolled.cli.options.benchmarks import (
-    JsonFile,
-    Threads,
-    split_names,
-)
+from unrolled.cli.options.benchmarks import JsonFile, Threads, split_names
 from unrolled.cli.options.shared import one_of
 from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err, out
