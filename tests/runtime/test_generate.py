@@ -109,7 +109,7 @@ LETTERS = CharTokenizer([EOS, *"abcdefgh .\n"])
 
 
 def write(script: Sequence[str], tokenizer: Tokenizer = LETTERS, **settings: Any) -> Generation:
-    """What one row makes of ``script`` behind the prompt "a"."""
+    """Return the text of one row that draws ``script`` after the prompt "a"."""
     model = Script(tokenizer, {"a": script})
     return generate(model, ["a"], GenerationConfig(**{"max_new_tokens": 12, **settings}))[0]
 

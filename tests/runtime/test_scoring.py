@@ -41,7 +41,7 @@ def make(tokenizer: Any = LETTERS, engine: str = "numpy", cell: str = "lstm") ->
 
 
 def slow_score(model: StepModel, begin: list[int], ids: list[int]) -> list[float]:
-    """Log-probabilities of ``ids`` behind ``begin``, one token a call; the first has none where nothing is before it."""
+    """Return log-probabilities of ``ids`` after ``begin``, one token a call; without ``begin`` the first id has none."""
     state, logprobs = zero_state(model.config, 1), []
     for before, token in itertools.pairwise([*begin, *ids]):
         logits, state = model.step(np.array([[before]]), state)

@@ -131,14 +131,14 @@ SAMPLED = DrawSettings(True, 0.9, 0, 1.0, 5)
 
 
 def start(config: Any, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """A token (B,) that each row reads first, and the state in front of it."""
+    """Return a token (B,) that each row reads first, and the state before it."""
     return np.random.default_rng(9).integers(0, config.vocab_size, rows), models.state(config, rows, np.float32)
 
 
 def written(
     decoder: Decoder, first: np.ndarray, state: np.ndarray, steps: int, settings: DrawSettings, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens (steps, B) drawn behind ``first`` (B,), and the logits and the state behind the last of them."""
+    """Return tokens (steps, B) drawn after ``first`` (B,), and the logits and the state after the last of them."""
     rows, moved = len(first), state.copy()
     flow = Flow.of(
         list(first[:, None]), steps, remaining=np.full(rows, steps + 1), first_draw=np.zeros(rows, np.uint64),

@@ -1,4 +1,4 @@
-"""Rows that flow through slots: what the compiled loop writes is what each row writes alone, whatever stands beside it."""
+"""Rows that flow through slots: the compiled loop writes the tokens that each row writes alone, whatever its neighbours."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def start(prompts: list[np.ndarray], left: np.ndarray, steps: int) -> Flow:
 
 
 def alone(decoder: Decoder, prompt: np.ndarray, state: np.ndarray, e: int, steps: int) -> tuple[list[int], np.ndarray]:
-    """The tokens of row e, read and chosen one by one, and the state in front of the last of them."""
+    """Return the tokens of row e, read and chosen one by one, and the state before the last of them."""
     logits, moved = decoder.read(prompt[:, None], np.ascontiguousarray(state[:, :, e : e + 1]))
     written: list[int] = []
     for n in range(steps):

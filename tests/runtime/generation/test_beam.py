@@ -34,7 +34,7 @@ def tiny(vocabulary: str = "ab", seed: int = 1, bias: float = 0.0, engine: str =
 
 
 class Oracle:
-    """Log-probabilities of the next token behind a whole text, read from its beginning; in plain Python behind the logits."""
+    """Log-probabilities of the next token after a whole text, read from its beginning; plain Python from the logits on."""
 
     def __init__(self, model: StepModel, prompt: str) -> None:
         self.model, self.prompt = model, model.tokenizer.encode(prompt).tolist()

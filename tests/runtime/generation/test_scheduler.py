@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import models
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.models.step_contract import Flow, StepModel
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_prompts
 from unrolled.runtime.generation.requests.request import Request
@@ -33,7 +34,7 @@ def make(engine: str, cell: str = "lstm", layers: int = 1) -> StepModel:
 
 
 def run(model: RowModel, rows: NDArray, tokens: NDArray, state: NDArray) -> tuple[NDArray, NDArray]:
-    """Logits (T, n, V) and state of some of the rows, step by step."""
+    """Return logits (T, n, V) and state of some of the rows, step by step."""
     some, logits = np.ascontiguousarray(state[:, :, rows]), []
     for now in tokens[:, rows]:
         made, some = model.step(now, some)
@@ -59,7 +60,7 @@ def test_a_row_is_bitwise_the_same_alone_and_in_any_company(engine: str, cell: s
 
 
 def test_alarm_products_of_other_sizes_round_differently() -> None:
-    """Without the blocks the reference's rows depend on how many there are, and the comparison sees it."""
+    """Without the blocks the reference's rows depend on their number, and the comparison notices."""
     model = make("numpy", "gru", 2)
     tokens, state = np.arange(70)[None] % models.V, models.state(model.config, 70, np.float32)
     whole, _ = model.step(tokens, state)
@@ -123,7 +124,7 @@ def test_requests_are_read_as_slots_become_free() -> None:
         nonlocal asked
         for index in itertools.count():
             asked += 1
-            # the first row is the longest: all that are over wait behind it
+            # the first row is the longest: all others wait for it with their results
             config = GenerationConfig(max_new_tokens=3000 if index == 0 else 1)
             yield Request("a", prompt_tokens(model.tokenizer, "a"), index, config)
 
@@ -132,6 +133,31 @@ def test_requests_are_read_as_slots_become_free() -> None:
     assert asked == 4 * HELD_PER_SLOT
     assert [len(text.tokens) for text in itertools.islice(texts, 200)] == [1] * 200
     assert asked <= 4 * HELD_PER_SLOT + 200
+
+
+@pytest.mark.parametrize(
+    ("engine", "rows", "stop", "steps"),
+    [
+        ("numba", 1, (), 128), ("numba", 1, ("ab",), 128), ("numba", 4, ("ab",), 64), ("numba", 40, ("ab",), 16),
+        ("numba", 200, (), 81), ("numba", 2000, (), 16), ("onnx-generate", 40, ("ab",), 51), ("onnx-generate", 40, (), 128),
+    ],
+)  # fmt: skip
+def test_the_tokens_of_a_call_depend_on_the_rows_and_on_ends_that_the_model_cannot_see(
+    engine: str, rows: int, stop: tuple[str, ...], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = make(engine)
+    asked: list[int] = []
+
+    def flow(state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
+        asked.append(flow.written.shape[1])
+        flow.started[:] = True
+        flow.last_drawn[:] = flow.written[:, 0] = 0
+        flow.counts[:] = flow.position[:] = flow.remaining[:] = 1
+
+    monkeypatch.setattr(model, "flow", flow)
+    config = GenerationConfig(max_new_tokens=1, stop=stop)
+    assert len(list(write_rows(model, ask(model, rows, (config,)), 2000))) == rows
+    assert asked == [steps]
 
 
 def test_nothing_asked_nothing_written() -> None:

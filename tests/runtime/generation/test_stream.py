@@ -60,7 +60,7 @@ def test_pieces_come_as_they_are_written(engine: str) -> None:
 
 
 def test_what_may_become_a_stop_text_is_held() -> None:
-    """Of "dab" nothing is shown before it is known not to be one: pieces end before a d or behind what follows it."""
+    """Pieces end before a possible "dab" until the next tokens rule it out."""
     model = make("onnxruntime")
     for seed in range(20):
         given = ""
@@ -197,11 +197,11 @@ def test_a_file_that_draws_inside_reads_and_extends(cell: str, weights: WeightSt
     rest = generate(inside, [""], context=longer, max_new_tokens=7, **settings)[0]
     assert (*first.tokens, *rest.tokens) == whole.tokens
     assert generate(step, [""], context=longer, max_new_tokens=7, **settings)[0].tokens == rest.tokens
-    assert not read(inside, "c").state.any()  # one token, which is read by who goes on
+    assert not read(inside, "c").state.any()  # one token, which the continuation reads
 
 
 def test_contexts_tell_stored_weights_apart(tmp_path: Path) -> None:
-    """Whichever goes on: float32 weights, those that come back from fp16 or int8, and int8 computed with."""
+    """Contexts of float32 weights, of those restored from fp16 or int8, and of products in int8, in every combination."""
     checkpoint = models.checkpoint("lstm", 2)
     stored = (FLOAT32_STORAGE, WeightStorage("fp16"), WeightStorage("int8"), INT8_STORAGE)
     contexts = [read(open_checkpoint(checkpoint, "step", weights), "cab") for weights in stored]
@@ -278,7 +278,7 @@ def test_overlapping_steps_of_torch_leave_onednn_as_it_was() -> None:
     first, second = ExitStack(), ExitStack()
     first.enter_context(_onednn_off)
     second.enter_context(_onednn_off)
-    first.close()  # the second step began before the first was over, and ends behind it
+    first.close()  # the second step began before the first ended, and ends after it
     assert not torch.backends.mkldnn.enabled
     second.close()
     assert torch.backends.mkldnn.enabled == before
