@@ -40,7 +40,7 @@ RUN_FILES = {
 
 
 def run(*arguments: str, stdin: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command in a new process; fails unless it exits with ``code``."""
+    """Run the command in a new process; fail unless it exits with ``code``."""
     done = subprocess.run(
         [sys.executable, "-m", "unrolled.cli", *arguments],
         input=stdin,
@@ -67,7 +67,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with an ONNX and a TorchScript file in it."""
+    """Return a run folder with an ONNX and a TorchScript file in it."""
     pytest.importorskip("torch", reason="the torch extra is not installed")
     folder = tmp_path_factory.mktemp("runs") / "fox"
     run("train", str(corpus), "--engine", "numpy", "--cell", "gru", "--steps", "60", *SMALL, "-o", str(folder))
@@ -372,7 +372,7 @@ def test_verify_of_a_damaged_file_exits_with_1(trained: Path, tmp_path: Path) ->
 
 
 def check_texts(row: dict[str, Any], texts: int) -> None:
-    """Tokens as NumPy's, but where rounding explains another: of 100,000 draws about one falls on a border that moved."""
+    """Check that tokens are NumPy's except where rounding explains another: about one draw in 100,000 hits a moved border."""
     assert row["greedy_match"] == 1.0
     assert all(one["explained"] for one in row["divergences"]), row
     assert row["equal_texts"] == pytest.approx(1 - len(row["divergences"]) / texts)

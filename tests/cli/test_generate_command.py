@@ -36,7 +36,7 @@ Run = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process: standard output and error; fails unless it exits with ``code``."""
+    """Run the command in this process and return its output and errors; fail unless it exits with ``code``."""
 
     def command(*arguments: str, code: int = 0, stdin: str = "") -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["unrolled", "generate", *arguments])

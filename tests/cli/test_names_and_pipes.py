@@ -45,7 +45,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process; what it printed, which must have the exit code that is expected."""
+    """Run the command in this process and return what it printed; fail unless it exits with the expected code."""
 
     def call(*arguments: str | Path, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["unrolled", *map(str, arguments)])
@@ -60,7 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 
 @pytest.fixture
 def piped() -> Iterator[Callable[[str], str]]:
-    """The name of a pipe that holds a text and ends."""
+    """Return the name of a pipe that holds a text and then ends."""
     ends = []
 
     def make(text: str) -> str:
@@ -200,7 +200,7 @@ def write(path: Path, text: str) -> Path:
 
 
 class Pair(Group):
-    """Two processes of which this is the second; what the first made is known."""
+    """Imitate a group of two processes of which this is the second; the results of the first are given."""
 
     rank, size = 1, 2
 
@@ -249,7 +249,7 @@ def test_an_empty_pipe_is_an_error(
     assert not list(tmp_path.iterdir())
 
 
-# what is no character, and too little text
+# bytes that are no character, and too little text
 
 
 def test_a_vocabulary_of_anything_is_saved_and_resumed(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ SIZES = ("--engine", "numpy", "--steps", "2", "--hidden", "4", "--layers", "1", 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a text, a run, prompts, and foreign weights."""
+    """Return a folder with a text, a run, prompts, and foreign weights."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     save_checkpoint(tmp_path / "run" / "best.safetensors", models.checkpoint())
@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# a verb, and what it writes
+# a verb, and its output
 VERBS = {
     "encode": ("encode text.txt -o a.tokens", "a.tokens"),
     "export": ("export run", "run/model.onnx"),

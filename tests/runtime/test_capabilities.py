@@ -1,4 +1,4 @@
-"""The capabilities that models declare: of each engine and form, and with the calls that they name."""
+"""Tests of the capabilities that models of each engine and form declare, and of the calls that these name."""
 
 from __future__ import annotations
 

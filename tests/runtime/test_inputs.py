@@ -42,7 +42,7 @@ def model() -> StepModel:
 
 
 def several(call: str, model: Any, texts: Any) -> Any:
-    """Call with ``texts`` where it takes several: what it gives, by text."""
+    """Pass ``texts`` to a function that takes several, and return a result for each text."""
     if call == "generate":
         return [one.tokens for one in generate(model, texts, max_new_tokens=4)]
     if call == "beam_search":
@@ -108,7 +108,7 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_is_no_texts_is_named(model: StepModel, call: str, kind: str) -> None:
     if (call, kind) == ("score prompts", "None"):
-        return  # there it means none
+        return  # prompts may be None: there are none
     texts, message = WRONG[kind]
     if kind == "empty iterator":
         texts = iter(())

@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_whole_lines_to_go_on_with(model: StepModel, model_fi
 
 
 def kill_often(model: StepModel, model_file: str, folder: Path, rows: int, kills: int, seed: int) -> int:
-    """Kill a job again and again, each time when its file has grown by a random part; how often it was."""
+    """Kill a job repeatedly, each time after its file has grown by a random part; return the number of kills."""
     whole = done(model, folder, mixed(rows)).read_bytes()
     output, rng, done_kills = folder / "part.jsonl", random.Random(seed), 0
     while True:
@@ -259,7 +259,7 @@ def test_resident_memory_is_flat_over_a_hundred_thousand_rows(model_file: str, t
 
 
 class Narrow(io.RawIOBase):
-    """Takes three bytes at a time, as a pipe that is nearly full does."""
+    """Take three bytes at a time, as a pipe that is nearly full does."""
 
     def __init__(self) -> None:
         self.taken = b""

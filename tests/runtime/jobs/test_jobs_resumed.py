@@ -40,7 +40,7 @@ def test_a_job_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, tmp_pa
         progress = run_job(model, job, CONFIG)
         assert output.read_bytes() == whole, cut
         assert (progress.rows, progress.errors) == (154, 4)
-        # one block has its digest, and of the next there is one every two rows, up to where it was interrupted
+        # one block has its digest; the next has one for every two rows up to the interruption
         lines = whole[:cut].count(b"\n")
         assert progress.kept == (min(lines // LANES * LANES, 100) if lines >= 64 else 0)
         assert is_complete(output)
@@ -106,7 +106,7 @@ def test_an_input_that_changed_is_noticed(model: StepModel, tmp_path: Path) -> N
         write_input(tmp_path, changed)
         with pytest.raises(JobError, match=f"is not of .*line {place + 1}; the input has changed"):
             run_job(model, job, CONFIG)
-    # settings of a row are no part of the lines: of a block that is over the digest shows them …
+    # the lines do not contain the settings of rows: in a finished block the digest shows a change …
     for change in ({"temperature": 0.7}, {"seed": 99}, {"stop": ["c"], "top_k": 3}):
         write_input(tmp_path, [*rows[:3], {**rows[3], **change}, *rows[4:]])
         with pytest.raises(
@@ -131,7 +131,7 @@ def test_an_input_that_changed_is_noticed(model: StepModel, tmp_path: Path) -> N
 
 
 def test_settings_that_say_the_same_are_no_change(model: StepModel, tmp_path: Path) -> None:
-    """Neither the order of a row's fields nor blank lines between rows."""
+    """Resume after changes of the order of a row's fields and of blank lines, which do not matter."""
     rows = prompts(150)
     rows[3] |= {"top_k": 5, "temperature": 0.5}
     whole = done(model, tmp_path, rows).read_bytes()
@@ -150,7 +150,7 @@ def test_what_a_killed_process_left_of_a_digest_is_taken_off(model: StepModel, t
     head, end, digests = about.read_bytes().partition(b"\n}\n")
     about.write_bytes(head + end + digests[:65] + tail)  # the second block's digest is lost, and those of parts
     write_input(tmp_path, [*rows[:64], {**rows[64], "seed": 99}, *rows[65:]])
-    with pytest.raises(JobError, match="stands where"):  # written again, though all of its lines are there
+    with pytest.raises(JobError, match="stands where"):  # generated again, although all of its lines are kept
         run_job(model, job, CONFIG)
     write_input(tmp_path, rows)
     assert run_job(model, job, CONFIG).kept == 64
@@ -237,7 +237,7 @@ def files(output: Path) -> list[tuple[bytes, int]]:
 
 
 def test_a_complete_output_is_of_one_job_alone(model: StepModel, tmp_path: Path) -> None:
-    """Another model, engine, setting or input is refused; the same job is complete, and nothing is written."""
+    """Refuse another model, engine, setting or input; report the same job as complete, and write nothing."""
     rows = prompts(150)
     output = done(model, tmp_path, rows)
     job = Job(str(tmp_path / "in.jsonl"), str(output), lanes=LANES, resume=True)
@@ -328,7 +328,7 @@ def test_a_job_file_cut_at_any_byte_goes_on_to_the_same_file(model: StepModel, t
 
 
 def test_digests_of_parts_that_a_killed_process_left_under_that_of_the_block_are_removed(tmp_path: Path) -> None:
-    """The block's digest is written over those of its parts, and the process killed before it removes the rest."""
+    """Kill the process after it wrote a block's digest over those of its parts, before it removes the rest."""
     file = JobFile(tmp_path / "out")
     file.begin({"model": "m", "job_format": 2})
     for rows in (2, 4, 64):
@@ -346,7 +346,7 @@ def test_digests_of_parts_that_a_killed_process_left_under_that_of_the_block_are
 
 
 def test_a_job_file_that_another_process_writes_is_read_and_not_changed(tmp_path: Path) -> None:
-    """A line that is not whole yet is another process's to end."""
+    """Leave an unfinished line alone while another process is writing it."""
     writer, reader = JobFile(tmp_path / "out"), JobFile(tmp_path / "out")
     writer.begin({"model": "m", "job_format": 2})
     with writer.path.open("ab") as begun:

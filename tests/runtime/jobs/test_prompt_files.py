@@ -59,7 +59,7 @@ def test_tables(tmp_path: Path, ending: str, mark: str) -> None:
 
 
 def prompts_of(found: list[InputRow]) -> list[str]:
-    """The prompts of rows that are all good."""
+    """Return the prompts of rows, none of which may be bad."""
     assert not [row for row in found if isinstance(row, BadRow)]
     return [row.prompt for row in found if isinstance(row, PromptRow)]
 
@@ -246,7 +246,7 @@ def test_a_quote_that_is_not_closed_costs_a_record_and_not_the_file(tmp_path: Pa
 
 
 def test_an_open_quote_is_named_by_its_line(tmp_path: Path) -> None:
-    """Also where the record begins before it, where a later quote closes it, and at the size limit."""
+    """Check a quote in a later line of its record, one that a later quote closes, and the size limit."""
     head = 'id,prompt\n1,ok\n"a\nb","c\n'
     (_, bad) = rows(tmp_path / "a.csv", head + "d,e\nf,g\n")
     assert isinstance(bad, BadRow)
@@ -351,7 +351,7 @@ def test_settings_of_a_row() -> None:
 
 
 def test_every_setting_of_a_row_can_be_a_field(tmp_path: Path) -> None:
-    """Fields that are added to the config are settings of rows without more."""
+    """Check that a field that is added to the config becomes a setting of rows."""
     for setting in fields(GenerationConfig):
         value = getattr(GenerationConfig(), setting.name)
         line = json.dumps({"prompt": "a", setting.name: value})

@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {"max_new_tokens": 9, "seed": 4, "temperature": 0.8}
 
 
 def opened(where: Path, kind: str) -> Any:
-    """A model of each kind, whose file is gone."""
+    """Return a model of each kind, whose file has been removed."""
     if kind.startswith(("torch", "model.pt")):
         pytest.importorskip("torch")
     checkpoint = models.checkpoint("gru", 1)
@@ -59,7 +59,7 @@ def texts(model: Any) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("kind", [*ENGINES, *FILES])
 def test_a_model_is_pickled_and_copied_without_its_file(tmp_path: Path, kind: str) -> None:
     model = opened(tmp_path, kind)
-    expected = texts(model)  # before it is pickled, so that what it compiled or packed is there
+    expected = texts(model)  # before pickling, so that the model holds compiled code and packed weights
     for made in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
         assert type(made) is type(model)
         assert (made.engine, made.digest, made.training) == (model.engine, model.digest, model.training)
@@ -91,7 +91,7 @@ def test_processes_take_models(tmp_path: Path) -> None:
 def test_contexts_configs_and_results_are_pickled_and_copied(tmp_path: Path) -> None:
     model = make_model(models.checkpoint("gru", 1), "numpy")
     config = GenerationConfig(bad_words="b", **SETTINGS)
-    text = generate(model, "a", config)[0]  # which fills what a config caches
+    text = generate(model, "a", config)[0]  # fills the caches of the config
     assert config.rules is not None
     beams = beam_search(model, "a", BeamConfig(num_beams=2, max_new_tokens=3))
     for value in (
@@ -127,7 +127,7 @@ def test_what_cannot_be_pickled_says_what_to_do(take: Any) -> None:
     next(pieces)
     with pytest.raises(ConfigError, match=r"^stream: .* pickle the model and stream in the other process"):
         take(pieces)
-    assert len("".join(pieces)) > 0  # and goes on
+    assert len("".join(pieces)) > 0  # and the stream continues
     checkpoint = models.checkpoint("gru", 1)
     trainable = EngineTrainable(checkpoint.config, checkpoint.params, OptimizerConfig())
     with pytest.raises(ConfigError, match=r"^trainable: .* pass the Experiment and prepare it in the other process"):
