@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.processes.messages import Message
 from unrolled.engine.processes.serving import serve
@@ -70,7 +70,7 @@ def _rate(
 
 def run(job: BatchJob) -> dict[str, float]:
     """Return the rates of one engine: full slots, fixed lengths, texts of all lengths, and one after the other."""
-    from unrolled.bench.inputs import make_checkpoint
+    from unrolled.bench.peers.inputs import make_checkpoint
     from unrolled.runtime.models.engines import make_model
 
     model, rng, V = make_model(make_checkpoint(job.work), job.engine), np.random.default_rng(1), job.work.vocab

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from unrolled.bench.contestants import TrainableContestant
 from unrolled.bench.machine.process_memory import peak_memory_mb
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.contestants import TrainableContestant
+from unrolled.bench.peers.workloads import Workload
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.models.step_contract import zero_state

@@ -6,8 +6,8 @@ import statistics
 import time
 from typing import Any
 
-from unrolled.bench.inputs import make_checkpoint
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.inputs import make_checkpoint
+from unrolled.bench.peers.workloads import Workload
 
 OVERHEAD_COLUMNS = ("host", "spread", "graph")
 SAMPLING_KINDS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 
 Failures = dict[str, dict[str, str]]  # peer -> setting -> reason
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from unrolled.bench.contestant_process import ContestantProcess
 from unrolled.bench.parity_gate import PARITY, ROUNDED_PARITY, compare_arrays
-from unrolled.bench.peers import PEERS, REFERENCE_PEER, Peer, check_peers
+from unrolled.bench.peers.contestant_process import ContestantProcess
+from unrolled.bench.peers.registry import PEERS, REFERENCE_PEER, Peer, check_peers
+from unrolled.bench.peers.workloads import Workload
 from unrolled.bench.rounds import Failures, TimedSetting, fastest_settings, measured_lines
-from unrolled.bench.workloads import Workload
 from unrolled.engine.processes.messages import unpack_arrays
 from unrolled.engine.processes.worker import WorkerError
 

@@ -94,6 +94,11 @@ ROOMS: dict[str, str] = {
     "bench.machine": (
         "engine engine.storage engine.processes engine.kernels.jit engine.kernels.threads engine.kernels.gemm"
     ),
+    "bench.peers": (
+        "engine engine.tokenizers engine.models engine.storage engine.processes engine.data engine.optimizers "
+        "engine.network export.torch export runtime.models runtime.generation.requests runtime.generation "
+        "bench.machine"
+    ),
     "bench.parity": (
         "engine engine.tokenizers engine.models engine.storage engine.processes engine.sampling runtime.models "
         "runtime.generation.requests runtime"
@@ -102,31 +107,30 @@ ROOMS: dict[str, str] = {
         "engine engine.tokenizers engine.models engine.storage engine.processes engine.sampling engine.network "
         "export.artifact export"
     ),
+    "bench.results": "engine engine.plotting bench.peers",
     "bench": (
-        "engine engine.tokenizers engine.models engine.storage engine.plotting engine.processes engine.data "
-        "engine.optimizers engine.network engine.training engine.runs export.artifact export.onnx export.torch "
-        "export runtime.models runtime.generation.requests runtime.generation.scheduler runtime.generation "
-        "bench.machine"
+        "engine engine.models engine.storage engine.processes engine.data engine.training export.artifact "
+        "export.onnx export runtime.models runtime.generation.requests runtime.generation.scheduler "
+        "runtime.generation bench.machine bench.peers"
     ),
-    "bench.results": "engine engine.plotting bench",
     "cli.recipes": "engine",
     "cli.terminal": (
         "engine engine.models engine.storage engine.data.readers engine.data engine.training engine.runs "
-        "runtime.jobs tuning bench bench.results"
+        "runtime.jobs tuning bench.peers bench.results"
     ),
     "cli.options": (
         "engine engine.tokenizers engine.storage engine.data.readers engine.data engine.network engine.runs "
-        "runtime.jobs runtime bench cli.recipes"
+        "runtime.jobs runtime bench.peers bench cli.recipes"
     ),
     "cli.verbs.bench": (
-        "engine engine.models.cells export runtime bench.machine bench.runtimes bench bench.results cli.terminal "
-        "cli.options"
+        "engine engine.models.cells export runtime bench.machine bench.peers bench.runtimes bench.results bench "
+        "cli.terminal cli.options"
     ),
     "cli.verbs": (
         "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers "
         "engine.data engine.optimizers engine.training engine.runs export.artifact export.onnx export.importing "
         "export.verification export runtime.models runtime.generation.requests runtime.jobs runtime tuning "
-        "report bench.machine bench.parity bench cli.terminal cli.options"
+        "report bench.machine bench.peers bench.parity bench cli.terminal cli.options"
     ),
     "cli": "engine cli.terminal cli.verbs.bench cli.verbs",
 }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from unrolled.bench.peers.workloads import SUITES
 from unrolled.bench.results.lines import Line, machine_name, measured, workload_name
-from unrolled.bench.workloads import SUITES
 from unrolled.engine.errors import ConfigError
 
 NOTICED = 0.05  # changes below this are noise on most machines

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unrolled.bench.workloads import SUITES
+from unrolled.bench.peers.workloads import SUITES
 from unrolled.engine.errors import ConfigError, ModelFileError
 
 Line = dict[str, Any]

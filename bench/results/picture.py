@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unrolled.bench.peers import PEERS
+from unrolled.bench.peers.registry import PEERS
+from unrolled.bench.peers.workloads import SUITES
 from unrolled.bench.results.lines import Line, measured, workload_name
-from unrolled.bench.workloads import SUITES
 from unrolled.engine.plotting.figures import INK, new_figure, save_figure, style_axes
 
 # in the order of the peers; the next marker where there are more peers than colours

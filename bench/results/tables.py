@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from unrolled.bench.peers import PEERS
+from unrolled.bench.peers.registry import PEERS
+from unrolled.bench.peers.workloads import SUITES
 from unrolled.bench.results.lines import Line, measured, workload_name
-from unrolled.bench.workloads import SUITES
 
 MARKDOWN_COLUMNS = ("workload", "peer", "ms", "±", "tokens/s", "GFLOP/s", "peak", "first s", "MB", "× torch")
 SUBJECT = "numba"  # the peer whose ratios to torch are summarised

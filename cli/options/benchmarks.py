@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from unrolled.bench.peers import peers_of
+from unrolled.bench.peers.registry import peers_of
+from unrolled.bench.peers.workloads import WORKLOADS, Workload, workloads_of
 from unrolled.bench.runner import QUICK, Effort
-from unrolled.bench.workloads import WORKLOADS, Workload, workloads_of
 from unrolled.cli.options.shared import default, one_of
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError

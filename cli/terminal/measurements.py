@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unrolled.bench.peers.workloads import SUITES
 from unrolled.bench.results.lines import Line, measured
 from unrolled.bench.results.tables import FIGURES, by_workload, machine_text, remarks, summary
-from unrolled.bench.workloads import SUITES
 from unrolled.cli.terminal.console import out, warn
 from unrolled.cli.terminal.tables import StyledRow, fitting_tables, show_tables, table_width
 

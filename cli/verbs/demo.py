@@ -15,7 +15,6 @@ import typer
 from rich.panel import Panel
 from rich.text import Text
 
-from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.system import package_version
 from unrolled.bench.parity.agreement import REFERENCE_ENGINE, Agreement, Implementation, implementations
 from unrolled.cli.options import shared as options
@@ -30,6 +29,7 @@ from unrolled.engine.storage.json_text import to_json
 from unrolled.export.formats import SINGLE_FILES, default_name, export_model
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.export.web import find_onnxruntime_web
+from unrolled.report.loss_curves import draw_loss_curves
 from unrolled.runtime import generate, load
 from unrolled.runtime.web_server import WebServer
 

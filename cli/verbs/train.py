@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.peak import quick_peak
-from unrolled.bench.workloads import flops_per_token
+from unrolled.bench.peers.workloads import flops_per_token
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.effects import without_effect
 from unrolled.cli.options.shared import DATA_PANEL
@@ -35,6 +34,7 @@ from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 from unrolled.engine.training.validation_budget import MAX_SAVE_INTERVAL, VALIDATION_SHARE
 from unrolled.export.training_engines import TRAINABLES, make_trainable, training_group
+from unrolled.report.loss_curves import draw_loss_curves
 from unrolled.report.tensorboard import EventFiles
 from unrolled.runtime import generate
 from unrolled.runtime.models.engines import TokenizedModel

@@ -9,7 +9,6 @@ import models
 import numpy as np
 import pytest
 
-from unrolled.bench.figures import draw_loss_curves
 from unrolled.bench.machine.system import system_info
 from unrolled.bench.parity.agreement import Implementation, compare, default_prompts, implementations, measure_agreement
 from unrolled.bench.parity.divergence import BORDER, Divergence, border_margins, first_divergences
@@ -23,6 +22,7 @@ from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.export.formats import export_model
+from unrolled.report.loss_curves import draw_loss_curves
 
 
 def arrays() -> dict[str, np.ndarray]:

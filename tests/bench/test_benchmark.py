@@ -16,16 +16,17 @@ import typer
 from measurements import LIMITS, MACHINE, line
 from typer.testing import CliRunner
 
-from unrolled.bench import contestant_process, runner
+from unrolled.bench import runner
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
-from unrolled.bench.contestant_process import ContestantProcess, TimedContestant
-from unrolled.bench.inputs import make_checkpoint
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.parity_gate import PARITY, ROUNDED_PARITY, compare_arrays
-from unrolled.bench.peers import PEERS, Peer, peers_of
+from unrolled.bench.peers import contestant_process
+from unrolled.bench.peers.contestant_process import ContestantProcess, TimedContestant
+from unrolled.bench.peers.inputs import make_checkpoint
+from unrolled.bench.peers.registry import PEERS, Peer, peers_of
+from unrolled.bench.peers.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
 from unrolled.bench.results import comparison, lines, picture, tables
 from unrolled.bench.runner import Effort, measure
-from unrolled.bench.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
 from unrolled.cli.app import app
 from unrolled.engine.cores import ONNXRUNTIME_THREADS, THREAD_VARIABLES
 from unrolled.engine.errors import ConfigError, ModelFileError
@@ -257,8 +258,8 @@ def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MEASURE_LONG = """
-from unrolled.bench.contestant_process import ContestantProcess
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.contestant_process import ContestantProcess
+from unrolled.bench.peers.workloads import Workload
 work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
 job = {"peer": "numpy", "workload": work, "setting": {}, "threads": 1, "seconds": 300}
 with ContestantProcess(job, 120) as worker:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from unrolled.bench.machine import peak
-from unrolled.bench.workloads import Workload, flops_per_token
+from unrolled.bench.peers.workloads import Workload, flops_per_token
 from unrolled.cli.terminal import training_display
 from unrolled.cli.terminal.training_display import Speed, TrainingDisplay
 from unrolled.engine.models.config import ModelConfig

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from unrolled.bench.batch import BATCH_COLUMNS, batch_cells
 from unrolled.bench.parity.agreement import Agreement
-from unrolled.bench.peers import peers_of
+from unrolled.bench.peers.registry import peers_of
 from unrolled.bench.results.tables import FIGURES, by_workload
 from unrolled.cli.terminal.study_display import trial_tables
 from unrolled.cli.terminal.tables import StyledRow, fitting_tables, table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 
 LIMITS = {
     "fma_gflops": {"1": 100.0, "2": 200.0},

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.benchmarks import JsonFile, Threads, split_names
 from unrolled.cli.options.shared import one_of
 from unrolled.cli.options.written_files import append_line, check_append

@@ -10,10 +10,10 @@ import typer
 
 from unrolled.bench.machine.machine_line import machine_line
 from unrolled.bench.machine.system import system_info
-from unrolled.bench.peers import check_peers, peers_of
+from unrolled.bench.peers.registry import check_peers, peers_of
+from unrolled.bench.peers.workloads import Workload, grid
 from unrolled.bench.results.lines import check_machine
 from unrolled.bench.runner import QUICK, Effort, measure
-from unrolled.bench.workloads import Workload, grid
 from unrolled.cli.options.benchmarks import (
     OWN_SIZES,
     SIZE_OPTIONS,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.benchmarks import JsonFile, split_names
 from unrolled.cli.options.shared import one_of
 from unrolled.cli.options.written_files import append_line, check_append

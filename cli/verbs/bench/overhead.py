@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.shared import one_of
 from unrolled.cli.terminal.console import out
 from unrolled.cli.terminal.tables import show_tables, table

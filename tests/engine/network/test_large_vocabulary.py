@@ -15,7 +15,7 @@ from tolerances import assert_close
 from typer.testing import CliRunner
 
 from unrolled.bench.memory import logits_mb, measure_memory, parameters_mb
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.app import app
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError

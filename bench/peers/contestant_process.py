@@ -1,9 +1,9 @@
 """One contestant in a process of its own, from both sides.
 
-``python -m unrolled.bench.contestant_process`` is the worker process: its first message names peer, setting and workload, and
-the answer reports how long the first call took, what memory two steps took, and the arrays of the parity check. Each further
-message is answered by the seconds of a step in one round of timing. Between rounds the process waits without using the
-processor.
+``python -m unrolled.bench.peers.contestant_process`` is the worker process: its first message names peer, setting and
+workload, and the answer reports how long the first call took, what memory two steps took, and the arrays of the parity
+check. Each further message is answered by the seconds of a step in one round of timing. Between rounds the process waits
+without using the processor.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from unrolled.bench.contestants import Contestant
 from unrolled.bench.machine.process_memory import peak_memory_mb
-from unrolled.bench.peers import PEERS
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.contestants import Contestant
+from unrolled.bench.peers.registry import PEERS
+from unrolled.bench.peers.workloads import Workload
 from unrolled.engine.processes.messages import Message, pack_arrays
 from unrolled.engine.processes.serving import serve
 from unrolled.engine.processes.worker import WorkerProcess, python_module
@@ -31,7 +31,7 @@ class ContestantProcess(WorkerProcess):
     """
 
     def __init__(self, job: Mapping[str, Any], patience: float) -> None:
-        super().__init__(python_module("unrolled.bench.contestant_process"), job["threads"])
+        super().__init__(python_module("unrolled.bench.peers.contestant_process"), job["threads"])
         self.patience = patience
         self.send(job)
 

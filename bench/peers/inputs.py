@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrolled.bench.workloads import Workload
+from unrolled.bench.peers.workloads import Workload
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.initializers import pytorch_params
 from unrolled.engine.models.parameters import Params

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unrolled.bench.contestants import (
+from unrolled.bench.peers.contestants import (
     ContestantMaker,
     PeerSetting,
     TorchGeneration,
