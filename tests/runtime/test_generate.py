@@ -1,4 +1,4 @@
-"""The generation loop: rows, batches, prompts, stops and errors; and what importing the runtime loads."""
+"""Tests of the generation loop (rows, batches, prompts, stops, errors) and of the modules that the runtime imports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENGINES = ("numpy", "onnxruntime", "torch", "torchscript")
 
 
 def checkpoint(cell: str, layers: int) -> Checkpoint:
-    """A random model with weights larger than usual, so that what it writes depends on what it has read."""
+    """Return a random model with weights larger than usual, so that its texts depend on its prompts."""
     config = ModelConfig(cell, models.V, 8, 12, layers)
     params = pytorch_params(config, 0)
     params["output.weight"] *= 8
@@ -75,7 +75,7 @@ class Recorder:
 
 
 class Script:
-    """A model that writes given tokens; which script a row follows is told by the first token it reads.
+    """A model that writes given tokens; the first token that a row reads selects its script.
 
     ``state[0, 0, :, 0]`` counts the tokens read and ``state[0, 0, :, 1]`` keeps the first of them.
     """
@@ -115,7 +115,7 @@ def write(script: Sequence[str], tokenizer: Tokenizer = LETTERS, **settings: Any
 
 
 def slow_generation(model: StepModel, prompt: str, index: int, config: GenerationConfig) -> list[int]:
-    """One row alone, one token at a time; the draw walks a list."""
+    """Generate one row alone, one token at a time, with a draw that walks a list."""
     state = zero_state(model.config, 1)
     for token in model.tokenizer.encode(prompt).tolist():
         logits, state = model.step(np.array([[token]]), state)
@@ -535,7 +535,7 @@ def test_damaged_weights_are_told_of() -> None:
 
 
 def step_case(name: str, model: ModelConfig) -> tuple[Any, Any, str]:
-    """Tokens and state, one of them wrong, and what the error says."""
+    """Return tokens and state, one of them wrong, and words of the error."""
     V, fits = model.vocab_size, zero_state(model, 2)
     good = np.zeros((3, 2), np.int64)
     S, L, _, H = fits.shape
@@ -647,7 +647,7 @@ HEAVY = ("torch", "numba", "onnx", "onnxruntime")
 
 
 def loaded_after(code: str, tmp_path: Path) -> tuple[set[str], Any]:
-    """Which of HEAVY a fresh process has loaded after ``code``, and what it left in ``result``."""
+    """Return the modules of HEAVY that a new process has loaded after ``code``, and the value of its ``result``."""
     ending = f"import json, sys; print(json.dumps([[m for m in {HEAVY} if m in sys.modules], result]))"
     done = subprocess.run(
         [sys.executable, "-c", f"result = None\n{code}\n{ending}"],
@@ -679,7 +679,7 @@ def test_an_onnx_file_runs_without_torch_and_numba(tmp_path: Path) -> None:
         "result = [g.text for g in generate(load('model.onnx'), ['cafe', 'a'], seed=3, max_new_tokens=20)]"
     )
     loaded, result = loaded_after(code, tmp_path)
-    assert loaded == {"onnx", "onnxruntime"}  # onnx looks at the file before the native library does
+    assert loaded == {"onnx", "onnxruntime"}  # onnx checks the file before the native library reads it
     assert result == texts(generate(make_model(lstm, "numpy"), ["cafe", "a"], seed=3, max_new_tokens=20))
 
 
