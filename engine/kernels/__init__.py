@@ -26,7 +26,7 @@ class CellKernel(NamedTuple):
 
 
 def _layers_with(packing: Packing) -> LayerFunctions:
-    """Return the layers whose products have factors of a format."""
+    """Return the layers, with products whose factors are packed in the given format."""
     return LayerFunctions(
         zeros,
         embedding.embedding_forward,
@@ -41,7 +41,7 @@ def _layers_with(packing: Packing) -> LayerFunctions:
 
 
 def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, CellKernel], LayerFunctions]:
-    """Return the cells and the layers whose products have factors of a format."""
+    """Return the cells and the layers, with products whose factors are packed in the given format."""
     cells = {
         cell: CellKernel(partial(forward, cell, packing=packing), partial(backward, cell, packing=packing))
         for cell in CELL_FORMULAS

@@ -6,7 +6,7 @@ panel is a row of the second. Panels and the rows that meet them are filled up w
 
 Shapes of tiles are a state of the thread (``configure``), and a process requests them from the system once
 (``target.has_tiles``). Every row is summed in one order whatever the others are, so results do not depend on rows (but for
-numbers below 2⁻¹²⁶, which only tiles take for 0); they differ from those of ``vdpbf16ps``, which sums pairs one after the
+numbers below 2⁻¹²⁶, which only tiles treat as 0); they differ from those of ``vdpbf16ps``, which sums pairs one after the
 other, by rounding.
 """
 

@@ -131,8 +131,9 @@ def _can_write(folder: Path) -> bool:
 def drop_stale_cache(cache: Path, version: str) -> None:
     """Remove the cached kernels unless they are of ``version``, and record it.
 
-    Numba checks the file of the cached function only, and would keep using old code of the functions that it calls. Several
-    processes may call this at the same time: a kernel whose file is missing is compiled again.
+    Numba checks the file of the cached function only, and would keep using old code of the functions that it calls; so the
+    version is part of what it compares (``keep_in_folder``), and old files are only in the way. Several processes may call
+    this at the same time: a kernel whose file is missing is compiled again.
     """
     mark = cache / "kernels.sha256"
     with contextlib.suppress(OSError):  # a folder that cannot be written changes with an installation only

@@ -18,7 +18,7 @@ def activate(hidden: Vectors, inputs: Vectors, before: Vectors) -> Outputs:
 
 
 def differentiate(gates: Vectors, before: Vectors, after: Vectors, dh: Vectors, dstate: Vectors) -> Outputs:
-    """Return the gradients of the arguments of r and z, of hn and of n's argument, and that of h_prev beside the product."""
+    """Return the gradients of the arguments of r and z, of hn and of n's argument, and of h_prev without the product."""
     (r, z, hn, n), (h_prev,), (dh,), (dh_next,) = gates, before, dh, dstate
     dh = dh_next + dh
     dn = dh * (1 - z) * (1 - n * n)

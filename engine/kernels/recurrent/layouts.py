@@ -20,7 +20,7 @@ def as_gathered(xg: NDArray | Gathered) -> Gathered:
     if isinstance(xg, Gathered):
         return xg
     T, B, G = xg.shape
-    return Gathered(xg.reshape(T * B, G), np.arange(T * B).reshape(T, B))
+    return Gathered(xg.reshape(T * B, G), np.arange(T * B, dtype=np.int64).reshape(T, B))
 
 
 class ColumnRanges(NamedTuple):

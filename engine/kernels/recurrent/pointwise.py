@@ -77,13 +77,14 @@ def _run_formula(typing_context, cell, step, arguments, results, units):  # type
     return types.void(cell, step, arguments, results, types.intp), codegen
 
 
-def _compile_activation(cell: str, products: int) -> Any:
+def _compile_activation(cell: str) -> Any:
     """Return a compiled function that activates units u0 … u1 of rows of one time step.
 
     It reads the input product of row r from row ``places[first + r]`` of ``table``; ``gates_at``, ``before`` and ``after`` are
     the places of the first row in the flat arrays, ``width`` is the distance between rows of gates, ``plane`` that between
     the arrays of the state.
     """
+    products = CELL_FORMULAS[cell].products
 
     @compiled
     def activate(
@@ -102,7 +103,10 @@ def _compile_activation(cell: str, products: int) -> Any:
 
 
 def _compile_derivative(cell: str) -> Any:
-    """Return a compiled function that differentiates units u0 … u1 of rows of one time step; places are as above."""
+    """Return a compiled function that differentiates units u0 … u1 of rows of one time step.
+
+    Places and distances are those of ``_compile_activation``.
+    """
 
     @compiled
     def differentiate(
@@ -140,7 +144,10 @@ def _integers(count: int) -> tuple[Any, ...]:
 
 
 def _caller(parameters: Callable[[Any], tuple[Any, ...]]) -> Any:
-    """Return an intrinsic that calls the function at an address with a tuple of arguments, the first a flat array."""
+    """Return an intrinsic that calls the function at an address with a tuple of arguments, the first a flat array.
+
+    The function's status is dropped, because it cannot raise: it allocates nothing, and Numba does not check indices.
+    """
 
     @intrinsic
     def call(typing_context, address, arguments):  # type: ignore[no-untyped-def]
@@ -158,26 +165,24 @@ def _caller(parameters: Callable[[Any], tuple[Any, ...]]) -> Any:
 # for compiled code: (the address that ``activation`` or ``derivative`` returned, the arguments of the function there)
 activate_rows, differentiate_rows = _caller(_activation_types), _caller(_derivative_types)
 
+_STEPS = {
+    "activate": (_compile_activation, _activation_types),
+    "differentiate": (_compile_derivative, _derivative_types),
+}
 _compiled: dict[tuple[str, str], Any] = {}  # keeps the code at the addresses, by cell and step
 _addresses: dict[tuple[str, str, np.dtype], int] = {}
 _lock = threading.Lock()
 
 
 def _address(cell: str, step: str, dtype: np.dtype) -> int:
+    """Return the address of a cell's function of a step, compiling or loading it first."""
     key = cell, step, dtype
     if key not in _addresses:
+        compile_step, parameters = _STEPS[step]
         with _lock:  # of two functions for one address, the code of the one that is dropped would be freed
-            if key not in _addresses:
-                forward = step == "activate"
-                if (cell, step) not in _compiled:
-                    made = (
-                        _compile_activation(cell, CELL_FORMULAS[cell].products)
-                        if forward
-                        else _compile_derivative(cell)
-                    )
-                    _compiled[cell, step] = made
-                parameters = (_activation_types if forward else _derivative_types)(from_dtype(dtype))
-                _addresses[key], _ = function_address(_compiled[cell, step], parameters)
+            if (cell, step) not in _compiled:
+                _compiled[cell, step] = compile_step(cell)
+            _addresses[key], _ = function_address(_compiled[cell, step], parameters(from_dtype(dtype)))
     return _addresses[key]
 
 

@@ -21,7 +21,7 @@ class Split(NamedTuple):
     team: NDArray[np.int64]  # shared memory of the barrier between the parts
 
 
-# Weights of this many bytes exceed the L2 cache of a core; with fewer rows a thread than this, products wait for them
+# Weights of _LARGE bytes exceed the L2 cache of a core; with fewer than _FEW_ROWS rows a thread, products wait for them
 _LARGE, _FEW_ROWS = 1 << 21, 16
 
 

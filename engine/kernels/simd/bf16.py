@@ -34,7 +34,7 @@ def check_available() -> None:
     """Check that this processor has the instruction.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: this processor does not have it.
     """
     if not available():
         raise ConfigError(

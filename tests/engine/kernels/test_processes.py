@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import models
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.dispatcher import Dispatcher
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.kernels.jit.compilation import _announce, drop_stale_cache, source_digest
@@ -123,9 +125,23 @@ def test_code_of_a_file_edited_since_its_import_or_of_a_namesake_is_not_loaded(t
     assert done.stdout.splitlines() == ["2", "21 0", "21 1"], done.stderr
 
 
+def compiled_types() -> dict[int, int]:
+    """Return for how many types each function of the package is compiled, by its identity."""
+    ours = [
+        one for one in gc.get_objects() if isinstance(one, Dispatcher) and str(one.__module__).startswith("unrolled.")
+    ]
+    return {id(one): len(one.signatures) for one in ours}
+
+
 def test_warmup_leaves_nothing_to_compile() -> None:
     warmup("lstm")
     assert warmup("lstm") < 1.0
+    before = compiled_types()
+    model: Any = make_model(models.checkpoint("lstm", hidden_size=40), "numba")
+    for temperature in (1.0, 0.5):
+        list(generate(model, ["a", "ab"], max_new_tokens=4, temperature=temperature, top_k=3))
+    assert compiled_types() == before
+    assert max(before.values()) > 0
     with pytest.raises(ConfigError, match="cell"):
         warmup("lstn")
 
