@@ -18,7 +18,7 @@ LARGEST, SMALLEST = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subn
 
 
 def applied(name: str) -> Callable[[NDArray], NDArray]:
-    """The function over an array."""
+    """Return a function that applies the activation to an array."""
     run = elementwise(getattr(activations, name))
 
     @compiled
@@ -42,7 +42,7 @@ def truth(name: str, x: NDArray) -> NDArray:
 
 
 def points(name: str) -> NDArray:
-    """A million: magnitudes of every order, denormal ones too, and evenly spaced where the function is curved."""
+    """Return a million numbers: all magnitudes, denormal ones too, and evenly spaced ones where the function is curved."""
     orders, near = np.geomspace(SMALLEST, LARGEST, 250_000), np.linspace(0, 20, 200_000)
     below = np.linspace(0, 105, 100_000)  # as far as e^-x is not 0
     x = np.concatenate([orders, near, below, [0.0, np.inf]]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Products on a processor's tiles: who may use them, their shapes, and that they are what runs where there are some."""
+"""Products on AMX tiles: permission to use tiles, their shapes, and their use by products on processors that have them."""
 
 from __future__ import annotations
 

@@ -31,18 +31,18 @@ from unrolled.runtime.models.load import load
 
 
 def whole_model(test: Callable[..., None]) -> Callable[..., None]:
-    """The instructions in the place of bf16's make kernels of their own to compile."""
+    """Mark a test slow on a processor without the instruction, for which more kernels must be compiled."""
     return test if bf16.available() else pytest.mark.slow(test)
 
 
 @pytest.fixture
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processor has no such instruction, others take its place in products; users are refused it there."""
+    """Allow bfloat16 on every processor: products replace a missing instruction, which users are refused."""
     monkeypatch.setattr(bf16, "available", lambda: True)
 
 
 def rounded(x: NDArray) -> NDArray:
-    """The nearest bfloat16, ties to the even one, as float32."""
+    """Return the nearest bfloat16, ties to the even one, as float32."""
     bits = x.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 

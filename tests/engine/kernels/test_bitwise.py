@@ -1,4 +1,4 @@
-"""What of the compiled engine is the same to the last bit: a row in any batch, a training run again, on any threads."""
+"""Bitwise reproducibility of the compiled engine: a row in any batch, a repeated training run, any number of threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THREADS = (1, 2)
 
 
 def assert_same(got: NDArray, expected: NDArray, what: str) -> None:
-    """To the last bit: 0 and -0 differ."""
+    """Compare bit by bit: 0 and -0 differ."""
     np.testing.assert_array_equal(got.view(np.int32), expected.view(np.int32), err_msg=what)
 
 
@@ -52,7 +52,7 @@ def test_a_row_is_the_same_alone_in_any_batch_anywhere_and_on_any_threads(cell: 
 
 
 def trained(config: ModelConfig, optimizer: str, threads: int, seed: int = 0) -> Params:
-    """Parameters after six steps; batches small and large, so that layers are shared out both ways."""
+    """Return the parameters after six training steps on small and large batches, so that layers are divided both ways."""
     params = models.params(config, np.float32)
     with on_threads(threads):
         trainable = EngineTrainable(config, params, OptimizerConfig(optimizer), clip_norm=1.0, backend="numba")

@@ -1,4 +1,4 @@
-"""Every private interface of Numba and llvmlite that the kernels rest on: a release that changes one fails here."""
+"""Every private interface of Numba and llvmlite that the kernels use: a release that changes one fails here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PRIVATE = re.compile(
 
 
 def private_interfaces(folder: Path) -> list[str]:
-    """Modules of a folder that use private interfaces of Numba or llvmlite."""
+    """Return the modules of a folder that use private interfaces of Numba or llvmlite."""
     return sorted(path.name for path in folder.rglob("*.py") if PRIVATE.search(path.read_text("utf-8")))
 
 

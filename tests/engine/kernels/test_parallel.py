@@ -1,4 +1,4 @@
-"""Functions that run once for each part of the work, and what is compiled for whom."""
+"""Functions that run once for each part of the work, and the types that they are compiled for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What a test compiles is kept in a folder of its own."""
+    """Keep the code that a test compiles in a folder of its own."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(thread_pool, "_launch", compilation.compiled(thread_pool._launch.py_func))
 

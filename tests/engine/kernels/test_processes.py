@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import models
+import numba
 import numpy as np
 import pytest
 from numba import njit
 from numba.core.dispatcher import Dispatcher
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.kernels.jit.compilation import _announce, drop_stale_cache, source_digest
+from unrolled.engine.kernels.jit import compilation
+from unrolled.engine.kernels.jit.compilation import _announce, cache_folder, drop_stale_cache, source_digest
 from unrolled.engine.training.warmup import warmup
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.models.engines import make_model
@@ -28,7 +30,7 @@ SUPPORT = Path(__file__).parents[2] / "support"
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python code in a process of its own, which finds the tests' modules."""
+    """Run Python code in a process of its own, which can import the tests' modules."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         env={**os.environ, "PYTHONPATH": str(SUPPORT), "PYTHONWARNINGS": "ignore", **environment},
@@ -123,6 +125,19 @@ def test_code_of_a_file_edited_since_its_import_or_of_a_namesake_is_not_loaded(t
         "import sys; sys.dont_write_bytecode = True\n" + textwrap.dedent(code), NUMBA_CACHE_DIR=str(tmp_path / "cache")
     )
     assert done.stdout.splitlines() == ["2", "21 0", "21 1"], done.stderr
+
+
+def test_the_next_folder_that_can_be_written_keeps_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "own"))
+    assert cache_folder().parent == tmp_path / "own"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(blocked / "below"))
+    assert cache_folder() == compilation.SOURCES / "__pycache__"
+    monkeypatch.setattr(compilation, "_can_write", lambda folder: False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "another"))
+    with pytest.raises(RuntimeError, match="no folder for compiled kernels can be written"):
+        cache_folder()
 
 
 def compiled_types() -> dict[int, int]:

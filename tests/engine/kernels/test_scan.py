@@ -1,4 +1,4 @@
-"""The scan runs any cell: one that only this file has is compiled to two functions over rows, and the scan is not."""
+"""The scan runs any cell: for a cell of this file, two functions over rows are compiled, but no scan."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def backward_reference(dh: NDArray, ds_T: NDArray, gates: NDArray, w_hh: NDArray
 
 @pytest.fixture
 def leaky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The name of a cell that is registered, and kept on disk, for one test."""
+    """Return the name of a cell that is registered, and cached on disk, for one test."""
     name = "leaky"
     run_lstm()  # loads the scan from the folder of the kernels
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))

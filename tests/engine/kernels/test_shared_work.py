@@ -1,4 +1,4 @@
-"""Whichever way threads share out a step, by rows of the batch or by columns, its results are the reference's."""
+"""A training step equals the reference however threads share it, by rows of the batch or by columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MORE_THREADS = (3, 4, 5, 16)
 
 
 class Division(NamedTuple):
-    """Of one product: the rows of its factors, in how many pieces they are added up, and from how many ranges of them."""
+    """A product's rows of factors, the pieces in which they are added up, and the ranges of rows that make up a piece."""
 
     rows: int
     pieces: int
@@ -31,7 +31,7 @@ class Division(NamedTuple):
 
 @pytest.fixture
 def divided(monkeypatch: pytest.MonkeyPatch) -> list[Division]:
-    """What products do from here on; memory that they get is full of NaN."""
+    """Record how products are divided from here on, and fill the memory that they allocate with NaN."""
     seen: list[Division] = []
     add, empty = weight_gradient._add_transposed_product, weight_gradient.empty
     names = list(inspect.signature(add).parameters)

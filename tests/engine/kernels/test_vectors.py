@@ -1,4 +1,4 @@
-"""Formulas over arrays as vector IR: values against NumPy, for every number of numbers, wherever they stand."""
+"""Formulas over arrays as vector IR: values against NumPy, for arrays of every length and at every offset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _quotient_all = elementwise(quotient)
 
 @compiled
 def mixed(a: np.ndarray, b: np.ndarray, factor: Any, into: np.ndarray, count: int) -> None:
-    """The three outputs are rows of ``into`` (3, ≥ count)."""
+    """Run the formula; its three outputs are rows of ``into`` (3, ≥ count)."""
     _mixed_all((a, b), (into[0], into[1], into[2]), (factor,), count)
 
 

@@ -1,4 +1,4 @@
-"""Vectors as wide as what Numba compiles for, which its own settings can make narrower than the processor's."""
+"""Vectors as wide as the target of Numba, whose settings can make it narrower than the processor."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_the_tests_to_repeat_exist() -> None:
 
 
 def widest(assembly: str) -> int:
-    """Bytes of the widest register in it."""
+    """Return the bytes of the widest register in it."""
     return max((size for size, name in REGISTERS.items() if re.search(rf"%{name}\d", assembly)), default=0)
 
 
 def product_assembly() -> str:
-    """Of the product on one thread in float32; compiled anew, because Numba does not show what it has cached."""
+    """Return the assembly of the product on one thread in float32, compiled again because Numba shows none of cached code."""
     add_product = njit(matmul.add_product.py_func)
     a, c = np.ones(6, np.float32), np.zeros(10, np.float32)
     add_product(a, 0, 3, 1, pack(np.ones((3, 5), np.float32)), c, 0, 5, 2, 5, False)
@@ -117,7 +117,7 @@ def run(settings: dict[str, str], cache: Path, *arguments: str) -> str:
 @x86_only
 @pytest.mark.parametrize(("settings", "width"), [(AVX2, 32), (SSE2, 16)], ids=["avx2", "sse2"])
 def test_narrower_targets_compute_the_same(settings: dict[str, str], width: int, tmp_path: Path) -> None:
-    """Tests of kernels once more, all compiled for the narrower target."""
+    """Repeat tests of kernels with all of them compiled for the narrower target."""
     if TARGET.vector_bytes < width:
         pytest.skip("this processor has no AVX2")
     told = run(
