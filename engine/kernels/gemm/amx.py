@@ -273,8 +273,9 @@ def multiply(
     All arrays are flat: rows of A, ``start`` and C are ``a_row``, ``start_row`` and ``c_row`` items apart, panels have K words
     and W columns. ``back`` multiplies the last columns first.
 
-    A single row is multiplied without tiles (``_emit_row``): while other work runs on the same core, tiles read 25 GB/s of
-    weights and FMAs 50 (67 and 105 on a core without other work; Emerald Rapids, 512 KB).
+    A single row is multiplied without tiles (``_emit_row``): while other work runs on the same core, a tile takes four times
+    as long to load, so tiles read 25 GB/s of weights and FMAs 50 (67 and 105 on a core without other work; Emerald Rapids,
+    512 KB).
     """
     many = rows // (2 * ROWS) * (2 * ROWS)
     if many > 0:

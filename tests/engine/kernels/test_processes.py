@@ -22,6 +22,7 @@ from numba.core.dispatcher import Dispatcher
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.kernels.jit import compilation
 from unrolled.engine.kernels.jit.compilation import _announce, cache_folder, drop_stale_cache, source_digest
+from unrolled.engine.kernels.jit.numba_internals import user_cache_folder
 from unrolled.engine.training.warmup import warmup
 from unrolled.runtime.generation.generate import generate
 from unrolled.runtime.models.engines import make_model
@@ -133,7 +134,7 @@ def test_the_next_folder_that_can_be_written_keeps_the_kernels(tmp_path: Path, m
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "own"))
     assert cache_folder().parent == tmp_path / "own"
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(blocked / "below"))
-    assert cache_folder() == compilation.SOURCES / "__pycache__"
+    assert cache_folder() in (compilation.SOURCES / "__pycache__", user_cache_folder() / cache_folder().name)
     monkeypatch.setattr(compilation, "_can_write", lambda folder: False)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "another"))
     with pytest.raises(RuntimeError, match="no folder for compiled kernels can be written"):
@@ -155,7 +156,7 @@ def test_warmup_leaves_nothing_to_compile() -> None:
     model: Any = make_model(models.checkpoint("lstm", hidden_size=40), "numba")
     for temperature in (1.0, 0.5):
         list(generate(model, ["a", "ab"], max_new_tokens=4, temperature=temperature, top_k=3))
-    assert compiled_types() == before
+    assert not [count for key, count in compiled_types().items() if count > before.get(key, 0)]
     assert max(before.values()) > 0
     with pytest.raises(ConfigError, match="cell"):
         warmup("lstn")
