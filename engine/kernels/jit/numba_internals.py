@@ -109,7 +109,7 @@ class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):
     def __init__(self, function: Callable[..., Any], folder: Callable[[], Path], version: Callable[[], str]) -> None:
         self._py_file, self._lineno = inspect.getfile(function), function.__code__.co_firstlineno
         self._folder, self._version = folder, version
-        # at import: if the file is edited before the first call, the code that is compiled is still that of now
+        # read now, at import: a file that is edited before the first call differs from the code that is compiled
         self._own_stamp = super().get_source_stamp()
 
     def get_cache_path(self) -> str:

@@ -141,6 +141,15 @@ def test_the_next_folder_that_can_be_written_keeps_the_kernels(tmp_path: Path, m
         cache_folder()
 
 
+def test_code_for_tiles_is_not_loaded_where_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = []
+    for has_amx, granted in ((True, True), (True, False), (False, False)):
+        monkeypatch.setattr(compilation, "TARGET", compilation.TARGET._replace(amx_bf16=has_amx))
+        monkeypatch.setattr(compilation, "has_tiles", lambda granted=granted: granted)
+        versions.append(compilation._version.__wrapped__())
+    assert versions[1] != versions[0] == versions[2] == source_digest(compilation.SOURCES)
+
+
 def compiled_types() -> dict[int, int]:
     """Return for how many types each function of the package is compiled, by its identity."""
     ours = [
