@@ -55,7 +55,7 @@ class NumbaModel(TokenizedModel):
     """A model on the compiled engine, which also generates texts; its weights are packed with the first text."""
 
     capabilities = STEP | {"read", "flow"}
-    min_call_tokens = 256
+    min_call_tokens = 256  # a stop text in one of 16 rows then wastes at most 15 tokens of it
 
     def __init__(self, model: LanguageModel, checkpoint: Checkpoint) -> None:
         super().__init__(model.engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)

@@ -77,7 +77,7 @@ def slow_min_p(scores: Row, min_p: float) -> Row:
 
 
 def slow_typical(scores: Row, mass: float) -> tuple[Row, bool]:
-    """What is kept, and whether a sum came so near to the mass, or two distances so near to each other, that it may not be."""
+    """Return filtered scores, and whether rounding may decide: a sum is near to the mass, or two distances to each other."""
     total = math.fsum(math.exp(score) for score in scores)
     p = [math.exp(score) / total for score in scores]
     entropy = -math.fsum(x * math.log(x) for x in p if x > 0)

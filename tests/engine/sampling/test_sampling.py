@@ -130,7 +130,7 @@ def numpy_choose(logits: NDArray, config: SamplingConfig, u: NDArray[np.float64]
 
 @pytest.fixture(scope="module", params=["numpy", "torch", "torchscript"])
 def chooser(request: pytest.FixtureRequest) -> Callable[[int], Chooser]:
-    """From a vocabulary size to a way to choose; each is made once."""
+    """Return a function from a vocabulary size to a way to choose, which is built once for each size."""
     if request.param == "numpy":
         return lambda V: numpy_choose
     made: dict[int, Chooser] = {}
