@@ -13,14 +13,20 @@ from unrolled.engine.tokenizers.contract import Tokenizer
 
 
 @runtime_checkable
-class _LoadedModel(Protocol):
-    """The attributes of a model that generation and scoring need."""
+class _TextModel(Protocol):
+    """The attributes of a model of text."""
 
     config: ModelConfig
     tokenizer: Tokenizer
-    capabilities: frozenset[str]
 
     def step(self, tokens: Any, state: Any) -> Any: ...
+
+
+@runtime_checkable
+class _DeclaredModel(_TextModel, Protocol):
+    """A model of text that declares what it can do, which generation and scoring need to know."""
+
+    capabilities: frozenset[str]
 
 
 def shown(value: object) -> str:
@@ -34,8 +40,13 @@ def check_model(model: object) -> None:
     """Raise ConfigError unless the argument is a loaded model."""
     if isinstance(model, str | os.PathLike):
         raise ConfigError(f"model: got the path {os.fspath(model)!r}, needs a loaded model: load({os.fspath(model)!r})")
-    if not isinstance(model, _LoadedModel):
+    if not isinstance(model, _TextModel):
         raise ConfigError(f"model: got {shown(model)}, needs a loaded model, which load(path) returns")
+    if not isinstance(model, _DeclaredModel):
+        raise ConfigError(
+            f"model: got {shown(model)} without capabilities, needs those that it has, e.g. "
+            'capabilities = frozenset({"step", "generate"})'
+        )
 
 
 def check_path(path: object) -> None:

@@ -6,8 +6,11 @@ import models
 import numpy as np
 import pytest
 
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import STEP, Flow, StepModel, zero_state
+from unrolled.runtime import GenerationConfig, generate
+from unrolled.runtime.models.argument_checks import check_model
 from unrolled.runtime.models.engines import ENGINES, make_model
 from unrolled.runtime.models.onnx_model import OnnxWriter, open_checkpoint
 
@@ -39,6 +42,32 @@ def test_models_declare_their_capabilities_and_have_the_calls(kind: str) -> None
     model = make(kind)
     assert model.capabilities == EXPECTED[kind]
     assert all(callable(getattr(model, name)) for name in CALLS & model.capabilities)
+
+
+class OwnModel:
+    """A model of a user's own, which only computes steps."""
+
+    engine = "own"
+
+    def __init__(self, model: StepModel) -> None:
+        self.config, self.tokenizer, self.step = model.config, model.tokenizer, model.step
+
+
+class DeclaredModel(OwnModel):
+    """The same with its capabilities."""
+
+    capabilities = STEP
+
+
+def test_a_users_own_model_declares_its_capabilities() -> None:
+    model = make("numpy")
+    with pytest.raises(
+        ConfigError, match=r"a OwnModel without capabilities, needs those that it has, e\.g\. capabilities ="
+    ):
+        check_model(OwnModel(model))
+    check_model(DeclaredModel(model))
+    config = GenerationConfig(max_new_tokens=12, seed=4)
+    assert generate(DeclaredModel(model), ["ab"], config)[0].tokens == generate(model, ["ab"], config)[0].tokens  # type: ignore[arg-type]
 
 
 def flow_of(prompts: list[list[int]], remaining: list[int], steps: int) -> Flow:
