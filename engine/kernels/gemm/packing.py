@@ -26,16 +26,21 @@ class Packing(Enum):
     PAIRS = "pairs"  # bfloat16, two along the depth to a 32-bit word
     TILES = "tiles"  # the same words, rows filled up with zeros to whole AMX tiles
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each step of a model looks formats up
+
     def dtype(self, dtype: np.dtype) -> np.dtype:
         """Return the dtype of packed arrays of ``dtype``."""
-        return dtype if self is Packing.FULL else WORD_DTYPE
+        return dtype if self is FULL else WORD_DTYPE
 
     def depth(self, K: int) -> int:
         """Return the packed items of K numbers along the depth of a product."""
-        if self is Packing.FULL:
+        if self is FULL:
             return K
         unit = amx.DEPTH if self is Packing.TILES else 1
         return ((K + 1) // 2 + unit - 1) // unit * unit
+
+
+FULL = Packing.FULL  # a look-up in the class costs as much as a small allocation
 
 
 def bf16_packing() -> Packing:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import amx
 from unrolled.engine.kernels.gemm.microkernel import PANEL_BYTES, VECTORS
-from unrolled.engine.kernels.gemm.packing import Packing, by_packing
+from unrolled.engine.kernels.gemm.packing import FULL, Packing, by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.simd.bf16 import WORD_DTYPE, word
 from unrolled.engine.kernels.simd.copies import copy_transposed, make_copy, make_pairing
@@ -126,10 +126,10 @@ def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, 
 def _packed(b: NDArray, transposed: bool, packing: Packing) -> NDArray:
     """Return the panels of ``b`` or ``b.T``."""
     N, K = b.shape if transposed else b.shape[::-1]
-    dtype, depth, paired = packing.dtype(b.dtype), packing.depth(K), 1 if packing is Packing.FULL else 2
+    dtype, depth, paired = packing.dtype(b.dtype), packing.depth(K), 1 if packing is FULL else 2
     W = panel_width(dtype)
     panels = empty((-(-N // W), depth, W), dtype)
-    if packing is not Packing.FULL:
+    if packing is not FULL:
         panels[:, (K + 1) // 2 :] = 0
     _pack(b, panels, transposed, paired)
     return panels

@@ -70,6 +70,7 @@ _FREE = _references(_new_buffer(1))
 
 def _add_buffer(size: int) -> _Buffer:
     """Add a new buffer in its place; drop the free ones if there are too many."""
+    _watch_forks()
     if len(_buffers) >= MOST_BUFFERS or sum(map(_size_of, _buffers)) + size > MOST_BYTES:
         _buffers[:] = [buffer for buffer in _buffers if _references(buffer) > _FREE]
     buffer = _new_buffer(size)
@@ -83,7 +84,6 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     size = math.prod(shape) * kind.itemsize
     if size < SMALLEST:
         return np.empty(shape, kind)
-    _watch_forks()
     with _lock:
         first = bisect.bisect_left(_buffers, size, key=_size_of)
         # up to an eighth larger, so that batches of varying length share buffers
