@@ -16,7 +16,7 @@ from unrolled.runtime import generate, load
 from unrolled.runtime.generation.batch_generator import BatchGenerator
 
 pytestmark = pytest.mark.slow
-README = Path(__file__).parent.parent / "runtime" / "README.md"
+README = Path(__file__).parents[3] / "runtime" / "README.md"
 SETTINGS: dict[str, Any] = {"max_new_tokens": 12, "seed": 3, "temperature": 0.8}
 
 
