@@ -121,9 +121,11 @@ class Scheduler:
         plains = [row.config.plain for row in new]
         for plain in {*plains} - set(self._slots):
             self._slots[plain], going[plain] = self._make_slots(plain), np.empty(0, bool)
-        for kind, slots in self._slots.items():
+        for kind, slots in list(self._slots.items()):
             some = [row for row, plain in zip(new, plains, strict=True) if plain == kind]
-            if some or not going[kind].all():
+            if not some and not going[kind].any():
+                del self._slots[kind]  # which is cheaper than to empty them; a single text would notice
+            elif some or not going[kind].all():
                 slots.replace(going[kind], some)
 
     def advance(self) -> bool:
