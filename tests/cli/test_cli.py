@@ -16,6 +16,7 @@ from typing import Any
 import models
 import pytest
 import typer
+from commands import run_command
 from rich.text import Text
 
 from unrolled.cli.app import app
@@ -40,18 +41,8 @@ RUN_FILES = {
 
 
 def run(*arguments: str, stdin: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command in a new process; fail unless it exits with ``code``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "unrolled.cli", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    """Run the command in a wide terminal; fail unless it exits with ``code``."""
+    return run_command(*arguments, stdin=stdin, code=code, COLUMNS="200", PYTHONIOENCODING="utf-8")
 
 
 def run_json(*arguments: str, **settings: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+from commands import run_command
 from safetensors.numpy import save_file as save_numpy
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnrolledError
@@ -497,16 +498,7 @@ def test_vocabularies_that_do_not_fit_are_named_errors(tmp_path: Path) -> None:
 
 
 def command(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "unrolled.cli", *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "COLUMNS": "160", "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    return run_command(*arguments, code=code, COLUMNS="160", PYTHONIOENCODING="utf-8")
 
 
 def test_the_command_imports_into_a_run_folder(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pathlib
 import pickle
 import struct
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_command
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnrolledError
 from unrolled.export.importing import torch_files
@@ -372,18 +372,6 @@ def test_damage_anywhere_is_a_named_error_or_harmless(tmp_path: Path, how: str) 
         assert RAN == []
 
 
-def command(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "unrolled.cli", *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 def test_the_command_names_its_options(tmp_path: Path) -> None:
     module = lstm()
     other = {name: value * 2 for name, value in module.state_dict().items()}
@@ -392,15 +380,15 @@ def test_the_command_names_its_options(tmp_path: Path) -> None:
     (tmp_path / "v.json").write_text(json.dumps(TOKENS))
     weights, run = str(tmp_path / "w.ckpt"), str(tmp_path / "run")
     base = ("import", weights, "-o", run, "--vocabulary", str(tmp_path / "v.json"))
-    refused = command(*base, code=2).stderr
+    refused = run_command(*base, code=2).stderr
     assert f"--state-dict: {weights} holds several models, under model, ema; name one" in " ".join(refused.split())
-    refused = command(*base, "--state-dict", "model", code=2).stderr
+    refused = run_command(*base, "--state-dict", "model", code=2).stderr
     assert "say --ignore value.weight" in " ".join(refused.split())
-    shown = json.loads(command(*base, "--state-dict", "model", "--ignore", "value.*", "--json").stdout)
+    shown = json.loads(run_command(*base, "--state-dict", "model", "--ignore", "value.*", "--json").stdout)
     assert shown["ignored"] == ["value.weight"]
     assert shown["notes"][:2] == ["read are the tensors under model", "left out beside them: ema"]
     assert "this model computes something else: compare them" in shown["notes"][2]
     assert shown["config"]["vocab_size"] == V
     best = str(tmp_path / "run" / "best.safetensors")
     again = ("import", best, "-o", run, "--vocabulary", str(tmp_path / "v.json"), "--overwrite")
-    assert "is read and cannot be written at once" in " ".join(command(*again, code=2).stderr.split())
+    assert "is read and cannot be written at once" in " ".join(run_command(*again, code=2).stderr.split())

@@ -123,7 +123,7 @@ def test_alarm_a_part_alone_is_another_model(change: str, alone: str) -> None:
 @pytest.mark.parametrize("left", [["fc.weight_g"], ["fc.weight_v"], ["fc.*"]])
 @pytest.mark.parametrize("missing", ["fc.weight_g", "fc.weight_v"])
 def test_an_output_in_parts_is_never_taken_for_a_tied_one(missing: str, left: list[str]) -> None:
-    """With E = H the embedding would fit as output."""
+    """Refuse to tie the output to an embedding that fits by its shape, as it does with E = H."""
     module = made(lambda: Model("LSTM", 1, tied=True))
     module.fc.weight = nn.Parameter(module.fc.weight.detach().clone() * 2)
     nn.utils.weight_norm(module.fc)
@@ -261,7 +261,7 @@ def test_ignoring_needs_each_tensor_by_name_and_is_noted() -> None:
 
 @pytest.mark.parametrize("missing", ["embedding.weight", "fc.weight"])
 def test_an_end_is_taken_for_tied_only_where_that_was_said(missing: str) -> None:
-    """With E = H either matrix would fit in both places."""
+    """Tie matrices on request only: with E = H either would fit in both places."""
     module = made(lambda: Model("GRU", 1, tied=True))
     weights = {name: value for name, value in weights_of(module).items() if name != missing}
     with pytest.raises(ModelFileError, match=r"no (embedding|output layer): .* say --tie"):
