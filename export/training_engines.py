@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.network.backends import FLOAT32, check_precision
 from unrolled.engine.optimizers.config import OptimizerConfig
@@ -23,7 +23,7 @@ def _backend_maker(backend: str) -> TrainableMaker:
     return lambda config, params, optimizer, clip: EngineTrainable(config, params, optimizer, clip, backend)
 
 
-def _torch(config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
+def _torch(config: LanguageModelConfig, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
     try:
         from unrolled.export.torch.training import TorchTrainable
     except ImportError as error:
@@ -79,7 +79,7 @@ def training_group(engine: str) -> Iterator[Group]:
 
 def make_trainable(
     engine: str,
-    config: ModelConfig,
+    config: LanguageModelConfig,
     params: Params,
     optimizer: OptimizerConfig,
     clip_norm: float | None = None,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.cells.cell import SIGMOID, TANH
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.linear import linear_backward_input, linear_forward
 from unrolled.engine.models.layers.output_loss import logit_pieces, softmax_cross_entropy
 from unrolled.engine.models.parameters import Params, layer_params, output_weight_name
@@ -87,7 +87,7 @@ def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Text
 
 
 def _forward_pass(
-    config: ModelConfig, params: Params, tokens: NDArray[np.int64], state: NDArray
+    config: LanguageModelConfig, params: Params, tokens: NDArray[np.int64], state: NDArray
 ) -> tuple[NDArray, NDArray, list[LayerTape]]:
     """Return outputs (T, B, H), final state and a tape a layer, for tokens (T, B)."""
     backend, first = get_backend("numpy"), layer_params(params, 0)
@@ -114,7 +114,7 @@ def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.i
     return found
 
 
-def _layer_gates(config: ModelConfig, layer: int, found: Sequence[NDArray]) -> list[Gate]:
+def _layer_gates(config: LanguageModelConfig, layer: int, found: Sequence[NDArray]) -> list[Gate]:
     spec, H = config.spec, config.hidden_size
     values = np.concatenate(found)  # (T, ≥ G·H): a cell may store more after its gates
     named = zip(spec.gate_names, spec.gate_kinds, strict=True)

@@ -23,7 +23,7 @@ from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, JobError, ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.runs.experiment import ModelSettings
 from unrolled.engine.runs.metrics_log import read_metrics
@@ -234,7 +234,7 @@ def test_a_study_goes_on() -> None:
 
 
 @dataclass(frozen=True)
-class LaterConfig(ModelConfig):
+class LaterConfig(LanguageModelConfig):
     """A model with a setting that 0.1.0 did not have."""
 
     zoneout: float = 0.1
@@ -255,10 +255,10 @@ class LaterChars(CharTokenizer):
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next release: ``ModelConfig`` and character tokenizers with a setting more."""
+    """The next release: ``LanguageModelConfig`` and character tokenizers with a setting more."""
     monkeypatch.setitem(canonical.LATER, "LaterConfig", {"zoneout": 0.0})
     monkeypatch.setitem(canonical.LATER, "LaterChars", {"normalize": "none"})
-    monkeypatch.setattr(checkpoint, "ModelConfig", LaterConfig)
+    monkeypatch.setattr(checkpoint, "LanguageModelConfig", LaterConfig)
     monkeypatch.setitem(TOKENIZERS, "char", LaterChars)
 
 
@@ -294,7 +294,7 @@ def test_a_later_setting_with_another_value_is_kept_and_changes_the_digest() -> 
 def test_this_release_refuses_a_setting_of_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as next_release:
         next_release.setitem(canonical.LATER, "LaterConfig", {"zoneout": 0.0})
-        next_release.setattr(checkpoint, "ModelConfig", LaterConfig)
+        next_release.setattr(checkpoint, "LanguageModelConfig", LaterConfig)
         opened = load_checkpoint("char-gru.safetensors")
         save_checkpoint("later.safetensors", replace(opened, config=replace(opened.config, zoneout=0.3)))
     with pytest.raises(ModelFileError, match="unknown setting zoneout"):
@@ -304,7 +304,7 @@ def test_this_release_refuses_a_setting_of_a_later_one(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("owner", "made"),
     [
-        (ModelConfig, ModelConfig("gru", 7)),
+        (LanguageModelConfig, LanguageModelConfig("gru", 7)),
         (DataConfig, DataConfig(split=(0.5, 0.5, 0.0))),
         (TrainingConfig, TrainingConfig(steps=3)),
         (OptimizerConfig, OptimizerConfig()),

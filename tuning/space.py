@@ -11,8 +11,8 @@ from typing import Any
 
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import INITIALIZERS
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment, option_type
@@ -232,7 +232,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
     for chosen in _combinations(space):
         try:
             experiment = make_experiment({**options, **chosen})
-            ModelConfig(vocab_size=2, **asdict(experiment.model))
+            LanguageModelConfig(vocab_size=2, **asdict(experiment.model))
         except ConfigError as error:
             refused.update({item: error for item in chosen.items() if item not in refused})
         else:

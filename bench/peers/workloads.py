@@ -9,7 +9,7 @@ from typing import Any
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.optimizers.config import OPTIMIZERS
 
 SUITES = ("train", "generate")
@@ -45,9 +45,9 @@ class Workload:
         self.config  # noqa: B018 - checks the model's sizes
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> LanguageModelConfig:
         """Return the configuration of the model."""
-        return ModelConfig(self.cell, self.vocab, self.embedding, self.hidden, self.layers)
+        return LanguageModelConfig(self.cell, self.vocab, self.embedding, self.hidden, self.layers)
 
     @property
     def tokens(self) -> int:
@@ -88,7 +88,7 @@ class Workload:
         return asdict(self)
 
 
-def flops_per_token(config: ModelConfig, batch_size: int, length: int) -> float:
+def flops_per_token(config: LanguageModelConfig, batch_size: int, length: int) -> float:
     """Return the operations a token that a training step on (length, batch_size) needs, as ``Workload`` counts them."""
     sizes = config.num_layers, config.hidden_size, batch_size, length, config.vocab_size, config.embedding_size
     work = Workload("train", config.cell, *sizes)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import pad_prompts, zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling import philox
@@ -35,7 +35,7 @@ SAMPLING_SETTINGS = {
 
 def model_of(cell: str) -> Checkpoint:
     """Return a seeded model whose logits are as spread as those of a trained one."""
-    config = ModelConfig(cell, 65, 48, 96, 2)
+    config = LanguageModelConfig(cell, 65, 48, 96, 2)
     params = {name: (2 * value).astype(np.float32) for name, value in pytorch_params(config, 1, np.float64).items()}
     params["output.weight"] *= 2
     return Checkpoint(config, params, CharTokenizer([chr(0x100 + token) for token in range(65)]), {})

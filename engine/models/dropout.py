@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 
 PROBABILITY_STEPS = 1 << 16  # 16 random bits decide on a unit: a quarter of the time of a random float64
 
@@ -37,7 +37,7 @@ class Dropout:
     outputs: float = 0.0
     variational: bool = False
 
-    def drops(self, config: ModelConfig) -> bool:
+    def drops(self, config: LanguageModelConfig) -> bool:
         """Return whether any unit of the model is dropped in training."""
         return bool(config.dropout or self.inputs or self.outputs)
 
@@ -59,7 +59,7 @@ NO_DROPOUT = Dropout()
 
 
 def dropout_masks(
-    config: ModelConfig,
+    config: LanguageModelConfig,
     T: int,
     B: int,
     rng: np.random.Generator,

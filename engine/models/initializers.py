@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_names, parameter_shapes
 
 FORGET_GATE = "f"
@@ -50,7 +50,7 @@ class InitializerConfig:
             raise ConfigError(f"forget_bias: got {self.forget_bias}, needs a number")
 
 
-def pytorch_params(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Params:
+def pytorch_params(config: LanguageModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Params:
     """Return random parameters with PyTorch's distributions, the same for every engine.
 
     Recurrent and output layers: uniform in ±1/√H. Embedding: normal with unit variance, or with variance 1/H if it also
@@ -68,17 +68,17 @@ def pytorch_params(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32
     return params
 
 
-def _keep_pytorch(config: ModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _keep_pytorch(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Keep the values of ``pytorch_params``."""
 
 
-def _fill_uniform(config: ModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _fill_uniform(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Fill all parameters with uniform values in ±scale."""
     for value in params.values():
         value[...] = rng.uniform(-scale, scale, value.shape)
 
 
-def _fill_xavier(config: ModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _fill_xavier(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Fill matrices in ±scale·√(6 / (in + out)), each gate's by itself, and biases with 0; keep the embedding."""
     for name, value in params.items():
         if name == "embedding.weight":
@@ -90,7 +90,7 @@ def _fill_xavier(config: ModelConfig, params: Params, rng: np.random.Generator, 
         value[...] = rng.uniform(-1, 1, value.shape) * scale * math.sqrt(6 / (value.shape[1] + rows))
 
 
-def _fill_orthogonal(config: ModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _fill_orthogonal(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Fill recurrent matrices with orthogonal ones times scale, each gate's by itself; keep everything else."""
     for layer in range(config.num_layers):
         blocks = params[layer_names(layer).w_hh].reshape(config.spec.gates, config.hidden_size, config.hidden_size)
@@ -100,7 +100,7 @@ def _fill_orthogonal(config: ModelConfig, params: Params, rng: np.random.Generat
 
 
 # Each kind with its default scale.
-INITIALIZERS: dict[str, tuple[Callable[[ModelConfig, Params, np.random.Generator, float], None], float]] = {
+INITIALIZERS: dict[str, tuple[Callable[[LanguageModelConfig, Params, np.random.Generator, float], None], float]] = {
     "pytorch": (_keep_pytorch, 1.0),
     "uniform": (_fill_uniform, 0.1),
     "xavier": (_fill_xavier, 1.0),
@@ -108,7 +108,7 @@ INITIALIZERS: dict[str, tuple[Callable[[ModelConfig, Params, np.random.Generator
 }
 
 
-def initialize_params(config: ModelConfig, seed: int, initializer: InitializerConfig) -> Params:
+def initialize_params(config: LanguageModelConfig, seed: int, initializer: InitializerConfig) -> Params:
     """Return random float32 parameters, the same for every engine.
 
     Raises:
@@ -122,7 +122,7 @@ def initialize_params(config: ModelConfig, seed: int, initializer: InitializerCo
     return params
 
 
-def _set_forget_bias(config: ModelConfig, params: Params, bias: float) -> None:
+def _set_forget_bias(config: LanguageModelConfig, params: Params, bias: float) -> None:
     """Set the forget gate's b_ih to ``bias`` and its b_hh to 0, in every layer."""
     if FORGET_GATE not in config.spec.gate_names:
         raise ConfigError(f"forget_bias: got {bias}, but cell {config.cell} has no forget gate; lstm has one")

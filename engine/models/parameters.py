@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 
 Params = dict[str, NDArray]
 
@@ -49,12 +49,12 @@ def layer_params(params: Mapping[str, NDArray], layer: int) -> LayerParams:
     return LayerParams(*(params[name] for name in layer_names(layer)))
 
 
-def output_weight_name(config: ModelConfig) -> str:
+def output_weight_name(config: LanguageModelConfig) -> str:
     """Return the name of the output layer's (V, H) matrix, which is the embedding's if the weights are tied."""
     return "embedding.weight" if config.tie_weights else "output.weight"
 
 
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter by name, in the order of creation and saving."""
     H, E, V = config.hidden_size, config.embedding_size, config.vocab_size
     rows = config.spec.gates * H
@@ -68,7 +68,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def parameter_count(config: ModelConfig) -> int:
+def parameter_count(config: LanguageModelConfig) -> int:
     """Return the number of parameter values, in constant time for any number of layers."""
     H, V = config.hidden_size, config.vocab_size
     rows = config.spec.gates * H
@@ -77,7 +77,7 @@ def parameter_count(config: ModelConfig) -> int:
     return V * config.embedding_size + layers[0] + inner + (0 if config.tie_weights else V * H) + V
 
 
-def check_file_size(config: ModelConfig, size: int, item_bytes: int = 4) -> None:
+def check_file_size(config: LanguageModelConfig, size: int, item_bytes: int = 4) -> None:
     """Check that a file of ``size`` bytes can hold the parameters of its config, before anything is allocated for it.
 
     Raises:
@@ -102,7 +102,7 @@ def flatten_params(params: Mapping[str, NDArray]) -> NDArray:
     return np.concatenate([value.reshape(-1) for value in params.values()])
 
 
-def check_params(config: ModelConfig, params: Mapping[str, NDArray], where: str = "parameters") -> None:
+def check_params(config: LanguageModelConfig, params: Mapping[str, NDArray], where: str = "parameters") -> None:
     """Check names, shapes, one floating dtype and finite values.
 
     Raises:

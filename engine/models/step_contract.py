@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, ShapeError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.tokenizers.contract import Tokenizer
 
 
@@ -23,7 +23,7 @@ class Stepper(Protocol):
     """A model that keeps the step contract."""
 
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> LanguageModelConfig: ...
     def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]: ...
 
 
@@ -198,7 +198,7 @@ class BindingModel(StepModel, Protocol):
         ...
 
 
-def check_step_results(config: ModelConfig, tokens: NDArray, logits: Any, state: Any) -> None:
+def check_step_results(config: LanguageModelConfig, tokens: NDArray, logits: Any, state: Any) -> None:
     """Check the results of a model file's own graph for ``tokens`` (T, B): logits (T, B, V) and a state (S, L, B, H).
 
     Raises:
@@ -223,7 +223,7 @@ def pad_prompts(prompts: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[N
     return tokens, lengths
 
 
-def zero_state(config: ModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:
+def zero_state(config: LanguageModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:
     """Return the state (S, L, B, H) before the first token."""
     if batch_size < 1:
         raise ShapeError(f"batch_size: got {batch_size}, needs at least one row")
@@ -236,7 +236,7 @@ def are_ids(tokens: NDArray, vocab_size: int) -> bool:
     return int(tokens.astype(np.int64, copy=False).view(np.uint64).max(initial=0)) < vocab_size
 
 
-def check_ids(config: ModelConfig, tokens: NDArray) -> None:
+def check_ids(config: LanguageModelConfig, tokens: NDArray) -> None:
     """Raise ShapeError if one of the tokens, of any shape that is not empty, is outside the vocabulary."""
     if not are_ids(tokens, config.vocab_size):
         raise ShapeError(
@@ -244,7 +244,9 @@ def check_ids(config: ModelConfig, tokens: NDArray) -> None:
         )
 
 
-def check_step(config: ModelConfig, tokens: NDArray, state: NDArray, dtype: np.dtype | type = np.float32) -> None:
+def check_step(
+    config: LanguageModelConfig, tokens: NDArray, state: NDArray, dtype: np.dtype | type = np.float32
+) -> None:
     """Check the arguments of a step.
 
     After this check an engine may index unchecked; onnxruntime's LSTM and GRU abort the process at B = 0.

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError, ShapeError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import (
     Params,
@@ -58,7 +58,7 @@ class Gradients(NamedTuple):
 
 def layers_forward(
     backend: Backend,
-    config: ModelConfig,
+    config: LanguageModelConfig,
     params: Params,
     xg: Any,
     state: NDArray,
@@ -93,7 +93,7 @@ def layers_forward(
 
 def layers_backward(
     backend: Backend,
-    config: ModelConfig,
+    config: LanguageModelConfig,
     params: Params,
     dh: NDArray,
     dstate: NDArray,
@@ -143,7 +143,7 @@ class LanguageModel:
     """
 
     def __init__(
-        self, config: ModelConfig, params: Params, backend: str = "numpy", precision: str = FLOAT32
+        self, config: LanguageModelConfig, params: Params, backend: str = "numpy", precision: str = FLOAT32
     ) -> None:  # fmt: skip
         check_params(config, params)
         self.config = config

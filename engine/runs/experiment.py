@@ -15,8 +15,8 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.dataset import Dataset, check_several_tokens, prepare_dataset
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import InitializerConfig, initialize_params
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
@@ -29,12 +29,12 @@ from unrolled.engine.training.observers import Sampler, SampleWriter, TrainingOb
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import EngineTrainable, Trainable
 
-TrainableMaker = Callable[[ModelConfig, Params, OptimizerConfig, float | None], Trainable]
+TrainableMaker = Callable[[LanguageModelConfig, Params, OptimizerConfig, float | None], Trainable]
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A ModelConfig without the size of the vocabulary, which follows from the corpus."""
+    """A LanguageModelConfig without the size of the vocabulary, which follows from the corpus."""
 
     cell: str = "lstm"
     embedding_size: int = 128
@@ -138,7 +138,7 @@ class PreparedRun:
 
 
 def _make_reference(
-    config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None
+    config: LanguageModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None
 ) -> Trainable:
     """Return a trainable of the NumPy reference."""
     return EngineTrainable(config, params, optimizer, clip_norm)
@@ -165,7 +165,7 @@ def prepare_run(
         experiment = replace(experiment, data=corpus.settle(experiment.data))
     dataset = dataset or make_dataset(corpus, experiment.data)
     check_several_tokens(corpus.name, dataset.tokenizer, experiment.data)
-    config = ModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
+    config = LanguageModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
     params = initialize_params(config, experiment.training.seed, experiment.initial)
     trainable = make(config, params, experiment.optimizer, experiment.clip_norm)
     if experiment.training.average is not None:

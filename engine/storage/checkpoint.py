@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, check_file_size, check_params
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import parse_json, to_json
@@ -36,7 +36,7 @@ BEST_CHECKPOINT, LAST_CHECKPOINT = "best" + CHECKPOINT_SUFFIX, "last" + CHECKPOI
 class Checkpoint:
     """A model with its tokeniser and training record; ``training`` is any JSON object."""
 
-    config: ModelConfig
+    config: LanguageModelConfig
     params: Params
     tokenizer: Tokenizer
     training: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Checkpoint:
         return model_digest(self.config, self.tokenizer, self.params)
 
 
-def model_digest(config: ModelConfig, tokenizer: Tokenizer, params: Params) -> str:
+def model_digest(config: LanguageModelConfig, tokenizer: Tokenizer, params: Params) -> str:
     """Return the SHA-256 of everything that determines a model's output, with the weights in float32."""
     digest = hashlib.sha256(json.dumps([config.to_dict(), tokenizer.to_dict()], sort_keys=True).encode())
     for name in sorted(params):
@@ -118,7 +118,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two for dtypes that NumPy lacks
         raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
-        config = ModelConfig.from_dict(metadata["config"])
+        config = LanguageModelConfig.from_dict(metadata["config"])
         check_file_size(config, path.stat().st_size)
         tokenizer = tokenizer_from_dict(metadata["tokenizer"])
         check_params(config, params)

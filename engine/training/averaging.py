@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.training.trainable import StepResult, Trainable
@@ -40,7 +40,7 @@ class AveragedTrainable:
         self._weights: Params | None = None  # the trained weights, while ``inner`` holds the average
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> LanguageModelConfig:
         return self.inner.config
 
     @property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batch, Batches
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossResult, softmax_cross_entropy
 from unrolled.engine.models.step_contract import Stepper, zero_state
 
@@ -71,7 +71,7 @@ def step_evaluator(model: Stepper) -> Evaluator:
 
 
 def evaluate(
-    evaluator: Evaluator, config: ModelConfig, batches: Batches, dtype: np.dtype | type = np.float32
+    evaluator: Evaluator, config: LanguageModelConfig, batches: Batches, dtype: np.dtype | type = np.float32
 ) -> Metrics:
     """Evaluate all of ``batches`` in order, and carry the state into batches that continue the previous one."""
     loss, correct, count = 0.0, 0, 0

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params, check_params, flatten_params, parameter_shapes, parameter_views
 from unrolled.engine.models.step_contract import Stepper
@@ -109,7 +109,7 @@ class EngineTrainable(LanguageModel):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: LanguageModelConfig,
         params: Params,
         optimizer: OptimizerConfig,
         clip_norm: float | None = None,

@@ -7,9 +7,9 @@ import time
 import numpy as np
 
 from unrolled.engine.data.batches import Batch
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import Flow, zero_state
 from unrolled.engine.network.backends import BF16, FLOAT32
 from unrolled.engine.optimizers.config import OptimizerConfig
@@ -36,7 +36,7 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
     """
     started = time.perf_counter()
     for V in (3, 60):  # vocabularies below and above the number of positions take different paths
-        config = ModelConfig(cell, V, embedding_size=8, hidden_size=8, num_layers=2)
+        config = LanguageModelConfig(cell, V, embedding_size=8, hidden_size=8, num_layers=2)
         params = pytorch_params(config, 0)
         model = EngineTrainable(config, params, OptimizerConfig(optimizer), 1.0, "numba", precision)
         tokens, state = np.zeros((4, 2), np.int64), zero_state(config, 2)

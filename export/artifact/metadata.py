@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unrolled.engine.canonical import canonical, completed
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import check_file_size
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
@@ -68,7 +68,7 @@ class FileInfo(NamedTuple):
 
     form: str
     weights: WeightStorage
-    config: ModelConfig
+    config: LanguageModelConfig
     tokenizer: Tokenizer
     training: dict[str, Any]
     checkpoint_digest: str
@@ -80,7 +80,7 @@ def producer() -> str:
     return f"unrolled {package_metadata.version('unrolled')}"
 
 
-def _state(config: ModelConfig) -> dict[str, Any]:
+def _state(config: LanguageModelConfig) -> dict[str, Any]:
     """Return the description of the state array for hosts."""
     return {
         "input": "state",
@@ -151,7 +151,7 @@ def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = N
     try:
         check_choice("form", form, FORMS)
         weights = _parse_weights(metadata.get(PREFIX + "weights"), metadata[PREFIX + "checkpoint_digest"])
-        config = ModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
+        config = LanguageModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
         if size is not None:
             check_file_size(config, size, NUMBER_FORMATS[weights.storage].item_bytes)
         stated = parse_json(metadata[PREFIX + "state"], "state")

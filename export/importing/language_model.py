@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_names, parameter_shapes
 from unrolled.export.importing.foreign_tensors import leave_out
 from unrolled.export.importing.named_arrays import NamedArrays
@@ -44,7 +44,7 @@ class MatchedTensor(NamedTuple):
 class Imported:
     """A model made of foreign weights, and a record of how."""
 
-    config: ModelConfig
+    config: LanguageModelConfig
     params: Params
     matches: list[MatchedTensor]
     ignored: list[str]
@@ -92,7 +92,7 @@ def import_weights(
     notes += leave_out(left, ignore)
     tied = are_tied(whole.arrays, outer, E, H, tie)
     V = _vocab_size(whole.arrays, layers, outer, tied, notes)
-    config = ModelConfig(cell, V, E, H, len(layers), tie_weights=tied)
+    config = LanguageModelConfig(cell, V, E, H, len(layers), tie_weights=tied)
     params, matches = _take_params(whole, config, _sources(layers, outer, tied), dtypes or {})
     return Imported(config, params, matches, sorted(left), notes)
 
@@ -126,7 +126,7 @@ def _sources(layers: list[RecurrentLayer], outer: OuterLayers, tied: bool) -> di
 
 
 def _take_params(
-    whole: Recombined, config: ModelConfig, sources: Mapping[str, str | None], dtypes: Mapping[str, str]
+    whole: Recombined, config: LanguageModelConfig, sources: Mapping[str, str | None], dtypes: Mapping[str, str]
 ) -> tuple[Params, list[MatchedTensor]]:
     """Return all parameters in float32, and how each was matched."""
     params: Params = {}

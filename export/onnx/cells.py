@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 
 ONNXRUNTIME_DOMAIN = "com.microsoft"  # operators that only onnxruntime has
 
@@ -38,7 +38,7 @@ ONNX_CELLS: dict[str, OnnxCell] = {
 }
 
 
-def has_quantized_operator(config: ModelConfig) -> bool:
+def has_quantized_operator(config: LanguageModelConfig) -> bool:
     """Return whether onnxruntime has an operator with int8 products for the cell."""
     return bool(ONNX_CELLS[config.cell].quantized)
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.export.onnx.graph_builder import GraphBuilder, fill_value, inner_value
 from unrolled.export.onnx.layers import add_layer, add_stacked_state
 from unrolled.export.onnx.token_draw import (
@@ -29,7 +29,7 @@ from unrolled.export.onnx.weights import GraphWeights
 
 
 def add_generation(
-    graph: GraphBuilder, config: ModelConfig, weights: GraphWeights, finals: list[list[str]], axis_0: str
+    graph: GraphBuilder, config: LanguageModelConfig, weights: GraphWeights, finals: list[list[str]], axis_0: str
 ) -> None:
     """Add the outputs ``written`` and ``final_state``, given the states after the prompt."""
     values = SamplingValues(graph, config.vocab_size)
@@ -125,7 +125,7 @@ class _GenerationLoop(NamedTuple):
         first_places: name of the index of the first row, for each token of a row (1, B): zeros.
     """
 
-    config: ModelConfig
+    config: LanguageModelConfig
     draw: TokenDraw
     u: str
     first_places: str

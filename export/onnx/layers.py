@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.export.onnx.cells import ONNX_CELLS, ONNXRUNTIME_DOMAIN
 from unrolled.export.onnx.graph_builder import GraphBuilder
 from unrolled.export.onnx.weights import GraphWeights, LayerWeights
@@ -15,7 +15,7 @@ from unrolled.export.onnx.weights import GraphWeights, LayerWeights
 
 def add_layer(
     graph: GraphBuilder,
-    config: ModelConfig,
+    config: LanguageModelConfig,
     layer: int,
     weights: LayerWeights,
     x: str,
@@ -43,7 +43,7 @@ def add_logits(graph: GraphBuilder, weights: GraphWeights, rows: str, name: str)
     return graph.node("Gemm", [rows, weights.output, weights.bias], name, transB=1)
 
 
-def add_sequence_logits(graph: GraphBuilder, config: ModelConfig, weights: GraphWeights, h: str) -> None:
+def add_sequence_logits(graph: GraphBuilder, config: LanguageModelConfig, weights: GraphWeights, h: str) -> None:
     """Add the graph's output ``logits`` (T, B, V), given the last layer's outputs (T, B, H)."""
     rows = graph.node("Reshape", [h, graph.constant("rows", [-1, config.hidden_size])], "flat")
     flat = add_logits(graph, weights, rows, "flat_logits")
@@ -53,7 +53,7 @@ def add_sequence_logits(graph: GraphBuilder, config: ModelConfig, weights: Graph
     graph.node("Reshape", [flat, shape], "logits")
 
 
-def add_initial_states(graph: GraphBuilder, config: ModelConfig, axis_0: str) -> list[list[str]]:
+def add_initial_states(graph: GraphBuilder, config: LanguageModelConfig, axis_0: str) -> list[list[str]]:
     """Split the input ``state`` (S, L, B, H) into one (1, B, H) for each layer and state.
 
     Split, not Gather: onnxruntime 1.32 fuses several Gathers of one value and then reads the second out of bounds.

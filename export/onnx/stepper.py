@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.cores import onnxruntime_threads
 from unrolled.engine.errors import ModelFileError, first_line
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import check_step, check_step_results
 from unrolled.export.artifact.metadata import FORMS
 
@@ -51,7 +51,7 @@ class OnnxStepper:
         ModelFileError: the inputs and outputs are not those of the form and the config.
     """
 
-    def __init__(self, session: Any, config: ModelConfig, form: str, where: str) -> None:
+    def __init__(self, session: Any, config: LanguageModelConfig, form: str, where: str) -> None:
         self.session, self.config, self.form, self._where = session, config, form, where
         self._check_sizes()
 

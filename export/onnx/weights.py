@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_params, output_weight_name, parameter_shapes
 from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, WeightStorage, restore
 from unrolled.export.onnx.cells import ONNX_CELLS, has_quantized_operator, reorder_gates
@@ -54,7 +54,9 @@ class GraphWeights(NamedTuple):
     scales: tuple[str, ...] = ()
 
 
-def add_weights(graph: GraphBuilder, config: ModelConfig, params: Params, storage: WeightStorage) -> GraphWeights:
+def add_weights(
+    graph: GraphBuilder, config: LanguageModelConfig, params: Params, storage: WeightStorage
+) -> GraphWeights:
     """Add all weights in the given storage and return their names."""
     layers = [_add_layer_weights(graph, config, params, layer, storage) for layer in range(config.num_layers)]
     embedding = _add_matrix(graph, "embedding.weight", params["embedding.weight"], storage.storage)
@@ -68,7 +70,7 @@ def add_weights(graph: GraphBuilder, config: ModelConfig, params: Params, storag
 
 
 def _add_layer_weights(
-    graph: GraphBuilder, config: ModelConfig, params: Params, layer: int, storage: WeightStorage
+    graph: GraphBuilder, config: LanguageModelConfig, params: Params, layer: int, storage: WeightStorage
 ) -> LayerWeights:
     order = ONNX_CELLS[config.cell].gate_order
     w_ih, w_hh, b_ih, b_hh = (reorder_gates(array, order)[None] for array in layer_params(params, layer))
@@ -103,7 +105,7 @@ def _add_int8_columns(graph: GraphBuilder, name: str, rows: NDArray) -> tuple[st
     return columns, scales, graph.constant(f"{name}:zero", np.zeros(scale.shape[:-1], np.int8))
 
 
-def read_params(model: onnx.ModelProto, config: ModelConfig) -> Params:
+def read_params(model: onnx.ModelProto, config: LanguageModelConfig) -> Params:
     """Return the parameters of a graph that ``writer.build`` wrote, under PyTorch's names and in its gate order.
 
     Raises:

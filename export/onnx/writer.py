@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ def _build_graph(checkpoint: Checkpoint, form: str, storage: WeightStorage) -> o
     return graph.proto(f"unrolled_{form}", inputs, outputs)
 
 
-def _describe(names: Mapping[str, Axes], config: ModelConfig) -> list[onnx.ValueInfoProto]:
+def _describe(names: Mapping[str, Axes], config: LanguageModelConfig) -> list[onnx.ValueInfoProto]:
     """Return types and shapes of inputs or outputs; unnamed axes take the sizes of the config."""
     sizes = {"state": config.state_shape(0), "logits": (None, None, config.vocab_size)}
     infos = []

@@ -23,8 +23,8 @@ from torch import distributed as dist
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.optimizers.config import OptimizerConfig
@@ -135,7 +135,7 @@ class DistributedTrainable(TorchTrainable):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: LanguageModelConfig,
         params: Params,
         optimizer: OptimizerConfig,
         clip_norm: float | None,

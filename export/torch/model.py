@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, check_params
 
 
@@ -24,7 +24,7 @@ class TorchLM(nn.Module):
 
     vocab_size: Final[int]  # evaluated: TorchScript reads it
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         self.vocab_size = config.vocab_size
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
@@ -150,7 +150,7 @@ TORCH_CELLS: dict[str, TorchCell] = {
 }
 
 
-def make_torch_model(config: ModelConfig, params: Params) -> TorchLM:
+def make_torch_model(config: LanguageModelConfig, params: Params) -> TorchLM:
     """Return a TorchLM with the given parameters, in their dtype."""
     check_params(config, params)
     model = (TorchLSTM if config.spec.states == 2 else TorchLM)(config)

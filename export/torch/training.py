@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.engine.data.batches import Batch
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.models.parameters import Params, parameter_shapes
 from unrolled.engine.models.step_contract import check_step
@@ -28,7 +28,7 @@ from unrolled.export.torch.output_loss import output_loss
 
 
 def run_masked_layers(
-    model: TorchLM, config: ModelConfig, x: Tensor, state: Tensor, masks: Sequence[Tensor]
+    model: TorchLM, config: LanguageModelConfig, x: Tensor, state: Tensor, masks: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Run the layers as ``model.run_layers`` does, with the outputs of all layers but the last multiplied by ``masks``."""
     run, finals = TORCH_CELLS[config.cell].layer, []
@@ -63,7 +63,7 @@ class TorchTrainable:
     engine = "torch"
 
     def __init__(
-        self, config: ModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None = None
+        self, config: LanguageModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None = None
     ) -> None:
         self.config = config
         self.model = make_torch_model(config, params)

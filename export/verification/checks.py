@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 
 
@@ -41,7 +41,7 @@ def close(got: NDArray, expected: NDArray, what: str, tolerance: float = FLOAT32
     return worst
 
 
-def random_tokens(config: ModelConfig, T: int, B: int) -> tuple[NDArray[np.int64], NDArray]:
+def random_tokens(config: LanguageModelConfig, T: int, B: int) -> tuple[NDArray[np.int64], NDArray]:
     """Return seeded tokens (T, B), and a state of distinct numbers."""
     rng = np.random.default_rng((T, B))
     state = rng.uniform(-1, 1, config.state_shape(B)).astype(np.float32)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unrolled.engine.errors import MissingDependencyError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, parameter_shapes
 from unrolled.export.artifact.metadata import FileInfo
 
@@ -51,7 +51,7 @@ class ModelFile:
             return self.onnx.info
         return self.torchscript[1] if self.path.suffix == ".pt" else None
 
-    def params(self, config: ModelConfig) -> Params:
+    def params(self, config: LanguageModelConfig) -> Params:
         """Return the parameters that an exported file holds."""
         if self.path.suffix == ".onnx":
             from unrolled.export.onnx.weights import read_params

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import StepModel, Stepper, zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
@@ -90,7 +90,7 @@ def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw
     return f"{greedy} recorded greedy tokens, {drawn} drawn ones"
 
 
-def check_same_sizes(config: ModelConfig, other: ModelConfig) -> str:
+def check_same_sizes(config: LanguageModelConfig, other: LanguageModelConfig) -> str:
     """Check that file and checkpoint have the same sizes."""
     need(
         config.state_shape(1) == other.state_shape(1) and config.vocab_size == other.vocab_size,
@@ -99,7 +99,7 @@ def check_same_sizes(config: ModelConfig, other: ModelConfig) -> str:
     return _size(config)
 
 
-def _size(config: ModelConfig) -> str:
+def _size(config: LanguageModelConfig) -> str:
     return f"{config.cell} {config.num_layers} × {config.hidden_size} with {config.vocab_size} tokens"
 
 

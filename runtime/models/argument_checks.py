@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.tokenizers.contract import Tokenizer
 
 
@@ -16,7 +16,7 @@ from unrolled.engine.tokenizers.contract import Tokenizer
 class _TextModel(Protocol):
     """The attributes of a model of text."""
 
-    config: ModelConfig
+    config: LanguageModelConfig
     tokenizer: Tokenizer
 
     def step(self, tokens: Any, state: Any) -> Any: ...

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import (
     STEP,
     Flow,
@@ -47,7 +47,7 @@ class TokenizedModel(Rebuildable):
     ) -> None:
         self.engine, self.tokenizer, self.training = engine, tokenizer, training or {}
         self.digest = self.weights_digest = digest
-        self.config: ModelConfig = model.config
+        self.config: LanguageModelConfig = model.config
         self.step = model.step
 
 
@@ -85,7 +85,7 @@ def _tokenized(engine: str, model: Stepper, checkpoint: Checkpoint) -> Tokenized
 class TorchStepper:
     """The step contract on a TorchLM, scripted or not."""
 
-    def __init__(self, config: ModelConfig, module: Any) -> None:
+    def __init__(self, config: LanguageModelConfig, module: Any) -> None:
         from unrolled.export.torch.inference import run_step
 
         self.config, self.module, self._run = config, module, run_step

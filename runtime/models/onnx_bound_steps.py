@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, first_line
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 
 
 class OnnxBoundSteps:
@@ -18,7 +18,7 @@ class OnnxBoundSteps:
     must not be used by two threads.
     """
 
-    def __init__(self, session: Any, config: ModelConfig, rows: int) -> None:
+    def __init__(self, session: Any, config: LanguageModelConfig, rows: int) -> None:
         self._session = session
         self._tokens = np.zeros((1, rows), np.int64)
         self._logits = np.empty((1, rows, config.vocab_size), np.float32)

@@ -12,7 +12,7 @@ from unrolled.bench.machine import peak
 from unrolled.bench.peers.workloads import Workload, flops_per_token
 from unrolled.cli.terminal import training_display
 from unrolled.cli.terminal.training_display import Speed, TrainingDisplay
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.training.events import SampleEvent, StepEvent
 
 
@@ -75,7 +75,7 @@ def test_elsewhere_steps_print_nothing_and_a_sample_is_one_line() -> None:
 
 
 def test_operations_a_token_are_those_of_the_benchmark() -> None:
-    config = ModelConfig("lstm", 65, 128, 256, 2)
+    config = LanguageModelConfig("lstm", 65, 128, 256, 2)
     work = Workload("train", "lstm", 2, 256, 32, 64, 65, 128)
     assert flops_per_token(config, 32, 64) == work.flops / (32 * 64)
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from tolerances import assert_close
 
 from unrolled.engine.errors import ConfigError, ModelFileError, ShapeError, UnknownTokenError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import STEP, StepModel, zero_state
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
@@ -41,7 +41,7 @@ ENGINES = ("numpy", "onnxruntime", "torch", "torchscript")
 
 def checkpoint(cell: str, layers: int) -> Checkpoint:
     """Return a random model with weights larger than usual, so that its texts depend on its prompts."""
-    config = ModelConfig(cell, models.V, 8, 12, layers)
+    config = LanguageModelConfig(cell, models.V, 8, 12, layers)
     params = pytorch_params(config, 0)
     params["output.weight"] *= 8
     for layer in range(layers):
@@ -86,7 +86,7 @@ class Script:
     def __init__(self, tokenizer: Tokenizer, scripts: dict[str, Sequence[str]]) -> None:
         vocabulary = tokenizer.vocabulary
         self.tokenizer = tokenizer
-        self.config = ModelConfig("rnn", len(vocabulary), 1, 2)
+        self.config = LanguageModelConfig("rnn", len(vocabulary), 1, 2)
         self.scripts = {
             vocabulary.index(first): [vocabulary.index(token) for token in tokens] for first, tokens in scripts.items()
         }
@@ -516,7 +516,7 @@ def test_a_setting_out_of_range_is_refused_before_anything_runs() -> None:
 
 def test_a_stop_text_of_white_space_is_found_between_words() -> None:
     tokenizer = WordTokenizer(["<unk>", "one", "two", "three"])
-    config = ModelConfig("gru", 4, 3, 5)
+    config = LanguageModelConfig("gru", 4, 3, 5)
     model = make_model(Checkpoint(config, pytorch_params(config, 0), tokenizer), "numpy")
     (row,) = generate(model, ["one"], stop=[" "], max_new_tokens=50, seed=3)
     assert (row.finish_reason, len(row.tokens)) == ("stop", 2)
@@ -534,7 +534,7 @@ def test_damaged_weights_are_told_of() -> None:
         generate(Damaged(make()), ["a", "b"])
 
 
-def step_case(name: str, model: ModelConfig) -> tuple[Any, Any, str]:
+def step_case(name: str, model: LanguageModelConfig) -> tuple[Any, Any, str]:
     """Return tokens and state, one of them wrong, and words of the error."""
     V, fits = model.vocab_size, zero_state(model, 2)
     good = np.zeros((3, 2), np.int64)

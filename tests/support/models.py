@@ -9,8 +9,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
@@ -19,19 +19,19 @@ ALL_CELLS = tuple(CELLS)
 T, B, V, E, H = 5, 3, 11, 4, 6  # all different, none a multiple of a vector's width
 
 
-def config(cell: str, layers: int = 2, **settings: Any) -> ModelConfig:
+def config(cell: str, layers: int = 2, **settings: Any) -> LanguageModelConfig:
     sizes = {"vocab_size": V, "embedding_size": E, "hidden_size": H, **settings}
     if sizes.get("tie_weights"):
         sizes["embedding_size"] = sizes["hidden_size"]
-    return ModelConfig(cell, num_layers=layers, **sizes)
+    return LanguageModelConfig(cell, num_layers=layers, **sizes)
 
 
-def params(model: ModelConfig, dtype: DTypeLike = np.float64, seed: int = 1) -> Params:
+def params(model: LanguageModelConfig, dtype: DTypeLike = np.float64, seed: int = 1) -> Params:
     """Return parameters larger than the default initial ones, so that gates leave their linear range."""
     return {name: (value * 1.5).astype(dtype) for name, value in pytorch_params(model, seed, np.float64).items()}
 
 
-def batch(model: ModelConfig, steps: int = T, rows: int = B, seed: int = 2, masked: bool = True) -> Batch:
+def batch(model: LanguageModelConfig, steps: int = T, rows: int = B, seed: int = 2, masked: bool = True) -> Batch:
     """Return a batch of random tokens; if ``masked``, rows end at different time steps, as padded records do."""
     rng = np.random.default_rng(seed)
     shape = (steps, rows)
@@ -41,7 +41,7 @@ def batch(model: ModelConfig, steps: int = T, rows: int = B, seed: int = 2, mask
     return Batch(rng.integers(0, model.vocab_size, shape), rng.integers(0, model.vocab_size, shape), mask, carry=False)
 
 
-def state(model: ModelConfig, rows: int = B, dtype: DTypeLike = np.float64, seed: int = 3) -> NDArray:
+def state(model: LanguageModelConfig, rows: int = B, dtype: DTypeLike = np.float64, seed: int = 3) -> NDArray:
     """Return a state whose h and c differ."""
     return np.random.default_rng(seed).uniform(-1, 1, model.state_shape(rows)).astype(dtype)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.data.config import DataConfig
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings
 from unrolled.engine.training.config import TrainingConfig
@@ -21,7 +21,7 @@ TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen
 
 
 def engine(
-    name: str, config: ModelConfig, optimizer: OptimizerConfig | None = None, dtype: type = np.float64
+    name: str, config: LanguageModelConfig, optimizer: OptimizerConfig | None = None, dtype: type = np.float64
 ) -> Trainable:
     if name == "torch":
         pytest.importorskip("torch", reason="the torch extra is not installed")

@@ -15,8 +15,8 @@ from unrolled.engine.kernels.gemm.matmul import product
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack_transposed, padded_columns
 from unrolled.engine.kernels.threads.thread_pool import get_num_threads
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_params, output_weight_name
 from unrolled.engine.models.step_contract import Flow
 
@@ -45,7 +45,7 @@ class PackedWeights(NamedTuple):
     b_out: NDArray
 
     @classmethod
-    def pack(cls, config: ModelConfig, params: Params, packing: Packing) -> Self:
+    def pack(cls, config: LanguageModelConfig, params: Params, packing: Packing) -> Self:
         """Copy a model's parameters into packed form."""
         layers = [layer_params(params, layer) for layer in range(config.num_layers)]
         first, rest = layers[0], layers[1:]
@@ -83,7 +83,7 @@ class Decoder:
         packing: format of the factors of products.
     """
 
-    def __init__(self, config: ModelConfig, params: Params, packing: Packing = Packing.FULL) -> None:
+    def __init__(self, config: LanguageModelConfig, params: Params, packing: Packing = Packing.FULL) -> None:
         self.config = config
         self._weights = PackedWeights.pack(config, params, packing)
         self._width = padded_columns(config.vocab_size, np.dtype(np.float32))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.runtime.generation.requests.growing_text import GrowingText
@@ -86,7 +86,7 @@ def next_draws_of(rows: Sequence[GrowingText]) -> NDArray[np.int64]:
     return np.array([row.first_draw + len(row.tokens) for row in rows], np.int64)
 
 
-def states_of(config: ModelConfig, rows: Sequence[GrowingText]) -> NDArray:
+def states_of(config: LanguageModelConfig, rows: Sequence[GrowingText]) -> NDArray:
     """Return the states (S, L, n, H) in which new rows start, and drop them from the rows."""
     if not rows:
         return np.empty(config.state_shape(0), np.float32)

@@ -9,8 +9,8 @@ from numba_threads import on_threads
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.recurrent import scan, work_partition
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import dropout_masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.optimizers.config import OptimizerConfig
@@ -51,7 +51,7 @@ def test_a_row_is_the_same_alone_in_any_batch_anywhere_and_on_any_threads(cell: 
                 assert_same(moved, states[:, :, rows], f"states, {size} rows, {threads} threads")
 
 
-def trained(config: ModelConfig, optimizer: str, threads: int, seed: int = 0) -> Params:
+def trained(config: LanguageModelConfig, optimizer: str, threads: int, seed: int = 0) -> Params:
     """Return the parameters after six training steps on small and large batches, so that layers are divided both ways."""
     params = models.params(config, np.float32)
     with on_threads(threads):

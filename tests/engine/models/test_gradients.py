@@ -10,8 +10,8 @@ from tolerances import GRADIENT_SLACK, assert_close, relative_error
 
 from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, Masks, dropout_masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_names
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel, layers_backward, layers_forward
@@ -36,7 +36,7 @@ EVERYWHERE = {
 }
 
 
-def masks_for(config: ModelConfig, dtype: type = np.float64, dropout: Dropout = NO_DROPOUT) -> Masks | None:
+def masks_for(config: LanguageModelConfig, dtype: type = np.float64, dropout: Dropout = NO_DROPOUT) -> Masks | None:
     return dropout_masks(config, models.T, models.B, np.random.default_rng(5), dtype, dropout)
 
 
@@ -176,7 +176,7 @@ def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: st
 
 
 def torch_gradients(
-    config: ModelConfig, params: Params, batch: Batch, state: NDArray, dropout: Dropout = NO_DROPOUT
+    config: LanguageModelConfig, params: Params, batch: Batch, state: NDArray, dropout: Dropout = NO_DROPOUT
 ) -> Params:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from unrolled.export.torch.training import TorchTrainable

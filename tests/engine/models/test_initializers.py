@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import INITIALIZERS, InitializerConfig, initialize_params, pytorch_params
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, check_params
 
 CONFIG = models.config("lstm", 2, hidden_size=30, embedding_size=20, vocab_size=40)
 
 
-def made(config: ModelConfig = CONFIG, **settings: object) -> Params:
+def made(config: LanguageModelConfig = CONFIG, **settings: object) -> Params:
     params = initialize_params(config, 5, InitializerConfig(**settings))  # type: ignore[arg-type]
     check_params(config, params)
     return params

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.filters import FILTERS, keep_top_k, keep_top_p
 from unrolled.engine.sampling.philox import uniforms
@@ -107,7 +107,7 @@ def torch_chooser(V: int, scripted: bool) -> Chooser:
     torch = pytest.importorskip("torch")
     from unrolled.export.torch.model import make_torch_model
 
-    config = ModelConfig("rnn", max(V, 2), 3, 4)
+    config = LanguageModelConfig("rnn", max(V, 2), 3, 4)
     module: Any = make_torch_model(config, pytorch_params(config, 0)).eval()
     if scripted:
         module = torch.jit.script(module)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.models.config import ModelConfig
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import parameter_count, parameter_shapes
 from unrolled.engine.storage import atomic_files
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file, save_checkpoint
@@ -183,12 +183,12 @@ def test_tokenizer_and_model_must_be_of_one_size() -> None:
 def test_bad_configs_are_named(settings: dict[str, object], message: str) -> None:
     values = {"cell": "lstm", "vocab_size": 5, "embedding_size": 3, "hidden_size": 4, **settings}
     with pytest.raises(ConfigError, match=message):
-        ModelConfig.from_dict(values)
+        LanguageModelConfig.from_dict(values)
 
 
 def test_config_round_trip_and_sizes() -> None:
-    config = ModelConfig("gru", 11, 4, 6, num_layers=2)
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    config = LanguageModelConfig("gru", 11, 4, 6, num_layers=2)
+    assert LanguageModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.state_shape(3) == (1, 2, 3, 6)
     assert parameter_shapes(config)["rnn.weight_ih_l1"] == (18, 6)
     assert parameter_count(config) == 44 + (18 * 4 + 18 * 6 + 36) + (18 * 6 + 18 * 6 + 36) + 66 + 11

@@ -19,8 +19,8 @@ from unrolled.engine.data.batches import Batch
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError
-from unrolled.engine.models.config import ModelConfig
 from unrolled.engine.models.dropout import Dropout, Masks
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossResult
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import clip_scale
@@ -41,7 +41,7 @@ from unrolled.engine.training.trainable import EngineTrainable, StepResult, Trai
 from unrolled.export.training_engines import TRAINABLES, make_trainable
 
 
-def stream(config: ModelConfig, tokens: int = 600) -> StreamBatches:
+def stream(config: LanguageModelConfig, tokens: int = 600) -> StreamBatches:
     """Return text with a pattern to learn: each id follows from the previous one, with some noise."""
     rng = np.random.default_rng(0)
     ids = (np.arange(tokens) * 3 + rng.integers(0, 2, tokens)) % config.vocab_size

@@ -13,7 +13,7 @@ from unrolled.engine.models.cells.cell import Cell
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class LanguageModelConfig:
     """Description of a language model: embedding, recurrent layers of one cell, linear output over the vocabulary.
 
     Args:
@@ -82,7 +82,7 @@ class ModelConfig:
         return canonical_settings(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+    def from_dict(cls, values: dict[str, Any]) -> LanguageModelConfig:
         """Return the config that ``to_dict`` described.
 
         Raises:
