@@ -7,19 +7,19 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 
 
 def check_choice(name: str, value: object, known: Collection[str]) -> None:
     """Check that ``value`` is one of ``known``, usually the keys of a registry; the ConfigError lists them."""
     if not isinstance(value, str) or value not in known:
-        raise ConfigError(f"{name}: got {value!r}, choose one of {', '.join(known)}")
+        raise ConfigError(SettingName(name), f": got {value!r}, choose one of {', '.join(known)}")
 
 
 def check_seed(seed: object) -> None:
     """Check that ``seed`` fits 64 bits, the width that both NumPy's generators and text generation accept."""
     if not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ConfigError(f"seed: got {seed!r}, needs a whole number from 0 to 2⁶⁴ - 1")
+        raise ConfigError(SettingName("seed"), f": got {seed!r}, needs a whole number from 0 to 2⁶⁴ - 1")
 
 
 EXACT_LIMIT = 2**53  # floats skip whole numbers from here on: one that arrives as a float may be rounded
@@ -47,10 +47,10 @@ def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> 
                 "; a floating-point number of this size may be rounded: write all of its digits, without . and e, "
                 "and give a column with missing values an integer type that has them"
             )
-        raise ConfigError(f"{name}: got {value!r}, needs a whole number {limits}{hint}")
+        raise ConfigError(SettingName(name), f": got {value!r}, needs a whole number {limits}{hint}")
 
 
 def check_share(name: str, value: Any, meaning: str) -> None:
     """Check that ``value`` is a number from 0 to 1; ``meaning`` explains one of the ends in the error."""
     if not is_number(value) or not 0 <= value <= 1:
-        raise ConfigError(f"{name}: got {value!r}, needs a number from 0 to 1, where {meaning}")
+        raise ConfigError(SettingName(name), f": got {value!r}, needs a number from 0 to 1, where {meaning}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 
 def first_line(error: BaseException) -> str:
@@ -18,18 +19,46 @@ def encodable(text: str) -> str:
     return escaped.encode("utf-8", "backslashreplace").decode()
 
 
+class SettingName(str):
+    """The name of a setting as a part of a message; the command line shows the setting's flag instead."""
+
+    __slots__ = ()
+
+
 class UnrolledError(ValueError):
     """Bad input: the message names what came, what was needed and what to do next.
 
     File names in the message are made encodable, so it can always be printed and stored.
+
+    Args:
+        parts: the message in parts, which are joined; names of settings are ``SettingName``, everything else is plain text.
     """
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*(encodable(value) if isinstance(value, str) else value for value in args))
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(part if type(part) is not str else encodable(part) for part in parts))
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.parts))
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """Return the parts of the message, to be joined."""
+        return self.args
+
+
+def listed_settings(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the parts of a message that list settings, with commas between them."""
+    parts = [part for name in names for part in (", ", SettingName(name))]
+    return tuple(parts[1:])
 
 
 class ConfigError(UnrolledError):
     """A model, training or generation setting is out of its range."""
+
+    @property
+    def setting(self) -> str | None:
+        """Return the name of the first setting that the message names."""
+        return next((str(part) for part in self.parts if isinstance(part, SettingName)), None)
 
 
 class CorpusError(UnrolledError):
@@ -55,9 +84,11 @@ class NothingLeftError(UnrolledError):
         super().__init__(settings, rows)  # exception arguments survive pickling to another process
         self.settings, self.rows = settings, rows
 
-    def __str__(self) -> str:
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """Return the parts of the message, to be joined."""
         shown = ", ".join(map(str, self.rows[:8])) + (" …" if len(self.rows) > 8 else "")
-        return f"{', '.join(self.settings)}: no token is left to come next in row {shown}; allow more"
+        return *listed_settings(self.settings), f": no token is left to come next in row {shown}; allow more"
 
 
 class ShapeError(UnrolledError):

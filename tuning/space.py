@@ -239,7 +239,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
             accepted.update(chosen.items())
     for (name, value), reason in refused.items():
         if (name, value) not in accepted:
-            raise ConfigError(f"search: {name}={written(value)} never works: {reason}")
+            raise ConfigError(f"search: {name}={written(value)} never works: ", *reason.parts)
 
 
 def usual_values(space: Space, options: Mapping[str, Any]) -> dict[str, Value] | None:

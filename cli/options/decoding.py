@@ -9,7 +9,7 @@ import typer
 
 from unrolled.cli.options.shared import one_of, unescape
 from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 
 DECODING_PANEL = "Decoding"
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
@@ -65,7 +65,7 @@ def beams(num_beams: int, length_penalty: float, early_stopping: str) -> dict[st
     check_choice("early_stopping", early_stopping, EARLY_STOPPING)
     if num_beams == 1:
         if length_penalty != 1 or early_stopping != "false":
-            raise ConfigError("length_penalty and early_stopping go with num_beams above 1")
+            raise ConfigError("--length-penalty and --early-stopping go with --num-beams above 1")
         return {}
     stopping = EARLY_STOPPING[early_stopping]
     return {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": stopping}
@@ -83,7 +83,7 @@ def biases(pairs: Iterable[str] | None) -> tuple[tuple[str, float], ...]:
         try:
             found.append((unescape(text), float(number)))
         except ValueError as error:
-            raise ConfigError(f"sequence_bias: got {pair!r}, needs TEXT=NUMBER") from error
+            raise ConfigError(SettingName("sequence_bias"), f": got {pair!r}, needs TEXT=NUMBER") from error
         if not equals:
-            raise ConfigError(f"sequence_bias: got {pair!r}, needs TEXT=NUMBER")
+            raise ConfigError(SettingName("sequence_bias"), f": got {pair!r}, needs TEXT=NUMBER")
     return tuple(found)

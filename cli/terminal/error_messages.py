@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 from typer.exceptions import TyperException
 
-from unrolled.engine.errors import ConfigError, NothingLeftError, UnknownTokenError
+from unrolled.engine.errors import SettingName, UnrolledError
 
 LARGE_TEXT = (
     "a large text is encoded once, in bounded memory, by unrolled encode, and train then reads the .tokens file"
@@ -66,10 +65,15 @@ def one_line_message(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     else:
-        text = str(error) or type(error).__name__
-    if isinstance(error, ConfigError | NothingLeftError | UnknownTokenError):
-        text = re.sub(r"\b(" + "|".join(OPTION_NAMES) + r")\b", lambda match: OPTION_NAMES[match[1]], text)
+        text = _with_flags(error) if isinstance(error, UnrolledError) else str(error)
+        text = text or type(error).__name__
     return " ".join(text.split("\n"))
+
+
+def _with_flags(error: UnrolledError) -> str:
+    """Return an error's message with the flags of the settings that it names."""
+    parts = [OPTION_NAMES.get(part, part) if isinstance(part, SettingName) else str(part) for part in error.parts]
+    return "".join(parts)
 
 
 def process_prefix() -> str:

@@ -101,7 +101,7 @@ def generate_text(
     if input:
         if beams:
             raise ConfigError(
-                "num_beams, input: got both; a file of prompts is written by drawing or greedily, beams go with --prompt"
+                "--num-beams, input: got both; a file of prompts is written by drawing or greedily, beams go with --prompt"
             )
         job = Job(
             input,

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 
 
 class Batch(NamedTuple):
@@ -53,7 +53,7 @@ def check_sizes(batch_size: int, length: int) -> None:
     """Check that both sizes are at least 1."""
     for name, value in (("batch_size", batch_size), ("length", length)):
         if value < 1:
-            raise ConfigError(f"{name}: got {value}, needs at least 1")
+            raise ConfigError(SettingName(name), f": got {value}, needs at least 1")
 
 
 def batches_after(data: Batches, seed: int, step: int) -> Iterator[Batch]:

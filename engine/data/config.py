@@ -9,7 +9,7 @@ from typing import Any
 from unrolled.engine.canonical import canonical_settings, completed
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.data.splits import BATCHINGS, DEFAULT_SPLIT, check_fractions
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.pieces import TextOrPieces
 from unrolled.engine.tokenizers.registry import TOKENIZERS
@@ -48,12 +48,12 @@ class DataConfig:
         for name in self._chosen():
             if name not in TOKENIZERS[self.level].settings:
                 levels = " or ".join(repr(level) for level, made in TOKENIZERS.items() if name in made.settings)
-                raise ConfigError(f"{name}: goes with level {levels}, and not with {self.level!r}")
+                raise ConfigError(SettingName(name), f": goes with level {levels}, and not with {self.level!r}")
         check_fractions(self.split)
         whole = {"batch_size": self.batch_size, "length": self.length, "vocab_size": self.vocab_size or 1}
         for name, value in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least 1")
+                raise ConfigError(SettingName(name), f": got {value!r}, needs a whole number of at least 1")
         check_choice("batching", self.batching, BATCHINGS)
         check_seed(self.seed)
 

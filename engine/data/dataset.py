@@ -14,7 +14,7 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.records import RecordBatches, encode_records
 from unrolled.engine.data.splits import PARTS, split_corpus
 from unrolled.engine.data.streams import StreamBatches, encode_stream
-from unrolled.engine.errors import ConfigError, CorpusError
+from unrolled.engine.errors import ConfigError, CorpusError, SettingName
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
 
@@ -68,7 +68,7 @@ def check_several_tokens(name: str, tokenizer: Tokenizer, config: DataConfig) ->
     if len(tokenizer.vocabulary) > 1:
         return
     if config.vocab_size is not None and config.vocab_size < 2:
-        raise ConfigError(f"vocab_size: got {config.vocab_size}, needs a whole number of at least 2")
+        raise ConfigError(SettingName("vocab_size"), f": got {config.vocab_size}, needs a whole number of at least 2")
     what = "character" if config.level == "char" else config.level
     raise CorpusError(
         f"{name}: holds one {what} alone, {tokenizer.vocabulary[0]!r}, so that there is nothing to learn; "

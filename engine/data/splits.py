@@ -9,7 +9,7 @@ import numpy as np
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import Corpus
-from unrolled.engine.errors import ConfigError, CorpusError
+from unrolled.engine.errors import ConfigError, CorpusError, SettingName
 
 PARTS = ("train", "validation", "test")
 DEFAULT_SPLIT = (0.9, 0.05, 0.05)  # fractions of the characters of a text, or of the records
@@ -29,8 +29,9 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     values = tuple(float(value) for value in fractions)
     if len(values) != 3 or min(values) < 0 or values[0] <= 0 or not abs(sum(values) - 1) <= 1e-6:
         raise ConfigError(
-            f"split: got {', '.join(map(str, fractions))}; needs three fractions for training, validation and test "
-            "that sum to 1, the first above 0"
+            SettingName("split"),
+            f": got {', '.join(map(str, fractions))}; needs three fractions for training, validation and test "
+            "that sum to 1, the first above 0",
         )
     return values[0], values[1], values[2]
 

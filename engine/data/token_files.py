@@ -20,7 +20,7 @@ from unrolled.engine.canonical import later_settings
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.dataset import Dataset, dataset_from_ids
 from unrolled.engine.data.readers.options import Reading
-from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
+from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError, SettingName
 from unrolled.engine.storage.checkpoint import METADATA_KEY
 from unrolled.engine.storage.json_text import parse_json
 from unrolled.engine.tokenizers.contract import Tokenizer
@@ -61,10 +61,13 @@ class EncodedCorpus:
         for name in ID_SETTINGS:
             if given[name] not in (default[name], self.data[name]):
                 raise ConfigError(
-                    f"{name}: got {given[name]!r}, but {self.name} was encoded with {self.data[name]!r}; encode it anew"
+                    SettingName(name),
+                    f": got {given[name]!r}, but {self.name} was encoded with {self.data[name]!r}; encode it anew",
                 )
         if config.batching != "stream":
-            raise ConfigError(f"batching: a {TOKENS_SUFFIX} file is a stream; records are read from the text")
+            raise ConfigError(
+                SettingName("batching"), f": a {TOKENS_SUFFIX} file is a stream; records are read from the text"
+            )
         return replace(config, **{**self.data, "split": tuple(self.data["split"])})
 
     def prepare(self, config: DataConfig) -> Dataset:

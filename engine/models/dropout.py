@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 
 PROBABILITY_STEPS = 1 << 16  # 16 random bits decide on a unit: a quarter of the time of a random float64
@@ -44,7 +44,7 @@ class Dropout:
     def __post_init__(self) -> None:
         for name, value in (("input_dropout", self.inputs), ("output_dropout", self.outputs)):
             if not 0 <= value < 1:
-                raise ConfigError(f"{name}: got {value}, needs a number from 0 up to, not including, 1")
+                raise ConfigError(SettingName(name), f": got {value}, needs a number from 0 up to, not including, 1")
 
 
 class Masks(NamedTuple):

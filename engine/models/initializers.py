@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_names, parameter_shapes
 
@@ -43,11 +43,11 @@ class InitializerConfig:
     def __post_init__(self) -> None:
         check_choice("init", self.kind, INITIALIZERS)
         if self.scale is not None and not 0 < self.scale < math.inf:
-            raise ConfigError(f"init_scale: got {self.scale}, needs a number above 0")
+            raise ConfigError(SettingName("init_scale"), f": got {self.scale}, needs a number above 0")
         if self.scale is not None and self.kind == "pytorch":
-            raise ConfigError(f"init_scale: got {self.scale}, which init pytorch takes none of")
+            raise ConfigError(SettingName("init_scale"), f": got {self.scale}, which init pytorch takes none of")
         if self.forget_bias is not None and not math.isfinite(self.forget_bias):
-            raise ConfigError(f"forget_bias: got {self.forget_bias}, needs a number")
+            raise ConfigError(SettingName("forget_bias"), f": got {self.forget_bias}, needs a number")
 
 
 def pytorch_params(config: LanguageModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Params:
@@ -125,7 +125,9 @@ def initialize_params(config: LanguageModelConfig, seed: int, initializer: Initi
 def _set_forget_bias(config: LanguageModelConfig, params: Params, bias: float) -> None:
     """Set the forget gate's b_ih to ``bias`` and its b_hh to 0, in every layer."""
     if FORGET_GATE not in config.spec.gate_names:
-        raise ConfigError(f"forget_bias: got {bias}, but cell {config.cell} has no forget gate; lstm has one")
+        raise ConfigError(
+            SettingName("forget_bias"), f": got {bias}, but cell {config.cell} has no forget gate; lstm has one"
+        )
     gate = config.spec.gate_names.index(FORGET_GATE)
     rows = slice(gate * config.hidden_size, (gate + 1) * config.hidden_size)
     for layer in range(config.num_layers):

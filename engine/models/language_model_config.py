@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unrolled.engine.canonical import canonical_settings, completed
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.cells.cell import Cell
 
@@ -39,7 +39,7 @@ class LanguageModelConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, str) or self.cell not in CELLS:
-            raise ConfigError(f"cell: {self.cell!r} is not known; choose one of {', '.join(CELLS)}")
+            raise ConfigError(SettingName("cell"), f": {self.cell!r} is not known; choose one of {', '.join(CELLS)}")
         for name, value, least in (
             ("vocab_size", self.vocab_size, 2),
             ("embedding_size", self.embedding_size, 1),
@@ -47,21 +47,32 @@ class LanguageModelConfig:
             ("num_layers", self.num_layers, 1),
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name}: got {value!r}, needs a whole number of at least {least}")
+                raise ConfigError(SettingName(name), f": got {value!r}, needs a whole number of at least {least}")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float):
-            raise ConfigError(f"dropout: got {self.dropout!r}, needs a number from 0 up to, not including, 1")
+            raise ConfigError(
+                SettingName("dropout"), f": got {self.dropout!r}, needs a number from 0 up to, not including, 1"
+            )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout: got {self.dropout!r}, needs a number from 0 up to, not including, 1")
+            raise ConfigError(
+                SettingName("dropout"), f": got {self.dropout!r}, needs a number from 0 up to, not including, 1"
+            )
         if self.dropout and self.num_layers == 1:
             raise ConfigError(
-                f"dropout: {self.dropout} acts between layers and there is one layer; "
-                "set num_layers to 2 or more, or dropout to 0"
+                SettingName("dropout"),
+                f": {self.dropout} acts between layers and there is one layer; set ",
+                SettingName("num_layers"),
+                " to 2 or more, or dropout to 0",
             )
         if not isinstance(self.tie_weights, bool):
-            raise ConfigError(f"tie_weights: got {self.tie_weights!r}, needs true or false")
+            raise ConfigError(SettingName("tie_weights"), f": got {self.tie_weights!r}, needs true or false")
         if self.tie_weights and self.embedding_size != self.hidden_size:
             raise ConfigError(
-                f"tie_weights needs embedding_size = hidden_size, got {self.embedding_size} and {self.hidden_size}"
+                SettingName("tie_weights"),
+                " needs ",
+                SettingName("embedding_size"),
+                " = ",
+                SettingName("hidden_size"),
+                f", got {self.embedding_size} and {self.hidden_size}",
             )
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 
 MIN_EPS = float(np.finfo(np.float32).tiny)  # a smaller eps is 0 in float32, and a gradient that is always 0 gives 0/0
 
@@ -74,18 +74,24 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         check_choice("optimizer", self.name, OPTIMIZERS)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate: got {self.learning_rate}, needs a number above 0")
+            raise ConfigError(SettingName("learning_rate"), f": got {self.learning_rate}, needs a number above 0")
         values = asdict(self)
         self._check_hyperparameters(values)
         for name in ("momentum", "beta1", "beta2", "alpha", "label_smoothing"):
             if not 0 <= values[name] < 1:
-                raise ConfigError(f"{name}: got {values[name]}, needs a number from 0 up to, not including, 1")
+                raise ConfigError(
+                    SettingName(name), f": got {values[name]}, needs a number from 0 up to, not including, 1"
+                )
         if not 0 <= self.effective_weight_decay < math.inf:
-            raise ConfigError(f"weight_decay: got {self.weight_decay}, needs a number that is not negative")
+            raise ConfigError(
+                SettingName("weight_decay"), f": got {self.weight_decay}, needs a number that is not negative"
+            )
         if self.clip_value is not None and not 0 < self.clip_value < math.inf:
-            raise ConfigError(f"clip_value: got {self.clip_value}, needs a number above 0, or None for no clipping")
+            raise ConfigError(
+                SettingName("clip_value"), f": got {self.clip_value}, needs a number above 0, or None for no clipping"
+            )
         if not MIN_EPS <= self.eps < math.inf:
-            raise ConfigError(f"eps: got {self.eps}, needs a number of at least {MIN_EPS:.2g}")
+            raise ConfigError(SettingName("eps"), f": got {self.eps}, needs a number of at least {MIN_EPS:.2g}")
 
     def _check_hyperparameters(self, values: dict[str, Any]) -> None:
         """Check that every hyperparameter with another value than its default is one of this optimizer."""
@@ -93,7 +99,9 @@ class OptimizerConfig:
         for name in HYPERPARAMETERS:
             if values[name] != defaults[name] and name not in OPTIMIZERS[self.name].hyperparameters:
                 takers = " and ".join(other for other, spec in OPTIMIZERS.items() if name in spec.hyperparameters)
-                raise ConfigError(f"{name}: got {values[name]}, which goes with {takers}; {self.name} takes none")
+                raise ConfigError(
+                    SettingName(name), f": got {values[name]}, which goes with {takers}; {self.name} takes none"
+                )
 
     @property
     def base_learning_rate(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 
 
 class SchedulePosition(NamedTuple):
@@ -41,10 +41,10 @@ class DecayConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.factor <= 1:
-            raise ConfigError(f"decay: got {self.factor}, needs a number above 0, up to 1")
+            raise ConfigError(SettingName("decay"), f": got {self.factor}, needs a number above 0, up to 1")
         for name, value in (("decay_after", self.after), ("decay_patience", self.patience)):
             if value < 0:
-                raise ConfigError(f"{name}: got {value}, needs 0 or more")
+                raise ConfigError(SettingName(name), f": got {value}, needs 0 or more")
 
 
 SCHEDULES: dict[str, Callable[[SchedulePosition, DecayConfig], float]] = {

@@ -14,7 +14,7 @@ from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.dataset import Dataset, check_several_tokens, prepare_dataset
 from unrolled.engine.data.token_files import EncodedCorpus
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.initializers import InitializerConfig, initialize_params
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
@@ -63,10 +63,13 @@ class Experiment:
         needs_validation = self.training.schedule == "plateau" or self.training.patience is not None
         if needs_validation and not self.data.split[1]:
             raise ConfigError(
-                f"split: got {', '.join(map(str, self.data.split))}; the schedule plateau and patience need validation"
+                SettingName("split"),
+                f": got {', '.join(map(str, self.data.split))}; the schedule plateau and patience need validation",
             )
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ConfigError(f"clip_norm: got {self.clip_norm}, needs a number above 0, or None for no clipping")
+            raise ConfigError(
+                SettingName("clip_norm"), f": got {self.clip_norm}, needs a number above 0, or None for no clipping"
+            )
 
     def record(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
         """Return the training record of a checkpoint: corpus and settings."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.training.trainable import Trainable
 
@@ -58,9 +58,10 @@ def check_same_settings(
     if not depends_on_limit:
         changed = [name for name in changed if name not in LIMIT_SETTINGS]
     if changed:
-        listed = "; ".join(f"{name.rpartition('.')[2]} was {old.get(name)}, now {new.get(name)}" for name in changed)
-        message = f"a {what} goes on with the settings it began with, but {listed}"
-        message += f"; give the earlier ones, or begin a new {what}"
+        parts = [f"a {what} goes on with the settings it began with, but "]
+        for name in changed:
+            parts += [SettingName(name.rpartition(".")[2]), f" was {old.get(name)}, now {new.get(name)}; "]
+        parts += [f"give the earlier ones, or begin a new {what}"]
         if set(changed) & set(LIMIT_SETTINGS):
-            message += " (the schedule follows the limit; a constant one can be made longer)"
-        raise ConfigError(message)
+            parts += [" (the schedule follows the limit; a constant one can be made longer)"]
+        raise ConfigError(*parts)

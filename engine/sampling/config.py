@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from unrolled.engine.checks import check_share, check_whole, is_number
-from unrolled.engine.errors import ConfigError, UnknownTokenError
+from unrolled.engine.errors import ConfigError, SettingName, UnknownTokenError
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.registry import tokenizer_from_dict
@@ -65,11 +65,12 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.do_sample, bool):
-            raise ConfigError(f"do_sample: got {self.do_sample!r}, needs true or false")
+            raise ConfigError(SettingName("do_sample"), f": got {self.do_sample!r}, needs true or false")
         divisor = self.temperature
         if not is_number(divisor) or not (divisor == 0 or MIN_TEMPERATURE <= divisor < math.inf):
             raise ConfigError(
-                f"temperature: got {divisor!r}, needs 0, which is greedy, or a number from {MIN_TEMPERATURE:g}"
+                SettingName("temperature"),
+                f": got {divisor!r}, needs 0, which is greedy, or a number from {MIN_TEMPERATURE:g}",
             )
         check_whole("top_k", self.top_k, 0)
         check_share("top_p", self.top_p, "1 keeps all tokens")
@@ -78,8 +79,9 @@ class SamplingConfig:
         check_share("typical_p", self.typical_p, "1 keeps all tokens")
         if not is_number(self.repetition_penalty) or not 1 / PENALTY_LIMIT <= self.repetition_penalty <= PENALTY_LIMIT:
             raise ConfigError(
-                f"repetition_penalty: got {self.repetition_penalty!r}, needs a number from {1 / PENALTY_LIMIT:g} to "
-                f"{PENALTY_LIMIT:g}; 1 is off"
+                SettingName("repetition_penalty"),
+                f": got {self.repetition_penalty!r}, needs a number from {1 / PENALTY_LIMIT:g} to "
+                f"{PENALTY_LIMIT:g}; 1 is off",
             )
         check_whole("no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
         check_whole("min_new_tokens", self.min_new_tokens, 0)
@@ -105,7 +107,7 @@ class SamplingConfig:
         biases = []
         for pair in pairs.items() if isinstance(pairs, Mapping) else _items("sequence_bias", pairs):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not _is_finite(pair[1]):
-                raise ConfigError(f"sequence_bias: got {pair!r}, needs a text with a finite number")
+                raise ConfigError(SettingName("sequence_bias"), f": got {pair!r}, needs a text with a finite number")
             biases.append((_text("sequence_bias", pair[0]), _plain_number(pair[1])))
         object.__setattr__(self, "sequence_bias", tuple(biases))
         prefix: Any = self.forced_prefix
@@ -166,7 +168,9 @@ class SamplingConfig:
             ConfigError: a text encodes to no token, every token is suppressed, or ``eos_token_id`` is not <eos>'s.
         """
         if self.eos_token_id not in (None, tokenizer.eos_id):
-            raise ConfigError(f"eos_token_id: got {self.eos_token_id}, this vocabulary's <eos> is {tokenizer.eos_id}")
+            raise ConfigError(
+                SettingName("eos_token_id"), f": got {self.eos_token_id}, this vocabulary's <eos> is {tokenizer.eos_id}"
+            )
         if self.plain:
             return self
         strict = tokenizer
@@ -179,7 +183,9 @@ class SamplingConfig:
             "forced_prefix": _ids("forced_prefix", strict, self.forced_prefix) if self.forced_prefix else "",
         }
         if len(set(ids["suppress_tokens"])) == len(tokenizer.vocabulary):
-            raise ConfigError("suppress_tokens: these are all tokens of the vocabulary, and one has to be left")
+            raise ConfigError(
+                SettingName("suppress_tokens"), ": these are all tokens of the vocabulary, and one has to be left"
+            )
         least = self.min_new_tokens if tokenizer.eos_id is not None else 0
         return replace(self, **ids, min_new_tokens=least, eos_token_id=tokenizer.eos_id)
 
@@ -200,14 +206,14 @@ def _items(name: str, values: Any) -> tuple[Any, ...]:
     if isinstance(values, str):
         return (values,)
     if not isinstance(values, tuple | list):
-        raise ConfigError(f"{name}: got {values!r}, needs a list")
+        raise ConfigError(SettingName(name), f": got {values!r}, needs a list")
     return tuple(values)
 
 
 def _text(name: str, text: Any) -> TextOrIds:
     """Return a text that is not empty, or its ids as a tuple."""
     if not isinstance(text, str | tuple | list) or len(text) == 0:
-        raise ConfigError(f"{name}: got {text!r}, needs texts that are not empty")
+        raise ConfigError(SettingName(name), f": got {text!r}, needs texts that are not empty")
     if isinstance(text, str):
         return text
     for token in text:
@@ -220,23 +226,28 @@ def _ids(name: str, tokenizer: Tokenizer, text: TextOrIds) -> tuple[int, ...]:
     V = len(tokenizer.vocabulary)
     if not isinstance(text, str):
         if max(text) >= V:
-            raise UnknownTokenError(f"{name}: id {max(text)} is outside the vocabulary's 0 … {V - 1}")
+            raise UnknownTokenError(SettingName(name), f": id {max(text)} is outside the vocabulary's 0 … {V - 1}")
         return text
     if text in tokenizer.vocabulary:
         return (tokenizer.vocabulary.index(text),)
     try:
         ids = tuple(tokenizer.encode(text).tolist())
     except UnknownTokenError as error:
-        raise UnknownTokenError(f"{name}: {text!r}: {error}") from error
+        raise UnknownTokenError(SettingName(name), f": {text!r}: {error}") from error
     if not ids:
-        raise ConfigError(f"{name}: nothing of {text!r} is a token")
+        raise ConfigError(SettingName(name), f": nothing of {text!r} is a token")
     return ids
 
 
 def _one_id(tokenizer: Tokenizer, token: str | int) -> int:
     """Return the id of a token that is given as it is in the vocabulary."""
     if isinstance(token, str) and token not in tokenizer.vocabulary:
-        raise UnknownTokenError(f"suppress_tokens: the vocabulary has no token {token!r}; bad_words takes texts")
+        raise UnknownTokenError(
+            SettingName("suppress_tokens"),
+            f": the vocabulary has no token {token!r}; ",
+            SettingName("bad_words"),
+            " takes texts",
+        )
     return _ids("suppress_tokens", tokenizer, token if isinstance(token, str) else (token,))[0]
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.errors import ConfigError, MissingDependencyError, SettingName
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
 from unrolled.engine.tokenizers.streamers import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, lower, smallest_unsigned
@@ -101,7 +101,9 @@ class BpeTokenizer(Vocabulary):
     ) -> None:
         super().__init__(vocabulary, unknown)
         if unknown != "error":
-            raise ConfigError(f"unknown: got {unknown!r}, needs 'error' or nothing; byte pairs know any text")
+            raise ConfigError(
+                SettingName("unknown"), f": got {unknown!r}, needs 'error' or nothing; byte pairs know any text"
+            )
         self.lowercase = lowercase
         if missing := [byte for byte, sign in enumerate(BYTE_SIGNS) if sign not in self._ids]:
             raise ConfigError(f"vocabulary: has no token for byte {missing[0]}, written {BYTE_SIGNS[missing[0]]!r}")
@@ -147,8 +149,9 @@ class BpeTokenizer(Vocabulary):
         first = [*specials, *BYTE_SIGNS]
         if size < len(first):
             raise ConfigError(
-                f"vocab_size: {size} is too few; byte pairs need {len(first)} for the bytes and what marks records, "
-                "and one more for each pair that is joined"
+                SettingName("vocab_size"),
+                f": {size} is too few; byte pairs need {len(first)} for the bytes and what marks records, "
+                "and one more for each pair that is joined",
             )
         pieces = (_clean(piece, lowercase) for piece in pieces_of(text, cls.boundary))
         merges = _learn(pieces, size - len(specials))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError, UnknownTokenError
+from unrolled.engine.errors import ConfigError, SettingName, UnknownTokenError
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
 from unrolled.engine.tokenizers.streamers import StatefulTextStreamer, TextStreamer
 from unrolled.engine.tokenizers.vocabulary import UNK, Vocabulary, lower, smallest_unsigned, specials_for
@@ -85,7 +85,8 @@ class WordTokenizer(Vocabulary):
         room = None if vocab_size is None else vocab_size - len(wanted)
         if room is not None and room < 1:
             raise ConfigError(
-                f"vocab_size: {vocab_size} leaves no room for words behind {', '.join(wanted) or 'nothing'}"
+                SettingName("vocab_size"),
+                f": {vocab_size} leaves no room for words behind {', '.join(wanted) or 'nothing'}",
             )
         ranked = sorted(counts, key=lambda word: (-counts[word], word))[:room]
         return cls([*wanted, *ranked], unknown, lowercase, punctuation)

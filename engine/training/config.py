@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from unrolled.engine.checks import check_choice, check_seed
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout
 from unrolled.engine.optimizers.schedules import LIMIT_INDEPENDENT, SCHEDULES, DecayConfig, SchedulePosition
 from unrolled.engine.training.validation_budget import VALIDATION_SHARE
@@ -57,13 +57,13 @@ class TrainingConfig:
             raise ConfigError("training needs a limit: epochs, steps or seconds")
         for name, value in {**limits, "validate_every": self.validate_every}.items():
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name}: got {value}, needs a number above 0")
+                raise ConfigError(SettingName(name), f": got {value}, needs a number above 0")
         for name, value, least in (("warmup", self.warmup, 0), ("patience", self.patience, 1)):
             if value is not None and value < least:
-                raise ConfigError(f"{name}: got {value}, needs at least {least}")
+                raise ConfigError(SettingName(name), f": got {value}, needs at least {least}")
         for name, value in (("average", self.average), ("validation_share", self.validation_share)):
             if value is not None and not 0 < value < 1:
-                raise ConfigError(f"{name}: got {value}, needs a number between 0 and 1")
+                raise ConfigError(SettingName(name), f": got {value}, needs a number between 0 and 1")
         check_seed(self.seed)
         check_choice("schedule", self.schedule, SCHEDULES)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
+from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, SettingName, first_line
 from unrolled.export.importing.inert_pickle import CallRefused, InertPickle, StandIn
 from unrolled.export.torch.archive import check_archive
 
@@ -190,11 +190,11 @@ def _choose(path: Path, found: Mapping[KeyPath, dict[str, Any]], key: str | None
     places = ", ".join(list(named)[:8])
     if key is not None:
         if key not in named:
-            raise ConfigError(f"state_dict_key: got {key!r}, but weights of {path} are under {places}")
+            raise ConfigError(SettingName("state_dict_key"), f": got {key!r}, but weights of {path} are under {places}")
         return named[key]
     first, *others = found
     if not all(_equal(found[first], found[other]) for other in others):
-        raise ConfigError(f"state_dict_key: {path} holds several models, under {places}; name one")
+        raise ConfigError(SettingName("state_dict_key"), f": {path} holds several models, under {places}; name one")
     return first
 
 

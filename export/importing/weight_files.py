@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
-from unrolled.engine.errors import ConfigError, ModelFileError, first_line
+from unrolled.engine.errors import ConfigError, ModelFileError, SettingName, first_line
 
 # By the dtype in .safetensors: its usual name, and the layout that NumPy reads; NumPy has no bfloat16.
 SAFETENSORS_FLOATS = {
@@ -115,7 +115,7 @@ def read_weights(path: Path, state_dict_key: str | None = None) -> StoredWeights
         raise ModelFileError(f"{path}: no such file")
     if path.suffix.lower() == ".safetensors" or _is_safetensors(path):
         if state_dict_key is not None:
-            raise ConfigError(f"state_dict_key: {path} is a .safetensors file, which holds one")
+            raise ConfigError(SettingName("state_dict_key"), f": {path} is a .safetensors file, which holds one")
         return _read_safetensors(path)
     with path.open("rb") as file:
         start = file.read(8)

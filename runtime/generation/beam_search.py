@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_whole
-from unrolled.engine.errors import ConfigError, NothingLeftError
+from unrolled.engine.errors import ConfigError, NothingLeftError, SettingName
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.sampling.filters import FILTERS
 from unrolled.engine.sampling.processors import History, Scores
@@ -56,19 +56,26 @@ class BeamConfig(GenerationConfig):
         power: Any = self.length_penalty
         if isinstance(power, bool) or not isinstance(power, int | float) or not abs(power) <= LENGTH_PENALTY_LIMIT:
             raise ConfigError(
-                f"length_penalty: got {power!r}, needs a number from -{LENGTH_PENALTY_LIMIT} to {LENGTH_PENALTY_LIMIT}"
+                SettingName("length_penalty"),
+                f": got {power!r}, needs a number from -{LENGTH_PENALTY_LIMIT} to {LENGTH_PENALTY_LIMIT}",
             )
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
-            raise ConfigError(f"early_stopping: got {self.early_stopping!r}, choose one of false, true, 'never'")
+            raise ConfigError(
+                SettingName("early_stopping"), f": got {self.early_stopping!r}, choose one of false, true, 'never'"
+            )
         if self.num_return_sequences > self.num_beams:
             raise ConfigError(
-                f"num_return_sequences: got {self.num_return_sequences}, needs at most num_beams ({self.num_beams})"
+                SettingName("num_return_sequences"),
+                f": got {self.num_return_sequences}, needs at most ",
+                SettingName("num_beams"),
+                f" ({self.num_beams})",
             )
         drawing: dict[str, Any] = {"do_sample": False, "seed": 0} | {
             name: getattr(GenerationConfig, name) for name in FILTERS
         }
         if used := [name for name, off in drawing.items() if getattr(self, name) != off]:
-            raise ConfigError(f"{used[0]}: got {getattr(self, used[0])!r}, but beams do not draw; leave it out")
+            got = getattr(self, used[0])
+            raise ConfigError(SettingName(used[0]), f": got {got!r}, but beams do not draw; leave it out")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from unrolled.engine.data.readers.table_format import TableFormat, spelling
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 
 EMPTY_ROWS, BLANK_LINES = "empty", "blank lines"  # reasons why rows are skipped
 TEXT_FIELD = "text"  # the default field of JSON objects
@@ -33,7 +33,7 @@ class ReadOptions:
     def __post_init__(self) -> None:
         for name, value in (("column", self.column), ("field", self.field)):
             if value is not None and not value.strip():
-                raise ConfigError(f"{name}: got {value!r}, needs a name")
+                raise ConfigError(SettingName(name), f": got {value!r}, needs a name")
         TableFormat(self.delimiter, self.quoting, self.header)  # validates the three
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unrolled.engine.checks import check_choice
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 
 CANDIDATES = (",", ";", "\t", "|")
 SPELLINGS = {**{mark: mark for mark in CANDIDATES}, "tab": "\t", "\\t": "\t"}
@@ -41,7 +41,7 @@ class TableFormat:
     def __post_init__(self) -> None:
         if self.delimiter is not None:
             if self.delimiter not in SPELLINGS:
-                raise ConfigError(f"delimiter: got {self.delimiter!r}, choose one of , ; | tab")
+                raise ConfigError(SettingName("delimiter"), f": got {self.delimiter!r}, choose one of , ; | tab")
             object.__setattr__(self, "delimiter", SPELLINGS[self.delimiter])
         if self.quoting is not None:
             check_choice("quoting", self.quoting, QUOTINGS)

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from unrolled.engine.checks import check_whole
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.sampling.config import SamplingConfig
 
 _RULES = tuple(field.name for field in fields(SamplingConfig))
@@ -43,26 +43,35 @@ class GenerationConfig(SamplingConfig):
             check_whole(name, getattr(self, name), 1)
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, list | tuple) or not all(isinstance(text, str) and text for text in stop):
-            raise ConfigError(f"stop: got {self.stop!r}, needs texts that are not empty")
+            raise ConfigError(SettingName("stop"), f": got {self.stop!r}, needs texts that are not empty")
         object.__setattr__(self, "stop", tuple(stop))
         if not isinstance(self.logprobs, bool):
-            raise ConfigError(f"logprobs: got {self.logprobs!r}, needs true or false")
+            raise ConfigError(SettingName("logprobs"), f": got {self.logprobs!r}, needs true or false")
         self._check_lengths()
 
     def _check_lengths(self) -> None:
         """Check that the required tokens fit into ``max_new_tokens`` and no stop text cuts the forced prefix."""
         if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(
-                f"min_new_tokens: got {self.min_new_tokens}, needs at most max_new_tokens ({self.max_new_tokens})"
+                SettingName("min_new_tokens"),
+                f": got {self.min_new_tokens}, needs at most ",
+                SettingName("max_new_tokens"),
+                f" ({self.max_new_tokens})",
             )
         prefix = self.forced_prefix
         if not isinstance(prefix, str):
             if len(prefix) > self.max_new_tokens:
                 raise ConfigError(
-                    f"forced_prefix: has {len(prefix)} tokens, needs at most max_new_tokens ({self.max_new_tokens})"
+                    SettingName("forced_prefix"),
+                    f": has {len(prefix)} tokens, needs at most ",
+                    SettingName("max_new_tokens"),
+                    f" ({self.max_new_tokens})",
                 )
         elif cuts := [text for text in self.stop if text in prefix]:
-            raise ConfigError(f"forced_prefix: {prefix!r} holds the stop text {cuts[0]!r}; writing would end inside it")
+            raise ConfigError(
+                SettingName("forced_prefix"),
+                f": {prefix!r} holds the stop text {cuts[0]!r}; writing would end inside it",
+            )
 
     @cached_property
     def extras(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName, listed_settings
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context, more_tokens
@@ -48,7 +48,11 @@ def resolve(model: StepModel, config: GenerationConfig) -> GenerationConfig:
     """Return the same settings with ids for texts; ConfigError if the model does not support them."""
     if not config.plain and "step" not in model.capabilities:
         raise ConfigError(
-            f"{', '.join(config.extras)}: an ONNX file of form generate draws inside its graph, which has only "
-            "temperature, top_k and top_p; export --form both, or use the checkpoint"
+            *listed_settings(config.extras),
+            ": an ONNX file of form generate draws inside its graph, which has only ",
+            *listed_settings(("temperature", "top_k")),
+            " and ",
+            SettingName("top_p"),
+            "; export --form both, or use the checkpoint",
         )
     return config.resolved(model.tokenizer)

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from unrolled.engine.checks import EXACT_LIMIT
-from unrolled.engine.errors import ConfigError
+from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.storage.json_text import parse_value
 from unrolled.runtime.generation.requests.config import GenerationConfig
@@ -102,7 +102,8 @@ def row_config(config: GenerationConfig, overrides: Mapping[str, Any]) -> Genera
     given = {name: plain_value(name, value) for name, value in overrides.items()}
     given = {name: value for name, value in given.items() if value is not None}
     if shared := [name for name in SHARED_SETTINGS if name in given]:
-        raise ConfigError(f"{shared[0]}: is the same for all rows; a row can have {', '.join(ROW_SETTINGS)}")
+        known = ", ".join(ROW_SETTINGS)
+        raise ConfigError(SettingName(shared[0]), f": is the same for all rows; a row can have {known}")
     return replace(config, **given) if given else config
 
 
