@@ -15,6 +15,10 @@ from typing import Any
 LATER: dict[str, dict[str, Any]] = {
     "TrainingConfig": {"validation_share": None},
     "TrainingResult": {"validation_tokens": 0},
+    "DataConfig": {"normalize": "none"},
+    "CharTokenizer": {"normalize": "none"},
+    "WordTokenizer": {"normalize": "none"},
+    "BpeTokenizer": {"normalize": "none"},
 }
 
 

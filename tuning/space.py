@@ -103,7 +103,8 @@ SEARCHED = (RATE, "batch")  # unless options are named
 # Losses on another validation text, or another share of it, do not compare; trials share their limits.
 NOT_SEARCHED = {
     **dict.fromkeys(
-        ("level", "lowercase", "punctuation", "vocab_size", "unknown"), "losses a token of two vocabularies"
+        ("level", "lowercase", "normalize", "punctuation", "vocab_size", "unknown"),
+        "losses a token of two vocabularies",
     ),
     **dict.fromkeys(("batching", "split"), "losses on two validation texts"),
     **dict.fromkeys(("epochs", "steps", "seconds", "patience"), "trials of different lengths"),

@@ -15,6 +15,7 @@ from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.readers.table_format import QUOTINGS
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.network.backends import PRECISIONS
+from unrolled.engine.tokenizers.preparation import NORMALIZATIONS
 from unrolled.engine.tokenizers.registry import TOKENIZERS
 from unrolled.engine.tokenizers.vocabulary import UNKNOWN_POLICIES
 from unrolled.runtime import ENGINES
@@ -86,7 +87,19 @@ Precision = Annotated[
 Level = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help=f"What a token is; bpe: byte pairs. {one_of(TOKENIZERS)}", rich_help_panel=DATA_PANEL
+        metavar="NAME",
+        help=f"What a token is; whitespace: words of text that is already tokenised, and a token a line end; bpe: byte pairs. "
+        f"{one_of(TOKENIZERS)}",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Normalize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Unicode form in which text is matched. {one_of(NORMALIZATIONS)} "
+        f"{default('NFC for words, none for characters and byte pairs')}",
+        rich_help_panel=DATA_PANEL,
     ),
 ]
 Batching = Annotated[

@@ -29,6 +29,7 @@ def encode(
     ] = ",".join(map(str, DEFAULT_SPLIT)),
     encoding: options.Encoding = "utf-8",
     lowercase: Annotated[bool | None, typer.Option(help="Lower-case the text.", rich_help_panel=DATA_PANEL)] = None,
+    normalize: options.Normalize = None,
     punctuation: Annotated[
         bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA_PANEL)
     ] = False,
@@ -50,6 +51,7 @@ def encode(
         level=level,
         split=parse_fractions(split),
         lowercase=lowercase,
+        normalize=normalize,
         punctuation=punctuation,
         vocab_size=vocab_size,
         unknown=unknown,

@@ -187,8 +187,7 @@ def _write_job(model: StepModel, job: Job, config: GenerationConfig, json: bool)
 
 
 def _print_texts(tokenizer: Tokenizer, texts: Sequence[Generation]) -> None:
-    join = " " if tokenizer.level == "word" else ""
     for place, text in enumerate(texts):
         if place > 0:
             print("-" * 40)
-        print(text.prompt + (join if text.prompt and text.text else "") + text.text)
+        print(text.prompt + tokenizer.separator(text.prompt, text.text) + text.text)

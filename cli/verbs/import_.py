@@ -16,6 +16,7 @@ from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.run_files import check_free, find_run_files, remove_earlier_run
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, CHECKPOINT_SUFFIX, Checkpoint, save_checkpoint
+from unrolled.engine.tokenizers.preparation import NO_NORMALIZATION, NORMALIZATIONS
 from unrolled.export.importing.language_model import Imported, import_weights
 from unrolled.export.importing.vocabulary_files import make_tokenizer, read_merges, read_vocabulary
 from unrolled.export.importing.weight_files import read_weights
@@ -40,6 +41,10 @@ def import_model(
     ] = None,
     level: options.Level = "char",
     lowercase: Annotated[bool, typer.Option("--lowercase", help="The model's text was lower-cased.")] = False,
+    normalize: Annotated[
+        str,
+        typer.Option(metavar="NAME", help=f"Unicode form of the model's text. {options.one_of(NORMALIZATIONS)}"),
+    ] = NO_NORMALIZATION,
     punctuation: Annotated[bool, typer.Option("--punctuation", help="Punctuation marks are words.")] = False,
     unknown: options.Unknown = None,
     cell: Annotated[
@@ -92,7 +97,9 @@ def import_model(
         )
     tokens = read_vocabulary(vocabulary, level)
     merges = read_merges(vocabulary) if level == "bpe" else ()
-    tokenizer = make_tokenizer(tokens, found.config.vocab_size, level, lowercase, punctuation, unknown, merges)
+    tokenizer = make_tokenizer(
+        tokens, found.config.vocab_size, level, lowercase, punctuation, unknown, merges, normalize
+    )
     record = {"imported": {"file": weights.name, "notes": found.notes}}
     save_checkpoint(path, Checkpoint(found.config, found.params, tokenizer, record))
     if earlier:

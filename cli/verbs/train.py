@@ -118,11 +118,12 @@ def train(
     lowercase: Annotated[
         bool | None,
         typer.Option(
-            help="Lower-case the text. " + options.default("yes for words, else no"),
+            help="Lower-case the text. " + options.default("yes for level word, else no"),
             rich_help_panel=DATA_PANEL,
             show_default=False,
         ),
     ] = None,
+    normalize: options.Normalize = None,
     punctuation: Annotated[
         bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA_PANEL)
     ] = False,

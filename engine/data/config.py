@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from unrolled.engine.canonical import canonical_settings, completed
+from unrolled.engine.canonical import canonical, completed
 from unrolled.engine.checks import check_choice, check_seed
 from unrolled.engine.data.splits import BATCHINGS, DEFAULT_SPLIT, check_fractions
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.pieces import TextOrPieces
+from unrolled.engine.tokenizers.preparation import NORMALIZATIONS
 from unrolled.engine.tokenizers.registry import TOKENIZERS
 
 
@@ -20,15 +22,17 @@ class DataConfig:
     """Settings of vocabulary, split and batches.
 
     Args:
-        level: "char", "word" or "bpe": the tokeniser.
+        level: "char", "word", "whitespace" or "bpe": the tokeniser.
         batching: "stream" or "records".
         batch_size: B, lanes or records per batch.
         length: T, tokens per chunk of a stream; maximum number of predicted tokens of a record.
         split: fractions for training, validation and test.
-        lowercase: lower-case the text; None: only for words.
+        lowercase: lower-case the text; None: only for level "word".
+        normalize: "NFC", "NFD", "NFKC" or "NFKD", the form in which text is matched, or "none"; None: "NFC" for words of both
+            kinds, "none" for characters and byte pairs.
         punctuation: keep punctuation marks at word level.
         vocab_size: maximum number of tokens of words or byte pairs, special ones included; None: all words, 2,048 byte pairs.
-        unknown: policy for text outside the vocabulary; None: "error" for characters, "replace" for words.
+        unknown: policy for text outside the vocabulary; None: "error" for characters, "replace" for words of both kinds.
         seed: seed that shuffles records before the split.
     """
 
@@ -42,9 +46,15 @@ class DataConfig:
     vocab_size: int | None = None
     unknown: str | None = None
     seed: int = 0
+    normalize: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("level", self.level, TOKENIZERS)
+        check_choice("normalize", self.normalization, NORMALIZATIONS)
+        if self.normalize == TOKENIZERS[self.level].default_normalization:
+            object.__setattr__(
+                self, "normalize", None
+            )  # so that a setting read from a file equals the default it came from
         for name in self._chosen():
             if name not in TOKENIZERS[self.level].settings:
                 levels = " or ".join(repr(level) for level, made in TOKENIZERS.items() if name in made.settings)
@@ -59,17 +69,30 @@ class DataConfig:
 
     def _chosen(self) -> dict[str, Any]:
         """Return the vocabulary settings that differ from the default."""
-        asked = {"lowercase": self.lowercase, "vocab_size": self.vocab_size, "unknown": self.unknown}
-        chosen = {name: value for name, value in asked.items() if value is not None}
+        names = ("lowercase", "vocab_size", "unknown", "normalize")
+        chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         return {**chosen, "punctuation": True} if self.punctuation else chosen
+
+    @property
+    def normalization(self) -> str:
+        """Return the form in which text is matched."""
+        return TOKENIZERS[self.level].default_normalization if self.normalize is None else self.normalize
+
+    @property
+    def boundary(self) -> re.Pattern[str] | None:
+        """Return the pattern before whose matches a text may be split without a change of its ids; None: anywhere."""
+        return TOKENIZERS[self.level].boundary_of(self.normalization)
 
     def fit(self, text: TextOrPieces, specials: Sequence[str] = ()) -> Tokenizer:
         """Return a tokeniser fitted to ``text``; the special tokens come first in its vocabulary."""
-        return TOKENIZERS[self.level].fit(text, specials=specials, **self._chosen())
+        return TOKENIZERS[self.level].fit(
+            text, specials=specials, **{**self._chosen(), "normalize": self.normalization}
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form."""
-        return {**canonical_settings(self), "split": list(self.split)}
+        values = {**asdict(self), "split": list(self.split), "normalize": self.normalization}
+        return canonical(type(self), values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:

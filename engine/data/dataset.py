@@ -16,7 +16,7 @@ from unrolled.engine.data.splits import PARTS, split_corpus
 from unrolled.engine.data.streams import StreamBatches, encode_stream
 from unrolled.engine.errors import ConfigError, CorpusError, SettingName
 from unrolled.engine.tokenizers.contract import Tokenizer
-from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS
 
 PartContent = TypeVar("PartContent")
 
@@ -42,17 +42,24 @@ def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig
         # Records are never joined, so the vocabulary needs no line end.
         return config.fit(corpus.text if config.batching == "stream" else "".join(corpus.records), specials)
     text = train if isinstance(train, str) else "\n".join(train)
-    if config.level == "word" and not any(
-        character.isalnum() or (config.punctuation and not character.isspace()) for character in text
-    ):
+    if not _has_word(text, config):
         raise CorpusError(f"{corpus.name}: too little text for the train part (no word); add text or change the split")
     return config.fit(text, specials)
+
+
+def _has_word(text: str, config: DataConfig) -> bool:
+    """Return whether a text has a word, for levels of words."""
+    if config.level == "whitespace":
+        return not text.isspace() and text != ""
+    if config.level == "word":
+        return any(character.isalnum() or (config.punctuation and not character.isspace()) for character in text)
+    return True
 
 
 def fit_pieces(name: str, text: Iterable[str], config: DataConfig) -> Tokenizer:
     """Return a tokeniser fitted to pieces of a text that split no word, without <bos> and <eos>."""
     tokenizer = config.fit(text)
-    if len(tokenizer.vocabulary) == 0 or tokenizer.vocabulary == (UNK,):
+    if all(token in SPECIALS for token in tokenizer.vocabulary):
         raise CorpusError(f"{name}: too little text for the train part (no word); add text or change the split")
     check_several_tokens(name, tokenizer, config)
     return tokenizer

@@ -18,7 +18,7 @@ from unrolled.engine.data.id_arrays import write_ids
 from unrolled.engine.data.readers.file_names import STDIN, format_suffix, printable_name, short_name
 from unrolled.engine.data.readers.registry import READERS
 from unrolled.engine.data.readers.sources import Source
-from unrolled.engine.data.token_files import DTYPES, ID_SETTINGS, TOKENS_FORMAT
+from unrolled.engine.data.token_files import DTYPES, ID_SETTINGS
 from unrolled.engine.errors import ConfigError, CorpusError
 from unrolled.engine.storage.atomic_files import replacing
 from unrolled.engine.storage.checkpoint import METADATA_KEY
@@ -26,7 +26,6 @@ from unrolled.engine.storage.json_text import to_json
 from unrolled.engine.tokenizers import pieces
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.pieces import whole_words
-from unrolled.engine.tokenizers.registry import TOKENIZERS
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 
@@ -59,15 +58,15 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
     survey, again = _Survey(), _Survey()
     chunks = survey.watch(_read(sources))
     if config.level == "char":
-        tokenizer = fit_pieces(name, chunks, config)
+        tokenizer = fit_pieces(name, whole_words(chunks, config.boundary), config)
     else:
         for _ in chunks:
             pass
         head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
-        tokenizer = fit_pieces(name, whole_words(head, TOKENIZERS[config.level].boundary), config)
+        tokenizer = fit_pieces(name, whole_words(head, config.boundary), config)
     data = {name: value for name, value in config.to_dict().items() if name in ID_SETTINGS}
     metadata = {
-        "format_version": TOKENS_FORMAT,
+        "format_version": tokenizer.format_version,
         "corpus": {
             "name": ", ".join(short_name(source.path) for source in sources),
             "characters": survey.characters,

@@ -28,8 +28,16 @@ from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
 TOKENS_SUFFIX = ".tokens"
-TOKENS_FORMAT = 1
-ID_SETTINGS = ("level", "split", "lowercase", "punctuation", "vocab_size", "unknown")  # that determine the ids
+TOKENS_FORMATS = (1, 2)  # 2: the tokeniser normalises, or splits by white space
+ID_SETTINGS = (
+    "level",
+    "split",
+    "lowercase",
+    "normalize",
+    "punctuation",
+    "vocab_size",
+    "unknown",
+)  # that determine the ids
 DTYPES: dict[str, np.dtype] = {"U8": np.dtype("<u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4")}
 CHECKED_IDS = 1 << 22  # ids read and checked at a time
 MOST_HEADER = 100_000_000  # bytes, the limit of safetensors
@@ -99,9 +107,12 @@ def read_encoded(path: str | Path) -> EncodedCorpus:
 
 def _checked(path: Path, header: dict[str, Any], start: int, size: int) -> EncodedCorpus:
     metadata = parse_json(header["__metadata__"][METADATA_KEY], "its metadata")
-    if metadata["format_version"] != TOKENS_FORMAT:
-        raise ModelFileError(f"format {metadata['format_version']!r}; this release reads {TOKENS_FORMAT}")
+    if metadata["format_version"] not in TOKENS_FORMATS:
+        readable = " and ".join(map(str, TOKENS_FORMATS))
+        raise ModelFileError(f"format {metadata['format_version']!r}; this release reads {readable}")
     tokenizer = tokenizer_from_dict(metadata["tokenizer"])
+    if metadata["format_version"] != tokenizer.format_version:
+        raise ModelFileError(f"its tokenizer needs format {tokenizer.format_version}, not {metadata['format_version']}")
     dtype, V = DTYPES[header["ids"]["dtype"]], len(tokenizer.vocabulary)
     parts, corpus = metadata["parts"], metadata["corpus"]
     later = {name: value for name, value in later_settings(DataConfig).items() if name in ID_SETTINGS}

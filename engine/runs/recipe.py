@@ -48,6 +48,7 @@ TRAINING_OPTIONS: dict[str, tuple[OptionField, ...]] = {
     "length": (OptionField(DataConfig, "length"),),
     "split": (OptionField(DataConfig, "split"),),
     "lowercase": (OptionField(DataConfig, "lowercase"),),
+    "normalize": (OptionField(DataConfig, "normalize"),),
     "punctuation": (OptionField(DataConfig, "punctuation"),),
     "vocab_size": (OptionField(DataConfig, "vocab_size"),),
     "unknown": (OptionField(DataConfig, "unknown"),),

@@ -42,9 +42,9 @@ class SamplingConfig:
         bad_words: texts that are not written.
         suppress_tokens: tokens of the vocabulary that are not written.
         sequence_bias: texts, each with a bias on the score of its last token after the others; a mapping or pairs.
-        min_new_tokens: no <eos> before so many tokens; no effect on a vocabulary without it.
+        min_new_tokens: no <eos> before so many tokens; no effect if <eos> does not end a text.
         forced_prefix: the beginning of every text; overrides every ban.
-        eos_token_id: the id of <eos>; ``resolved`` fills it in.
+        eos_token_id: the id of <eos> if it ends a text; ``resolved`` fills it in.
     """
 
     do_sample: bool = True
@@ -167,9 +167,9 @@ class SamplingConfig:
             UnknownTokenError: a text holds characters or words outside the vocabulary, or an id is outside it.
             ConfigError: a text encodes to no token, every token is suppressed, or ``eos_token_id`` is not <eos>'s.
         """
-        if self.eos_token_id not in (None, tokenizer.eos_id):
+        if self.eos_token_id not in (None, tokenizer.end_id):
             raise ConfigError(
-                SettingName("eos_token_id"), f": got {self.eos_token_id}, this vocabulary's <eos> is {tokenizer.eos_id}"
+                SettingName("eos_token_id"), f": got {self.eos_token_id}, this vocabulary's <eos> is {tokenizer.end_id}"
             )
         if self.plain:
             return self
@@ -186,8 +186,8 @@ class SamplingConfig:
             raise ConfigError(
                 SettingName("suppress_tokens"), ": these are all tokens of the vocabulary, and one has to be left"
             )
-        least = self.min_new_tokens if tokenizer.eos_id is not None else 0
-        return replace(self, **ids, min_new_tokens=least, eos_token_id=tokenizer.eos_id)
+        least = self.min_new_tokens if tokenizer.end_id is not None else 0
+        return replace(self, **ids, min_new_tokens=least, eos_token_id=tokenizer.end_id)
 
 
 def _plain_number(value: Any) -> Any:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError, SettingName
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
+from unrolled.engine.tokenizers.preparation import NO_NORMALIZATION, TextPreparation
 from unrolled.engine.tokenizers.streamers import StatefulTextStreamer, TextStreamer
-from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, lower, smallest_unsigned
+from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS, Vocabulary, smallest_unsigned
 
 DEFAULT_SIZE = 2048  # tokens of a vocabulary whose size is not given
 CACHED_WORDS = 1 << 19  # size at which the cache is cleared, which bounds the memory for a large corpus
@@ -84,13 +85,14 @@ class BpeTokenizer(Vocabulary):
         merges: pairs of ids in order of priority; the merged token of each pair is in the vocabulary.
         lowercase: lower-case the text first.
         unknown: must be "error": byte-level BPE has no unknown input.
+        normalize: one of ``NORMALIZATIONS``, applied to the text first.
     """
 
     level: ClassVar[str] = "bpe"
-    settings: ClassVar[tuple[str, ...]] = ("lowercase", "vocab_size")
+    settings: ClassVar[tuple[str, ...]] = ("lowercase", "normalize", "vocab_size")
     _WORDS = re.compile(PATTERN)
     # A word ends before each match, independent of the text around it.
-    boundary: ClassVar[re.Pattern[str] | None] = re.compile(f"(?<=[^{SPACE}])[{SPACE}]")
+    word_boundary: ClassVar[re.Pattern[str] | None] = re.compile(f"(?<=[^{SPACE}])[{SPACE}]")
 
     def __init__(
         self,
@@ -98,13 +100,13 @@ class BpeTokenizer(Vocabulary):
         merges: Iterable[Sequence[int]],
         lowercase: bool = False,
         unknown: str = "error",
+        normalize: str = NO_NORMALIZATION,
     ) -> None:
-        super().__init__(vocabulary, unknown)
+        super().__init__(vocabulary, unknown, lowercase, normalize)
         if unknown != "error":
             raise ConfigError(
                 SettingName("unknown"), f": got {unknown!r}, needs 'error' or nothing; byte pairs know any text"
             )
-        self.lowercase = lowercase
         if missing := [byte for byte, sign in enumerate(BYTE_SIGNS) if sign not in self._ids]:
             raise ConfigError(f"vocabulary: has no token for byte {missing[0]}, written {BYTE_SIGNS[missing[0]]!r}")
         for token in self.vocabulary:
@@ -137,7 +139,13 @@ class BpeTokenizer(Vocabulary):
 
     @classmethod
     def fit(
-        cls, text: TextOrPieces, *, specials: Sequence[str] = (), lowercase: bool = False, vocab_size: int | None = None
+        cls,
+        text: TextOrPieces,
+        *,
+        specials: Sequence[str] = (),
+        lowercase: bool = False,
+        normalize: str = NO_NORMALIZATION,
+        vocab_size: int | None = None,
     ) -> BpeTokenizer:
         """Return a tokeniser of the 256 bytes and the most frequent merges, at most ``vocab_size`` tokens in all.
 
@@ -153,14 +161,15 @@ class BpeTokenizer(Vocabulary):
                 f": {size} is too few; byte pairs need {len(first)} for the bytes and what marks records, "
                 "and one more for each pair that is joined",
             )
-        pieces = (_clean(piece, lowercase) for piece in pieces_of(text, cls.boundary))
+        prepare = TextPreparation(normalize, lowercase)
+        pieces = (_replace_surrogates(prepare(piece)) for piece in pieces_of(text, cls.boundary_of(normalize)))
         merges = _learn(pieces, size - len(specials))
         vocabulary = list(dict.fromkeys([*first, *(left + right for left, right in merges)]))
         ids = {token: index for index, token in enumerate(vocabulary)}
-        return cls(vocabulary, [(ids[left], ids[right]) for left, right in merges], lowercase)
+        return cls(vocabulary, [(ids[left], ids[right]) for left, right in merges], lowercase, normalize=normalize)
 
     def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "lowercase": self.lowercase, "merges": [list(pair) for pair in self.merges]}
+        return {**super()._settings(), "merges": [list(pair) for pair in self.merges]}
 
     def encode_word(self, word: str) -> tuple[int, ...]:
         """Return the ids of one match of ``PATTERN``."""
@@ -181,7 +190,7 @@ class BpeTokenizer(Vocabulary):
         for piece in pieces_of(text, self.boundary):
             if len(self._words) > CACHED_WORDS:
                 self._words.clear()
-            words = self._WORDS.findall(_clean(piece, self.lowercase))
+            words = self._WORDS.findall(_replace_surrogates(self._prepare(piece)))
             yield np.fromiter(chain.from_iterable(map(self._words.__getitem__, words)), dtype)
 
     def streamer(self) -> TextStreamer:
@@ -199,9 +208,8 @@ class BpeTokenizer(Vocabulary):
         return [self.decode([i]) for i in [*joined, *rest][:count]]
 
 
-def _clean(text: str, lowercase: bool) -> str:
-    """Return ``text``, optionally in lower case, with lone surrogates replaced by U+FFFD."""
-    text = lower(text) if lowercase else text
+def _replace_surrogates(text: str) -> str:
+    """Return ``text`` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

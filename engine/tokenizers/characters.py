@@ -6,14 +6,15 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, UnknownTokenError
 from unrolled.engine.tokenizers.pieces import TextOrPieces, pieces_of
-from unrolled.engine.tokenizers.vocabulary import SPECIALS, Vocabulary, lower, smallest_unsigned, specials_for
+from unrolled.engine.tokenizers.preparation import NO_NORMALIZATION, TextPreparation
+from unrolled.engine.tokenizers.vocabulary import SPECIALS, Vocabulary, smallest_unsigned, specials_for
 
 
 def _code_points(text: str) -> NDArray:
@@ -24,20 +25,26 @@ def _code_points(text: str) -> NDArray:
 
 
 class CharTokenizer(Vocabulary):
-    """A tokeniser with one token per Unicode code point; by default it keeps the case.
+    """A tokeniser with one token per Unicode code point; by default it changes neither the case nor the form of a text.
 
     Args:
         vocabulary: single code points and special tokens.
         unknown: policy for a code point outside the vocabulary: "error", "replace" (by <unk>) or "skip".
         lowercase: lower-case the text first.
+        normalize: one of ``NORMALIZATIONS``, applied to the text first.
     """
 
     level: ClassVar[str] = "char"
-    settings: ClassVar[tuple[str, ...]] = ("lowercase", "unknown")
+    settings: ClassVar[tuple[str, ...]] = ("lowercase", "normalize", "unknown")
 
-    def __init__(self, vocabulary: Sequence[str], unknown: str = "error", lowercase: bool = False) -> None:
-        super().__init__(vocabulary, unknown)
-        self.lowercase = lowercase
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        unknown: str = "error",
+        lowercase: bool = False,
+        normalize: str = NO_NORMALIZATION,
+    ) -> None:
+        super().__init__(vocabulary, unknown, lowercase, normalize)
         characters = [token for token in self.vocabulary if token not in SPECIALS]
         if bad := [token for token in characters if len(token) != 1]:
             raise ConfigError(f"vocabulary: {bad[0]!r} is not a single character")
@@ -50,22 +57,27 @@ class CharTokenizer(Vocabulary):
 
     @classmethod
     def fit(
-        cls, text: TextOrPieces, *, specials: Sequence[str] = (), unknown: str = "error", lowercase: bool = False
+        cls,
+        text: TextOrPieces,
+        *,
+        specials: Sequence[str] = (),
+        unknown: str = "error",
+        lowercase: bool = False,
+        normalize: str = NO_NORMALIZATION,
     ) -> CharTokenizer:
         """Return a tokeniser of all code points of ``text``: the special tokens, then code points in ascending order."""
+        prepare = TextPreparation(normalize, lowercase)
         seen = np.zeros(sys.maxunicode + 1, np.bool_)
-        for piece in pieces_of(text):
-            seen[_code_points(lower(piece) if lowercase else piece)] = True
-        return cls([*specials_for(unknown, specials), *map(chr, np.flatnonzero(seen))], unknown, lowercase)
-
-    def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "lowercase": self.lowercase}
+        for piece in pieces_of(text, cls.boundary_of(normalize)):
+            seen[_code_points(prepare(piece))] = True
+        vocabulary = [*specials_for(unknown, specials), *map(chr, np.flatnonzero(seen))]
+        return cls(vocabulary, unknown, lowercase, normalize)
 
     def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
         """Yield the ids of ``text`` piece by piece, in the smallest unsigned dtype."""
         dtype = smallest_unsigned(len(self.vocabulary))
-        for piece in pieces_of(text):
-            piece = lower(piece) if self.lowercase else piece
+        for piece in pieces_of(text, self.boundary):
+            piece = self._prepare(piece)
             ids = self._table.take(_code_points(piece), mode="clip")  # above the largest known one: the last entry
             missing = ids == self._missing
             if missing.any():

@@ -14,10 +14,11 @@ from unrolled.engine.errors import ModelFileError
 from unrolled.engine.tokenizers.byte_pairs import BpeTokenizer
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.whitespace import WhitespaceTokenizer
 from unrolled.engine.tokenizers.words import WordTokenizer
 
-TOKENIZERS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[BpeTokenizer]] = {
-    tokenizer.level: tokenizer for tokenizer in (CharTokenizer, WordTokenizer, BpeTokenizer)
+TOKENIZERS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[WhitespaceTokenizer] | type[BpeTokenizer]] = {
+    tokenizer.level: tokenizer for tokenizer in (CharTokenizer, WordTokenizer, WhitespaceTokenizer, BpeTokenizer)
 }
 
 

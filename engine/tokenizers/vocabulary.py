@@ -15,6 +15,7 @@ from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, UnknownTokenError
 from unrolled.engine.tokenizers.pieces import TextOrPieces
+from unrolled.engine.tokenizers.preparation import NO_NORMALIZATION, STABLE_BOUNDARY, TextPreparation
 from unrolled.engine.tokenizers.streamers import TextStreamer
 
 UNK, BOS, EOS = "<unk>", "<bos>", "<eos>"
@@ -33,15 +34,27 @@ def smallest_unsigned(size: int) -> np.dtype:
 
 
 class Vocabulary(ABC):
-    """A vocabulary, its ids and the policy for unknown text, shared by all tokenisers."""
+    """A vocabulary, its ids, the preparation of texts and the policy for unknown text, shared by all tokenisers."""
 
     level: ClassVar[str]
     settings: ClassVar[tuple[str, ...]]
-    boundary: ClassVar[re.Pattern[str] | None] = None
+    default_normalization: ClassVar[str] = (
+        NO_NORMALIZATION  # of new tokenisers; a description without the key means "none"
+    )
+    word_boundary: ClassVar[re.Pattern[str] | None] = None  # where no token continues; None: between any two characters
 
-    def __init__(self, vocabulary: Sequence[str], unknown: str = "error") -> None:
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        unknown: str = "error",
+        lowercase: bool = False,
+        normalize: str = NO_NORMALIZATION,
+    ) -> None:
         self.vocabulary = tuple(vocabulary)
         self.unknown = unknown
+        self.lowercase = lowercase
+        self.normalize = normalize
+        self._prepare = TextPreparation(normalize, lowercase)
         check_choice("unknown", unknown, UNKNOWN_POLICIES)
         if not self.vocabulary or not all(isinstance(token, str) and token for token in self.vocabulary):
             raise ConfigError("vocabulary: needs at least one token, and every token a text that is not empty")
@@ -65,10 +78,32 @@ class Vocabulary(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form, which ``tokenizer_from_dict`` reads."""
-        return canonical(type(self), self._settings())
+        return canonical(type(self), {**self._settings(), "normalize": self.normalize})
 
     def _settings(self) -> dict[str, Any]:
-        return {"level": self.level, "vocabulary": list(self.vocabulary), "unknown": self.unknown}
+        return {
+            "level": self.level,
+            "vocabulary": list(self.vocabulary),
+            "unknown": self.unknown,
+            "lowercase": self.lowercase,
+        }
+
+    @property
+    def format_version(self) -> int:
+        """Return the lowest version of the file formats that can describe this tokeniser."""
+        return 1 if self.normalize == NO_NORMALIZATION else 2
+
+    @classmethod
+    def boundary_of(cls, normalize: str) -> re.Pattern[str] | None:
+        """Return the pattern before whose matches a text may be split, for a way of normalising; None: anywhere."""
+        if cls.word_boundary is not None or normalize == NO_NORMALIZATION:
+            return cls.word_boundary
+        return STABLE_BOUNDARY
+
+    @property
+    def boundary(self) -> re.Pattern[str] | None:
+        """Return the pattern before whose matches a text may be split without a change of its ids; None: anywhere."""
+        return self.boundary_of(self.normalize)
 
     @property
     def unk_id(self) -> int | None:
@@ -84,6 +119,11 @@ class Vocabulary(ABC):
     def eos_id(self) -> int | None:
         """Return the id of <eos>, None if the vocabulary lacks it."""
         return self._ids.get(EOS)
+
+    @property
+    def end_id(self) -> int | None:
+        """Return the id of the token that ends a generated text, None if none does."""
+        return self.eos_id
 
     @abstractmethod
     def encode_pieces(self, text: TextOrPieces) -> Iterator[NDArray]:
@@ -110,6 +150,10 @@ class Vocabulary(ABC):
             return "\n"
         return next((token for token in self.vocabulary if token not in SPECIALS), "")
 
+    def separator(self, prompt: str, text: str) -> str:
+        """Return the white space between a prompt and the text generated after it."""
+        return ""
+
     def examples(self, count: int) -> list[str]:
         """Return up to ``count`` tokens, as texts, that show the kind of the vocabulary."""
         return list(self.vocabulary[:count])
@@ -129,11 +173,6 @@ class Vocabulary(ABC):
             f"the vocabulary has no {what} {token!r} ({where}); leave it out, or use a model that was "
             f"trained with --unknown replace or skip. Known: {known}{more}"
         )
-
-
-def lower(text: str) -> str:
-    """Return ``text`` in lower case, independent of context: str.lower maps a final Σ to ς."""
-    return text.replace("Σ", "σ").lower()
 
 
 def join_ids(pieces: Iterator[NDArray]) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from unrolled.engine.data.readers.sources import Source
 from unrolled.engine.errors import ConfigError, first_line
 from unrolled.engine.storage.json_text import parse_value
 from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.preparation import NO_NORMALIZATION
 from unrolled.engine.tokenizers.registry import TOKENIZERS
 from unrolled.engine.tokenizers.vocabulary import SPECIALS, UNK
 
@@ -93,7 +94,7 @@ def read_merges(path: Path) -> list[list[int]]:
     if not isinstance(merges, list) or not pairs:
         raise ConfigError(
             f"vocabulary: {path} has no merges; --level bpe needs a JSON object with vocabulary and merges (pairs of ids) as "
-            "export/README.md describes it; tokenisers of other libraries cut text into other words, and cannot be taken over"
+            "docs/formats.md describes it; tokenisers of other libraries cut text into other words, and cannot be taken over"
         )
     return merges
 
@@ -106,12 +107,14 @@ def make_tokenizer(
     punctuation: bool = False,
     unknown: str | None = None,
     merges: Sequence[Sequence[int]] = (),
+    normalize: str = NO_NORMALIZATION,
 ) -> Tokenizer:
     """Return a tokeniser with the tokens that a model of V tokens was trained with.
 
     Args:
         unknown: policy for unknown tokens; if left out, words become <unk> if the vocabulary has it, else they are an error.
         merges: merges of byte pairs (level bpe only).
+        normalize: the Unicode form of the text that the model was trained on.
 
     Raises:
         ConfigError: another number of tokens, or tokens of another level.
@@ -126,6 +129,7 @@ def make_tokenizer(
             f"vocabulary: {long[0]!r} is not a single character; for words say --level word, and for a marker that no "
             "text holds write a character of private use, such as U+E000"
         )
-    policy = unknown or ("replace" if level == "word" and UNK in tokens else "error")
-    own: dict[str, dict[str, Any]] = {"char": {}, "word": {"punctuation": punctuation}, "bpe": {"merges": merges}}
-    return TOKENIZERS[level](vocabulary=tokens, unknown=policy, lowercase=lowercase, **own[level])
+    policy = unknown or ("replace" if level in ("word", "whitespace") and UNK in tokens else "error")
+    own: dict[str, dict[str, Any]] = {"word": {"punctuation": punctuation}, "bpe": {"merges": merges}}
+    kind, more = TOKENIZERS[level], own.get(level, {})
+    return kind(vocabulary=tokens, unknown=policy, lowercase=lowercase, normalize=normalize, **more)

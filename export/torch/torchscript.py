@@ -84,7 +84,7 @@ class ScriptedModel:
             chosen = settings.temperature, settings.top_k, settings.top_p
         else:
             u, chosen = np.zeros((draws.steps, len(lengths))), (1.0, 1, 1.0)
-        eos = self.tokenizer.eos_id
+        eos = self.tokenizer.end_id
         written, moved = self._call("generate", tokens, lengths, state, u, *chosen, -1 if eos is None else eos)
         return written, moved
 

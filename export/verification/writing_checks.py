@@ -33,7 +33,7 @@ def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple
     """
     tokens, lengths = pad_prompts(prompts)
     written, state = model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)
-    shape, eos = (draws.steps, len(prompts)), model.tokenizer.eos_id
+    shape, eos = (draws.steps, len(prompts)), model.tokenizer.end_id
     need(
         written.ndim == 2 and written.shape[1] == shape[1] and 1 <= len(written) <= shape[0],
         f"it writes tokens of shape {written.shape}, needs {shape}",
@@ -65,7 +65,7 @@ def check_written(model: WritingModel, golden: list[dict[str, Any]]) -> str:
         for b, tokens in enumerate(expected):
             got = written[: len(tokens), b].tolist()
             # A row repeats its <eos>, and writing stops when every row has one.
-            end = tokens.index(eos) + 1 if (eos := model.tokenizer.eos_id) in tokens else len(tokens)
+            end = tokens.index(eos) + 1 if (eos := model.tokenizer.end_id) in tokens else len(tokens)
             need(got[:end] == tokens[:end], f"golden case {b + 1}: the file writes other {what} than recorded")
             total += end
     return f"{total} recorded tokens written by the file itself"
@@ -84,7 +84,7 @@ def check_pieces(model: WritingModel) -> str:
     first, middle = _write(model, prompts, draws._replace(steps=cut))
     rest = draws._replace(steps=steps - cut, first_step=cut)
     second, after = model.write(first[-1:], np.ones(3, np.int64), middle, rest)
-    continued = first[-1] != (-1 if (eos := model.tokenizer.eos_id) is None else eos)  # the others start a new text
+    continued = first[-1] != (-1 if (eos := model.tokenizer.end_id) is None else eos)  # the others start a new text
     need(len(second) == rest.steps, "the rest of a text is cut short")
     pieces = np.concatenate([first, second])
     need(bool((pieces == whole)[:, continued].all()), "a text written in two pieces is another")

@@ -150,7 +150,7 @@ class _Search:
 
     def _ending(self, tokens: tuple[int, ...]) -> str | None:
         """Return the reason why a text ends with its last token, or None."""
-        if tokens[-1] == self.tokenizer.eos_id:
+        if tokens[-1] == self.tokenizer.end_id:
             return "eos"
         if self.config.stop and any(stop in self.tokenizer.decode(tokens) for stop in self.config.stop):
             return "stop"

@@ -70,7 +70,7 @@ class NumbaModel(TokenizedModel):
 
     def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
         check_ids(self.config, flow.tokens)
-        eos = self.tokenizer.eos_id
+        eos = self.tokenizer.end_id
         self._decoder.flow(state, flow, -1 if eos is None else eos, slots, least)
 
     def read(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:

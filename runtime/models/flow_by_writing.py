@@ -46,7 +46,7 @@ def _write(model: WritingModel, state: NDArray, flow: Flow, rows: NDArray[np.int
     tokens, lengths = pad_prompts([flow.tokens[flow.position[e] : flow.end[e]] for e in rows])
     written, moved = model.write(tokens, lengths, np.ascontiguousarray(state[:, :, rows]), draws)
     state[:, :, rows] = moved
-    n, eos = len(written), model.tokenizer.eos_id
+    n, eos = len(written), model.tokenizer.end_id
     ends = written == eos  # all False without an <eos>
     counts = np.where(ends.any(axis=0), ends.argmax(axis=0) + 1, n)
     counts = np.minimum(counts, flow.remaining[rows])

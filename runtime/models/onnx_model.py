@@ -90,10 +90,10 @@ class OnnxWriter(OnnxModel):
         inputs = {"tokens": tokens, "lengths": lengths, "state": state}
         if draws.settings.do_sample:
             inputs["uniforms"] = uniforms(draws.settings.seed, draws.sequences, steps)
-            inputs |= _setting_inputs(draws.settings, self.tokenizer.eos_id)
+            inputs |= _setting_inputs(draws.settings, self.tokenizer.end_id)
         else:
             inputs["uniforms"] = np.zeros((draws.steps, len(lengths)))
-            inputs |= _setting_inputs(_MOST_PROBABLE, self.tokenizer.eos_id)
+            inputs |= _setting_inputs(_MOST_PROBABLE, self.tokenizer.end_id)
         written, moved = self._run(["written", "final_state"], inputs)
         self._check_written(written, moved, draws.steps, len(lengths))
         if not np.isfinite(moved).all():

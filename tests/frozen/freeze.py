@@ -78,7 +78,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         DataConfig(lowercase=True, unknown="skip"),
         replace(SMALL, embedding_size=10, tie_weights=True),
     ),
-    "word-lstm": Experiment(TrainingConfig(steps=30), DataConfig("word", punctuation=True, vocab_size=15), SMALL),
+    "word-lstm": Experiment(
+        TrainingConfig(steps=30), DataConfig("word", punctuation=True, vocab_size=15, normalize="none"), SMALL
+    ),
     "bpe-gru": Experiment(
         TrainingConfig(steps=30), DataConfig("bpe", vocab_size=280), replace(SMALL, cell="gru", hidden_size=8)
     ),

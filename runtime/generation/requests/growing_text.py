@@ -55,7 +55,7 @@ class GrowingText:
         if self.history is not None:
             self.history += tokens
         if not self.config.stop:  # only <eos> can end it: no loop over the tokens
-            left, eos = self.left, self.tokenizer.eos_id
+            left, eos = self.left, self.tokenizer.end_id
             end = tokens.index(eos) + 1 if eos is not None and eos in tokens else len(tokens) + 1
             self.tokens += tokens[: min(end, left)]
             self.reason = "eos" if end <= left and end <= len(tokens) else "length" if left <= len(tokens) else None
@@ -69,7 +69,7 @@ class GrowingText:
         """Add one token, and end the text if it completes a stop text, is <eos> or is the last allowed."""
         self.tokens.append(token)
         self._tail = self._tail[-self._longest :] + self._streamer.feed(token)
-        if token == self.tokenizer.eos_id:
+        if token == self.tokenizer.end_id:
             self.reason = "eos"
         elif any(stop in self._tail for stop in self.config.stop):
             self.reason = "stop"

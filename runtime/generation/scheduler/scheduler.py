@@ -85,7 +85,7 @@ class Scheduler:
             return FlowSlots(cast(FlowingModel, self._model), self._chunk)
         if plain and self._most == 1 and "bind" in self._model.capabilities:
             return SingleSlot(cast(BindingModel, self._model), self._chunk)
-        return StepSlots(self._rows_model, self._model.tokenizer.eos_id)
+        return StepSlots(self._rows_model, self._model.tokenizer.end_id)
 
     def _next(self, going: dict[bool, int]) -> list[GrowingText]:
         """Return new rows for the room that is left.

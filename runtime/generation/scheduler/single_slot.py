@@ -63,7 +63,7 @@ class SingleSlot:
 
     def __init__(self, model: BindingModel, chunk: int) -> None:
         self.rows: list[GrowingText] = []
-        self._model, self._eos, self._chunk = model, model.tokenizer.eos_id, chunk
+        self._model, self._eos, self._chunk = model, model.tokenizer.end_id, chunk
         self._bound = model.bind(min_rows(model))
 
     def replace(self, going: NDArray[np.bool_], rows: list[GrowingText]) -> None:

@@ -52,7 +52,7 @@ def test_prepare_words_come_from_the_training_part_only() -> None:
 def test_prepare_word_options_reach_the_vocabulary() -> None:
     config = DataConfig("word", split=(1, 0, 0), lowercase=False, punctuation=True, vocab_size=4, unknown="skip")
     data = prepare_dataset(Corpus("t", "A a A . . . b"), config)
-    assert data.tokenizer == WordTokenizer([".", "A", "a", "b"], "skip", False, True)
+    assert data.tokenizer == WordTokenizer([".", "A", "a", "b"], "skip", False, True, "NFC")
 
 
 def test_prepare_character_options_reach_the_vocabulary() -> None:
@@ -109,13 +109,16 @@ def test_prepare_names_the_part_that_is_too_short(
 
 
 def test_data_config_refuses_what_does_not_go_together() -> None:
-    with pytest.raises(ConfigError, match="level: got 'byte', choose one of char, word, bpe"):
+    with pytest.raises(ConfigError, match="level: got 'byte', choose one of char, word, whitespace, bpe"):
         DataConfig("byte")
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"vocab_size": 10}, "vocab_size: goes with level 'word' or 'bpe', and not with 'char'"),
+        ({"vocab_size": 10}, "vocab_size: goes with level 'word' or 'whitespace' or 'bpe', and not with 'char'"),
         ({"punctuation": True}, "punctuation: goes with level 'word', and not with 'char'"),
         ({"level": "bpe", "punctuation": True}, "punctuation: goes with level 'word', and not with 'bpe'"),
-        ({"level": "bpe", "unknown": "skip"}, "unknown: goes with level 'char' or 'word', and not with 'bpe'"),
+        (
+            {"level": "bpe", "unknown": "skip"},
+            "unknown: goes with level 'char' or 'word' or 'whitespace', and not with 'bpe'",
+        ),
     ]
     for options, message in refused:
         with pytest.raises(ConfigError, match=message):

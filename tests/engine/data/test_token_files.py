@@ -208,12 +208,12 @@ def test_every_damage_is_a_named_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_pieces_are_cut_where_words_end(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = [TEXT[i : i + size] for i in range(0, len(TEXT), size)]
-    pieces = list(whole_words(chunks, BpeTokenizer.boundary))
+    pieces = list(whole_words(chunks, BpeTokenizer.word_boundary))
     assert "".join(pieces) == TEXT
     assert len(pieces) > 20
     assert all(before[-1:] != " " and after[:1].isspace() for before, after in itertools.pairwise(pieces))
     monkeypatch.setattr(pieces_module, "LONGEST_SEARCH", 2)
-    assert "".join(whole_words(chunks, BpeTokenizer.boundary)) == TEXT
+    assert "".join(whole_words(chunks, BpeTokenizer.word_boundary)) == TEXT
 
 
 @pytest.mark.slow

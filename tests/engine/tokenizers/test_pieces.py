@@ -68,7 +68,7 @@ def test_split_pieces_without_a_boundary_is_by_size(monkeypatch: pytest.MonkeyPa
 
 def test_split_pieces_cuts_no_word_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces_module, "PIECE_CHARS", 3)
-    boundary = WordTokenizer.boundary
+    boundary = WordTokenizer.word_boundary
     assert list(split_pieces("a word of letters", boundary)) == ["a word", " of", " letters"]
     assert list(split_pieces("unbroken", boundary)) == ["unbroken"]
 
