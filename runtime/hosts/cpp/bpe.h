@@ -1,4 +1,4 @@
-// Byte-pair tokenizer: text to ids and back by the rules of the export's README.
+// Byte-pair tokenizer: text to ids and back by the rules of docs/formats.md.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Byte-pair tokenizer: text to ids and back by the rules of the export's README.
+// Byte-pair tokenizer: text to ids and back by the rules of docs/formats.md.
 
 // White space by the definition of \s in Python: JavaScript's includes U+FEFF, but not U+001C to U+001F and U+0085.
 export const SPACE = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';

@@ -1,4 +1,4 @@
-// Sampling of a token from logits and a uniform by the rules in export/README.md, which compute in float64 as JavaScript does.
+// Sampling of a token from logits and a uniform by the rules in docs/formats.md, which compute in float64 as JavaScript does.
 
 import { HostError, shown } from './errors.mjs';
 
