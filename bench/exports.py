@@ -11,7 +11,7 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.engine.training.evaluation import evaluate, step_evaluator
+from unrolled.engine.training.evaluation import evaluate_tokens
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 from unrolled.export.formats import FORMATS
 from unrolled.export.onnx.writer import build
@@ -61,7 +61,7 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: WeightStorag
 
 def _perplexity(model: StepModel, text: Corpus) -> float:
     batches = batches_to_score(text, model.tokenizer, model.training)
-    return evaluate(step_evaluator(model), model.config, batches).perplexity
+    return evaluate_tokens(model, batches).perplexity
 
 
 def _rate(model: StepModel) -> float:

@@ -16,6 +16,12 @@ def check_choice(name: str, value: object, known: Collection[str]) -> None:
         raise ConfigError(SettingName(name), f": got {value!r}, choose one of {', '.join(known)}")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Check that ``value`` is true or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(SettingName(name), f": got {value!r}, needs true or false")
+
+
 def check_seed(seed: object) -> None:
     """Check that ``seed`` fits 64 bits, the width that both NumPy's generators and text generation accept."""
     if not isinstance(seed, int) or not 0 <= seed < 2**64:

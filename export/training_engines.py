@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.network.backends import FLOAT32, check_precision
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
@@ -20,15 +20,15 @@ NO_TORCH = 'the torch engine needs torch: pip install "unrolled[torch]"'
 
 
 def _backend_maker(backend: str) -> TrainableMaker:
-    return lambda config, params, optimizer, clip: EngineTrainable(config, params, optimizer, clip, backend)
+    return lambda spec, params, optimizer, clip: EngineTrainable(spec, params, optimizer, clip, backend)
 
 
-def _torch(config: LanguageModelConfig, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
+def _torch(spec: ModelSpec, params: Params, optimizer: OptimizerConfig, clip: float | None) -> Trainable:
     try:
         from unrolled.export.torch.training import TorchTrainable
     except ImportError as error:
         raise MissingDependencyError(NO_TORCH) from error
-    return TorchTrainable(config, params, optimizer, clip)
+    return TorchTrainable(spec, params, optimizer, clip)
 
 
 TRAINABLES: dict[str, TrainableMaker] = {
@@ -79,7 +79,7 @@ def training_group(engine: str) -> Iterator[Group]:
 
 def make_trainable(
     engine: str,
-    config: LanguageModelConfig,
+    spec: ModelSpec,
     params: Params,
     optimizer: OptimizerConfig,
     clip_norm: float | None = None,
@@ -98,10 +98,10 @@ def make_trainable(
     check_choice("engine", engine, TRAINABLES)
     check_precision(engine, precision)
     if precision != FLOAT32:
-        return EngineTrainable(config, params, optimizer, clip_norm, engine, precision)
+        return EngineTrainable(spec, params, optimizer, clip_norm, engine, precision)
     if group.size > 1:
         from unrolled.export.torch.distributed import DistributedTrainable, TorchGroup
 
         assert isinstance(group, TorchGroup)  # the only group of several processes
-        return DistributedTrainable(config, params, optimizer, clip_norm, group)
-    return TRAINABLES[engine](config, params, optimizer, clip_norm)
+        return DistributedTrainable(spec, params, optimizer, clip_norm, group)
+    return TRAINABLES[engine](spec, params, optimizer, clip_norm)

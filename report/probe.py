@@ -17,15 +17,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.cells.cell import SIGMOID, TANH
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.layers.embedding import embedding_forward
 from unrolled.engine.models.layers.linear import linear_backward_input, linear_forward
 from unrolled.engine.models.layers.output_loss import logit_pieces, softmax_cross_entropy
-from unrolled.engine.models.parameters import Params, layer_params, output_weight_name
+from unrolled.engine.models.parameters import Params, layer_params
 from unrolled.engine.models.step_contract import zero_state
-from unrolled.engine.network.backends import get_backend
-from unrolled.engine.network.language_model import LanguageModel, LayerTape, layers_forward
+from unrolled.engine.network.network import Network
 from unrolled.engine.storage.checkpoint import Checkpoint
 
 RANKED = 3  # most probable tokens that are reported
@@ -77,8 +77,8 @@ def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Text
     gates: list[list[NDArray]] = [[] for _ in range(config.num_layers)]
     for row in rows:
         starts.append(len(surprises))
-        h, _, tapes = _forward_pass(config, params, row[:-1, None], zero_state(config, 1))
-        surprises += _surprises(h[:, 0], params[output_weight_name(config)], params["output.bias"], row[1:])
+        h, tapes = _forward_pass(config, params, row[:-1, None], zero_state(config, 1))
+        surprises += _surprises(h[:, 0], params[config.output_weight_name], params["output.bias"], row[1:])
         for found, tape in zip(gates, tapes, strict=True):
             found.append(tape.gates[:, 0])
     return TextProbe(
@@ -86,13 +86,24 @@ def read_rows(checkpoint: Checkpoint, rows: Sequence[NDArray[np.int64]]) -> Text
     )
 
 
+class _LayerTape(NamedTuple):
+    """States (T + 1, S, B, H) and gates of a layer, from the cell's forward."""
+
+    states: NDArray
+    gates: NDArray
+
+
 def _forward_pass(
     config: LanguageModelConfig, params: Params, tokens: NDArray[np.int64], state: NDArray
-) -> tuple[NDArray, NDArray, list[LayerTape]]:
-    """Return outputs (T, B, H), final state and a tape a layer, for tokens (T, B)."""
-    backend, first = get_backend("numpy"), layer_params(params, 0)
-    xg = backend.layers.embedded_linear_forward(params["embedding.weight"], tokens, first.w_ih, first.b_ih)
-    return layers_forward(backend, config, params, xg, state)
+) -> tuple[NDArray, list[_LayerTape]]:
+    """Return outputs (T, B, H) and a tape a layer, for tokens (T, B)."""
+    x, tapes = embedding_forward(params["embedding.weight"], tokens), []
+    for layer in range(config.num_layers):
+        w_ih, w_hh, b_ih, b_hh = layer_params(params, layer)
+        tape = _LayerTape(*config.cell_definition.forward(linear_forward(x, w_ih, b_ih), state[:, layer], w_hh, b_hh))
+        tapes.append(tape)
+        x = tape.states[1:, 0]
+    return x, tapes
 
 
 def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.int64]) -> list[Surprise]:
@@ -115,7 +126,7 @@ def _surprises(h: NDArray, weight: NDArray, bias: NDArray, targets: NDArray[np.i
 
 
 def _layer_gates(config: LanguageModelConfig, layer: int, found: Sequence[NDArray]) -> list[Gate]:
-    spec, H = config.spec, config.hidden_size
+    spec, H = config.cell_definition, config.hidden_size
     values = np.concatenate(found)  # (T, ≥ G·H): a cell may store more after its gates
     named = zip(spec.gate_names, spec.gate_kinds, strict=True)
     return [Gate(layer, name, kind, values[:, g * H : (g + 1) * H]) for g, (name, kind) in enumerate(named)]
@@ -144,9 +155,9 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np
     """
     config, params = checkpoint.config, {name: value.astype(np.float64) for name, value in checkpoint.params.items()}
     B = ids.shape[1]
-    h, _, tapes = _forward_pass(config, params, ids[:-1], zero_state(config, B, np.float64))
+    h, tapes = _forward_pass(config, params, ids[:-1], zero_state(config, B, np.float64))
     D = min(DISTANCE, len(h))
-    weight = params[output_weight_name(config)]
+    weight = params[config.output_weight_name]
     logits = linear_forward(h[-1:], weight, params["output.bias"])
     _, dlogits = softmax_cross_entropy(logits, ids[-1:], np.ones((1, B), np.bool_), gradient=True)
     assert dlogits is not None  # gradient=True
@@ -160,7 +171,7 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np
         dxg = np.empty((D, B, len(w_ih)))
         for t in reversed(range(D)):
             norms[layer, D - 1 - t] = np.median(np.linalg.norm(ds[0] + dh[t], axis=-1))
-            step = config.spec.backward(dh[t : t + 1], ds, states[t : t + 2], gates[t : t + 1], w_hh, b_hh)
+            step = config.cell_definition.backward(dh[t : t + 1], ds, states[t : t + 2], gates[t : t + 1], w_hh, b_hh)
             dxg[t], ds = step[0][0], step[2]
         if layer > 0:
             dh = linear_backward_input(dxg, w_ih)
@@ -169,9 +180,9 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np
 
 def parameter_gradients(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
     """Return the norms of each parameter and of its gradient, for the mean loss over ids (T + 1, B)."""
-    model = LanguageModel(checkpoint.config, checkpoint.float32())
+    model = Network(checkpoint.config.spec, checkpoint.float32())
     inputs, targets = np.ascontiguousarray(ids[:-1]), np.ascontiguousarray(ids[1:])
-    batch = Batch(inputs, targets, np.ones(inputs.shape, np.bool_), carry=False)
-    found = model.gradients(batch, zero_state(checkpoint.config, ids.shape[1])).params
+    batch = Batch.of_tokens(inputs, targets)
+    found = model.gradients(batch, zero_state(model.spec, ids.shape[1])).params
     norm = np.linalg.norm
     return {name: (float(norm(model.params[name])), float(norm(value))) for name, value in found.items()}

@@ -47,7 +47,7 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        return parameter_count(self.checkpoint.config)
+        return parameter_count(self.checkpoint.config.spec)
 
     @property
     def title(self) -> str:

@@ -38,7 +38,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "kind": kind,
         "bytes": Path(path).stat().st_size,
         **graph,
-        "parameters": parameter_count(config),
+        "parameters": parameter_count(config.spec),
         "val_loss": scored.get("loss"),
         "val_perplexity": scored.get("perplexity"),
         "model": config.to_dict(),

@@ -92,7 +92,7 @@ def prepare_trial(datasets: Datasets, options: Mapping[str, Any]) -> PreparedRun
     return prepare_run(
         datasets.corpus,
         experiment,
-        lambda config, params, optimizer, clip: make_trainable(engine, config, params, optimizer, clip, precision),
+        lambda spec, params, optimizer, clip: make_trainable(engine, spec, params, optimizer, clip, precision),
         datasets.get(experiment.data),
     )
 
@@ -157,9 +157,9 @@ class _RungValidation(TrainingObserver):
         if not (self.rungs and self._rung < rung < RUNGS):
             return
         self._rung = rung
-        metrics = evaluate(self.trainable.evaluate, self.trainable.config, self.validation, self.trainable.dtype)
+        metrics = evaluate(self.trainable.evaluate, self.trainable.spec, self.validation, self.trainable.dtype)
         loss = metrics.loss
-        self.validation_tokens += metrics.tokens
+        self.validation_tokens += metrics.count
         if not math.isfinite(loss):
             raise divergence_error(event.step, f"validation loss {loss:.4g}", event.grad_norm, event.learning_rate)
         self._best = min(self._best, loss)

@@ -53,7 +53,7 @@ class TrainableContestant:
 
         constants: dict[str, Any] = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].hyperparameters else {}
         optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, **constants)
-        self.model = make_trainable(engine, work.config, make_params(work), optimizer, CLIP_NORM, precision)
+        self.model = make_trainable(engine, work.config.spec, make_params(work), optimizer, CLIP_NORM, precision)
         self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)
 
     def run(self) -> None:
@@ -63,7 +63,7 @@ class TrainableContestant:
         values: ParityArrays = {}
         for step in (1, 2):
             result = self.model.train_step(self.batch, self.state, LEARNING_RATE, None)
-            loss = result.loss.loss / result.loss.tokens
+            loss = result.loss.loss / result.loss.weight
             values |= _train_result(loss, result.grad_norm, self.model.export_params(), step)
         return values
 
@@ -185,7 +185,7 @@ class TorchGeneration:
 
     def _write(self, first: Any, length: int, sample: bool) -> Any:
         torch, work, model = self.torch, self.work, self.model
-        lstm = work.config.spec.states > 1
+        lstm = work.config.cell_definition.states > 1
         with torch.inference_mode():
             state = torch.from_numpy(zero_state(work.config, len(first)))
             hidden: Any = (state[0], state[1]) if lstm else state[0]

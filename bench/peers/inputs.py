@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unrolled.bench.peers.workloads import Workload
-from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.initializers import pytorch_params
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.storage.checkpoint import Checkpoint
@@ -18,12 +18,12 @@ def make_batch(work: Workload) -> Batch:
     """Return a batch of random tokens."""
     tokens = np.random.default_rng(0).integers(0, work.vocab, (work.length + 1, work.batch))
     inputs, targets = np.ascontiguousarray(tokens[:-1]), np.ascontiguousarray(tokens[1:])
-    return Batch(inputs, targets, np.ones(inputs.shape, np.bool_), carry=True)
+    return Batch.of_tokens(inputs, targets, carry=True)
 
 
 def make_params(work: Workload) -> Params:
     """Return initial parameters."""
-    return pytorch_params(work.config, 0)
+    return pytorch_params(work.config.spec, 0)
 
 
 def make_checkpoint(work: Workload) -> Checkpoint:

@@ -62,7 +62,7 @@ class Workload:
         weights, gradient of the input. The first layer's input product is needed once for each token of the vocabulary or
         of the batch, whichever are fewer; in generation it is a table.
         """
-        H, gates, N = self.hidden, self.config.spec.gates, self.tokens
+        H, gates, N = self.hidden, self.config.cell_definition.gates, self.tokens
         # hidden products, and input products of the layers above the first
         recurrent = 2.0 * N * H * gates * H * (2 * self.layers - 1)
         output = 2.0 * N * H * self.vocab
@@ -74,7 +74,7 @@ class Workload:
     @property
     def weight_bytes(self) -> int:
         """Return the bytes of the float32 weights that one step of generation reads."""
-        H, gates = self.hidden, self.config.spec.gates
+        H, gates = self.hidden, self.config.cell_definition.gates
         return 4 * (H * gates * H * (2 * self.layers - 1) + H * self.vocab)
 
     @property

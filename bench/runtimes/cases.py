@@ -36,7 +36,9 @@ SAMPLING_SETTINGS = {
 def model_of(cell: str) -> Checkpoint:
     """Return a seeded model whose logits are as spread as those of a trained one."""
     config = LanguageModelConfig(cell, 65, 48, 96, 2)
-    params = {name: (2 * value).astype(np.float32) for name, value in pytorch_params(config, 1, np.float64).items()}
+    params = {
+        name: (2 * value).astype(np.float32) for name, value in pytorch_params(config.spec, 1, np.float64).items()
+    }
     params["output.weight"] *= 2
     return Checkpoint(config, params, CharTokenizer([chr(0x100 + token) for token in range(65)]), {})
 

@@ -82,7 +82,7 @@ class TrainingDisplay(TrainingObserver):
         # A plain mean over the first steps, so that the very first one does not linger.
         keep = min(SMOOTHING, 1 - 1 / self._steps)
         self._loss += (1 - keep) * (event.loss - self._loss)
-        self._accuracy += (1 - keep) * (event.accuracy - self._accuracy)
+        self._accuracy += (1 - keep) * (event.metrics.accuracy - self._accuracy)
         self._norm += (1 - keep) * (event.grad_norm - self._norm)
         now = time.perf_counter()
         if now < self._next and event.done < 1:
@@ -106,9 +106,9 @@ class TrainingDisplay(TrainingObserver):
             f"  perplexity {math.exp(min(self._loss, 50)):.2f}  accuracy {self._accuracy:.1%}",
             f"  gradient norm {self._norm:.3g}",
         )
-        speed = Text(f"{event.tokens_per_s:,.0f} tokens/s", style="dim")
+        speed = Text(f"{event.count_per_s:,.0f} tokens/s", style="dim")
         if self.speed is not None:
-            speed.append(f"  {self.speed.text(event.tokens_per_s)}")
+            speed.append(f"  {self.speed.text(event.count_per_s)}")
         if self._wide and self._validated:
             figures.append(f"  validation {self._validated}")
         for line in (figures, speed):

@@ -10,6 +10,7 @@ from rich.console import Console
 from unrolled.cli.terminal.console import emphasis, show_readings, warn
 from unrolled.cli.terminal.training_display import clock
 from unrolled.engine.data.dataset_warnings import dataset_warnings
+from unrolled.engine.models.language_model_config import language_model_of
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.experiment import PreparedRun
 from unrolled.engine.runs.metrics_log import METRICS
@@ -21,7 +22,7 @@ from unrolled.engine.training.validation_budget import VALIDATION_SHARE
 
 def show_training_start(console: Console, run: PreparedRun, output: Path, processes: int, idle: Sequence[str]) -> None:
     """Print corpus, model and folder of a run that starts, and warnings; ``idle`` names options without effect."""
-    config, data = run.trainable.config, run.experiment.data
+    config, data = language_model_of(run.trainable.spec), run.experiment.data
     validation = run.dataset.validation
     emphasis(
         console,
@@ -32,7 +33,8 @@ def show_training_start(console: Console, run: PreparedRun, output: Path, proces
     )
     show_readings(console, run.corpus.read_as(data.batching))
     console.print(
-        f"{config.spec.title}, {config.num_layers} × {config.hidden_size}, {parameter_count(config):,} parameters, "
+        f"{config.cell_definition.title}, {config.num_layers} × {config.hidden_size}, "
+        f"{parameter_count(config.spec):,} parameters, "
         f"engine {run.trainable.engine}{f' in {processes} processes' if processes > 1 else ''}, "
         f"batch {data.batch_size} × {data.length} -> {output}"
     )
@@ -43,7 +45,7 @@ def show_training_start(console: Console, run: PreparedRun, output: Path, proces
 def _validation_cost(result: TrainingResult, default: bool) -> str:
     """Return a sentence on the share of validation in the work, with the reason if the default budget is exceeded."""
     assert result.last is not None
-    size = result.last.tokens
+    size = result.last.count
     times = result.validation_tokens // size
     text = (
         f"{times:,} validation{'s' if times > 1 else ''} on {size:,} tokens took {result.validation_share:.1%} of the work, "

@@ -12,8 +12,7 @@ from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.splits import BATCHINGS, PARTS
-from unrolled.engine.training.evaluation import count_unknown, step_evaluator
-from unrolled.engine.training.evaluation import evaluate as score
+from unrolled.engine.training.evaluation import count_unknown, evaluate_tokens
 from unrolled.runtime import load
 
 
@@ -62,7 +61,7 @@ def evaluate(
     opened = load(model, engine, precision)
     text = open_corpus(corpus or (), reading)
     batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
-    metrics = score(step_evaluator(opened), opened.config, batches)
+    metrics = evaluate_tokens(opened, batches)
     unknown = count_unknown(batches, opened.tokenizer.unk_id)
     readings = text.read_as("records" if isinstance(batches, RecordBatches) else "stream")
     if json:

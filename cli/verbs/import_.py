@@ -110,7 +110,7 @@ def import_model(
                 "source": str(weights),
                 "path": str(path),
                 "config": found.config.to_dict(),
-                "parameters": parameter_count(found.config),
+                "parameters": parameter_count(found.config.spec),
                 "tensors": [match._asdict() for match in found.matches],
                 "ignored": found.ignored,
                 "notes": found.notes,
@@ -131,4 +131,4 @@ def _show_import(weights: Path, path: Path, found: Imported) -> None:
         warn(out, note)
     config = found.config
     size = f"{config.cell}, {config.num_layers} × {config.hidden_size}, {config.vocab_size} tokens"
-    emphasis(out, f"{weights} -> ", (str(path), "bold"), f" ({size}, {parameter_count(config):,} parameters)")
+    emphasis(out, f"{weights} -> ", (str(path), "bold"), f" ({size}, {parameter_count(config.spec):,} parameters)")

@@ -79,7 +79,7 @@ def lr_find(
     run = prepare_trial(Datasets(text), {**settings, "average": None})
     readings = text.read_as(run.experiment.data.batching)
     show_readings(console, readings)
-    console.print(f"{text.name}: {run.trainable.config.spec.title}, engine {run.trainable.engine}")
+    console.print(f"{text.name}: {run.trainable.spec.core.cell_definition.title}, engine {run.trainable.engine}")
     for message in without_effect(settings):
         warn(console, message)
     with TrainingDisplay(console) as display:
@@ -91,7 +91,7 @@ def lr_find(
         write_atomically(curve, "".join(to_json(line) + "\n" for line in test.lines()).encode())
         written = [curve.name]
         try:
-            draw_range_test(test, picture, f"{text.name}: {run.trainable.config.spec.title}")
+            draw_range_test(test, picture, f"{text.name}: {run.trainable.spec.core.cell_definition.title}")
             written.append(picture.name)
         except (UnrolledError, OSError) as error:
             warn(console, f"no picture of the curve: {error}")

@@ -18,7 +18,7 @@ from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
-from unrolled.engine.training.evaluation import evaluate, step_evaluator
+from unrolled.engine.training.evaluation import evaluate_tokens
 from unrolled.runtime import load, rank
 from unrolled.runtime.scoring import ORDERS, TextScore
 from unrolled.runtime.scoring import score as score_texts
@@ -93,7 +93,7 @@ def _score_file(model: StepModel, name: str, reading: ReadOptions) -> dict[str, 
     batches = batches_to_score(corpus, model.tokenizer, model.training)
     readings = corpus.read_as("records" if isinstance(batches, RecordBatches) else "stream")
     show_readings(err, readings)
-    metrics = evaluate(step_evaluator(model), model.config, batches)
+    metrics = evaluate_tokens(model, batches)
     total = -metrics.loss * metrics.tokens
     return {
         "file": name,

@@ -23,6 +23,8 @@ from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.initializers import INITIALIZERS
+from unrolled.engine.models.language_model_config import language_model_of
+from unrolled.engine.network.language_model import TokenStepper
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SCHEDULES
 from unrolled.engine.runs.experiment import PreparedRun, prepare_run
@@ -270,7 +272,7 @@ def train(
         run = prepare_run(
             text,
             experiment,
-            lambda config, params, rule, clip: make_trainable(engine, config, params, rule, clip, precision, group),
+            lambda spec, params, rule, clip: make_trainable(engine, spec, params, rule, clip, precision, group),
         )
         console = Console(quiet=True) if not group.leads else err if json else out
         show_training_start(console, run, output, group.size, idle)
@@ -294,7 +296,7 @@ def _show_end(console: Console, run: PreparedRun, result: TrainingResult, output
     if result.steps == 0:
         console.print("interrupted before the first step; nothing is written")
     else:
-        title = f"{run.corpus.name}: {run.trainable.config.spec.title}, {run.trainable.engine}"
+        title = f"{run.corpus.name}: {run.trainable.spec.core.cell_definition.title}, {run.trainable.engine}"
         picture = _draw_losses(console, output, title)
         show_training_result(console, run, result, output, picture)
     if json:
@@ -304,14 +306,16 @@ def _show_end(console: Console, run: PreparedRun, result: TrainingResult, output
 
 def _speed(run: PreparedRun) -> Speed:
     data, trainable = run.experiment.data, run.trainable
-    return Speed(flops_per_token(trainable.config, data.batch_size, data.length), quick_peak(trainable.engine))
+    return Speed(
+        flops_per_token(language_model_of(trainable.spec), data.batch_size, data.length), quick_peak(trainable.engine)
+    )
 
 
 def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
     """Return a function that generates a short text from the model in training, with equal draws, to show progress."""
 
     def sample(trainable: Trainable) -> str:
-        model = TokenizedModel(trainable.engine, trainable, tokenizer)
+        model = TokenizedModel(trainable.engine, TokenStepper(trainable), tokenizer)
         start = tokenizer.start_prompt()
         return generate(model, [start], max_new_tokens=120, temperature=0.7, seed=seed)[0].text
 

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, SettingName
-
-
-class Batch(NamedTuple):
-    """The data of one training step."""
-
-    inputs: NDArray[np.int64]  # (T, B)
-    targets: NDArray[np.int64]  # (T, B), the token that follows each input
-    mask: NDArray[np.bool_]  # (T, B), false after the end of a record
-    carry: bool  # true if each row continues the same row of the previous batch, so that the state is carried
-
-    @property
-    def tokens(self) -> int:
-        """Return the number of positions that count in the loss."""
-        return int(self.mask.sum())
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Return the number of positions of each row that count in the loss (B,)."""
-        return self.mask.sum(axis=0)
+from unrolled.engine.models.batch import Batch
 
 
 class Batches(Protocol):

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.data.batches import Batch, check_sizes
+from unrolled.engine.data.batches import check_sizes
 from unrolled.engine.data.id_arrays import collect_ids
 from unrolled.engine.errors import ConfigError, CorpusError
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
@@ -78,7 +79,7 @@ class RecordBatches:
                 inputs[:n, b] = self.ids[start : start + n]
                 targets[:n, b] = self.ids[start + 1 : start + n + 1]
             mask = np.arange(T)[:, None] < lengths[rows][None, :]
-            yield Batch(inputs, targets, mask, carry=False)
+            yield Batch.of_tokens(inputs, targets, mask)
 
 
 def _cut(records: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

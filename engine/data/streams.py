@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.data.batches import Batch, check_sizes
+from unrolled.engine.data.batches import check_sizes
 from unrolled.engine.data.id_arrays import collect_ids
 from unrolled.engine.errors import CorpusError
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 
@@ -63,7 +64,7 @@ class StreamBatches:
             # The compact, possibly memory-mapped ids are converted one chunk at a time.
             x = np.ascontiguousarray(inputs[:, chunk].T, np.int64)
             y = np.ascontiguousarray(targets[:, chunk].T, np.int64)
-            yield Batch(x, y, np.ones(x.shape, np.bool_), carry=start > 0)
+            yield Batch.of_tokens(x, y, carry=start > 0)
 
 
 def encode_stream(text: str, tokenizer: Tokenizer) -> NDArray:

@@ -5,48 +5,48 @@ names the readable form of what it computes. A reading order: ``layers``, ``recu
 ``jit``.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unrolled.engine.kernels import optimizers
 from unrolled.engine.kernels.gemm.packing import Packing, choose_packing
-from unrolled.engine.kernels.layers import embedding, first_layer, linear, output_loss
-from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
-from unrolled.engine.kernels.recurrent.scan import backward, forward
+from unrolled.engine.kernels.heads import KERNEL_HEADS
+from unrolled.engine.kernels.inputs import KERNEL_INPUTS
+from unrolled.engine.kernels.layers import first_layer, linear
+from unrolled.engine.kernels.recurrent.layer import recurrent_with
 from unrolled.engine.kernels.threads.buffer_pool import zeros
+from unrolled.engine.models.heads.head import HeadFunctions
+from unrolled.engine.models.inputs.input import InputFunctions
 from unrolled.engine.models.layers.functions import LayerFunctions
+from unrolled.engine.models.layers.recurrent import RecurrentFunctions
 
 
-class CellKernel(NamedTuple):
-    """Compiled cell; contract and formulas in ``unrolled.engine.models.cells``."""
+class Kernels(NamedTuple):
+    """The compiled functions of a network."""
 
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
+    recurrent: RecurrentFunctions
+    layers: LayerFunctions
+    inputs: Mapping[str, InputFunctions]
+    heads: Mapping[str, HeadFunctions]
 
 
 def _layers_with(packing: Packing) -> LayerFunctions:
     """Return the layers, with products whose factors are packed in the given format."""
     return LayerFunctions(
         zeros,
-        embedding.embedding_forward,
-        embedding.embedding_backward,
         partial(linear.linear_forward, packing=packing),
         partial(linear.linear_backward_input, packing=packing),
         partial(linear.linear_backward_weight, packing=packing),
         partial(first_layer.embedded_linear_forward, packing=packing),
         partial(first_layer.first_layer_backward, packing=packing),
-        partial(output_loss.output_loss, packing=packing),
     )
 
 
-def make_kernels(packing: Packing = Packing.FULL) -> tuple[dict[str, CellKernel], LayerFunctions]:
-    """Return the cells and the layers, with products whose factors are packed in the given format."""
-    cells = {
-        cell: CellKernel(partial(forward, cell, packing=packing), partial(backward, cell, packing=packing))
-        for cell in CELL_FORMULAS
-    }
-    return cells, _layers_with(packing)
+def make_kernels(packing: Packing = Packing.FULL) -> Kernels:
+    """Return the kernels, with products whose factors are packed in the given format."""
+    heads = {kind: make(packing) for kind, make in KERNEL_HEADS.items()}
+    return Kernels(recurrent_with(packing), _layers_with(packing), KERNEL_INPUTS, heads)
 
 
-__all__ = ["CellKernel", "choose_packing", "make_kernels", "optimizers"]
+__all__ = ["Kernels", "choose_packing", "make_kernels", "optimizers"]

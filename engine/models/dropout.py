@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.spec import ModelSpec
 
 PROBABILITY_STEPS = 1 << 16  # 16 random bits decide on a unit: a quarter of the time of a random float64
 
@@ -25,8 +25,8 @@ class Dropout:
     """Dropout probabilities, each in [0, 1), in addition to the model's own between layers.
 
     Args:
-        inputs: dropout of the embeddings.
-        outputs: dropout of the output layer's input.
+        inputs: dropout of x, for a language model the embeddings.
+        outputs: dropout of the core's outputs, which the head reads.
         variational: one mask for all time steps of a batch, also between layers, instead of one for each time step.
 
     Raises:
@@ -37,9 +37,9 @@ class Dropout:
     outputs: float = 0.0
     variational: bool = False
 
-    def drops(self, config: LanguageModelConfig) -> bool:
+    def drops(self, spec: ModelSpec) -> bool:
         """Return whether any unit of the model is dropped in training."""
-        return bool(config.dropout or self.inputs or self.outputs)
+        return bool(spec.core.dropout or self.inputs or self.outputs)
 
     def __post_init__(self) -> None:
         for name, value in (("input_dropout", self.inputs), ("output_dropout", self.outputs)):
@@ -51,15 +51,16 @@ class Masks(NamedTuple):
     """Factors of the values: 0, or the reciprocal of the share kept. T is 1 if one mask serves all time steps."""
 
     inputs: NDArray | None  # (T, B, E)
-    between: Sequence[NDArray] | None  # (T, B, H) for each boundary between layers
-    outputs: NDArray | None  # (T, B, H)
+    between: Sequence[NDArray] | None  # (T, B, D·H) for each boundary between layers
+    outputs: NDArray | None  # (T, B, D·H)
 
 
 NO_DROPOUT = Dropout()
+NO_MASKS = Masks(None, None, None)
 
 
 def dropout_masks(
-    config: LanguageModelConfig,
+    spec: ModelSpec,
     T: int,
     B: int,
     rng: np.random.Generator,
@@ -67,16 +68,16 @@ def dropout_masks(
     dropout: Dropout = NO_DROPOUT,
 ) -> Masks | None:
     """Return the masks of one batch, or None if nothing is dropped."""
-    if not dropout.drops(config):
+    if not dropout.drops(spec):
         return None
     T = 1 if dropout.variational else T
-    E, H = config.embedding_size, config.hidden_size
-    boundaries = config.num_layers - 1 if config.dropout else 0
-    between = [_mask(config.dropout, (T, B, H), rng, dtype) for _ in range(boundaries)]
+    core, E, width = spec.core, spec.input_size, spec.core.output_size
+    boundaries = core.num_layers - 1 if core.dropout else 0
+    between = [_mask(core.dropout, (T, B, width), rng, dtype) for _ in range(boundaries)]
     return Masks(
         _mask(dropout.inputs, (T, B, E), rng, dtype) if dropout.inputs else None,
         between or None,
-        _mask(dropout.outputs, (T, B, H), rng, dtype) if dropout.outputs else None,
+        _mask(dropout.outputs, (T, B, width), rng, dtype) if dropout.outputs else None,
     )
 
 

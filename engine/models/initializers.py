@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_names, parameter_shapes
+from unrolled.engine.models.spec import ModelSpec
 
 FORGET_GATE = "f"
 
@@ -50,57 +50,67 @@ class InitializerConfig:
             raise ConfigError(SettingName("forget_bias"), f": got {self.forget_bias}, needs a number")
 
 
-def pytorch_params(config: LanguageModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Params:
+def pytorch_params(spec: ModelSpec, seed: int, dtype: DTypeLike = np.float32) -> Params:
     """Return random parameters with PyTorch's distributions, the same for every engine.
 
-    Recurrent and output layers: uniform in ±1/√H. Embedding: normal with unit variance, or with variance 1/H if it also
-    serves as the output matrix, where unit variance would give logits of size √H.
+    Recurrent layers: uniform in ±1/√H. Head: uniform in ±1/√(D·H), the width of what it reads. Embeddings: normal with unit
+    variance, or with variance 1/H if one also serves as the output matrix, where unit variance would give logits of size √H.
     """
     rng = np.random.default_rng(seed)
-    bound = 1.0 / np.sqrt(config.hidden_size)
+    bounds = dict.fromkeys(parameter_shapes(spec), 1.0 / np.sqrt(spec.core.hidden_size))
+    heads = spec.head.parameter_shapes(spec.core)
+    bounds |= dict.fromkeys(heads, 1.0 / np.sqrt(spec.core.output_size))
+    embeddings = _input_names(spec)
     params: Params = {}
-    for name, shape in parameter_shapes(config).items():
-        if name == "embedding.weight":
-            values = rng.standard_normal(shape) * (bound if config.tie_weights else 1.0)
+    for name, shape in parameter_shapes(spec).items():
+        if name in embeddings:
+            values = rng.standard_normal(shape) * (bounds[name] if name in spec.head.shared else 1.0)
         else:
-            values = rng.uniform(-bound, bound, shape)
+            values = rng.uniform(-bounds[name], bounds[name], shape)
         params[name] = values.astype(dtype)
     return params
 
 
-def _keep_pytorch(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _input_names(spec: ModelSpec) -> frozenset[str]:
+    """Return the names of the inputs' parameters."""
+    return frozenset(name for column in spec.inputs for name in column.parameter_shapes())
+
+
+def _keep_pytorch(spec: ModelSpec, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Keep the values of ``pytorch_params``."""
 
 
-def _fill_uniform(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _fill_uniform(spec: ModelSpec, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Fill all parameters with uniform values in ±scale."""
     for value in params.values():
         value[...] = rng.uniform(-scale, scale, value.shape)
 
 
-def _fill_xavier(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _fill_xavier(spec: ModelSpec, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Fill matrices in ±scale·√(6 / (in + out)), each gate's by itself, and biases with 0; keep the embedding."""
+    embeddings = _input_names(spec)
     for name, value in params.items():
-        if name == "embedding.weight":
+        if name in embeddings:
             continue
         if value.ndim == 1:
             value[...] = 0
             continue
-        rows = config.hidden_size if name.startswith("rnn.") else len(value)
+        rows = spec.core.hidden_size if name.startswith("rnn.") else len(value)
         value[...] = rng.uniform(-1, 1, value.shape) * scale * math.sqrt(6 / (value.shape[1] + rows))
 
 
-def _fill_orthogonal(config: LanguageModelConfig, params: Params, rng: np.random.Generator, scale: float) -> None:
+def _fill_orthogonal(spec: ModelSpec, params: Params, rng: np.random.Generator, scale: float) -> None:
     """Fill recurrent matrices with orthogonal ones times scale, each gate's by itself; keep everything else."""
-    for layer in range(config.num_layers):
-        blocks = params[layer_names(layer).w_hh].reshape(config.spec.gates, config.hidden_size, config.hidden_size)
-        for block in blocks:
+    core = spec.core
+    H, gates = core.hidden_size, core.cell_definition.gates
+    for layer, direction in np.ndindex(core.num_layers, core.directions):
+        for block in params[layer_names(layer, direction).w_hh].reshape(gates, H, H):
             q, r = np.linalg.qr(rng.standard_normal(block.shape))
             block[...] = scale * q * np.sign(np.diag(r))  # the signs make it uniform over all orthogonal matrices
 
 
 # Each kind with its default scale.
-INITIALIZERS: dict[str, tuple[Callable[[LanguageModelConfig, Params, np.random.Generator, float], None], float]] = {
+INITIALIZERS: dict[str, tuple[Callable[[ModelSpec, Params, np.random.Generator, float], None], float]] = {
     "pytorch": (_keep_pytorch, 1.0),
     "uniform": (_fill_uniform, 0.1),
     "xavier": (_fill_xavier, 1.0),
@@ -108,28 +118,30 @@ INITIALIZERS: dict[str, tuple[Callable[[LanguageModelConfig, Params, np.random.G
 }
 
 
-def initialize_params(config: LanguageModelConfig, seed: int, initializer: InitializerConfig) -> Params:
+def initialize_params(spec: ModelSpec, seed: int, initializer: InitializerConfig) -> Params:
     """Return random float32 parameters, the same for every engine.
 
     Raises:
         ConfigError: a forget-gate bias is given for a cell without a forget gate.
     """
-    params = pytorch_params(config, seed)
+    params = pytorch_params(spec, seed)
     fill, default_scale = INITIALIZERS[initializer.kind]
-    fill(config, params, np.random.default_rng((seed, 3)), initializer.scale or default_scale)
+    fill(spec, params, np.random.default_rng((seed, 3)), initializer.scale or default_scale)
     if initializer.forget_bias is not None:
-        _set_forget_bias(config, params, initializer.forget_bias)
+        _set_forget_bias(spec, params, initializer.forget_bias)
     return params
 
 
-def _set_forget_bias(config: LanguageModelConfig, params: Params, bias: float) -> None:
+def _set_forget_bias(spec: ModelSpec, params: Params, bias: float) -> None:
     """Set the forget gate's b_ih to ``bias`` and its b_hh to 0, in every layer."""
-    if FORGET_GATE not in config.spec.gate_names:
+    core = spec.core
+    names = core.cell_definition.gate_names
+    if FORGET_GATE not in names:
         raise ConfigError(
-            SettingName("forget_bias"), f": got {bias}, but cell {config.cell} has no forget gate; lstm has one"
+            SettingName("forget_bias"), f": got {bias}, but cell {core.cell} has no forget gate; lstm has one"
         )
-    gate = config.spec.gate_names.index(FORGET_GATE)
-    rows = slice(gate * config.hidden_size, (gate + 1) * config.hidden_size)
-    for layer in range(config.num_layers):
-        names = layer_names(layer)
-        params[names.b_ih][rows], params[names.b_hh][rows] = bias, 0
+    first = names.index(FORGET_GATE) * core.hidden_size
+    rows = slice(first, first + core.hidden_size)
+    for layer, direction in np.ndindex(core.num_layers, core.directions):
+        own = layer_names(layer, direction)
+        params[own.b_ih][rows], params[own.b_hh][rows] = bias, 0

@@ -1,15 +1,21 @@
-"""Description of a model: frozen, validated, with a dictionary round trip."""
+"""Description of a language model: the preset tokens → core → next token of ``ModelSpec``."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from unrolled.engine.canonical import canonical_settings, completed
+from unrolled.engine.checks import check_flag
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.cells.cell import Cell
+from unrolled.engine.models.core_config import CoreConfig, check_dropout
+from unrolled.engine.models.heads.next_token import NextTokenHead
+from unrolled.engine.models.inputs.embedded import TokensInput
+from unrolled.engine.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -48,45 +54,46 @@ class LanguageModelConfig:
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(SettingName(name), f": got {value!r}, needs a whole number of at least {least}")
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float):
-            raise ConfigError(
-                SettingName("dropout"), f": got {self.dropout!r}, needs a number from 0 up to, not including, 1"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(
-                SettingName("dropout"), f": got {self.dropout!r}, needs a number from 0 up to, not including, 1"
-            )
-        if self.dropout and self.num_layers == 1:
-            raise ConfigError(
-                SettingName("dropout"),
-                f": {self.dropout} acts between layers and there is one layer; set ",
-                SettingName("num_layers"),
-                " to 2 or more, or dropout to 0",
-            )
-        if not isinstance(self.tie_weights, bool):
-            raise ConfigError(SettingName("tie_weights"), f": got {self.tie_weights!r}, needs true or false")
-        if self.tie_weights and self.embedding_size != self.hidden_size:
-            raise ConfigError(
-                SettingName("tie_weights"),
-                " needs ",
-                SettingName("embedding_size"),
-                " = ",
-                SettingName("hidden_size"),
-                f", got {self.embedding_size} and {self.hidden_size}",
-            )
+        check_dropout(self.dropout, self.num_layers)
+        check_flag("tie_weights", self.tie_weights)
+        _ = self.spec  # checks what goes together
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        """Return the description as inputs, core and head."""
+        return ModelSpec(
+            (TokensInput(self.vocab_size, self.embedding_size),),
+            CoreConfig(self.cell, self.hidden_size, self.num_layers, dropout=self.dropout),
+            NextTokenHead(self.vocab_size, self.tie_weights),
+        )
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> LanguageModelConfig | None:
+        """Return the settings of a language model, or None for a description that this class cannot express."""
+        core, head = spec.core, spec.head
+        if not isinstance(head, NextTokenHead) or core.bidirectional:
+            return None
+        (tokens, *others) = spec.inputs
+        if others or not isinstance(tokens, TokensInput):
+            return None
+        return cls(
+            core.cell, head.vocab_size, tokens.embedding_size, core.hidden_size, core.num_layers, core.dropout,
+            head.tie_weights,
+        )  # fmt: skip
 
     @property
-    def spec(self) -> Cell:
+    def output_weight_name(self) -> str:
+        """Return the name of the output layer's (V, H) matrix, which is the embedding's if the weights are tied."""
+        return NextTokenHead(self.vocab_size, self.tie_weights).weight_name
+
+    @property
+    def cell_definition(self) -> Cell:
         """Return the cell's entry in ``CELLS``."""
         return CELLS[self.cell]
 
     def state_shape(self, batch_size: int) -> tuple[int, int, int, int]:
         """Return the shape (S, L, B, H) of the state of ``batch_size`` rows."""
-        return (self.spec.states, self.num_layers, batch_size, self.hidden_size)
-
-    def layer_input_size(self, layer: int) -> int:
-        """Return the input width of a layer: E for the first, H for the others."""
-        return self.embedding_size if layer == 0 else self.hidden_size
+        return (self.cell_definition.states, self.num_layers, batch_size, self.hidden_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the canonical form."""
@@ -110,3 +117,23 @@ class LanguageModelConfig:
         if missing := sorted({"cell", "vocab_size"} - set(values)):
             raise ConfigError(f"model config: {', '.join(missing)} missing")
         return cls(**values)
+
+
+def description_of(spec: ModelSpec) -> dict[str, Any]:
+    """Return the JSON form of a description: that of 0.1.0 for a language model, of inputs, core and head otherwise."""
+    config = LanguageModelConfig.from_spec(spec)
+    return spec.to_dict() if config is None else config.to_dict()
+
+
+def language_model_of(spec: ModelSpec) -> LanguageModelConfig:
+    """Return the settings of a language model.
+
+    Raises:
+        ConfigError: the description is not that of a language model.
+    """
+    config = LanguageModelConfig.from_spec(spec)
+    if config is None:
+        raise ConfigError(
+            f"head: got {spec.head.kind}; needs a language model, of tokens, one direction and next_token"
+        )
+    return config

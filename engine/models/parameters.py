@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.core_config import CoreConfig
+from unrolled.engine.models.spec import ModelSpec
 
 Params = dict[str, NDArray]
 
@@ -39,51 +41,58 @@ class LayerNames(NamedTuple):
 
 
 @functools.cache
-def layer_names(layer: int) -> LayerNames:
-    """Return the parameter names of a layer."""
-    return LayerNames(*(f"rnn.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
+def layer_names(layer: int, direction: int = 0) -> LayerNames:
+    """Return the parameter names of a layer; direction 1 is the reverse one."""
+    end = f"l{layer}_reverse" if direction else f"l{layer}"
+    return LayerNames(*(f"rnn.{kind}_{end}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
-def layer_params(params: Mapping[str, NDArray], layer: int) -> LayerParams:
+def layer_params(params: Mapping[str, NDArray], layer: int, direction: int = 0) -> LayerParams:
     """Return the arrays of a layer."""
-    return LayerParams(*(params[name] for name in layer_names(layer)))
+    return LayerParams(*(params[name] for name in layer_names(layer, direction)))
 
 
-def output_weight_name(config: LanguageModelConfig) -> str:
-    """Return the name of the output layer's (V, H) matrix, which is the embedding's if the weights are tied."""
-    return "embedding.weight" if config.tie_weights else "output.weight"
-
-
-def parameter_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter by name, in the order of creation and saving."""
-    H, E, V = config.hidden_size, config.embedding_size, config.vocab_size
-    rows = config.spec.gates * H
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, E)}
-    for layer in range(config.num_layers):
-        widths = ((rows, config.layer_input_size(layer)), (rows, H), (rows,), (rows,))
-        shapes.update(zip(layer_names(layer), widths, strict=True))
-    if not config.tie_weights:
-        shapes["output.weight"] = (V, H)
-    shapes["output.bias"] = (V,)
+def core_shapes(core: CoreConfig, input_size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of the recurrent layers by name, in PyTorch's order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    H = core.hidden_size
+    rows = core.cell_definition.gates * H
+    for layer in range(core.num_layers):
+        widths = ((rows, core.layer_input_size(layer, input_size)), (rows, H), (rows,), (rows,))
+        for direction in range(core.directions):
+            shapes.update(zip(layer_names(layer, direction), widths, strict=True))
     return shapes
 
 
-def parameter_count(config: LanguageModelConfig) -> int:
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter by name, in the order of creation and saving: inputs, core, head."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for column in spec.inputs:
+        shapes.update(column.parameter_shapes())
+    return {**shapes, **core_shapes(spec.core, spec.input_size), **spec.head.parameter_shapes(spec.core)}
+
+
+def parameter_count(spec: ModelSpec) -> int:
     """Return the number of parameter values, in constant time for any number of layers."""
-    H, V = config.hidden_size, config.vocab_size
-    rows = config.spec.gates * H
-    layers = [rows * (config.layer_input_size(layer) + H + 2) for layer in range(min(config.num_layers, 2))]
-    inner = layers[-1] * (config.num_layers - 1)
-    return V * config.embedding_size + layers[0] + inner + (0 if config.tie_weights else V * H) + V
+    few = replace(spec.core, num_layers=min(spec.core.num_layers, 2), dropout=0.0)
+    counts = [_count(core_shapes(replace(few, num_layers=n), spec.input_size)) for n in range(1, few.num_layers + 1)]
+    layers = counts[-1] + (counts[-1] - counts[0]) * (spec.core.num_layers - few.num_layers)
+    inputs = sum(_count(column.parameter_shapes()) for column in spec.inputs)
+    return inputs + layers + _count(spec.head.parameter_shapes(spec.core))
 
 
-def check_file_size(config: LanguageModelConfig, size: int, item_bytes: int = 4) -> None:
+def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the number of values in arrays of the given shapes."""
+    return sum(map(math.prod, shapes.values()))
+
+
+def check_file_size(spec: ModelSpec, size: int, item_bytes: int = 4) -> None:
     """Check that a file of ``size`` bytes can hold the parameters of its config, before anything is allocated for it.
 
     Raises:
         ModelFileError: the file is too small.
     """
-    if (needed := item_bytes * parameter_count(config)) > size:
+    if (needed := item_bytes * parameter_count(spec)) > size:
         raise ModelFileError(f"the config asks for {needed:,} bytes of weights, the file has {size:,}")
 
 
@@ -102,20 +111,21 @@ def flatten_params(params: Mapping[str, NDArray]) -> NDArray:
     return np.concatenate([value.reshape(-1) for value in params.values()])
 
 
-def check_params(config: LanguageModelConfig, params: Mapping[str, NDArray], where: str = "parameters") -> None:
+def check_params(spec: ModelSpec, params: Mapping[str, NDArray], where: str = "parameters") -> None:
     """Check names, shapes, one floating dtype and finite values.
 
     Raises:
         ModelFileError: names the first parameter that is missing, unexpected, misshapen or not finite.
     """
-    shapes = parameter_shapes(config)
+    shapes = parameter_shapes(spec)
     if missing := [name for name in shapes if name not in params]:
         raise ModelFileError(f"{where}: {', '.join(missing)} missing; the config asks for {', '.join(shapes)}")
     if extra := [name for name in params if name not in shapes]:
         raise ModelFileError(f"{where}: {', '.join(extra)} not expected; the config asks for {', '.join(shapes)}")
-    dtype = params["output.bias"].dtype
+    last = next(reversed(shapes))
+    dtype = params[last].dtype
     if dtype not in (np.float32, np.float64):
-        raise ModelFileError(f"{where}: output.bias has dtype {dtype}, needs float32 or float64")
+        raise ModelFileError(f"{where}: {last} has dtype {dtype}, needs float32 or float64")
     for name, shape in shapes.items():
         value = params[name]
         if value.shape != shape:

@@ -19,6 +19,12 @@ from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.tokenizers.contract import Tokenizer
 
 
+class HasState(Protocol):
+    """A description of a model: settings of a language model, spec or core."""
+
+    def state_shape(self, batch_size: int) -> tuple[int, int, int, int]: ...
+
+
 class Stepper(Protocol):
     """A model that keeps the step contract."""
 
@@ -223,11 +229,11 @@ def pad_prompts(prompts: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[N
     return tokens, lengths
 
 
-def zero_state(config: LanguageModelConfig, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:
-    """Return the state (S, L, B, H) before the first token."""
+def zero_state(model: HasState, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:
+    """Return the state (S, L·D, B, H) before the first time step."""
     if batch_size < 1:
         raise ShapeError(f"batch_size: got {batch_size}, needs at least one row")
-    return np.zeros(config.state_shape(batch_size), dtype)
+    return np.zeros(model.state_shape(batch_size), dtype)
 
 
 def are_ids(tokens: NDArray, vocab_size: int) -> bool:
@@ -264,8 +270,17 @@ def check_step(
     if T < 1 or B < 1:
         raise ShapeError(f"tokens: got shape (T, B) = ({T}, {B}); needs at least one step and one row")
     check_ids(config, tokens)
-    if not isinstance(state, np.ndarray) or state.shape != config.state_shape(B):
+    check_state(config, state, B, dtype)
+
+
+def check_state(model: HasState, state: NDArray, B: int, dtype: np.dtype | type = np.float32) -> None:
+    """Check shape and dtype of the state of B rows.
+
+    Raises:
+        ShapeError: another shape or dtype.
+    """
+    if not isinstance(state, np.ndarray) or state.shape != model.state_shape(B):
         got = f"shape {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
-        raise ShapeError(f"state: got {got}, needs (S, L, B, H) = {config.state_shape(B)}")
+        raise ShapeError(f"state: got {got}, needs (S, L, B, H) = {model.state_shape(B)}")
     if state.dtype != dtype:
         raise ShapeError(f"state: got dtype {state.dtype}, needs {np.dtype(dtype)}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
-from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.heads import HEADS
+from unrolled.engine.models.heads.head import HeadFunctions
+from unrolled.engine.models.inputs import INPUTS
+from unrolled.engine.models.inputs.input import InputFunctions
 from unrolled.engine.models.layers.functions import LAYERS, LayerFunctions
+from unrolled.engine.models.layers.recurrent import RECURRENT, RecurrentFunctions
 from unrolled.engine.optimizers.gradient_scaling import grad_norm
 from unrolled.engine.optimizers.update_rules import UPDATE_RULES, UpdateRule
 
@@ -19,26 +23,14 @@ FLOAT32, BF16 = "float32", "bf16"
 PRECISIONS = (FLOAT32, BF16)  # of the products of a float32 model
 
 
-class CellFunctions(Protocol):
-    """The two functions of a recurrent layer; ``unrolled.engine.models.cells`` documents their contract.
-
-    ``Any`` stands for (T, B, G·H) in a format of the engine's own.
-    """
-
-    @property
-    def forward(self) -> Callable[[Any, NDArray, NDArray, NDArray], tuple[NDArray, NDArray]]: ...
-    @property
-    def backward(
-        self,
-    ) -> Callable[[NDArray, NDArray, NDArray, NDArray, NDArray, NDArray], tuple[Any, Any, NDArray]]: ...
-
-
 class Backend(NamedTuple):
     """The functions that the network and its training run on."""
 
     name: str
-    cells: Mapping[str, CellFunctions]
+    recurrent: RecurrentFunctions
     layers: LayerFunctions
+    inputs: Mapping[str, InputFunctions]
+    heads: Mapping[str, HeadFunctions]
     update_rules: Mapping[str, UpdateRule]
     grad_norm: Callable[[NDArray], float]
 
@@ -55,7 +47,9 @@ def check_precision(engine: str, precision: str) -> None:
 
 
 def _make_numpy(precision: str) -> Backend:
-    return Backend("numpy", CELLS, LAYERS, UPDATE_RULES, grad_norm)
+    inputs = {kind: InputFunctions(column.forward, column.backward) for kind, column in INPUTS.items()}
+    heads = {kind: HeadFunctions(head.forward, head.loss) for kind, head in HEADS.items()}
+    return Backend("numpy", RECURRENT, LAYERS, inputs, heads, UPDATE_RULES, grad_norm)
 
 
 def _make_numba(precision: str) -> Backend:
@@ -63,8 +57,16 @@ def _make_numba(precision: str) -> Backend:
         kernels = importlib.import_module("unrolled.engine.kernels")
     except ImportError as error:
         raise MissingDependencyError(f"the numba engine needs numba, which cannot be imported ({error})") from error
-    cells, layers = kernels.make_kernels(kernels.choose_packing(precision == BF16))
-    return Backend("numba", cells, layers, kernels.optimizers.UPDATE_RULES, kernels.optimizers.grad_norm)
+    made = kernels.make_kernels(kernels.choose_packing(precision == BF16))
+    return Backend(
+        "numba",
+        made.recurrent,
+        made.layers,
+        made.inputs,
+        made.heads,
+        kernels.optimizers.UPDATE_RULES,
+        kernels.optimizers.grad_norm,
+    )
 
 
 BACKENDS: dict[str, Callable[[str], Backend]] = {"numpy": _make_numpy, "numba": _make_numba}

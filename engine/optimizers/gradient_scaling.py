@@ -27,6 +27,6 @@ def clip_scale(norm: float, max_norm: float | None) -> float:
     return 1.0
 
 
-def gradient_factor(config: OptimizerConfig, tokens: int, rows: int) -> float:
-    """Return the factor that normalises the gradients of a mean over ``tokens`` positions in ``rows`` rows."""
-    return tokens / rows if config.sum_over_time else 1.0
+def gradient_factor(config: OptimizerConfig, weight: float, rows: int) -> float:
+    """Return the factor that normalises the gradients of a mean over positions of joint ``weight`` in ``rows`` rows."""
+    return weight / rows if config.sum_over_time else 1.0

@@ -18,6 +18,7 @@ from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.initializers import InitializerConfig, initialize_params
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume_checks import run_settings
@@ -29,7 +30,7 @@ from unrolled.engine.training.observers import Sampler, SampleWriter, TrainingOb
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import EngineTrainable, Trainable
 
-TrainableMaker = Callable[[LanguageModelConfig, Params, OptimizerConfig, float | None], Trainable]
+TrainableMaker = Callable[[ModelSpec, Params, OptimizerConfig, float | None], Trainable]
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,9 @@ class PreparedRun:
             return train(trainable, data, validation, training, all_observers, start=start, group=group)
 
 
-def _make_reference(
-    config: LanguageModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None
-) -> Trainable:
+def _make_reference(spec: ModelSpec, params: Params, optimizer: OptimizerConfig, clip_norm: float | None) -> Trainable:
     """Return a trainable of the NumPy reference."""
-    return EngineTrainable(config, params, optimizer, clip_norm)
+    return EngineTrainable(spec, params, optimizer, clip_norm)
 
 
 def make_dataset(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
@@ -168,9 +167,9 @@ def prepare_run(
         experiment = replace(experiment, data=corpus.settle(experiment.data))
     dataset = dataset or make_dataset(corpus, experiment.data)
     check_several_tokens(corpus.name, dataset.tokenizer, experiment.data)
-    config = LanguageModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model))
-    params = initialize_params(config, experiment.training.seed, experiment.initial)
-    trainable = make(config, params, experiment.optimizer, experiment.clip_norm)
+    spec = LanguageModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model)).spec
+    params = initialize_params(spec, experiment.training.seed, experiment.initial)
+    trainable = make(spec, params, experiment.optimizer, experiment.clip_norm)
     if experiment.training.average is not None:
         trainable = AveragedTrainable(trainable, experiment.training.average)
     return PreparedRun(experiment, corpus, dataset, trainable)

@@ -28,8 +28,8 @@ def step_line(event: StepEvent) -> str:
     return (
         f'{{"event": "step", "step": {event.step}, "epoch": {float(event.epoch)!r}, "seconds": {float(event.seconds)!r}, '
         f'"loss": {float(event.loss)!r}, "grad_norm": {float(event.grad_norm)!r}, '
-        f'"learning_rate": {float(event.learning_rate)!r}, "tokens": {event.tokens}, '
-        f'"tokens_per_s": {float(event.tokens_per_s)!r}, "accuracy": {float(event.accuracy)!r}}}\n'
+        f'"learning_rate": {float(event.learning_rate)!r}, "tokens": {event.count}, '
+        f'"tokens_per_s": {float(event.count_per_s)!r}, "accuracy": {float(event.metrics.accuracy)!r}}}\n'
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.models.language_model_config import description_of
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.training.trainable import Trainable
 
@@ -14,7 +15,7 @@ LIMIT_SETTINGS = ("training.epochs", "training.steps", "training.seconds")
 
 def run_settings(record: Mapping[str, Any], trainable: Trainable) -> dict[str, Any]:
     """Return everything that determines a training: its record, the model and the engine."""
-    return {**record, "model": trainable.config.to_dict(), "engine": trainable.engine}
+    return {**record, "model": description_of(trainable.spec), "engine": trainable.engine}
 
 
 def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.models.heads.head import Head
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import METADATA_KEY
 from unrolled.engine.storage.json_text import parse_json, to_json
@@ -78,7 +79,7 @@ def save_resume_state(path: Path, state: ResumeState) -> None:
     write_atomically(path, save(tensors, {METADATA_KEY: to_json(description)}))
 
 
-def load_resume_state(path: Path) -> ResumeState:
+def load_resume_state(path: Path, head: Head) -> ResumeState:
     """Read and check the file.
 
     Raises:
@@ -99,7 +100,7 @@ def load_resume_state(path: Path) -> ResumeState:
         raise ModelFileError(f"{path}: damaged: the tensors are not those that were saved")
     try:
         run, settings, size = description["run"], description["settings"], description["metrics_bytes"]
-        result = TrainingResult.from_dict(description["result"])
+        result = TrainingResult.from_dict(description["result"], head)
     except (KeyError, TypeError, ConfigError) as error:
         raise ModelFileError(f"{path}: damaged: its metadata ({error})") from error
     if not (isinstance(run, str) and isinstance(settings, dict) and isinstance(size, int)):

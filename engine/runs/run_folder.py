@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
+from unrolled.engine.models.language_model_config import language_model_of
 from unrolled.engine.runs.metrics_log import METRICS, read_metrics, sample_line, step_line, validation_line
 from unrolled.engine.runs.resume_checks import check_same_settings, match_recorded_settings, run_settings
 from unrolled.engine.runs.resume_file import RESUME, ResumeState, load_resume_state, save_resume_state
@@ -88,7 +89,7 @@ class RunFolder(TrainingObserver):
             self._remove_drafts()
             self._metrics = self._open(self._draft)
             return None
-        state = load_resume_state(self.path / RESUME)
+        state = load_resume_state(self.path / RESUME, trainable.spec.head)
         self.record = match_recorded_settings(self.record, state.settings)
         check_same_settings(state.settings, run_settings(self.record, trainable), depends_on_limit)
         trainable.load_training_state(state.arrays)
@@ -219,5 +220,5 @@ class RunFolder(TrainingObserver):
     def _save_checkpoint(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
         training = {**self.record, "result": result.to_dict()}
         save_checkpoint(
-            self.path / name, Checkpoint(trainable.config, trainable.export_params(), self.tokenizer, training)
+            self.path / name, Checkpoint(language_model_of(trainable.spec), trainable.export_params(), self.tokenizer, training)
         )  # fmt: skip

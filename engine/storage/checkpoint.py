@@ -73,7 +73,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         ModelFileError: the parameters do not match the config, or are NaN or infinite.
         OSError: the disk is full, or the folder is not writable.
     """
-    check_params(checkpoint.config, checkpoint.params, str(path))
+    check_params(checkpoint.config.spec, checkpoint.params, str(path))
     metadata = {
         "format_version": CHECKPOINT_FORMAT,
         "config": checkpoint.config.to_dict(),
@@ -119,9 +119,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
         config = LanguageModelConfig.from_dict(metadata["config"])
-        check_file_size(config, path.stat().st_size)
+        check_file_size(config.spec, path.stat().st_size)
         tokenizer = tokenizer_from_dict(metadata["tokenizer"])
-        check_params(config, params)
+        check_params(config.spec, params)
         checkpoint = Checkpoint(config, params, tokenizer, metadata["training"])
         if checkpoint.digest != metadata.get("digest"):
             raise ModelFileError("damaged: weights, config or tokenizer are not those that were saved")

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ModelFileError
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.layers.output_loss import LossResult
+from unrolled.engine.models.heads.head import Outputs
+from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.parameters import Params
+from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.network.network import Inputs
 from unrolled.engine.training.trainable import StepResult, Trainable
 
 AVERAGE_PREFIX, AVERAGE_UPDATES = "average/", "average_updates"  # keys in a training state
@@ -40,8 +42,8 @@ class AveragedTrainable:
         self._weights: Params | None = None  # the trained weights, while ``inner`` holds the average
 
     @property
-    def config(self) -> LanguageModelConfig:
-        return self.inner.config
+    def spec(self) -> ModelSpec:
+        return self.inner.spec
 
     @property
     def engine(self) -> str:
@@ -78,13 +80,13 @@ class AveragedTrainable:
             self._average[name] += value
         return result
 
-    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
         self._load_average()
         return self.inner.evaluate(batch, state)
 
-    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+    def step(self, inputs: Inputs, state: NDArray) -> tuple[Outputs, NDArray]:
         self._load_average()
-        return self.inner.step(tokens, state)
+        return self.inner.step(inputs, state)
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:
         self._load_weights()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unrolled.engine.training.evaluation import Metrics
+from unrolled.engine.models.heads.head import Metrics
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class StepEvent:
     epoch: float  # passes over the training data so far
     seconds: float
     done: float  # completed share of the training, in [0, 1]
-    loss: float  # mean, nats a token
+    loss: float  # mean
     grad_norm: float
     learning_rate: float
-    tokens: int  # targets of this step
-    tokens_per_s: float  # over all steps so far, without validation
-    accuracy: float  # share of this step's targets that were the most probable token
+    count: int  # positions or sequences of this step that count in the loss
+    count_per_s: float  # over all steps so far, without validation
+    metrics: Metrics  # of this step's batch
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from unrolled.engine.data.batches import Batch, Batches, batches_after
+from unrolled.engine.data.batches import Batches, batches_after
 from unrolled.engine.errors import divergence_error
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Masks, dropout_masks
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.schedules import SchedulePosition
@@ -76,7 +77,7 @@ class _TrainingLoop:
         self.trainable, self.data, self.validation = trainable, data, validation
         self.config, self.observers, self.clock, self.group = config, observers, clock, group
         self.result = TrainingResult(trainable.engine)
-        self.guard = DivergenceGuard(math.log(trainable.config.vocab_size))
+        self.guard = DivergenceGuard(trainable.spec.head.guess_loss)
         self.intervals = plan_intervals(config.validate_every, config.validation_bound, data, validation)
         self.started_at = 0.0  # on the clock, as if the training had run without a pause
         self.stopping: float = False  # any process had received a stop request when the group last agreed
@@ -137,41 +138,42 @@ class _TrainingLoop:
         """Compile and allocate before the clock of the training starts."""
         started = self.clock()
         batch = next(self.data.epoch(np.random.default_rng((self.config.seed, 1, 0))))
-        self.trainable.warm_up(batch, zero_state(self.trainable.config, batch.inputs.shape[1], self.trainable.dtype))
+        self.trainable.warm_up(batch, zero_state(self.trainable.spec, batch.batch_size, self.trainable.dtype))
         self.result.first_call_s = self.clock() - started
 
     def _step(self, batch: Batch, rate: float) -> StepResult:
         """Update the parameters from one batch, and keep the state after it."""
-        T, B = batch.inputs.shape
+        T, B = self.trainable.spec.batch_shape(batch.inputs)
         state = self.result.state
         if state is None or not batch.carry or self.config.reset:
-            state = zero_state(self.trainable.config, B, self.trainable.dtype)
+            state = zero_state(self.trainable.spec, B, self.trainable.dtype)
         outcome = self.trainable.train_step(batch, state, rate, self._masks(T, B))
         self.result.state = outcome.state
         return outcome
 
     def _masks(self, T: int, B: int) -> Masks | None:
         """Return the dropout masks of this step, from a generator of its own: they depend on seed and step alone."""
-        model, dropout = self.trainable.config, self.config.dropout
-        if not dropout.drops(model):
+        spec, dropout = self.trainable.spec, self.config.dropout
+        if not dropout.drops(spec):
             return None
         rng = np.random.default_rng((self.config.seed, 2, self.result.steps))
-        return dropout_masks(model, T, B, rng, self.trainable.dtype, dropout)
+        return dropout_masks(spec, T, B, rng, self.trainable.dtype, dropout)
 
     def _record(self, done: float, outcome: StepResult, rate: float) -> None:
         """Add a step to the result, report it to the observers and check that the training has not diverged."""
-        result, norm, tokens = self.result, outcome.grad_norm, outcome.loss.tokens
-        loss, accuracy = outcome.loss.loss / max(tokens, 1), outcome.loss.correct / max(tokens, 1)
+        result, norm = self.result, outcome.grad_norm
+        metrics = self.trainable.spec.head.metrics_of(outcome.loss)
+        loss, count = metrics.loss, metrics.count
         self.norm, self.rate = norm, rate
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise divergence_error(result.steps, f"loss {loss:.4g}", norm, rate)
         result.epochs = result.steps / self.data.batches_per_epoch
-        result.tokens += tokens
+        result.tokens += count
         result.tokens_per_s = result.tokens / max(result.step_seconds, 1e-9)
         result.train_loss = loss
         result.losses.append(loss)
         event = StepEvent(
-            result.steps, result.epochs, result.seconds, done, loss, norm, rate, tokens, result.tokens_per_s, accuracy
+            result.steps, result.epochs, result.seconds, done, loss, norm, rate, count, result.tokens_per_s, metrics
         )
         for observer in self.observers:
             observer.on_step(event)
@@ -204,7 +206,7 @@ class _TrainingLoop:
 
     def _validate(self, validation: Batches) -> None:
         trainable, result = self.trainable, self.result
-        metrics = evaluate(trainable.evaluate, trainable.config, validation, trainable.dtype)
+        metrics = evaluate(trainable.evaluate, trainable.spec, validation, trainable.dtype)
         if not math.isfinite(metrics.loss):
             raise divergence_error(result.steps, f"validation loss {metrics.loss:.4g}", self.norm, self.rate)
         best = result.add_validation(metrics, self.config.decay.patience)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.canonical import completed
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.training.evaluation import Metrics
+from unrolled.engine.models.heads.head import Head, Metrics
 from unrolled.engine.training.validation_budget import share_of_work
 
 NOT_RECORDED = ("losses", "state", "between_steps")
@@ -51,7 +51,7 @@ class TrainingResult:
         Returns:
             Whether its loss is the lowest so far.
         """
-        self.validation_tokens += metrics.tokens
+        self.validation_tokens += metrics.count
         self.last, self.last_step = metrics, self.steps
         best = self.best is None or metrics.loss < self.best.loss
         if best:
@@ -76,7 +76,7 @@ class TrainingResult:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainingResult:
+    def from_dict(cls, values: dict[str, Any], head: Head) -> TrainingResult:
         """Return the result that ``to_dict`` wrote, also for files of 0.1.0, which counted no tokens of validations.
 
         Raises:
@@ -88,7 +88,7 @@ class TrainingResult:
             raise ConfigError(f"training result: got {', '.join(sorted(values)) or 'nothing'}")
         for key in ("best", "last"):
             if values[key] is not None:
-                values[key] = Metrics.from_dict(values[key])
+                values[key] = head.metrics_from_dict(values[key])
         if values["train_loss"] is None:
             values["train_loss"] = math.nan
         return cls(**values)

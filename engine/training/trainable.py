@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.layers.output_loss import LossResult
+from unrolled.engine.models.heads.head import Outputs
+from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.parameters import Params, check_params, flatten_params, parameter_shapes, parameter_views
-from unrolled.engine.models.step_contract import Stepper
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.network.backends import FLOAT32
-from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Inputs, Network
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import clip_scale, gradient_factor
 from unrolled.engine.optimizers.optimizer import Optimizer
@@ -25,13 +25,18 @@ from unrolled.engine.optimizers.optimizer import Optimizer
 class StepResult(NamedTuple):
     """Loss, gradient norm and new state of a training step."""
 
-    loss: LossResult
+    loss: LossSums
     grad_norm: float  # before clipping
-    state: NDArray  # (S, L, B, H) after the batch
+    state: NDArray  # (S, L·D, B, H), the final state of the batch
 
 
-class Trainable(Stepper, Protocol):
+class Trainable(Protocol):
     """A model with its optimizer. Dropout masks come from the loop, so that all engines drop the same units."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the description of the model."""
+        ...
 
     @property
     def engine(self) -> str:
@@ -48,11 +53,15 @@ class Trainable(Stepper, Protocol):
         """Return the learning rate before the schedule."""
         ...
 
+    def step(self, inputs: Inputs, state: NDArray) -> tuple[Outputs, NDArray]:
+        """Return the head's outputs for time steps that continue ``state``, and the state after them."""
+        ...
+
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None) -> StepResult:
         """Update the parameters from one batch, unless its loss or gradient norm is not finite."""
         ...
 
-    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
         """Return the loss sums of a batch and the state after it, without gradients."""
         ...
 
@@ -97,29 +106,45 @@ def check_state(arrays: Mapping[str, NDArray], expected: Mapping[str, NDArray]) 
             )
 
 
-class EngineTrainable(LanguageModel):
+def check_smoothing(spec: ModelSpec, optimizer: OptimizerConfig) -> None:
+    """Check that the head takes the label smoothing of an optimizer's settings.
+
+    Raises:
+        ConfigError: it takes none.
+    """
+    if optimizer.label_smoothing and not spec.head.smooths:
+        raise ConfigError(
+            f"label_smoothing: got {optimizer.label_smoothing}, which the head {spec.head.kind} takes none of"
+        )
+
+
+class EngineTrainable(Network):
     """The network from scratch with its optimizer, on either backend.
 
     Args:
         params: initial parameters; copied.
         optimizer: optimizer and hyperparameters.
         clip_norm: upper bound of the gradient norm; None: no bound.
-        backend, precision: as in ``LanguageModel``.
+        backend, precision: as in ``Network``.
+
+    Raises:
+        ConfigError: the head takes no label smoothing, or as in ``Network``.
     """
 
     def __init__(
         self,
-        config: LanguageModelConfig,
+        spec: ModelSpec,
         params: Params,
         optimizer: OptimizerConfig,
         clip_norm: float | None = None,
         backend: str = "numpy",
         precision: str = FLOAT32,
     ) -> None:
-        check_params(config, params)
-        shapes = parameter_shapes(config)
+        check_params(spec, params)
+        check_smoothing(spec, optimizer)
+        shapes = parameter_shapes(spec)
         flat = flatten_params({name: params[name] for name in shapes})
-        super().__init__(config, parameter_views(flat, shapes), backend, precision)
+        super().__init__(spec, parameter_views(flat, shapes), backend, precision)
         self.clip_norm = clip_norm
         self.optimizer = Optimizer(optimizer, flat, self.backend.update_rules)
         self.learning_rate = optimizer.base_learning_rate
@@ -133,7 +158,7 @@ class EngineTrainable(LanguageModel):
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
         config = self.optimizer.config
         result = self.gradients(batch, state, masks, config.label_smoothing)
-        factor = gradient_factor(config, result.loss.tokens, batch.inputs.shape[1])
+        factor = gradient_factor(config, result.loss.weight, batch.batch_size)
         if config.clip_value is not None:
             limit = config.clip_value / max(factor, 1e-30)  # clipped before the factor, which the update applies
             np.clip(result.flat, -limit, limit, out=result.flat)
@@ -150,7 +175,7 @@ class EngineTrainable(LanguageModel):
         return {name: value.copy() for name, value in self.params.items()}
 
     def load_params(self, params: Params) -> None:
-        check_params(self.config, params)
+        check_params(self.spec, params)
         for name, value in self.params.items():
             value[...] = params[name]
 

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.initializers import pytorch_params
 from unrolled.engine.models.language_model_config import LanguageModelConfig
@@ -37,13 +37,13 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
     started = time.perf_counter()
     for V in (3, 60):  # vocabularies below and above the number of positions take different paths
         config = LanguageModelConfig(cell, V, embedding_size=8, hidden_size=8, num_layers=2)
-        params = pytorch_params(config, 0)
-        model = EngineTrainable(config, params, OptimizerConfig(optimizer), 1.0, "numba", precision)
+        params = pytorch_params(config.spec, 0)
+        model = EngineTrainable(config.spec, params, OptimizerConfig(optimizer), 1.0, "numba", precision)
         tokens, state = np.zeros((4, 2), np.int64), zero_state(config, 2)
-        batch = Batch(tokens, tokens, np.ones(tokens.shape, np.bool_), carry=True)
+        batch = Batch.of_tokens(tokens, tokens, carry=True)
         model.train_step(batch, state, 1e-3)
         model.evaluate(batch, state)
-        _, state = model.step(tokens, state)
+        _, state = model.step(batch.inputs, state)
     from unrolled.engine.kernels.decode.decoder import Decoder  # imports numba, which exists if a step ran
     from unrolled.engine.kernels.gemm.packing import choose_packing
 

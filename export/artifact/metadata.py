@@ -86,7 +86,7 @@ def _state(config: LanguageModelConfig) -> dict[str, Any]:
         "input": "state",
         "output": "next_state",
         "axes": ["states", "layers", "batch", "hidden"],
-        "shape": [config.spec.states, config.num_layers, None, config.hidden_size],
+        "shape": [config.cell_definition.states, config.num_layers, None, config.hidden_size],
         "initial": "zeros",
         "index_0": "h",
     }
@@ -153,7 +153,7 @@ def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = N
         weights = _parse_weights(metadata.get(PREFIX + "weights"), metadata[PREFIX + "checkpoint_digest"])
         config = LanguageModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
         if size is not None:
-            check_file_size(config, size, NUMBER_FORMATS[weights.storage].item_bytes)
+            check_file_size(config.spec, size, NUMBER_FORMATS[weights.storage].item_bytes)
         stated = parse_json(metadata[PREFIX + "state"], "state")
         for key, value in _state(config).items():
             if stated.get(key) != value:

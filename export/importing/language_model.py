@@ -131,7 +131,7 @@ def _take_params(
     """Return all parameters in float32, and how each was matched."""
     params: Params = {}
     matches = []
-    for name, shape in parameter_shapes(config).items():
+    for name, shape in parameter_shapes(config.spec).items():
         source, shown = sources[name], None
         if source is not None:
             parts = whole.parts.get(source, [source])

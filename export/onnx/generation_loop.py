@@ -150,7 +150,7 @@ class _GenerationLoop(NamedTuple):
             f"{body.prefix}{name}" for name in ("turn", "on", "ended", "given", "rows")
         )
         given = [f"{body.prefix}given_{i}" for i in range(states)]
-        S = self.config.spec.states
+        S = self.config.cell_definition.states
         x = body.node("Gather", [self.draw.weights.embedding, token], "embedded", axis=0)  # (1, B, E)
         moved: list[str] = []
         for layer, weights in enumerate(self.draw.weights.layers):

@@ -24,7 +24,7 @@ def add_layer(
 ) -> tuple[str, list[str]]:
     """Add one recurrent layer over ``x`` (T, B, ·) from states (1, B, H); return outputs (T, 1, B, H) and final states."""
     cell = ONNX_CELLS[config.cell]
-    names = [f"sequence_l{layer}", *(f"final_{s}_l{layer}" for s in range(config.spec.states))]
+    names = [f"sequence_l{layer}", *(f"final_{s}_l{layer}" for s in range(config.cell_definition.states))]
     inputs = [x, weights.w, weights.r, weights.b, lengths, *initial]
     attributes: dict[str, Any] = {"hidden_size": config.hidden_size, **cell.attributes}
     if weights.scales:
@@ -58,7 +58,7 @@ def add_initial_states(graph: GraphBuilder, config: LanguageModelConfig, axis_0:
 
     Split, not Gather: onnxruntime 1.32 fuses several Gathers of one value and then reads the second out of bounds.
     """
-    S, L = config.spec.states, config.num_layers
+    S, L = config.cell_definition.states, config.num_layers
     graph.node("Split", ["state"], [f"state_{s}_row" for s in range(S)], axis=0)
     for s in range(S):
         layers = graph.node("Squeeze", [f"state_{s}_row", axis_0], f"state_{s}")  # (L, B, H)

@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.parameters import Params, layer_params, output_weight_name, parameter_shapes
+from unrolled.engine.models.parameters import Params, layer_params, parameter_shapes
 from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, WeightStorage, restore
 from unrolled.export.onnx.cells import ONNX_CELLS, has_quantized_operator, reorder_gates
 from unrolled.export.onnx.graph_builder import GraphBuilder
@@ -61,7 +61,7 @@ def add_weights(
     layers = [_add_layer_weights(graph, config, params, layer, storage) for layer in range(config.num_layers)]
     embedding = _add_matrix(graph, "embedding.weight", params["embedding.weight"], storage.storage)
     bias, name = graph.constant("output.bias", params["output.bias"]), "output.weight"
-    matrix = params[output_weight_name(config)]
+    matrix = params[config.output_weight_name]
     if storage.quantized:
         output, *scales = _add_int8_columns(graph, name, matrix)
         return GraphWeights(embedding, layers, output, bias, tuple(scales))
@@ -114,7 +114,7 @@ def read_params(model: onnx.ModelProto, config: LanguageModelConfig) -> Params:
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     order = tuple(int(place) for place in np.argsort(ONNX_CELLS[config.cell].gate_order))
     params: Params = {}
-    for name, shape in parameter_shapes(config).items():
+    for name, shape in parameter_shapes(config.spec).items():
         source = name.replace(".bias_ih_l", ".bias_l").replace(".bias_hh_l", ".bias_l")
         value = _restored(stored, source)
         if name.startswith("rnn."):

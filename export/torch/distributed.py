@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
+from unrolled.engine.models.batch import TOKENS, Batch
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.layers.output_loss import LossResult
+from unrolled.engine.models.layers.output_loss import NO_SUMS, LossSums
 from unrolled.engine.models.parameters import Params
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import Group, SharedValue
 from unrolled.engine.storage.json_text import to_json
@@ -135,13 +135,13 @@ class DistributedTrainable(TorchTrainable):
 
     def __init__(
         self,
-        config: LanguageModelConfig,
+        spec: ModelSpec,
         params: Params,
         optimizer: OptimizerConfig,
         clip_norm: float | None,
         group: TorchGroup,
     ) -> None:
-        super().__init__(config, params, optimizer, clip_norm)
+        super().__init__(spec, params, optimizer, clip_norm)
         self.group = group
 
     def _rows(self, B: int) -> slice:
@@ -149,13 +149,13 @@ class DistributedTrainable(TorchTrainable):
         return slice(group.rank * B // group.size, (group.rank + 1) * B // group.size)
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:
-        own = self._rows(batch.inputs.shape[1])
+        own = self._rows(batch.batch_size)
         if own.stop > own.start:
             super().warm_up(_batch_rows(batch, own), state[:, :, own])
 
-    def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossResult, NDArray]:
-        own = self._rows(batch.inputs.shape[1])
-        result, final = LossResult(0.0, 0, 0), state[:, :, own]
+    def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossSums, NDArray]:
+        own = self._rows(batch.batch_size)
+        result, final = NO_SUMS, state[:, :, own]
         if own.stop > own.start:
             rows = _batch_rows(batch, own)
             loss, result, final = self._loss(rows, final, _mask_rows(masks, own), self.optimizer_config.label_smoothing)
@@ -170,22 +170,22 @@ class DistributedTrainable(TorchTrainable):
             grad.copy_(summed)
         return result, final
 
-    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
-        own = self._rows(batch.inputs.shape[1])
-        result, final = LossResult(0.0, 0, 0), state[:, :, own]
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
+        own = self._rows(batch.batch_size)
+        result, final = NO_SUMS, state[:, :, own]
         if own.stop > own.start:
             result, final = super().evaluate(_batch_rows(batch, own), final)
         result, final, _ = self._joined(result, final, state, own)
         return result, final
 
     def _joined(
-        self, result: LossResult, final: NDArray, state: NDArray, own: slice, grads: list[Tensor] | None = None
-    ) -> tuple[LossResult, NDArray, list[Tensor]]:
+        self, result: LossSums, final: NDArray, state: NDArray, own: slice, grads: list[Tensor] | None = None
+    ) -> tuple[LossSums, NDArray, list[Tensor]]:
         """Return loss sums, state and gradients of all processes, given this one's, by two all-reduces.
 
         The first adds the loss sums in float64, the second state and gradients in the model's dtype.
         """
-        sums = torch.tensor([result.loss, result.correct, result.tokens], dtype=torch.float64)
+        sums = torch.tensor([result.loss, result.weight, *result.details], dtype=torch.float64)
         self.group.add(sums)
         joint = np.zeros_like(state)  # zeros in the rows of other processes
         joint[:, :, own] = final
@@ -195,13 +195,16 @@ class DistributedTrainable(TorchTrainable):
         whole, *rest = (
             part.view(value.shape) for part, value in zip(flat.split([v.numel() for v in values]), values, strict=True)
         )
-        loss, correct, tokens = sums.tolist()
-        return LossResult(loss, int(correct), int(tokens)), whole.numpy().copy(), rest
+        loss, weight, *details = sums.tolist()
+        return LossSums(loss, weight, tuple(details)), whole.numpy().copy(), rest
 
 
 def _batch_rows(batch: Batch, rows: slice) -> Batch:
-    inputs, targets = np.ascontiguousarray(batch.inputs[:, rows]), np.ascontiguousarray(batch.targets[:, rows])
-    return Batch(inputs, targets, np.ascontiguousarray(batch.mask[:, rows]), batch.carry)
+    """Return some rows of a batch of tokens."""
+    tokens, targets, weights = (
+        np.ascontiguousarray(array[:, rows]) for array in (batch.inputs[TOKENS], batch.targets, batch.weights)
+    )
+    return Batch.of_tokens(tokens, targets, weights, batch.carry)
 
 
 def _mask_rows(masks: Masks | None, rows: slice) -> Masks | None:

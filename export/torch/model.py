@@ -152,8 +152,8 @@ TORCH_CELLS: dict[str, TorchCell] = {
 
 def make_torch_model(config: LanguageModelConfig, params: Params) -> TorchLM:
     """Return a TorchLM with the given parameters, in their dtype."""
-    check_params(config, params)
-    model = (TorchLSTM if config.spec.states == 2 else TorchLM)(config)
+    check_params(config.spec, params)
+    model = (TorchLSTM if config.cell_definition.states == 2 else TorchLM)(config)
     model.to(torch.from_numpy(params["output.bias"]).dtype)
     load_params(model, params)
     return model

@@ -139,7 +139,7 @@ def _check_records(path: Path, info: FileInfo) -> None:
     """Check that the weights have the sizes of the config's parameters; torch would read past the end of a shorter entry."""
     with zipfile.ZipFile(path) as archive:
         held = sorted(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
-    wanted = sorted(4 * math.prod(shape) for shape in parameter_shapes(info.config).values())
+    wanted = sorted(4 * math.prod(shape) for shape in parameter_shapes(info.config.spec).values())
     if held != wanted:
         raise ModelFileError(
             f"{path}: a damaged TorchScript file; its weights are not of the sizes that its config asks for"

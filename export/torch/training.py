@@ -13,12 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.engine.data.batches import Batch
+from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.batch import TOKENS, Batch
 from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.layers.output_loss import LossResult
+from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.parameters import Params, parameter_shapes
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import check_step
+from unrolled.engine.network.network import Inputs
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import gradient_factor
 from unrolled.engine.training.trainable import StepResult, check_state
@@ -35,7 +39,9 @@ def run_masked_layers(
     for layer in range(config.num_layers):
         if layer > 0:
             x = x * masks[layer - 1]
-        initial = tuple(state[:, layer : layer + 1]) if config.spec.states > 1 else state[0, layer : layer + 1]
+        initial = (
+            tuple(state[:, layer : layer + 1]) if config.cell_definition.states > 1 else state[0, layer : layer + 1]
+        )
         x, *final = run(x, initial, model.rnn.all_weights[layer], True, 1, 0.0, False, False, False)
         finals.append(torch.cat(final))  # (S, B, H)
     return x, torch.stack(finals, dim=1)
@@ -63,9 +69,12 @@ class TorchTrainable:
     engine = "torch"
 
     def __init__(
-        self, config: LanguageModelConfig, params: Params, optimizer: OptimizerConfig, clip_norm: float | None = None
+        self, spec: ModelSpec, params: Params, optimizer: OptimizerConfig, clip_norm: float | None = None
     ) -> None:
-        self.config = config
+        config = LanguageModelConfig.from_spec(spec)
+        if config is None:
+            raise ConfigError(f"engine: torch does not train models with the head {spec.head.kind}")
+        self.spec, self.config = spec, config
         self.model = make_torch_model(config, params)
         self.dtype = params["output.bias"].dtype
         self.clip_norm = clip_norm
@@ -74,33 +83,37 @@ class TorchTrainable:
 
     def _loss(
         self, batch: Batch, state: NDArray, masks: Masks | None, smoothing: float = 0.0
-    ) -> tuple[Tensor, LossResult, NDArray]:
+    ) -> tuple[Tensor, LossSums, NDArray]:
         """Return the sum of the batch's losses, as a differentiable tensor and as numbers, and the state after the batch."""
-        check_step(self.config, batch.inputs, state, self.dtype)
+        tokens, mask = batch.inputs[TOKENS], batch.weights > 0
+        check_step(self.config, tokens, state, self.dtype)
         masks = masks or Masks(None, None, None)
-        x = _masked(self.model.embedding(as_tensor(batch.inputs)), masks.inputs)
+        x = _masked(self.model.embedding(as_tensor(tokens)), masks.inputs)
         if masks.between is None:
             h, final = self.model.run_layers(x, as_tensor(state))
         else:
             given = [torch.from_numpy(mask) for mask in masks.between]
             h, final = run_masked_layers(self.model, self.config, x, as_tensor(state), given)
         h, targets = _masked(h, masks.outputs), torch.from_numpy(batch.targets)
-        if batch.mask.all():
+        if mask.all():
             h, targets = h.flatten(0, 1), targets.flatten()
         else:
-            counted = torch.from_numpy(batch.mask)
+            counted = torch.from_numpy(mask)
             h, targets = h[counted], targets[counted]
         output = self.model.output
         loss, correct = output_loss(h, output.weight, output.bias, targets, smoothing)
-        return loss, LossResult(float(loss.detach()), correct, len(targets)), final.detach().numpy()
+        return (
+            loss,
+            LossSums(float(loss.detach()), float(len(targets)), (correct, len(targets))),
+            final.detach().numpy(),
+        )
 
     def _scaled(self, loss: Tensor, batch: Batch) -> Tensor:
         """Scale a sum of losses to its share of the objective: the mean over ``batch``, or its sum over time."""
-        tokens = batch.tokens
         # The mean over no tokens is 0, with zero gradients, as in the other engines.
-        return loss * (gradient_factor(self.optimizer_config, tokens, batch.inputs.shape[1]) / max(tokens, 1))
+        return loss * (gradient_factor(self.optimizer_config, batch.weight, batch.batch_size) / (batch.weight or 1.0))
 
-    def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossResult, NDArray]:
+    def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossSums, NDArray]:
         """Add the objective's gradients to the parameters; return loss sums and the state after the batch."""
         loss, result, final = self._loss(batch, state, masks, self.optimizer_config.label_smoothing)
         self._scaled(loss, batch).backward()
@@ -122,18 +135,19 @@ class TorchTrainable:
     def gradients(self, batch: Batch, state: NDArray, masks: Masks | None = None) -> Params:
         """Return the gradients of the batch's mean loss by name, without an update."""
         self.optimizer.zero_grad()
-        (self._loss(batch, state, masks)[0] / max(batch.tokens, 1)).backward()
+        (self._loss(batch, state, masks)[0] / (batch.weight or 1.0)).backward()
         return {name: p.grad.numpy().copy() for name, p in self.model.named_parameters() if p.grad is not None}
 
-    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossResult, NDArray]:
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
         with torch.inference_mode():
             _, result, final = self._loss(batch, state, None)
         return result, final
 
-    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
-        """Return logits and state of the live model, by the step contract."""
-        check_step(self.config, tokens, state, self.dtype)
-        return run_step(self.model, tokens, state)
+    def step(self, inputs: Inputs, state: NDArray) -> tuple[Outputs, NDArray]:
+        """Return logits and state of the live model."""
+        check_step(self.config, inputs[TOKENS], state, self.dtype)
+        logits, state = run_step(self.model, inputs[TOKENS], state)
+        return {"logits": logits}, state
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:
         self.gradients(batch, state)
@@ -141,7 +155,7 @@ class TorchTrainable:
 
     def export_params(self) -> Params:
         own = dict(self.model.named_parameters())
-        return {name: own[name].detach().numpy().copy() for name in parameter_shapes(self.config)}
+        return {name: own[name].detach().numpy().copy() for name in parameter_shapes(self.spec)}
 
     def load_params(self, params: Params) -> None:
         load_params(self.model, params)

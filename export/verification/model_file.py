@@ -58,4 +58,4 @@ class ModelFile:
 
             return read_params(self.onnx.model, config)
         stored = {name: value.detach().numpy() for name, value in self.torchscript[0].state_dict().items()}
-        return {name: stored[name] for name in parameter_shapes(config)}
+        return {name: stored[name] for name in parameter_shapes(config.spec)}

@@ -66,7 +66,7 @@ class NumbaModel(TokenizedModel):
         from unrolled.engine.kernels.decode.decoder import Decoder
         from unrolled.engine.kernels.gemm.packing import choose_packing
 
-        return Decoder(self.config, self._model.params, choose_packing(self._model.precision == BF16))
+        return Decoder(self.config, self._model.params, choose_packing(self._model.network.precision == BF16))
 
     def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
         check_ids(self.config, flow.tokens)

@@ -42,7 +42,7 @@ ENGINES = ("numpy", "onnxruntime", "torch", "torchscript")
 def checkpoint(cell: str, layers: int) -> Checkpoint:
     """Return a random model with weights larger than usual, so that its texts depend on its prompts."""
     config = LanguageModelConfig(cell, models.V, 8, 12, layers)
-    params = pytorch_params(config, 0)
+    params = pytorch_params(config.spec, 0)
     params["output.weight"] *= 8
     for layer in range(layers):
         params[f"rnn.weight_ih_l{layer}"] *= 2
@@ -517,7 +517,7 @@ def test_a_setting_out_of_range_is_refused_before_anything_runs() -> None:
 def test_a_stop_text_of_white_space_is_found_between_words() -> None:
     tokenizer = WordTokenizer(["<unk>", "one", "two", "three"])
     config = LanguageModelConfig("gru", 4, 3, 5)
-    model = make_model(Checkpoint(config, pytorch_params(config, 0), tokenizer), "numpy")
+    model = make_model(Checkpoint(config, pytorch_params(config.spec, 0), tokenizer), "numpy")
     (row,) = generate(model, ["one"], stop=[" "], max_new_tokens=50, seed=3)
     assert (row.finish_reason, len(row.tokens)) == ("stop", 2)
     assert row.text == tokenizer.decode(row.tokens[:1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrolled.engine.data.batches import Batch, Batches
+from unrolled.engine.data.batches import Batches
 from unrolled.engine.data.records import RecordBatches
+from unrolled.engine.models.batch import Batch
 
 
 def check(batch: Batch, inputs: list, targets: list, mask: list, carry: bool) -> None:

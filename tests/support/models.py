@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from unrolled.engine.data.batches import Batch
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.initializers import pytorch_params
 from unrolled.engine.models.language_model_config import LanguageModelConfig
@@ -28,7 +28,7 @@ def config(cell: str, layers: int = 2, **settings: Any) -> LanguageModelConfig:
 
 def params(model: LanguageModelConfig, dtype: DTypeLike = np.float64, seed: int = 1) -> Params:
     """Return parameters larger than the default initial ones, so that gates leave their linear range."""
-    return {name: (value * 1.5).astype(dtype) for name, value in pytorch_params(model, seed, np.float64).items()}
+    return {name: (value * 1.5).astype(dtype) for name, value in pytorch_params(model.spec, seed, np.float64).items()}
 
 
 def batch(model: LanguageModelConfig, steps: int = T, rows: int = B, seed: int = 2, masked: bool = True) -> Batch:
@@ -38,7 +38,7 @@ def batch(model: LanguageModelConfig, steps: int = T, rows: int = B, seed: int =
     lengths = rng.integers(1, steps + 1, rows) if masked else np.full(rows, steps)
     lengths[0] = steps
     mask = np.arange(steps)[:, None] < lengths
-    return Batch(rng.integers(0, model.vocab_size, shape), rng.integers(0, model.vocab_size, shape), mask, carry=False)
+    return Batch.of_tokens(rng.integers(0, model.vocab_size, shape), rng.integers(0, model.vocab_size, shape), mask)
 
 
 def state(model: LanguageModelConfig, rows: int = B, dtype: DTypeLike = np.float64, seed: int = 3) -> NDArray:

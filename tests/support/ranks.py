@@ -113,7 +113,9 @@ class KillWhileSaving(KillAt):
 
 def short(group: Group, training: TrainingConfig, rate: float = 0.01, **settings: Any) -> TrainingResult:
     config = models.config("rnn")
-    trainable = make_trainable("torch", config, models.params(config), OptimizerConfig("sgd", rate), None, group=group)
+    trainable = make_trainable(
+        "torch", config.spec, models.params(config), OptimizerConfig("sgd", rate), None, group=group
+    )
     return train(trainable, stream(), None, training, group=group, **settings)
 
 
@@ -140,7 +142,7 @@ def stops(group: Group) -> dict[str, Any]:
 def work(group: Group) -> dict[str, Any]:
     """Return the numbers of rows of this process's warm-up, and the number of all-reduces of ``largest`` in ten steps."""
     config = models.config("rnn")
-    trainable: Any = make_trainable("torch", config, models.params(config), OptimizerConfig(), group=group)
+    trainable: Any = make_trainable("torch", config.spec, models.params(config), OptimizerConfig(), group=group)
     rows: list[int] = []
     gradients = trainable.gradients
     trainable.gradients = lambda batch, state: rows.append(batch.inputs.shape[1]) or gradients(batch, state)

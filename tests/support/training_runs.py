@@ -26,7 +26,7 @@ def engine(
     if name == "torch":
         pytest.importorskip("torch", reason="the torch extra is not installed")
     optimizer = optimizer or OptimizerConfig(learning_rate=0.01)
-    return make_trainable(name, config, models.params(config, dtype), optimizer, 1.0)
+    return make_trainable(name, config.spec, models.params(config, dtype), optimizer, 1.0)
 
 
 def experiment(batching: str = "stream", level: str = "char", **model: object) -> Experiment:

@@ -17,7 +17,7 @@ from unrolled.engine.kernels.gemm.rhs_packing import pack_transposed, padded_col
 from unrolled.engine.kernels.threads.thread_pool import get_num_threads
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.parameters import Params, layer_params, output_weight_name
+from unrolled.engine.models.parameters import Params, layer_params
 from unrolled.engine.models.step_contract import Flow
 
 
@@ -60,7 +60,7 @@ class PackedWeights(NamedTuple):
             panels_hh=np.stack([pack_transposed(layer.w_hh, packing) for layer in layers]),
             b_ih=np.stack([layer.b_ih for layer in rest] or [first.b_ih]),
             b_hh=np.stack([layer.b_hh for layer in layers]),
-            panels_out=pack_transposed(params[output_weight_name(config)], packing),
+            panels_out=pack_transposed(params[config.output_weight_name], packing),
             b_out=params["output.bias"],
         )
 

@@ -25,7 +25,7 @@ from unrolled.engine.kernels.simd.bits import largest
 from unrolled.engine.kernels.simd.vectors import elementwise
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
-from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossResult
+from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossSums, weight_of
 
 
 @compiled_sum
@@ -59,8 +59,8 @@ OUTPUT_ROWS = 72  # positions that a thread works on at a time, so that their lo
 
 @compiled_parallel
 def _output_rows(
-    part: int, parts: int, h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, mask: NDArray,
-    losses: NDArray, hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, count: int, smoothing: float, ranges: int,
+    part: int, parts: int, h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, weights: NDArray,
+    losses: NDArray, hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, total_weight: float, smoothing: float, ranges: int,
 ) -> None:  # fmt: skip
     """Fill losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
 
@@ -68,7 +68,7 @@ def _output_rows(
     """
     (N, H), width = h.shape, dlogits.shape[1]
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
-    spread, rest = h.dtype.type(smoothing / (V * count)), h.dtype.type((1 - smoothing) / count)
+    spread, rest = h.dtype.type(smoothing / (V * total_weight)), h.dtype.type((1 - smoothing) / total_weight)
     stride = N // ranges
     begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
     p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
@@ -86,15 +86,17 @@ def _output_rows(
         for n in range(n0, n1):
             losses[n], hits[n] = 0, False
             row = dlogits[n, :V]
-            if mask[n]:
+            w = weights[n]
+            if w > 0:
                 target = row[targets[n]]
                 losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
                 if smoothing > 0:
                     losses[n] += smoothing * (target - _total(row) / V)
-                scale = h.dtype.type(1.0 / (total * count))
+                losses[n] *= w
+                scale, own_spread = h.dtype.type(w / (total * total_weight)), w * spread
                 for v in range(V):
-                    row[v] = p[v] * scale - spread
-                row[targets[n]] -= rest
+                    row[v] = p[v] * scale - own_spread
+                row[targets[n]] -= w * rest
             else:
                 row[:] = 0
         if dh.shape[0] > 0:
@@ -107,17 +109,17 @@ def output_loss(
     weight: NDArray,
     bias: NDArray,
     targets: NDArray,
-    mask: NDArray,
+    weights: NDArray,
     grads: tuple[NDArray, NDArray] | None,
     smoothing: float = 0.0,
     packing: Packing = Packing.FULL,
-) -> tuple[LossResult, NDArray | None]:
+) -> tuple[LossSums, NDArray | None]:
     """Return the loss of ``h`` (T, B, H) and its gradient, with ``LOGITS_BYTES`` of logits in memory at a time."""
     rows, dtype, (V, H) = as_rows(h), h.dtype, weight.shape
-    N, count = len(rows), int(np.count_nonzero(mask))
+    N, total_weight = len(rows), weight_of(weights)
     width = padded_columns(V, dtype)
     losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
-    flat_targets, flat_mask = targets.reshape(-1), mask.reshape(-1)
+    flat_targets, flat_weights = targets.reshape(-1), weights.reshape(-1).astype(dtype)
     dh = empty((N if grads else 0, H), dtype)
     panels, back = pack_transposed(weight, packing), pack(weight if grads else weight[:0], packing)
     padded_bias = np.zeros(width, dtype)
@@ -135,10 +137,10 @@ def output_loss(
         part = slice(n, min(n + chunk, N))
         some = dlogits[: part.stop - n]
         _output_rows(
-            parts, rows[part], panels, padded_bias, back, flat_targets[part], flat_mask[part], losses[part], hits[part],
-            some, dh[part], V, max(count, 1), smoothing, ranges,
+            parts, rows[part], panels, padded_bias, back, flat_targets[part], flat_weights[part], losses[part], hits[part],
+            some, dh[part], V, total_weight or 1.0, smoothing, ranges,
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *one_sum(grads[1], some), packing, batch=batch)
-    result = LossResult(float(losses.sum()), int(np.count_nonzero(hits)), count)
-    return result, dh.reshape(h.shape) if grads else None
+    details = int(np.count_nonzero(hits)), int(np.count_nonzero(flat_weights))
+    return LossSums(float(losses.sum()), total_weight, details), dh.reshape(h.shape) if grads else None

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.layers.embedding import embedding_backward, embedding_forward
 from unrolled.engine.models.layers.first_layer import embedded_linear_forward, first_layer_backward
 from unrolled.engine.models.layers.linear import linear_backward_input, linear_backward_weight, linear_forward
-from unrolled.engine.models.layers.output_loss import LossResult, output_loss
 
 
 class LayerFunctions(NamedTuple):
@@ -22,8 +20,6 @@ class LayerFunctions(NamedTuple):
     """
 
     zeros: Callable[[int, np.dtype], NDArray]
-    embedding_forward: Callable[[NDArray, NDArray], NDArray]
-    embedding_backward: Callable[[NDArray, NDArray, NDArray], None]
     linear_forward: Callable[[NDArray, NDArray, NDArray], NDArray]
     linear_backward_input: Callable[[Any, NDArray], NDArray]
     linear_backward_weight: Callable[[Any, NDArray, NDArray, NDArray], None]
@@ -31,7 +27,6 @@ class LayerFunctions(NamedTuple):
     first_layer_backward: Callable[
         [Any, Any, NDArray, NDArray, NDArray, NDArray, tuple[NDArray, NDArray, NDArray, NDArray, NDArray]], None
     ]
-    output_loss: Callable[..., tuple[LossResult, NDArray | None]]
 
 
 def zeros(size: int, dtype: np.dtype) -> NDArray:
@@ -41,12 +36,9 @@ def zeros(size: int, dtype: np.dtype) -> NDArray:
 
 LAYERS = LayerFunctions(
     zeros=zeros,
-    embedding_forward=embedding_forward,
-    embedding_backward=embedding_backward,
     linear_forward=linear_forward,
     linear_backward_input=linear_backward_input,
     linear_backward_weight=linear_backward_weight,
     embedded_linear_forward=embedded_linear_forward,
     first_layer_backward=first_layer_backward,
-    output_loss=output_loss,
 )

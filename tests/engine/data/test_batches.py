@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from batch_checks import check, check_totals
 
-from unrolled.engine.data.batches import Batch, batches_after
+from unrolled.engine.data.batches import batches_after
 from unrolled.engine.data.records import RecordBatches
+from unrolled.engine.models.batch import Batch
 
 GOOD = Batch(np.array([[1], [2]]), np.array([[2], [3]]), np.array([[True], [False]]), carry=True)
 

@@ -229,7 +229,7 @@ def test_training_in_bf16_follows_float32_and_keeps_float32_weights() -> None:
     losses: dict[str, list[float]] = {}
     for precision in ("float32", "bf16"):
         params = models.params(config, np.float32)
-        model = make_trainable("numba", config, params, OptimizerConfig("adam", 1e-2), 1.0, precision)
+        model = make_trainable("numba", config.spec, params, OptimizerConfig("adam", 1e-2), 1.0, precision)
         losses[precision] = [
             (result := model.train_step(batch, state, 1e-2, None)).loss.loss / result.loss.tokens for _ in range(40)
         ]
@@ -249,7 +249,7 @@ def test_bf16_is_refused_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp
     with refused("numba engine"):
         LanguageModel(config, params, "numpy", "bf16")
     with refused("numba engine"):
-        make_trainable("torch", config, params, OptimizerConfig("adam"), None, "bf16")
+        make_trainable("torch", config.spec, params, OptimizerConfig("adam"), None, "bf16")
     with refused("numba engine"):
         make_model(models.checkpoint(), "onnxruntime", "bf16")
     with refused(r"precision: .*float16"):

@@ -55,10 +55,10 @@ def trained(config: LanguageModelConfig, optimizer: str, threads: int, seed: int
     """Return the parameters after six training steps on small and large batches, so that layers are divided both ways."""
     params = models.params(config, np.float32)
     with on_threads(threads):
-        trainable = EngineTrainable(config, params, OptimizerConfig(optimizer), clip_norm=1.0, backend="numba")
+        trainable = EngineTrainable(config.spec, params, OptimizerConfig(optimizer), clip_norm=1.0, backend="numba")
         for number, rows in enumerate((3, 17, 32, 17, 33, 2)):
             batch = models.batch(config, 6, rows, seed + number)
-            masks = dropout_masks(config, 6, rows, np.random.default_rng(number))
+            masks = dropout_masks(config.spec, 6, rows, np.random.default_rng(number))
             trainable.train_step(batch, models.state(config, rows, np.float32), 0.01, masks)
         return trainable.export_params()
 

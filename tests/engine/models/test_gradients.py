@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from tolerances import GRADIENT_SLACK, assert_close, relative_error
 
-from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, Masks, dropout_masks
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_names
@@ -37,7 +37,7 @@ EVERYWHERE = {
 
 
 def masks_for(config: LanguageModelConfig, dtype: type = np.float64, dropout: Dropout = NO_DROPOUT) -> Masks | None:
-    return dropout_masks(config, models.T, models.B, np.random.default_rng(5), dtype, dropout)
+    return dropout_masks(config.spec, models.T, models.B, np.random.default_rng(5), dtype, dropout)
 
 
 def mean_loss(model: LanguageModel, batch: Batch, state: NDArray, masks: Masks | None) -> float:
@@ -118,7 +118,7 @@ def test_gradients_of_smoothed_labels_match_differences(backend: str) -> None:
 
 def test_masks_keep_their_share_and_their_mean() -> None:
     config = models.config("gru", 3, dropout=0.25)
-    masks = dropout_masks(config, 40, 50, np.random.default_rng(0), np.float32, Dropout(0.1, 0.6))
+    masks = dropout_masks(config.spec, 40, 50, np.random.default_rng(0), np.float32, Dropout(0.1, 0.6))
     assert masks is not None
     assert masks.between is not None
     assert len(masks.between) == 2
@@ -133,7 +133,7 @@ def test_masks_keep_their_share_and_their_mean() -> None:
         assert (mask == 0).mean() == pytest.approx(p, abs=error)
         assert set(np.unique(mask)) == {0, np.float32(65536 / round(65536 * (1 - p)))}
     assert (masks.between[0] != masks.between[1]).any()
-    one = dropout_masks(config, 40, 50, np.random.default_rng(0), np.float32, Dropout(0.1, variational=True))
+    one = dropout_masks(config.spec, 40, 50, np.random.default_rng(0), np.float32, Dropout(0.1, variational=True))
     assert one is not None
     assert one.inputs is not None
     assert (one.inputs.shape, one.outputs) == ((1, 50, models.E), None)
@@ -181,7 +181,7 @@ def torch_gradients(
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from unrolled.export.torch.training import TorchTrainable
 
-    trainable = TorchTrainable(config, params, OptimizerConfig())
+    trainable = TorchTrainable(config.spec, params, OptimizerConfig())
     return trainable.gradients(batch, state, masks_for(config, state.dtype.type, dropout))
 
 

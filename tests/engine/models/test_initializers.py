@@ -17,21 +17,21 @@ CONFIG = models.config("lstm", 2, hidden_size=30, embedding_size=20, vocab_size=
 
 
 def made(config: LanguageModelConfig = CONFIG, **settings: object) -> Params:
-    params = initialize_params(config, 5, InitializerConfig(**settings))  # type: ignore[arg-type]
-    check_params(config, params)
+    params = initialize_params(config.spec, 5, InitializerConfig(**settings))  # type: ignore[arg-type]
+    check_params(config.spec, params)
     return params
 
 
 @pytest.mark.parametrize("kind", INITIALIZERS)
 def test_a_seed_decides(kind: str) -> None:
-    one, again, other = (initialize_params(CONFIG, seed, InitializerConfig(kind)) for seed in (5, 5, 6))
+    one, again, other = (initialize_params(CONFIG.spec, seed, InitializerConfig(kind)) for seed in (5, 5, 6))
     for name in one:
         np.testing.assert_array_equal(one[name], again[name])
     assert (one["rnn.weight_hh_l1"] != other["rnn.weight_hh_l1"]).any()
 
 
 def test_without_a_word_it_is_as_pytorch() -> None:
-    for name, value in pytorch_params(CONFIG, 5).items():
+    for name, value in pytorch_params(CONFIG.spec, 5).items():
         np.testing.assert_array_equal(made()[name], value)
 
 
@@ -52,7 +52,7 @@ def test_xavier_is_by_the_size_of_each_gate() -> None:
         assert 0.95 * bound < np.abs(params[name]).max() <= bound
         assert params[name].std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
     assert not params["rnn.bias_hh_l0"].any()
-    np.testing.assert_array_equal(params["embedding.weight"], pytorch_params(CONFIG, 5)["embedding.weight"])
+    np.testing.assert_array_equal(params["embedding.weight"], pytorch_params(CONFIG.spec, 5)["embedding.weight"])
 
 
 def test_orthogonal_gates() -> None:

@@ -12,7 +12,7 @@ from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.layers.output_loss import LossResult, softmax_cross_entropy
+from unrolled.engine.models.layers.output_loss import LossSums, softmax_cross_entropy
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel
@@ -104,7 +104,7 @@ def test_a_gradient_in_ranges_of_columns_is_like_one_in_one_piece(dtype: type) -
     assert_close(grads[0][1], grads[1][1], "engine", dtype, "dbias")
 
 
-def cross_entropy(backend: str, logits: NDArray, targets: NDArray, mask: NDArray) -> tuple[LossResult, NDArray | None]:
+def cross_entropy(backend: str, logits: NDArray, targets: NDArray, mask: NDArray) -> tuple[LossSums, NDArray | None]:
     """Return the loss of logits and its gradient, by an output layer whose weight is the identity."""
     V, dtype = logits.shape[-1], logits.dtype
     grads = np.zeros((V, V), dtype), np.zeros(V, dtype)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from unrolled.bench.memory import logits_mb, measure_memory, parameters_mb
 from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.app import app
-from unrolled.engine.data.batches import Batch
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.layers import output_loss
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.optimizers.config import OptimizerConfig
@@ -34,7 +34,7 @@ def trainable(engine: str, **settings: Any) -> Any:
         pytest.importorskip("torch", reason="the torch extra is not installed")
     config = models.config("lstm", **settings)
     rule = OptimizerConfig("adam", 0.01, label_smoothing=0.1)
-    return make_trainable(engine, config, models.params(config), rule, 1.0)
+    return make_trainable(engine, config.spec, models.params(config), rule, 1.0)
 
 
 def some(batch: Batch, kind: str) -> Batch:
@@ -99,7 +99,7 @@ def test_a_step_in_numpy_holds_less_than_all_logits_and_the_whole_holds_more(mon
     all_logits = 4 * batch.inputs.size * config.vocab_size  # 12 MB
 
     def peak() -> int:
-        model = make_trainable("numpy", config, models.params(config, np.float32), OptimizerConfig("adam"), 1.0)
+        model = make_trainable("numpy", config.spec, models.params(config, np.float32), OptimizerConfig("adam"), 1.0)
         return peak_of_a_step("numpy", batch, model)
 
     monkeypatch.setattr(output_loss, "LOGITS_BYTES", 1 << 19)

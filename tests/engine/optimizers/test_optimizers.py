@@ -63,8 +63,8 @@ def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:
 
 
 def test_the_factor_of_a_loss_summed_over_time() -> None:
-    assert gradient_factor(OptimizerConfig(sum_over_time=True), tokens=28, rows=4) == 7.0
-    assert gradient_factor(OptimizerConfig(), tokens=28, rows=4) == 1.0
+    assert gradient_factor(OptimizerConfig(sum_over_time=True), weight=28, rows=4) == 7.0
+    assert gradient_factor(OptimizerConfig(), weight=28, rows=4) == 1.0
 
 
 @pytest.mark.parametrize(

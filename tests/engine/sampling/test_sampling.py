@@ -108,7 +108,7 @@ def torch_chooser(V: int, scripted: bool) -> Chooser:
     from unrolled.export.torch.model import make_torch_model
 
     config = LanguageModelConfig("rnn", max(V, 2), 3, 4)
-    module: Any = make_torch_model(config, pytorch_params(config, 0)).eval()
+    module: Any = make_torch_model(config, pytorch_params(config.spec, 0)).eval()
     if scripted:
         module = torch.jit.script(module)
 

@@ -190,8 +190,8 @@ def test_config_round_trip_and_sizes() -> None:
     config = LanguageModelConfig("gru", 11, 4, 6, num_layers=2)
     assert LanguageModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.state_shape(3) == (1, 2, 3, 6)
-    assert parameter_shapes(config)["rnn.weight_ih_l1"] == (18, 6)
-    assert parameter_count(config) == 44 + (18 * 4 + 18 * 6 + 36) + (18 * 6 + 18 * 6 + 36) + 66 + 11
+    assert parameter_shapes(config.spec)["rnn.weight_ih_l1"] == (18, 6)
+    assert parameter_count(config.spec) == 44 + (18 * 4 + 18 * 6 + 36) + (18 * 6 + 18 * 6 + 36) + 66 + 11
 
 
 def test_parameters_have_the_names_and_shapes_of_torch() -> None:
@@ -199,5 +199,5 @@ def test_parameters_have_the_names_and_shapes_of_torch() -> None:
     for cell, make in {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}.items():
         config = models.config(cell, 2)
         expected = {f"rnn.{k}": tuple(v.shape) for k, v in make(models.E, models.H, 2).state_dict().items()}
-        ours = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith("rnn.")}
+        ours = {name: shape for name, shape in parameter_shapes(config.spec).items() if name.startswith("rnn.")}
         assert ours == expected

@@ -20,7 +20,7 @@ BATCH, STATE = models.batch(CONFIG), models.state(CONFIG)
 def engine(name: str) -> Trainable:
     if name == "torch":
         pytest.importorskip("torch", reason="the torch extra is not installed")
-    return make_trainable(name, CONFIG, models.params(CONFIG), OptimizerConfig("adam", 0.05), 1.0)
+    return make_trainable(name, CONFIG.spec, models.params(CONFIG), OptimizerConfig("adam", 0.05), 1.0)
 
 
 @pytest.mark.parametrize("name", TRAINABLES)
@@ -34,11 +34,11 @@ def test_the_average_is_its_formula_and_the_weights_learn_as_without_it(name: st
         decay = min(0.5, (1 + n) / (10 + n))
         for key, value in plain.export_params().items():
             expected[key] = decay * expected[key] + (1 - decay) * value
-        shown = make_trainable("numpy", CONFIG, expected, OptimizerConfig()).evaluate(BATCH, STATE)[0]
+        shown = make_trainable("numpy", CONFIG.spec, expected, OptimizerConfig()).evaluate(BATCH, STATE)[0]
         assert averaged.evaluate(BATCH, STATE)[0].loss == pytest.approx(shown.loss, rel=1e-9)
     for key, value in averaged.export_params().items():
         assert_close(value, expected[key], "engine", what=key)
-    logits = make_trainable("numpy", CONFIG, expected, OptimizerConfig()).step(BATCH.inputs, STATE)[0]
+    logits = make_trainable("numpy", CONFIG.spec, expected, OptimizerConfig()).step(BATCH.inputs, STATE)[0]
     assert_close(averaged.step(BATCH.inputs, STATE)[0], logits, "engine")
     state = averaged.training_state()
     with pytest.raises(AssertionError):  # the alarm: weights and average are not the same

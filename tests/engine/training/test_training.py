@@ -15,13 +15,13 @@ import pytest
 from tolerances import assert_close
 from training_runs import TEXT, Log, engine, experiment
 
-from unrolled.engine.data.batches import Batch
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError
+from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Dropout, Masks
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.layers.output_loss import LossResult
+from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import clip_scale
 from unrolled.engine.optimizers.schedules import DecayConfig
@@ -144,7 +144,7 @@ def test_a_plateau_lowers_the_rate_and_patience_ends_the_training(monkeypatch: p
 def test_a_loss_summed_over_time_and_gradients_clipped_by_value(name: str) -> None:
     config = models.config("gru", 1)
     batch, state, rate = models.batch(config), models.state(config), 0.1
-    gradients = EngineTrainable(config, models.params(config), OptimizerConfig()).gradients(batch, state).params
+    gradients = EngineTrainable(config.spec, models.params(config), OptimizerConfig()).gradients(batch, state).params
     before, factor = models.params(config), batch.tokens / models.B
     trainable = engine(name, config, OptimizerConfig("sgd", clip_value=0.02, sum_over_time=True))
     norm = trainable.train_step(batch, state, rate, None).grad_norm
@@ -207,7 +207,7 @@ def test_divergence_is_an_error_and_leaves_the_parameters(name: str) -> None:
     bad = models.params(config)
     bad["output.bias"][0] = 1e308
     bad["output.bias"][1] = -1e308
-    broken = make_trainable(name, config, bad, OptimizerConfig(), 1.0)
+    broken = make_trainable(name, config.spec, bad, OptimizerConfig(), 1.0)
     with pytest.raises(DivergedError, match=r"step 1: loss .*lower learning rate"), np.errstate(all="ignore"):
         train(broken, stream(config), None, TrainingConfig(steps=3))
     for key, value in broken.export_params().items():
@@ -220,7 +220,7 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
 ) -> None:
     config = models.config("gru", 1)
     data, trainable = stream(config), engine("numpy", config)
-    monkeypatch.setattr(trainable, "evaluate", lambda batch, state: (LossResult(math.nan, 0, batch.tokens), state))
+    monkeypatch.setattr(trainable, "evaluate", lambda batch, state: (LossSums(math.nan, 0, batch.tokens), state))
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
     with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
         folder.start(trainable)
@@ -247,7 +247,7 @@ def with_losses(losses: list[float]) -> tuple[TrainingResult, list[str]]:
         patch.setattr(
             trainable,
             "train_step",
-            lambda *arguments: StepResult(LossResult(28 * guess * next(steps), 0, 28), 7.5, models.state(config, 4)),
+            lambda *arguments: StepResult(LossSums(28 * guess * next(steps), 0, 28), 7.5, models.state(config, 4)),
         )
         return train(trainable, stream(config), None, TrainingConfig(steps=len(losses)), [Told()]), told
 

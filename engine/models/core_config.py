@@ -1,0 +1,86 @@
+"""Description of the recurrent core: cell, sizes and directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.engine.canonical import canonical_settings
+from unrolled.engine.checks import check_choice, check_flag, check_whole
+from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.cells.cell import Cell
+
+
+@dataclass(frozen=True)
+class CoreConfig:
+    """Description of the recurrent core, which knows neither its inputs nor its head.
+
+    It maps x (T, B, E) and the lengths (B,) of the rows to outputs y (T, B, D·H) and a state (S, L·D, B, H), whose index
+    of layer l and direction d is l·D + d.
+
+    Args:
+        cell: a key of ``CELLS``.
+        hidden_size: H, the same in every layer and direction.
+        num_layers: L.
+        bidirectional: whether each layer has a second direction, from the last valid time step of a row to its first (D = 2).
+        dropout: probability of dropping a unit between two layers in training, in [0, 1).
+
+    Raises:
+        ConfigError: a value is out of range or two do not go together.
+    """
+
+    cell: str
+    hidden_size: int = 128
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("cell", self.cell, CELLS)
+        check_whole("hidden_size", self.hidden_size, 1)
+        check_whole("num_layers", self.num_layers, 1)
+        check_flag("bidirectional", self.bidirectional)
+        check_dropout(self.dropout, self.num_layers)
+
+    @property
+    def cell_definition(self) -> Cell:
+        """Return the cell's entry in ``CELLS``."""
+        return CELLS[self.cell]
+
+    @property
+    def directions(self) -> int:
+        """Return D."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """Return the width D·H of the outputs."""
+        return self.directions * self.hidden_size
+
+    def state_shape(self, batch_size: int) -> tuple[int, int, int, int]:
+        """Return the shape (S, L·D, B, H) of the state of ``batch_size`` rows."""
+        return (self.cell_definition.states, self.num_layers * self.directions, batch_size, self.hidden_size)
+
+    def layer_input_size(self, layer: int, input_size: int) -> int:
+        """Return the input width of a layer: ``input_size`` (E) for the first, D·H for the others."""
+        return input_size if layer == 0 else self.output_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the canonical form."""
+        return canonical_settings(self)
+
+
+def check_dropout(dropout: object, num_layers: int) -> None:
+    """Check a probability of dropout between layers.
+
+    Raises:
+        ConfigError: it is not in [0, 1), or there is no boundary between layers.
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
+        raise ConfigError(SettingName("dropout"), f": got {dropout!r}, needs a number from 0 up to, not including, 1")
+    if dropout and num_layers == 1:
+        raise ConfigError(
+            SettingName("dropout"), f": {dropout} acts between layers and there is one layer; set ",
+            SettingName("num_layers"), " to 2 or more, or dropout to 0",
+        )  # fmt: skip

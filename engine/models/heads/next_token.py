@@ -1,0 +1,178 @@
+"""The head of a language model: the next token at every time step, by a softmax over the vocabulary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.canonical import canonical_settings
+from unrolled.engine.checks import check_flag, check_whole
+from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.models.batch import TOKENS, Batch
+from unrolled.engine.models.core_config import CoreConfig
+from unrolled.engine.models.heads.head import HeadLoss, Metric, Outputs
+from unrolled.engine.models.heads.softmax import (
+    BIAS,
+    check_class_targets,
+    numbers_of,
+    softmax_loss,
+    softmax_outputs,
+    step_metrics,
+)
+from unrolled.engine.models.inputs.input import Input, Shapes
+from unrolled.engine.models.layers.output_loss import LossSums
+
+
+@dataclass(frozen=True)
+class TokenMetrics:
+    """Means over ``tokens`` predictions."""
+
+    loss: float  # nats a token
+    accuracy: float  # share of targets that were the most probable token
+    tokens: int
+
+    @property
+    def count(self) -> int:
+        """Return the number of predictions."""
+        return self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """Return e^loss; infinity where it overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_token(self) -> float:
+        """Return the loss in bits."""
+        return self.loss / math.log(2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "loss": self.loss, "accuracy": self.accuracy, "tokens": self.tokens, "perplexity": self.perplexity,
+            "bits_per_token": self.bits_per_token,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NextTokenHead:
+    """Predicts the token that follows each token of the input "tokens".
+
+    Args:
+        vocab_size: V, the size of that input.
+        tie_weights: whether the output layer uses the embedding's matrix; needs E = H.
+    """
+
+    vocab_size: int
+    tie_weights: bool = False
+
+    kind: ClassVar[str] = "next_token"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("loss", False, "loss"),
+        Metric("perplexity", False, "perplexity", ".2f"),
+        Metric("accuracy", True, "accuracy", ".1%"),
+        Metric("bits_per_token", False, "bits a token", ".3f"),
+    )
+    selects: ClassVar[str] = "loss"
+    smooths: ClassVar[bool] = True
+    target_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
+
+    def __post_init__(self) -> None:
+        check_whole("vocab_size", self.vocab_size, 2)
+        check_flag("tie_weights", self.tie_weights)
+
+    @property
+    def target_axes(self) -> tuple[str | int, ...]:
+        """Return the axes of the targets."""
+        return ("time", "batch")
+
+    @property
+    def outputs(self) -> dict[str, tuple[str | int, ...]]:
+        """Return the axes of the logits."""
+        return {"logits": ("time", "batch", self.vocab_size)}
+
+    @property
+    def guess_loss(self) -> float:
+        """Return ln V, the loss of uniform probabilities."""
+        return math.log(self.vocab_size)
+
+    @property
+    def weight_name(self) -> str:
+        """Return the name of the output layer's (V, H) matrix, which is the embedding's if the weights are tied."""
+        return "embedding.weight" if self.tie_weights else "output.weight"
+
+    def check(self, core: CoreConfig, inputs: Sequence[Input]) -> None:
+        """Check that the core has one direction, and that there is an input "tokens" of the same vocabulary."""
+        if core.bidirectional:
+            raise ConfigError(
+                "bidirectional: the head next_token predicts the token that follows, which the second direction reads; "
+                "needs one direction"
+            )
+        tokens = next((column for column in inputs if column.name == TOKENS), None)
+        sizes = {} if tokens is None else tokens.parameter_shapes()
+        if sizes.get("embedding.weight", (0,))[0] != self.vocab_size:
+            raise ConfigError(f"head: next_token needs an input tokens of {self.vocab_size} ids")
+        if self.tie_weights and sizes["embedding.weight"][1] != core.hidden_size:
+            raise ConfigError(
+                SettingName("tie_weights"), " needs ", SettingName("embedding_size"), " = ", SettingName("hidden_size"),
+                f", got {sizes['embedding.weight'][1]} and {core.hidden_size}",
+            )  # fmt: skip
+
+    def capabilities(self, core: CoreConfig, inputs: Sequence[Input]) -> frozenset[str]:
+        """Return "step" and "run", and "generate" if tokens are all that the model reads."""
+        return frozenset({"step", "run", "generate"} if len(inputs) == 1 else {"step", "run"})
+
+    def parameter_shapes(self, core: CoreConfig) -> Shapes:
+        """Return the shapes of the output layer's matrix, unless it is the embedding's, and bias."""
+        weight = {} if self.tie_weights else {"output.weight": (self.vocab_size, core.output_size)}
+        return {**weight, BIAS: (self.vocab_size,)}
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Return the embedding's matrix if the weights are tied."""
+        return ("embedding.weight",) if self.tie_weights else ()
+
+    def check_targets(self, targets: NDArray, weights: NDArray) -> None:
+        """Check that all targets of positive weight are in the vocabulary."""
+        check_class_targets(targets, weights, self.vocab_size)
+
+    def forward(
+        self,
+        params: Mapping[str, NDArray],
+        y: NDArray,
+        final_state: NDArray,
+        lengths: NDArray | None,
+        inputs: Mapping[str, NDArray],
+    ) -> Outputs:
+        """Return the logits (T, B, V)."""
+        return softmax_outputs(params, self.weight_name, y)
+
+    def loss(
+        self,
+        params: Mapping[str, NDArray],
+        y: NDArray,
+        final_state: NDArray,
+        batch: Batch,
+        grads: Mapping[str, NDArray] | None,
+        smoothing: float,
+    ) -> HeadLoss:
+        """Return the cross-entropy of the tokens that follow."""
+        return softmax_loss(params, self.weight_name, y, batch, grads, smoothing)
+
+    def metrics_of(self, sums: LossSums) -> TokenMetrics:
+        """Return loss, accuracy and tokens of an evaluation."""
+        means = step_metrics(sums)
+        return TokenMetrics(means.loss, means.accuracy, means.count)
+
+    def metrics_from_dict(self, values: Mapping[str, Any]) -> TokenMetrics:
+        """Return the metrics that ``to_dict`` wrote."""
+        return TokenMetrics(*numbers_of(values, "tokens"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"kind": self.kind, **canonical_settings(self)}

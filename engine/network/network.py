@@ -1,0 +1,307 @@
+"""The network from scratch: inputs, recurrent core and head, forward and backward, on either backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ConfigError, ShapeError
+from unrolled.engine.models.batch import Batch
+from unrolled.engine.models.dropout import NO_MASKS, Masks
+from unrolled.engine.models.heads.head import HeadLoss, Outputs
+from unrolled.engine.models.inputs.input import check_shape
+from unrolled.engine.models.layers.output_loss import LossSums
+from unrolled.engine.models.layers.recurrent import DirectionGradients
+from unrolled.engine.models.parameters import Params, check_params, layer_names, parameter_shapes, parameter_views
+from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.models.step_contract import check_state, zero_state
+from unrolled.engine.network.backends import FLOAT32, get_backend
+from unrolled.engine.network.core import (
+    CoreTape,
+    add_layer_gradients,
+    core_backward,
+    core_forward,
+    direction_params,
+    input_gradient,
+)
+
+Inputs = Mapping[str, NDArray]
+
+
+class Gradients(NamedTuple):
+    """Loss sums of a batch, gradients of its mean loss, and the state after it."""
+
+    loss: LossSums
+    params: Params
+    flat: NDArray  # the memory of ``params`` as one array, in the parameters' order
+    state: NDArray  # (S, L·D, B, H), the final state
+    dstate: NDArray  # (S, L·D, B, H), gradient of the initial state
+
+
+class _Forward(NamedTuple):
+    """Values of a forward pass that the head and the backward pass read.
+
+    Args:
+        y: (T, B, D·H), the core's outputs, zero in the padding.
+        ids: the packed ids of the only input, if the engine multiplies its embedding as a table.
+        x: (T, B, E), the core's inputs in the engine's layout, otherwise.
+    """
+
+    y: NDArray
+    final: NDArray
+    tape: CoreTape
+    ids: NDArray | None
+    x: NDArray | None
+
+
+class Network:
+    """A model on NumPy arrays; it holds parameters and no state.
+
+    Args:
+        spec: description of the model.
+        params: its parameters, float32 or float64; contiguous arrays are kept, not copied.
+        backend: "numpy" (the reference) or "numba" (compiled, the same results).
+        precision: precision of the products: "float32", or "bf16" for float32 parameters on "numba", where everything
+            else stays in float32.
+
+    Raises:
+        ConfigError: backend, precision, parameters and processor do not go together.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, params: Params, backend: str = "numpy", precision: str = FLOAT32
+    ) -> None:  # fmt: skip
+        check_params(spec, params)
+        self.spec = spec
+        self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        self.backend, self.precision = get_backend(backend, precision), precision
+        if precision != FLOAT32 and self.dtype != np.float32:
+            raise ConfigError(f"precision: {precision} is for float32 parameters, got {self.dtype}")
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.spec, self.params, self.backend.name, self.precision)
+
+    @property
+    def engine(self) -> str:
+        """Return the name of the backend, with the precision unless it is float32."""
+        return self.backend.name if self.precision == FLOAT32 else f"{self.backend.name}-{self.precision}"
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Return the dtype of the parameters."""
+        return next(iter(self.params.values())).dtype
+
+    def run(
+        self, inputs: Inputs, lengths: NDArray[np.int64] | None = None, state: NDArray | None = None
+    ) -> tuple[Outputs, NDArray]:
+        """Return the head's outputs for whole sequences, and the final state (S, L·D, B, H).
+
+        Args:
+            inputs: an array for each input of the model, by name.
+            lengths: (B,) int64, the valid time steps of each row; None: all.
+            state: (S, L·D, B, H), the initial state; None: zero.
+        """
+        B = self.spec.batch_shape(inputs)[1]
+        state = zero_state(self.spec, B, self.dtype) if state is None else state
+        inputs = self._checked(inputs, lengths, state)
+        forward = self._forward(inputs, lengths, state, NO_MASKS)
+        head = self.spec.head
+        outputs = self.backend.heads[head.kind].forward(head, self.params, forward.y, forward.final, lengths, inputs)
+        return outputs, forward.final
+
+    def step(self, inputs: Inputs, state: NDArray) -> tuple[Outputs, NDArray]:
+        """Return the head's outputs for time steps that continue ``state`` (S, L, B, H), and the state after them.
+
+        Raises:
+            ConfigError: the model has no steps, as one of two directions.
+        """
+        self.spec.require("step")
+        return self.run(inputs, None, state)
+
+    def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
+        """Return the loss sums of a batch and the state after it, without gradients."""
+        batch = self._checked_batch(batch, state)
+        forward = self._forward(batch.inputs, batch.lengths, state, NO_MASKS)
+        return self._loss(forward.y, forward.final, batch, None, 0.0).sums, forward.final
+
+    def gradients(
+        self, batch: Batch, state: NDArray, masks: Masks | None = None, smoothing: float = 0.0
+    ) -> Gradients:  # fmt: skip
+        """Return the loss sums of a batch, the gradients of its mean loss by name, and the state after it.
+
+        Back-propagation through time stops at the batch's first step: the initial state is a constant.
+
+        Args:
+            masks: dropout masks.
+            smoothing: label smoothing, for heads that take it; the loss is the smoothed one.
+        """
+        batch, masks = self._checked_batch(batch, state), masks or NO_MASKS
+        shapes = parameter_shapes(self.spec)
+        forward = self._forward(batch.inputs, batch.lengths, state, masks)
+        flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
+        grads = parameter_views(flat, shapes)
+        y = forward.y if masks.outputs is None else forward.y * masks.outputs
+        loss = self._loss(y, forward.final, batch, grads, smoothing)
+        dy, dfinal = loss.dy, np.zeros_like(state) if loss.dfinal is None else loss.dfinal
+        assert dy is not None  # computed because ``grads`` are given
+        if masks.outputs is not None:
+            dy *= masks.outputs
+        dy = self.backend.recurrent.pack(dy, forward.tape.steps)
+        gradients, dstate = core_backward(
+            self.backend, self.spec.core, self.params, dy, dfinal, forward.tape, grads
+        )  # fmt: skip
+        self._input_backward(gradients, batch.inputs, forward, masks, grads)
+        return Gradients(loss.sums, grads, flat, forward.final, dstate)
+
+    def _forward(
+        self, inputs: Inputs, lengths: NDArray[np.int64] | None, state: NDArray, masks: Masks
+    ) -> _Forward:  # fmt: skip
+        """Run inputs and core."""
+        recurrent, layers, core = self.backend.recurrent, self.backend.layers, self.spec.core
+        T, B = self.spec.batch_shape(inputs)
+        steps = recurrent.plan(T, B, lengths)
+        own = direction_params(core, self.params, 0)
+        lookup = self._lookup(masks)
+        ids = x = None
+        if lookup is not None:
+            ids = recurrent.pack(np.ascontiguousarray(inputs[self.spec.inputs[0].name]), steps)
+            xgs = [layers.embedded_linear_forward(self.params[lookup], ids, p.w_ih, p.b_ih) for p in own]
+        else:
+            x = recurrent.pack(self._columns(inputs, T), steps)
+            x = x if masks.inputs is None else x * recurrent.pack(masks.inputs, steps)
+            xgs = [layers.linear_forward(x, p.w_ih, p.b_ih) for p in own]
+        between = None if masks.between is None else [recurrent.pack(mask, steps) for mask in masks.between]
+        y, final, tape = core_forward(self.backend, core, self.params, xgs, state, steps, between)
+        return _Forward(recurrent.unpack(y, steps), final, tape, ids, x)
+
+    def _lookup(self, masks: Masks) -> str | None:
+        """Return the embedding of the only input, if no mask changes it: its product with the first layer can be a table."""
+        return self.spec.inputs[0].lookup if len(self.spec.inputs) == 1 and masks.inputs is None else None
+
+    def _columns(self, inputs: Inputs, T: int) -> NDArray:
+        """Return x (T, B, E), the columns of all inputs."""
+        columns = [
+            self.backend.inputs[column.kind].forward(column, self.params, inputs[column.name], T)
+            for column in self.spec.inputs
+        ]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
+
+    def _loss(
+        self, y: NDArray, final: NDArray, batch: Batch, grads: Params | None, smoothing: float
+    ) -> HeadLoss:  # fmt: skip
+        """Return the head's loss and, with ``grads``, the gradients of y (T, B, D·H) and the final state."""
+        head = self.spec.head
+        return self.backend.heads[head.kind].loss(head, self.params, y, final, batch, grads, smoothing)
+
+    def _input_backward(
+        self, gradients: list[DirectionGradients], inputs: Inputs, forward: _Forward, masks: Masks, grads: Params
+    ) -> None:
+        """Add the gradients of the inputs and of the first layer."""
+        own, steps = direction_params(self.spec.core, self.params, 0), forward.tape.steps
+        if forward.x is None:
+            lookup = self._lookup(masks)
+            assert lookup is not None  # as in ``_forward``
+            assert forward.ids is not None
+            for direction, (gradient, layer) in enumerate(zip(gradients, own, strict=True)):
+                names = layer_names(0, direction)
+                self.backend.layers.first_layer_backward(
+                    *gradient, self.params[lookup], forward.ids, layer.w_ih,
+                    (grads[lookup], grads[names.w_ih], grads[names.b_ih], grads[names.w_hh], grads[names.b_hh]),
+                )  # fmt: skip
+            return
+        add_layer_gradients(self.backend, 0, gradients, forward.x, grads)
+        if not any(column.parameter_shapes() for column in self.spec.inputs):
+            return
+        dx = self.backend.recurrent.unpack(input_gradient(self.backend, gradients, own), steps)
+        dx = dx if masks.inputs is None else dx * masks.inputs
+        for column in self.spec.inputs:
+            self.backend.inputs[column.kind].backward(
+                column, dx[..., self.spec.input_columns[column.name]], inputs[column.name], grads
+            )
+
+    def _checked(self, inputs: Inputs, lengths: NDArray | None, state: NDArray) -> Inputs:
+        """Return the inputs with zeros in the padding, after checks of shapes, dtypes and values.
+
+        Raises:
+            ShapeError: an array does not fit the model or the others.
+        """
+        T, B = self.spec.batch_shape(inputs)
+        if T < 1 or B < 1:
+            raise ShapeError(f"inputs: got (T, B) = ({T}, {B}); needs at least one step and one row")
+        for column in self.spec.inputs:
+            check_shape(column, inputs[column.name], T, B)
+        if lengths is not None:
+            check_lengths(lengths, T, B)
+            padding = np.arange(T)[:, None] >= lengths
+            inputs = {
+                column.name: _without_padding(inputs[column.name], padding) if "time" in column.axes
+                else inputs[column.name]
+                for column in self.spec.inputs
+            }  # fmt: skip
+        for column in self.spec.inputs:
+            column.check_values(inputs[column.name])
+        check_state(self.spec, state, B, self.dtype)
+        return inputs
+
+    def _checked_batch(self, batch: Batch, state: NDArray) -> Batch:
+        """Return the batch with zeros in the padding of inputs and weights, after checks of all its arrays.
+
+        Raises:
+            ShapeError: an array does not fit the model or the others.
+            ConfigError: the batch carries a state into a model of two directions.
+        """
+        head = self.spec.head
+        if batch.carry and self.spec.core.bidirectional:
+            raise ConfigError("carry: a bidirectional model cannot continue a sequence; needs whole sequences")
+        inputs = self._checked(batch.inputs, batch.lengths, state)
+        T, B = self.spec.batch_shape(inputs)
+        check_targets(head.target_axes, head.target_dtype, batch, T, B)
+        weights = batch.weights
+        if batch.lengths is not None and weights.shape == (T, B):
+            weights = weights * (np.arange(T)[:, None] < batch.lengths)
+        head.check_targets(batch.targets, weights)
+        return batch._replace(inputs=inputs, weights=weights)
+
+
+def _without_padding(array: NDArray, padding: NDArray[np.bool_]) -> NDArray:
+    """Return a copy of an array (T, B, …) with zeros in the padding (T, B)."""
+    clean = array.copy()
+    clean[padding] = 0
+    return clean
+
+
+def check_lengths(lengths: NDArray, T: int, B: int) -> None:
+    """Check the lengths (B,) of rows of T time steps.
+
+    Raises:
+        ShapeError: another shape or dtype, or a length outside 1 … T.
+    """
+    if not isinstance(lengths, np.ndarray) or lengths.shape != (B,) or lengths.dtype != np.int64:
+        got = f"{lengths.dtype} {lengths.shape}" if isinstance(lengths, np.ndarray) else type(lengths).__name__
+        raise ShapeError(f"lengths: got {got}, needs int64 ({B},)")
+    if lengths.min() < 1 or lengths.max() > T:
+        raise ShapeError(f"lengths: from {lengths.min()} to {lengths.max()}; needs 1 … {T}")
+
+
+def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T: int, B: int) -> None:
+    """Check shapes and dtypes of the targets and weights of a batch against a head's axes.
+
+    Raises:
+        ShapeError: one does not fit.
+    """
+    sizes: dict[str | int, int] = {"time": T, "batch": B}
+    wanted = tuple(sizes.get(axis, axis) for axis in axes)
+    named = tuple(sizes[axis] for axis in axes if isinstance(axis, str))
+    if batch.targets.shape != wanted or batch.weights.shape != named:
+        raise ShapeError(
+            f"batch: inputs of (T, B) = ({T}, {B}), targets {batch.targets.shape} and weights {batch.weights.shape}; "
+            f"needs targets {wanted} and weights {named}"
+        )
+    if batch.targets.dtype != dtype:
+        raise ShapeError(f"targets: got dtype {batch.targets.dtype}, needs {dtype}")
+    if batch.weights.dtype != np.bool_ and not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
+        raise ShapeError("weights: needs finite numbers of at least 0")
