@@ -44,6 +44,8 @@ class ModelSpec:
             raise ConfigError(f"inputs: {', '.join(repeated)} is there more than once")
         if not any("time" in column.axes for column in self.inputs):
             raise ConfigError(f"inputs: got {', '.join(names) or 'none'}; needs one that varies over time")
+        if taken := sorted(self.head.outputs.keys() & set(names)):
+            raise ConfigError(f"inputs: {', '.join(taken)} is the name of an output of the head; needs another name")
         self.head.check(self.core, self.inputs)
 
     @functools.cached_property

@@ -13,7 +13,7 @@ from unrolled.engine.errors import ConfigError, ShapeError
 from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import NO_MASKS, Masks
 from unrolled.engine.models.heads.head import HeadLoss, Outputs
-from unrolled.engine.models.inputs.input import check_shape
+from unrolled.engine.models.input_checks import checked_inputs
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.layers.recurrent import DirectionGradients
 from unrolled.engine.models.parameters import Params, check_params, layer_names, parameter_shapes, parameter_views
@@ -224,28 +224,14 @@ class Network:
             )
 
     def _checked(self, inputs: Inputs, lengths: NDArray | None, state: NDArray) -> Inputs:
-        """Return the inputs with zeros in the padding, after checks of shapes, dtypes and values.
+        """Return the inputs with zeros in the padding, after checks of them and of the initial state.
 
         Raises:
             ShapeError: an array does not fit the model or the others.
         """
-        T, B = self.spec.batch_shape(inputs)
-        if T < 1 or B < 1:
-            raise ShapeError(f"inputs: got (T, B) = ({T}, {B}); needs at least one step and one row")
-        for column in self.spec.inputs:
-            check_shape(column, inputs[column.name], T, B)
-        if lengths is not None:
-            check_lengths(lengths, T, B)
-            padding = np.arange(T)[:, None] >= lengths
-            inputs = {
-                column.name: _without_padding(inputs[column.name], padding) if "time" in column.axes
-                else inputs[column.name]
-                for column in self.spec.inputs
-            }  # fmt: skip
-        for column in self.spec.inputs:
-            column.check_values(inputs[column.name])
-        check_state(self.spec, state, B, self.dtype)
-        return inputs
+        checked = checked_inputs(self.spec, inputs, lengths)
+        check_state(self.spec, state, self.spec.batch_shape(inputs)[1], self.dtype)
+        return checked
 
     def _checked_batch(self, batch: Batch, state: NDArray) -> Batch:
         """Return the batch with zeros in the padding of inputs and weights, after checks of all its arrays.
@@ -265,26 +251,6 @@ class Network:
             weights = weights * (np.arange(T)[:, None] < batch.lengths)
         head.check_targets(batch.targets, weights)
         return batch._replace(inputs=inputs, weights=weights)
-
-
-def _without_padding(array: NDArray, padding: NDArray[np.bool_]) -> NDArray:
-    """Return a copy of an array (T, B, …) with zeros in the padding (T, B)."""
-    clean = array.copy()
-    clean[padding] = 0
-    return clean
-
-
-def check_lengths(lengths: NDArray, T: int, B: int) -> None:
-    """Check the lengths (B,) of rows of T time steps.
-
-    Raises:
-        ShapeError: another shape or dtype, or a length outside 1 … T.
-    """
-    if not isinstance(lengths, np.ndarray) or lengths.shape != (B,) or lengths.dtype != np.int64:
-        got = f"{lengths.dtype} {lengths.shape}" if isinstance(lengths, np.ndarray) else type(lengths).__name__
-        raise ShapeError(f"lengths: got {got}, needs int64 ({B},)")
-    if lengths.min() < 1 or lengths.max() > T:
-        raise ShapeError(f"lengths: from {lengths.min()} to {lengths.max()}; needs 1 … {T}")
 
 
 def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T: int, B: int) -> None:

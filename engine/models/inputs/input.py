@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ConfigError, ShapeError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-RESERVED = ("state", "lengths", "targets", "weights")  # names of other arrays of a batch and of an exported graph
+RESERVED = (  # names of other arrays of a batch and of an exported graph
+    "state", "next_state", "final_state", "lengths", "targets", "weights",
+)  # fmt: skip
 
 Shapes = dict[str, tuple[int, ...]]
 
