@@ -14,7 +14,9 @@ from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, PATTERN, BpeTokenizer
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.preparation import NORMALIZATIONS
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.whitespace import WhitespaceTokenizer
 from unrolled.engine.tokenizers.words import WordTokenizer
 
 HOSTS = Path(__file__).resolve().parents[2] / "runtime" / "hosts"
@@ -30,14 +32,41 @@ TRICKY = (
 PROMPTS = ["Straße 😀 don't", "ΟΔΟΣ (a) e\u0301\n"]  # of different lengths
 
 
-def char_tokenizer(unknown: str = "error", lowercase: bool = False) -> CharTokenizer:
-    return CharTokenizer.fit(TRICKY, specials=(UNK, BOS, EOS), unknown=unknown, lowercase=lowercase)
+SPECIALS = (UNK, BOS, EOS)
 
 
-def word_tokenizer(unknown: str = "replace", lowercase: bool = True, punctuation: bool = True) -> WordTokenizer:
+def char_tokenizer(unknown: str = "error", lowercase: bool = False, normalize: str = "none") -> CharTokenizer:
+    return CharTokenizer.fit(TRICKY, specials=SPECIALS, unknown=unknown, lowercase=lowercase, normalize=normalize)
+
+
+def word_tokenizer(
+    unknown: str = "replace", lowercase: bool = True, punctuation: bool = True, normalize: str = "none"
+) -> WordTokenizer:
     return WordTokenizer.fit(
-        TRICKY, specials=(UNK, BOS, EOS), unknown=unknown, lowercase=lowercase, punctuation=punctuation
+        TRICKY,
+        specials=SPECIALS,
+        unknown=unknown,
+        lowercase=lowercase,
+        punctuation=punctuation,
+        normalize=normalize,
     )
+
+
+def normalizing_tokenizers() -> list[Tokenizer]:
+    """Return tokenisers of every level, form and case, and of streams and records, with half of their words or characters."""
+    made: list[Tokenizer] = []
+    for form in NORMALIZATIONS:
+        for lowercase in (False, True):
+            made.append(char_tokenizer("skip", lowercase, form))
+            lines = WhitespaceTokenizer.fit(TRICKY, lowercase=lowercase, normalize=form)
+            records = WhitespaceTokenizer.fit(TRICKY, specials=SPECIALS, lowercase=lowercase, normalize=form)
+            made += [lines, WhitespaceTokenizer([UNK, EOS, *lines.vocabulary[3::2]], "error", lowercase, form), records]
+            for punctuation in (False, True):
+                words = word_tokenizer("replace", lowercase, punctuation, form)
+                made += [words, WordTokenizer(words.vocabulary[::2], "skip", lowercase, punctuation, form)]
+            pairs = bpe_tokenizer(lowercase)
+            made.append(BpeTokenizer(pairs.vocabulary, pairs.merges, lowercase, normalize=form))
+    return made
 
 
 def bpe_tokenizer(lowercase: bool = False, merges: int = 250) -> BpeTokenizer:
@@ -57,7 +86,12 @@ def bpe_tokenizer(lowercase: bool = False, merges: int = 250) -> BpeTokenizer:
     return BpeTokenizer(vocabulary, [(ids[left], ids[right]) for left, right in pairs], lowercase)
 
 
-TOKENIZERS: dict[str, Tokenizer] = {"char": char_tokenizer(), "word": word_tokenizer(), "bpe": bpe_tokenizer()}
+TOKENIZERS: dict[str, Tokenizer] = {
+    "char": char_tokenizer(),
+    "word": word_tokenizer(),
+    "whitespace": WhitespaceTokenizer.fit(TRICKY),
+    "bpe": bpe_tokenizer(),
+}
 
 
 def checkpoint(cell: str, level: str) -> Checkpoint:

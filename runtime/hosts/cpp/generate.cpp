@@ -127,7 +127,7 @@ template <typename Show>
 void generate(Model& model, const std::vector<std::int64_t>& prompt, std::uint64_t row, const Options& options,
               Show show) {
     const c10::InferenceMode no_gradients;
-    const std::int64_t end = model.tokenizer.id("<eos>");
+    const std::int64_t end = model.tokenizer.end_id();
     auto tokens = torch::tensor(prompt, torch::kInt64).unsqueeze(1);  // (T, B = 1)
     auto state = torch::zeros(model.state_shape);
     for (std::int64_t step = 0; step < options.tokens; step += CHUNK) {
@@ -159,9 +159,13 @@ void write(Model& model, const std::vector<std::int64_t>& ids, std::size_t row, 
         generate(model, ids, row, options, [](std::int64_t id) { std::cout << id << ' '; });
     } else {
         std::cout << (row > 0 ? std::string(40, '-') + "\n" : "") << prompt;
-        std::cout << (model.tokenizer.word_level() && !prompt.empty() ? " " : "");
         model.tokenizer.restart();
-        generate(model, ids, row, options, [&](std::int64_t id) { std::cout << model.tokenizer.decode_next(id) << std::flush; });
+        std::string before = prompt;  // empty once text follows
+        generate(model, ids, row, options, [&](std::int64_t id) {
+            const std::string text = model.tokenizer.decode_next(id);
+            std::cout << model.tokenizer.separator(before, text) << text << std::flush;
+            if (!text.empty()) before.clear();
+        });
         std::cout << model.tokenizer.decode_rest();
     }
     std::cout << std::endl;

@@ -72,7 +72,7 @@ export class Model {
     if (this.form === 'step') throw new HostError(`${this.where}: a file of form step writes no texts by itself`);
     const B = state.dims[2];
     const { doSample, temperature, topK, topP } = checkSettings(settings);
-    const end = this.tokenizer.eosId ?? -1;
+    const end = this.tokenizer.endId ?? -1;
     const feeds = {
       tokens: this.#int64(tokens, [tokens.length / B, B]),
       lengths: this.#int64(lengths, [B]),
@@ -103,7 +103,7 @@ export class Model {
       for (const [b, row] of rows.entries()) {
         if (row.reason !== null) continue;
         const token = tokens[b];
-        if (token === this.tokenizer.eosId) row.reason = 'eos';
+        if (token === this.tokenizer.endId) row.reason = 'eos';
         else if (step === checked.maxNewTokens) row.reason = 'length';
         const text = row.streamer.feed(token) + (row.reason === null ? '' : row.streamer.flush());
         yield { row: b, token, text, reason: row.reason };

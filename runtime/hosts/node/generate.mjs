@@ -92,11 +92,11 @@ async function open(path) {
 /** Prints texts in their order, each while it grows; pieces of later texts are kept until their turn. */
 class Printer {
   constructor(prompts, tokenizer) {
-    const join = tokenizer.level === 'word' ? ' ' : '';
+    this.tokenizer = tokenizer;
     const line = `${'-'.repeat(40)}\n`;
     this.rows = prompts.map((prompt, b) => ({
       waiting: (b > 0 ? line : '') + prompt,
-      join: prompt ? join : '', // between prompt and generated text
+      prompt, // empty once text follows
       done: false,
     }));
     this.current = 0;
@@ -105,8 +105,8 @@ class Printer {
   add(b, text, done) {
     const row = this.rows[b];
     if (text) {
-      row.waiting += row.join + text;
-      row.join = '';
+      row.waiting += this.tokenizer.separator(row.prompt, text) + text;
+      row.prompt = '';
     }
     row.done = done;
     while (this.current < this.rows.length) {

@@ -4,7 +4,7 @@ import { Controls, fromHash, toHash } from './controls.mjs';
 import { TextView } from './text.mjs';
 
 const CELLS = { rnn: 'RNN', rnn_relu: 'RNN (ReLU)', gru: 'GRU', lstm: 'LSTM' };
-const LEVELS = { char: 'characters', word: 'words', bpe: 'byte pairs' };
+const LEVELS = { char: 'characters', word: 'words', whitespace: 'words', bpe: 'byte pairs' };
 const ENDS = { length: 'reached its length', eos: 'the model ended it', stop: 'stopped' };
 const TYPING_MS = 160; // without typing before a change starts generation
 

@@ -152,7 +152,7 @@ async function write({ id, prompt, settings }) {
     const last = logits.subarray(logits.length - V);
     const token = choose(last, checked, uniform(checked.seed, 0, count));
     count++;
-    const eos = token === tokenizer.eosId;
+    const eos = token === tokenizer.endId;
     const text = streamer.feed(token);
     const gap = count === 1 && behind.feed(token) !== text && !/\s$/.test(prompt);
     if (eos) reason = 'eos';

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +109,14 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 def test_texts_are_pythons(tmp_path: Path, program: Path, cell: str, level: str) -> None:
     path = export_model(hosts.checkpoint(cell, level), tmp_path / "model.pt", "torchscript")
     model = load(path)
-    join = " " if level == "word" else ""
     asked = [part for prompt in hosts.PROMPTS for part in ("--prompt", typed(prompt))]
     for settings in SETTINGS:
         rows = generate(model, hosts.PROMPTS, max_new_tokens=70, **settings)
         tokens = [(prompt_tokens(model.tokenizer, row.prompt).tolist(), list(row.tokens)) for row in rows]
         arguments = (path, *asked, "--tokens", 70, *options_of(settings))
         assert ids(program, *arguments) == [line for pair in tokens for line in pair]
-    texts = [row.prompt + join + row.text + "\n" for row in rows]
+    separator = model.tokenizer.separator
+    texts = [row.prompt + separator(row.prompt, row.text) + row.text + "\n" for row in rows]
     assert run(program, *arguments).stdout == ("-" * 40 + "\n").join(texts)
 
 
@@ -235,19 +234,3 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, program: Path) -> None:
         assert done.stderr.startswith("error: ")
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
-
-
-def test_the_table_of_letters_is_pythons() -> None:
-    source = (FOLDER / "letters.h").read_text(encoding="utf-8")
-    numbers = re.search(r"WORD_EDGES\[\] = \{([^}]*)\}", source)
-    assert numbers is not None
-    edges = list(accumulate(int(n) for n in numbers[1].split(",")))
-    inside = np.zeros(0x110000, bool)
-    for first, end in zip(edges[::2], edges[1::2], strict=True):
-        inside[first:end] = True
-    expected = np.array([re.match(r"\w", chr(c)) is not None for c in range(0x110000)])
-    different = np.flatnonzero(inside != expected)
-    # what a newer Python's Unicode has gained since
-    assert not inside[different].any()
-    assert len(different) < 10_000
-    assert not different.size or different.min() > 0x2FF

@@ -16,6 +16,7 @@ import onnx
 import pytest
 import same_text
 from exports import STORED
+from golden_tokenizers import GOLDEN
 
 from unrolled.engine.errors import UnknownTokenError
 from unrolled.engine.sampling.config import SamplingConfig
@@ -23,6 +24,7 @@ from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.sampling.rules import choose
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
 from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.artifact.metadata import FORMS
@@ -93,7 +95,7 @@ def test_texts_are_pythons(tmp_path: Path, cell: str, form: str, level: str) -> 
             expected_of = {name: value for name, value in vars(row).items() if name != "logprobs"}
             assert got == {**expected_of, "tokens": list(row.tokens)}
             ends.add(row.finish_reason)
-    assert ends == {"eos", "length"}
+    assert ends == ({"length"} if model.tokenizer.end_id is None else {"eos", "length"})
 
 
 GENERATE = """
@@ -181,11 +183,15 @@ def test_nearly_all_of_many_texts_are_numpys(tmp_path: Path) -> None:
 
 @needs_runtime
 def test_what_is_printed_is_what_the_command_prints(tmp_path: Path) -> None:
-    for level, join in (("word", " "), ("char", ""), ("bpe", "")):
+    for level in hosts.TOKENIZERS:
         path = export_model(hosts.checkpoint("gru", level), tmp_path / "model.onnx", "onnx")
-        done = write(path, "--prompt", r"(a\nb", "--prompt", "", "--count", 2, "--tokens", 60)
-        rows = generate(load(path), ["(a\nb", ""], max_new_tokens=60, num_return_sequences=2)
-        texts = [row.prompt + (join if row.prompt and row.text else "") + row.text for row in rows]
+        tokenizer = hosts.TOKENIZERS[level]
+        prompts = ["(a\nb", tokenizer.start_prompt()]
+        typed = [part for prompt in prompts for part in ("--prompt", prompt.replace("\n", r"\n"))]
+        done = write(path, *typed, "--count", 2, "--tokens", 60)
+        rows = generate(load(path), prompts, max_new_tokens=60, num_return_sequences=2)
+        separator = tokenizer.separator
+        texts = [row.prompt + separator(row.prompt, row.text) + row.text for row in rows]
         assert done.stdout == ("\n" + "-" * 40 + "\n").join(texts) + "\n"
 
 
@@ -258,6 +264,65 @@ def test_tokenizers_are_pythons() -> None:
         ]
         refused += expected.count(None)
     assert refused > 100
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_texts_have_the_tokens_of_the_table(name: str) -> None:
+    golden = GOLDEN[name]
+    texts = [text for text, _, _ in golden.cases]
+    ids = [golden.ids(tokens) for _, tokens, _ in golden.cases]
+    given = {"description": golden.description, "texts": texts, "ids": [numbers or [] for numbers in ids]}
+    [got] = run_script(ENCODE, [given])
+    assert got["ids"] == ids
+    assert got["texts"] == [decoded for _, _, decoded in golden.cases]
+
+
+def test_tokenizers_that_normalise_are_pythons() -> None:
+    texts = [*hosts.TRICKY, hosts.TRICKY, *hosts.random_texts(300)]
+    tokenizers = hosts.normalizing_tokenizers()
+    rng = np.random.default_rng(4)
+    ids = [[rng.integers(0, len(t.vocabulary), 200).tolist()] for t in tokenizers]
+    given = [
+        {"description": t.to_dict(), "texts": texts, "ids": lists} for t, lists in zip(tokenizers, ids, strict=True)
+    ]
+    for tokenizer, lists, got in zip(tokenizers, ids, run_script(ENCODE, given), strict=True):
+        assert got["ids"] == [_encode(tokenizer, text) for text in texts], tokenizer.to_dict()
+        assert got["texts"] == [tokenizer.decode(numbers) for numbers in lists]
+
+
+def test_what_ends_a_text_and_what_a_new_one_begins_with_are_pythons() -> None:
+    tokenizers = [tokenizer_from_dict(golden.description) for golden in GOLDEN.values()]
+    prompts = [("", "a"), ("a", ""), ("a", "\n"), ("a\n", "b"), ("a", "b"), ("a ", "b")]
+    script = (
+        "import { Tokenizer } from 'js:tokenizer.mjs';\n"
+        "const [descriptions, prompts] = given;\n"
+        "say(descriptions.map((description) => {\n"
+        "  const tokenizer = new Tokenizer(description);\n"
+        "  const separators = prompts.map(([prompt, text]) => tokenizer.separator(prompt, text));\n"
+        "  return [tokenizer.endId ?? null, tokenizer.startPrompt(), separators];\n"
+        "}));"
+    )
+    got = run_script(script, [[tokenizer.to_dict() for tokenizer in tokenizers], prompts])
+    assert got == [[t.end_id, t.start_prompt(), [t.separator(*pair) for pair in prompts]] for t in tokenizers]
+    assert [end for end, _, _ in got].count(None) == 8
+
+
+def test_tokenizers_of_other_kinds_are_named_errors() -> None:
+    stream = GOLDEN["whitespace, a stream"].description
+    broken = [
+        {"normalize": "nfc"},
+        {"normalize": None},
+        {"level": "sentence"},
+        {"vocabulary": [*stream["vocabulary"], "a b"]},
+    ]
+    script = (
+        "import { Tokenizer } from 'js:tokenizer.mjs';\n"
+        "const [description, broken] = given;\n"
+        "say(broken.map((changes) => {\n"
+        "  try { new Tokenizer({ ...description, ...changes }); return 'made'; } catch (error) { return error.message; }\n"
+        "}));"
+    )
+    assert set(run_script(script, [stream, broken])) == {"model: its unrolled.tokenizer is damaged"}
 
 
 def test_byte_pairs_show_tokens_and_damaged_ones_are_named_errors() -> None:
