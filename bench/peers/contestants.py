@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unrolled.bench.peers.inputs import FIRST_CHARACTER, make_batch, make_checkpoint, make_params
 from unrolled.bench.peers.workloads import Workload
+from unrolled.engine.models.batch import TOKENS
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import FLOAT32
@@ -92,7 +93,7 @@ class TorchTraining:
         self.optimizer = kind(self.model.parameters(), lr=LEARNING_RATE, **constants, **setting["optimizer"])
         self.autocast = bool(setting.get("autocast"))
         batch = make_batch(work)
-        self.tokens, self.targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets).flatten()
+        self.tokens, self.targets = torch.from_numpy(batch.inputs[TOKENS]), torch.from_numpy(batch.targets).flatten()
         self.state = torch.from_numpy(zero_state(work.config, work.batch))
         self.loss = self.norm = torch.zeros(())
 
