@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError, ShapeError
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.batch import Batch
+from unrolled.engine.models.batch_checks import checked_batch
 from unrolled.engine.models.dropout import NO_MASKS, Masks
 from unrolled.engine.models.heads.head import HeadLoss, Outputs
 from unrolled.engine.models.input_checks import checked_inputs
@@ -107,7 +108,8 @@ class Network:
         """
         B = self.spec.batch_shape(inputs)[1]
         state = zero_state(self.spec, B, self.dtype) if state is None else state
-        inputs = self._checked(inputs, lengths, state)
+        inputs = checked_inputs(self.spec, inputs, lengths)
+        check_state(self.spec, state, B, self.dtype)
         forward = self._forward(inputs, lengths, state, NO_MASKS)
         head = self.spec.head
         outputs = self.backend.heads[head.kind].forward(head, self.params, forward.y, forward.final, lengths, inputs)
@@ -124,7 +126,7 @@ class Network:
 
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
         """Return the loss sums of a batch and the state after it, without gradients."""
-        batch = self._checked_batch(batch, state)
+        batch = checked_batch(self.spec, batch, state, self.dtype)
         forward = self._forward(batch.inputs, batch.lengths, state, NO_MASKS)
         return self._loss(forward.y, forward.final, batch, None, 0.0).sums, forward.final
 
@@ -139,7 +141,7 @@ class Network:
             masks: dropout masks.
             smoothing: label smoothing, for heads that take it; the loss is the smoothed one.
         """
-        batch, masks = self._checked_batch(batch, state), masks or NO_MASKS
+        batch, masks = checked_batch(self.spec, batch, state, self.dtype), masks or NO_MASKS
         shapes = parameter_shapes(self.spec)
         forward = self._forward(batch.inputs, batch.lengths, state, masks)
         flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
@@ -222,52 +224,3 @@ class Network:
             self.backend.inputs[column.kind].backward(
                 column, dx[..., self.spec.input_columns[column.name]], inputs[column.name], grads
             )
-
-    def _checked(self, inputs: Inputs, lengths: NDArray | None, state: NDArray) -> Inputs:
-        """Return the inputs with zeros in the padding, after checks of them and of the initial state.
-
-        Raises:
-            ShapeError: an array does not fit the model or the others.
-        """
-        checked = checked_inputs(self.spec, inputs, lengths)
-        check_state(self.spec, state, self.spec.batch_shape(inputs)[1], self.dtype)
-        return checked
-
-    def _checked_batch(self, batch: Batch, state: NDArray) -> Batch:
-        """Return the batch with zeros in the padding of inputs and weights, after checks of all its arrays.
-
-        Raises:
-            ShapeError: an array does not fit the model or the others.
-            ConfigError: the batch carries a state into a model of two directions.
-        """
-        head = self.spec.head
-        if batch.carry and self.spec.core.bidirectional:
-            raise ConfigError("carry: a bidirectional model cannot continue a sequence; needs whole sequences")
-        inputs = self._checked(batch.inputs, batch.lengths, state)
-        T, B = self.spec.batch_shape(inputs)
-        check_targets(head.target_axes, head.target_dtype, batch, T, B)
-        weights = batch.weights
-        if batch.lengths is not None and weights.shape == (T, B):
-            weights = weights * (np.arange(T)[:, None] < batch.lengths)
-        head.check_targets(batch.targets, weights)
-        return batch._replace(inputs=inputs, weights=weights)
-
-
-def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T: int, B: int) -> None:
-    """Check shapes and dtypes of the targets and weights of a batch against a head's axes.
-
-    Raises:
-        ShapeError: one does not fit.
-    """
-    sizes: dict[str | int, int] = {"time": T, "batch": B}
-    wanted = tuple(sizes.get(axis, axis) for axis in axes)
-    named = tuple(sizes[axis] for axis in axes if isinstance(axis, str))
-    if batch.targets.shape != wanted or batch.weights.shape != named:
-        raise ShapeError(
-            f"batch: inputs of (T, B) = ({T}, {B}), targets {batch.targets.shape} and weights {batch.weights.shape}; "
-            f"needs targets {wanted} and weights {named}"
-        )
-    if batch.targets.dtype != dtype:
-        raise ShapeError(f"targets: got dtype {batch.targets.dtype}, needs {dtype}")
-    if batch.weights.dtype != np.bool_ and not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
-        raise ShapeError("weights: needs finite numbers of at least 0")

@@ -1,0 +1,57 @@
+"""Checks of the batches of training and evaluation on any engine: inputs, state, targets and weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.engine.errors import ConfigError, ShapeError
+from unrolled.engine.models.batch import Batch
+from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.models.step_contract import check_state
+
+
+def checked_batch(spec: ModelSpec, batch: Batch, state: NDArray, dtype: np.dtype) -> Batch:
+    """Return a batch with zeros in the padding of inputs and weights, after checks of all its arrays and the initial state.
+
+    Args:
+        state: (S, L·D, B, H), the initial state.
+        dtype: the dtype of the model's parameters, which the state needs.
+
+    Raises:
+        ShapeError: an array does not fit the model or the others.
+        ConfigError: the batch carries a state into a model of two directions.
+    """
+    head = spec.head
+    if batch.carry and spec.core.bidirectional:
+        raise ConfigError("carry: a bidirectional model cannot continue a sequence; needs whole sequences")
+    inputs = checked_inputs(spec, batch.inputs, batch.lengths)
+    T, B = spec.batch_shape(inputs)
+    check_state(spec, state, B, dtype)
+    check_targets(head.target_axes, head.target_dtype, batch, T, B)
+    weights = batch.weights
+    if batch.lengths is not None and weights.shape == (T, B):
+        weights = weights * (np.arange(T)[:, None] < batch.lengths)
+    head.check_targets(batch.targets, weights)
+    return batch._replace(inputs=inputs, weights=weights)
+
+
+def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T: int, B: int) -> None:
+    """Check shapes and dtypes of the targets and weights of a batch against a head's axes.
+
+    Raises:
+        ShapeError: one does not fit.
+    """
+    sizes: dict[str | int, int] = {"time": T, "batch": B}
+    wanted = tuple(sizes.get(axis, axis) for axis in axes)
+    named = tuple(sizes[axis] for axis in axes if isinstance(axis, str))
+    if batch.targets.shape != wanted or batch.weights.shape != named:
+        raise ShapeError(
+            f"batch: inputs of (T, B) = ({T}, {B}), targets {batch.targets.shape} and weights {batch.weights.shape}; "
+            f"needs targets {wanted} and weights {named}"
+        )
+    if batch.targets.dtype != dtype:
+        raise ShapeError(f"targets: got dtype {batch.targets.dtype}, needs {dtype}")
+    if batch.weights.dtype != np.bool_ and not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
+        raise ShapeError("weights: needs finite numbers of at least 0")
