@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
+from golden_tokenizers import GOLDEN
 
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.byte_pairs import BYTE_SIGNS, PATTERN, BpeTokenizer
@@ -109,3 +112,35 @@ def random_texts(count: int, seed: int = 1) -> list[str]:
     rng = np.random.default_rng(seed)
     pool = [*TRICKY, *TRICKY.split(" "), *"'’'’'’   __ΣΣΣ\u0301\u0301İIiıß"]
     return ["".join(rng.choice(np.array(pool, object), rng.integers(1, 12))) for _ in range(count)]
+
+
+# Changes of the metadata of format 2, and what a host says of them; None: it reads the file.
+FORMAT_2_CASES: list[tuple[dict[str, Any], str | None]] = [
+    ({}, None),
+    ({"unrolled.format_version": "3"}, "reads 1 and 2"),
+    ({"unrolled.task": "step_labels"}, "step_labels"),
+    ({"unrolled.preprocessing": "{}"}, "tokens"),
+    ({"unrolled.sampling": "2"}, "sampling rules"),
+]
+
+
+def format_2_metadata(changes: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata of a language model of format 2, with a stream of lines as its text."""
+    description = GOLDEN["whitespace, a stream"].description
+    V = len(description["vocabulary"])
+    core = {"cell": "lstm", "hidden_size": 7, "num_layers": 1, "bidirectional": False, "dropout": 0.0}
+    tokens = {"kind": "tokens", "size": V, "embedding_size": 5, "name": "tokens"}
+    head = {"kind": "next_token", "vocab_size": V, "tie_weights": False}
+    values = {
+        "format_version": "2",
+        "form": "step",
+        "sampling": "1",
+        "task": "next_token",
+        "spec": json.dumps({"inputs": [tokens], "core": core, "head": head}),
+        "preprocessing": json.dumps({"tokens": {"tokenizer": description}}),
+        "state": json.dumps({"shape": [2, 1, None, 7]}),
+        "training": "{}",
+        "checkpoint_digest": "",
+        "golden": "[]",
+    }
+    return {**{f"unrolled.{key}": value for key, value in values.items()}, **changes}

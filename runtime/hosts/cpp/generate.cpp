@@ -9,8 +9,8 @@
 #include <limits>
 #include <sstream>
 
+#include "metadata.h"
 #include "philox.h"
-#include "tokenizer.h"
 
 constexpr const char* HELP =
     "Usage: generate model.pt [--prompt TEXT] [--tokens N] [--greedy] [--temperature T] [--top-k K] [--top-p P]\n"
@@ -90,8 +90,7 @@ Options parse_options(int argc, char** argv) {
 
 struct Model {
     torch::jit::Module module;
-    Tokenizer tokenizer;
-    std::vector<std::int64_t> state_shape;  // (S, L, B, H) with B = 1
+    ModelInfo info;
 };
 
 Model open_model(const std::string& path) {
@@ -104,22 +103,7 @@ Model open_model(const std::string& path) {
         throw HostError(path + ": not a TorchScript file, or a damaged one");
     }
     if (extra["unrolled.json"].empty()) throw HostError(path + ": not one of unrolled's TorchScript files");
-    const Json metadata = JsonReader::read(extra["unrolled.json"]);
-    const auto text = [&](const char* key) { return metadata.get(key, Json::text).string; };
-    const std::string version = text("unrolled.format_version");
-    if (version != "1") throw HostError(path + ": export format " + version + "; this program reads 1");
-    if (metadata.has("unrolled.sampling") && text("unrolled.sampling") != "1") {
-        throw HostError(path + ": sampling rules " + text("unrolled.sampling") + "; this program follows 1");
-    }
-    std::vector<std::int64_t> shape;
-    const Json state = JsonReader::read(text("unrolled.state"));
-    for (const Json& size : state.get("shape", Json::list).items) {
-        shape.push_back(size.kind == Json::number ? static_cast<std::int64_t>(size.value) : 1);
-    }
-    Tokenizer tokenizer(JsonReader::read(text("unrolled.tokenizer")));
-    const double V = JsonReader::read(text("unrolled.config")).get("vocab_size", Json::number).value;
-    if (static_cast<double>(tokenizer.size()) != V) throw HostError(path + ": its vocabulary is not of the model's size");
-    return {module, tokenizer, shape};
+    return {module, read_metadata(extra["unrolled.json"], path)};
 }
 
 // Generate after the prompt of index `row`; `show` is called with each token.
@@ -127,9 +111,9 @@ template <typename Show>
 void generate(Model& model, const std::vector<std::int64_t>& prompt, std::uint64_t row, const Options& options,
               Show show) {
     const c10::InferenceMode no_gradients;
-    const std::int64_t end = model.tokenizer.end_id();
+    const std::int64_t end = model.info.tokenizer.end_id();
     auto tokens = torch::tensor(prompt, torch::kInt64).unsqueeze(1);  // (T, B = 1)
-    auto state = torch::zeros(model.state_shape);
+    auto state = torch::zeros(model.info.state_shape);
     for (std::int64_t step = 0; step < options.tokens; step += CHUNK) {
         const std::int64_t N = std::min(CHUNK, options.tokens - step);
         auto uniforms = torch::empty({N, 1}, torch::kFloat64);
@@ -159,14 +143,14 @@ void write(Model& model, const std::vector<std::int64_t>& ids, std::size_t row, 
         generate(model, ids, row, options, [](std::int64_t id) { std::cout << id << ' '; });
     } else {
         std::cout << (row > 0 ? std::string(40, '-') + "\n" : "") << prompt;
-        model.tokenizer.restart();
+        model.info.tokenizer.restart();
         std::string before = prompt;  // empty once text follows
         generate(model, ids, row, options, [&](std::int64_t id) {
-            const std::string text = model.tokenizer.decode_next(id);
-            std::cout << model.tokenizer.separator(before, text) << text << std::flush;
+            const std::string text = model.info.tokenizer.decode_next(id);
+            std::cout << model.info.tokenizer.separator(before, text) << text << std::flush;
             if (!text.empty()) before.clear();
         });
-        std::cout << model.tokenizer.decode_rest();
+        std::cout << model.info.tokenizer.decode_rest();
     }
     std::cout << std::endl;
 }
@@ -177,7 +161,7 @@ int run(int argc, char** argv) {
     if (options.prompts.empty()) options.prompts.emplace_back();  // an empty prompt needs <bos>
     Model model = open_model(options.path);
     std::vector<std::vector<std::int64_t>> encoded;  // encode all prompts before anything is printed
-    for (const auto& prompt : options.prompts) encoded.push_back(model.tokenizer.encode_prompt(prompt));
+    for (const auto& prompt : options.prompts) encoded.push_back(model.info.tokenizer.encode_prompt(prompt));
     for (std::size_t row = 0; row < encoded.size(); row++) write(model, encoded[row], row, options);
     return 0;
 }

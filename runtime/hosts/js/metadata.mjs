@@ -3,7 +3,8 @@
 
 import { HostError, shown } from './errors.mjs';
 
-const FORMAT_VERSION = '1';
+const FORMAT_VERSIONS = ['1', '2'];
+const TASK = 'next_token'; // the only task of these modules
 const SAMPLING_VERSION = '1';
 const METADATA_PROPS = 14;
 const MAX_VARINT = 10; // bytes
@@ -64,6 +65,22 @@ export function readMetadata(bytes, where = 'model') {
   return found;
 }
 
+/** Return config and tokenizer of format 1. */
+const describedBefore = (object) => ({ config: object('config'), tokenizer: object('tokenizer') });
+
+/** Return config and tokenizer of format 2, whose spec lists inputs, core and head of any model. */
+function described(object, where) {
+  const { inputs, core, head } = object('spec');
+  const tokenizer = object('preprocessing').tokens?.tokenizer;
+  if (inputs?.length !== 1 || !core || !head) throw new HostError(`${where}: its unrolled.spec is damaged`);
+  if (!tokenizer) throw new HostError(`${where}: its unrolled.preprocessing has no tokenizer for tokens`);
+  const { cell, hidden_size, num_layers, dropout } = core;
+  const { embedding_size } = inputs[0];
+  const { vocab_size, tie_weights } = head;
+  const config = { cell, vocab_size, embedding_size, hidden_size, num_layers, dropout, tie_weights };
+  return { config, tokenizer };
+}
+
 /**
  * Parse and check the metadata of an exported file:
  * `{form, config, tokenizer, stateShape: [S, L, H], training, digest, golden}`.
@@ -89,8 +106,12 @@ export function parseMetadata(metadata, where = 'model') {
     );
   }
   const version = get('format_version');
-  if (version !== FORMAT_VERSION) {
-    throw new HostError(`${where}: export format ${shown(version)}; this host reads ${FORMAT_VERSION}`);
+  if (!FORMAT_VERSIONS.includes(version)) {
+    throw new HostError(`${where}: export format ${shown(version)}; this host reads ${FORMAT_VERSIONS.join(' and ')}`);
+  }
+  const task = version === '1' ? TASK : get('task');
+  if (task !== TASK) {
+    throw new HostError(`${where}: its task is ${shown(task)}; this host writes texts, the task ${TASK}`);
   }
   const sampling = get('sampling', '1');
   if (sampling !== SAMPLING_VERSION) {
@@ -100,8 +121,7 @@ export function parseMetadata(metadata, where = 'model') {
   if (!Object.hasOwn(FORMS, form)) {
     throw new HostError(`${where}: form ${shown(form)}; known are ${Object.keys(FORMS).join(', ')}`);
   }
-  const config = object('config');
-  const tokenizer = object('tokenizer');
+  const { config, tokenizer } = version === '1' ? describedBefore(object) : described(object, where);
   if (tokenizer.vocabulary?.length !== config.vocab_size) {
     const size = tokenizer.vocabulary?.length;
     throw new HostError(`${where}: the tokenizer has ${size} tokens, the model ${config.vocab_size}`);

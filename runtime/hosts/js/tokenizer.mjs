@@ -58,7 +58,7 @@ export class Tokenizer {
       new Set(vocabulary).size === vocabulary.length &&
       (level !== 'whitespace' || !vocabulary.some((token) => HAS_SPACE.test(token))) &&
       (unknown !== 'replace' || vocabulary.includes(UNK));
-    const damaged = new HostError(`${where}: its unrolled.tokenizer is damaged`);
+    const damaged = new HostError(`${where}: its tokenizer is damaged`);
     if (!good) throw damaged;
     Object.assign(this, { level, vocabulary, unknown });
     this.prepare = preparation(normalize, lowercase);

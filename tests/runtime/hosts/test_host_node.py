@@ -290,6 +290,33 @@ def test_tokenizers_that_normalise_are_pythons() -> None:
         assert got["texts"] == [tokenizer.decode(numbers) for numbers in lists]
 
 
+@pytest.mark.parametrize(("changes", "expected"), hosts.FORMAT_2_CASES)
+def test_metadata_of_format_2(changes: dict[str, Any], expected: str | None) -> None:
+    script = (
+        "import { parseMetadata } from 'js:metadata.mjs';\n"
+        "const found = () => {\n"
+        "  try { return parseMetadata(new Map(Object.entries(given))); } catch (error) { return error.message; }\n"
+        "};\n"
+        "say(found());"
+    )
+    got = run_script(script, hosts.format_2_metadata(changes))
+    if expected is not None:
+        assert isinstance(got, str)
+        assert expected in got
+        return
+    assert got["tokenizer"] == GOLDEN["whitespace, a stream"].description
+    assert got["stateShape"] == [2, 1, 7]
+    assert got["config"] == {
+        "cell": "lstm",
+        "vocab_size": 11,
+        "embedding_size": 5,
+        "hidden_size": 7,
+        "num_layers": 1,
+        "dropout": 0,
+        "tie_weights": False,
+    }
+
+
 def test_what_ends_a_text_and_what_a_new_one_begins_with_are_pythons() -> None:
     tokenizers = [tokenizer_from_dict(golden.description) for golden in GOLDEN.values()]
     prompts = [("", "a"), ("a", ""), ("a", "\n"), ("a\n", "b"), ("a", "b"), ("a ", "b")]
@@ -322,7 +349,7 @@ def test_tokenizers_of_other_kinds_are_named_errors() -> None:
         "  try { new Tokenizer({ ...description, ...changes }); return 'made'; } catch (error) { return error.message; }\n"
         "}));"
     )
-    assert set(run_script(script, [stream, broken])) == {"model: its unrolled.tokenizer is damaged"}
+    assert set(run_script(script, [stream, broken])) == {"model: its tokenizer is damaged"}
 
 
 def test_byte_pairs_show_tokens_and_damaged_ones_are_named_errors() -> None:
@@ -350,7 +377,7 @@ def test_byte_pairs_show_tokens_and_damaged_ones_are_named_errors() -> None:
         "say({ said, shown, start: tokenizer.startPrompt() });"
     )
     got = run_script(script, [description, broken])
-    assert set(got["said"]) == {"model: its unrolled.tokenizer is damaged"}
+    assert set(got["said"]) == {"model: its tokenizer is damaged"}
     assert got["start"] == ""
     assert got["shown"][:5] == [UNK, BOS, EOS, "\0", "\x01"]
     assert got["shown"][3 + 0xE7] == r"\xe7"
@@ -467,7 +494,10 @@ def test_wrong_files_prompts_and_settings_are_named_errors(tmp_path: Path) -> No
     assert "not an ONNX file" in _error(tmp_path / "text.onnx")
     model = onnx.load(path)
     for change, message in (
-        (lambda p: p.key == "unrolled.format_version" and setattr(p, "value", "2"), 'export format "2"'),
+        (
+            lambda p: p.key == "unrolled.format_version" and setattr(p, "value", "3"),
+            'export format "3"; this host reads 1 and 2',
+        ),
         (lambda p: p.key == "unrolled.sampling" and setattr(p, "value", "2"), 'sampling rules "2"'),
         (lambda p: p.key == "unrolled.form" and setattr(p, "value", "generate"), "has no lengths, uniforms"),
         (lambda p: p.key == "unrolled.tokenizer" and setattr(p, "value", "{"), "unrolled.tokenizer is damaged"),

@@ -28,8 +28,8 @@ Encode = Callable[[list[dict[str, Any]]], Any]
 
 
 @pytest.fixture(scope="module")
-def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
-    """Return a function that runs a program around the host's tokeniser, which is compiled once."""
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a program around the host's tokeniser and metadata, which is compiled once."""
     if COMPILER is None:
         pytest.skip("needs g++")
     program = tmp_path_factory.mktemp("cpp") / "tokenizers"
@@ -48,6 +48,12 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.fixture
+def encode(program: Path) -> Encode:
+    """Return a function that encodes and decodes texts by the program."""
 
     def run(cases: list[dict[str, Any]]) -> Any:
         given = json.dumps(cases, ensure_ascii=False).encode()
@@ -132,6 +138,16 @@ def test_normal_forms_are_pythons(encode: Encode, form: str) -> None:
     [got] = encode([{"description": description, "texts": texts, "ids": []}])
     expected = [[ids[character] for character in text] for text in normal]
     assert [index for index, (a, b) in enumerate(zip(got["ids"], expected, strict=True)) if a != b] == []
+
+
+@pytest.mark.parametrize(("changes", "expected"), hosts.FORMAT_2_CASES)
+def test_metadata_of_format_2(program: Path, changes: dict[str, Any], expected: str | None) -> None:
+    given = json.dumps(hosts.format_2_metadata(changes)).encode()
+    done = subprocess.run([str(program), "metadata"], input=given, capture_output=True, check=True, timeout=60)
+    if expected is None:
+        assert done.stdout.decode() == "2 1 1 7 11"
+    else:
+        assert expected in done.stdout.decode()
 
 
 def table(name: str) -> list[int]:
