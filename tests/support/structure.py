@@ -37,7 +37,7 @@ def modules_of(folders: Mapping[str, Path]) -> dict[str, Path]:
     modules = {}
     for package, folder in folders.items():
         for path in sorted(folder.rglob("*.py")):
-            if "node_modules" in path.parts:
+            if "hosts" in path.relative_to(folder).parts:  # programs in other languages, and a generator of tables
                 continue
             parts = (package, *path.relative_to(folder).with_suffix("").parts)
             modules[".".join(parts).removesuffix(".__init__")] = path
