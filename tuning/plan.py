@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from unrolled.engine.canonical import canonical
 from unrolled.engine.checks import check_choice
@@ -14,6 +14,7 @@ from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.recipe import make_experiment, with_default_limit
+from unrolled.engine.settings import Setting
 from unrolled.engine.storage.json_text import finite
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.tuning.space import Space, check_space
@@ -43,10 +44,12 @@ class Plan:
 
     options: Mapping[str, Any]
     space: Space
-    trials: int = 20
-    minutes: float | None = None
-    jobs: int = 1
-    pruner: str = "median"
+    trials: Annotated[int, Setting("trials", "Trials in all, those of an earlier start included.")] = 20
+    minutes: Annotated[
+        float | None, Setting("minutes", "Minutes after which no new trial begins, counted from this start.")
+    ] = None
+    jobs: Annotated[int, Setting("jobs", "Trials at a time, each with its share of the cores.")] = 1
+    pruner: Annotated[str, Setting("pruner", "Which trials are given up early.", choices=PRUNERS)] = "median"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", with_default_limit(self.options))

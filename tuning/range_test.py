@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SchedulePosition
+from unrolled.engine.settings import Setting
 from unrolled.engine.runs.experiment import PreparedRun
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
@@ -121,21 +122,34 @@ class _RateWatch(TrainingObserver):
             raise _ExplodedError
 
 
-def range_test(
-    run: PreparedRun,
-    low: float | None = None,
-    high: float | None = None,
-    steps: int = DEFAULT_STEPS,
-    observer: TrainingObserver | None = None,
-) -> RangeTest:
+@dataclass(frozen=True)
+class Sweep:
+    """The learning rates of a range test.
+
+    Args:
+        low, high: rates of the first and the last training step; None: ``SPAN`` around the optimizer's usual rate.
+        updates: number of training steps, unless the loss explodes earlier.
+    """
+
+    low: Annotated[
+        float | None,
+        Setting("low", "Learning rate of the first update.", default="the optimiser's usual one / 200"),
+    ] = None
+    high: Annotated[
+        float | None,
+        Setting("high", "Learning rate of the last update.", default="the optimiser's usual one × 5000"),
+    ] = None
+    updates: Annotated[int, Setting("updates", "How many, unless the loss explodes before.")] = DEFAULT_STEPS
+
+
+def range_test(run: PreparedRun, sweep: Sweep = Sweep(), observer: TrainingObserver | None = None) -> RangeTest:
     """Test the learning rates of a prepared run; its trainable is restored afterwards.
 
     Data, dropout and clipping are the run's; its limits, schedule, warm-up and validation have no effect.
 
     Args:
         run: the run.
-        low, high: rates of the first and the last step; None: ``SPAN`` around the optimizer's usual rate.
-        steps: their number, unless the loss explodes earlier.
+        sweep: the learning rates.
         observer: its ``on_step`` is called.
 
     Raises:
@@ -143,7 +157,8 @@ def range_test(
         DivergedError: the loss exploded at the first rates.
     """
     usual = OPTIMIZERS[run.experiment.optimizer.name].default_learning_rate
-    low, high = usual * SPAN[0] if low is None else low, usual * SPAN[1] if high is None else high
+    low = usual * SPAN[0] if sweep.low is None else sweep.low
+    high, steps = usual * SPAN[1] if sweep.high is None else sweep.high, sweep.updates
     if not 0 < low < high < math.inf:
         raise ConfigError(f"low and high: got {low:g} and {high:g}, need two rates above 0, the second above the first")
     if not FEWEST_TEST_STEPS <= steps <= MOST_TEST_STEPS:

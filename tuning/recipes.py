@@ -9,7 +9,6 @@ from typing import Any
 
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.token_files import EncodedCorpus
-from unrolled.engine.runs.recipe import TRAINING_OPTIONS
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.tuning.outcomes import Trial
 from unrolled.tuning.plan import Plan
@@ -33,8 +32,7 @@ def recipe_text(options: Mapping[str, Any], searched: Mapping[str, Any], comment
     """Return a TOML file of all options that are set: searched ones first, then the fixed ones."""
     lines = [f"# {_comment(line)}" for line in comment]
     lines += ["", "# found"] + [f"{_key(name)} = {_toml(options[name])}" for name in searched if name in options]
-    order = dict.fromkeys(name for name in (*options, *TRAINING_OPTIONS) if name in options and name not in searched)
-    lines += ["", "# as given"] + [f"{_key(name)} = {_toml(options[name])}" for name in order]
+    lines += ["", "# as given"] + [f"{_key(name)} = {_toml(options[name])}" for name in options if name not in searched]
     return "\n".join(lines) + "\n"
 
 

@@ -10,12 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.initializers import INITIALIZERS
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.optimizers.config import OPTIMIZERS
-from unrolled.engine.optimizers.schedules import SCHEDULES
-from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment, option_type
+from unrolled.engine.runs.recipe import TRAINING_SETTINGS, make_experiment
+from unrolled.engine.settings import Around, Definition, NotSearched, SettingTable
 
 Value = bool | int | float | str | None
 NONE = "none"  # text of the choice that leaves an option unset
@@ -65,52 +62,7 @@ class Choices:
 Domain = Numbers | Choices
 Space = dict[str, Domain]
 
-# Domains of options that are named without one; the learning rate's depends on the optimizer.
-USUAL: dict[str, str] = {
-    "batch": "16,32,64,128",
-    "length": "32,64,128,256",
-    "hidden": "64,128,256,512",
-    "embed": "32,64,128,256",
-    "layers": "1,2,3",
-    "cell": ",".join(CELLS),
-    "dropout": "0:0.5",
-    "input_dropout": "0:0.5",
-    "output_dropout": "0:0.6",
-    "init": ",".join(INITIALIZERS),
-    "init_scale": "0.02:1:log",
-    "forget_bias": "none,0,1,2",
-    "optimizer": ",".join(OPTIMIZERS),
-    "schedule": ",".join(SCHEDULES),
-    "momentum": "0:0.95",
-    "alpha": "0.9,0.95,0.99,0.999",
-    "beta1": "0,0.5,0.9,0.95",
-    "beta2": "0.9,0.99,0.999",
-    "eps": "1e-10:1e-3:log",
-    "weight_decay": "1e-6:0.1:log",
-    "label_smoothing": "0:0.2",
-    "clip": "0.1:10:log",
-    "clip_value": "none,0.1,1,5",
-    "warmup": "0:500",
-    "decay": "0.3:0.95",
-    "decay_after": "1:10",
-    "decay_patience": "0:5",
-    "average": "none,0.99,0.999",
-    **dict.fromkeys(("tie", "variational", "reset", "sum_over_time"), "false,true"),
-}
-RATE = "lr"
-RATE_SPAN = (1 / 20, 10)  # times the optimizer's usual rate
-SEARCHED = (RATE, "batch")  # unless options are named
-# Losses on another validation text, or another share of it, do not compare; trials share their limits.
-NOT_SEARCHED = {
-    **dict.fromkeys(
-        ("level", "lowercase", "normalize", "punctuation", "vocab_size", "unknown"),
-        "losses a token of two vocabularies",
-    ),
-    **dict.fromkeys(("batching", "split"), "losses on two validation texts"),
-    **dict.fromkeys(("epochs", "steps", "seconds", "patience"), "trials of different lengths"),
-    "validate_every": "trials that are looked at more or less often",
-    "seed": "a seed and another",
-}
+SEARCHED = ("lr", "batch")  # unless options are named
 
 
 def written(value: Value) -> str:
@@ -120,12 +72,18 @@ def written(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def parse_space(searches: Sequence[str], options: Mapping[str, Any]) -> Space:
+def searchable(table: SettingTable = TRAINING_SETTINGS) -> list[str]:
+    """Return the options that a study can search."""
+    return [name for name, one in table.definitions.items() if isinstance(one.setting.search, str | Around)]
+
+
+def parse_space(searches: Sequence[str], options: Mapping[str, Any], table: SettingTable = TRAINING_SETTINGS) -> Space:
     """Return the space of ``NAME``, ``NAME=LOW:HIGH``, ``NAME=LOW:HIGH:log`` and ``NAME=A,B,C``, names written as options.
 
     Args:
         searches: empty: ``SEARCHED``.
-        options: fixed ones, on which usual ranges depend.
+        options: fixed ones, on which usual domains depend.
+        table: the settings of the training.
 
     Raises:
         ConfigError: a name is not known or cannot be searched, or a range is not valid.
@@ -136,50 +94,53 @@ def parse_space(searches: Sequence[str], options: Mapping[str, Any]) -> Space:
         name = name.strip().lstrip("-").replace("-", "_")
         if name in typed:
             raise ConfigError(f"search: {name} is given twice")
-        _check_name(name)
+        _check_name(name, table)
         typed[name] = text.strip() if sign else None
-    space = {name: _domain(name, text) for name, text in typed.items() if text is not None}
-    for name in typed:
-        if name not in space and name != RATE:
-            space[name] = _domain(name, USUAL[name])
-    if RATE in typed and RATE not in space:
-        space[RATE] = usual_rates(space.get("optimizer"), options)
+    space: Space = {}
+    for name, given in typed.items():
+        usual = table.definitions[name].setting.search
+        text = given if given is not None else usual
+        if isinstance(text, str):
+            space[name] = _domain(table.definitions[name], text)
+    for name in typed.keys() - space.keys():
+        usual = table.definitions[name].setting.search
+        assert isinstance(usual, Around)
+        space[name] = _around(usual, space.get(usual.option), options.get(usual.option))
     if space.get("length") and options.get("batching") == "records":
         raise ConfigError("search: length cuts records, so that losses would be of different texts; give one length")
     return {name: space[name] for name in typed}
 
 
-def _check_name(name: str) -> None:
-    can = [known for known in TRAINING_OPTIONS if known not in NOT_SEARCHED]
-    if name not in TRAINING_OPTIONS:
-        raise ConfigError(f"search: {name!r} is no setting; there are {', '.join(can)}".replace("_", "-"))
-    if name in NOT_SEARCHED:
-        raise ConfigError(f"search: {name.replace('_', '-')} is not searched: {NOT_SEARCHED[name]} do not compare")
+def _check_name(name: str, table: SettingTable) -> None:
+    if name not in table.definitions:
+        known = ", ".join(searchable(table))
+        raise ConfigError(f"search: {name!r} is no setting; there are {known}".replace("_", "-"))
+    search = table.definitions[name].setting.search
+    if isinstance(search, NotSearched):
+        raise ConfigError(f"search: {name.replace('_', '-')} is not searched: {search.what} do not compare")
 
 
-def usual_rates(optimizers: Domain | None, options: Mapping[str, Any]) -> Numbers:
-    """Return learning rates around the usual rate of the optimizer, or of all optimizers that are searched."""
-    names = optimizers.values if isinstance(optimizers, Choices) else (options.get("optimizer", "adam"),)
-    usual = [OPTIMIZERS[str(name)].default_learning_rate for name in names if name in OPTIMIZERS] or [
-        OPTIMIZERS["adam"].default_learning_rate
-    ]
-    return Numbers(min(usual) * RATE_SPAN[0], max(usual) * RATE_SPAN[1], log=True)
+def _around(usual: Around, searched: Domain | None, fixed: str | None) -> Numbers:
+    """Return the domain around the usual values of all values of the other setting that are searched, or of the fixed one."""
+    names = searched.values if isinstance(searched, Choices) else (fixed,)
+    values = [usual.usual[str(name)] for name in names if name in usual.usual] or [usual.usual[usual.otherwise]]
+    return Numbers(min(values) * usual.low, max(values) * usual.high, log=True)
 
 
-def _domain(name: str, text: str) -> Domain:
-    kind, optional = option_type(name)
+def _domain(definition: Definition, text: str) -> Domain:
     if ":" in text:
-        return _numbers(name, kind, text)
-    values = tuple(_value(name, kind, optional, part.strip()) for part in text.split(","))
+        return _numbers(definition, text)
+    name = definition.option
+    values = tuple(_value(definition, part.strip()) for part in text.split(","))
     if len(set(values)) < len(values) or len(values) < 2:
         raise ConfigError(f"search: {name}={text}: needs two different values or more, or a range LOW:HIGH")
     return Choices(values)
 
 
-def _numbers(name: str, kind: type, text: str) -> Numbers:
-    parts = text.split(":")
+def _numbers(definition: Definition, text: str) -> Numbers:
+    parts, name, kind = text.split(":"), definition.option, definition.kind
     if kind not in (int, float):
-        raise ConfigError(f"search: {name}={text}: takes choices, for instance {name}={USUAL[name]}")
+        raise ConfigError(f"search: {name}={text}: takes choices, for instance {name}={definition.setting.search}")
     if len(parts) not in (2, 3) or parts[2:] not in ([], ["log"]):
         raise ConfigError(f"search: {name}={text}: needs LOW:HIGH or LOW:HIGH:log")
     low, high = (_number(name, kind, part) for part in parts[:2])
@@ -201,8 +162,9 @@ def _number(name: str, kind: type, text: str) -> float:
     return value
 
 
-def _value(name: str, kind: type, optional: bool, text: str) -> Value:
-    if optional and text.lower() == NONE:
+def _value(definition: Definition, text: str) -> Value:
+    name, kind = definition.option, definition.kind
+    if definition.can_be_unset and text.lower() == NONE:
         return None
     if kind is bool:
         if text.lower() not in ("true", "false"):
@@ -243,10 +205,13 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
             raise ConfigError(f"search: {name}={written(value)} never works: ", *reason.parts)
 
 
-def usual_values(space: Space, options: Mapping[str, Any]) -> dict[str, Value] | None:
+def usual_values(
+    space: Space, options: Mapping[str, Any], table: SettingTable = TRAINING_SETTINGS
+) -> dict[str, Value] | None:
     """Return the settings of a run without a search if all of them are in the space, else None."""
     values = {name: options.get(name) for name in space}
-    optimizer = options.get("optimizer", "adam")
-    if RATE in space and values[RATE] is None and optimizer in OPTIMIZERS:
-        values[RATE] = OPTIMIZERS[optimizer].default_learning_rate
+    for name in space:
+        usual = table.definitions[name].setting.search
+        if isinstance(usual, Around) and values[name] is None:
+            values[name] = usual.usual.get(options.get(usual.option, usual.otherwise))
     return values if all(domain.holds(values[name]) for name, domain in space.items()) else None

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import math
 import sys
 import tomllib
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, first_line
+from unrolled.engine.settings import Definition
 
 FOLDER = Path(__file__).parent
 PRESETS = ("small", "medium", "large")
-# Options of train that do not decide how a run trains.
-NO_SETTINGS = ("recipe", "preset", "output", "overwrite", "resume", "corpus", "json")
 
 
-def read_recipe(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+def read_recipe(path: Path, known: Mapping[str, Definition]) -> dict[str, Any]:
     """Return the values of a recipe, keyed by option name with ``_`` for ``-``.
 
     Args:
-        kinds: type of the values of each option.
+        known: the settings that a recipe may contain.
 
     Raises:
         ConfigError: the file cannot be read, is empty or is not TOML in UTF-8; or a key is no option, is repeated, or has a
@@ -51,11 +45,11 @@ def read_recipe(path: Path, kinds: Mapping[str, type]) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name in recipe:
             raise ConfigError(f"recipe: {path}: {key} is there twice, with - and with _; leave one")
-        if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, 1, 0.75)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.75)
             hint = f" (did you mean {near[0].replace('_', '-')}?)" if near else ""
-            raise ConfigError(f"recipe: {path} has {key}{hint}; known are {', '.join(sorted(kinds)).replace('_', '-')}")
-        recipe[name] = _checked(path, key, value, kinds[name])
+            raise ConfigError(f"recipe: {path} has {key}{hint}; known are {', '.join(sorted(known)).replace('_', '-')}")
+        recipe[name] = _checked(path, key, value, known[name].kind)
     return recipe
 
 
@@ -73,37 +67,3 @@ def _checked(path: Path, key: str, value: Any, kind: type) -> Any:
         got = json.dumps(value) if isinstance(value, bool | int | float | str) else str(value)
         raise ConfigError(f"recipe: {path}: {key}: got {got}, needs {WANTED[kind]}")
     return value
-
-
-def kinds_of(verb: Callable[..., Any]) -> dict[str, type]:
-    """Return the options of a verb that a recipe may set, each with the type of its values."""
-    kinds = {}
-    for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
-        hint = parameter.annotation
-        hint = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-        plain = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
-        if name not in NO_SETTINGS and plain[0] in WANTED:
-            kinds[name] = plain[0]
-    return kinds
-
-
-def _take(context: typer.Context, path: Path) -> None:
-    assert context.command.callback is not None
-    # A recipe takes precedence over a preset, in either order of reading.
-    recipe, earlier = read_recipe(path, kinds_of(context.command.callback)), dict(context.default_map or {})
-    context.default_map = {**earlier, **recipe} if path.parent != FOLDER else {**recipe, **earlier}
-
-
-def take_recipe(context: typer.Context, path: Path | None) -> Path | None:
-    """Replace the defaults of the options with the values of a recipe, and return its path."""
-    if path is not None:
-        _take(context, path)
-    return path
-
-
-def take_preset(context: typer.Context, name: str | None) -> str | None:
-    """Replace the defaults of the options with the values of a preset, and return its name."""
-    if name is not None:
-        check_choice("preset", name, PRESETS)
-        _take(context, FOLDER / f"{name}.toml")
-    return name

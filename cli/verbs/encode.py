@@ -23,20 +23,9 @@ from unrolled.engine.runs.recipe import parse_fractions
 def encode(
     corpus: Annotated[list[Path], typer.Argument(help="Plain text files of any size, also .gz, .zst and pipes.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=f"Token file ({TOKENS_SUFFIX}) to write.")],
-    level: options.Level = "char",
-    split: Annotated[
-        str, typer.Option(help="Fractions for training, validation, test.", rich_help_panel=DATA_PANEL)
-    ] = ",".join(map(str, DEFAULT_SPLIT)),
-    encoding: options.Encoding = "utf-8",
-    lowercase: Annotated[bool | None, typer.Option(help="Lower-case the text.", rich_help_panel=DATA_PANEL)] = None,
-    normalize: options.Normalize = None,
-    punctuation: Annotated[
-        bool, typer.Option(help="Keep punctuation marks as words.", rich_help_panel=DATA_PANEL)
-    ] = False,
-    vocab_size: Annotated[
-        int | None, typer.Option(help="Most words or byte pairs.", rich_help_panel=DATA_PANEL)
-    ] = None,
-    unknown: options.Unknown = None,
+    *,
+    data: Encoding,
+    encoding: FileEncoding,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -47,15 +36,6 @@ def encode(
     if output.suffix != TOKENS_SUFFIX:
         raise ConfigError(f"{output}: needs a name that ends in {TOKENS_SUFFIX}, by which train knows it")
     check_output(output, overwrite, corpus)
-    config = DataConfig(
-        level=level,
-        split=parse_fractions(split),
-        lowercase=lowercase,
-        normalize=normalize,
-        punctuation=punctuation,
-        vocab_size=vocab_size,
-        unknown=unknown,
-    )
     started = time.perf_counter()
     size = encode_files(corpus, output, config, encoding)
     seconds = time.perf_counter() - started

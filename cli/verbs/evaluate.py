@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from unrolled.cli.options import shared as options
+from unrolled.cli.options.engines import EngineOptions
+from unrolled.cli.options.groups import with_groups
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings
 from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.data.opening import open_corpus
@@ -16,6 +18,7 @@ from unrolled.engine.training.evaluation import count_unknown, evaluate_tokens
 from unrolled.runtime import load
 
 
+@with_groups
 def evaluate(
     model: options.Model,
     corpus: options.CorpusArgument = None,
@@ -23,20 +26,14 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Score only this part of the corpus that the model was trained on, split as then. {options.one_of(PARTS)}",
+            help=f"Score only this part of the corpus that the model was trained on, split as then. {one_of(PARTS)}",
         ),
     ] = None,
-    column: options.Column = None,
-    field: options.Field = None,
-    encoding: options.Encoding = "utf-8",
-    delimiter: options.Delimiter = None,
-    quoting: options.Quoting = None,
-    header: options.Header = None,
     batching: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"How the text is read. {options.one_of(BATCHINGS)} "
+            help=f"How the text is read. {one_of(BATCHINGS)} "
             f"{options.default('records for a model with <bos>, else stream')}",
         ),
     ] = None,
@@ -48,8 +45,9 @@ def evaluate(
         int | None,
         typer.Option(help="Tokens a call of a stream. " + options.default("512; with --part as in training")),
     ] = None,
-    engine: options.Engine = None,
-    precision: options.Precision = "float32",
+    *,
+    reading: options.Reading,
+    engine: EngineOptions,
     json: options.Json = False,
 ) -> None:
     """Score a text: loss, perplexity, bits per token, accuracy and the number of tokens predicted.
@@ -57,8 +55,7 @@ def evaluate(
     A whole text is scored as one stream whose state is carried from the first token to the last, or record by record.
     With --part and the defaults the figures are those that the training showed.
     """
-    reading = options.read_options(locals())
-    opened = load(model, engine, precision)
+    opened = load(model, engine.engine, engine.precision)
     text = open_corpus(corpus or (), reading)
     batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
     metrics = evaluate_tokens(opened, batches)

@@ -10,6 +10,8 @@ import typer
 from rich.table import Table
 
 from unrolled.cli.options import shared as options
+from unrolled.cli.options.groups import with_groups
+from unrolled.cli.options.refusals import refuse_reading
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.engine.checks import check_choice
@@ -24,6 +26,7 @@ from unrolled.export.onnx.cells import ONNX_CELLS
 QUANTIZE = ("int8",)
 
 
+@with_groups
 def export(
     context: typer.Context,
     run: Annotated[str, typer.Argument(help="A run folder (its best checkpoint) or a .safetensors checkpoint.")],
@@ -66,12 +69,8 @@ def export(
         ),
     ] = None,
     onnxruntime_web: options.OnnxruntimeWeb = None,
-    column: options.Column = None,
-    field: options.Field = None,
-    encoding: options.Encoding = "utf-8",
-    delimiter: options.Delimiter = None,
-    quoting: options.Quoting = None,
-    header: options.Header = None,
+    *,
+    reading: options.Reading,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -89,9 +88,8 @@ def export(
     given = None if stored == FLOAT32_STORAGE else stored
     form = check_export(path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
     check_output(path, overwrite, [source, *([measure] if measure else [])], wanted.is_folder)
-    reading = options.read_options(locals())
     if not measure:
-        options.refuse_reading(context, reading, "--measure")
+        refuse_reading(context, reading, "--measure")
     text = read_corpus((measure,), reading) if measure else None
     if text:
         show_readings(err, text.readings)

@@ -5,6 +5,8 @@ It is no part of ``tune``, because it needs no Optuna, trains once for some seco
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,20 +14,23 @@ import typer
 from rich.console import Console
 
 from unrolled.cli.options import shared as options
-from unrolled.cli.options.effects import without_effect
+from unrolled.cli.options.groups import OptionGroup, with_groups
+from unrolled.cli.options.recipes import Preset, Recipe
+from unrolled.cli.options.training import TRIAL, without_effect
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.terminal.exit_codes import INTERRUPTED
 from unrolled.cli.terminal.training_display import TrainingDisplay
-from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.errors import UnrolledError
+from unrolled.engine.settings import SettingTable, from_options
+from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.runs.recipe import LIMIT_OPTIONS
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.training_engines import check_alone
 from unrolled.tuning.plots import draw_range_test
-from unrolled.tuning.range_test import DEFAULT_STEPS, RangeTest, range_test
+from unrolled.tuning.range_test import RangeTest, Sweep, range_test
 from unrolled.tuning.trial import Datasets, prepare_trial
 
 CURVE_FILE, CURVE_PICTURE = "lr.jsonl", "lr.png"
@@ -43,26 +48,23 @@ NO_EFFECT = (
 )
 
 
-@with_settings(hidden=NO_EFFECT)
+RangeTestSettings = Annotated[Mapping[str, Any], replace(TRIAL, hidden=NO_EFFECT)]
+SweepOptions = Annotated[Sweep, OptionGroup(SettingTable(Sweep), lambda options: from_options(Sweep, options))]
+
+
+@with_groups
 def lr_find(
     corpus: options.CorpusArgument = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help=f"Folder for {CURVE_FILE} and {CURVE_PICTURE}.")
     ] = Path("runs/lr-find"),
-    recipe: options.Recipe = None,
-    preset: options.Preset = None,
-    low: Annotated[
-        float | None,
-        typer.Option(help="Learning rate of the first update. " + options.default("the optimiser's usual one / 200")),
-    ] = None,
-    high: Annotated[
-        float | None,
-        typer.Option(help="Learning rate of the last update. " + options.default("the optimiser's usual one × 5000")),
-    ] = None,
-    updates: Annotated[int, typer.Option(help="How many, unless the loss explodes before.")] = DEFAULT_STEPS,
+    recipe: Recipe = None,
+    preset: Preset = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
-    **settings: Any,
+    *,
+    sweep: SweepOptions,
+    settings: RangeTestSettings,
 ) -> None:
     """Find a learning rate by a range test: raise it update by update, until the loss explodes.
 
@@ -75,7 +77,7 @@ def lr_find(
     curve, picture = output / CURVE_FILE, output / CURVE_PICTURE
     for path in (curve, picture):
         check_output(path, overwrite)
-    text = open_corpus(corpus or (), options.read_options(settings))
+    text = open_corpus(corpus or (), from_options(ReadOptions, settings))
     run = prepare_trial(Datasets(text), {**settings, "average": None})
     readings = text.read_as(run.experiment.data.batching)
     show_readings(console, readings)
@@ -83,7 +85,7 @@ def lr_find(
     for message in without_effect(settings):
         warn(console, message)
     with TrainingDisplay(console) as display:
-        test = range_test(run, low, high, updates, display)
+        test = range_test(run, sweep, display)
     if test.losses:
         output.mkdir(parents=True, exist_ok=True)
         # Removed first, so that no picture of an earlier curve remains if drawing fails.

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from unrolled.cli.options import shared as options
+from unrolled.cli.options.groups import with_groups
+from unrolled.cli.options.refusals import refuse_reading
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import err, out, show_readings
 from unrolled.engine.data.corpus import read_corpus
@@ -15,6 +17,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.report.page import write_report
 
 
+@with_groups
 def report(
     context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders, shown together.")],
@@ -26,12 +29,8 @@ def report(
             "may be repeated. " + options.default("the run's own corpus, where it can be found")
         ),
     ] = None,
-    column: options.Column = None,
-    field: options.Field = None,
-    encoding: options.Encoding = "utf-8",
-    delimiter: options.Delimiter = None,
-    quoting: options.Quoting = None,
-    header: options.Header = None,
+    *,
+    reading: options.Reading,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write one page about one run or several: curves, differences, samples, and what the networks do with a text.
@@ -42,9 +41,8 @@ def report(
     if output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output: got {output}, needs a name that ends in .html")
     check_output(output, overwrite, text or ())
-    reading = options.read_options(locals())
     if text is None:
-        options.refuse_reading(context, reading, "--text")
+        refuse_reading(context, reading, "--text")
     corpus = None if text is None else read_corpus(text, reading)
     if corpus is not None:
         show_readings(err, corpus.readings)

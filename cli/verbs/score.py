@@ -9,6 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.cli.options import shared as options
+from unrolled.cli.options.engines import EngineOptions
+from unrolled.cli.options.groups import with_groups
+from unrolled.cli.options.refusals import refuse_unused
 from unrolled.cli.terminal.console import err, out, print_json, show_readings
 from unrolled.cli.terminal.tables import table
 from unrolled.engine.checks import check_choice
@@ -24,6 +27,7 @@ from unrolled.runtime.scoring import ORDERS, TextScore
 from unrolled.runtime.scoring import score as score_texts
 
 
+@with_groups
 def score(
     context: typer.Context,
     model: options.Model,
@@ -40,14 +44,9 @@ def score(
     ] = "logprob",
     eos: Annotated[bool, typer.Option("--eos", help="Count the <eos> behind each text too.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show each token.")] = False,
-    engine: options.Engine = None,
-    precision: options.Precision = "float32",
-    column: options.Column = None,
-    field: options.Field = None,
-    encoding: options.Encoding = "utf-8",
-    delimiter: options.Delimiter = None,
-    quoting: options.Quoting = None,
-    header: options.Header = None,
+    *,
+    reading: options.Reading,
+    engine: EngineOptions,
     json: options.Json = False,
 ) -> None:
     r"""Log-probability and perplexity of texts, of files, or of alternatives behind a prompt, the most probable first.
@@ -64,10 +63,9 @@ def score(
         options.refuse_unused(context, ["by"], "goes with alternatives")
     if not file:
         options.refuse_unused(context, ["encoding"], "goes with files")
-    reading = options.read_options(locals())
     if not file and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with files")
-    opened = load(model, engine, precision)
+    opened = load(model, engine.engine, engine.precision)
     if file:
         _print_files(opened, [_score_file(opened, name, reading) for name in file], json)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,54 +12,55 @@ import typer
 from rich.console import Console
 
 from unrolled.cli.options import shared as options
-from unrolled.cli.options.effects import without_effect
+from unrolled.cli.options.groups import OptionGroup, with_groups
+from unrolled.cli.options.help_texts import default, one_of
+from unrolled.cli.options.recipes import Preset, Recipe
+from unrolled.cli.options.training import TRIAL, without_effect
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
 from unrolled.cli.terminal.exit_codes import CHECK_FAILED, INTERRUPTED
 from unrolled.cli.terminal.study_display import StudyDisplay, trial_tables
 from unrolled.cli.terminal.tables import show_tables, table_width
-from unrolled.cli.verbs.train_settings import with_settings
 from unrolled.engine.data.opening import open_corpus
+from unrolled.engine.settings import SettingTable, from_options
+from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.errors import UnrolledError
 from unrolled.export.training_engines import check_alone
 from unrolled.tuning.outcomes import StudyResult
-from unrolled.tuning.plan import PRUNERS, Plan
+from unrolled.tuning.plan import Plan
 from unrolled.tuning.plots import draw_study
 from unrolled.tuning.recipes import write_best
-from unrolled.tuning.space import SEARCHED, USUAL, parse_space
+from unrolled.tuning.space import SEARCHED, parse_space, searchable
 from unrolled.tuning.storage import BEST, JOURNAL, STUDY_PICTURE, check_folder, import_optuna
 from unrolled.tuning.study import run_study
 
 
-@with_settings()
+StudyOptions = Annotated[Mapping[str, Any], OptionGroup(SettingTable(Plan))]
+
+
+@with_groups
 def tune(
     corpus: options.CorpusArgument = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path("runs/study"),
-    recipe: options.Recipe = None,
-    preset: options.Preset = None,
+    recipe: Recipe = None,
+    preset: Preset = None,
     search: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[=RANGE]",
             help="A setting to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log, NAME=A,B,C, or NAME for its usual range; may be "
-            f"repeated. One of lr, {', '.join(name.replace('_', '-') for name in USUAL)}. "
-            + options.default(" and ".join(SEARCHED)),
+            f"repeated. {one_of(name.replace('_', '-') for name in searchable())} "
+            + default(" and ".join(SEARCHED)),
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(help="Trials in all, those of an earlier start included.")] = 20,
-    minutes: Annotated[
-        float | None, typer.Option(help="Minutes after which no new trial begins, counted from this start.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Trials at a time, each with its share of the cores.")] = 1,
-    pruner: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Which trials are given up early. {options.one_of(PRUNERS)}")
-    ] = "median",
     resume: Annotated[
         bool,
         typer.Option(help="Go on with the study in the folder, given the same command; begins where there is none."),
     ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
-    **settings: Any,
+    *,
+    study: StudyOptions,
+    settings: Annotated[Mapping[str, Any], TRIAL],
 ) -> None:
     """Search for settings of train that give a low validation loss, by many short trainings.
 
@@ -70,9 +72,9 @@ def tune(
     check_alone("tune")
     import_optuna()
     space = parse_space(search or (), settings)
-    plan = Plan(settings, space, trials, minutes, jobs, pruner)
+    plan = from_options(Plan, study, options=settings, space=space)
     check_folder(output, resume, overwrite)
-    text = open_corpus(corpus or (), options.read_options(settings))
+    text = open_corpus(corpus or (), from_options(ReadOptions, settings))
     console = err if json else out
     searched = ", ".join(f"{name.replace('_', '-')} {domain}" for name, domain in space.items())
     emphasis(
@@ -84,7 +86,7 @@ def tune(
     show_readings(console, readings)
     for message in without_effect(settings, space):
         warn(console, message)
-    with StudyDisplay(console, trials) as display:
+    with StudyDisplay(console, plan.trials) as display:
         result = run_study(text, corpus or [], plan, output, resume, display, overwrite)
     written = [JOURNAL]
     if result.best is not None:

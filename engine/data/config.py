@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 from unrolled.engine.canonical import canonical, completed
-from unrolled.engine.checks import check_choice, check_seed
-from unrolled.engine.data.splits import BATCHINGS, DEFAULT_SPLIT, check_fractions
+from unrolled.engine.data.splits import BATCHINGS, DEFAULT_SPLIT, check_fractions, parse_fractions
 from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.settings import COUNT, DATA_PANEL, SEED, NotSearched, Setting, Typed, check_settings
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.pieces import TextOrPieces
 from unrolled.engine.tokenizers.preparation import NORMALIZATIONS
 from unrolled.engine.tokenizers.registry import TOKENIZERS
+from unrolled.engine.tokenizers.vocabulary import UNKNOWN_POLICIES
+
+TWO_VOCABULARIES, TWO_TEXTS = "losses a token of two vocabularies", "losses on two validation texts"
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,97 @@ class DataConfig:
         seed: seed that shuffles records before the split.
     """
 
-    level: str = "char"
-    batching: str = "stream"
-    batch_size: int = 32
-    length: int = 64
-    split: Sequence[float] = DEFAULT_SPLIT
-    lowercase: bool | None = None
-    punctuation: bool = False
-    vocab_size: int | None = None
-    unknown: str | None = None
-    seed: int = 0
-    normalize: str | None = None
+    level: Annotated[
+        str,
+        Setting(
+            "level",
+            "What a token is; whitespace: words of text that is already tokenised, and a token a line end; bpe: byte pairs.",
+            DATA_PANEL,
+            choices=TOKENIZERS,
+            search=NotSearched(TWO_VOCABULARIES),
+        ),
+    ] = "char"
+    batching: Annotated[
+        str,
+        Setting(
+            "batching",
+            "stream: one long text, the state carried on. records: a line or row each, <bos> to <eos>.",
+            DATA_PANEL,
+            choices=BATCHINGS,
+            lists_choices=False,
+            search=NotSearched(TWO_TEXTS),
+        ),
+    ] = "stream"
+    batch_size: Annotated[
+        int, Setting("batch", "Lanes or records a batch.", DATA_PANEL, COUNT, search="16,32,64,128")
+    ] = 32
+    length: Annotated[
+        int,
+        Setting(
+            "length", "Tokens a chunk; of longer records the end is lost.", DATA_PANEL, COUNT, search="32,64,128,256"
+        ),
+    ] = 64
+    split: Annotated[
+        Sequence[float],
+        Setting(
+            "split",
+            "Fractions for training, validation, test.",
+            DATA_PANEL,
+            search=NotSearched(TWO_TEXTS),
+            typed=Typed(str, parse_fractions, lambda split: ",".join(map(str, split))),
+        ),
+    ] = DEFAULT_SPLIT
+    lowercase: Annotated[
+        bool | None,
+        Setting(
+            "lowercase",
+            "Lower-case the text.",
+            DATA_PANEL,
+            search=NotSearched(TWO_VOCABULARIES),
+            default="yes for words, else no",
+        ),
+    ] = None
+    punctuation: Annotated[
+        bool,
+        Setting("punctuation", "Keep punctuation marks as words.", DATA_PANEL, search=NotSearched(TWO_VOCABULARIES)),
+    ] = False
+    vocab_size: Annotated[
+        int | None,
+        Setting(
+            "vocab_size",
+            "Most words or byte pairs.",
+            DATA_PANEL,
+            COUNT,
+            search=NotSearched(TWO_VOCABULARIES),
+            default="all words, 2048 byte pairs",
+        ),
+    ] = None
+    unknown: Annotated[
+        str | None,
+        Setting(
+            "unknown",
+            "Text outside the vocabulary.",
+            DATA_PANEL,
+            choices=UNKNOWN_POLICIES,
+            search=NotSearched(TWO_VOCABULARIES),
+            default="error for characters, replace for words",
+        ),
+    ] = None
+    seed: Annotated[int, SEED] = 0
+    normalize: Annotated[
+        str | None,
+        Setting(
+            "normalize",
+            "Unicode form in which text is matched.",
+            DATA_PANEL,
+            choices=NORMALIZATIONS,
+            search=NotSearched(TWO_VOCABULARIES),
+            default="NFC for words, none for characters and byte pairs",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_choice("level", self.level, TOKENIZERS)
-        check_choice("normalize", self.normalization, NORMALIZATIONS)
+        check_settings(self)
         if self.normalize == TOKENIZERS[self.level].default_normalization:
             object.__setattr__(
                 self, "normalize", None
@@ -60,12 +139,6 @@ class DataConfig:
                 levels = " or ".join(repr(level) for level, made in TOKENIZERS.items() if name in made.settings)
                 raise ConfigError(SettingName(name), f": goes with level {levels}, and not with {self.level!r}")
         check_fractions(self.split)
-        whole = {"batch_size": self.batch_size, "length": self.length, "vocab_size": self.vocab_size or 1}
-        for name, value in whole.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(SettingName(name), f": got {value!r}, needs a whole number of at least 1")
-        check_choice("batching", self.batching, BATCHINGS)
-        check_seed(self.seed)
 
     def _chosen(self) -> dict[str, Any]:
         """Return the vocabulary settings that differ from the default."""

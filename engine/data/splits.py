@@ -24,6 +24,22 @@ class CorpusSplit(NamedTuple):
     test: str | tuple[str, ...]
 
 
+def parse_fractions(split: str | Sequence[float]) -> tuple[float, ...]:
+    """Return the fractions in a string, separated by commas; fractions are returned as they are.
+
+    Raises:
+        ConfigError: a fraction is not a number.
+    """
+    if not isinstance(split, str):
+        return tuple(split)
+    try:
+        return tuple(float(part) for part in split.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            SettingName("split"), f": got {split!r}, needs three fractions, for instance 0.9,0.05,0.05"
+        ) from error
+
+
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     """Return three fractions after checking that they are not negative, sum to 1, and the first is positive."""
     values = tuple(float(value) for value in fractions)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.settings import MODEL_PANEL, PROBABILITY, Effect, Setting, check_settings
 
 PROBABILITY_STEPS = 1 << 16  # 16 random bits decide on a unit: a quarter of the time of a random float64
 
@@ -33,18 +33,38 @@ class Dropout:
         ConfigError: a probability is out of range.
     """
 
-    inputs: float = 0.0
-    outputs: float = 0.0
-    variational: bool = False
+    inputs: Annotated[
+        float,
+        Setting("input_dropout", "Of the embeddings.", MODEL_PANEL, PROBABILITY, search="0:0.5", name="input_dropout"),
+    ] = 0.0
+    outputs: Annotated[
+        float,
+        Setting(
+            "output_dropout",
+            "Of what the output layer reads.",
+            MODEL_PANEL,
+            PROBABILITY,
+            search="0:0.6",
+            name="output_dropout",
+        ),
+    ] = 0.0
+    variational: Annotated[
+        bool,
+        Setting(
+            "variational",
+            "Drop the same units at all steps of a chunk.",
+            MODEL_PANEL,
+            search="false,true",
+            effect=Effect(("dropout", "input_dropout", "output_dropout")),
+        ),
+    ] = False
 
     def drops(self, spec: ModelSpec) -> bool:
         """Return whether any unit of the model is dropped in training."""
         return bool(spec.core.dropout or self.inputs or self.outputs)
 
     def __post_init__(self) -> None:
-        for name, value in (("input_dropout", self.inputs), ("output_dropout", self.outputs)):
-            if not 0 <= value < 1:
-                raise ConfigError(SettingName(name), f": got {value}, needs a number from 0 up to, not including, 1")
+        check_settings(self)
 
 
 class Masks(NamedTuple):

@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.parameters import Params, layer_names, parameter_shapes
 from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.settings import MODEL_PANEL, POSITIVE, Range, Setting, check_settings
 
 FORGET_GATE = "f"
 
@@ -36,18 +37,35 @@ class InitializerConfig:
         ConfigError: a value is out of range, or the kind has no scale.
     """
 
-    kind: str = "pytorch"
-    scale: float | None = None
-    forget_bias: float | None = None
+    kind: Annotated[
+        str,
+        Setting(
+            "init", "Initial weights.", MODEL_PANEL, choices=INITIALIZERS, search=",".join(INITIALIZERS), name="init"
+        ),
+    ] = "pytorch"
+    scale: Annotated[
+        float | None,
+        Setting(
+            "init_scale",
+            "Range of uniform, gain of the others.",
+            MODEL_PANEL,
+            POSITIVE,
+            search="0.02:1:log",
+            default="uniform 0.1, others 1",
+            name="init_scale",
+        ),
+    ] = None
+    forget_bias: Annotated[
+        float | None,
+        Setting(
+            "forget_bias", "Of an LSTM's forget gates at first.", MODEL_PANEL, Range("a number"), search="none,0,1,2"
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_choice("init", self.kind, INITIALIZERS)
-        if self.scale is not None and not 0 < self.scale < math.inf:
-            raise ConfigError(SettingName("init_scale"), f": got {self.scale}, needs a number above 0")
+        check_settings(self)
         if self.scale is not None and self.kind == "pytorch":
             raise ConfigError(SettingName("init_scale"), f": got {self.scale}, which init pytorch takes none of")
-        if self.forget_bias is not None and not math.isfinite(self.forget_bias):
-            raise ConfigError(SettingName("forget_bias"), f": got {self.forget_bias}, needs a number")
 
 
 def pytorch_params(spec: ModelSpec, seed: int, dtype: DTypeLike = np.float32) -> Params:

@@ -6,14 +6,21 @@ AdamW, I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization" (201
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import numpy as np
 
-from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.settings import (
+    OPTIMISATION_PANEL,
+    POSITIVE,
+    PROBABILITY,
+    Around,
+    Range,
+    Setting,
+    check_settings,
+)
 
 MIN_EPS = float(np.finfo(np.float32).tiny)  # a smaller eps is 0 in float32, and a gradient that is always 0 gives 0/0
 
@@ -33,6 +40,8 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "adam": OptimizerSpec(("beta1", "beta2", "eps"), 4e-3),
     "adamw": OptimizerSpec(("beta1", "beta2", "eps"), 4e-3, 0.01),
 }
+USUAL_RATES = {name: spec.default_learning_rate for name, spec in OPTIMIZERS.items()}
+CLIPPING = Range("a number above 0, or None for no clipping", 0, open_low=True)
 HYPERPARAMETERS = tuple(dict.fromkeys(name for spec in OPTIMIZERS.values() for name in spec.hyperparameters))
 
 
@@ -59,49 +68,111 @@ class OptimizerConfig:
         ConfigError: a value is out of range, or is set for an optimizer that has no such hyperparameter.
     """
 
-    name: str = "adam"
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    momentum: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    alpha: float = 0.99
-    eps: float = 1e-8
-    clip_value: float | None = None
-    sum_over_time: bool = False
-    label_smoothing: float = 0.0
+    name: Annotated[
+        str,
+        Setting("optimizer", "", OPTIMISATION_PANEL, choices=OPTIMIZERS, search=",".join(OPTIMIZERS), name="optimizer"),
+    ] = "adam"
+    learning_rate: Annotated[
+        float | None,
+        Setting(
+            "lr",
+            "Learning rate.",
+            OPTIMISATION_PANEL,
+            POSITIVE,
+            search=Around("optimizer", USUAL_RATES, "adam", 1 / 20, 10),
+            default=", ".join(f"{name} {rate:g}" for name, rate in USUAL_RATES.items()),
+        ),
+    ] = None
+    weight_decay: Annotated[
+        float | None,
+        Setting(
+            "weight_decay",
+            "L2 penalty; decoupled for adamw.",
+            OPTIMISATION_PANEL,
+            Range("a number that is not negative", 0),
+            search="1e-6:0.1:log",
+            default="adamw 0.01, others 0",
+        ),
+    ] = None
+    momentum: Annotated[float, Setting("momentum", "Of sgd.", OPTIMISATION_PANEL, PROBABILITY, search="0:0.95")] = 0.0
+    beta1: Annotated[
+        float,
+        Setting(
+            "beta1",
+            "Decay of adam's and adamw's mean of gradients.",
+            OPTIMISATION_PANEL,
+            PROBABILITY,
+            search="0,0.5,0.9,0.95",
+        ),
+    ] = 0.9
+    beta2: Annotated[
+        float,
+        Setting(
+            "beta2",
+            "Decay of their mean of squared gradients.",
+            OPTIMISATION_PANEL,
+            PROBABILITY,
+            search="0.9,0.99,0.999",
+        ),
+    ] = 0.999
+    alpha: Annotated[
+        float,
+        Setting(
+            "alpha",
+            "Decay of rmsprop's mean of squared gradients.",
+            OPTIMISATION_PANEL,
+            PROBABILITY,
+            search="0.9,0.95,0.99,0.999",
+        ),
+    ] = 0.99
+    eps: Annotated[
+        float,
+        Setting(
+            "eps",
+            "Of rmsprop, adam and adamw: added to the root of that mean.",
+            OPTIMISATION_PANEL,
+            Range(f"a number of at least {MIN_EPS:.2g}", MIN_EPS),
+            search="1e-10:1e-3:log",
+        ),
+    ] = 1e-8
+    clip_value: Annotated[
+        float | None,
+        Setting(
+            "clip_value",
+            "Largest size of any one gradient, before --clip; any if left out.",
+            OPTIMISATION_PANEL,
+            CLIPPING,
+            search="none,0.1,1,5",
+        ),
+    ] = None
+    sum_over_time: Annotated[
+        bool,
+        Setting(
+            "sum_over_time",
+            "Sum the loss over a chunk's steps instead of averaging it: gradients are T times as large.",
+            OPTIMISATION_PANEL,
+            search="false,true",
+        ),
+    ] = False
+    label_smoothing: Annotated[
+        float,
+        Setting(
+            "label_smoothing",
+            "Share of the target's probability spread over all tokens.",
+            OPTIMISATION_PANEL,
+            PROBABILITY,
+            search="0:0.2",
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("optimizer", self.name, OPTIMIZERS)
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise ConfigError(SettingName("learning_rate"), f": got {self.learning_rate}, needs a number above 0")
-        values = asdict(self)
-        self._check_hyperparameters(values)
-        for name in ("momentum", "beta1", "beta2", "alpha", "label_smoothing"):
-            if not 0 <= values[name] < 1:
-                raise ConfigError(
-                    SettingName(name), f": got {values[name]}, needs a number from 0 up to, not including, 1"
-                )
-        if not 0 <= self.effective_weight_decay < math.inf:
-            raise ConfigError(
-                SettingName("weight_decay"), f": got {self.weight_decay}, needs a number that is not negative"
-            )
-        if self.clip_value is not None and not 0 < self.clip_value < math.inf:
-            raise ConfigError(
-                SettingName("clip_value"), f": got {self.clip_value}, needs a number above 0, or None for no clipping"
-            )
-        if not MIN_EPS <= self.eps < math.inf:
-            raise ConfigError(SettingName("eps"), f": got {self.eps}, needs a number of at least {MIN_EPS:.2g}")
-
-    def _check_hyperparameters(self, values: dict[str, Any]) -> None:
-        """Check that every hyperparameter with another value than its default is one of this optimizer."""
+        check_settings(self)
         defaults = {field.name: field.default for field in fields(self)}
         for name in HYPERPARAMETERS:
-            if values[name] != defaults[name] and name not in OPTIMIZERS[self.name].hyperparameters:
+            value = getattr(self, name)
+            if value != defaults[name] and name not in OPTIMIZERS[self.name].hyperparameters:
                 takers = " and ".join(other for other, spec in OPTIMIZERS.items() if name in spec.hyperparameters)
-                raise ConfigError(
-                    SettingName(name), f": got {values[name]}, which goes with {takers}; {self.name} takes none"
-                )
+                raise ConfigError(SettingName(name), f": got {value}, which goes with {takers}; {self.name} takes none")
 
     @property
     def base_learning_rate(self) -> float:

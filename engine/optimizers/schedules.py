@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.settings import OPTIMISATION_PANEL, Effect, Range, Setting, check_settings
+
+NOT_NEGATIVE = Range("0 or more", 0)
 
 
 class SchedulePosition(NamedTuple):
@@ -35,16 +37,45 @@ class DecayConfig:
         ConfigError: a value is out of range.
     """
 
-    factor: float = 0.5
-    after: int = 1
-    patience: int = 0
+    factor: Annotated[
+        float,
+        Setting(
+            "decay",
+            "Factor of one step down of schedule step or plateau.",
+            OPTIMISATION_PANEL,
+            Range("a number above 0, up to 1", 0, 1, open_low=True),
+            search="0.3:0.95",
+            name="decay",
+            effect=Effect(("schedule",), ("step", "plateau")),
+        ),
+    ] = 0.5
+    after: Annotated[
+        int,
+        Setting(
+            "decay_after",
+            "Epochs before schedule step goes down, then each epoch.",
+            OPTIMISATION_PANEL,
+            NOT_NEGATIVE,
+            search="1:10",
+            name="decay_after",
+            effect=Effect(("schedule",), ("step",)),
+        ),
+    ] = 1
+    patience: Annotated[
+        int,
+        Setting(
+            "decay_patience",
+            "Validations without a better loss that plateau lets pass.",
+            OPTIMISATION_PANEL,
+            NOT_NEGATIVE,
+            search="0:5",
+            name="decay_patience",
+            effect=Effect(("schedule",), ("plateau",)),
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor <= 1:
-            raise ConfigError(SettingName("decay"), f": got {self.factor}, needs a number above 0, up to 1")
-        for name, value in (("decay_after", self.after), ("decay_patience", self.patience)):
-            if value < 0:
-                raise ConfigError(SettingName(name), f": got {value}, needs 0 or more")
+        check_settings(self)
 
 
 SCHEDULES: dict[str, Callable[[SchedulePosition, DecayConfig], float]] = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from unrolled.engine.canonical import canonical_settings
 from unrolled.engine.data.config import DataConfig
@@ -15,14 +14,24 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.dataset import Dataset, check_several_tokens, prepare_dataset
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.initializers import InitializerConfig, initialize_params
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
-from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.optimizers.config import CLIPPING, OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume_checks import run_settings
 from unrolled.engine.runs.run_folder import RunFolder
+from unrolled.engine.settings import (
+    COUNT,
+    MODEL_PANEL,
+    OPTIMISATION_PANEL,
+    PROBABILITY,
+    Setting,
+    Typed,
+    check_settings,
+)
 from unrolled.engine.training.averaging import AveragedTrainable
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.loop import train
@@ -37,12 +46,25 @@ TrainableMaker = Callable[[ModelSpec, Params, OptimizerConfig, float | None], Tr
 class ModelSettings:
     """A LanguageModelConfig without the size of the vocabulary, which follows from the corpus."""
 
-    cell: str = "lstm"
-    embedding_size: int = 128
-    hidden_size: int = 256
-    num_layers: int = 1
-    dropout: float = 0.0
-    tie_weights: bool = False
+    cell: Annotated[str, Setting("cell", "", MODEL_PANEL, choices=CELLS, search=",".join(CELLS))] = "lstm"
+    embedding_size: Annotated[
+        int, Setting("embed", "Width of the embedding.", MODEL_PANEL, COUNT, search="32,64,128,256")
+    ] = 128
+    hidden_size: Annotated[int, Setting("hidden", "Units a layer.", MODEL_PANEL, COUNT, search="64,128,256,512")] = 256
+    num_layers: Annotated[int, Setting("layers", "Number of layers.", MODEL_PANEL, COUNT, search="1,2,3")] = 1
+    dropout: Annotated[float, Setting("dropout", "Between layers.", MODEL_PANEL, PROBABILITY, search="0:0.5")] = 0.0
+    tie_weights: Annotated[
+        bool,
+        Setting(
+            "tie",
+            "Use the embedding as output weights; needs embed = hidden.",
+            MODEL_PANEL,
+            search="false,true",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,17 @@ class Experiment:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    clip_norm: float | None = 1.0
+    clip_norm: Annotated[
+        float | None,
+        Setting(
+            "clip",
+            "Largest gradient norm; 0: no clipping.",
+            OPTIMISATION_PANEL,
+            CLIPPING,
+            search="0.1:10:log",
+            typed=Typed(float, lambda norm: norm or None, lambda norm: norm or 0.0),
+        ),
+    ] = 1.0
     initial: InitializerConfig = field(default_factory=InitializerConfig)
 
     def __post_init__(self) -> None:
@@ -67,10 +99,7 @@ class Experiment:
                 SettingName("split"),
                 f": got {', '.join(map(str, self.data.split))}; the schedule plateau and patience need validation",
             )
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ConfigError(
-                SettingName("clip_norm"), f": got {self.clip_norm}, needs a number above 0, or None for no clipping"
-            )
+        check_settings(self)
 
     def record(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
         """Return the training record of a checkpoint: corpus and settings."""

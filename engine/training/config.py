@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from unrolled.engine.checks import check_choice, check_seed
-from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout
 from unrolled.engine.optimizers.schedules import LIMIT_INDEPENDENT, SCHEDULES, DecayConfig, SchedulePosition
-from unrolled.engine.training.validation_budget import VALIDATION_SHARE
+from unrolled.engine.settings import (
+    DATA_PANEL,
+    OPTIMISATION_PANEL,
+    POSITIVE,
+    SEED,
+    Effect,
+    NotSearched,
+    Range,
+    Setting,
+    check_settings,
+)
+from unrolled.engine.training.validation_budget import MAX_SAVE_INTERVAL, VALIDATION_SHARE
+
+DEFAULT_EPOCHS = 10  # of a training without a limit
+SHARE = Range("a number between 0 and 1", 0, 1, open_low=True, open_high=True)
+TWO_LENGTHS = "trials of different lengths"
 
 
 @dataclass(frozen=True)
@@ -37,35 +51,86 @@ class TrainingConfig:
         ConfigError: there is no limit, or a value is out of range.
     """
 
-    epochs: float | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    schedule: str = "cosine"
-    validate_every: int | None = None
-    seed: int = 0
+    epochs: Annotated[
+        float | None,
+        Setting(
+            "epochs",
+            "Passes over the data, also a fraction.",
+            range=POSITIVE,
+            search=NotSearched(TWO_LENGTHS),
+            default=f"{DEFAULT_EPOCHS} without another limit",
+        ),
+    ] = None
+    steps: Annotated[int | None, Setting("steps", "Updates.", range=POSITIVE, search=NotSearched(TWO_LENGTHS))] = None
+    seconds: Annotated[
+        float | None,
+        Setting("seconds", "Of training, validation included.", range=POSITIVE, search=NotSearched(TWO_LENGTHS)),
+    ] = None
+    schedule: Annotated[
+        str, Setting("schedule", "", OPTIMISATION_PANEL, choices=SCHEDULES, search=",".join(SCHEDULES))
+    ] = "cosine"
+    validate_every: Annotated[
+        int | None,
+        Setting(
+            "validate_every",
+            "Steps between validations.",
+            range=POSITIVE,
+            search=NotSearched("trials that are looked at more or less often"),
+            default=f"an epoch, {MAX_SAVE_INTERVAL} at the most; "
+            f"more where validation would take over {VALIDATION_SHARE:.0%} of the work",
+        ),
+    ] = None
+    seed: Annotated[int, SEED] = 0
     dropout: Dropout = NO_DROPOUT
     decay: DecayConfig = field(default_factory=DecayConfig)
-    warmup: int = 0
-    patience: int | None = None
-    average: float | None = None
-    reset: bool = False
+    warmup: Annotated[
+        int,
+        Setting(
+            "warmup",
+            "Steps over which the rate rises from nothing.",
+            OPTIMISATION_PANEL,
+            Range("at least 0", 0),
+            search="0:500",
+        ),
+    ] = 0
+    patience: Annotated[
+        int | None,
+        Setting(
+            "patience",
+            "Stop after so many validations without a better loss; never if left out.",
+            OPTIMISATION_PANEL,
+            Range("at least 1", 1),
+            search=NotSearched(TWO_LENGTHS),
+        ),
+    ] = None
+    average: Annotated[
+        float | None,
+        Setting(
+            "average",
+            "Evaluate and save a moving average of the weights, of this decay, for instance 0.999.",
+            OPTIMISATION_PANEL,
+            SHARE,
+            search="none,0.99,0.999",
+        ),
+    ] = None
+    reset: Annotated[
+        bool,
+        Setting(
+            "reset",
+            "Begin each chunk with a state of zeros instead of carrying it on.",
+            DATA_PANEL,
+            search="false,true",
+            effect=Effect(("batching",), ("stream",)),
+        ),
+    ] = False
     validation_share: float | None = VALIDATION_SHARE
 
     def __post_init__(self) -> None:
-        limits = {"epochs": self.epochs, "steps": self.steps, "seconds": self.seconds}
-        if all(value is None for value in limits.values()):
+        if self.epochs is None and self.steps is None and self.seconds is None:
             raise ConfigError("training needs a limit: epochs, steps or seconds")
-        for name, value in {**limits, "validate_every": self.validate_every}.items():
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(SettingName(name), f": got {value}, needs a number above 0")
-        for name, value, least in (("warmup", self.warmup, 0), ("patience", self.patience, 1)):
-            if value is not None and value < least:
-                raise ConfigError(SettingName(name), f": got {value}, needs at least {least}")
-        for name, value in (("average", self.average), ("validation_share", self.validation_share)):
-            if value is not None and not 0 < value < 1:
-                raise ConfigError(SettingName(name), f": got {value}, needs a number between 0 and 1")
-        check_seed(self.seed)
-        check_choice("schedule", self.schedule, SCHEDULES)
+        check_settings(self)
+        if self.validation_share is not None and not SHARE.holds(self.validation_share):
+            raise ConfigError(f"validation_share: got {self.validation_share}, needs {SHARE.needs}")
 
     @property
     def validation_bound(self) -> float | None:

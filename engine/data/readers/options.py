@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from unrolled.engine.data.readers.table_format import TableFormat, spelling
+from unrolled.engine.data.readers.table_format import DELIMITER, HEADER, QUOTING, TableFormat, spelling
 from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.settings import Setting
 
 EMPTY_ROWS, BLANK_LINES = "empty", "blank lines"  # reasons why rows are skipped
 TEXT_FIELD = "text"  # the default field of JSON objects
@@ -23,12 +24,15 @@ class ReadOptions:
         delimiter, quoting, header: the format of a table, as in ``TableFormat``.
     """
 
-    column: str | None = None
-    field: str | None = None
-    encoding: str = "utf-8"
-    delimiter: str | None = None
-    quoting: str | None = None
-    header: bool = True
+    column: Annotated[
+        str | None,
+        Setting("column", "Column of a .csv or .tsv; with --no-header its number.", default="the only one"),
+    ] = None
+    field: Annotated[str | None, Setting("field", "Field of a .jsonl or .json; 'text' if left out.")] = None
+    encoding: Annotated[str, Setting("encoding", "Character encoding of the files.")] = "utf-8"
+    delimiter: Annotated[str | None, DELIMITER] = None
+    quoting: Annotated[str | None, QUOTING] = None
+    header: Annotated[bool, HEADER] = True
 
     def __post_init__(self) -> None:
         for name, value in (("column", self.column), ("field", self.field)):

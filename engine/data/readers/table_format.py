@@ -5,14 +5,33 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.settings import Setting
 
 CANDIDATES = (",", ";", "\t", "|")
 SPELLINGS = {**{mark: mark for mark in CANDIDATES}, "tab": "\t", "\\t": "\t"}
 QUOTINGS: dict[str, Literal[0, 3]] = {"csv": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
+
+DELIMITER = Setting(
+    "delimiter",
+    "What separates the columns of a .csv or .tsv: , ; | or tab.",
+    default="a tab in .tsv, else detected in the first rows",
+    metavar="MARK",
+)
+QUOTING = Setting(
+    "quoting",
+    "csv: cells in double quotes may hold delimiters and line ends; none: a quote is a character.",
+    choices=QUOTINGS,
+    default="none in .tsv, else csv",
+)
+HEADER = Setting(
+    "header",
+    "Whether the first row of a .csv or .tsv names its columns; else they are numbered from 1.",
+    default="yes",
+)
 
 
 class TableError(ValueError):
@@ -34,9 +53,9 @@ class TableFormat:
         header: the first row contains the names of the columns; without it they are numbered from 1.
     """
 
-    delimiter: str | None = None
-    quoting: str | None = None
-    header: bool = True
+    delimiter: Annotated[str | None, DELIMITER] = None
+    quoting: Annotated[str | None, QUOTING] = None
+    header: Annotated[bool, HEADER] = True
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:

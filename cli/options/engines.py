@@ -1,0 +1,39 @@
+"""Options that choose the engine of a training or of a model file, and the precision of its products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from unrolled.cli.options.groups import OptionGroup
+from unrolled.engine.network.backends import FLOAT32, PRECISIONS
+from unrolled.engine.settings import Setting, SettingTable, from_options
+from unrolled.export.training_engines import TRAINABLES
+from unrolled.runtime import ENGINES
+
+PRECISION = Setting(
+    "precision", "Of products; bf16: numba engine, processors with AVX512-BF16.", choices=PRECISIONS
+)
+
+
+@dataclass(frozen=True)
+class TrainingEngine:
+    """The engine that trains."""
+
+    engine: Annotated[str, Setting("engine", "", choices=TRAINABLES)] = "numba"
+    precision: Annotated[str, PRECISION] = FLOAT32
+
+
+@dataclass(frozen=True)
+class ModelEngine:
+    """The engine that a checkpoint runs on; None: onnxruntime."""
+
+    engine: Annotated[
+        str | None, Setting("engine", "What a checkpoint runs on.", choices=ENGINES, default="onnxruntime")
+    ] = None
+    precision: Annotated[str, PRECISION] = FLOAT32
+
+
+EngineOptions = Annotated[
+    ModelEngine, OptionGroup(SettingTable(ModelEngine), lambda options: from_options(ModelEngine, options))
+]
