@@ -9,6 +9,8 @@ import typer
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from unrolled.cli.options.groups import settings_of_verb
+from unrolled.cli.options.help_texts import flag
 from unrolled.cli.terminal.console import err, write_any_text
 from unrolled.cli.terminal.error_messages import one_line_message, process_prefix
 from unrolled.cli.terminal.exit_codes import BAD_INPUT, INTERRUPTED
@@ -73,6 +75,13 @@ def _options(
     _global_options["debug"] = debug
 
 
+def setting_flags() -> dict[str, str]:
+    """Return the flags of all settings by the names that messages use, but for settings whose flag is that name."""
+    verbs = [command.callback for command in app.registered_commands if command.callback is not None]
+    settings = [definition for verb in verbs for definition in settings_of_verb(verb).values()]
+    return {one.name: flag(one.option) for one in settings if flag(one.option) != f"--{one.name}"}
+
+
 def run(interruption: Interruption | None = None) -> int:
     """Run the verb of ``sys.argv`` and return its exit code; an expected error prints one red line and returns 2.
 
@@ -89,5 +98,5 @@ def run(interruption: Interruption | None = None) -> int:
             return INTERRUPTED
         if _global_options["debug"]:
             raise
-        err.print(Text(f"{process_prefix()}error: {one_line_message(error)}", style="red"))
+        err.print(Text(f"{process_prefix()}error: {one_line_message(error, setting_flags())}", style="red"))
         return BAD_INPUT

@@ -22,12 +22,6 @@ def check_flag(name: str, value: object) -> None:
         raise ConfigError(SettingName(name), f": got {value!r}, needs true or false")
 
 
-def check_seed(seed: object) -> None:
-    """Check that ``seed`` fits 64 bits, the width that both NumPy's generators and text generation accept."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ConfigError(SettingName("seed"), f": got {seed!r}, needs a whole number from 0 to 2⁶⁴ - 1")
-
-
 EXACT_LIMIT = 2**53  # floats skip whole numbers from here on: one that arrives as a float may be rounded
 
 

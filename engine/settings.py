@@ -14,14 +14,15 @@ import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from unrolled.engine.checks import check_choice, is_number
 from unrolled.engine.errors import ConfigError, SettingName
 
-MODEL_PANEL, DATA_PANEL, OPTIMISATION_PANEL = "Model", "Data", "Optimisation"  # sections of the help
+# Sections of the help
+MODEL_PANEL, DATA_PANEL, OPTIMISATION_PANEL = "Model", "Data", "Optimisation"
+DECODING_PANEL, JOBS_PANEL = "Decoding", "Many prompts"
 
 Group = TypeVar("Group")
 
@@ -111,6 +112,10 @@ class Typed(NamedTuple):
     form: Callable[[Any], Any]
 
 
+ONE_TEXT = Typed(str, str, str)
+SEVERAL_TEXTS = Typed(list, tuple, list)
+
+
 @dataclass(frozen=True)
 class Setting:
     """Definition of a setting.
@@ -146,6 +151,7 @@ class Setting:
     metavar: str | None = None
 
 
+# 64 bits: the width that both NumPy's generators and text generation accept.
 SEED = Setting(
     "seed",
     "Fixes everything random.",
@@ -213,9 +219,17 @@ class Definition:
             check_choice(self.name, value, self.setting.choices)
 
 
-@cache
-def settings_of(group: Any) -> Mapping[str, Definition]:
+_known_groups: dict[type, Mapping[str, Definition]] = {}
+
+
+def settings_of(group: type) -> Mapping[str, Definition]:
     """Return the definitions of the settings of a dataclass, by field."""
+    if group not in _known_groups:
+        _known_groups[group] = types.MappingProxyType(_find_settings(group))
+    return _known_groups[group]
+
+
+def _find_settings(group: Any) -> dict[str, Definition]:
     hints = typing.get_type_hints(group, include_extras=True)
     found = {}
     for field in fields(group):
@@ -225,8 +239,9 @@ def settings_of(group: Any) -> Mapping[str, Definition]:
             if isinstance(setting, Setting):
                 kind, optional = _plain(hint)
                 kind = kind if setting.typed is None else setting.typed.kind
-                found[field.name] = Definition(setting, group, field.name, kind, optional, field.default)
-    return types.MappingProxyType(found)
+                default = None if field.default is MISSING else field.default
+                found[field.name] = Definition(setting, group, field.name, kind, optional, default)
+    return found
 
 
 def _plain(hint: Any) -> tuple[type, bool]:
@@ -247,7 +262,7 @@ def check_settings(values: object) -> None:
         definition.check(getattr(values, field))
 
 
-def from_options(group: type[Group], options: Mapping[str, Any], **others: Any) -> Group:
+def from_options(group: type[Group], options: Mapping[str, Any], /, **others: Any) -> Group:
     """Return an instance of a group.
 
     Args:
@@ -284,6 +299,12 @@ class SettingTable:
     def extended(self, *groups: type) -> SettingTable:
         """Return a table with more groups."""
         return SettingTable(*self.groups, *groups)
+
+    def only(self, *options: str) -> SettingTable:
+        """Return a table of some of the settings."""
+        table = SettingTable()
+        table.groups, table.definitions = self.groups, {name: self.definitions[name] for name in options}
+        return table
 
     def without_effect(self, options: Mapping[str, Any], searched: Iterable[str] = ()) -> list[Definition]:
         """Return the definitions of options that differ from their defaults and have no effect.

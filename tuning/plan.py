@@ -14,7 +14,7 @@ from unrolled.engine.data.splits import DEFAULT_SPLIT
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.runs.recipe import make_experiment, with_default_limit
-from unrolled.engine.settings import Setting
+from unrolled.engine.settings import POSITIVE, Range, Setting, check_settings
 from unrolled.engine.storage.json_text import finite
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.tuning.space import Space, check_space
@@ -44,21 +44,20 @@ class Plan:
 
     options: Mapping[str, Any]
     space: Space
-    trials: Annotated[int, Setting("trials", "Trials in all, those of an earlier start included.")] = 20
+    trials: Annotated[
+        int, Setting("trials", "Trials in all, those of an earlier start included.", range=Range("at least 1", 1))
+    ] = 20
     minutes: Annotated[
-        float | None, Setting("minutes", "Minutes after which no new trial begins, counted from this start.")
+        float | None,
+        Setting("minutes", "Minutes after which no new trial begins, counted from this start.", range=POSITIVE),
     ] = None
     jobs: Annotated[int, Setting("jobs", "Trials at a time, each with its share of the cores.")] = 1
     pruner: Annotated[str, Setting("pruner", "Which trials are given up early.", choices=PRUNERS)] = "median"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", with_default_limit(self.options))
-        check_choice("pruner", self.pruner, PRUNERS)
+        check_settings(self)
         check_choice("engine", self.options.get("engine", "numba"), TRAINABLES)
-        if self.trials < 1:
-            raise ConfigError(f"trials: got {self.trials}, needs at least 1")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ConfigError(f"minutes: got {self.minutes}, needs a number above 0")
         threads_of(self.jobs)
         check_space(self.space, self.options)
         split = self.options.get("split", DEFAULT_SPLIT)

@@ -16,8 +16,8 @@ import numpy as np
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.optimizers.schedules import SchedulePosition
-from unrolled.engine.settings import Setting
 from unrolled.engine.runs.experiment import PreparedRun
+from unrolled.engine.settings import Range, Setting, check_settings
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
 from unrolled.engine.training.loop import train
@@ -26,6 +26,7 @@ from unrolled.engine.training.observers import TrainingObserver
 SPAN = (1 / 200, 5000)  # times the optimizer's usual rate: 1e-5 to 10 for adam
 DEFAULT_STEPS = 200
 FEWEST_TEST_STEPS, MOST_TEST_STEPS = 20, 100_000
+TEST_STEPS = Range(f"{FEWEST_TEST_STEPS} to {MOST_TEST_STEPS}, for a curve", FEWEST_TEST_STEPS, MOST_TEST_STEPS)
 NEW_SHARE = 0.1  # of a new loss in the running mean whose explosion ends the test
 EXPLODED = 4.0  # times the lowest running mean
 WIDTH = 1 / 40  # of the planned steps: standard deviation of the bell that smooths the curve
@@ -129,6 +130,9 @@ class Sweep:
     Args:
         low, high: rates of the first and the last training step; None: ``SPAN`` around the optimizer's usual rate.
         updates: number of training steps, unless the loss explodes earlier.
+
+    Raises:
+        ConfigError: the number of steps is out of range.
     """
 
     low: Annotated[
@@ -139,7 +143,12 @@ class Sweep:
         float | None,
         Setting("high", "Learning rate of the last update.", default="the optimiser's usual one × 5000"),
     ] = None
-    updates: Annotated[int, Setting("updates", "How many, unless the loss explodes before.")] = DEFAULT_STEPS
+    updates: Annotated[int, Setting("updates", "How many, unless the loss explodes before.", range=TEST_STEPS)] = (
+        DEFAULT_STEPS
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def range_test(run: PreparedRun, sweep: Sweep = Sweep(), observer: TrainingObserver | None = None) -> RangeTest:
@@ -153,7 +162,7 @@ def range_test(run: PreparedRun, sweep: Sweep = Sweep(), observer: TrainingObser
         observer: its ``on_step`` is called.
 
     Raises:
-        ConfigError: a rate or the number of steps is out of range.
+        ConfigError: a rate is out of range.
         DivergedError: the loss exploded at the first rates.
     """
     usual = OPTIMIZERS[run.experiment.optimizer.name].default_learning_rate
@@ -161,8 +170,6 @@ def range_test(run: PreparedRun, sweep: Sweep = Sweep(), observer: TrainingObser
     high, steps = usual * SPAN[1] if sweep.high is None else sweep.high, sweep.updates
     if not 0 < low < high < math.inf:
         raise ConfigError(f"low and high: got {low:g} and {high:g}, need two rates above 0, the second above the first")
-    if not FEWEST_TEST_STEPS <= steps <= MOST_TEST_STEPS:
-        raise ConfigError(f"updates: got {steps}, needs {FEWEST_TEST_STEPS} to {MOST_TEST_STEPS}, for a curve")
     trainable, given = run.trainable, run.experiment.training
     kept = {f.name: getattr(given, f.name) for f in fields(given) if f.name in ("seed", "dropout", "reset")}
     rising = _Rising(steps=steps, validate_every=steps, low=low, high=high, usual=trainable.learning_rate, **kept)

@@ -98,8 +98,7 @@ def parse_space(searches: Sequence[str], options: Mapping[str, Any], table: Sett
         typed[name] = text.strip() if sign else None
     space: Space = {}
     for name, given in typed.items():
-        usual = table.definitions[name].setting.search
-        text = given if given is not None else usual
+        text = table.definitions[name].setting.search if given is None else given
         if isinstance(text, str):
             space[name] = _domain(table.definitions[name], text)
     for name in typed.keys() - space.keys():

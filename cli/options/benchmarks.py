@@ -11,7 +11,7 @@ import typer
 from unrolled.bench.peers.registry import peers_of
 from unrolled.bench.peers.workloads import WORKLOADS, Workload, workloads_of
 from unrolled.bench.runner import QUICK, Effort
-from unrolled.cli.options.shared import default, one_of
+from unrolled.cli.options.help_texts import default, one_of
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError
 

@@ -11,9 +11,7 @@ from unrolled.engine.settings import Setting, SettingTable, from_options
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.runtime import ENGINES
 
-PRECISION = Setting(
-    "precision", "Of products; bf16: numba engine, processors with AVX512-BF16.", choices=PRECISIONS
-)
+PRECISION = Setting("precision", "Of products; bf16: numba engine, processors with AVX512-BF16.", choices=PRECISIONS)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,9 @@ def groups_of(verb: Callable[..., Any]) -> dict[str, OptionGroup]:
     found = {}
     for name, parameter in inspect.signature(inspect.unwrap(verb), eval_str=True).parameters.items():
         extras = get_args(parameter.annotation)[1:] if get_origin(parameter.annotation) is Annotated else ()
-        found.update({name: extra for extra in extras if isinstance(extra, OptionGroup)})
+        for extra in extras:
+            if isinstance(extra, OptionGroup):
+                found[name] = extra
     return found
 
 
@@ -104,8 +106,9 @@ def help_text(definition: Definition) -> str:
 
 def _parameter(definition: Definition, hidden: bool) -> inspect.Parameter:
     """Return the parameter of a setting's option."""
-    setting, value = definition.setting, definition.typed_default
-    kind: Any = list[str] if definition.kind is list else definition.kind
+    setting, several = definition.setting, definition.kind is list
+    value = None if several else definition.typed_default
+    kind: Any = list[str] if several else definition.kind
     if value is None:
         kind = kind | None
     if hidden:

@@ -37,9 +37,7 @@ def training_options(settings: SettingTable) -> OptionGroup:
 
 
 TRAINING = training_options(TRAINING_SETTINGS)
-TRAINING_OUTPUT = OptionGroup(
-    SettingTable(TrainingOutput), lambda options: from_options(TrainingOutput, options)
-)
+TRAINING_OUTPUT = OptionGroup(SettingTable(TrainingOutput), lambda options: from_options(TrainingOutput, options))
 TRIAL = replace(TRAINING, ignored=TRAINING_OUTPUT.table)  # the settings of trial trainings, which have no output
 
 

@@ -9,22 +9,31 @@ from typing import Annotated
 import typer
 
 from unrolled.cli.options import shared as options
-from unrolled.cli.options.shared import DATA_PANEL
+from unrolled.cli.options.groups import OptionGroup, with_groups
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json
 from unrolled.engine.data.config import DataConfig
-from unrolled.engine.data.splits import DEFAULT_SPLIT
+from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
-from unrolled.engine.data.token_files import TOKENS_SUFFIX, read_encoded
+from unrolled.engine.data.token_files import ID_SETTINGS, TOKENS_SUFFIX, read_encoded
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.runs.recipe import parse_fractions
+from unrolled.engine.settings import SettingTable, from_options
+
+Tokenization = Annotated[
+    DataConfig,
+    OptionGroup(SettingTable(DataConfig).only(*ID_SETTINGS), lambda options: from_options(DataConfig, options)),
+]
+FileEncoding = Annotated[
+    str, OptionGroup(SettingTable(ReadOptions).only("encoding"), lambda options: options["encoding"])
+]
 
 
+@with_groups
 def encode(
     corpus: Annotated[list[Path], typer.Argument(help="Plain text files of any size, also .gz, .zst and pipes.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=f"Token file ({TOKENS_SUFFIX}) to write.")],
     *,
-    data: Encoding,
+    config: Tokenization,
     encoding: FileEncoding,
     overwrite: options.Overwrite = False,
     json: options.Json = False,

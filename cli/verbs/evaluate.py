@@ -9,6 +9,7 @@ import typer
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.engines import EngineOptions
 from unrolled.cli.options.groups import with_groups
+from unrolled.cli.options.help_texts import default, one_of
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings
 from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.data.opening import open_corpus
@@ -33,17 +34,16 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"How the text is read. {one_of(BATCHINGS)} "
-            f"{options.default('records for a model with <bos>, else stream')}",
+            help=f"How the text is read. {one_of(BATCHINGS)} {default('records for a model with <bos>, else stream')}",
         ),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Lanes or records at a time. " + options.default("1; with --part as in training")),
+        typer.Option(help="Lanes or records at a time. " + default("1; with --part as in training")),
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(help="Tokens a call of a stream. " + options.default("512; with --part as in training")),
+        typer.Option(help="Tokens a call of a stream. " + default("512; with --part as in training")),
     ] = None,
     *,
     reading: options.Reading,

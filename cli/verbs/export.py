@@ -11,6 +11,7 @@ from rich.table import Table
 
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.groups import with_groups
+from unrolled.cli.options.help_texts import default, one_of
 from unrolled.cli.options.refusals import refuse_reading
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_readings, warn
@@ -30,30 +31,29 @@ QUANTIZE = ("int8",)
 def export(
     context: typer.Context,
     run: Annotated[str, typer.Argument(help="A run folder (its best checkpoint) or a .safetensors checkpoint.")],
-    kind: Annotated[str, typer.Option("--format", metavar="NAME", help=options.one_of(FORMATS))] = "onnx",
+    kind: Annotated[str, typer.Option("--format", metavar="NAME", help=one_of(FORMATS))] = "onnx",
     form: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="step: logits for tokens; generate: the whole sampling loop in the graph. "
-            + options.one_of(FORMS)
+            + one_of(FORMS)
             + " "
-            + options.default("step; TorchScript always has both"),
+            + default("step; TorchScript always has both"),
         ),
     ] = None,
     weights: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="How the weights are stored; they are float32 again when loaded. " + options.one_of(NUMBER_FORMATS),
+            help="How the weights are stored; they are float32 again when loaded. " + one_of(NUMBER_FORMATS),
         ),
     ] = "float32",
     quantize: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Multiply in int8, only in the LSTM and the output; for onnxruntime and OpenVINO. "
-            + options.one_of(QUANTIZE),
+            help="Multiply in int8, only in the LSTM and the output; for onnxruntime and OpenVINO. " + one_of(QUANTIZE),
         ),
     ] = None,
     measure: Annotated[
@@ -65,7 +65,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="File to write, for web a folder. " + options.default("model.onnx, model.pt or web in the run folder"),
+            help="File to write, for web a folder. " + default("model.onnx, model.pt or web in the run folder"),
         ),
     ] = None,
     onnxruntime_web: options.OnnxruntimeWeb = None,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unrolled.cli.options import shared as options
+from unrolled.cli.options.groups import OptionGroup, with_groups
+from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json, warn
 from unrolled.cli.terminal.tables import table
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.run_files import check_free, find_run_files, remove_earlier_run
+from unrolled.engine.settings import Setting, SettingTable, from_options
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, CHECKPOINT_SUFFIX, Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.preparation import NO_NORMALIZATION, NORMALIZATIONS
 from unrolled.export.importing.language_model import Imported, import_weights
@@ -22,6 +28,22 @@ from unrolled.export.importing.vocabulary_files import make_tokenizer, read_merg
 from unrolled.export.importing.weight_files import read_weights
 
 
+@dataclass(frozen=True)
+class StateDictChoice:
+    """The model of a file that is imported."""
+
+    state_dict_key: Annotated[
+        str | None,
+        Setting("state_dict", "Which model of a file that holds several, for instance an average.", metavar="KEY"),
+    ] = None
+
+
+StateDictOptions = Annotated[
+    StateDictChoice, OptionGroup(SettingTable(StateDictChoice), lambda options: from_options(StateDictChoice, options))
+]
+
+
+@with_groups
 def import_model(
     weights: Annotated[
         Path,
@@ -39,17 +61,15 @@ def import_model(
             "token a line; of byte pairs a .json object with vocabulary and merges."
         ),
     ] = None,
-    level: options.Level = "char",
     lowercase: Annotated[bool, typer.Option("--lowercase", help="The model's text was lower-cased.")] = False,
     normalize: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"Unicode form of the model's text. {options.one_of(NORMALIZATIONS)}"),
+        typer.Option(metavar="NAME", help=f"Unicode form of the model's text. {one_of(NORMALIZATIONS)}"),
     ] = NO_NORMALIZATION,
     punctuation: Annotated[bool, typer.Option("--punctuation", help="Punctuation marks are words.")] = False,
-    unknown: options.Unknown = None,
     cell: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Where the gates do not say it. " + options.one_of(CELLS)),
+        typer.Option(metavar="NAME", help="Where the gates do not say it. " + one_of(CELLS)),
     ] = None,
     tie: Annotated[bool, typer.Option("--tie", help="The output layer shares the embedding's matrix.")] = False,
     embedding: Annotated[
@@ -60,10 +80,6 @@ def import_model(
     ] = None,
     recurrent: Annotated[
         str | None, typer.Option(metavar="NAME", help="The recurrent layers' module, where there are several.")
-    ] = None,
-    state_dict: Annotated[
-        str | None,
-        typer.Option(metavar="KEY", help="Which model of a file that holds several, for instance an average."),
     ] = None,
     ignore: Annotated[
         list[str] | None,
@@ -76,6 +92,9 @@ def import_model(
     overwrite: options.Overwrite = False,
     force: options.Force = False,
     json: options.Json = False,
+    *,
+    stored: StateDictOptions,
+    tokens: Annotated[Mapping[str, Any], OptionGroup(SettingTable(DataConfig).only("level", "unknown"))],
 ) -> None:
     """Make a checkpoint of a model trained elsewhere, so that it can be run, exported and verified."""
     overwrite = overwrite or force
@@ -87,18 +106,19 @@ def import_model(
     for name in earlier:  # files of an earlier run, which are removed at the end
         check_output(output / name, overwrite, [weights])
     check_output(path, overwrite, [weights])
-    stored = read_weights(weights, state_dict)
-    found = import_weights(stored.arrays, cell, tie, ignore or (), stored.dtypes, embedding, output_layer, recurrent)
-    found.notes[:0] = stored.notes
+    tensors = read_weights(weights, stored.state_dict_key)
+    found = import_weights(tensors.arrays, cell, tie, ignore or (), tensors.dtypes, embedding, output_layer, recurrent)
+    found.notes[:0] = tensors.notes
     if vocabulary is None:
         raise ConfigError(
             f"--vocabulary is needed: the weights know {found.config.vocab_size} tokens by number alone; name a file with "
             "the tokens in the order of their ids (a .json list or object from token to id, or text with a token a line)"
         )
-    tokens = read_vocabulary(vocabulary, level)
+    level, unknown = tokens["level"], tokens["unknown"]
+    words = read_vocabulary(vocabulary, level)
     merges = read_merges(vocabulary) if level == "bpe" else ()
     tokenizer = make_tokenizer(
-        tokens, found.config.vocab_size, level, lowercase, punctuation, unknown, merges, normalize
+        words, found.config.vocab_size, level, lowercase, punctuation, unknown, merges, normalize
     )
     record = {"imported": {"file": weights.name, "notes": found.notes}}
     save_checkpoint(path, Checkpoint(found.config, found.params, tokenizer, record))

@@ -22,10 +22,10 @@ from unrolled.cli.terminal.console import emphasis, err, out, print_json, show_r
 from unrolled.cli.terminal.exit_codes import INTERRUPTED
 from unrolled.cli.terminal.training_display import TrainingDisplay
 from unrolled.engine.data.opening import open_corpus
-from unrolled.engine.errors import UnrolledError
-from unrolled.engine.settings import SettingTable, from_options
 from unrolled.engine.data.readers.options import ReadOptions
+from unrolled.engine.errors import UnrolledError
 from unrolled.engine.runs.recipe import LIMIT_OPTIONS
+from unrolled.engine.settings import SettingTable, from_options
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.training_engines import check_alone

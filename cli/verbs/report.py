@@ -9,6 +9,7 @@ import typer
 
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.groups import with_groups
+from unrolled.cli.options.help_texts import default
 from unrolled.cli.options.refusals import refuse_reading
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import err, out, show_readings
@@ -26,7 +27,7 @@ def report(
         list[str] | None,
         typer.Option(
             help="Text that the networks are shown, best the one they were trained on, of which the validation part is taken; "
-            "may be repeated. " + options.default("the run's own corpus, where it can be found")
+            "may be repeated. " + default("the run's own corpus, where it can be found")
         ),
     ] = None,
     *,

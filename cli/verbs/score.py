@@ -11,6 +11,7 @@ import typer
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.engines import EngineOptions
 from unrolled.cli.options.groups import with_groups
+from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.options.refusals import refuse_unused
 from unrolled.cli.terminal.console import err, out, print_json, show_readings
 from unrolled.cli.terminal.tables import table
@@ -40,7 +41,7 @@ def score(
         list[str] | None, typer.Option("--alternative", "-a", help="Text to rank against the others; may be repeated.")
     ] = None,
     by: Annotated[
-        str, typer.Option(metavar="NAME", help=f"What alternatives are ranked by. {options.one_of(ORDERS)}")
+        str, typer.Option(metavar="NAME", help=f"What alternatives are ranked by. {one_of(ORDERS)}")
     ] = "logprob",
     eos: Annotated[bool, typer.Option("--eos", help="Count the <eos> behind each text too.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show each token.")] = False,
@@ -60,9 +61,9 @@ def score(
         raise ConfigError("score: --prompt, --eos and --tokens do not go with files")
     check_choice("by", by, ORDERS)
     if not alternative:
-        options.refuse_unused(context, ["by"], "goes with alternatives")
+        refuse_unused(context, ["by"], "goes with alternatives")
     if not file:
-        options.refuse_unused(context, ["encoding"], "goes with files")
+        refuse_unused(context, ["encoding"], "goes with files")
     if not file and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with files")
     opened = load(model, engine.engine, engine.precision)

@@ -21,9 +21,9 @@ from unrolled.cli.terminal.exit_codes import CHECK_FAILED, INTERRUPTED
 from unrolled.cli.terminal.study_display import StudyDisplay, trial_tables
 from unrolled.cli.terminal.tables import show_tables, table_width
 from unrolled.engine.data.opening import open_corpus
-from unrolled.engine.settings import SettingTable, from_options
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.errors import UnrolledError
+from unrolled.engine.settings import SettingTable, from_options
 from unrolled.export.training_engines import check_alone
 from unrolled.tuning.outcomes import StudyResult
 from unrolled.tuning.plan import Plan
@@ -32,7 +32,6 @@ from unrolled.tuning.recipes import write_best
 from unrolled.tuning.space import SEARCHED, parse_space, searchable
 from unrolled.tuning.storage import BEST, JOURNAL, STUDY_PICTURE, check_folder, import_optuna
 from unrolled.tuning.study import run_study
-
 
 StudyOptions = Annotated[Mapping[str, Any], OptionGroup(SettingTable(Plan))]
 
@@ -48,8 +47,7 @@ def tune(
         typer.Option(
             metavar="NAME[=RANGE]",
             help="A setting to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log, NAME=A,B,C, or NAME for its usual range; may be "
-            f"repeated. {one_of(name.replace('_', '-') for name in searchable())} "
-            + default(" and ".join(SEARCHED)),
+            f"repeated. {one_of(name.replace('_', '-') for name in searchable())} " + default(" and ".join(SEARCHED)),
         ),
     ] = None,
     resume: Annotated[

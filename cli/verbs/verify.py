@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from unrolled.cli.options import shared as options
+from unrolled.cli.options.help_texts import default
 from unrolled.cli.terminal.console import out, print_json
 from unrolled.cli.terminal.exit_codes import CHECK_FAILED
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file
@@ -21,7 +22,7 @@ def verify(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint or run folder to compare with. " + options.default("the one it was made of, if beside it")
+            help="Checkpoint or run folder to compare with. " + default("the one it was made of, if beside it")
         ),
     ] = None,
     json: options.Json = False,

@@ -131,9 +131,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if self.normalize == TOKENIZERS[self.level].default_normalization:
-            object.__setattr__(
-                self, "normalize", None
-            )  # so that a setting read from a file equals the default it came from
+            object.__setattr__(self, "normalize", None)  # so that settings read from a file equal those written to it
         for name in self._chosen():
             if name not in TOKENIZERS[self.level].settings:
                 levels = " or ".join(repr(level) for level, made in TOKENIZERS.items() if name in made.settings)

@@ -7,11 +7,12 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from unrolled.engine.checks import check_share, check_whole, is_number
 from unrolled.engine.errors import ConfigError, SettingName, UnknownTokenError
 from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.settings import DECODING_PANEL, ONE_TEXT, SEED, SEVERAL_TEXTS, Setting
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 
@@ -48,19 +49,59 @@ class SamplingConfig:
     """
 
     do_sample: bool = True
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    bad_words: tuple[TextOrIds, ...] = ()
-    suppress_tokens: tuple[str | int, ...] = ()
-    sequence_bias: tuple[tuple[TextOrIds, float], ...] | Mapping[str, float] = ()
-    min_new_tokens: int = 0
-    forced_prefix: TextOrIds = ""
+    temperature: Annotated[
+        float, Setting("temperature", "0: greedy; below 1: safer; above 1: more varied.", DECODING_PANEL)
+    ] = 1.0
+    top_k: Annotated[int, Setting("top_k", "Draw from the k most probable tokens; 0: all.", DECODING_PANEL)] = 0
+    top_p: Annotated[
+        float, Setting("top_p", "Draw from the fewest tokens of this joint probability; 1: all.", DECODING_PANEL)
+    ] = 1.0
+    seed: Annotated[int, SEED] = 0
+    min_p: Annotated[
+        float,
+        Setting(
+            "min_p", "Draw from tokens with this share of the most probable one's probability; 0: all.", DECODING_PANEL
+        ),
+    ] = 0.0
+    typical_p: Annotated[
+        float,
+        Setting("typical_p", "Draw from the most typical tokens of this joint probability; 1: all.", DECODING_PANEL),
+    ] = 1.0
+    repetition_penalty: Annotated[
+        float,
+        Setting("repetition_penalty", "Above 1: tokens that stand there already become less probable.", DECODING_PANEL),
+    ] = 1.0
+    no_repeat_ngram_size: Annotated[
+        int,
+        Setting("no_repeat_ngram_size", "No sequence of so many tokens is written twice; 0: off.", DECODING_PANEL),
+    ] = 0
+    bad_words: Annotated[
+        tuple[TextOrIds, ...],
+        Setting("bad_word", "Text that is not written; may be repeated.", DECODING_PANEL, typed=SEVERAL_TEXTS),
+    ] = ()
+    suppress_tokens: Annotated[
+        tuple[str | int, ...],
+        Setting(
+            "suppress_token",
+            "Token of the vocabulary, such as <unk>, that is not written; may be repeated.",
+            DECODING_PANEL,
+            typed=SEVERAL_TEXTS,
+        ),
+    ] = ()
+    sequence_bias: Annotated[
+        tuple[tuple[TextOrIds, float], ...] | Mapping[str, float],
+        Setting(
+            "bias",
+            "Makes a text more or less probable by what is added to its score; may be repeated.",
+            DECODING_PANEL,
+            typed=SEVERAL_TEXTS,
+            metavar="TEXT=NUMBER",
+        ),
+    ] = ()
+    min_new_tokens: Annotated[int, Setting("min_new_tokens", "No <eos> before so many tokens.", DECODING_PANEL)] = 0
+    forced_prefix: Annotated[
+        TextOrIds, Setting("forced_prefix", "What every text begins with.", DECODING_PANEL, typed=ONE_TEXT)
+    ] = ""
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError, SettingName
 from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.heads.head import Outputs
@@ -114,7 +114,8 @@ def check_smoothing(spec: ModelSpec, optimizer: OptimizerConfig) -> None:
     """
     if optimizer.label_smoothing and not spec.head.smooths:
         raise ConfigError(
-            f"label_smoothing: got {optimizer.label_smoothing}, which the head {spec.head.kind} takes none of"
+            SettingName("label_smoothing"),
+            f": got {optimizer.label_smoothing}, which the head {spec.head.kind} takes none of",
         )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from unrolled.engine.canonical import canonical, canonical_settings
 from unrolled.engine.checks import check_choice, check_whole
@@ -12,14 +13,27 @@ from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32
+from unrolled.engine.settings import JOBS_PANEL, Setting, Typed
 from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS
 from unrolled.runtime.jobs.job_file import JOB_FORMAT
 from unrolled.runtime.jobs.prompt_files import PromptFile
-from unrolled.runtime.jobs.prompt_readers import PROMPT_FORMATS
+from unrolled.runtime.jobs.prompt_readers import ENDINGS, PROMPT_FORMATS
 from unrolled.runtime.jobs.result_files import STDOUT
 from unrolled.runtime.models.onnx_model import OnnxModel
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return the two numbers of "I/N".
+
+    Raises:
+        ConfigError: the text has another form.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise ConfigError(f"shard: got {text!r}, needs I/N with I from 0 to N - 1, for instance 0/4")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)
@@ -42,19 +56,80 @@ class Job:
         keep_columns: carry columns and fields that are neither id, prompt nor a setting to the results.
     """
 
-    input: str
-    output: str = STDOUT
-    format: str | None = None
-    lanes: int = 256
-    shard: tuple[int, int] = (0, 1)
-    token_ids: bool = False
-    max_prompt_tokens: int = MAX_PROMPT_TOKENS
+    input: Annotated[
+        str,
+        Setting(
+            "input",
+            f"Prompts: {', '.join(ENDINGS)}, each also .gz or .zst, or - for standard input. "
+            "Fields beside prompt and id are settings of the row; others need --keep-columns. Not with beams.",
+            JOBS_PANEL,
+            flags=("--input", "-i"),
+            metavar="FILE",
+        ),
+    ]
+    output: Annotated[
+        str,
+        Setting(
+            "output",
+            "Results, a JSON object a line; - is standard output.",
+            JOBS_PANEL,
+            flags=("--output", "-o"),
+            metavar="FILE",
+        ),
+    ] = STDOUT
+    format: Annotated[
+        str | None,
+        Setting(
+            "format",
+            "Of the input.",
+            JOBS_PANEL,
+            choices=PROMPT_FORMATS,
+            default="by its ending; of standard input jsonl",
+        ),
+    ] = None
+    lanes: Annotated[int, Setting("lanes", "Texts written side by side.", JOBS_PANEL)] = 256
+    shard: Annotated[
+        tuple[int, int],
+        Setting(
+            "shard",
+            "Only the rows whose number from 0 leaves I when divided by N; the texts are those of the whole.",
+            JOBS_PANEL,
+            typed=Typed(str, parse_shard, lambda shard: "/".join(map(str, shard))),
+            metavar="I/N",
+        ),
+    ] = (0, 1)
+    token_ids: Annotated[
+        bool, Setting("token_ids", "Also say which tokens were drawn.", JOBS_PANEL, flags=("--token-ids",))
+    ] = False
+    max_prompt_tokens: Annotated[
+        int, Setting("max_prompt_tokens", "A row with a longer prompt becomes an error record.", JOBS_PANEL)
+    ] = MAX_PROMPT_TOKENS
     precision: str = FLOAT32
-    strict: bool = False
-    resume: bool = False
-    overwrite: bool = False
+    strict: Annotated[
+        bool,
+        Setting(
+            "strict",
+            "End at the first row that cannot be served, exit code 2.",
+            JOBS_PANEL,
+            flags=("--strict",),
+        ),
+    ] = False
+    resume: Annotated[
+        bool, Setting("resume", "Go on where an earlier run stopped, or begin.", JOBS_PANEL, flags=("--resume",))
+    ] = False
+    overwrite: Annotated[
+        bool, Setting("overwrite", "Begin anew though the output exists.", JOBS_PANEL, flags=("--overwrite",))
+    ] = False
     table: TableFormat = field(default_factory=TableFormat)
-    keep_columns: bool = False
+    keep_columns: Annotated[
+        bool,
+        Setting(
+            "keep_columns",
+            "Carry columns and fields that are neither id, prompt nor a setting to the results.",
+            JOBS_PANEL,
+            flags=("--keep-columns",),
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         if self.format is not None:

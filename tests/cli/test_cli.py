@@ -310,11 +310,15 @@ def test_biases_and_beams_are_read_from_options() -> None:
     for pair in ("a", "a=much", "3"):
         with pytest.raises(ConfigError, match=f"sequence_bias: got '{pair}', needs TEXT=NUMBER"):
             decoding.biases([pair])
-    assert decoding.beams(1, 1.0, "false") == {}
-    assert decoding.beams(3, 0.5, "never") == {"num_beams": 3, "length_penalty": 0.5, "early_stopping": "never"}
-    assert decoding.beams(2, 1.0, "true")["early_stopping"] is True
+    assert decoding.BeamOptions().settings == {}
+    assert decoding.BeamOptions(3, 0.5, "never").settings == {
+        "num_beams": 3,
+        "length_penalty": 0.5,
+        "early_stopping": "never",
+    }
+    assert decoding.BeamOptions(2, 1.0, "true").settings["early_stopping"] is True
     with pytest.raises(ConfigError, match="early_stopping: got 'soon', choose one of true, false, never"):
-        decoding.beams(2, 1.0, "soon")
+        decoding.BeamOptions(2, 1.0, "soon")
 
 
 def test_score_of_texts_alternatives_and_files(trained: Path, corpus: Path) -> None:
@@ -501,7 +505,7 @@ def test_errors_of_the_system_name_the_file_and_what_to_do(
     assert run_here() == 2
     assert capsys.readouterr().err.split() == f"error: {tokens}: No space left on device".split()
     assert list(tmp_path.iterdir()) == [text]
-    assert "unrolled encode" in one_line_message(MemoryError())
+    assert "unrolled encode" in one_line_message(MemoryError(), {})
 
 
 def test_debug_shows_where_an_error_came_from() -> None:

@@ -16,11 +16,11 @@ import pytest
 from rich.console import Console
 
 from unrolled.cli.app import run as run_here
-from unrolled.cli.options.jobs import parse_shard
 from unrolled.cli.terminal.job_display import JobDisplay, job_summary, progress_line
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import save_checkpoint
 from unrolled.runtime import generate, load
+from unrolled.runtime.jobs.job import parse_shard
 from unrolled.runtime.jobs.runner import Progress
 
 

@@ -14,10 +14,9 @@ import models
 import pytest
 
 from unrolled.cli.app import app, bench, run
-from unrolled.cli.options.effects import CONDITIONS, without_effect
-from unrolled.cli.options.shared import READING
+from unrolled.cli.options.training import without_effect
 from unrolled.cli.verbs.lr_find import NO_EFFECT
-from unrolled.engine.runs.recipe import TRAINING_OPTIONS, option_default
+from unrolled.engine.runs.recipe import TRAINING_SETTINGS
 from unrolled.engine.storage.checkpoint import save_checkpoint
 
 TEXT = "".join(f"{number} quick brown foxes jump over the lazy dog.\n" for number in range(20))
@@ -25,12 +24,10 @@ VERBS = [command.callback for command in (*app.registered_commands, *bench.regis
 
 
 def unread(verb: Callable[..., Any]) -> set[str]:
-    """Return the parameters of a verb that its body does not read; ``locals()`` reads settings and how files are read."""
+    """Return the parameters of a verb that its body does not read."""
     verb = inspect.unwrap(verb)
     tree = ast.parse(textwrap.dedent(inspect.getsource(verb)))
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    if "locals" in read:
-        read |= {*TRAINING_OPTIONS, *READING}
     parameters = inspect.signature(verb, eval_str=True).parameters.values()
     called = {p.name for p in parameters if any(getattr(m, "callback", None) for m in _metadata(p.annotation))}
     return {p.name for p in parameters} - read - called
@@ -91,7 +88,7 @@ SMALL = ("--engine", "numpy", "--hidden", "5", "--embed", "4", "--batch", "4", "
         ("eval model.safetensors --encoding latin-1", "--encoding: for files; none is named"),
         (
             "generate model.safetensors --shard 1/2 --strict",
-            "--strict, --shard: only with --input, which names a file of prompts; leave them out",
+            "--shard, --strict: only with --input, which names a file of prompts; leave them out",
         ),
         (
             "bench train --workload train-quick --cells gru --vocab 70",
@@ -145,10 +142,9 @@ def test_train_says_which_settings_have_no_effect(
 
 
 def test_what_a_study_chooses_may_have_an_effect() -> None:
-    usual = {name: option_default(name) for name in TRAINING_OPTIONS}
+    usual = {name: definition.typed_default for name, definition in TRAINING_SETTINGS.definitions.items()}
     assert without_effect(usual) == []
     given = {**usual, "decay": 0.3, "variational": True}
     assert len(without_effect(given)) == 2
     assert without_effect(given, {"schedule", "output_dropout"}) == []
     assert without_effect({**given, "schedule": "step", "dropout": 0.1}) == []
-    assert set(CONDITIONS) <= set(TRAINING_OPTIONS)

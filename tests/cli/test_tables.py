@@ -25,7 +25,7 @@ from unrolled.cli.terminal.study_display import trial_tables
 from unrolled.cli.terminal.tables import StyledRow, fitting_tables, table
 from unrolled.cli.verbs.compare import show_agreements
 from unrolled.tuning.outcomes import Trial
-from unrolled.tuning.space import USUAL
+from unrolled.tuning.space import searchable
 
 WIDTH = 80
 
@@ -122,7 +122,7 @@ def test_a_batch_has_an_engine_a_column() -> None:
 
 
 def test_a_study_of_many_settings_is_shared_out_over_tables() -> None:
-    names = ["lr", *USUAL][:24]
+    names = searchable()[:24]
     params = dict.fromkeys(names, 0.000123456)
     trials = [
         Trial(number, state, 1.2345, params, 3, {"steps": 12_345, "tokens_per_s": 123_456.0})

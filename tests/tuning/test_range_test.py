@@ -14,7 +14,7 @@ from unrolled.cli.app import app
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.export.training_engines import TRAINABLES
-from unrolled.tuning.range_test import RangeTest, range_test, smooth
+from unrolled.tuning.range_test import RangeTest, Sweep, range_test, smooth
 from unrolled.tuning.trial import Datasets, prepare_trial
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 40
@@ -28,7 +28,7 @@ def test_the_rate_rises_exponentially_and_the_model_stays_as_it_was(engine: str)
         pytest.importorskip("torch", reason="the torch extra is not installed")
     run = prepare_trial(Datasets(CORPUS), {**BASE, "engine": engine, "schedule": "cosine", "warmup": 5})
     before = run.trainable.training_state()
-    test = range_test(run, 1e-4, 0.1, 31)
+    test = range_test(run, Sweep(1e-4, 0.1, 31))
     after = run.trainable.training_state()
     assert set(after) == set(before)
     for name, value in before.items():
@@ -41,7 +41,7 @@ def test_the_rate_rises_exponentially_and_the_model_stays_as_it_was(engine: str)
 def test_an_explosion_ends_the_test_and_the_model_stays_as_it_was() -> None:
     run = prepare_trial(Datasets(CORPUS), {**BASE, "optimizer": "sgd", "clip": 0})
     before = run.trainable.training_state()
-    test = range_test(run, 1e-3, 1e9, 200)
+    test = range_test(run, Sweep(1e-3, 1e9, 200))
     assert test.exploded
     assert 20 < len(test.losses) < 200
     np.testing.assert_array_equal(run.trainable.training_state()["params"], before["params"])
@@ -105,13 +105,13 @@ def test_the_bell_grows_with_the_steps_that_were_planned_and_long_curves_fit_in_
 )
 def test_rates_and_steps_are_checked(low: float, high: float, steps: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        range_test(prepare_trial(Datasets(CORPUS), BASE), low, high, steps)
+        range_test(prepare_trial(Datasets(CORPUS), BASE), Sweep(low, high, steps))
 
 
 def test_an_explosion_at_once_is_an_error() -> None:
     run = prepare_trial(Datasets(CORPUS), {**BASE, "optimizer": "sgd", "clip": 0})
     with pytest.raises(DivergedError, match="begin with a lower rate"):
-        range_test(run, 1e20, 1e30, 50)
+        range_test(run, Sweep(1e20, 1e30, 50))
 
 
 def test_the_command_writes_curve_and_picture_and_takes_recipes(

@@ -18,22 +18,23 @@ from typing import Any
 import pytest
 
 from unrolled.cli.app import app, run
-from unrolled.cli.options.shared import READING
-from unrolled.cli.recipes import NO_SETTINGS
+from unrolled.cli.options.groups import settings_of_verb
+from unrolled.cli.options.training import TRAINING, TRAINING_OUTPUT
 from unrolled.cli.verbs.lr_find import lr_find
 from unrolled.cli.verbs.train import train
-from unrolled.cli.verbs.train_settings import IGNORED
 from unrolled.cli.verbs.tune import tune
 from unrolled.engine.cores import usable_cores
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
+from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, CorpusError, ModelFileError
 from unrolled.engine.optimizers.config import OPTIMIZERS
 from unrolled.engine.processes.worker import Delivery, WorkerProcess
 from unrolled.engine.runs.experiment import Experiment
-from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment, option_type
+from unrolled.engine.runs.recipe import TRAINING_SETTINGS, make_experiment
+from unrolled.engine.settings import NotSearched, settings_of
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.training.validation_budget import share_of_work
 from unrolled.export.training_engines import TRAINABLES
@@ -43,7 +44,7 @@ from unrolled.tuning.outcomes import StudyResult, Trial, ranked
 from unrolled.tuning.plan import PRUNERS, Plan, threads_of
 from unrolled.tuning.plots import draw_study
 from unrolled.tuning.recipes import recipe_text, write_best
-from unrolled.tuning.space import NOT_SEARCHED, USUAL, Choices, Numbers, check_space, parse_space, usual_values
+from unrolled.tuning.space import Choices, Numbers, check_space, parse_space, searchable, usual_values
 from unrolled.tuning.storage import JOURNAL, OUTCOME, counted, open_study, quiet
 from unrolled.tuning.study import StudyError, StudyLoop, StudyObserver, run_study
 from unrolled.tuning.trial import Datasets, PrunedError, prepare_trial, run_trial
@@ -102,7 +103,13 @@ def test_ranges_and_choices_have_the_types_of_their_options() -> None:
 
 
 def test_every_searchable_option_has_a_usual_range_that_works_somewhere() -> None:
-    assert set(USUAL) | {"lr"} == set(TRAINING_OPTIONS) - set(NOT_SEARCHED)
+    reasons = {
+        name: definition.setting.search.what
+        for name, definition in TRAINING_SETTINGS.definitions.items()
+        if isinstance(definition.setting.search, NotSearched)
+    }
+    assert {*searchable(), *reasons} == set(TRAINING_SETTINGS.definitions)
+    assert all(reasons.values())
     companions = {
         "init_scale": {"init": "uniform"},
         "dropout": {"layers": 2},
@@ -110,7 +117,7 @@ def test_every_searchable_option_has_a_usual_range_that_works_somewhere() -> Non
         "momentum": {"optimizer": "sgd"},
         "alpha": {"optimizer": "rmsprop"},
     }
-    for name in USUAL:
+    for name in searchable():
         options = {"steps": 1, **companions.get(name, {})}
         check_space(parse_space([name], options), options)
 
@@ -202,12 +209,17 @@ def test_options_make_the_experiment_and_nothing_else_does() -> None:
 
 
 def test_kinds_of_options_are_those_of_the_fields() -> None:
-    assert option_type("hidden") == (int, False)
-    assert option_type("lr") == (float, True)
-    assert option_type("tie") == (bool, False)
-    assert option_type("cell") == (str, False)
-    assert option_type("clip") == (float, False)
-    assert option_type("forget_bias") == (float, True)
+    names = ("hidden", "lr", "tie", "cell", "clip", "forget_bias", "split")
+    found = {name: TRAINING_SETTINGS.definitions[name] for name in names}
+    assert {name: (definition.kind, definition.can_be_unset) for name, definition in found.items()} == {
+        "hidden": (int, False),
+        "lr": (float, True),
+        "tie": (bool, False),
+        "cell": (str, False),
+        "clip": (float, False),
+        "forget_bias": (float, True),
+        "split": (str, False),
+    }
 
 
 # Trials
@@ -702,8 +714,9 @@ def test_the_verbs_have_the_options_of_train_and_every_setting_has_its_place() -
             name: parameter.default for name, parameter in inspect.signature(verb, eval_str=True).parameters.items()
         }
 
-    settings = {name: value for name, value in of(train).items() if name not in (*NO_SETTINGS, *IGNORED)}
-    assert set(settings) == {*TRAINING_OPTIONS, *READING, "engine", "precision"}
+    settings = {name: value for name, value in of(train).items() if name in TRAINING.definitions}
+    assert set(settings) == {*TRAINING_SETTINGS.definitions, *settings_of(ReadOptions), "engine", "precision"}
+    assert set(settings_of_verb(train)) == {*settings, *TRAINING_OUTPUT.definitions}
     for verb in (tune, lr_find):
         assert settings.items() <= of(verb).items()
 

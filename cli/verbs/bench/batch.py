@@ -9,7 +9,7 @@ import typer
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
 from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.benchmarks import JsonFile, Threads, split_names
-from unrolled.cli.options.shared import one_of
+from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err, out
 from unrolled.cli.terminal.tables import StyledRow, fitting_tables, show_tables, table_width

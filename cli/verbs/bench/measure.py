@@ -33,7 +33,7 @@ from unrolled.cli.options.benchmarks import (
     split_names,
     split_numbers,
 )
-from unrolled.cli.options.shared import refuse_unused
+from unrolled.cli.options.refusals import refuse_unused
 from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err
 from unrolled.cli.terminal.exit_codes import CHECK_FAILED

@@ -9,7 +9,7 @@ import typer
 from unrolled.bench.memory import MEMORY_COLUMNS, logits_mb, measure_memory, memory_cells, parameters_mb
 from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.benchmarks import JsonFile, split_names
-from unrolled.cli.options.shared import one_of
+from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err, out
 from unrolled.cli.terminal.tables import show_tables, table

@@ -8,7 +8,7 @@ import typer
 
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers.workloads import Workload
-from unrolled.cli.options.shared import one_of
+from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.terminal.console import out
 from unrolled.cli.terminal.tables import show_tables, table
 from unrolled.engine.models.cells import CELLS

@@ -12,7 +12,7 @@ import typer
 from unrolled.bench.runtimes.findings import findings
 from unrolled.bench.runtimes.registry import HOSTS, select_runtimes
 from unrolled.bench.runtimes.tables import errors_of, table_of
-from unrolled.cli.options.shared import default
+from unrolled.cli.options.help_texts import default
 from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err
 from unrolled.engine.checks import check_choice

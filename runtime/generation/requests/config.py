@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.sampling.config import SamplingConfig
+from unrolled.engine.settings import DECODING_PANEL, SEVERAL_TEXTS, Setting
 
 _RULES = tuple(field.name for field in fields(SamplingConfig))
 
@@ -31,11 +32,22 @@ class GenerationConfig(SamplingConfig):
         logprobs: also return the log-probability of each token under the model itself.
     """
 
-    max_new_tokens: int = 200
-    stop: tuple[str, ...] = ()
-    num_return_sequences: int = 1
+    max_new_tokens: Annotated[int, Setting("max_new_tokens", "The most tokens written behind a prompt.")] = 200
+    stop: Annotated[
+        tuple[str, ...],
+        Setting("stop", "Text at which writing ends; may be repeated.", DECODING_PANEL, typed=SEVERAL_TEXTS),
+    ] = ()
+    num_return_sequences: Annotated[int, Setting("number", "Texts for each prompt.", flags=("-n", "--number"))] = 1
     batch_size: int = 256
-    logprobs: bool = False
+    logprobs: Annotated[
+        bool,
+        Setting(
+            "logprobs",
+            "With --json or --input: how probable the model found each token.",
+            DECODING_PANEL,
+            flags=("--logprobs",),
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

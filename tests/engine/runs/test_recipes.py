@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from unrolled.cli.app import app
-from unrolled.cli.recipes import FOLDER, PRESETS, kinds_of, read_recipe
+from unrolled.cli.options.groups import settings_of_verb
+from unrolled.cli.recipes import FOLDER, PRESETS, read_recipe
 from unrolled.cli.verbs.lr_find import lr_find
 from unrolled.cli.verbs.train import train
 from unrolled.cli.verbs.tune import tune
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.runs.recipe import TRAINING_OPTIONS, make_experiment
+from unrolled.engine.runs.recipe import TRAINING_SETTINGS, make_experiment
 from unrolled.engine.storage.checkpoint import load_checkpoint
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen jugs.\n" * 12
@@ -95,7 +96,7 @@ def test_every_preset_is_a_recipe(preset: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("preset", "steps"), [("small", 2489), ("medium", 1642), ("large", 3973)])
 def test_presets_end_where_the_figures_were_measured(preset: str, steps: int) -> None:
-    recipe = read_recipe(FOLDER / f"{preset}.toml", kinds_of(train))
+    recipe = read_recipe(FOLDER / f"{preset}.toml", settings_of_verb(train))
     data = StreamBatches(np.zeros(1_003_854, np.uint8), recipe["batch"], recipe["length"])
     training = make_experiment({**recipe, "split": "0.9,0.1,0"}).training
     assert (
@@ -190,13 +191,13 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
 
 def test_every_verb_with_recipes_takes_the_kinds_of_its_options() -> None:
     for verb in (train, tune, lr_find):
-        kinds = kinds_of(verb)
-        assert set(TRAINING_OPTIONS) <= set(kinds)
+        kinds = {name: definition.kind for name, definition in settings_of_verb(verb).items()}
+        assert set(TRAINING_SETTINGS.definitions) <= set(kinds)
         assert {name: kinds[name] for name in ("hidden", "lr", "tie", "cell", "clip", "split", "lowercase")} == {
             "hidden": int, "lr": float, "tie": bool, "cell": str, "clip": float, "split": str, "lowercase": bool,
         }  # fmt: skip
         assert not {"output", "resume", "corpus", "recipe"} & set(kinds)
-    assert kinds_of(tune)["minutes"] is float
+    assert settings_of_verb(tune)["minutes"].kind is float
 
 
 def test_a_resumed_run_takes_its_recipe_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
