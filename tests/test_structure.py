@@ -45,7 +45,8 @@ ROOMS: dict[str, str] = {
         "engine.kernels.decode engine.network"
     ),
     "engine.runs": (
-        "engine engine.tokenizers engine.models engine.storage engine.data engine.optimizers engine.training"
+        "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data engine.optimizers "
+        "engine.training"
     ),
     "export.artifact": "engine engine.tokenizers engine.models engine.storage engine.sampling",
     "export.onnx": "engine engine.models engine.storage engine.network export.artifact",
@@ -84,8 +85,8 @@ ROOMS: dict[str, str] = {
         "runtime.generation.requests runtime.generation"
     ),
     "tuning": (
-        "engine engine.models.cells engine.models engine.storage engine.plotting engine.processes engine.data "
-        "engine.optimizers engine.training engine.runs export"
+        "engine engine.models engine.storage engine.plotting engine.processes engine.data engine.optimizers "
+        "engine.training engine.runs export"
     ),
     "report": (
         "engine engine.tokenizers engine.models.cells engine.models.layers engine.models engine.storage "
@@ -119,8 +120,8 @@ ROOMS: dict[str, str] = {
         "runtime.jobs tuning bench.peers bench.results"
     ),
     "cli.options": (
-        "engine engine.tokenizers engine.storage engine.data.readers engine.data engine.network engine.runs "
-        "runtime.jobs runtime bench.peers bench cli.recipes"
+        "engine engine.storage engine.data.readers engine.data engine.network engine.runs export runtime.jobs runtime "
+        "bench.peers bench cli.recipes"
     ),
     "cli.verbs.bench": (
         "engine engine.models.cells export runtime bench.machine bench.peers bench.runtimes bench.results bench "
@@ -128,11 +129,11 @@ ROOMS: dict[str, str] = {
     ),
     "cli.verbs": (
         "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers "
-        "engine.data engine.optimizers engine.training engine.runs export.artifact export.onnx export.importing "
-        "export.verification export runtime.models runtime.generation.requests runtime.jobs runtime tuning "
+        "engine.data engine.network engine.training engine.runs export.artifact export.onnx export.importing "
+        "export.verification export runtime.models runtime.jobs runtime tuning "
         "report bench.machine bench.peers bench.parity bench cli.terminal cli.options"
     ),
-    "cli": "engine cli.terminal cli.verbs.bench cli.verbs",
+    "cli": "engine cli.terminal cli.options cli.verbs.bench cli.verbs",
 }
 MOST_FILES = 16
 ONE_FILE_AN_ENTRY = ("cli.verbs",)  # rooms that grow by a file for each entry, whose functions are verbs

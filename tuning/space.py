@@ -98,9 +98,9 @@ def parse_space(searches: Sequence[str], options: Mapping[str, Any], table: Sett
         typed[name] = text.strip() if sign else None
     space: Space = {}
     for name, given in typed.items():
-        text = table.definitions[name].setting.search if given is None else given
-        if isinstance(text, str):
-            space[name] = _domain(table.definitions[name], text)
+        wanted = table.definitions[name].setting.search if given is None else given
+        if isinstance(wanted, str):
+            space[name] = _domain(table.definitions[name], wanted)
     for name in typed.keys() - space.keys():
         usual = table.definitions[name].setting.search
         assert isinstance(usual, Around)

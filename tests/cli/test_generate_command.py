@@ -136,7 +136,7 @@ def test_tables_of_every_kind(run: Run, model: str, tmp_path: Path) -> None:
             ("--lanes", "8", "-p", "a", "--max-prompt-tokens", "5"),
             "error: --lanes, --max-prompt-tokens: only with --input",
         ),
-        (("--resume", "--strict"), "--resume, --strict: only with --input"),
+        (("--resume", "--strict"), "--strict, --resume: only with --input"),
         (("--prompt", "a", "--logprobs"), "logprobs: they go with --json or --input"),
         (("--input", "x.jsonl", "--num-beams", "3"), "beams go with --prompt"),
         (("--input", "x.jsonl"), "x.jsonl: cannot be read (no such file"),
