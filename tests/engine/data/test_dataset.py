@@ -96,6 +96,7 @@ def test_prepare_with_a_tokenizer_that_is_given() -> None:
         ("......", DataConfig("word"), "train"),
         ("......", DataConfig("word", unknown="error"), "train"),
         ("......", DataConfig("word", unknown="skip"), "train"),
+        ("    . . .", DataConfig("whitespace", split=(0.4, 0.3, 0.3)), "train"),
     ],
 )
 def test_prepare_names_the_part_that_is_too_short(
@@ -123,6 +124,53 @@ def test_data_config_refuses_what_does_not_go_together() -> None:
     for options, message in refused:
         with pytest.raises(ConfigError, match=message):
             DataConfig(**options)
+
+
+def test_normalisation_of_new_vocabularies() -> None:
+    assert [DataConfig(level).normalization for level in ("char", "bpe", "word", "whitespace")] == [
+        "none",
+        "none",
+        "NFC",
+        "NFC",
+    ]
+    corpus = Corpus("t", "nai\u0308ve na\u00efve a a\n" * 9)
+    for config, vocabulary in (
+        (DataConfig("word"), (UNK, "a", "na\u00efve")),
+        (DataConfig("word", normalize="none"), (UNK, "a", "nai", "na\u00efve", "ve")),
+        (DataConfig("whitespace"), (UNK, EOS, "a", "na\u00efve")),
+        (DataConfig("whitespace", normalize="NFD"), (UNK, EOS, "a", "nai\u0308ve")),
+        (DataConfig(normalize="NFC"), ("\n", " ", "a", "e", "n", "v", "\u00ef")),
+    ):
+        assert prepare_dataset(corpus, config).tokenizer.vocabulary == vocabulary
+    with pytest.raises(ConfigError, match="normalize: got 'nfc', choose one of none, NFC"):
+        DataConfig(normalize="nfc")
+
+
+def test_files_contain_the_normalisation_where_it_is_not_that_of_the_first_release() -> None:
+    assert "normalize" not in DataConfig().to_dict()
+    assert "normalize" not in DataConfig("word", normalize="none").to_dict()
+    assert DataConfig("word").to_dict()["normalize"] == "NFC"
+    assert DataConfig(normalize="NFC").to_dict()["normalize"] == "NFC"
+    for config in (
+        DataConfig("word"),
+        DataConfig("word", normalize="none"),
+        DataConfig(normalize="NFKD"),
+        DataConfig(),
+    ):
+        assert DataConfig.from_dict(config.to_dict()) == config
+    before = {key: value for key, value in DataConfig("word").to_dict().items() if key != "normalize"}
+    assert DataConfig.from_dict(before).normalization == "none"
+
+
+def test_prepare_lines() -> None:
+    text = "the <unk> sat\n\nthe end\n"
+    data = prepare_dataset(Corpus("t", text), DataConfig("whitespace", split=(1, 0, 0)))
+    assert data.tokenizer.vocabulary == (UNK, EOS, "the", "end", "sat")
+    assert isinstance(data.train, StreamBatches)
+    np.testing.assert_array_equal(data.train.ids, np.array([2, 0, 4, 1, 1, 2, 3, 1], np.uint8), strict=True)
+    records = prepare_dataset(Corpus("t", text), DataConfig("whitespace", "records", split=(1, 0, 0), batch_size=1))
+    assert records.tokenizer.vocabulary == (UNK, BOS, EOS, "the", "end", "sat")
+    assert sorted(rows(records.train, None)) == [(1, 3, 0, 5, 2), (1, 3, 4, 2)]  # type: ignore[arg-type]
 
 
 def test_data_config_to_dict_is_the_inverse_of_its_arguments() -> None:

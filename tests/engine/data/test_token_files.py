@@ -37,6 +37,9 @@ CONFIGS = {
     "char lower": DataConfig(batch_size=3, length=7, split=SPLIT, lowercase=True, unknown="replace"),
     "word": DataConfig("word", batch_size=3, length=7, split=SPLIT, punctuation=True, vocab_size=40),
     "word skip": DataConfig("word", batch_size=3, length=7, split=(0.7, 0.3, 0.0), unknown="skip"),
+    "char NFC": DataConfig(batch_size=3, length=7, split=SPLIT, normalize="NFC"),
+    "word none": DataConfig("word", batch_size=3, length=7, split=SPLIT, normalize="none"),
+    "whitespace": DataConfig("whitespace", batch_size=3, length=7, split=SPLIT, vocab_size=40),
     "bpe": DataConfig("bpe", batch_size=3, length=7, split=SPLIT, vocab_size=300),
 }
 
@@ -135,6 +138,30 @@ def test_settings_that_decided_the_ids_are_kept(tmp_path: Path, asked: dict[str,
     assert encoded.settle(DataConfig(batch_size=9)) == replace(CONFIGS["char"], batch_size=9, length=64)
     with pytest.raises(ConfigError, match=message):
         encoded.prepare(replace(DataConfig(), **asked))
+
+
+def test_the_format_of_the_file_is_that_of_its_tokenizer(tmp_path: Path) -> None:
+    for name, version in (("char", 1), ("char NFC", 2), ("word", 2), ("word none", 1), ("whitespace", 2)):
+        _, encoded = written(tmp_path, CONFIGS[name])
+        with safe_open(tmp_path / "all.tokens", "numpy") as file:
+            described = json.loads(file.metadata()["unrolled"])
+        assert described["format_version"] == encoded.tokenizer.format_version == version
+        assert described["data"].get("normalize", "none") == CONFIGS[name].normalization
+        changed = (
+            (tmp_path / "all.tokens")
+            .read_bytes()
+            .replace(f'\\"format_version\\": {version}'.encode(), f'\\"format_version\\": {3 - version}'.encode())
+        )
+        (tmp_path / "changed.tokens").write_bytes(changed)
+        with pytest.raises(CorpusError, match=f"its tokenizer needs format {version}, not {3 - version}"):
+            read_encoded(tmp_path / "changed.tokens")
+
+
+def test_normalisation_is_one_of_the_settings_that_decided_the_ids(tmp_path: Path) -> None:
+    _, encoded = written(tmp_path, CONFIGS["word none"])
+    assert encoded.settle(DataConfig("word")).normalization == "none"
+    with pytest.raises(ConfigError, match="normalize: got 'NFKC', but 0.txt was encoded with 'none'"):
+        encoded.prepare(DataConfig("word", normalize="NFKC"))
 
 
 def test_what_cannot_be_encoded_is_a_named_error_and_leaves_what_was_there(tmp_path: Path) -> None:
