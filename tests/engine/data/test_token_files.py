@@ -160,7 +160,7 @@ def test_the_format_of_the_file_is_that_of_its_tokenizer(tmp_path: Path) -> None
 def test_normalisation_is_one_of_the_settings_that_decided_the_ids(tmp_path: Path) -> None:
     _, encoded = written(tmp_path, CONFIGS["word none"])
     assert encoded.settle(DataConfig("word")).normalization == "none"
-    with pytest.raises(ConfigError, match="normalize: got 'NFKC', but 0.txt was encoded with 'none'"):
+    with pytest.raises(ConfigError, match=r"normalize: got 'NFKC', but 0\.txt was encoded with 'none'"):
         encoded.prepare(DataConfig("word", normalize="NFKC"))
 
 
