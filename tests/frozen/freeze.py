@@ -151,7 +151,7 @@ def prepared(engine: str, experiment: Experiment) -> Any:
     return prepare_run(
         corpus_of(experiment),
         experiment,
-        lambda config, params, rule, clip: make_trainable(engine, config.spec, params, rule, clip, "float32"),
+        lambda spec, params, rule, clip: make_trainable(engine, spec, params, rule, clip, "float32"),
     )
 
 

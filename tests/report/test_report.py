@@ -28,6 +28,7 @@ from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.layers import output_loss
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Network
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
@@ -348,8 +349,8 @@ def test_norms_of_parameters_are_the_models_gradients() -> None:
     checkpoint = models.checkpoint("lstm")
     ids = windows([np.random.default_rng(7).integers(0, models.V, 40)])
     assert ids.shape == (40, 1)
-    batch = Batch(ids[:-1], ids[1:], np.ones((39, 1), np.bool_), carry=False)
-    model = LanguageModel(checkpoint.config, checkpoint.params)
+    batch = Batch.of_tokens(ids[:-1], ids[1:])
+    model = Network(checkpoint.config.spec, checkpoint.params)
     expected = model.gradients(batch, zero_state(checkpoint.config, 1)).params
     for name, (weight, gradient) in parameter_gradients(checkpoint, ids).items():
         assert gradient == pytest.approx(float(np.linalg.norm(expected[name])), rel=1e-5)

@@ -43,7 +43,7 @@ def prepared(
     return prepare_run(
         Corpus("fox", text),
         experiment,
-        lambda config, params, rule, clip: make_trainable(engine, config.spec, params, rule, clip, precision),
+        lambda spec, params, rule, clip: make_trainable(engine, spec, params, rule, clip, precision),
     )
 
 

@@ -270,9 +270,9 @@ def test_a_corpus_is_encoded_once_for_all_batch_sizes_and_lengths(monkeypatch: p
     for batch, length in ((4, 8), (8, 8), (3, 16)):
         experiment = make_experiment({**BASE, "batch": batch, "length": length})
         made = datasets.get(experiment.data)
-        assert next(made.train.epoch(None)).inputs.shape == (length, batch)
+        assert next(made.train.epoch(None)).targets.shape == (length, batch)
         assert made.validation is not None
-        assert next(made.validation.epoch(None)).inputs.shape[1] == 2
+        assert next(made.validation.epoch(None)).batch_size == 2
     assert len(calls) == 1
 
 

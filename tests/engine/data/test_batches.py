@@ -14,17 +14,17 @@ from unrolled.engine.data.batches import batches_after
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.models.batch import Batch
 
-GOOD = Batch(np.array([[1], [2]]), np.array([[2], [3]]), np.array([[True], [False]]), carry=True)
+GOOD = Batch.of_tokens(np.array([[1], [2]]), np.array([[2], [3]]), np.array([[True], [False]]), carry=True)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"inputs": np.array([[1], [9]])},
-        {"inputs": np.array([[1], [2]], np.int32)},
+        {"inputs": {"tokens": np.array([[1], [9]])}},
+        {"inputs": {"tokens": np.array([[1], [2]], np.int32)}},
         {"targets": np.array([[2, 3]])},
-        {"mask": np.array([[True], [True]])},
-        {"mask": np.array([[1], [0]])},
+        {"weights": np.array([[True], [True]])},
+        {"weights": np.array([[1], [0]])},
         {"carry": False},
     ],
 )
@@ -56,7 +56,7 @@ def test_batches_after_a_step_are_those_of_a_run_from_the_start(step: int) -> No
     assert data.batches_per_epoch == 4
 
     def first_ids(seed: int, step: int, count: int) -> list[list[int]]:
-        return [batch.inputs[0].tolist() for batch in islice(batches_after(data, seed, step), count)]
+        return [batch.inputs["tokens"][0].tolist() for batch in islice(batches_after(data, seed, step), count)]
 
     whole = first_ids(3, 0, 12)
     assert first_ids(3, step, 12 - step) == whole[step:]

@@ -46,8 +46,8 @@ def test_record_batches_exact_padding_and_mask() -> None:
     )
     check(second, [[1], [30], [31]], [[30], [31], [2]], [[1], [1], [1]], False)
     assert (batches.batches_per_epoch, batches.tokens_per_epoch) == (2, 9)
-    assert first.tokens == 6
-    np.testing.assert_array_equal(first.lengths, np.array([4, 2]), strict=True)
+    assert first.weight == 6
+    np.testing.assert_array_equal(first.weights.sum(axis=0), [4, 2])
 
 
 def test_record_longer_than_length_is_cut() -> None:
@@ -84,7 +84,7 @@ def test_shuffling_permutes_whole_records() -> None:
 
 
 def padding(batches: RecordBatches, rng: np.random.Generator | None) -> float:
-    sizes = [(batch.mask.size, batch.tokens) for batch in batches.epoch(rng)]
+    sizes = [(batch.weights.size, batch.weight) for batch in batches.epoch(rng)]
     return 1 - sum(tokens for _, tokens in sizes) / sum(size for size, _ in sizes)
 
 
@@ -104,10 +104,10 @@ def test_records_of_one_length_share_a_batch_and_little_is_padding(monkeypatch: 
 def test_epochs_have_other_batches_in_an_order_independent_of_lengths() -> None:
     batches = lists_of_all_lengths()
     epochs = [list(batches.epoch(np.random.default_rng(seed))) for seed in range(2)]
-    first, second = ({batch.inputs.tobytes() for batch in epoch} for epoch in epochs)
+    first, second = ({batch.inputs["tokens"].tobytes() for batch in epoch} for epoch in epochs)
     assert len(first) == len(second) == batches.batches_per_epoch
     assert len(first & second) < 0.05 * len(first)
-    steps = np.array([len(batch.inputs) for batch in epochs[0]], float)
+    steps = np.array([len(batch.targets) for batch in epochs[0]], float)
     assert abs(np.corrcoef(steps[:-1], steps[1:])[0, 1]) < 0.2
     assert sorted(rows(batches, np.random.default_rng(1))) == sorted(rows(batches, None))
 
@@ -126,11 +126,12 @@ def test_record_batches_hold_each_record(records: list[str], batch_size: int, le
     assert rows(batches, None) == expected
     assert sorted(rows(batches, np.random.default_rng(seed))) == sorted(expected)
     for batch in batches.epoch(None):
-        assert len(batch.inputs) == batch.lengths.max()
+        tokens, counted = batch.inputs["tokens"], batch.weights
+        assert len(tokens) == counted.sum(axis=0).max()
         assert not batch.carry
-        assert not batch.inputs[~batch.mask].any()
-        assert not batch.targets[~batch.mask].any()
-        np.testing.assert_array_equal(batch.inputs[1:][batch.mask[1:]], batch.targets[:-1][batch.mask[1:]])
+        assert not tokens[~counted].any()
+        assert not batch.targets[~counted].any()
+        np.testing.assert_array_equal(tokens[1:][counted[1:]], batch.targets[:-1][counted[1:]])
 
 
 def test_encode_records_exact() -> None:

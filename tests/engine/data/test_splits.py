@@ -146,7 +146,7 @@ def test_a_validation_stream_begins_where_training_ends() -> None:
     seen = []
     for part in (data.train, data.validation):
         assert part is not None
-        seen.append({int(i) for b in part.epoch(None) for i in (*b.inputs.flat, *b.targets.flat)})
+        seen.append({int(i) for b in part.epoch(None) for i in (*b.inputs["tokens"].flat, *b.targets.flat)})
     assert len(seen[0]) > 690
     assert len(seen[1]) > 190
     assert not seen[0] & seen[1]

@@ -25,8 +25,8 @@ def test_stream_exact_lanes_chunks_and_carry() -> None:
     check(second, [[2, 7], [3, 8]], [[3, 8], [4, 9]], ones, True)
     check(third, [[4, 9]], [[5, 10]], [[1, 1]], True)
     assert (batches.batches_per_epoch, batches.tokens_per_epoch) == (3, 10)
-    assert [batch.tokens for batch in (first, second, third)] == [4, 4, 2]
-    np.testing.assert_array_equal(third.lengths, np.array([1, 1]), strict=True)
+    assert [batch.weight for batch in (first, second, third)] == [4, 4, 2]
+    assert third.lengths is None
 
 
 def test_stream_leaves_out_fewer_tokens_than_lanes() -> None:
@@ -57,7 +57,7 @@ def test_stream_too_short(n: int) -> None:
 def test_stream_order_does_not_depend_on_the_generator() -> None:
     batches = StreamBatches(np.arange(20, dtype=np.uint8), 3, 4)
     for got, expected in zip(batches.epoch(np.random.default_rng(0)), batches.epoch(None), strict=True):
-        np.testing.assert_array_equal(got.inputs, expected.inputs, strict=True)
+        np.testing.assert_array_equal(got.inputs["tokens"], expected.inputs["tokens"], strict=True)
         np.testing.assert_array_equal(got.targets, expected.targets, strict=True)
 
 
@@ -67,16 +67,16 @@ def test_stream_predicts_every_token_once(n: int, batch_size: int, length: int) 
     batches = StreamBatches(np.arange(n, dtype=np.uint8), batch_size, length)
     epoch = list(batches.epoch(None))
     check_totals(batches)
-    lanes = np.concatenate([batch.inputs for batch in epoch])
+    lanes = np.concatenate([batch.inputs["tokens"] for batch in epoch])
     targets = np.concatenate([batch.targets for batch in epoch])
     kept = lanes.size
     assert n - 1 - lanes.shape[1] < kept <= n - 1
     np.testing.assert_array_equal(lanes.T.ravel(), np.arange(kept), strict=True)
     np.testing.assert_array_equal(targets, lanes + 1, strict=True)
     assert [batch.carry for batch in epoch] == [False] + [True] * (len(epoch) - 1)
-    assert all(len(batch.inputs) == length for batch in epoch[:-1])
-    assert 1 <= len(epoch[-1].inputs) <= length
-    assert all(batch.mask.all() for batch in epoch)
+    assert all(len(batch.targets) == length for batch in epoch[:-1])
+    assert 1 <= len(epoch[-1].targets) <= length
+    assert all(batch.weights.all() for batch in epoch)
 
 
 def test_encode_stream_exact() -> None:

@@ -12,9 +12,10 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, Masks, dropout_masks
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.parameters import Params, layer_names
+from unrolled.engine.models.parameters import Params, layer_names, layer_params
 from unrolled.engine.network.backends import get_backend
-from unrolled.engine.network.language_model import LanguageModel, layers_backward, layers_forward
+from unrolled.engine.network.core import add_layer_gradients, core_backward, core_forward, input_gradient
+from unrolled.engine.network.network import Network
 from unrolled.engine.optimizers.config import OptimizerConfig
 
 STEP = 1e-6
@@ -40,9 +41,9 @@ def masks_for(config: LanguageModelConfig, dtype: type = np.float64, dropout: Dr
     return dropout_masks(config.spec, models.T, models.B, np.random.default_rng(5), dtype, dropout)
 
 
-def mean_loss(model: LanguageModel, batch: Batch, state: NDArray, masks: Masks | None) -> float:
+def mean_loss(model: Network, batch: Batch, state: NDArray, masks: Masks | None) -> float:
     result = model.gradients(batch, state, masks).loss
-    return result.loss / result.tokens
+    return result.loss / result.weight
 
 
 def differences(function, array: NDArray) -> NDArray:  # type: ignore[no-untyped-def]
@@ -64,7 +65,7 @@ def differences(function, array: NDArray) -> NDArray:  # type: ignore[no-untyped
 def test_every_parameter_and_the_state_match_differences(cell: str, variant: str) -> None:
     layers, settings = VARIANTS[variant]
     config = models.config(cell, layers, **settings)
-    model = LanguageModel(config, models.params(config))
+    model = Network(config.spec, models.params(config))
     batch, state, masks = models.batch(config), models.state(config), masks_for(config)
     got = model.gradients(batch, state, masks)
 
@@ -83,13 +84,13 @@ def test_gradients_under_every_kind_of_dropout(cell: str, variant: str) -> None:
     config = models.config(cell, layers, **settings)
     params, batch, state = models.params(config), models.batch(config), models.state(config)
     masks = masks_for(config, dropout=dropout)
-    model = LanguageModel(config, params)
+    model = Network(config.spec, params)
     got = model.gradients(batch, state, masks)
     for name, value in model.params.items():
         expected = differences(lambda: mean_loss(model, batch, state, masks), value)
         assert_close(got.params[name], expected, "difference", what=name)
     twins = {
-        "numba": LanguageModel(config, params, "numba").gradients(batch, state, masks).params,
+        "numba": Network(config.spec, params, "numba").gradients(batch, state, masks).params,
         "torch": torch_gradients(config, params, batch, state, dropout),
     }
     for engine, grads in twins.items():
@@ -100,18 +101,18 @@ def test_gradients_under_every_kind_of_dropout(cell: str, variant: str) -> None:
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_gradients_of_smoothed_labels_match_differences(backend: str) -> None:
     config = models.config("lstm", 1)
-    model = LanguageModel(config, models.params(config), backend)
+    model = Network(config.spec, models.params(config), backend)
     batch, state = models.batch(config), models.state(config)
     got = model.gradients(batch, state, smoothing=0.3)
 
     def loss() -> float:
         """Return the loss by its definition: the cross-entropy with a target that is spread out."""
-        logits, _ = model.step(batch.inputs, state)
+        logits = model.step(batch.inputs, state)[0]["logits"]
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         target = 0.7 * np.eye(models.V)[batch.targets] + 0.3 / models.V
-        return float(-(target * log_p).sum(-1)[batch.mask].mean())
+        return float(-(target * log_p).sum(-1)[batch.weights].mean())
 
-    assert got.loss.loss / got.loss.tokens == pytest.approx(loss(), rel=1e-9)
+    assert got.loss.loss / got.loss.weight == pytest.approx(loss(), rel=1e-9)
     for name in ("output.weight", "output.bias", "rnn.weight_hh_l0"):
         assert_close(got.params[name], differences(loss, model.params[name]), "difference", what=name)
 
@@ -137,7 +138,7 @@ def test_masks_keep_their_share_and_their_mean() -> None:
     assert one is not None
     assert one.inputs is not None
     assert (one.inputs.shape, one.outputs) == ((1, 50, models.E), None)
-    assert dropout_masks(models.config("gru"), 4, 5, np.random.default_rng(0)) is None
+    assert dropout_masks(models.config("gru").spec, 4, 5, np.random.default_rng(0)) is None
     for settings in ({"inputs": 1.0}, {"outputs": -0.1}, {"outputs": np.nan}):
         with pytest.raises(ConfigError, match="put_dropout: got"):
             Dropout(**settings)
@@ -147,7 +148,8 @@ def test_masks_keep_their_share_and_their_mean() -> None:
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: str, layers: int) -> None:
     config = models.config(cell, layers)
-    backend, params = get_backend("numpy"), models.params(config)
+    backend, params, core = get_backend("numpy"), models.params(config), config.spec.core
+    steps = backend.recurrent.plan(models.T, models.B, None)
     rng = np.random.default_rng(7)
     x = rng.standard_normal((models.T, models.B, models.E))
     state = models.state(config)
@@ -159,15 +161,14 @@ def test_input_of_the_layers_matches_differences_with_random_cotangents(cell: st
         return backend.layers.linear_forward(x, params[first.w_ih], params[first.b_ih])
 
     def projected() -> float:
-        h, final, _ = layers_forward(backend, config, params, product(), state)
+        h, final, _ = core_forward(backend, core, params, [product()], state, steps)
         return float((h * dh).sum() + (final * dstate).sum())
 
-    _, _, tapes = layers_forward(backend, config, params, product(), state)
+    _, _, tape = core_forward(backend, core, params, [product()], state, steps)
     grads = {name: np.zeros_like(value) for name, value in params.items()}
-    ends, dstate_0 = layers_backward(backend, config, params, dh, dstate, tapes, grads)
-    backend.layers.linear_backward_weight(ends.dxg, x, grads[first.w_ih], grads[first.b_ih])
-    backend.layers.linear_backward_weight(ends.dhg, ends.h_prev, grads[first.w_hh], grads[first.b_hh])
-    dx = backend.layers.linear_backward_input(ends.dxg, params[first.w_ih])
+    ends, dstate_0 = core_backward(backend, core, params, dh, dstate, tape, grads)
+    add_layer_gradients(backend, 0, ends, x, grads)
+    dx = input_gradient(backend, ends, [layer_params(params, 0)])
     assert_close(dx, differences(projected, x), "difference", what="input")
     assert_close(dstate_0, differences(projected, state), "difference", what="initial state")
     for name in params:
@@ -194,7 +195,7 @@ def test_every_parameter_matches_autograd_by_name(cell: str, variant: str, backe
     config = models.config(cell, layers, **settings)
     params, batch, state = models.params(config, dtype), models.batch(config), models.state(config, dtype=dtype)
     expected = torch_gradients(config, params, batch, state)
-    got = LanguageModel(config, params, backend).gradients(batch, state, masks_for(config, dtype)).params
+    got = Network(config.spec, params, backend).gradients(batch, state, masks_for(config, dtype)).params
     assert set(got) == set(expected)
     for name in expected:
         assert_close(got[name], expected[name], "autograd", dtype, name)
@@ -207,9 +208,9 @@ def float32_errors(cell: str) -> tuple[float, float]:
     for seed in range(3):
         params, batch = models.params(config, np.float32, seed), models.batch(config, 40, 16, seed + 10)
         state = models.state(config, 16, np.float32, seed + 20)
-        exact = LanguageModel(config, {name: value.astype(np.float64) for name, value in params.items()})
+        exact = Network(config.spec, {name: value.astype(np.float64) for name, value in params.items()})
         expected = exact.gradients(batch, state.astype(np.float64)).params
-        ours.append(relative_error(LanguageModel(config, params, "numba").gradients(batch, state).params, expected))
+        ours.append(relative_error(Network(config.spec, params, "numba").gradients(batch, state).params, expected))
         theirs.append(relative_error(torch_gradients(config, params, batch, state), expected))
     return max(ours), max(theirs)
 
@@ -241,7 +242,7 @@ def test_alarm_two_gates_exchanged_are_noticed() -> None:
     params, batch, state = models.params(config), models.batch(config), models.state(config)
     expected = torch_gradients(config, params, batch, state)
     wrong = {**params, "rnn.weight_hh_l0": _swapped(params["rnn.weight_hh_l0"], 0, 1, 4)}
-    got = LanguageModel(config, wrong).gradients(batch, state).params
+    got = Network(config.spec, wrong).gradients(batch, state).params
     with pytest.raises(AssertionError, match=r"rnn\.weight_ih_l0"):
         assert_close(got["rnn.weight_ih_l0"], expected["rnn.weight_ih_l0"], "autograd", what="rnn.weight_ih_l0")
 
@@ -265,8 +266,8 @@ def test_alarm_the_comparator_fails(damage: str) -> None:
 
 def test_gradient_of_a_batch_without_counted_positions_is_zero() -> None:
     config = models.config("gru", 1)
-    batch = models.batch(config)._replace(mask=np.zeros((models.T, models.B), bool))
+    batch = models.batch(config)._replace(weights=np.zeros((models.T, models.B), bool))
     for backend in ("numpy", "numba"):
-        got = LanguageModel(config, models.params(config), backend).gradients(batch, models.state(config))
-        assert got.loss == (0.0, 0, 0)
+        got = Network(config.spec, models.params(config), backend).gradients(batch, models.state(config))
+        assert got.loss == (0.0, 0, (0, 0))
         assert all(not value.any() for value in got.params.values())

@@ -11,11 +11,13 @@ from tolerances import assert_close
 from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
+from unrolled.engine.models.batch import TOKENS, Batch
 from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.heads.step_labels import StepLabelsHead
 from unrolled.engine.models.layers.output_loss import LossSums, softmax_cross_entropy
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import get_backend
-from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Network
 from unrolled.runtime import ENGINES
 from unrolled.runtime.models.engines import make_model
 
@@ -36,23 +38,23 @@ def open_engine(engine: str, cell: str, layers: int = 2) -> StepModel:
 def test_kernels_equal_the_reference_array_by_array(cell: str, size: tuple[int, int, int], dtype: type) -> None:
     T, B, H = size
     spec = CELLS[cell]
+    reference, compiled = get_backend("numpy").recurrent, get_backend("numba").recurrent
     rng = np.random.default_rng(T * B * H)
     xg = rng.standard_normal((T, B, spec.gates * H)).astype(dtype)
     s0 = rng.standard_normal((spec.states, B, H)).astype(dtype)
     w_hh = (rng.standard_normal((spec.gates * H, H)) / np.sqrt(H)).astype(dtype)
     b_hh = rng.standard_normal(spec.gates * H).astype(dtype)
     dh, ds_T = rng.standard_normal((T, B, H)).astype(dtype), rng.standard_normal(s0.shape).astype(dtype)
-    kernel = get_backend("numba").cells[cell]
-    states, gates = spec.forward(xg, s0, w_hh, b_hh)
-    got_states, got_gates = kernel.forward(xg, s0, w_hh, b_hh)
-    assert_close(got_states, states, "engine", dtype, "states")
-    columns = np.arange(gates.shape[2]).reshape(-1, H)
-    if cell == "gru":  # the kernel stores n after hn
-        columns = columns[[0, 1, 3, 2]]
-    assert_close(got_gates, gates[..., columns.ravel()], "engine", dtype, "gates")
-    expected = spec.backward(dh, ds_T, states, gates, w_hh, b_hh)
-    got = map(np.asarray, kernel.backward(dh, ds_T, got_states, got_gates, w_hh, b_hh))
-    for name, one, other in zip(("dxg", "dhg", "ds0"), got, expected, strict=True):
+    results = []
+    for functions in (reference, compiled):
+        steps = functions.plan(T, B, None)
+        y, final, tape = functions.forward(cell, [xg], s0[:, None], [w_hh], [b_hh], steps)
+        (gradient,), ds0 = functions.backward(cell, dh.copy(), ds_T[:, None], tape, [w_hh], [b_hh], steps)
+        dxg, dhg, h_prev = (functions.unpack(np.asarray(array), steps) for array in gradient)
+        results.append({"y": y, "final": final, "h_prev": h_prev, "dxg": dxg, "dhg": dhg, "ds0": ds0})
+    expected, got = results
+    for name, one in got.items():
+        other = expected[name]
         # Sums over H terms of size 1: the error grows with the largest entry, not with each.
         scale = max(float(np.abs(other).max()), 1.0)
         assert_close(one / scale, other / scale, "engine", dtype, name)
@@ -107,9 +109,11 @@ def test_a_gradient_in_ranges_of_columns_is_like_one_in_one_piece(dtype: type) -
 def cross_entropy(backend: str, logits: NDArray, targets: NDArray, mask: NDArray) -> tuple[LossSums, NDArray | None]:
     """Return the loss of logits and its gradient, by an output layer whose weight is the identity."""
     V, dtype = logits.shape[-1], logits.dtype
-    grads = np.zeros((V, V), dtype), np.zeros(V, dtype)
-    layers = get_backend(backend).layers
-    return layers.output_loss(logits, np.eye(V, dtype=dtype), np.zeros(V, dtype), targets, mask, grads)
+    params = {"output.weight": np.eye(V, dtype=dtype), "output.bias": np.zeros(V, dtype)}
+    grads = {name: np.zeros_like(value) for name, value in params.items()}
+    batch, state = Batch({}, targets, mask, None, False), np.zeros((1, 1, *logits.shape[1:]), dtype)
+    found = get_backend(backend).heads["step_labels"].loss(StepLabelsHead(V), params, logits, state, batch, grads, 0.0)
+    return found.sums, found.dy
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -121,7 +125,7 @@ def test_cross_entropy_equals_the_reference(V: int, dtype: type) -> None:
     targets, mask = rng.integers(0, V, (4, 3)), rng.random((4, 3)) > 0.3
     expected, dexpected = softmax_cross_entropy(logits, targets, mask, True)
     got, dgot = cross_entropy("numba", logits, targets, mask)
-    assert (got.correct, got.tokens) == (expected.correct, expected.tokens)
+    assert (got.weight, got.details) == (expected.weight, expected.details)
     assert_close(np.array(got.loss, dtype), np.array(expected.loss, dtype), "engine", dtype, "loss")
     assert dgot is not None
     assert dexpected is not None
@@ -199,7 +203,7 @@ def test_cross_entropy_of_known_probabilities() -> None:
     for backend in ("numpy", "numba"):
         loss, gradient = cross_entropy(backend, np.log(p), np.array([[1, 2]]), np.array([[True, True]]))
         assert loss.loss == pytest.approx(np.log(4) - np.log(0.7), rel=1e-12)
-        assert (loss.correct, loss.tokens) == (1, 2)
+        assert (loss.weight, loss.details) == (2, (1, 2))
         np.testing.assert_allclose(gradient, [[[0.25, -0.375, 0.125], [0.05, 0.1, -0.15]]], rtol=1e-12, atol=1e-15)
 
 
@@ -218,7 +222,7 @@ ENGINE_NAMES = list(ENGINES)
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_a_sequence_equals_its_chunks(engine: str, cell: str) -> None:
     model = open_engine(engine, cell)
-    tokens = models.batch(model.config, steps=9).inputs
+    tokens = models.batch(model.config, steps=9).inputs[TOKENS]
     state = models.state(model.config, dtype=np.float32)
     whole, end = model.step(tokens, state)
     parts, moved = [], state
@@ -233,7 +237,7 @@ def test_a_sequence_equals_its_chunks(engine: str, cell: str) -> None:
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_a_batch_equals_its_rows(engine: str, cell: str) -> None:
     model = open_engine(engine, cell)
-    tokens = models.batch(model.config, steps=4, rows=11).inputs
+    tokens = models.batch(model.config, steps=4, rows=11).inputs[TOKENS]
     state = models.state(model.config, rows=11, dtype=np.float32)
     whole, end = model.step(tokens, state)
     for b in range(11):
@@ -247,7 +251,7 @@ def test_a_batch_equals_its_rows(engine: str, cell: str) -> None:
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_every_engine_gives_the_logits_of_numpy(engine: str, cell: str) -> None:
     model, reference = open_engine(engine, cell), open_engine("numpy", cell)
-    tokens = models.batch(model.config, steps=7, rows=5).inputs
+    tokens = models.batch(model.config, steps=7, rows=5).inputs[TOKENS]
     state = models.state(model.config, rows=5, dtype=np.float32)
     expected, expected_state = reference.step(tokens, state)
     logits, moved = model.step(tokens, state)
@@ -259,18 +263,19 @@ def test_every_engine_gives_the_logits_of_numpy(engine: str, cell: str) -> None:
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_a_padded_record_equals_the_record_alone(cell: str, backend: str) -> None:
     config = models.config(cell)
-    model = LanguageModel(config, models.params(config), backend)
+    model = Network(config.spec, models.params(config), backend)
     batch = models.batch(config, steps=6, rows=4)
-    assert len(set(batch.lengths.tolist())) > 1
+    lengths = batch.weights.sum(axis=0)
+    assert len(set(lengths.tolist())) > 1
     together = model.gradients(batch, zero_state(config, 4, np.float64))
     loss, sums = 0.0, {name: np.zeros_like(value) for name, value in model.params.items()}
-    for b, n in enumerate(batch.lengths):
+    for b, n in enumerate(lengths):
         part = slice(0, n), slice(b, b + 1)
-        alone = batch._replace(inputs=batch.inputs[part], targets=batch.targets[part], mask=batch.mask[part])
+        alone = Batch.of_tokens(np.ascontiguousarray(batch.inputs[TOKENS][part]), batch.targets[part])
         got = model.gradients(alone, zero_state(config, 1, np.float64))
         loss += got.loss.loss
         for name, value in got.params.items():
-            sums[name] += value * n / batch.tokens
+            sums[name] += value * n / batch.weight
     assert_close(np.array(together.loss.loss), np.array(loss), "invariant", what="loss")
     for name, value in sums.items():
         assert_close(together.params[name], value, "invariant", what=name)
@@ -278,7 +283,7 @@ def test_a_padded_record_equals_the_record_alone(cell: str, backend: str) -> Non
 
 def test_alarm_a_state_that_is_dropped_is_noticed() -> None:
     model = open_engine("numpy", "lstm")
-    tokens = models.batch(model.config, steps=6).inputs
+    tokens = models.batch(model.config, steps=6).inputs[TOKENS]
     state = models.state(model.config, dtype=np.float32)
     whole, _ = model.step(tokens, state)
     second, _ = model.step(np.ascontiguousarray(tokens[3:]), np.zeros_like(state))
@@ -290,20 +295,20 @@ def test_alarm_a_state_that_is_dropped_is_noticed() -> None:
 def test_targets_that_do_not_count_may_be_anything_and_others_only_tokens(backend: str) -> None:
     config = models.config("gru")
     model, batch, state = (
-        LanguageModel(config, models.params(config), backend),
+        Network(config.spec, models.params(config), backend),
         models.batch(config),
         models.state(config),
     )
-    mask = batch.mask.copy()
+    mask = batch.weights.copy()
     mask[1, 0] = False
-    expected = model.gradients(batch._replace(mask=mask), state)
+    expected = model.gradients(batch._replace(weights=mask), state)
     for strange in (-100, config.vocab_size, np.iinfo(np.int64).max):
         targets = batch.targets.copy()
         targets[1, 0] = strange
-        got = model.gradients(batch._replace(targets=targets, mask=mask), state)
+        got = model.gradients(batch._replace(targets=targets, weights=mask), state)
         assert got.loss == expected.loss
         assert (got.flat == expected.flat).all()
         with pytest.raises(ShapeError, match="targets: ids outside the vocabulary's 0"):
-            model.gradients(batch._replace(targets=targets, mask=np.ones_like(mask)), state)
+            model.gradients(batch._replace(targets=targets, weights=np.ones_like(mask)), state)
         with pytest.raises(ShapeError, match=f"tokens: ids from .*{strange}"):
-            model.gradients(batch._replace(inputs=targets), state)
+            model.gradients(batch._replace(inputs={TOKENS: targets}), state)

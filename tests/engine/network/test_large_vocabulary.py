@@ -20,6 +20,7 @@ from unrolled.cli.app import app
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.layers import output_loss
+from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.training import evaluation
@@ -37,10 +38,14 @@ def trainable(engine: str, **settings: Any) -> Any:
     return make_trainable(engine, config.spec, models.params(config), rule, 1.0)
 
 
+def flat(sums: LossSums) -> tuple[float, ...]:
+    return sums.loss, sums.weight, *sums.details
+
+
 def some(batch: Batch, kind: str) -> Batch:
     """Return the batch with all positions counted, some, or none."""
-    masks = {"all": np.ones_like(batch.mask), "some": batch.mask, "none": np.zeros_like(batch.mask)}
-    return batch._replace(mask=masks[kind])
+    masks = {"all": np.ones_like(batch.weights), "some": batch.weights, "none": np.zeros_like(batch.weights)}
+    return batch._replace(weights=masks[kind])
 
 
 @pytest.mark.parametrize("kind", ["all", "some", "none"])
@@ -48,25 +53,25 @@ def some(batch: Batch, kind: str) -> Batch:
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 def test_pieces_give_what_the_whole_gives(engine: str, tied: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, pieces = trainable(engine, tie_weights=tied), trainable(engine, tie_weights=tied)
-    batch, state = some(models.batch(whole.config), kind), models.state(whole.config)
+    batch, state = some(models.batch(models.config("lstm", tie_weights=tied)), kind), models.state(whole.spec)
     expected = [whole.train_step(batch, state, 0.01, None) for _ in range(3)]
     scored = whole.evaluate(batch, state)[0]
     monkeypatch.setattr(output_loss, "LOGITS_BYTES", BYTES)
     got = [pieces.train_step(batch, state, 0.01, None) for _ in range(3)]
-    assert_close([step.loss for step in got], [step.loss for step in expected], "invariant", np.float64)
+    assert_close([flat(step.loss) for step in got], [flat(step.loss) for step in expected], "invariant", np.float64)
     assert_close([step.grad_norm for step in got], [step.grad_norm for step in expected], "invariant", np.float64)
-    assert_close(pieces.evaluate(batch, state)[0], scored, "invariant", np.float64)
+    assert_close(flat(pieces.evaluate(batch, state)[0]), flat(scored), "invariant", np.float64)
     for name, value in whole.export_params().items():
         assert_close(pieces.export_params()[name], value, "engine", np.float64, name)
 
 
 def test_alarm_a_piece_is_a_share_of_the_batch_and_not_its_own_mean() -> None:
     model = trainable("numpy")
-    batch, state = models.batch(model.config), models.state(model.config)
+    batch, state = models.batch(models.config("lstm")), models.state(model.spec)
     whole = model.gradients(batch, state)
-    first = model.gradients(some(batch, "some")._replace(mask=batch.mask & (np.arange(models.T) < 2)[:, None]), state)
-    rest = model.gradients(batch._replace(mask=batch.mask & (np.arange(models.T) >= 2)[:, None]), state)
-    shares = np.array([first.loss.tokens, rest.loss.tokens]) / whole.loss.tokens
+    first = model.gradients(batch._replace(weights=batch.weights & (np.arange(models.T) < 2)[:, None]), state)
+    rest = model.gradients(batch._replace(weights=batch.weights & (np.arange(models.T) >= 2)[:, None]), state)
+    shares = np.array([first.loss.weight, rest.loss.weight]) / whole.loss.weight
     assert_close(first.flat * shares[0] + rest.flat * shares[1], whole.flat, "invariant", np.float64)
     with pytest.raises(AssertionError):
         assert_close((first.flat + rest.flat) / 2, whole.flat, "invariant", np.float64)
@@ -83,7 +88,7 @@ def test_pieces_cover_all_positions_once(N: int, monkeypatch: pytest.MonkeyPatch
 
 def peak_of_a_step(engine: str, batch: Batch, model: Any) -> int:
     """Return the peak of the bytes that a step and an evaluation allocate."""
-    state = models.state(model.config, batch.inputs.shape[1], np.float32)
+    state = models.state(model.spec, batch.batch_size, np.float32)
     tracemalloc.start()
     try:
         model.train_step(batch, state, 0.01, None)
@@ -96,7 +101,7 @@ def peak_of_a_step(engine: str, batch: Batch, model: Any) -> int:
 def test_a_step_in_numpy_holds_less_than_all_logits_and_the_whole_holds_more(monkeypatch: pytest.MonkeyPatch) -> None:
     config = models.config("rnn", 1, vocab_size=3000)
     batch = models.batch(config, 32, 32, masked=False)
-    all_logits = 4 * batch.inputs.size * config.vocab_size  # 12 MB
+    all_logits = 4 * batch.targets.size * config.vocab_size  # 12 MB
 
     def peak() -> int:
         model = make_trainable("numpy", config.spec, models.params(config, np.float32), OptimizerConfig("adam"), 1.0)
@@ -124,7 +129,7 @@ def test_a_model_that_is_scored_by_its_steps_is_asked_for_few_logits_at_a_time(m
     monkeypatch.setattr(evaluation, "LOGITS_BYTES", 4 * models.V * models.B * 2)  # two steps of all rows
     got, got_state = step_evaluator(model)(batch, state)
     assert asked == [6, 6, 3]
-    assert_close(got, expected, "invariant", np.float64)
+    assert_close(flat(got), flat(expected), "invariant", np.float64)
     assert_close(got_state, expected_state, "invariant", np.float64)
 
 

@@ -315,7 +315,7 @@ def test_a_corpus_becomes_batches(batching: str) -> None:
     assert len(data.tokenizer) == 300
     assert data.tokenizer.vocabulary[:2] == ((BOS, EOS) if batching == "records" else BYTE_SIGNS[:2])
     batch = next(data.train.epoch(None))
-    text = data.tokenizer.decode(batch.inputs[batch.mask[:, 0], 0])
+    text = data.tokenizer.decode(batch.inputs["tokens"][batch.weights[:, 0], 0])
     assert TEXT.startswith(text) if batching == "stream" else text.rstrip() in TEXT
 
 
