@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.cells.cell import SIGMOID, TANH
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.embedding import embedding_forward
 from unrolled.engine.models.layers.linear import linear_backward_input, linear_forward

@@ -13,46 +13,56 @@ ROOMS: dict[str, str] = {
     "engine": "",
     "engine.tokenizers": "engine",
     "engine.models.cells": "",
-    "engine.models.layers": "",
-    "engine.models": "engine engine.tokenizers engine.models.cells",
+    "engine.models.layers": "engine engine.models.cells",
+    "engine.models.inputs": "engine engine.models.layers",
+    "engine.models.heads": "engine engine.models.layers engine.models.inputs",
+    "engine.models": (
+        "engine engine.tokenizers engine.models.cells engine.models.layers engine.models.inputs engine.models.heads"
+    ),
     "engine.storage": "engine engine.tokenizers engine.models",
     "engine.plotting": "engine engine.storage",
     "engine.processes": "engine engine.storage",
     "engine.data.readers": "engine engine.storage",
-    "engine.data": "engine engine.tokenizers engine.storage engine.data.readers",
+    "engine.data": "engine engine.tokenizers engine.models.inputs engine.storage engine.data.readers",
     "engine.sampling": "engine engine.tokenizers engine.models",
     "engine.optimizers": "engine",
     "engine.kernels.jit": "",
     "engine.kernels.simd": "engine engine.kernels.jit",
     "engine.kernels.threads": "engine engine.kernels.jit engine.kernels.simd",
     "engine.kernels.gemm": "engine.kernels.jit engine.kernels.simd engine.kernels.threads",
-    "engine.kernels.recurrent": "engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm",
+    "engine.kernels.recurrent": (
+        "engine engine.models.layers engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm"
+    ),
     "engine.kernels.layers": (
         "engine.models.layers engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm "
         "engine.kernels.recurrent"
     ),
+    "engine.kernels.heads": "engine.models.inputs engine.models.heads engine.kernels.gemm engine.kernels.layers",
     "engine.kernels": (
-        "engine.models.layers engine.optimizers engine.kernels.jit engine.kernels.threads engine.kernels.gemm "
-        "engine.kernels.recurrent engine.kernels.layers"
+        "engine.models.layers engine.models.inputs engine.models.heads engine.optimizers engine.kernels.jit "
+        "engine.kernels.threads engine.kernels.gemm engine.kernels.recurrent engine.kernels.layers "
+        "engine.kernels.heads"
     ),
     "engine.kernels.decode": (
         "engine engine.models engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm "
         "engine.kernels.recurrent"
     ),
-    "engine.network": "engine engine.models.cells engine.models.layers engine.models engine.data engine.optimizers",
+    "engine.network": (
+        "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.optimizers"
+    ),
     "engine.training": (
-        "engine engine.models.layers engine.models engine.data engine.optimizers engine.kernels.gemm "
-        "engine.kernels.decode engine.network"
+        "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.data "
+        "engine.optimizers engine.kernels.gemm engine.kernels.decode engine.network"
     ),
     "engine.runs": (
-        "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data engine.optimizers "
-        "engine.training"
+        "engine engine.tokenizers engine.models.cells engine.models.heads engine.models engine.storage engine.data "
+        "engine.optimizers engine.training"
     ),
     "export.artifact": "engine engine.tokenizers engine.models engine.storage engine.sampling",
     "export.onnx": "engine engine.models engine.storage engine.network export.artifact",
     "export.torch": (
-        "engine engine.models.layers engine.models engine.storage engine.data engine.sampling engine.optimizers "
-        "engine.network engine.training export.artifact"
+        "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "
+        "engine.sampling engine.optimizers engine.network engine.training export.artifact"
     ),
     "export.importing": (
         "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers export.torch"
@@ -89,16 +99,16 @@ ROOMS: dict[str, str] = {
         "engine.training engine.runs export"
     ),
     "report": (
-        "engine engine.tokenizers engine.models.cells engine.models.layers engine.models engine.storage "
-        "engine.plotting engine.data.readers engine.data engine.network engine.training engine.runs"
+        "engine engine.tokenizers engine.models.cells engine.models.layers engine.models.inputs engine.models "
+        "engine.storage engine.plotting engine.data.readers engine.data engine.network engine.training engine.runs"
     ),
     "bench.machine": (
         "engine engine.storage engine.processes engine.kernels.jit engine.kernels.threads engine.kernels.gemm"
     ),
     "bench.peers": (
-        "engine engine.tokenizers engine.models engine.storage engine.processes engine.data engine.optimizers "
-        "engine.network export.torch export runtime.models runtime.generation.requests runtime.generation "
-        "bench.machine"
+        "engine engine.tokenizers engine.models.inputs engine.models engine.storage engine.processes "
+        "engine.optimizers engine.network export.torch export runtime.models runtime.generation.requests "
+        "runtime.generation bench.machine"
     ),
     "bench.parity": (
         "engine engine.tokenizers engine.models engine.storage engine.processes engine.sampling runtime.models "
@@ -110,14 +120,14 @@ ROOMS: dict[str, str] = {
     ),
     "bench.results": "engine engine.plotting bench.peers",
     "bench": (
-        "engine engine.models engine.storage engine.processes engine.data engine.training export.artifact "
-        "export.onnx export runtime.models runtime.generation.requests runtime.generation.scheduler "
-        "runtime.generation bench.machine bench.peers"
+        "engine engine.models engine.storage engine.processes engine.data engine.training export.artifact export.onnx "
+        "export runtime.models runtime.generation.requests runtime.generation.scheduler runtime.generation "
+        "bench.machine bench.peers"
     ),
     "cli.recipes": "engine",
     "cli.terminal": (
-        "engine engine.models engine.storage engine.data.readers engine.data engine.training engine.runs "
-        "runtime.jobs tuning bench.peers bench.results"
+        "engine engine.models engine.storage engine.data.readers engine.data engine.training engine.runs runtime.jobs "
+        "tuning bench.peers bench.results"
     ),
     "cli.options": (
         "engine engine.storage engine.data.readers engine.data engine.network engine.runs export runtime.jobs runtime "
@@ -128,10 +138,10 @@ ROOMS: dict[str, str] = {
         "cli.terminal cli.options"
     ),
     "cli.verbs": (
-        "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers "
-        "engine.data engine.network engine.training engine.runs export.artifact export.onnx export.importing "
-        "export.verification export runtime.models runtime.jobs runtime tuning "
-        "report bench.machine bench.peers bench.parity bench cli.terminal cli.options"
+        "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers engine.data "
+        "engine.network engine.training engine.runs export.artifact export.onnx export.importing export.verification "
+        "export runtime.models runtime.jobs runtime tuning report bench.machine bench.peers bench.parity bench "
+        "cli.terminal cli.options"
     ),
     "cli": "engine cli.terminal cli.options cli.verbs.bench cli.verbs",
 }

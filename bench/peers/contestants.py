@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unrolled.bench.peers.inputs import FIRST_CHARACTER, make_batch, make_checkpoint, make_params
 from unrolled.bench.peers.workloads import Workload
-from unrolled.engine.models.batch import TOKENS
+from unrolled.engine.models.inputs.batch import TOKENS
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import FLOAT32

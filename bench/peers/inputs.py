@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from unrolled.bench.peers.workloads import Workload
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.models.batch import Batch
+from unrolled.engine.models.inputs.batch import Batch
 
 
 class Batches(Protocol):

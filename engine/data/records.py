@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unrolled.engine.data.batches import check_sizes
 from unrolled.engine.data.id_arrays import collect_ids
 from unrolled.engine.errors import ConfigError, CorpusError
-from unrolled.engine.models.batch import Batch
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import smallest_unsigned
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ShapeError
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import check_state
 

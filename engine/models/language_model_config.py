@@ -12,9 +12,9 @@ from unrolled.engine.checks import check_flag
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.cells.cell import Cell
-from unrolled.engine.models.core_config import CoreConfig, check_dropout
 from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.models.inputs.embedded import TokensInput
+from unrolled.engine.models.layers.core_config import CoreConfig, check_dropout
 from unrolled.engine.models.spec import ModelSpec
 
 

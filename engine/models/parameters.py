@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.core_config import CoreConfig
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.spec import ModelSpec
 
 Params = dict[str, NDArray]

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from unrolled.engine.canonical import completed
 from unrolled.engine.errors import ConfigError, ShapeError
-from unrolled.engine.models.core_config import CoreConfig
 from unrolled.engine.models.heads import HEADS
 from unrolled.engine.models.heads.head import Head
 from unrolled.engine.models.inputs import INPUTS
 from unrolled.engine.models.inputs.input import Input
+from unrolled.engine.models.layers.core_config import CoreConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.core_config import CoreConfig
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.layers.recurrent import DirectionGradients
 from unrolled.engine.models.parameters import LayerParams, Params, layer_names, layer_params
 from unrolled.engine.network.backends import Backend

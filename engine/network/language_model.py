@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.batch import TOKENS
 from unrolled.engine.models.heads.head import Outputs
+from unrolled.engine.models.inputs.batch import TOKENS
 from unrolled.engine.models.language_model_config import LanguageModelConfig, language_model_of
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec

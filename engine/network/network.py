@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.batch_checks import checked_batch
 from unrolled.engine.models.dropout import NO_MASKS, Masks
 from unrolled.engine.models.heads.head import HeadLoss, Outputs
 from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.layers.recurrent import DirectionGradients
 from unrolled.engine.models.parameters import Params, check_params, layer_names, parameter_shapes, parameter_views

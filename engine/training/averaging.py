@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.heads.head import Outputs
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batches
 from unrolled.engine.errors import ShapeError
-from unrolled.engine.models.batch import TOKENS, Batch
 from unrolled.engine.models.heads.head import Metrics
 from unrolled.engine.models.heads.next_token import NextTokenHead, TokenMetrics
+from unrolled.engine.models.inputs.batch import TOKENS, Batch
 from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, NO_SUMS, LossSums, softmax_cross_entropy
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import HasState, Stepper, zero_state

@@ -11,8 +11,8 @@ import numpy as np
 
 from unrolled.engine.data.batches import Batches, batches_after
 from unrolled.engine.errors import divergence_error
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Masks, dropout_masks
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.schedules import SchedulePosition
 from unrolled.engine.process_group import SINGLE_PROCESS, Group

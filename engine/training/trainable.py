@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError, SettingName
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.heads.head import Outputs
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.parameters import Params, check_params, flatten_params, parameter_shapes, parameter_views
 from unrolled.engine.models.spec import ModelSpec

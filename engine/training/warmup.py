@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import Flow, zero_state
 from unrolled.engine.network.backends import BF16, FLOAT32

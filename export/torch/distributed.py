@@ -22,8 +22,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
-from unrolled.engine.models.batch import TOKENS, Batch
 from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.inputs.batch import TOKENS, Batch
 from unrolled.engine.models.layers.output_loss import NO_SUMS, LossSums
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec

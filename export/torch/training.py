@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.batch import TOKENS, Batch
 from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.heads.head import Outputs
+from unrolled.engine.models.inputs.batch import TOKENS, Batch
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.parameters import Params, parameter_shapes

@@ -23,8 +23,8 @@ from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import BUILTINS, Corpus
 from unrolled.engine.data.splits import split_corpus
 from unrolled.engine.errors import ConfigError, CorpusError, MissingDependencyError, ModelFileError
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers import output_loss
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.language_model import LanguageModel

@@ -6,7 +6,7 @@ import numpy as np
 
 from unrolled.engine.data.batches import Batches
 from unrolled.engine.data.records import RecordBatches
-from unrolled.engine.models.batch import TOKENS, Batch
+from unrolled.engine.models.inputs.batch import TOKENS, Batch
 
 
 def check(batch: Batch, inputs: list, targets: list, mask: list, carry: bool) -> None:

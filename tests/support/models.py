@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.core_config import CoreConfig
 from unrolled.engine.models.heads.head import Head
 from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.models.heads.step_labels import StepLabelsHead
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.inputs.embedded import CategoriesInput, TokensInput
 from unrolled.engine.models.inputs.input import Input
 from unrolled.engine.models.inputs.numeric import StaticInput, ValuesInput
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import HasState

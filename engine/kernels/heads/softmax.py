@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.layers.linear import linear_forward
 from unrolled.engine.kernels.layers.output_loss import output_loss
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.heads.head import HeadFunctions, HeadLoss, Outputs
 from unrolled.engine.models.heads.softmax import BIAS
+from unrolled.engine.models.inputs.batch import Batch
 
 
 class _SoftmaxHead(Protocol):

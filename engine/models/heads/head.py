@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.models.batch import Batch
-from unrolled.engine.models.core_config import CoreConfig
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.inputs.input import Input, Shapes
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.layers.output_loss import LossSums
 
 Outputs = dict[str, NDArray]

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from unrolled.engine.canonical import canonical_settings
 from unrolled.engine.checks import check_flag, check_whole
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.models.batch import TOKENS, Batch
-from unrolled.engine.models.core_config import CoreConfig
 from unrolled.engine.models.heads.head import HeadLoss, Metric, Outputs
 from unrolled.engine.models.heads.softmax import (
     BIAS,
@@ -24,7 +22,9 @@ from unrolled.engine.models.heads.softmax import (
     softmax_outputs,
     step_metrics,
 )
+from unrolled.engine.models.inputs.batch import TOKENS, Batch
 from unrolled.engine.models.inputs.input import Input, Shapes
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.layers.output_loss import LossSums
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ShapeError
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.heads.head import HeadLoss, Outputs
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.linear import linear_forward
 from unrolled.engine.models.layers.output_loss import LossSums, output_loss
 

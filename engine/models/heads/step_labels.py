@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from unrolled.engine.canonical import canonical_settings
 from unrolled.engine.checks import check_whole
-from unrolled.engine.models.batch import Batch
-from unrolled.engine.models.core_config import CoreConfig
 from unrolled.engine.models.heads.head import HeadLoss, Metric, Outputs
 from unrolled.engine.models.heads.softmax import (
     BIAS,
@@ -23,7 +21,9 @@ from unrolled.engine.models.heads.softmax import (
     softmax_outputs,
     step_metrics,
 )
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.inputs.input import Input, Shapes
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.layers.output_loss import LossSums
 
 

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from unrolled.engine.canonical import canonical_settings
 from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ShapeError
+from unrolled.engine.models.inputs.batch import TOKENS
 from unrolled.engine.models.inputs.input import Shapes, check_name
 from unrolled.engine.models.layers.embedding import embedding_backward, embedding_forward
-
-TOKENS = "tokens"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from batch_checks import check, check_totals
 
 from unrolled.engine.data.batches import batches_after
 from unrolled.engine.data.records import RecordBatches
-from unrolled.engine.models.batch import Batch
+from unrolled.engine.models.inputs.batch import Batch
 
 GOOD = Batch.of_tokens(np.array([[1], [2]]), np.array([[2], [3]]), np.array([[True], [False]]), carry=True)
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tolerances import GRADIENT_SLACK, assert_close, relative_error
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import NO_DROPOUT, Dropout, Masks, dropout_masks
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, layer_names, layer_params
 from unrolled.engine.network.backends import get_backend

@@ -11,9 +11,9 @@ from tolerances import assert_close
 from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
-from unrolled.engine.models.batch import TOKENS, Batch
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.heads.step_labels import StepLabelsHead
+from unrolled.engine.models.inputs.batch import TOKENS, Batch
 from unrolled.engine.models.layers.output_loss import LossSums, softmax_cross_entropy
 from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.network.backends import get_backend

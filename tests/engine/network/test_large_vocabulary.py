@@ -18,7 +18,7 @@ from unrolled.bench.memory import logits_mb, measure_memory, parameters_mb
 from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.app import app
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.batch import Batch
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers import output_loss
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.network.language_model import LanguageModel

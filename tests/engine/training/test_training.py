@@ -18,8 +18,8 @@ from training_runs import TEXT, Log, engine, experiment
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError
-from unrolled.engine.models.batch import Batch
 from unrolled.engine.models.dropout import Dropout, Masks
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.optimizers.config import OptimizerConfig
