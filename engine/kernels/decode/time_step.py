@@ -43,7 +43,7 @@ def step_layer(
     h, h_at, h_row = operand(flat, before, H, R, H, panels, memory)
     hidden_product(h, h_at, h_row, panels, b_hh, flat_gates, 0, width, R, H, products, 0, H, back)
     activate_rows(
-        activate, (xg.reshape(-1), inputs, 0, flat_gates, 0, width, flat, before, after, plane, H, R, 0, H)
+        activate, (xg.reshape(-1), inputs, 0, flat_gates, 0, width, flat, before, after, plane, H, R, 1, 0, H)
     )  # fmt: skip
 
 

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.simd.copies import add_row, copy_row
-from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.simd.copies import add_row
+from unrolled.engine.kernels.threads.row_copies import take_rows
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
-
-
-@compiled_on_all_threads
-def _gather(part: int, parts: int, weight: NDArray, tokens: NDArray, rows: NDArray) -> None:
-    """rows = weight[tokens]; threads share the tokens."""
-    N = len(tokens)
-    for n in range(part * N // parts, (part + 1) * N // parts):
-        copy_row(weight[tokens[n]], rows[n])
 
 
 def embedding_forward(weight: NDArray, tokens: NDArray) -> NDArray:
     """Return the rows (T, B, E) of ``weight`` (V, E) for ``tokens`` (T, B)."""
-    x = empty((*tokens.shape, weight.shape[1]), weight.dtype)
-    _gather(weight, tokens.reshape(-1), x.reshape(-1, x.shape[-1]))
-    return x
+    return take_rows(weight, tokens.reshape(-1)).reshape(*tokens.shape, weight.shape[1])
 
 
 @compiled_on_all_threads

@@ -40,7 +40,7 @@ def embedded_linear_forward(
     """Return the input product as a table of the products of tokens, from which the scan gathers its rows."""
     used, places = _used_rows(embedding, tokens)
     rows = embedding if len(used) == len(embedding) else embedding_forward(embedding, used)
-    return Gathered(linear_forward(rows, weight, bias, packing), places)
+    return Gathered(linear_forward(rows, weight, bias, packing), np.ascontiguousarray(places.reshape(-1), np.int64))
 
 
 def first_layer_backward(

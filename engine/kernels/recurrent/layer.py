@@ -1,53 +1,91 @@
-"""A recurrent layer on the scan; contract and formulas in ``unrolled.engine.models.layers.recurrent``."""
+"""A recurrent layer of one or two directions on the scan; contract in ``unrolled.engine.models.layers.recurrent``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.errors import ConfigError
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.recurrent import scan
-from unrolled.engine.models.layers.recurrent import DirectionGradients, RecurrentFunctions, Steps, plan
+from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
+from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered, as_gathered
+from unrolled.engine.kernels.recurrent.packed_steps import PackedSteps, pack, plan, unpack
+from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.threads.row_copies import take_rows
+from unrolled.engine.models.layers.recurrent import DirectionGradients, RecurrentFunctions
 
 
-def pack(array: NDArray, steps: Steps) -> NDArray:
-    """Return the array (T, B, …)."""
-    if steps.lengths is not None:
-        raise ConfigError("lengths: rows of different lengths need the numpy engine")
-    return array
+class Tape(NamedTuple):
+    """Arrays of a layer's forward that its backward reads.
 
+    Args:
+        states: (D, S, R, H), all states of each direction in the layout of its time steps.
+        gates: (D, N, width), activated gates; (D, S·R, H) for a cell whose gates are its outputs.
+    """
 
-def unpack(array: NDArray, steps: Steps) -> NDArray:
-    """Return the array (T, B, …)."""
-    return array
+    states: NDArray
+    gates: NDArray
 
 
 def forward(
-    cell: str, xgs: Sequence[Any], s0: NDArray, w_hhs: Sequence[NDArray], b_hhs: Sequence[NDArray], steps: Steps,
-    packing: Packing = Packing.FULL,
-) -> tuple[NDArray, NDArray, Any]:  # fmt: skip
-    """Run one layer."""
-    if len(xgs) > 1:
-        raise ConfigError("bidirectional: two directions need the numpy engine")
-    states, gates = scan.forward(cell, xgs[0], np.ascontiguousarray(s0[:, 0]), w_hhs[0], b_hhs[0], packing)
-    return np.ascontiguousarray(states[1:, 0]), states[-1][:, None], (states, gates)
+    cell: str, xgs: Sequence[NDArray | Gathered], s0: NDArray, w_hhs: Sequence[NDArray], b_hhs: Sequence[NDArray],
+    steps: PackedSteps, packing: Packing = Packing.FULL,
+) -> tuple[NDArray, NDArray, Tape]:  # fmt: skip
+    """Run one layer; y has the layout of ``steps``.
+
+    One direction forwards needs no copy of y: its outputs are the states after the initial one.
+    """
+    formulas, (S, D, B, H), N = CELL_FORMULAS[cell], s0.shape, steps.N
+    in_place = formulas.gates_are_outputs
+    gathered = [as_gathered(xg) for xg in xgs]
+    dtype = gathered[0].table.dtype
+    states = empty((D, S, N + B, H), dtype)
+    for d in range(D):
+        states[d][:, steps.first[d]] = s0[:, d][:, steps.order]
+    gates = states.reshape(D, S * (N + B), H) if in_place else empty((D, N, formulas.gates * H), dtype)
+    y = empty((N if D > 1 else 0, D * H), dtype)
+    scan.run(cell, gathered, w_hhs, b_hhs, steps, (states, gates, y), packing)
+    final = np.empty_like(s0)
+    for d in range(D):
+        final[:, d][:, steps.order] = states[d][:, steps.last[d]]
+    y = states[0, 0, B:] if D == 1 else y
+    return y.reshape(*steps.shape, D * H), final, Tape(states, gates)
 
 
 def backward(
-    cell: str, dy: NDArray, dfinal: NDArray, tape: Any, w_hhs: Sequence[NDArray], b_hhs: Sequence[NDArray],
-    steps: Steps, packing: Packing = Packing.FULL,
+    cell: str, dy: NDArray, dfinal: NDArray, tape: Tape, w_hhs: Sequence[NDArray], b_hhs: Sequence[NDArray],
+    steps: PackedSteps, packing: Packing = Packing.FULL,
 ) -> tuple[list[DirectionGradients], NDArray]:  # fmt: skip
-    """Return the gradients of one layer."""
-    states, gates = tape
-    dxg, dhg, ds0 = scan.backward(
-        cell, dy, np.ascontiguousarray(dfinal[:, 0]), states, gates, w_hhs[0], b_hhs[0], packing
-    )  # fmt: skip
-    return [DirectionGradients(dxg, dhg, np.ascontiguousarray(states[:-1, 0]))], ds0[:, None]
+    """Return the gradients of one layer, which take the memory of its gates, or that of ``dy``."""
+    formulas, (S, D, B, H), (states, gates) = CELL_FORMULAS[cell], dfinal.shape, tape
+    N, dy = steps.N, dy.reshape(steps.N, D * H)
+    if formulas.gates_are_outputs:
+        gates = dy.reshape(1, N, H) if D == 1 else empty((D, N, H), dy.dtype)
+    ds = np.empty((D, S, B, H), dfinal.dtype)
+    for d in range(D):
+        ds[d] = dfinal[:, d][:, steps.order]
+    scan.run_backward(cell, dy, ds, states, gates, w_hhs, steps, packing)
+    ds0 = np.empty_like(dfinal)
+    gradients = []
+    for d in range(D):
+        ds0[:, d][:, steps.order] = ds[d]
+        own = gates[d].reshape(*steps.shape, -1)
+        dxg = tuple((first * H, last * H) for first, last in formulas.dxg)
+        dhg = ((0, formulas.products * H),)
+        h_prev = _states_before(states[d, 0], d, steps)
+        gradients.append(DirectionGradients(ColumnRanges(own, dxg), ColumnRanges(own, dhg), h_prev))
+    return gradients, ds0
+
+
+def _states_before(h: NDArray, direction: int, steps: PackedSteps) -> NDArray:
+    """Return the states h (R, H) before each time step, in the layout of ``steps``."""
+    if steps.lengths is not None and direction == 0:
+        return take_rows(h, steps.lengths.h_prev)
+    return h[: steps.N].reshape(*steps.shape, -1)
 
 
 def recurrent_with(packing: Packing) -> RecurrentFunctions:

@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 
 
 class Gathered(NamedTuple):
-    """An input product whose row of time step t and batch row b is ``table[rows[t, b]]``, for a layer that reads tokens."""
+    """An input product whose row n, in the layout of its time steps, is ``table[rows[n]]``, for a layer that reads tokens."""
 
     table: NDArray  # (R, G·H)
-    rows: NDArray[np.int64]  # (T, B)
+    rows: NDArray[np.int64]  # (N,)
 
 
 def as_gathered(xg: NDArray | Gathered) -> Gathered:
-    """Return any input product as rows of a table; a dense one (T, B, G·H) is its own table."""
+    """Return any input product as rows of a table; a dense one (..., G·H) is its own table."""
     if isinstance(xg, Gathered):
         return xg
-    T, B, G = xg.shape
-    return Gathered(xg.reshape(T * B, G), np.arange(T * B, dtype=np.int64).reshape(T, B))
+    table = xg.reshape(-1, xg.shape[-1])
+    return Gathered(table, np.arange(len(table)))
 
 
 class ColumnRanges(NamedTuple):
-    """A gradient (T, B, G·H) made up of ranges of the columns of ``array`` (T, B, W); products read it without a copy."""
+    """A gradient (..., G·H) made up of ranges of the columns of ``array`` (..., W); products read it without a copy."""
 
     array: NDArray
     ranges: tuple[tuple[int, int], ...]

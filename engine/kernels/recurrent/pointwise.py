@@ -78,10 +78,10 @@ def _run_formula(typing_context, cell, step, arguments, results, units):  # type
 
 
 def _compile_activation(cell: str) -> Any:
-    """Return a compiled function that activates units u0 … u1 of rows of one time step.
+    """Return a compiled function that activates units u0 … u1 of every ``apart``-th row of one time step.
 
     It reads the input product of row r from row ``places[first + r]`` of ``table``; ``gates_at``, ``before`` and ``after`` are
-    the places of the first row in the flat arrays, ``width`` is the distance between rows of gates, ``plane`` that between
+    the places of the first row in the flat arrays, ``width`` is the width of a row of gates, ``plane`` the distance between
     the arrays of the state.
     """
     products = CELL_FORMULAS[cell].products
@@ -89,9 +89,10 @@ def _compile_activation(cell: str) -> Any:
     @compiled
     def activate(
         table: NDArray, places: NDArray, first: int, gates: NDArray, gates_at: int, width: int, states: NDArray,
-        before: int, after: int, plane: int, H: int, rows: int, u0: int, u1: int,
+        before: int, after: int, plane: int, H: int, rows: int, apart: int, u0: int, u1: int,
     ) -> None:  # fmt: skip
-        for r in range(rows):
+        for number in range(rows):
+            r = number * apart
             own, unit = gates_at + r * width + u0, r * H + u0
             x = places[first + r] * products * H + u0
             _run_formula(
@@ -103,22 +104,23 @@ def _compile_activation(cell: str) -> Any:
 
 
 def _compile_derivative(cell: str) -> Any:
-    """Return a compiled function that differentiates units u0 … u1 of rows of one time step.
+    """Return a compiled function that differentiates units u0 … u1 of every ``apart``-th row of one time step.
 
-    Places and distances are those of ``_compile_activation``.
+    Places and distances are those of ``_compile_activation``; ``dh_width`` is the width of a row of ``dh``.
     """
 
     @compiled
     def differentiate(
         gates: NDArray, gates_at: int, width: int, states: NDArray, before: int, after: int, plane: int, dh: NDArray,
-        dh_at: int, ds: NDArray, ds_at: int, ds_plane: int, H: int, rows: int, u0: int, u1: int,
+        dh_at: int, dh_width: int, ds: NDArray, ds_at: int, ds_plane: int, H: int, rows: int, apart: int, u0: int, u1: int,
     ) -> None:  # fmt: skip
-        for r in range(rows):
+        for number in range(rows):
+            r = number * apart
             own, unit = gates_at + r * width + u0, r * H + u0
             _run_formula(
                 cell, "differentiate",
-                ((gates, own, H), (states, before + unit, plane), (states, after + unit, plane), (dh, dh_at + unit, H),
-                 (ds, ds_at + unit, ds_plane)),
+                ((gates, own, H), (states, before + unit, plane), (states, after + unit, plane),
+                 (dh, dh_at + r * dh_width + u0, H), (ds, ds_at + unit, ds_plane)),
                 ((gates, own, H), (ds, ds_at + unit, ds_plane)), u1 - u0,
             )  # fmt: skip
 
@@ -129,13 +131,13 @@ def _activation_types(number: Any) -> tuple[Any, ...]:
     """Return Numba's types of the parameters of ``activate`` for floats of a type."""
     written, read = types.Array(number, 1, "C"), types.Array(number, 1, "C", readonly=True)
     places = types.Array(types.int64, 1, "C", readonly=True)
-    return read, places, types.intp, written, *_integers(2), written, *_integers(7)
+    return read, places, types.intp, written, *_integers(2), written, *_integers(8)
 
 
 def _derivative_types(number: Any) -> tuple[Any, ...]:
     """Return Numba's types of the parameters of ``differentiate`` for floats of a type."""
     written, read = types.Array(number, 1, "C"), types.Array(number, 1, "C", readonly=True)
-    return written, *_integers(2), read, *_integers(3), read, types.intp, written, *_integers(6)
+    return written, *_integers(2), read, *_integers(3), read, *_integers(2), written, *_integers(7)
 
 
 def _integers(count: int) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.matmul import multiply, multiply_part
 from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.kernels.threads.spin_barrier import meet, new_team
+from unrolled.engine.kernels.threads.spin_barrier import meet, new_teams
 from unrolled.engine.kernels.threads.thread_pool import get_num_threads
 
 
@@ -17,15 +17,17 @@ class Split(NamedTuple):
     """Partition of one call of a scan."""
 
     parts: int
+    directions: int  # that run side by side, on parts of their own
     by_units: bool  # otherwise by rows
-    team: NDArray[np.int64]  # shared memory of the barrier between the parts
+    striped: bool  # by every n-th row instead of by ranges of rows
+    teams: NDArray[np.int64]  # shared memory of the barrier between the parts of each direction
 
 
 # Weights of _LARGE bytes exceed the L2 cache of a core; with fewer than _FEW_ROWS rows a thread, products wait for them
 _LARGE, _FEW_ROWS = 1 << 21, 16
 
 
-def split(B: int, H: int, panels: NDArray) -> Split:
+def split(B: int, H: int, panels: NDArray, directions: int = 1, striped: bool = False) -> Split:
     """Choose the partition of a layer with B rows and H units, whose recurrent weights are packed in ``panels``.
 
     By rows each thread runs all time steps without a barrier. By units, each reads only its share of the weights. That is
@@ -33,27 +35,46 @@ def split(B: int, H: int, panels: NDArray) -> Split:
     threads 1.22 times as fast, in bfloat16 1.46. With B = 32, or weights of 1 MB, rows are as fast or faster (measured on
     a core with 2 MB of L2 cache and 50 GB/s from the next level).
 
+    Two directions run side by side where each gets as many threads as the other: a thread then reads the weights of one
+    direction for twice as many rows. With an odd number of threads they run one after the other, on all threads each.
+
     Units are shared out in whole panels, so that no column of a product is computed twice. Results do not depend on the
     partition, because every sum has one order.
+
+    Args:
+        directions: of the layer.
+        striped: whether rows end at different time steps, in an order of falling lengths: a thread then takes every n-th
+            row, so that all have as many rows at every time step.
     """
     threads, W = get_num_threads(), panels.shape[2]
+    at_once = directions if threads % directions == 0 else 1
+    threads //= at_once
     few = (_FEW_ROWS if panels.nbytes >= _LARGE else 2) * threads > B
     by_units = threads > 1 and few and H % W == 0 and threads <= H // W
-    return Split(threads if by_units else min(threads, B), by_units, new_team())
+    parts = threads if by_units else min(threads, B)
+    return Split(parts * at_once, at_once, by_units, striped, new_teams(at_once))
 
 
 @compiled
 def share(
-    part: int, parts: int, by_units: bool, team: NDArray, B: int, H: int, W: int
-) -> tuple[int, int, int, int, int]:  # fmt: skip
-    """Return the number of active parts, 0 if this one has no work, and its rows first … last and units u0 … u1."""
+    part: int, parts: int, by_units: bool, striped: bool, team: NDArray, B: int, H: int, W: int
+) -> tuple[int, int, int, int, int, int]:  # fmt: skip
+    """Return the active parts, 0 if this one has no work; its rows, as first, end and distance; and its units u0 … u1."""
     if not by_units:
-        return parts, part * B // parts, (part + 1) * B // parts, 0, H
+        if striped:
+            return parts, part, B, parts, 0, H
+        return parts, part * B // parts, (part + 1) * B // parts, 1, 0, H
     active, P = meet(team, parts), H // W
     if active == 0:
-        return 0, 0, 0, 0, 0
+        return 0, 0, 0, 1, 0, 0
     own = part % active
-    return active, 0, B, own * P // active * W, (own + 1) * P // active * W
+    return active, 0, B, 1, own * P // active * W, (own + 1) * P // active * W
+
+
+@compiled
+def count_rows(n: int, first: int, end: int, apart: int) -> int:
+    """Return how many of the rows first, first + apart, … before ``end`` are among the first n."""
+    return max((min(n, end) - first + apart - 1) // apart, 0)
 
 
 @compiled

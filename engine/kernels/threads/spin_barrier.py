@@ -32,9 +32,9 @@ _SPINS = 4_000  # polls before a waiting thread yields its processor
 _HAS_PAUSE = platform.machine() in ("x86_64", "AMD64")
 
 
-def new_team() -> NDArray[np.int64]:
-    """Return the shared memory of one call."""
-    return np.zeros(_SIZE, np.int64)
+def new_teams(count: int) -> NDArray[np.int64]:
+    """Return the shared memory (count, ·) of the teams of one call."""
+    return np.zeros((count, _SIZE), np.int64)
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
