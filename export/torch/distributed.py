@@ -10,10 +10,10 @@ joint result back. So the loss curve is that of one process, and a run can be re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +22,16 @@ from torch import Tensor
 from torch import distributed as dist
 
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ProcessLostError, first_line
+from unrolled.engine.models.batch_checks import checked_batch
 from unrolled.engine.models.dropout import Masks
-from unrolled.engine.models.inputs.batch import TOKENS, Batch
-from unrolled.engine.models.layers.output_loss import NO_SUMS, LossSums
+from unrolled.engine.models.inputs.batch import Batch
+from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import Group, SharedValue
 from unrolled.engine.storage.json_text import to_json
+from unrolled.export.torch.inference import as_tensor
 from unrolled.export.torch.training import TorchTrainable
 
 # Longest time that a process waits for another, which may be writing a sample.
@@ -126,6 +128,22 @@ def torchrun_group() -> Iterator[TorchGroup]:
         dist.destroy_process_group()
 
 
+class _Share(NamedTuple):
+    """The part of a batch that one process computes: its rows, or the first row with weight 0 if it has none.
+
+    So every process has as many sums as the others, and gradients of the same parameters.
+
+    Args:
+        batch, state, masks: those of the rows that it computes.
+        rows: its rows of the whole batch, which may be none.
+    """
+
+    batch: Batch
+    state: NDArray
+    masks: Masks | None
+    rows: slice
+
+
 class DistributedTrainable(TorchTrainable):
     """A TorchTrainable whose training steps and evaluations are split by rows; every process has all parameters and moments.
 
@@ -148,38 +166,41 @@ class DistributedTrainable(TorchTrainable):
         group = self.group
         return slice(group.rank * B // group.size, (group.rank + 1) * B // group.size)
 
+    def _share(self, batch: Batch, state: NDArray, masks: Masks | None = None) -> _Share:
+        """Return what this process computes of a checked batch."""
+        rows = self._rows(batch.batch_size)
+        computed = rows if rows.stop > rows.start else slice(0, 1)
+        part = _batch_rows(self.spec, batch, computed)
+        if computed is not rows:
+            part = part._replace(weights=np.zeros_like(part.weights))
+        return _Share(part, state[:, :, computed], _mask_rows(masks, computed), rows)
+
     def warm_up(self, batch: Batch, state: NDArray) -> None:
-        own = self._rows(batch.batch_size)
-        if own.stop > own.start:
-            super().warm_up(_batch_rows(batch, own), state[:, :, own])
+        share = self._share(batch, state)
+        super().warm_up(share.batch, share.state)
 
     def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossSums, NDArray]:
-        own = self._rows(batch.batch_size)
-        result, final = NO_SUMS, state[:, :, own]
-        if own.stop > own.start:
-            rows = _batch_rows(batch, own)
-            loss, result, final = self._loss(rows, final, _mask_rows(masks, own), self.optimizer_config.label_smoothing)
-            self._scaled(loss, batch).backward()
-        parameters = list(self.model.parameters())
-        for parameter in parameters:
-            if parameter.grad is None:  # this process has no rows
-                parameter.grad = torch.zeros_like(parameter)
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        result, final, sums = self._joined(result, final, state, own, grads)
+        share = self._share(batch, state, masks)
+        loss, final = self._loss(
+            share.batch, as_tensor(share.state), share.masks, self.optimizer_config.label_smoothing
+        )
+        self._scaled(loss.total, batch).backward()
+        grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        result, moved, sums = self._joined(loss.sums, final.detach().numpy(), state, share.rows, grads)
         for grad, summed in zip(grads, sums, strict=True):
             grad.copy_(summed)
-        return result, final
+        return result, moved
 
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
-        own = self._rows(batch.batch_size)
-        result, final = NO_SUMS, state[:, :, own]
-        if own.stop > own.start:
-            result, final = super().evaluate(_batch_rows(batch, own), final)
-        result, final, _ = self._joined(result, final, state, own)
-        return result, final
+        batch = checked_batch(self.spec, batch, state, self.dtype)  # the whole batch: an error then ends all processes
+        share = self._share(batch, state)
+        with torch.inference_mode():
+            loss, final = self._loss(share.batch, as_tensor(share.state))
+        result, moved, _ = self._joined(loss.sums, final.numpy(), state, share.rows)
+        return result, moved
 
     def _joined(
-        self, result: LossSums, final: NDArray, state: NDArray, own: slice, grads: list[Tensor] | None = None
+        self, result: LossSums, final: NDArray, state: NDArray, rows: slice, grads: list[Tensor] | None = None
     ) -> tuple[LossSums, NDArray, list[Tensor]]:
         """Return loss sums, state and gradients of all processes, given this one's, by two all-reduces.
 
@@ -188,7 +209,7 @@ class DistributedTrainable(TorchTrainable):
         sums = torch.tensor([result.loss, result.weight, *result.details], dtype=torch.float64)
         self.group.add(sums)
         joint = np.zeros_like(state)  # zeros in the rows of other processes
-        joint[:, :, own] = final
+        joint[:, :, rows] = final[:, :, : rows.stop - rows.start]
         values = [torch.from_numpy(joint), *(grads or [])]
         flat = torch.cat([value.flatten() for value in values])
         self.group.add(flat)
@@ -199,12 +220,21 @@ class DistributedTrainable(TorchTrainable):
         return LossSums(loss, weight, tuple(details)), whole.numpy().copy(), rest
 
 
-def _batch_rows(batch: Batch, rows: slice) -> Batch:
-    """Return some rows of a batch of tokens."""
-    tokens, targets, weights = (
-        np.ascontiguousarray(array[:, rows]) for array in (batch.inputs[TOKENS], batch.targets, batch.weights)
+def _batch_rows(spec: ModelSpec, batch: Batch, rows: slice) -> Batch:
+    """Return some rows of a batch."""
+
+    def part(array: NDArray, axes: Sequence[str | int]) -> NDArray:
+        where = (slice(None),) * axes.index("batch")
+        return np.ascontiguousarray(array[(*where, rows)])
+
+    named = [axis for axis in spec.head.target_axes if isinstance(axis, str)]
+    return Batch(
+        {column.name: part(batch.inputs[column.name], column.axes) for column in spec.inputs},
+        part(batch.targets, spec.head.target_axes),
+        part(batch.weights, named),
+        None if batch.lengths is None else part(batch.lengths, ("batch",)),
+        batch.carry,
     )
-    return Batch.of_tokens(tokens, targets, weights, batch.carry)
 
 
 def _mask_rows(masks: Masks | None, rows: slice) -> Masks | None:

@@ -1,8 +1,9 @@
-"""Steps of a module, scripted or not, on arrays."""
+"""Calls of modules, scripted or not, on arrays."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from unrolled.engine.models.heads.head import Outputs
+from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.step_contract import check_state, zero_state
+from unrolled.export.torch.network import TorchNetwork
 
 
 def as_tensor(array: NDArray) -> Tensor:
@@ -53,3 +59,30 @@ def run_step(model: Any, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDA
     with _onednn_off if tokens.shape[0] == 1 else nullcontext(), torch.inference_mode():
         logits, final = model(as_tensor(tokens), as_tensor(state))
     return logits.numpy(), final.numpy()
+
+
+def packed_lengths(lengths: NDArray[np.int64] | None, T: int) -> Tensor | None:
+    """Return the lengths (B,) of rows that have to be packed; None if all of them have T time steps."""
+    return None if lengths is None or lengths.min() == T else as_tensor(lengths)
+
+
+def run_network(
+    model: TorchNetwork,
+    inputs: Mapping[str, NDArray],
+    lengths: NDArray[np.int64] | None = None,
+    state: NDArray | None = None,
+) -> tuple[Outputs, NDArray]:
+    """Return the outputs of the head and the final state (S, L·D, B, H), by the contract of ``Network.run``.
+
+    Raises:
+        ShapeError: an array does not fit the model or the others.
+    """
+    checked = checked_inputs(model.spec, inputs, lengths)
+    T, B = model.spec.batch_shape(checked)
+    dtype = model.numpy_dtype
+    state = zero_state(model.spec, B, dtype) if state is None else state
+    check_state(model.spec, state, B, dtype)
+    given = {name: as_tensor(array) for name, array in checked.items()}
+    with _onednn_off if T == 1 else nullcontext(), torch.inference_mode():
+        outputs, final = model(given, packed_lengths(lengths, T), as_tensor(state))
+    return {name: value.numpy() for name, value in outputs.items()}, final.numpy()

@@ -1,25 +1,26 @@
-"""The network in PyTorch: ``nn.Embedding``, ``nn.RNN``/``nn.GRU``/``nn.LSTM``, ``nn.Linear``; same names, same state array."""
+"""The program of a language model: ``nn.Embedding``, ``nn.RNN``/``nn.GRU``/``nn.LSTM``, ``nn.Linear``, and drawing of tokens.
+
+``TorchNetwork`` is the twin of any model in training; this module is what TorchScript compiles for hosts.
+"""
 
 # TorchScript evaluates the annotations of this module: no ``from __future__ import annotations`` here.
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.engine.errors import ModelFileError
+from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, check_params
+from unrolled.export.torch.cells import TORCH_CELLS
+from unrolled.export.torch.network import load_params
 
 
 class TorchLM(nn.Module):
     """A language model with one state array (S, L, B, H), S = 1; the subclass for the LSTM has S = 2.
 
-    ``forward(tokens (T, B), state) -> (logits (T, B, V), state)``. The module has no dropout of its own: training applies
-    given masks, so that all engines drop the same units.
+    ``forward(tokens (T, B), state) -> (logits (T, B, V), state)``. The module has no dropout.
     """
 
     vocab_size: Final[int]  # evaluated: TorchScript reads it
@@ -29,7 +30,12 @@ class TorchLM(nn.Module):
         self.vocab_size = config.vocab_size
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
         sizes = config.embedding_size, config.hidden_size, config.num_layers
-        self.rnn: nn.RNNBase = TORCH_CELLS[config.cell].module(*sizes)
+        make_layers = TORCH_CELLS[config.cell].module
+        if make_layers is None:
+            raise ConfigError(
+                f"cell: {config.cell} has no module in torch, which the program of a language model needs"
+            )
+        self.rnn: nn.RNNBase = make_layers(*sizes)
         self.output = nn.Linear(config.hidden_size, config.vocab_size)
         if config.tie_weights:
             self.output.weight = self.embedding.weight
@@ -130,26 +136,6 @@ class TorchLSTM(TorchLM):
         return y, torch.stack([h, c])
 
 
-class TorchCell(NamedTuple):
-    """A cell in PyTorch.
-
-    Args:
-        module: the module of all layers.
-        layer: a function of one layer, for training with dropout masks between the layers.
-    """
-
-    module: Callable[..., nn.RNNBase]
-    layer: Callable[..., Any]
-
-
-TORCH_CELLS: dict[str, TorchCell] = {
-    "rnn": TorchCell(partial(nn.RNN, nonlinearity="tanh"), torch.rnn_tanh),
-    "rnn_relu": TorchCell(partial(nn.RNN, nonlinearity="relu"), torch.rnn_relu),
-    "gru": TorchCell(nn.GRU, torch.gru),
-    "lstm": TorchCell(nn.LSTM, torch.lstm),
-}
-
-
 def make_torch_model(config: LanguageModelConfig, params: Params) -> TorchLM:
     """Return a TorchLM with the given parameters, in their dtype."""
     check_params(config.spec, params)
@@ -157,13 +143,3 @@ def make_torch_model(config: LanguageModelConfig, params: Params) -> TorchLM:
     model.to(torch.from_numpy(params["output.bias"]).dtype)
     load_params(model, params)
     return model
-
-
-def load_params(model: TorchLM, params: Params) -> None:
-    """Copy ``params`` into the model; a tied output matrix is the embedding's."""
-    own = dict(model.named_parameters())  # a shared parameter appears once
-    if set(own) != set(params):
-        raise ModelFileError(f"parameters {sorted(params)} do not match the model's {sorted(own)}")
-    with torch.no_grad():
-        for name, value in params.items():
-            own[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))

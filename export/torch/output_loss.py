@@ -5,7 +5,7 @@ Letters: N counted positions, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,32 +15,60 @@ from torch.nn import functional as F
 from unrolled.engine.models.layers.output_loss import logit_pieces
 
 
-def output_loss(h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, int]:
-    """Return the summed cross-entropy of the output layer on ``h`` (N, H), and how often the likeliest token is the target.
+class _Targets(NamedTuple):
+    """The targets of N positions, and the settings of their loss.
+
+    Args:
+        ids: (N,) classes.
+        weights: (N,), the factors of the losses; None: 1.
+        smoothing: share of the target's probability that is spread uniformly over all V classes.
+    """
+
+    ids: Tensor
+    weights: Tensor | None
+    smoothing: float
+
+    def part(self, piece: slice) -> _Targets:
+        """Return the targets of a piece of the positions."""
+        return _Targets(self.ids[piece], None if self.weights is None else self.weights[piece], self.smoothing)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return the weighted sum of the cross-entropies of logits (N, V)."""
+        if self.weights is None:
+            return F.cross_entropy(logits, self.ids, reduction="sum", label_smoothing=self.smoothing)
+        losses = F.cross_entropy(logits, self.ids, reduction="none", label_smoothing=self.smoothing)
+        return (losses * self.weights).sum()
+
+    def hits(self, logits: Tensor) -> int:
+        """Return how often the likeliest class is the target."""
+        return int((logits.argmax(-1) == self.ids).sum())
+
+
+def output_loss(
+    h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """Return the summed cross-entropy of the output layer on ``h`` (N, H), and how often the likeliest class is the target.
 
     Args:
         weight, bias: (V, H) and (V,).
-        targets: (N,) token ids.
-        smoothing: share of the target's probability that is spread uniformly over all V tokens.
+        targets: (N,) class ids.
+        smoothing: share of the target's probability that is spread uniformly over all V classes.
+        weights: (N,), the factors of the losses; None: 1.
     """
+    wanted = _Targets(targets, weights, smoothing)
     pieces = list(logit_pieces(len(h), len(bias), h.detach().numpy().dtype))
     if len(pieces) <= 1:
         logits = F.linear(h, weight, bias)
-        loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        return loss, _hits(logits.detach(), targets)
+        return wanted.loss(logits), wanted.hits(logits.detach())
     if torch.is_grad_enabled():
-        loss, correct = _PiecewiseLoss.apply(h, weight, bias, targets, smoothing, pieces)
+        loss, correct = _PiecewiseLoss.apply(h, weight, bias, wanted, pieces)
         return loss, int(correct)
-    total, correct = _summed(h, weight, bias, targets, smoothing, pieces, [])
+    total, correct = _summed(h, weight, bias, wanted, pieces, [])
     return torch.tensor(total, dtype=torch.float64), correct
 
 
-def _hits(logits: Tensor, targets: Tensor) -> int:
-    return int((logits.argmax(-1) == targets).sum())
-
-
 def _summed(
-    h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, pieces: list[slice], grads: list[Tensor]
+    h: Tensor, weight: Tensor, bias: Tensor, targets: _Targets, pieces: list[slice], grads: list[Tensor]
 ) -> tuple[float, int]:
     """Return loss and hits, computed piece by piece.
 
@@ -49,22 +77,20 @@ def _summed(
     """
     total, correct = 0.0, 0
     for piece in pieces:
-        loss, hits = _piece(h, weight, bias, targets, smoothing, piece, grads)
+        loss, hits = _piece(h, weight, bias, targets.part(piece), piece, grads)
         total += loss
         correct += hits
     return total, correct
 
 
 def _piece(
-    h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, piece: slice, grads: list[Tensor]
+    h: Tensor, weight: Tensor, bias: Tensor, targets: _Targets, piece: slice, grads: list[Tensor]
 ) -> tuple[float, int]:
     """Return loss and hits of one piece; returning frees its arrays before the next piece allocates its own."""
     logits = F.linear(h[piece], weight, bias)
-    hits = _hits(logits, targets[piece])
+    hits = targets.hits(logits)
     with torch.set_grad_enabled(bool(grads)):
-        loss = F.cross_entropy(
-            logits.requires_grad_(bool(grads)), targets[piece], reduction="sum", label_smoothing=smoothing
-        )
+        loss = targets.loss(logits.requires_grad_(bool(grads)))
     if grads:
         (dlogits,) = torch.autograd.grad(loss, logits)
         del logits
@@ -79,10 +105,10 @@ class _PiecewiseLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, pieces: list[slice]
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, targets: _Targets, pieces: list[slice]
     ) -> tuple[Tensor, Tensor]:
         ctx.grads = [torch.empty_like(h), torch.zeros_like(weight), torch.zeros_like(bias)]
-        total, correct = _summed(h, weight, bias, targets, smoothing, pieces, ctx.grads)
+        total, correct = _summed(h, weight, bias, targets, pieces, ctx.grads)
         hits = torch.tensor(correct)
         ctx.mark_non_differentiable(hits)
         return torch.tensor(total, dtype=torch.float64), hits
@@ -92,4 +118,4 @@ class _PiecewiseLoss(torch.autograd.Function):
     def backward(ctx: Any, dloss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grads, ctx.grads = ctx.grads, []  # handed over, so that autograd keeps these arrays without copying
         dh, dweight, dbias = (grad.mul_(dloss.to(grad.dtype)) for grad in grads)
-        return dh, dweight, dbias, None, None, None
+        return dh, dweight, dbias, None, None

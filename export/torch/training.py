@@ -5,7 +5,7 @@ Letters: T time, B batch, S states, L layers, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,43 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.batch_checks import checked_batch
+from unrolled.engine.models.dropout import NO_MASKS, Masks
 from unrolled.engine.models.heads.head import Outputs
-from unrolled.engine.models.inputs.batch import TOKENS, Batch
-from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.output_loss import LossSums
-from unrolled.engine.models.parameters import Params, parameter_shapes
+from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
-from unrolled.engine.models.step_contract import check_step
 from unrolled.engine.network.network import Inputs
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import gradient_factor
-from unrolled.engine.training.trainable import StepResult, check_state
-from unrolled.export.torch.inference import as_tensor, run_step
-from unrolled.export.torch.model import TORCH_CELLS, TorchLM, load_params, make_torch_model
-from unrolled.export.torch.output_loss import output_loss
-
-
-def run_masked_layers(
-    model: TorchLM, config: LanguageModelConfig, x: Tensor, state: Tensor, masks: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Run the layers as ``model.run_layers`` does, with the outputs of all layers but the last multiplied by ``masks``."""
-    run, finals = TORCH_CELLS[config.cell].layer, []
-    for layer in range(config.num_layers):
-        if layer > 0:
-            x = x * masks[layer - 1]
-        initial = (
-            tuple(state[:, layer : layer + 1]) if config.cell_definition.states > 1 else state[0, layer : layer + 1]
-        )
-        x, *final = run(x, initial, model.rnn.all_weights[layer], True, 1, 0.0, False, False, False)
-        finals.append(torch.cat(final))  # (S, B, H)
-    return x, torch.stack(finals, dim=1)
-
-
-def _masked(x: Tensor, mask: NDArray | None) -> Tensor:
-    return x if mask is None else x * torch.from_numpy(mask)
-
+from unrolled.engine.training.trainable import StepResult, check_smoothing, check_state
+from unrolled.export.torch.heads import TORCH_HEADS, TorchLoss
+from unrolled.export.torch.inference import as_tensor, packed_lengths, run_network
+from unrolled.export.torch.network import TorchNetwork
 
 TORCH_OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Any], torch.optim.Optimizer]] = {
     "sgd": lambda c, p: torch.optim.SGD(p, c.base_learning_rate, c.momentum, weight_decay=c.effective_weight_decay),
@@ -64,49 +41,33 @@ TORCH_OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Any], torch.optim.Optimiz
 
 
 class TorchTrainable:
-    """A TorchLM with its optimiser under the contract of ``Trainable``; arrays in and out."""
+    """The twin of a model with its optimiser under the contract of ``Trainable``; arrays in and out.
+
+    Raises:
+        ConfigError: the head takes no label smoothing.
+    """
 
     engine = "torch"
 
     def __init__(
         self, spec: ModelSpec, params: Params, optimizer: OptimizerConfig, clip_norm: float | None = None
     ) -> None:
-        config = LanguageModelConfig.from_spec(spec)
-        if config is None:
-            raise ConfigError(f"engine: torch does not train models with the head {spec.head.kind}")
-        self.spec, self.config = spec, config
-        self.model = make_torch_model(config, params)
-        self.dtype = params["output.bias"].dtype
+        check_smoothing(spec, optimizer)
+        self.spec, self.model = spec, TorchNetwork(spec, params)
+        self.dtype = next(iter(params.values())).dtype
         self.clip_norm = clip_norm
         self.optimizer_config, self.learning_rate = optimizer, optimizer.base_learning_rate
         self.optimizer = TORCH_OPTIMIZERS[optimizer.name](optimizer, list(self.model.parameters()))
 
     def _loss(
-        self, batch: Batch, state: NDArray, masks: Masks | None, smoothing: float = 0.0
-    ) -> tuple[Tensor, LossSums, NDArray]:
-        """Return the sum of the batch's losses, as a differentiable tensor and as numbers, and the state after the batch."""
-        tokens, mask = batch.inputs[TOKENS], batch.weights > 0
-        check_step(self.config, tokens, state, self.dtype)
-        masks = masks or Masks(None, None, None)
-        x = _masked(self.model.embedding(as_tensor(tokens)), masks.inputs)
-        if masks.between is None:
-            h, final = self.model.run_layers(x, as_tensor(state))
-        else:
-            given = [torch.from_numpy(mask) for mask in masks.between]
-            h, final = run_masked_layers(self.model, self.config, x, as_tensor(state), given)
-        h, targets = _masked(h, masks.outputs), torch.from_numpy(batch.targets)
-        if mask.all():
-            h, targets = h.flatten(0, 1), targets.flatten()
-        else:
-            counted = torch.from_numpy(mask)
-            h, targets = h[counted], targets[counted]
-        output = self.model.output
-        loss, correct = output_loss(h, output.weight, output.bias, targets, smoothing)
-        return (
-            loss,
-            LossSums(float(loss.detach()), float(len(targets)), (correct, len(targets))),
-            final.detach().numpy(),
-        )
+        self, batch: Batch, state: Tensor, masks: Masks | None = None, smoothing: float = 0.0
+    ) -> tuple[TorchLoss, Tensor]:
+        """Return the loss of a checked batch, which can be differentiated, and the state after the batch."""
+        inputs = {name: as_tensor(array) for name, array in batch.inputs.items()}
+        lengths = packed_lengths(batch.lengths, self.spec.batch_shape(batch.inputs)[0])
+        y, final = self.model.run_core(inputs, lengths, state, masks or NO_MASKS)
+        head = self.spec.head
+        return TORCH_HEADS[head.kind].loss(head, self.model.weights, y, final, batch, smoothing), final
 
     def _scaled(self, loss: Tensor, batch: Batch) -> Tensor:
         """Scale a sum of losses to its share of the objective: the mean over ``batch``, or its sum over time."""
@@ -115,15 +76,15 @@ class TorchTrainable:
 
     def _backward(self, batch: Batch, state: NDArray, masks: Masks | None) -> tuple[LossSums, NDArray]:
         """Add the objective's gradients to the parameters; return loss sums and the state after the batch."""
-        loss, result, final = self._loss(batch, state, masks, self.optimizer_config.label_smoothing)
-        self._scaled(loss, batch).backward()
-        return result, final
+        loss, final = self._loss(batch, as_tensor(state), masks, self.optimizer_config.label_smoothing)
+        self._scaled(loss.total, batch).backward()
+        return loss.sums, final.detach().numpy()
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
-        result, final = self._backward(batch, state, masks)
+        result, final = self._backward(checked_batch(self.spec, batch, state, self.dtype), state, masks)
         if self.optimizer_config.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.optimizer_config.clip_value)
         limit = float("inf") if self.clip_norm is None else self.clip_norm
@@ -132,38 +93,43 @@ class TorchTrainable:
             self.optimizer.step()
         return StepResult(result, norm, final)
 
-    def gradients(self, batch: Batch, state: NDArray, masks: Masks | None = None) -> Params:
+    def gradients(self, batch: Batch, state: NDArray, masks: Masks | None = None, smoothing: float = 0.0) -> Params:
         """Return the gradients of the batch's mean loss by name, without an update."""
+        batch = checked_batch(self.spec, batch, state, self.dtype)
         self.optimizer.zero_grad()
-        (self._loss(batch, state, masks)[0] / (batch.weight or 1.0)).backward()
-        return {name: p.grad.numpy().copy() for name, p in self.model.named_parameters() if p.grad is not None}
+        loss, _ = self._loss(batch, as_tensor(state), masks, smoothing)
+        (loss.total / (batch.weight or 1.0)).backward()
+        return {name: p.grad.numpy().copy() for name, p in self.model.weights.items() if p.grad is not None}
 
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
+        batch = checked_batch(self.spec, batch, state, self.dtype)
         with torch.inference_mode():
-            _, result, final = self._loss(batch, state, None)
-        return result, final
+            loss, final = self._loss(batch, as_tensor(state))
+        return loss.sums, final.numpy()
 
     def step(self, inputs: Inputs, state: NDArray) -> tuple[Outputs, NDArray]:
-        """Return logits and state of the live model."""
-        check_step(self.config, inputs[TOKENS], state, self.dtype)
-        logits, state = run_step(self.model, inputs[TOKENS], state)
-        return {"logits": logits}, state
+        """Return the outputs of the live model and the state after them.
+
+        Raises:
+            ConfigError: the model has no steps.
+        """
+        self.spec.require("step")
+        return run_network(self.model, inputs, None, state)
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:
         self.gradients(batch, state)
         self.optimizer.zero_grad()
 
     def export_params(self) -> Params:
-        own = dict(self.model.named_parameters())
-        return {name: own[name].detach().numpy().copy() for name in parameter_shapes(self.spec)}
+        return {name: parameter.detach().numpy().copy() for name, parameter in self.model.weights.items()}
 
     def load_params(self, params: Params) -> None:
-        load_params(self.model, params)
+        self.model.load_params(params)
 
     def training_state(self) -> dict[str, NDArray]:
         """Return parameters by name and the optimiser's state of each as ``name/key``; before the first update it has none."""
         arrays = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.weights.items():
             arrays[name] = parameter.detach().numpy().copy()
             for key, value in self.optimizer.state[parameter].items():
                 if isinstance(value, Tensor):
@@ -177,7 +143,7 @@ class TorchTrainable:
             self.optimizer.state.clear()  # saved before the first update
         check_state(arrays, self.training_state())
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self.model.weights.items():
                 parameter.copy_(torch.from_numpy(arrays[name]))
                 for key, value in self.optimizer.state[parameter].items():
                     if isinstance(value, Tensor):
@@ -190,4 +156,4 @@ class TorchTrainable:
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        load_params(self.model, before)
+        self.model.load_params(before)

@@ -66,7 +66,7 @@ def curve(case: str, group: Group = SINGLE_PROCESS, make: Callable[..., Any] = m
     """Return losses, validation, hidden state and weights of a training run in float64."""
     data, settings, rule = CASES[case]
     config = models.config(**settings)
-    trainable = make("torch", config, models.params(config), rule, 1.0, group=group)
+    trainable = make("torch", config.spec, models.params(config), rule, 1.0, group=group)
     training = TrainingConfig(steps=STEPS, seed=3, validate_every=6, dropout=Dropout(0.1, 0.2))
     result = train(trainable, data(), data(), training, group=group)
     assert result.best is not None
@@ -85,7 +85,7 @@ def unweighted(*args: Any, group: Any) -> Any:
 
     class Unweighted(DistributedTrainable):
         def _scaled(self, loss: Any, batch: Any) -> Any:
-            return super()._scaled(loss, _batch_rows(batch, self._rows(batch.inputs.shape[1]))) / self.group.size
+            return super()._scaled(loss, _batch_rows(self.spec, batch, self._rows(batch.batch_size))) / self.group.size
 
     return Unweighted(*args[1:], group)
 
@@ -145,9 +145,9 @@ def work(group: Group) -> dict[str, Any]:
     trainable: Any = make_trainable("torch", config.spec, models.params(config), OptimizerConfig(), group=group)
     rows: list[int] = []
     gradients = trainable.gradients
-    trainable.gradients = lambda batch, state: rows.append(batch.inputs.shape[1]) or gradients(batch, state)
+    trainable.gradients = lambda batch, state: rows.append(batch.batch_size) or gradients(batch, state)
     batch = next(stream().epoch(None))
-    trainable.warm_up(batch, zero_state(config, batch.inputs.shape[1], trainable.dtype))
+    trainable.warm_up(batch, zero_state(config, batch.batch_size, trainable.dtype))
     asked: list[int] = []
     largest = group.largest
     group.largest = lambda *values: asked.append(len(values)) or largest(*values)  # type: ignore[method-assign]

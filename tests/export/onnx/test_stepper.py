@@ -26,7 +26,7 @@ def stepper(cell: str, **changes: int) -> OnnxStepper:
 
 def test_every_cell_has_its_form_in_the_registries_of_export() -> None:
     assert set(ONNX_CELLS) == set(CELLS)
-    model = pytest.importorskip("unrolled.export.torch.model", reason="the torch extra is not installed")
+    model = pytest.importorskip("unrolled.export.torch.cells", reason="the torch extra is not installed")
     assert set(model.TORCH_CELLS) == set(CELLS)
 
 
