@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unrolled.engine.canonical import completed
+from unrolled.engine.data.config import DataConfig
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.language_model_config import description_of
 from unrolled.engine.storage.json_text import parse_json, to_json
@@ -25,6 +27,12 @@ def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, A
         nested = isinstance(value, Mapping)
         found.update(flatten_settings(value, f"{prefix}{name}.") if nested else {prefix + name: value})
     return found
+
+
+def _complete_data(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings with the data settings that files leave out because their values reproduce 0.1.0."""
+    data = values.get("data")
+    return {**values, "data": completed(DataConfig, data)} if isinstance(data, Mapping) else values
 
 
 def match_recorded_settings(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def check_same_settings(
     Raises:
         ConfigError: settings differ; the message lists them.
     """
-    old, new = flatten_settings(before), flatten_settings(parse_json(to_json(now), "settings"))
+    old, new = map(flatten_settings, map(_complete_data, (before, parse_json(to_json(now), "settings"))))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name != "corpus.name"]
     if any(name.startswith("corpus.") for name in changed):
         raise ConfigError(

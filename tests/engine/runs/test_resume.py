@@ -72,6 +72,14 @@ def test_products_in_bfloat16_go_on_where_they_were(tmp_path: Path) -> None:
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_run_goes_on_with_its_normalisation(tmp_path: Path) -> None:
+    words = replace(EXPERIMENT, data=replace(EXPERIMENT.data, level="word", normalize="none"))
+    prepared(words).run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="normalize was none, now NFC; give the earlier ones"):
+        prepared(replace(words, data=replace(words.data, normalize=None))).run(tmp_path / "run", resume=True)
+    prepared(words).run(tmp_path / "run", resume=True)
+
+
 def test_alarm_one_moment_that_is_off_is_another_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared().run(tmp_path / "whole")
     with pytest.raises(RuntimeError):
