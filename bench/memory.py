@@ -36,7 +36,7 @@ def measure_memory(engine: str, work: Workload) -> dict[str, Any]:
 
 def parameters_mb(work: Workload) -> float:
     """Return the MB that an optimizer with two moments needs in float32, whatever the batch."""
-    return KEPT * 4 * parameter_count(work.config.spec) / 2**20
+    return KEPT * 4 * parameter_count(work.spec) / 2**20
 
 
 def logits_mb(work: Workload) -> float:
@@ -53,7 +53,7 @@ def _steps(engine: str, work: Workload) -> None:
     contestant = TrainableContestant(engine, work)
     for _ in range(TRAINING_STEPS):
         contestant.run()
-    contestant.model.evaluate(contestant.batch, zero_state(work.config, work.batch))
+    contestant.model.evaluate(contestant.batch, zero_state(work.spec, work.batch))
 
 
 def _answer(job: Message) -> dict[str, Any]:

@@ -67,10 +67,10 @@ def measure(
     - ``ratio_to_torch``: where torch was measured: its time over this one's, the median of the rounds' ratios.
 
     Raises:
-        ConfigError: a peer is not known, or does not take part in the workload's suite.
+        ConfigError: a peer is not known, or does not take part in the workload's task.
         WorkerError: the reference failed.
     """
-    check_peers(peers, work.suite)
+    check_peers(peers, work.task)
     base = {**work.to_dict(), "threads": threads}
     with ExitStack() as stack:
         contest = Contest(work, threads, effort, say, stack)
@@ -101,7 +101,7 @@ def _enter(
     """Start each setting of a peer and yield those that pass the parity gate; note the others in ``failures``."""
     work = contest.work
     allowed = ROUNDED_PARITY if peer.rounded else PARITY
-    for label, setting in peer.settings_of(work.suite).items():
+    for label, setting in peer.settings_of(work).items():
         contest.say(f"{work.title}: {name}, {label}")
         job = {"peer": name, "setting": setting, "threads": contest.threads, "workload": work.to_dict()}
         process = ContestantProcess({**job, "seconds": contest.effort.seconds}, contest.effort.patience)

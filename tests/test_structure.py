@@ -106,9 +106,9 @@ ROOMS: dict[str, str] = {
         "engine engine.storage engine.processes engine.kernels.jit engine.kernels.threads engine.kernels.gemm"
     ),
     "bench.peers": (
-        "engine engine.tokenizers engine.models.inputs engine.models engine.storage engine.processes "
-        "engine.optimizers engine.network export.torch export runtime.models runtime.generation.requests "
-        "runtime.generation bench.machine"
+        "engine engine.tokenizers engine.models.layers engine.models.inputs engine.models.heads engine.models "
+        "engine.storage engine.processes engine.optimizers engine.network export.torch export runtime.models "
+        "runtime.generation.requests runtime.generation bench.machine"
     ),
     "bench.parity": (
         "engine engine.tokenizers engine.models engine.storage engine.processes engine.sampling runtime.models "

@@ -57,8 +57,8 @@ class TimedContestant:
 
     def _set_up(self, job: Message) -> dict[str, Any]:
         peer, work = PEERS[job["peer"]], Workload(**job["workload"])
-        make = peer.maker(work.suite)
-        assert make is not None  # the parent checked that the peer takes part in the suite
+        make = peer.maker(work.task)
+        assert make is not None  # the parent checked that the peer takes part in the task
         __import__(peer.needs)
         before = peak_memory_mb()
         started = time.perf_counter()

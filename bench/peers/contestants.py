@@ -41,7 +41,7 @@ PeerSetting = dict[str, Any]
 ContestantMaker = Callable[[Workload, PeerSetting, int], Contestant]  # workload, setting, threads
 
 
-def _train_result(loss: float, norm: float, params: Params, step: int) -> ParityArrays:
+def train_result(loss: float, norm: float, params: Params, step: int) -> ParityArrays:
     values = {f"loss {step}": np.array(loss), f"norm {step}": np.array(norm)}
     return values | {f"{name} {step}": value for name, value in params.items()}
 
@@ -54,8 +54,8 @@ class TrainableContestant:
 
         constants: dict[str, Any] = {"eps": ADAM_EPS} if "eps" in OPTIMIZERS[work.optimizer].hyperparameters else {}
         optimizer = OptimizerConfig(work.optimizer, LEARNING_RATE, **constants)
-        self.model = make_trainable(engine, work.config.spec, make_params(work), optimizer, CLIP_NORM, precision)
-        self.batch, self.state = make_batch(work), zero_state(work.config, work.batch)
+        self.model = make_trainable(engine, work.spec, make_params(work), optimizer, CLIP_NORM, precision)
+        self.batch, self.state = make_batch(work), zero_state(work.spec, work.batch)
 
     def run(self) -> None:
         self.model.train_step(self.batch, self.state, LEARNING_RATE, None)
@@ -65,13 +65,23 @@ class TrainableContestant:
         for step in (1, 2):
             result = self.model.train_step(self.batch, self.state, LEARNING_RATE, None)
             loss = result.loss.loss / result.loss.weight
-            values |= _train_result(loss, result.grad_norm, self.model.export_params(), step)
+            values |= train_result(loss, result.grad_norm, self.model.export_params(), step)
         return values
 
 
 def trained_by(engine: str, precision: str = FLOAT32) -> ContestantMaker:
     """Return the maker of a training engine of this package."""
     return lambda work, setting, threads: TrainableContestant(engine, work, precision)
+
+
+def torch_optimizer(name: str, model: Any, setting: PeerSetting) -> Any:
+    """Return torch's optimizer of a module, with the constants of the other contestants."""
+    import torch
+
+    adam = {"eps": ADAM_EPS}
+    kinds = {"adam": (torch.optim.Adam, adam), "adamw": (torch.optim.AdamW, adam), "sgd": (torch.optim.SGD, {})}
+    kind, constants = kinds[name]
+    return kind(model.parameters(), lr=LEARNING_RATE, **constants, **setting["optimizer"])
 
 
 class TorchTraining:
@@ -87,10 +97,7 @@ class TorchTraining:
         self.torch = torch
         self.model = make_torch_model(work.config, make_params(work))
         self.forward = torch.compile(self.model) if setting.get("compile") else self.model
-        adam = {"eps": ADAM_EPS}
-        kinds = {"adam": (torch.optim.Adam, adam), "adamw": (torch.optim.AdamW, adam), "sgd": (torch.optim.SGD, {})}
-        kind, constants = kinds[work.optimizer]
-        self.optimizer = kind(self.model.parameters(), lr=LEARNING_RATE, **constants, **setting["optimizer"])
+        self.optimizer = torch_optimizer(work.optimizer, self.model, setting)
         self.autocast = bool(setting.get("autocast"))
         batch = make_batch(work)
         self.tokens, self.targets = torch.from_numpy(batch.inputs[TOKENS]), torch.from_numpy(batch.targets).flatten()
@@ -112,7 +119,7 @@ class TorchTraining:
         for step in (1, 2):
             self.run()
             params = {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
-            values |= _train_result(float(self.loss), float(self.norm), params, step)
+            values |= train_result(float(self.loss), float(self.norm), params, step)
         return values
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from unrolled.bench.peers.workloads import Workload
 from unrolled.engine.models.initializers import pytorch_params
-from unrolled.engine.models.inputs.batch import Batch
+from unrolled.engine.models.inputs.batch import TOKENS, Batch
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
@@ -15,15 +15,19 @@ FIRST_CHARACTER = 0xE000  # characters of the vocabulary: Unicode's private ones
 
 
 def make_batch(work: Workload) -> Batch:
-    """Return a batch of random tokens."""
-    tokens = np.random.default_rng(0).integers(0, work.vocab, (work.length + 1, work.batch))
+    """Return a batch of random tokens, and of random labels for a tagger."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, work.vocab, (work.length + 1, work.batch))
     inputs, targets = np.ascontiguousarray(tokens[:-1]), np.ascontiguousarray(tokens[1:])
-    return Batch.of_tokens(inputs, targets, carry=True)
+    if work.classes is None:
+        return Batch.of_tokens(inputs, targets, carry=True)
+    labels = rng.integers(0, work.classes, inputs.shape)
+    return Batch({TOKENS: inputs}, labels, np.ones(inputs.shape, np.bool_), work.lengths, carry=False)
 
 
 def make_params(work: Workload) -> Params:
     """Return initial parameters."""
-    return pytorch_params(work.config.spec, 0)
+    return pytorch_params(work.spec, 0)
 
 
 def make_checkpoint(work: Workload) -> Checkpoint:

@@ -16,8 +16,12 @@ from unrolled.bench.peers.contestants import (
     generated_in_graph,
     trained_by,
 )
+from unrolled.bench.peers.torch_tagger import FULL, PACKED, PADDED, TorchTagger
+from unrolled.bench.peers.workloads import Workload
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.network.backends import BF16
+
+RAGGED = "ragged"
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,16 @@ class Peer:
     Args:
         title: its description.
         needs: a module without which it is left out.
-        train, generate: makers of its contestants; None for a suite in which it does not take part.
-        settings: by suite, named ways to run it; the fastest counts.
+        train, label, generate: makers of its contestants for the tasks of these names (``Workload.task``); None for a task
+            in which it does not take part.
+        settings: named ways to run it, by task, or by "ragged" for taggers of ragged rows; the fastest counts.
         rounded: its products are in bfloat16, for which the parity gate allows.
     """
 
     title: str
     needs: str
     train: ContestantMaker | None = None
+    label: ContestantMaker | None = None
     generate: ContestantMaker | None = None
     settings: dict[str, dict[str, PeerSetting]] = field(default_factory=dict)
     rounded: bool = False
@@ -44,13 +50,13 @@ class Peer:
         """Return whether its library is installed."""
         return importlib.util.find_spec(self.needs) is not None
 
-    def maker(self, suite: str) -> ContestantMaker | None:
-        """Return the maker of its contestants for a suite; None where it does not take part."""
-        return self.train if suite == "train" else self.generate
+    def maker(self, task: str) -> ContestantMaker | None:
+        """Return the maker of its contestants for a task; None where it does not take part."""
+        return {"train": self.train, "label": self.label, "generate": self.generate}[task]
 
-    def settings_of(self, suite: str) -> dict[str, PeerSetting]:
-        """Return the named settings of a suite."""
-        return self.settings.get(suite, {"default": {}})
+    def settings_of(self, work: Workload) -> dict[str, PeerSetting]:
+        """Return the named settings for a workload."""
+        return self.settings.get(RAGGED if work.ragged else work.task, {"default": {}})
 
 
 def _torch_settings(**extra: Any) -> dict[str, PeerSetting]:
@@ -62,12 +68,27 @@ def _torch_settings(**extra: Any) -> dict[str, PeerSetting]:
     }
 
 
+def _torch_tagger_settings(*ways: str) -> dict[str, PeerSetting]:
+    """Return the settings of a tagger for each way to give it its rows; packed sequences have no path through oneDNN."""
+    return {
+        f"{rows}, {label}": {**setting, "rows": rows}
+        for rows in ways
+        for label, setting in _torch_settings().items()
+        if rows != PACKED or not setting["onednn"]
+    }
+
+
 PEERS: dict[str, Peer] = {
-    "numpy": Peer("the reference from scratch", "numpy", trained_by("numpy"), generated_by("numpy")),
-    "numba": Peer("the compiled engine from scratch", "numba", trained_by("numba"), generated_by("numba")),
+    "numpy": Peer(
+        "the reference from scratch", "numpy", trained_by("numpy"), trained_by("numpy"), generated_by("numpy")
+    ),
+    "numba": Peer(
+        "the compiled engine from scratch", "numba", trained_by("numba"), trained_by("numba"), generated_by("numba")
+    ),
     "numba-bf16": Peer(
         "the compiled engine, products in bfloat16",
         "numba",
+        trained_by("numba", BF16),
         trained_by("numba", BF16),
         generated_by("numba", BF16),
         rounded=True,
@@ -76,8 +97,14 @@ PEERS: dict[str, Peer] = {
         "PyTorch, eager",
         "torch",
         TorchTraining,
+        TorchTagger,
         TorchGeneration,
-        {"train": _torch_settings(), "generate": {"no onednn": {"onednn": False}, "onednn": {"onednn": True}}},
+        {
+            "train": _torch_settings(),
+            "label": _torch_tagger_settings(FULL),
+            RAGGED: _torch_tagger_settings(PACKED, PADDED),
+            "generate": {"no onednn": {"onednn": False}, "onednn": {"onednn": True}},
+        },
     ),
     "torch-compile": Peer(
         "PyTorch, torch.compile",
@@ -92,25 +119,26 @@ PEERS: dict[str, Peer] = {
         settings={"train": _torch_settings(autocast=True)},
         rounded=True,
     ),
-    "torchscript": Peer("TorchScript, this package's sampler", "torch", None, generated_by("torchscript")),
-    "onnxruntime": Peer("ONNX file, this package's sampler", "onnxruntime", None, generated_by("onnxruntime")),
-    "onnxruntime-graph": Peer("ONNX file, the sampling loop inside", "onnxruntime", None, generated_in_graph),
+    "torchscript": Peer("TorchScript, this package's sampler", "torch", generate=generated_by("torchscript")),
+    "onnxruntime": Peer("ONNX file, this package's sampler", "onnxruntime", generate=generated_by("onnxruntime")),
+    "onnxruntime-graph": Peer("ONNX file, the sampling loop inside", "onnxruntime", generate=generated_in_graph),
 }
 REFERENCE_PEER = "numpy"
 
 
-def peers_of(suite: str) -> list[str]:
-    """Return the names of the peers that take part in a suite."""
-    return [name for name, peer in PEERS.items() if peer.maker(suite) is not None]
+def peers_of(task: str) -> list[str]:
+    """Return the names of the peers that take part in a task."""
+    return [name for name, peer in PEERS.items() if peer.maker(task) is not None]
 
 
-def check_peers(peers: Sequence[str], suite: str) -> None:
-    """Check that all names are known and take part in the suite.
+def check_peers(peers: Sequence[str], task: str) -> None:
+    """Check that all names are known and take part in the task.
 
     Raises:
         ConfigError: one does not; the message lists those that do.
     """
-    there = peers_of(suite)
-    for names, why in ((PEERS, "not known"), (there, f"not measured by unrolled bench {suite}")):
+    there = peers_of(task)
+    measured = "measured with taggers" if task == "label" else f"measured by unrolled bench {task}"
+    for names, why in ((PEERS, "not known"), (there, f"not {measured}")):
         if absent := [name for name in peers if name not in names]:
             raise ConfigError(f"peers: {', '.join(absent)} {why}; choose from {', '.join(there)}")

@@ -7,9 +7,17 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from unrolled.engine.checks import check_choice
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.bench.peers.flops import forward_flops, training_flops
+from unrolled.engine.checks import check_choice, check_flag
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.heads.step_labels import StepLabelsHead
+from unrolled.engine.models.inputs.embedded import TokensInput
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.layers.core_config import CoreConfig
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import OPTIMIZERS
 
 SUITES = ("train", "generate")
@@ -24,6 +32,10 @@ class Workload:
         batch: rows of a training batch, or texts generated side by side.
         length: time steps of a training batch, or tokens of each text.
         optimizer: of a training step.
+        classes: number of labels, one of which a tagger predicts at each time step; None: a language model.
+        bidirectional: whether the tagger reads in both directions.
+        ragged: whether the rows of a tagger's batch have lengths from 1 to ``length``, evenly spread, instead of all time
+            steps.
     """
 
     suite: str
@@ -35,6 +47,9 @@ class Workload:
     vocab: int = 65
     embedding: int = 128
     optimizer: str = "adam"
+    classes: int | None = None
+    bidirectional: bool = False
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         check_choice("suite", self.suite, SUITES)
@@ -42,34 +57,51 @@ class Workload:
         for name in ("batch", "length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, needs a whole number of at least 1")
-        self.config  # noqa: B018 - checks the model's sizes
+        for name in ("bidirectional", "ragged"):
+            check_flag(name, getattr(self, name))
+            if getattr(self, name) and self.classes is None:
+                raise ConfigError(f"{name}: needs classes, because a language model has neither")
+        if self.classes is not None and self.suite != "train":
+            raise ConfigError(f"classes: a tagger has no suite {self.suite}, only train")
+        self.spec  # noqa: B018 - checks the model's sizes
+
+    @property
+    def task(self) -> str:
+        """Return what is measured, by which peers and their settings are chosen: the suite, or "label" of a tagger."""
+        return self.suite if self.classes is None else "label"
 
     @property
     def config(self) -> LanguageModelConfig:
-        """Return the configuration of the model."""
+        """Return the configuration of the language model."""
         return LanguageModelConfig(self.cell, self.vocab, self.embedding, self.hidden, self.layers)
 
     @property
+    def spec(self) -> ModelSpec:
+        """Return the description of the model."""
+        if self.classes is None:
+            return self.config.spec
+        core = CoreConfig(self.cell, self.hidden, self.layers, self.bidirectional)
+        return ModelSpec((TokensInput(self.vocab, self.embedding),), core, StepLabelsHead(self.classes))
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Return the valid time steps (B,) of each row, evenly spread over 1 … T in a random order; None: all T."""
+        if not self.ragged:
+            return None
+        even = 1 + (2 * np.arange(self.batch, dtype=np.int64) + 1) * self.length // (2 * self.batch)
+        return np.random.default_rng(2).permutation(even)
+
+    @property
     def tokens(self) -> int:
-        """Return the tokens of one training step, or of one run of generation."""
-        return self.batch * self.length
+        """Return the tokens of one training step, those of the padding excluded, or of one run of generation."""
+        return self.batch * self.length if self.lengths is None else int(self.lengths.sum())
 
     @property
     def flops(self) -> float:
-        """Return the floating-point operations that are needed, the same for every peer.
-
-        A product of (M, K) by (K, N) counts 2·M·K·N. Training needs each product three times: forward, gradient of the
-        weights, gradient of the input. The first layer's input product is needed once for each token of the vocabulary or
-        of the batch, whichever are fewer; in generation it is a table.
-        """
-        H, gates, N = self.hidden, self.config.cell_definition.gates, self.tokens
-        # hidden products, and input products of the layers above the first
-        recurrent = 2.0 * N * H * gates * H * (2 * self.layers - 1)
-        output = 2.0 * N * H * self.vocab
-        if self.suite == "generate":
-            return recurrent + output
-        table = 2.0 * min(self.vocab, N) * self.embedding * gates * H
-        return 3 * (recurrent + output + table)
+        """Return the floating-point operations that are needed, the same for every peer."""
+        if self.suite == "generate":  # the first layer's input product is a table
+            return forward_flops(self.spec, self.tokens, self.batch, products_of_table=False)
+        return training_flops(self.spec, self.tokens, self.batch)
 
     @property
     def weight_bytes(self) -> int:
@@ -81,18 +113,15 @@ class Workload:
     def title(self) -> str:
         """Return a name with all sizes, for displays."""
         rest = f"T = {self.length}, V = {self.vocab}, E = {self.embedding}"
-        return f"{self.cell} {self.layers} × {self.hidden}, B = {self.batch}, {rest}"
+        if self.classes is not None:
+            rest += f", C = {self.classes}"
+        cell = f"bidirectional {self.cell}" if self.bidirectional else self.cell
+        rows = ", ragged" if self.ragged else ""
+        return f"{cell} {self.layers} × {self.hidden}, B = {self.batch}, {rest}{rows}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
-
-
-def flops_per_token(config: LanguageModelConfig, batch_size: int, length: int) -> float:
-    """Return the operations a token that a training step on (length, batch_size) needs, as ``Workload`` counts them."""
-    sizes = config.num_layers, config.hidden_size, batch_size, length, config.vocab_size, config.embedding_size
-    work = Workload("train", config.cell, *sizes)
-    return work.flops / work.tokens
 
 
 def grid(
@@ -109,6 +138,8 @@ def grid(
 
 _CELLS, _HIDDEN = ("lstm", "gru", "rnn"), (128, 256, 512)
 _GENERATE = {"vocab": 100, "length": 64}
+# sizes of the taggers of words
+TAGGER: dict[str, Any] = {"vocab": 5_000, "embedding": 100, "classes": 20}
 
 WORKLOADS: dict[str, Sequence[Workload]] = {
     # character models of the sizes that people train on a laptop
@@ -119,6 +150,13 @@ WORKLOADS: dict[str, Sequence[Workload]] = {
     "train-quick": grid("train", _CELLS, (1,), (128,), (1, 32)),
     # W. Zaremba et al., "Recurrent Neural Network Regularization" (2014), the small model
     "word": [Workload("train", "lstm", 2, 200, 20, 20, 10_000, 200, "sgd")],
+    # taggers of words: one of 20 labels at each time step
+    "tagger": grid("train", ("lstm", "gru"), (1,), (128, 256), (32,), **TAGGER, bidirectional=True),
+    # rows of lengths from 1 to T, each beside the same sizes with full rows
+    "ragged": [
+        Workload("train", cell, 1, 128, B, **TAGGER, bidirectional=bidirectional, ragged=ragged)
+        for bidirectional, cell, B, ragged in product((False, True), ("lstm", "gru"), (32, 128), (False, True))
+    ],
     "generate": grid("generate", _CELLS, (1,), _HIDDEN, (1, 64, 256), **_GENERATE),
     "generate-quick": grid("generate", ("lstm",), (1,), (128,), (1, 64), **_GENERATE),
 }

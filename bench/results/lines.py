@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unrolled.bench.peers.workloads import SUITES
+from unrolled.bench.peers.workloads import SUITES, TAGGER
 from unrolled.engine.errors import ConfigError, ModelFileError
 
 Line = dict[str, Any]
@@ -77,7 +77,15 @@ def measured(lines: Iterable[Line], suite: str) -> list[Line]:
 
 def workload_name(line: Line) -> str:
     """Return a short name of the workload: cell, layers × hidden size, batch, and the sizes that are not the usual ones."""
-    usual = {"length": 64, "vocab": 65 if line["suite"] == "train" else 100, "embedding": 128, "optimizer": "adam"}
+    tagger = line.get("classes") is not None
+    usual = {
+        "length": 64, "vocab": 65 if line["suite"] == "train" else 100, "embedding": 128, "optimizer": "adam",
+        "classes": None,
+    }  # fmt: skip
+    if tagger:
+        usual |= {"vocab": TAGGER["vocab"], "embedding": TAGGER["embedding"]}
     unusual = {key: line[key] for key in usual if line.get(key, usual[key]) != usual[key]}
     rest = [value if key == "optimizer" else f"{key[0].upper()} {value}" for key, value in unusual.items()]
-    return ", ".join([f"{line['cell']} {line['layers']}×{line['hidden']}", f"B {line['batch']}", *rest])
+    cell = f"bi{line['cell']}" if line.get("bidirectional") else line["cell"]
+    rows = ["ragged"] if line.get("ragged") else []
+    return ", ".join([f"{cell} {line['layers']}×{line['hidden']}", f"B {line['batch']}", *rest, *rows])

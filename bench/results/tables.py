@@ -71,9 +71,23 @@ class Figure(NamedTuple):
     cell: Callable[[Line], str]  # "–" where it was not measured
 
 
+def with_ragged_shares(lines: Sequence[Line]) -> list[Line]:
+    """Return the lines; those of ragged rows with the share of the time of full rows, where it was measured."""
+    full = {(workload_name(line), line["peer"]): line for line in lines if not line.get("ragged")}
+
+    def share(line: Line) -> Line:
+        beside = full.get((workload_name({**line, "ragged": False}), line["peer"]), {}) if line.get("ragged") else {}
+        if "median_s" not in line or "median_s" not in beside:
+            return line
+        return {**line, "share_of_full_rows": line["median_s"] / beside["median_s"]}
+
+    return [share(line) for line in lines]
+
+
 FIGURES = (
     Figure("ms; ± half the distance of the quartiles", _milliseconds),
     Figure("times as fast as torch", lambda line: _number(line.get("ratio_to_torch"), ".2f")),
+    Figure("time of ragged rows over that of full ones", lambda line: _number(line.get("share_of_full_rows"), ".2f")),
     Figure("tokens/s", lambda line: _number(line.get("tokens_per_s"), ",.0f")),
     Figure("share of the FMA peak, or of the bandwidth (bw)", lambda line: _share(line)),
     Figure("peak memory, MB", lambda line: _number(line.get("peak_rss_mb"), ",.0f")),
@@ -88,6 +102,7 @@ def by_workload(lines: Sequence[Line], figure: Figure) -> tuple[list[str], list[
     """
     there = {line["peer"] for line in lines if line["parity"] == "ok"}
     peers = [peer for peer in dict.fromkeys([*PEERS, *sorted(there)]) if peer in there]
+    lines = with_ragged_shares(lines)
     found: dict[tuple[str, int], dict[str, str]] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for line in lines:
@@ -111,15 +126,23 @@ def remarks(line: Line) -> list[str]:
 
 
 def summary(lines: Sequence[Line], suite: str) -> str:
-    """Return one sentence about all workloads of a suite, "" without ratios to torch."""
-    found = ratios(measured(lines, suite))
-    if not found:
-        return ""
-    won = sum(ratio >= 1 for ratio in found)
-    return (
-        f"{SUBJECT} against torch at its best setting: geometric mean {geometric_mean(found):.2f}, "
-        f"from {min(found):.2f} to {max(found):.2f}; ahead in {won} of {len(found)} workloads."
-    )
+    """Return a sentence about all workloads of a suite, and one about those of ragged rows; "" for what was not measured."""
+    rows = measured(lines, suite)
+    sentences = []
+    if found := ratios(rows):
+        won = sum(ratio >= 1 for ratio in found)
+        sentences.append(
+            f"{SUBJECT} against torch at its best setting: geometric mean {geometric_mean(found):.2f}, "
+            f"from {min(found):.2f} to {max(found):.2f}; ahead in {won} of {len(found)} workloads."
+        )
+    shares: dict[str, list[float]] = {}
+    for line in with_ragged_shares(rows):
+        if "share_of_full_rows" in line:
+            shares.setdefault(line["peer"], []).append(line["share_of_full_rows"])
+    if shares:
+        ranges = ", ".join(f"{min(some):.2f} to {max(some):.2f} on {peer}" for peer, some in shares.items())
+        sentences.append(f"Ragged rows, half of whose time steps are padding, take {ranges} of the time of full rows.")
+    return " ".join(sentences)
 
 
 def machine_text(line: Line) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from unrolled.bench.machine.peak import quick_peak
-from unrolled.bench.peers.workloads import flops_per_token
+from unrolled.bench.peers.flops import flops_per_token
 from unrolled.cli.options import shared as options
 from unrolled.cli.options.engines import TrainingEngine
 from unrolled.cli.options.groups import with_groups
@@ -24,7 +24,6 @@ from unrolled.cli.terminal.training_summary import show_training_result, show_tr
 from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.errors import UnrolledError
-from unrolled.engine.models.language_model_config import language_model_of
 from unrolled.engine.network.language_model import TokenStepper
 from unrolled.engine.runs.experiment import PreparedRun, prepare_run
 from unrolled.engine.runs.recipe import make_experiment
@@ -112,9 +111,7 @@ def _show_end(console: Console, run: PreparedRun, result: TrainingResult, output
 
 def _speed(run: PreparedRun) -> Speed:
     data, trainable = run.experiment.data, run.trainable
-    return Speed(
-        flops_per_token(language_model_of(trainable.spec), data.batch_size, data.length), quick_peak(trainable.engine)
-    )
+    return Speed(flops_per_token(trainable.spec, data.batch_size, data.length), quick_peak(trainable.engine))
 
 
 def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:

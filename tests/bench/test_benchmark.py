@@ -54,9 +54,49 @@ def test_work_counted_by_hand() -> None:
     assert generated.tokens == 6
 
 
+TAGGER = Workload("train", "gru", 2, 4, 3, 5, 11, 7, classes=6, bidirectional=True)
+
+
+def test_work_of_both_directions_and_of_ragged_rows_counted_by_hand() -> None:
+    N = 3 * 5  # time steps; H = 4, and 12 rows of gates in each of two layers and two directions
+    hidden, between = 4 * (2 * N * 4 * 12), 2 * (2 * N * 8 * 12)
+    table, output = 2 * (2 * 11 * 7 * 12), 2 * N * 8 * 6
+    assert TAGGER.flops == 3 * (hidden + between + table + output)
+    ragged = dataclasses.replace(TAGGER, ragged=True)
+    assert ragged.lengths is not None
+    assert sorted(ragged.lengths) == [1, 3, 5]
+    assert ragged.tokens == 9  # fewer than the 11 tokens of the vocabulary
+    hidden, between, table, output = (part * 9 // N for part in (hidden, between, 2 * (2 * N * 7 * 12), output))
+    assert ragged.flops == 3 * (hidden + between + table + output)
+
+
+def test_lengths_of_ragged_rows_are_evenly_spread_from_1_to_all_time_steps() -> None:
+    for B, T in ((32, 64), (128, 64), (3, 5), (1, 9)):
+        lengths = Workload("train", "lstm", 1, 8, B, T, classes=2, ragged=True).lengths
+        assert lengths is not None
+        assert (len(lengths), lengths.dtype) == (B, np.int64)
+        assert 1 <= lengths.min() <= lengths.max() <= T
+        assert abs(lengths.mean() - (T + 1) / 2) <= 0.5
+        if B > 1:
+            assert (np.diff(lengths) < 0).any()  # in no order
+    assert Workload("train", "lstm", classes=2).lengths is None
+
+
+def test_only_taggers_are_bidirectional_or_ragged() -> None:
+    for name in ("bidirectional", "ragged"):
+        with pytest.raises(ConfigError, match=f"{name}: needs classes"):
+            Workload("train", "lstm", **{name: True})
+        with pytest.raises(ConfigError, match=f"{name}: got 1, needs true or false"):
+            Workload("train", "lstm", classes=3, **{name: 1})
+    with pytest.raises(ConfigError, match="classes: a tagger has no suite generate"):
+        Workload("generate", "lstm", classes=3)
+    with pytest.raises(ConfigError, match="classes: got 1"):
+        Workload("train", "lstm", classes=1)
+
+
 def test_named_workloads_are_of_one_suite_and_all_different() -> None:
     for name, works in WORKLOADS.items():
-        assert len({work.suite for work in works}) == 1, name
+        assert len({work.task for work in works}) == 1, name  # all are measured by the same peers
         assert len(set(works)) == len(works), name
     assert len(WORKLOADS["train"]) == 3 * 3 * 4 + 3 * 2
 
@@ -246,15 +286,41 @@ def test_a_small_run_of_onnxruntime() -> None:
 def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     peer = PEERS["torch"]
-    label, setting = next(iter(peer.settings_of("train").items()))  # only the first: importing torch takes seconds
-    monkeypatch.setitem(PEERS, "torch", dataclasses.replace(peer, settings={"train": {label: setting}}))
     work = Workload("train", "gru", 1, 16, 3, 5, 11, 8)
+    label, setting = next(iter(peer.settings_of(work).items()))  # only the first: importing torch takes seconds
+    monkeypatch.setitem(PEERS, "torch", dataclasses.replace(peer, settings={"train": {label: setting}}))
     numpy, torch = measure(work, ["numpy", "torch"], LIMITS, 1, SHORT)
     assert (numpy["parity"], torch["parity"]) == ("ok", "ok")
     assert torch["setting"] == label
     assert "failed_settings" not in torch
     assert torch["ratio_to_torch"] == 1
     assert numpy["ratio_to_torch"] > 0
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_small_run_of_taggers(monkeypatch: pytest.MonkeyPatch, ragged: bool) -> None:
+    """The parity gate holds torch's ways to treat padding, which share nothing with this package, against the reference."""
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    work = dataclasses.replace(TAGGER, ragged=ragged)
+    peer, kind = PEERS["torch"], "ragged" if ragged else "label"
+    ways = {label: one for label, one in peer.settings_of(work).items() if label.endswith("no onednn, fused")}
+    assert [one["rows"] for one in ways.values()] == (["packed", "padded"] if ragged else ["full"])
+    monkeypatch.setitem(PEERS, "torch", dataclasses.replace(peer, settings={kind: ways}))
+    measured = {entry["peer"]: entry for entry in measure(work, ["numpy", "numba", "torch"], LIMITS, 1, SHORT)}
+    for entry in measured.values():
+        assert entry["parity"] == "ok"
+        assert "failed_settings" not in entry
+        assert entry["tokens_per_s"] == pytest.approx((9 if ragged else 15) / entry["median_s"])
+        assert entry["gflops"] == pytest.approx(work.flops / entry["median_s"] / 1e9)
+    assert measured["torch"]["setting"] in ways
+
+
+def test_alarm_a_tagger_that_ignores_the_lengths_fails_the_parity_gate() -> None:
+    ragged = dataclasses.replace(TAGGER, ragged=True)
+    expected = PEERS["numpy"].label(ragged, {}, 1).parity()  # type: ignore[misc]
+    full = PEERS["numpy"].label(TAGGER, {}, 1).parity()  # type: ignore[misc]
+    assert compare_arrays(expected, expected) == "ok"
+    assert "differs by" in compare_arrays(full, expected)
 
 
 MEASURE_LONG = """
@@ -332,8 +398,10 @@ def test_a_stated_number_of_threads_reaches_onnxruntime(monkeypatch: pytest.Monk
 def test_every_peer_takes_part_in_a_suite() -> None:
     for name, peer in PEERS.items():
         assert peer.train or peer.generate, name
-        for suite in ("train", "generate"):
-            assert peer.settings_of(suite)
+        for suite in SUITES:
+            assert peer.settings_of(Workload(suite, "lstm"))
+        for ragged in (False, True):
+            assert peer.settings_of(dataclasses.replace(TAGGER, ragged=ragged))
 
 
 def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
@@ -385,6 +453,28 @@ def test_a_workload_is_named_by_its_unusual_sizes() -> None:
     assert lines.workload_name({**line, "embedding": 128, "optimizer": "adam"}) == "lstm 1×128, B 32"
     assert lines.workload_name({**line, "embedding": 64, "optimizer": "sgd"}) == "lstm 1×128, B 32, E 64, sgd"
     assert lines.workload_name({**line, "length": 20, "vocab": 10_000}) == "lstm 1×128, B 32, L 20, V 10000"
+    tagger, *_ = WORKLOADS["tagger"]
+    assert lines.workload_name(tagger.to_dict()) == "bilstm 1×128, B 32, C 20"
+    other = dataclasses.replace(tagger, bidirectional=False, ragged=True, vocab=65, classes=3)
+    assert lines.workload_name(other.to_dict()) == "lstm 1×128, B 32, V 65, C 3, ragged"
+
+
+def test_ragged_rows_are_set_against_full_ones() -> None:
+    sizes = {"classes": 20, "vocab": 5000, "embedding": 100}
+    rows = [
+        line("numba", 0.010, **sizes), line("numba", 0.006, **sizes, ragged=True),
+        line("numba", 0.020, **sizes, batch=128), line("numba", 0.011, **sizes, batch=128, ragged=True),
+        line("torch", 0.030, **sizes, ragged=True),  # its full rows were not measured
+    ]  # fmt: skip
+    shared = [entry.get("share_of_full_rows") for entry in tables.with_ragged_shares(rows)]
+    assert shared == [None, pytest.approx(0.6), None, pytest.approx(0.55), None]
+    text = "Ragged rows, half of whose time steps are padding, take 0.55 to 0.60 on numba of the time of full rows."
+    assert text in tables.markdown(rows)
+    (figure,) = [one for one in tables.FIGURES if "ragged" in one.title]
+    peers, found = tables.by_workload(rows, figure)
+    assert peers == ["numba", "torch"]
+    assert ["lstm 1×128, B 32, C 20, ragged", "0.60", "–"] in found
+    assert tables.by_workload(rows[:1], figure)[1] == []
 
 
 def test_compare_finds_what_got_slower() -> None:

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from unrolled.bench.machine import peak
-from unrolled.bench.peers.workloads import Workload, flops_per_token
+from unrolled.bench.peers.flops import flops_per_token
+from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.terminal import training_display
 from unrolled.cli.terminal.training_display import Speed, TrainingDisplay
 from unrolled.engine.models.language_model_config import LanguageModelConfig
@@ -77,7 +78,7 @@ def test_elsewhere_steps_print_nothing_and_a_sample_is_one_line() -> None:
 def test_operations_a_token_are_those_of_the_benchmark() -> None:
     config = LanguageModelConfig("lstm", 65, 128, 256, 2)
     work = Workload("train", "lstm", 2, 256, 32, 64, 65, 128)
-    assert flops_per_token(config, 32, 64) == work.flops / (32 * 64)
+    assert flops_per_token(config.spec, 32, 64) == work.flops / (32 * 64)
 
 
 def test_a_peak_that_cannot_be_measured_is_not_known_and_other_engines_do_not_wait(

@@ -52,9 +52,9 @@ def _measure_workloads(
     """Measure workloads, append each line to ``file``, and show the tables; exit with 1 if no peer could be measured."""
     if file is not None:
         check_append(file)
-    suite = works[0].suite
-    names = split_names(peers, [name for name in peers_of(suite) if name != "torch-compile" or not quick])
-    check_peers(names, suite)
+    (task,) = {work.task for work in works}
+    names = split_names(peers, [name for name in peers_of(task) if name != "torch-compile" or not quick])
+    check_peers(names, task)
     count = threads or usable_cores()
     effort = QUICK if quick else Effort()
     if rounds is not None:
