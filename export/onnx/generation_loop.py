@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.export.onnx.graph_builder import GraphBuilder, fill_value, inner_value
-from unrolled.export.onnx.layers import add_layer, add_stacked_state
+from unrolled.export.onnx.cells import ONNX_CELLS
+from unrolled.export.onnx.graph_builder import NO_VALUE, GraphBuilder, fill_value, inner_value
+from unrolled.export.onnx.layers import add_stacked_state
 from unrolled.export.onnx.token_draw import (
     TOKEN_TYPE,
     SamplingValues,
@@ -25,11 +27,15 @@ from unrolled.export.onnx.token_draw import (
     add_filtered_weights,
     add_plain_weights,
 )
-from unrolled.export.onnx.weights import GraphWeights
+from unrolled.export.onnx.weights import LanguageModelWeights
 
 
 def add_generation(
-    graph: GraphBuilder, config: LanguageModelConfig, weights: GraphWeights, finals: list[list[str]], axis_0: str
+    graph: GraphBuilder,
+    config: LanguageModelConfig,
+    weights: LanguageModelWeights,
+    finals: list[list[str]],
+    axis_0: str,
 ) -> None:
     """Add the outputs ``written`` and ``final_state``, given the states after the prompt."""
     values = SamplingValues(graph, config.vocab_size)
@@ -49,7 +55,9 @@ def add_generation(
         ("filtered", add_filtered_weights, [none, uniforms.iterations]),
     ):
         count = graph.node("Where", [values.no_filter, *counts], f"{name}_turns")
-        loop = _GenerationLoop(config, TokenDraw(weights, values, add_token_weights), uniforms.others, first_places)
+        loop = _GenerationLoop(
+            config.spec.core, TokenDraw(weights, values, add_token_weights), uniforms.others, first_places
+        )
         carried = loop.add(graph, f"{name}_", count, first.go_on, carried)
     _add_written(graph, first.token, carried[-1], uniforms.steps, axis_0)
     S = len(finals[0])
@@ -125,7 +133,7 @@ class _GenerationLoop(NamedTuple):
         first_places: name of the index of the first row, for each token of a row (1, B): zeros.
     """
 
-    config: LanguageModelConfig
+    core: CoreConfig
     draw: TokenDraw
     u: str
     first_places: str
@@ -150,11 +158,12 @@ class _GenerationLoop(NamedTuple):
             f"{body.prefix}{name}" for name in ("turn", "on", "ended", "given", "rows")
         )
         given = [f"{body.prefix}given_{i}" for i in range(states)]
-        S = self.config.cell_definition.states
+        cell, S = ONNX_CELLS[self.core.cell], self.core.cell_definition.states
         x = body.node("Gather", [self.draw.weights.embedding, token], "embedded", axis=0)  # (1, B, E)
         moved: list[str] = []
         for layer, weights in enumerate(self.draw.weights.layers):
-            _, last = add_layer(body, self.config, layer, weights, x, given[layer * S : (layer + 1) * S])
+            before = given[layer * S : (layer + 1) * S]
+            _, last = cell.add_layer(body, self.core, layer, weights, x, before, NO_VALUE)
             x = last[0]
             moved += last
         u = body.node("Gather", [self.u, iteration], "u", axis=0)  # (B, 1)

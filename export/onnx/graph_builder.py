@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from unrolled.export.artifact.forms import Value
+
+NO_VALUE = ""  # the name of an optional input that is left out
 
 
 @dataclass
@@ -52,9 +57,17 @@ class GraphBuilder:
         return helper.make_graph(self.nodes, name, inputs, outputs, self.initializers)
 
 
-def inner_value(name: str, kind: int, shape: tuple[int | str, ...] | None = None) -> onnx.ValueInfoProto:
+def inner_value(name: str, kind: int, shape: tuple[int | str | None, ...] | None = None) -> onnx.ValueInfoProto:
     """Describe an input or output of an inner graph; strict runtimes reject stated shapes that can vary, so omit those."""
     return helper.make_tensor_value_info(name, kind, shape)
+
+
+def described_values(values: Mapping[str, Value]) -> list[onnx.ValueInfoProto]:
+    """Return types and shapes of the inputs or outputs of a whole graph."""
+    return [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype)), value.axes)
+        for name, value in values.items()
+    ]
 
 
 def fill_value(value: float, dtype: Any) -> onnx.TensorProto:

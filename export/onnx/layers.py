@@ -1,75 +1,70 @@
-"""Nodes of the network: the recurrent layers, their state array and the output layer.
+"""Nodes of the recurrent core, its state array and the linear output layer.
 
-Letters: T time, B batch, S states, L layers, H hidden, V vocabulary.
+Letters: T time, B batch, S states, L layers, D directions, H hidden, C classes (V of a vocabulary).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.export.onnx.cells import ONNX_CELLS, ONNXRUNTIME_DOMAIN
+from unrolled.engine.models.layers.core_config import CoreConfig
+from unrolled.export.onnx.cells import ONNXRUNTIME_DOMAIN
 from unrolled.export.onnx.graph_builder import GraphBuilder
-from unrolled.export.onnx.weights import GraphWeights, LayerWeights
+from unrolled.export.onnx.weights import LinearWeights
 
 
-def add_layer(
-    graph: GraphBuilder,
-    config: LanguageModelConfig,
-    layer: int,
-    weights: LayerWeights,
-    x: str,
-    initial: list[str],
-    lengths: str = "",
-) -> tuple[str, list[str]]:
-    """Add one recurrent layer over ``x`` (T, B, ·) from states (1, B, H); return outputs (T, 1, B, H) and final states."""
-    cell = ONNX_CELLS[config.cell]
-    names = [f"sequence_l{layer}", *(f"final_{s}_l{layer}" for s in range(config.cell_definition.states))]
-    inputs = [x, weights.w, weights.r, weights.b, lengths, *initial]
-    attributes: dict[str, Any] = {"hidden_size": config.hidden_size, **cell.attributes}
+def add_joined_directions(graph: GraphBuilder, core: CoreConfig, y: str, name: str, axis_1: str) -> str:
+    """Add a layer's outputs (T, B, D·H), given (T, D, B, H)."""
+    if not core.bidirectional:
+        return graph.node("Squeeze", [y, axis_1], name)
+    by_row = graph.node("Transpose", [y], f"{name}_by_row", perm=[0, 2, 1, 3])  # (T, B, D, H)
+    shape = graph.constant(f"{name}_shape", [0, 0, core.output_size])  # 0 keeps an axis
+    return graph.node("Reshape", [by_row, shape], name)
+
+
+def add_product(graph: GraphBuilder, weights: LinearWeights, rows: str, name: str) -> str:
+    """Add x·Wᵀ + b (n, C) of ``rows`` (n, H). Gemm reads the (C, H) matrix untransposed, so a tied one is stored once."""
     if weights.scales:
-        inputs += ["", *weights.scales]  # "": no peepholes
-        y = graph.node(cell.quantized, inputs, names, domain=ONNXRUNTIME_DOMAIN, **attributes)
-    else:
-        y = graph.node(cell.operator, inputs, names, **attributes)
-    return y, [graph.prefix + name for name in names[1:]]
-
-
-def add_logits(graph: GraphBuilder, weights: GraphWeights, rows: str, name: str) -> str:
-    """Add the logits (n, V) of ``rows`` (n, H). Gemm reads the (V, H) matrix untransposed, so a tied one is stored once."""
-    if weights.scales:
-        inputs = [rows, weights.output, *weights.scales, weights.bias]
+        inputs = [rows, weights.matrix, *weights.scales, weights.bias]
         return graph.node("DynamicQuantizeMatMul", inputs, name, domain=ONNXRUNTIME_DOMAIN)
-    return graph.node("Gemm", [rows, weights.output, weights.bias], name, transB=1)
+    return graph.node("Gemm", [rows, weights.matrix, weights.bias], name, transB=1)
 
 
-def add_sequence_logits(graph: GraphBuilder, config: LanguageModelConfig, weights: GraphWeights, h: str) -> None:
-    """Add the graph's output ``logits`` (T, B, V), given the last layer's outputs (T, B, H)."""
-    rows = graph.node("Reshape", [h, graph.constant("rows", [-1, config.hidden_size])], "flat")
-    flat = add_logits(graph, weights, rows, "flat_logits")
-    time_batch = graph.node("Shape", ["tokens"], "time_batch")
-    last = graph.constant("vocabulary", [config.vocab_size])
-    shape = graph.node("Concat", [time_batch, last], "logits_shape", axis=0)
-    graph.node("Reshape", [flat, shape], "logits")
+def add_sequence_logits(
+    graph: GraphBuilder, weights: LinearWeights, h: str, sizes: tuple[int, int], time_batch: str
+) -> str:  # fmt: skip
+    """Add ``logits`` (T, B, C), given the last layer's outputs (T, B, D·H).
+
+    Args:
+        sizes: D·H and C.
+        time_batch: a value of shape (T, B).
+    """
+    rows = graph.node("Reshape", [h, graph.constant("rows", [-1, sizes[0]])], "flat")
+    flat = add_product(graph, weights, rows, "flat_logits")
+    outer = graph.node("Shape", [time_batch], "time_batch")
+    last = graph.constant("vocabulary", [sizes[1]])
+    shape = graph.node("Concat", [outer, last], "logits_shape", axis=0)
+    return graph.node("Reshape", [flat, shape], "logits")
 
 
-def add_initial_states(graph: GraphBuilder, config: LanguageModelConfig, axis_0: str) -> list[list[str]]:
-    """Split the input ``state`` (S, L, B, H) into one (1, B, H) for each layer and state.
+def add_initial_states(graph: GraphBuilder, core: CoreConfig, axis_0: str) -> list[list[str]]:
+    """Split the input ``state`` (S, L·D, B, H) into one (D, B, H) for each layer and state.
 
     Split, not Gather: onnxruntime 1.32 fuses several Gathers of one value and then reads the second out of bounds.
     """
-    S, L = config.cell_definition.states, config.num_layers
-    graph.node("Split", ["state"], [f"state_{s}_row" for s in range(S)], axis=0)
-    for s in range(S):
-        layers = graph.node("Squeeze", [f"state_{s}_row", axis_0], f"state_{s}")  # (L, B, H)
+    S, L = core.cell_definition.states, core.num_layers
+    state_rows = [f"state_{s}_row" for s in range(S)]
+    graph.node("Split", ["state"], state_rows, axis=0)
+    for s, row in enumerate(state_rows):
+        layers = graph.node("Squeeze", [graph.prefix + row, axis_0], f"state_{s}")  # (L·D, B, H)
         graph.node("Split", [layers], [f"state_{s}_l{layer}" for layer in range(L)], axis=0)
-    return [[f"state_{s}_l{layer}" for s in range(S)] for layer in range(L)]
+    return [[f"{graph.prefix}state_{s}_l{layer}" for s in range(S)] for layer in range(L)]
 
 
-def add_stacked_state(graph: GraphBuilder, states: list[list[str]], axis_0: str, name: str) -> None:
-    """Stack the states (1, B, H) of each layer into ``name`` (S, L, B, H); the inverse of ``add_initial_states``."""
+def add_stacked_state(graph: GraphBuilder, states: Sequence[Sequence[str]], axis_0: str, name: str) -> str:
+    """Stack the states (D, B, H) of each layer into ``name`` (S, L·D, B, H); the inverse of ``add_initial_states``."""
     stacked = []
     for s in range(len(states[0])):
-        layers = graph.node("Concat", [layer[s] for layer in states], f"{name}_{s}", axis=0)  # (L, B, H)
+        layers = graph.node("Concat", [layer[s] for layer in states], f"{name}_{s}", axis=0)  # (L·D, B, H)
         stacked.append(graph.node("Unsqueeze", [layers, axis_0], f"{name}_{s}_row"))
-    graph.node("Concat", stacked, name, axis=0)
+    return graph.node("Concat", stacked, name, axis=0)

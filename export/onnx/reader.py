@@ -17,6 +17,8 @@ import onnx
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.export.artifact.metadata import FileInfo, parse_metadata
 from unrolled.export.onnx.cells import ONNX_CELLS, ONNXRUNTIME_DOMAIN
+from unrolled.export.onnx.heads import ONNX_HEADS
+from unrolled.export.onnx.inputs import ONNX_INPUTS
 
 MAX_BYTES = (1 << 31) - 1  # limit of a protobuf message
 MAX_RANK = 4
@@ -30,19 +32,23 @@ SIZES: dict[int, int] = {
     onnx.TensorProto.FLOAT16: 2,
     onnx.TensorProto.INT8: 1,
 }
-STANDARD_OPERATORS = frozenset(
-    (
-        *(cell.operator for cell in ONNX_CELLS.values()),
-        "Add", "And", "Cast", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Exp", "Gather", "Gemm",
-        "GreaterOrEqual", "Identity", "If", "Less", "LessOrEqual", "Loop", "Max", "Min", "Mul", "Not", "Or",
-        "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "ScatterElements", "Shape", "Slice", "Split", "Squeeze",
-        "Sub", "TopK", "Unsqueeze", "Where",
-    )
+# Operators that every graph may have; each part of a model adds its own.
+COMMON_OPERATORS = (
+    "Add", "And", "Cast", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Exp", "Expand", "Gather", "Gemm",
+    "GreaterOrEqual", "Identity", "If", "Less", "LessOrEqual", "Loop", "Max", "Min", "Mul", "Not", "Or", "Range",
+    "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "ScatterElements", "Shape", "Slice", "Split", "Squeeze", "Sub",
+    "TopK", "Transpose", "Unsqueeze", "Where",
 )  # fmt: skip
-QUANTIZED_OPERATORS = frozenset(
-    (*(cell.quantized for cell in ONNX_CELLS.values() if cell.quantized), "DynamicQuantizeMatMul")
-)
-KNOWN_OPERATORS = {"": STANDARD_OPERATORS, ONNXRUNTIME_DOMAIN: QUANTIZED_OPERATORS}  # by domain
+
+
+def known_operators() -> dict[str, frozenset[str]]:
+    """Return the operators of exported files by domain."""
+    parts = (*ONNX_CELLS.values(), *ONNX_INPUTS.values(), *ONNX_HEADS.values())
+    quantized = (cell.quantized for cell in ONNX_CELLS.values() if cell.quantized)
+    return {
+        "": frozenset(COMMON_OPERATORS).union(*(part.operators for part in parts)),
+        ONNXRUNTIME_DOMAIN: frozenset(("DynamicQuantizeMatMul", *quantized)),
+    }
 
 
 class OnnxFile(NamedTuple):
@@ -104,7 +110,8 @@ def _check_texts(message: Any) -> None:
 def _check_model(model: onnx.ModelProto) -> None:
     if model.functions or model.training_info:
         raise _Refused("it defines functions, or a training; no exported file does")
-    if any(entry.domain not in ("ai.onnx", *KNOWN_OPERATORS) for entry in model.opset_import):
+    known = known_operators()
+    if any(entry.domain not in ("ai.onnx", *known) for entry in model.opset_import):
         raise _Refused("it asks for operators that no exported file has")
     for graph in _graphs(model.graph):
         if graph.sparse_initializer:
@@ -112,7 +119,7 @@ def _check_model(model: onnx.ModelProto) -> None:
         for tensor in graph.initializer:
             _check_tensor(tensor)
         for node in graph.node:
-            if node.op_type not in KNOWN_OPERATORS.get(node.domain, ()):
+            if node.op_type not in known.get(node.domain, ()):
                 raise _Refused(
                     f"it computes with {node.domain or 'the'} operator {node.op_type!r}; no exported file does"
                 )

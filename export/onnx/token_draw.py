@@ -16,8 +16,8 @@ import numpy as np
 from onnx import TensorProto
 
 from unrolled.export.onnx.graph_builder import GraphBuilder, fill_value, inner_value
-from unrolled.export.onnx.layers import add_logits
-from unrolled.export.onnx.weights import GraphWeights
+from unrolled.export.onnx.layers import add_product
+from unrolled.export.onnx.weights import LanguageModelWeights
 
 # Top-p alone sorts this many of the most probable tokens first, and all of them only if these do not reach top_p.
 PARTIAL_SORT = 256
@@ -74,7 +74,7 @@ class DrawnToken(NamedTuple):
 class TokenDraw(NamedTuple):
     """Names and functions that a draw needs, the same in every iteration of a loop."""
 
-    weights: GraphWeights
+    weights: LanguageModelWeights
     values: SamplingValues
     add_token_weights: AddTokenWeights
 
@@ -86,7 +86,7 @@ class TokenDraw(NamedTuple):
         """
         values = self.values
         rows = graph.node("Squeeze", [h, values.axis_0], "h")  # (B, H)
-        logits = add_logits(graph, self.weights, rows, "logits")
+        logits = add_product(graph, self.weights.output, rows, "logits")
         drawn = self._add_draw(graph, logits, u)
         if ended:
             token = graph.node("Where", [ended, values.end_token, drawn], "token")
