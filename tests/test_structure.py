@@ -59,7 +59,9 @@ ROOMS: dict[str, str] = {
         "engine.optimizers engine.training"
     ),
     "export.artifact": "engine engine.tokenizers engine.models engine.storage engine.sampling",
-    "export.onnx": "engine engine.models engine.storage engine.network export.artifact",
+    "export.onnx": (
+        "engine engine.models.inputs engine.models.heads engine.models engine.storage engine.network export.artifact"
+    ),
     "export.torch": (
         "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "
         "engine.sampling engine.optimizers engine.network engine.training export.artifact"

@@ -49,9 +49,9 @@ def _add_values(
         return array
     value = graph.node("Cast", [array], "wide", to=TensorProto.DOUBLE)
     if column.mean is not None:
-        value = graph.node("Sub", [value, graph.constant("mean", list(column.mean), np.float64)], "shifted")
+        value = graph.node("Sub", [value, graph.constant("mean", np.array(column.mean), np.float64)], "shifted")
     if column.scale is not None:
-        value = graph.node("Div", [value, graph.constant("scale", list(column.scale), np.float64)], "scaled")
+        value = graph.node("Div", [value, graph.constant("scale", np.array(column.scale), np.float64)], "scaled")
     return graph.node("Cast", [value], "columns", to=TensorProto.FLOAT)
 
 

@@ -43,10 +43,11 @@ COMMON_OPERATORS = (
 
 def known_operators() -> dict[str, frozenset[str]]:
     """Return the operators of exported files by domain."""
-    parts = (*ONNX_CELLS.values(), *ONNX_INPUTS.values(), *ONNX_HEADS.values())
-    quantized = (cell.quantized for cell in ONNX_CELLS.values() if cell.quantized)
+    cells, inputs, heads = ONNX_CELLS.values(), ONNX_INPUTS.values(), ONNX_HEADS.values()
+    own = [part.operators for part in cells] + [part.operators for part in inputs] + [part.operators for part in heads]
+    quantized = (cell.quantized for cell in cells if cell.quantized)
     return {
-        "": frozenset(COMMON_OPERATORS).union(*(part.operators for part in parts)),
+        "": frozenset(COMMON_OPERATORS).union(*own),
         ONNXRUNTIME_DOMAIN: frozenset(("DynamicQuantizeMatMul", *quantized)),
     }
 

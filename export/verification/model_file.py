@@ -56,6 +56,6 @@ class ModelFile:
         if self.path.suffix == ".onnx":
             from unrolled.export.onnx.weights import read_params
 
-            return read_params(self.onnx.model, config)
+            return read_params(self.onnx.model, config.spec)
         stored = {name: value.detach().numpy() for name, value in self.torchscript[0].state_dict().items()}
         return {name: stored[name] for name in parameter_shapes(config.spec)}

@@ -168,7 +168,7 @@ def test_smaller_files_compute_with_the_weights_that_come_back(
     assert sum(int((restored.params[name] != value).sum()) for name, value in checkpoint.params.items()) > 0 or (
         stored == "float32"
     )
-    got = read_params(onnx.load(path), checkpoint.config)
+    got = read_params(onnx.load(path), checkpoint.config.spec)
     for name, value in restored.params.items():
         np.testing.assert_array_equal(got[name], value, name)
     if stored == "quantized":
@@ -201,7 +201,7 @@ def test_too_large_numbers_are_refused_in_fp16(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_parameters_come_back_from_the_graph(tmp_path: Path, cell: str, tied: bool) -> None:
     checkpoint = models.checkpoint(cell, 2, tie_weights=tied)
-    got = read_params(onnx.load(exported(checkpoint, tmp_path)), checkpoint.config)
+    got = read_params(onnx.load(exported(checkpoint, tmp_path)), checkpoint.config.spec)
     assert set(got) == set(checkpoint.params)
     for name, value in checkpoint.params.items():
         np.testing.assert_array_equal(got[name], value, name)
