@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.export.onnx.cells import ONNX_CELLS
 from unrolled.export.onnx.graph_builder import NO_VALUE, GraphBuilder, fill_value, inner_value
 from unrolled.export.onnx.layers import add_stacked_state

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.models.heads.step_labels import StepLabelsHead
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.export.onnx.graph_builder import GraphBuilder
 from unrolled.export.onnx.layers import add_sequence_logits
 from unrolled.export.onnx.weights import GraphParameters

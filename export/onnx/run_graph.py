@@ -14,8 +14,8 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto
 
-from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.inputs.input import Input
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.export.artifact.forms import RUN, signature_of

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.parameters import Params, layer_names, parameter_shapes
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, WeightStorage, restore

@@ -31,13 +31,13 @@ from run_graphs import (
 from tolerances import assert_close
 
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.heads import HEADS
 from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.models.heads.step_labels import StepLabelsHead
 from unrolled.engine.models.inputs import INPUTS
 from unrolled.engine.models.inputs.embedded import CategoriesInput, TokensInput
 from unrolled.engine.models.inputs.numeric import StaticInput, ValuesInput
+from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, restore
