@@ -1,4 +1,4 @@
-"""Every engine against torch's modules with packed sequences and autograd: inputs, directions, lengths, layers, cells, heads."""
+"""Every engine against torch's modules, packed sequences and autograd: inputs, directions, lengths, layers, cells, heads."""
 
 from __future__ import annotations
 
