@@ -10,7 +10,7 @@ from typing import Any
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 
 
@@ -22,7 +22,7 @@ class ExportFormat:
         suffix: the ending of its files; "": the format is a folder.
         title: its name for people.
         write: writes a file, given checkpoint, path, form and the settings; imports its libraries when called.
-        forms: its keys of ``metadata.FORMS``; the first is the default.
+        forms: its keys of ``forms.FORMS``; the first is the default.
         remark: a warning to show after an export.
         settings: the names of further arguments of ``write``.
     """

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, JobError, ModelFileError
+from unrolled.engine.models import language_model_config, spec
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.layers.core_config import CoreConfig
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.runs.experiment import ModelSettings
 from unrolled.engine.runs.metrics_log import read_metrics
-from unrolled.engine.storage import checkpoint
+from unrolled.engine.storage import description
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.registry import TOKENIZERS, tokenizer_from_dict
 from unrolled.engine.training.config import TrainingConfig
@@ -234,10 +239,27 @@ def test_a_study_goes_on() -> None:
 
 
 @dataclass(frozen=True)
-class LaterConfig(LanguageModelConfig):
-    """A model with a setting that 0.1.0 did not have."""
+class LaterCore(CoreConfig):
+    """The core of ``LaterConfig``."""
 
     zoneout: float = 0.1
+
+
+@dataclass(frozen=True)
+class LaterConfig(LanguageModelConfig):
+    """A language model with a setting of its core that 0.1.0 did not have."""
+
+    zoneout: float = 0.1
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        made = LanguageModelConfig.spec.func(self)
+        return replace(made, core=LaterCore(**vars(made.core), zoneout=self.zoneout))
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> LanguageModelConfig | None:
+        config = super().from_spec(spec)
+        return config if config is None else replace(config, zoneout=spec.core.zoneout)  # type: ignore[attr-defined]
 
 
 class LaterChars(CharTokenizer):
@@ -253,12 +275,20 @@ class LaterChars(CharTokenizer):
         return {**super()._settings(), "normalize": self.normalize}
 
 
+def use_later_language_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give language models a setting more, as the next release may."""
+    for owner in (LaterConfig, LaterCore):
+        monkeypatch.setitem(canonical.LATER, owner.__name__, {"zoneout": 0.0})
+    for module in (description, language_model_config):
+        monkeypatch.setattr(module, "LanguageModelConfig", LaterConfig)
+    monkeypatch.setattr(spec, "CoreConfig", LaterCore)
+
+
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next release: ``LanguageModelConfig`` and character tokenizers with a setting more."""
-    monkeypatch.setitem(canonical.LATER, "LaterConfig", {"zoneout": 0.0})
+    """The next release: language models and character tokenizers with a setting more."""
+    use_later_language_models(monkeypatch)
     monkeypatch.setitem(canonical.LATER, "LaterChars", {"normalize": "none"})
-    monkeypatch.setattr(checkpoint, "LanguageModelConfig", LaterConfig)
     monkeypatch.setitem(TOKENIZERS, "char", LaterChars)
 
 
@@ -281,9 +311,10 @@ def test_a_later_setting_changes_no_digest_and_no_byte_of_an_old_checkpoint(name
 @pytest.mark.usefixtures("later")
 def test_a_later_setting_with_another_value_is_kept_and_changes_the_digest() -> None:
     opened = load_checkpoint("char-gru.safetensors")
+    later_tokenizer = LaterChars(opened.tokenizer.vocabulary, normalize="nfc")
     for changed in (
-        replace(opened, config=replace(opened.config, zoneout=0.3)),
-        replace(opened, tokenizer=LaterChars(opened.tokenizer.vocabulary, normalize="nfc")),
+        replace(opened, spec=replace(opened.config, zoneout=0.3).spec),  # type: ignore[call-arg]
+        replace(opened, preprocessing=text_preprocessing(later_tokenizer)),
     ):
         save_checkpoint("changed.safetensors", changed)
         again = load_checkpoint("changed.safetensors")
@@ -293,10 +324,10 @@ def test_a_later_setting_with_another_value_is_kept_and_changes_the_digest() -> 
 
 def test_this_release_refuses_a_setting_of_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as next_release:
-        next_release.setitem(canonical.LATER, "LaterConfig", {"zoneout": 0.0})
-        next_release.setattr(checkpoint, "LanguageModelConfig", LaterConfig)
+        use_later_language_models(next_release)
         opened = load_checkpoint("char-gru.safetensors")
-        save_checkpoint("later.safetensors", replace(opened, config=replace(opened.config, zoneout=0.3)))
+        changed = replace(opened.config, zoneout=0.3)  # type: ignore[call-arg]
+        save_checkpoint("later.safetensors", replace(opened, spec=changed.spec))
     with pytest.raises(ModelFileError, match="unknown setting zoneout"):
         load_checkpoint("later.safetensors")
 
@@ -331,7 +362,7 @@ def test_token_files_and_resumed_runs_take_later_settings(monkeypatch: pytest.Mo
     assert DataConfig.from_dict(DataConfig(seed=0).to_dict()).seed == 0
     values = TrainingResult("numpy").to_dict()
     del values["plateaus"]
-    assert TrainingResult.from_dict(values).plateaus == 0
+    assert TrainingResult.from_dict(values, LanguageModelConfig("gru", 7).spec.head).plateaus == 0
     monkeypatch.setitem(canonical.LATER, "DataConfig", {"punctuation": False})
     data = freeze.EXPERIMENTS["char-lstm"].data
     encode_files(["corpus.txt"], Path("later.tokens"), data)

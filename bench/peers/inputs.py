@@ -34,4 +34,4 @@ def make_checkpoint(work: Workload) -> Checkpoint:
     """Return a model with random weights, larger than initial ones so that probabilities differ."""
     params = {name: value * np.float32(2) for name, value in make_params(work).items()}
     tokenizer = CharTokenizer([chr(FIRST_CHARACTER + i) for i in range(work.vocab)])
-    return Checkpoint(work.config, params, tokenizer, {})
+    return Checkpoint.of_language_model(work.config, params, tokenizer, {})

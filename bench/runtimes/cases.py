@@ -18,7 +18,7 @@ from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.rules import choose
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, NUMBER_FORMATS, as_restored
 from unrolled.export.formats import export_model
 
@@ -40,7 +40,7 @@ def model_of(cell: str) -> Checkpoint:
         name: (2 * value).astype(np.float32) for name, value in pytorch_params(config.spec, 1, np.float64).items()
     }
     params["output.weight"] *= 2
-    return Checkpoint(config, params, CharTokenizer([chr(0x100 + token) for token in range(65)]), {})
+    return Checkpoint.of_language_model(config, params, CharTokenizer([chr(0x100 + token) for token in range(65)]), {})
 
 
 class ExpectedCall(NamedTuple):

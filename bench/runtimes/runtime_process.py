@@ -16,7 +16,7 @@ from unrolled.bench.runtimes.registry import HOSTS, Runtime
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.processes.messages import pack_arrays, unpack_arrays
 from unrolled.engine.processes.worker import WorkerDiedError, WorkerFailedError, WorkerProcess
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 
 PROGRAMS = Path(str(resources.files("unrolled.bench.runtimes")))
 # Operators for onnx's reference evaluator, whose own RNN, GRU and LSTM ignore the lengths of prompts and whose RNN has no Relu;

@@ -9,7 +9,7 @@ import numpy as np
 
 from unrolled.bench.runtimes.cases import STORED
 from unrolled.bench.runtimes.findings import Finding
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 
 FAR = 1000.0  # times the smallest difference: a cell this far off computes something else, and is named
 

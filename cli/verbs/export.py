@@ -19,7 +19,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, NUMBER_FORMATS, WeightStorage
 from unrolled.export.formats import FORMATS, check_export, default_name, export_model
 from unrolled.export.onnx.cells import ONNX_CELLS

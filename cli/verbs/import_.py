@@ -121,7 +121,7 @@ def import_model(
         words, found.config.vocab_size, level, lowercase, punctuation, unknown, merges, normalize
     )
     record = {"imported": {"file": weights.name, "notes": found.notes}}
-    save_checkpoint(path, Checkpoint(found.config, found.params, tokenizer, record))
+    save_checkpoint(path, Checkpoint.of_language_model(found.config, found.params, tokenizer, record))
     if earlier:
         remove_earlier_run(output, BEST_CHECKPOINT)
     if json:

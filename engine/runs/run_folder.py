@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
-from unrolled.engine.models.language_model_config import language_model_of
 from unrolled.engine.runs.metrics_log import METRICS, read_metrics, sample_line, step_line, validation_line
 from unrolled.engine.runs.resume_checks import check_same_settings, match_recorded_settings, run_settings
 from unrolled.engine.runs.resume_file import RESUME, ResumeState, load_resume_state, save_resume_state
 from unrolled.engine.runs.run_files import check_start, find_run_files, remove_earlier_run
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, Checkpoint, save_checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.storage.locks import FolderLock
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
@@ -219,6 +219,5 @@ class RunFolder(TrainingObserver):
 
     def _save_checkpoint(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
         training = {**self.record, "result": result.to_dict()}
-        save_checkpoint(
-            self.path / name, Checkpoint(language_model_of(trainable.spec), trainable.export_params(), self.tokenizer, training)
-        )  # fmt: skip
+        params, preprocessing = trainable.export_params(), text_preprocessing(self.tokenizer)
+        save_checkpoint(self.path / name, Checkpoint(trainable.spec, params, preprocessing, training))

@@ -1,18 +1,18 @@
-"""Checkpoints: a trained model as one .safetensors file with weights, config, tokeniser and training record, without pickle.
+"""Checkpoints: a trained model as one .safetensors file with weights, description and training record, without pickle.
 
-The file's metadata has one key, ``unrolled``: a JSON object with ``format_version``, ``config``, ``tokenizer``,
-``training`` and ``digest`` (of everything except the training record, to detect damage). There is only one key because
-safetensors writes several in random order, and equal models should give equal files. Tensors have PyTorch's names and shapes.
+The file's metadata has one key, ``unrolled``: a JSON object with ``format_version``, the two parts of the description
+(``config`` and ``tokenizer`` in format 1, ``spec`` and ``preprocessing`` in format 2), ``training`` and ``digest`` (of
+everything except the training record, to detect damage). There is only one key because safetensors writes several in random
+order, and equal models should give equal files. Tensors have PyTorch's names and shapes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,31 +21,58 @@ from safetensors.numpy import save
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params, check_file_size, check_params
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.storage.atomic_files import write_atomically
+from unrolled.engine.storage.description import PARTS, ModelDescription, Preprocessing, text_preprocessing
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers.contract import Tokenizer
-from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 
 METADATA_KEY = "unrolled"
-CHECKPOINT_FORMAT = 1
 CHECKPOINT_SUFFIX = ".safetensors"
 BEST_CHECKPOINT, LAST_CHECKPOINT = "best" + CHECKPOINT_SUFFIX, "last" + CHECKPOINT_SUFFIX
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with its tokeniser and training record; ``training`` is any JSON object."""
+    """A model with the preprocessing of its inputs and its training record; ``training`` is any JSON object.
 
-    config: LanguageModelConfig
+    Raises:
+        ModelFileError: spec and preprocessing do not go together.
+    """
+
+    spec: ModelSpec
     params: Params
-    tokenizer: Tokenizer
+    preprocessing: Preprocessing
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.tokenizer.vocabulary) != self.config.vocab_size:
-            raise ModelFileError(
-                f"the tokeniser has {len(self.tokenizer.vocabulary)} tokens, the model {self.config.vocab_size}"
-            )
+        _ = self.description  # checks what goes together
+
+    @classmethod
+    def of_language_model(
+        cls,
+        config: LanguageModelConfig,
+        params: Params,
+        tokenizer: Tokenizer,
+        training: dict[str, Any] | None = None,
+    ) -> Self:
+        """Return the checkpoint of a language model."""
+        return cls(config.spec, params, text_preprocessing(tokenizer), {} if training is None else training)
+
+    @functools.cached_property
+    def description(self) -> ModelDescription:
+        """Return the model without its weights."""
+        return ModelDescription(self.spec, self.preprocessing)
+
+    @property
+    def config(self) -> LanguageModelConfig:
+        """Return the settings of a language model; a ConfigError for another model."""
+        return self.description.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokeniser of a language model; a ConfigError for another model."""
+        return self.description.tokenizer
 
     def float32(self) -> Params:
         """Return the parameters in float32, the dtype of all runtimes and files."""
@@ -54,16 +81,7 @@ class Checkpoint:
     @property
     def digest(self) -> str:
         """Return the digest of the model, without its training record."""
-        return model_digest(self.config, self.tokenizer, self.params)
-
-
-def model_digest(config: LanguageModelConfig, tokenizer: Tokenizer, params: Params) -> str:
-    """Return the SHA-256 of everything that determines a model's output, with the weights in float32."""
-    digest = hashlib.sha256(json.dumps([config.to_dict(), tokenizer.to_dict()], sort_keys=True).encode())
-    for name in sorted(params):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(params[name], np.float32).tobytes())
-    return digest.hexdigest()
+        return self.description.digest(self.params)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -73,11 +91,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         ModelFileError: the parameters do not match the config, or are NaN or infinite.
         OSError: the disk is full, or the folder is not writable.
     """
-    check_params(checkpoint.config.spec, checkpoint.params, str(path))
+    check_params(checkpoint.spec, checkpoint.params, str(path))
     metadata = {
-        "format_version": CHECKPOINT_FORMAT,
-        "config": checkpoint.config.to_dict(),
-        "tokenizer": checkpoint.tokenizer.to_dict(),
+        "format_version": checkpoint.description.format_version,
+        **checkpoint.description.to_dict(),
         "training": checkpoint.training,
         "digest": checkpoint.digest,
     }
@@ -118,13 +135,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two for dtypes that NumPy lacks
         raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
-        config = LanguageModelConfig.from_dict(metadata["config"])
-        check_file_size(config.spec, path.stat().st_size)
-        tokenizer = tokenizer_from_dict(metadata["tokenizer"])
-        check_params(config.spec, params)
-        checkpoint = Checkpoint(config, params, tokenizer, metadata["training"])
+        version = metadata["format_version"]
+        described = ModelDescription.from_dict(version, metadata)
+        check_file_size(described.spec, path.stat().st_size)
+        check_params(described.spec, params)
+        checkpoint = Checkpoint(described.spec, params, described.preprocessing, metadata["training"])
         if checkpoint.digest != metadata.get("digest"):
-            raise ModelFileError("damaged: weights, config or tokenizer are not those that were saved")
+            raise ModelFileError(f"damaged: weights, {' or '.join(PARTS[version])} are not those that were saved")
         return checkpoint
     except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{path}: {error}") from error
@@ -135,11 +152,11 @@ def _checked_metadata(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if METADATA_KEY not in metadata:
         raise ModelFileError(f"{path}: a {CHECKPOINT_SUFFIX} file, but not one of unrolled's checkpoints")
     values = parse_json(metadata[METADATA_KEY], f"{path}: its metadata")
-    if values.get("format_version") != CHECKPOINT_FORMAT:
-        raise ModelFileError(
-            f"{path}: checkpoint format {values.get('format_version')!r}; this release reads {CHECKPOINT_FORMAT}"
-        )
-    for part in ("config", "tokenizer", "training"):
+    version = values.get("format_version")
+    if type(version) is not int or version not in PARTS:
+        readable = " and ".join(map(str, PARTS))
+        raise ModelFileError(f"{path}: checkpoint format {version!r}; this release reads {readable}")
+    for part in (*PARTS[version], "training"):
         if not isinstance(values.get(part), dict):
             raise ModelFileError(f"{path}: its metadata has no {part}")
     return values

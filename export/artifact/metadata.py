@@ -14,53 +14,23 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import check_file_size
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.storage.description import PARTS, ModelDescription
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers.contract import Tokenizer
-from unrolled.engine.tokenizers.registry import tokenizer_from_dict
+from unrolled.export.artifact.forms import FORMS, RUN, describe_signature, describe_state, forms_of
 from unrolled.export.artifact.golden_cases import check_golden
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, NUMBER_FORMATS, WeightStorage
 
-FORMAT_VERSION = "1"
 PREFIX = "unrolled."
-KEYS = (
-    "format_version",
-    "producer",
-    "config",
-    "tokenizer",
-    "state",
-    "training",
-    "checkpoint_digest",
-    "golden",
-)
+KEYS: dict[int, tuple[str, ...]] = {
+    version: ("format_version", "producer", *parts, "state", "training", "checkpoint_digest", "golden")
+    for version, parts in PARTS.items()
+}
+KEYS[2] += ("form", "weights", "task", "inputs", "outputs")
 DEFAULTS = {"form": "step", "sampling": "1"}  # of keys added after the first release, as was "weights"
 SAMPLING_VERSION = "1"
-
-Axes = tuple[str | None, ...]
-
-
-class Form(NamedTuple):
-    """Inputs and outputs of a graph by name; for each axis its name if it is dynamic, else None."""
-
-    inputs: dict[str, Axes]
-    outputs: dict[str, Axes]
-
-
-# Frozen, because hosts rely on them.
-STEP_INPUTS: dict[str, Axes] = {"tokens": ("time", "batch"), "state": (None, None, "batch", None)}
-STEP_OUTPUTS: dict[str, Axes] = {"logits": ("time", "batch", None), "next_state": (None, None, "batch", None)}
-GENERATE_INPUTS: dict[str, Axes] = {
-    **STEP_INPUTS,
-    "lengths": ("batch",),
-    "uniforms": ("steps", "batch"),
-    **dict.fromkeys(("temperature", "top_k", "top_p", "end_token"), ()),
-}
-GENERATE_OUTPUTS: dict[str, Axes] = {"written": ("written", "batch"), "final_state": (None, None, "batch", None)}
-FORMS = {
-    "step": Form(STEP_INPUTS, STEP_OUTPUTS),
-    "generate": Form(GENERATE_INPUTS, GENERATE_OUTPUTS),
-    "both": Form(GENERATE_INPUTS, STEP_OUTPUTS | GENERATE_OUTPUTS),
-}
 
 
 class FileInfo(NamedTuple):
@@ -68,11 +38,25 @@ class FileInfo(NamedTuple):
 
     form: str
     weights: WeightStorage
-    config: LanguageModelConfig
-    tokenizer: Tokenizer
+    description: ModelDescription
     training: dict[str, Any]
     checkpoint_digest: str
     golden: list[dict[str, Any]]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the model's inputs, core and head."""
+        return self.description.spec
+
+    @property
+    def config(self) -> LanguageModelConfig:
+        """Return the settings of a language model; a ConfigError for another model."""
+        return self.description.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokeniser of a language model; a ConfigError for another model."""
+        return self.description.tokenizer
 
 
 def producer() -> str:
@@ -80,37 +64,27 @@ def producer() -> str:
     return f"unrolled {package_metadata.version('unrolled')}"
 
 
-def _state(config: LanguageModelConfig) -> dict[str, Any]:
-    """Return the description of the state array for hosts."""
-    return {
-        "input": "state",
-        "output": "next_state",
-        "axes": ["states", "layers", "batch", "hidden"],
-        "shape": [config.cell_definition.states, config.num_layers, None, config.hidden_size],
-        "initial": "zeros",
-        "index_0": "h",
-    }
-
-
 def file_metadata(
     checkpoint: Checkpoint, form: str, weights: WeightStorage, golden: list[dict[str, Any]]
 ) -> dict[str, str]:  # fmt: skip
     """Return the values of all keys, prefixed, each a text or JSON."""
-    config = checkpoint.config
-    values = {
-        "format_version": FORMAT_VERSION,
-        "form": form,
-        "sampling": SAMPLING_VERSION,
-        "weights": to_json(canonical(WeightStorage, weights._asdict())),
-        "producer": producer(),
-        "config": to_json(config.to_dict()),
-        "tokenizer": to_json(checkpoint.tokenizer.to_dict()),
-        "state": to_json(_state(config)),
-        "training": to_json(checkpoint.training),
+    spec, description = checkpoint.spec, checkpoint.description
+    version = description.format_version
+    values: dict[str, Any] = {"format_version": str(version), "form": form}
+    if "generate" in spec.capabilities:
+        values["sampling"] = SAMPLING_VERSION
+    values["weights"] = canonical(WeightStorage, weights._asdict())
+    values["producer"] = producer()
+    values |= description.to_dict()
+    if version > 1:
+        values |= {"task": spec.head.kind, **describe_signature(form, spec)}
+    values |= {
+        "state": describe_state(form, spec),
+        "training": checkpoint.training,
         "checkpoint_digest": checkpoint.digest,
-        "golden": to_json(golden),
+        "golden": golden,
     }
-    return {PREFIX + key: value for key, value in values.items()}
+    return {PREFIX + key: value if isinstance(value, str) else to_json(value) for key, value in values.items()}
 
 
 def _parse_weights(text: str | None, checkpoint_digest: str) -> WeightStorage:
@@ -141,31 +115,59 @@ def parse_metadata(metadata: Mapping[str, str], where: str, size: int | None = N
             f"{where}: not one of unrolled's exported files; its metadata has no {PREFIX}format_version"
         )
     version = metadata[PREFIX + "format_version"]
-    if version != FORMAT_VERSION:
-        raise ModelFileError(f"{where}: export format {version!r}; this release reads {FORMAT_VERSION}")
-    if missing := [PREFIX + key for key in KEYS if PREFIX + key not in metadata]:
+    if version not in map(str, PARTS):
+        raise ModelFileError(f"{where}: export format {version!r}; this release reads {' and '.join(map(str, PARTS))}")
+    values = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+    if missing := [PREFIX + key for key in KEYS[int(version)] if key not in values]:
         raise ModelFileError(f"{where}: its metadata has no {', '.join(missing)}")
-    form, sampling = (metadata.get(PREFIX + key, value) for key, value in DEFAULTS.items())
-    if sampling != SAMPLING_VERSION:
-        raise ModelFileError(f"{where}: sampling rules {sampling!r}; this release follows {SAMPLING_VERSION}")
+    values = {**DEFAULTS, **values}
+    if values["sampling"] != SAMPLING_VERSION:
+        raise ModelFileError(f"{where}: sampling rules {values['sampling']!r}; this release follows {SAMPLING_VERSION}")
     try:
-        check_choice("form", form, FORMS)
-        weights = _parse_weights(metadata.get(PREFIX + "weights"), metadata[PREFIX + "checkpoint_digest"])
-        config = LanguageModelConfig.from_dict(parse_json(metadata[PREFIX + "config"], "config"))
-        if size is not None:
-            check_file_size(config.spec, size, NUMBER_FORMATS[weights.storage].item_bytes)
-        stated = parse_json(metadata[PREFIX + "state"], "state")
-        for key, value in _state(config).items():
-            if stated.get(key) != value:
-                raise ModelFileError(f"state has {key} {stated.get(key)}, the config asks for {value}")
-        tokenizer = tokenizer_from_dict(parse_json(metadata[PREFIX + "tokenizer"], "tokenizer"))
-        training = parse_json(metadata[PREFIX + "training"], "training")
-        golden = parse_json('{"cases": ' + metadata[PREFIX + "golden"] + "}", "golden")["cases"]
-        check_golden(golden, config.vocab_size)
+        return _parse_values(int(version), values, size)
     except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{where}: {error}") from error
-    if len(tokenizer.vocabulary) != config.vocab_size:
-        raise ModelFileError(
-            f"{where}: the tokeniser has {len(tokenizer.vocabulary)} tokens, the model {config.vocab_size}"
-        )
-    return FileInfo(form, weights, config, tokenizer, training, metadata[PREFIX + "checkpoint_digest"], golden)
+
+
+def _parse_values(version: int, values: Mapping[str, str], size: int | None) -> FileInfo:
+    """Return the metadata of a format from its texts, of which none is missing."""
+    form = values["form"]
+    check_choice("form", form, (*FORMS, RUN))
+    weights = _parse_weights(values.get("weights"), values["checkpoint_digest"])
+    described = {part: parse_json(values[part], part) for part in PARTS[version]}
+    description = ModelDescription.from_dict(version, described)
+    spec = description.spec
+    if size is not None:
+        check_file_size(spec, size, NUMBER_FORMATS[weights.storage].item_bytes)
+    check_choice("form", form, forms_of(spec))
+    stated = parse_json(values["state"], "state")
+    for key, value in describe_state(form, spec).items():
+        if stated.get(key) != value:
+            raise ModelFileError(f"state has {key} {stated.get(key)}, the {PARTS[version][0]} asks for {value}")
+    if version > 1:
+        _check_signature(values, form, spec)
+    training = parse_json(values["training"], "training")
+    golden = _parse_list(values["golden"], "golden")
+    check_golden(golden, description.config.vocab_size)
+    return FileInfo(form, weights, description, training, values["checkpoint_digest"], golden)
+
+
+def _check_signature(values: Mapping[str, str], form: str, spec: ModelSpec) -> None:
+    """Check what a file says of its task, inputs and outputs, which the spec determines.
+
+    Raises:
+        ModelFileError: something else.
+    """
+    if values["task"] != spec.head.kind:
+        raise ModelFileError(f"task is {values['task'][:100]!r}, the head of the spec is {spec.head.kind}")
+    for key, wanted in describe_signature(form, spec).items():
+        if _parse_list(values[key], key) != wanted:
+            raise ModelFileError(f"{key} are not those that form {form} of the spec has: {to_json(wanted)}")
+
+
+def _parse_list(text: str, what: str) -> list[Any]:
+    """Return a JSON list; a ModelFileError names ``what``."""
+    found = parse_json(f'{{"list": {text}}}', what)["list"]
+    if not isinstance(found, list):
+        raise ModelFileError(f"{what} is a JSON {type(found).__name__}, needs a list")
+    return found

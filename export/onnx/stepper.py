@@ -11,7 +11,7 @@ from unrolled.engine.cores import onnxruntime_threads
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import check_step, check_step_results
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 
 
 def open_session(data: bytes, where: str) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unrolled.engine.errors import first_line
-from unrolled.engine.storage.checkpoint import model_digest
-from unrolled.export.artifact.metadata import FORMS, FileInfo
+from unrolled.export.artifact.forms import FORMS
+from unrolled.export.artifact.metadata import FileInfo
 from unrolled.export.verification.checks import CheckFailed, need
 from unrolled.export.verification.model_file import ModelFile
 
@@ -74,7 +74,7 @@ def _check_torchscript_names(file: ModelFile, info: FileInfo) -> str:
 def check_digest(file: ModelFile, info: FileInfo) -> str:
     """Check that weights, config and tokeniser in the file are those it was written with, to the bit."""
     need(
-        model_digest(info.config, info.tokenizer, file.params(info.config)) == info.weights.digest,
+        info.description.digest(file.params(info.config)) == info.weights.digest,
         "weights, config or tokenizer are not those the file was written with",
     )
     return "weights, config and tokenizer as written, to the bit"

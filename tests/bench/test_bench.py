@@ -66,7 +66,7 @@ def test_alarm_a_file_with_other_weights_disagrees(tmp_path: Path) -> None:
         **checkpoint.params,
         "output.bias": checkpoint.params["output.bias"] + np.arange(models.V, dtype=np.float32),
     }
-    other = Checkpoint(checkpoint.config, params, checkpoint.tokenizer)
+    other = Checkpoint.of_language_model(checkpoint.config, params, checkpoint.tokenizer)
     path = export_model(other, tmp_path / "other.onnx", "onnx")
     compared = [
         implementations(tmp_path)[0],

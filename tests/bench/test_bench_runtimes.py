@@ -23,7 +23,7 @@ from unrolled.bench.runtimes.tables import errors_of, table_of
 from unrolled.cli.app import app
 from unrolled.engine.errors import ConfigError, UnrolledError
 from unrolled.engine.processes import worker
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 
 ONNXRUNTIME, REFERENCE = (next(one for one in RUNTIMES if one.module == name) for name in ("onnxruntime", "onnx"))
 

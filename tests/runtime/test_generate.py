@@ -47,7 +47,7 @@ def checkpoint(cell: str, layers: int) -> Checkpoint:
     for layer in range(layers):
         params[f"rnn.weight_ih_l{layer}"] *= 2
         params[f"rnn.weight_hh_l{layer}"] *= 1 if cell == "rnn_relu" else 2
-    return Checkpoint(config, params, CharTokenizer("abcdefghijk"))
+    return Checkpoint.of_language_model(config, params, CharTokenizer("abcdefghijk"))
 
 
 def make(cell: str = "gru", layers: int = 1, engine: str = "numpy") -> StepModel:
@@ -517,7 +517,7 @@ def test_a_setting_out_of_range_is_refused_before_anything_runs() -> None:
 def test_a_stop_text_of_white_space_is_found_between_words() -> None:
     tokenizer = WordTokenizer(["<unk>", "one", "two", "three"])
     config = LanguageModelConfig("gru", 4, 3, 5)
-    model = make_model(Checkpoint(config, pytorch_params(config.spec, 0), tokenizer), "numpy")
+    model = make_model(Checkpoint.of_language_model(config, pytorch_params(config.spec, 0), tokenizer), "numpy")
     (row,) = generate(model, ["one"], stop=[" "], max_new_tokens=50, seed=3)
     assert (row.finish_reason, len(row.tokens)) == ("stop", 2)
     assert row.text == tokenizer.decode(row.tokens[:1])

@@ -37,7 +37,7 @@ def make(tokenizer: Any = LETTERS, engine: str = "numpy", cell: str = "lstm") ->
     if engine.startswith("torch"):
         pytest.importorskip("torch")
     config = models.config(cell, 2)
-    return make_model(Checkpoint(config, models.params(config, np.float32), tokenizer), engine)
+    return make_model(Checkpoint.of_language_model(config, models.params(config, np.float32), tokenizer), engine)
 
 
 def slow_score(model: StepModel, begin: list[int], ids: list[int]) -> list[float]:
@@ -202,7 +202,7 @@ def test_what_cannot_be_scored_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="batch_size: got 0"):
         score(model, ["abc"], batch_size=0)
     config = models.config("gru", 1)
-    checkpoint = Checkpoint(config, models.params(config, np.float32), LETTERS)
+    checkpoint = Checkpoint.of_language_model(config, models.params(config, np.float32), LETTERS)
     whole = load(export_model(checkpoint, tmp_path / "whole.onnx", "onnx", "generate"))
     with pytest.raises(ModelFileError, match="shows no logits"):
         score(whole, ["abc"])

@@ -71,11 +71,11 @@ def imported(path: Path, state_dict_key: str | None = None, **settings: Any) -> 
 
 
 def as_checkpoint(found: Imported) -> Checkpoint:
-    return Checkpoint(found.config, found.params, make_tokenizer(TOKENS, V, "char"))
+    return Checkpoint.of_language_model(found.config, found.params, make_tokenizer(TOKENS, V, "char"))
 
 
 def assert_logits_of(found: Imported, module: Any) -> None:
-    tokens = models.batch(found.config, 9, 3).inputs
+    tokens = models.batch(found.config, 9, 3).inputs["tokens"]
     model = make_model(as_checkpoint(found), "numpy")
     with torch.no_grad():
         expected = module(torch.from_numpy(tokens.T.copy())).transpose(0, 1).float().numpy()

@@ -104,7 +104,7 @@ def checkpoint(cell: str, level: str) -> Checkpoint:
     params = models.params(config, np.float32)
     if level == "bpe":
         params["output.bias"][tokenizer.eos_id] += 1.5  # as likely as in the smaller vocabularies
-    return Checkpoint(config, params, tokenizer, {})
+    return Checkpoint.of_language_model(config, params, tokenizer, {})
 
 
 def random_texts(count: int, seed: int = 1) -> list[str]:

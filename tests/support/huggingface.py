@@ -61,7 +61,7 @@ def model_of(cell: str, seed: int, bias: float, eos: bool) -> StepModel:
     params = models.params(config, np.float32, seed)
     params["output.weight"] *= 3
     params["output.bias"][0] += bias if eos else 0.0
-    return make_model(Checkpoint(config, params, CharTokenizer(vocabulary)), "numpy")
+    return make_model(Checkpoint.of_language_model(config, params, CharTokenizer(vocabulary)), "numpy")
 
 
 def cases() -> list[Case]:

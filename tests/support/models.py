@@ -126,4 +126,6 @@ def checkpoint(cell: str = "lstm", layers: int = 2, **settings: Any) -> Checkpoi
     """Return a random float32 checkpoint with the letters from "a" as vocabulary."""
     model = config(cell, layers, **settings)
     tokenizer = CharTokenizer([chr(ord("a") + i) for i in range(model.vocab_size)])
-    return Checkpoint(model, params(model, np.float32), tokenizer, {"result": {"best": {"loss": 1.5}}})
+    return Checkpoint.of_language_model(
+        model, params(model, np.float32), tokenizer, {"result": {"best": {"loss": 1.5}}}
+    )

@@ -36,7 +36,7 @@ def make_checkpoint(cell: str, level: str) -> Checkpoint:
     config = models.config(cell, 2, vocab_size=V, embedding_size=32, hidden_size=64)
     words = [chr(0x4E00 + i) if level == "char" else f"w{i}" for i in range(V)]
     tokenizer = CharTokenizer(words) if level == "char" else WordTokenizer(words, "skip")
-    return Checkpoint(config, models.params(config, np.float32), tokenizer, {})
+    return Checkpoint.of_language_model(config, models.params(config, np.float32), tokenizer, {})
 
 
 def make_prompts(checkpoint: Checkpoint) -> list[str]:

@@ -510,7 +510,7 @@ def model_with_eos() -> Checkpoint:
     params = models.params(config, np.float32)
     params["output.weight"] *= 4
     params["output.bias"][0] += 1.0
-    return Checkpoint(config, params, CharTokenizer([EOS, BOS, *"abcdefghi"]))
+    return Checkpoint.of_language_model(config, params, CharTokenizer([EOS, BOS, *"abcdefghi"]))
 
 
 PROMPTS = ["abc", "hi", "", "gagaga", "bed"]

@@ -19,6 +19,7 @@ from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import parameter_count, parameter_shapes
 from unrolled.engine.storage import atomic_files
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file, save_checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.tokenizers.characters import CharTokenizer
 
 
@@ -77,7 +78,7 @@ def _rewrite(path: Path, changed: dict[str, object] | None = None, **tensors: np
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"format_version": 99}, "format 99; this release reads 1"),
+        ({"format_version": 99}, "format 99; this release reads 1 and 2"),
         ({"config": None}, "its metadata has no config"),
         ({"training": []}, "its metadata has no training"),
         ({"config": {"cell": "lstm", "vocab_size": 11, "layers": 2}}, "unknown setting layers"),
@@ -163,7 +164,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint_and_no_rubbish(
 
 def test_tokenizer_and_model_must_be_of_one_size() -> None:
     with pytest.raises(ModelFileError, match="tokeniser has 3 tokens"):
-        dataclasses.replace(models.checkpoint(), tokenizer=CharTokenizer("abc"))
+        dataclasses.replace(models.checkpoint(), preprocessing=text_preprocessing(CharTokenizer("abc")))
 
 
 @pytest.mark.parametrize(

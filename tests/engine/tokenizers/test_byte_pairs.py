@@ -54,7 +54,7 @@ FITTED = BpeTokenizer.fit(TEXT + hosts.TRICKY, specials=(UNK, BOS, EOS), vocab_s
 def checkpoint(cell: str) -> Checkpoint:
     """Return a random model with the vocabulary of ``FITTED``."""
     config = models.config(cell, vocab_size=len(FITTED))
-    return Checkpoint(config, models.params(config, np.float32), FITTED, {})
+    return Checkpoint.of_language_model(config, models.params(config, np.float32), FITTED, {})
 
 
 def in_library(tokenizer: BpeTokenizer) -> Any:

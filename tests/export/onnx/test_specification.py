@@ -20,7 +20,7 @@ from onnx.reference.op_run import OpRun
 from tolerances import assert_close
 
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 from unrolled.export.formats import export_model
 from unrolled.export.onnx.reader import read_onnx
 from unrolled.export.onnx.specification import violations

@@ -16,6 +16,7 @@ from exports import KINDS, STORED, exported
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.step_contract import STEP, Draws, StepModel
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import EOS
 from unrolled.export.formats import export_model
@@ -140,7 +141,8 @@ def test_alarm_verify_catches_a_truncated_vocabulary(tmp_path: Path, kind: str) 
 def ending(cell: str) -> Checkpoint:
     """Return a model whose texts end: every eleventh token is <eos>."""
     checkpoint = models.checkpoint(cell)
-    return dataclasses.replace(checkpoint, tokenizer=CharTokenizer([*checkpoint.tokenizer.vocabulary[:-1], EOS]))
+    tokenizer = CharTokenizer([*checkpoint.tokenizer.vocabulary[:-1], EOS])
+    return dataclasses.replace(checkpoint, preprocessing=text_preprocessing(tokenizer))
 
 
 @pytest.mark.parametrize("program", mutations.PROGRAMS)

@@ -30,7 +30,7 @@ def tiny(vocabulary: str = "ab", seed: int = 1, bias: float = 0.0, engine: str =
     params = models.params(config, np.float32, seed)
     params["output.weight"] *= 4
     params["output.bias"][0] += bias
-    return make_model(Checkpoint(config, params, CharTokenizer([EOS, *vocabulary])), engine)
+    return make_model(Checkpoint.of_language_model(config, params, CharTokenizer([EOS, *vocabulary])), engine)
 
 
 class Oracle:
@@ -239,7 +239,7 @@ def test_a_prompt_that_nothing_may_follow_is_named() -> None:
 
 def test_a_file_that_shows_no_logits_is_refused(tmp_path: Any) -> None:
     config = models.config("gru", 1, vocab_size=3)
-    checkpoint = Checkpoint(config, models.params(config, np.float32), CharTokenizer([EOS, *"ab"]))
+    checkpoint = Checkpoint.of_language_model(config, models.params(config, np.float32), CharTokenizer([EOS, *"ab"]))
     whole = load(export_model(checkpoint, tmp_path / "whole.onnx", "onnx", "generate"))
     with pytest.raises(ModelFileError, match="shows no logits; export --form both"):
         beam_search(whole, ["a"])

@@ -17,6 +17,7 @@ import pytest
 from unrolled.engine.errors import ConfigError, ModelFileError, NothingLeftError, UnknownTokenError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.storage.checkpoint import save_checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS
 from unrolled.engine.tokenizers.words import WordTokenizer
@@ -34,7 +35,8 @@ def make(engine: str, cell: str = "gru", tokenizer: CharTokenizer | WordTokenize
     if engine == "torch":
         pytest.importorskip("torch")
     checkpoint = models.checkpoint(cell, 2)
-    checkpoint = checkpoint if tokenizer is None else replace(checkpoint, tokenizer=tokenizer)
+    if tokenizer is not None:
+        checkpoint = replace(checkpoint, preprocessing=text_preprocessing(tokenizer))
     return open_checkpoint(checkpoint, "generate") if engine == "generate" else make_model(checkpoint, engine)
 
 

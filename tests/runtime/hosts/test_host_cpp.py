@@ -152,7 +152,7 @@ def test_long_texts_are_numpys(tmp_path: Path, program: Path, cell: str, level: 
 
 def _checkpoint(tokenizer: Tokenizer) -> Checkpoint:
     config = models.config("rnn", 1, vocab_size=len(tokenizer.vocabulary))
-    return Checkpoint(config, models.params(config, np.float32), tokenizer, {})
+    return Checkpoint.of_language_model(config, models.params(config, np.float32), tokenizer, {})
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.registry import tokenizer_from_dict
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
 from unrolled.engine.tokenizers.words import WordTokenizer
-from unrolled.export.artifact.metadata import FORMS
+from unrolled.export.artifact.forms import FORMS
 from unrolled.export.formats import export_model
 from unrolled.export.onnx.reader import read_onnx
 from unrolled.export.web import RUNTIME

@@ -53,7 +53,7 @@ def checkpoint(level: str) -> Checkpoint:
         "corpus": {"name": "fox.txt", "characters": 1234},
         "result": {"epochs": 2.0, "best": {"loss": 1.5, "perplexity": 4.4817}},
     }
-    return Checkpoint(config, models.params(config, np.float32), tokenizer, training)
+    return Checkpoint.of_language_model(config, models.params(config, np.float32), tokenizer, training)
 
 
 # ---------------------------------------------------------------- the folder
