@@ -63,7 +63,7 @@ class StepModel(Stepper, Protocol):
 
     @property
     def digest(self) -> str:
-        """Return the ``model_digest`` of the checkpoint that the model was made from."""
+        """Return the digest of the checkpoint that the model was made from."""
         ...
 
     @property
