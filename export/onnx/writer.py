@@ -58,7 +58,7 @@ def _quantized_cases(checkpoint: Checkpoint, storage: WeightStorage) -> list[dic
 def _build_model(
     checkpoint: Checkpoint, form: str, storage: WeightStorage, cases: list[dict[str, Any]]
 ) -> onnx.ModelProto:
-    model = bare_model(checkpoint.config.spec, checkpoint.float32(), form, storage)
+    model = bare_model(checkpoint.spec, checkpoint.float32(), form, storage)
     helper.set_model_props(model, file_metadata(checkpoint, form, storage, cases))
     return model
 
