@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from unrolled.engine.checks import check_choice, is_number
+from unrolled.engine.checks import check_choice, check_flag, is_number
 from unrolled.engine.errors import ConfigError, SettingName
 
 # Sections of the help
@@ -56,7 +56,7 @@ class Range:
 
 POSITIVE = Range("a number above 0", 0, open_low=True)
 PROBABILITY = Range("a number from 0 up to, not including, 1", 0, 1, open_high=True)
-COUNT = Range("a whole number of at least 1", 1, whole=True)
+COUNT = Range("a whole number of at least 1", 1, 2**63 - 1, whole=True)
 
 
 class NotSearched(NamedTuple):
@@ -217,6 +217,8 @@ class Definition:
             raise ConfigError(SettingName(self.name), f": got {got}, needs {allowed.needs}")
         if self.setting.choices is not None and self.setting.typed is None:
             check_choice(self.name, value, self.setting.choices)
+        if self.kind is bool:
+            check_flag(self.name, value)
 
 
 _known_groups: dict[type, Mapping[str, Definition]] = {}

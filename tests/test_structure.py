@@ -55,8 +55,8 @@ ROOMS: dict[str, str] = {
         "engine.optimizers engine.kernels.gemm engine.kernels.decode engine.network"
     ),
     "engine.runs": (
-        "engine engine.tokenizers engine.models.cells engine.models.heads engine.models engine.storage engine.data "
-        "engine.optimizers engine.training"
+        "engine engine.tokenizers engine.models.layers engine.models.inputs engine.models.heads engine.models "
+        "engine.storage engine.data engine.optimizers engine.training"
     ),
     "export.artifact": "engine engine.tokenizers engine.models engine.storage engine.sampling",
     "export.onnx": (
@@ -97,8 +97,8 @@ ROOMS: dict[str, str] = {
         "runtime.generation.requests runtime.generation"
     ),
     "tuning": (
-        "engine engine.models engine.storage engine.plotting engine.processes engine.data engine.optimizers "
-        "engine.training engine.runs export"
+        "engine engine.storage engine.plotting engine.processes engine.data engine.optimizers engine.training "
+        "engine.runs export"
     ),
     "report": (
         "engine engine.tokenizers engine.models.cells engine.models.layers engine.models.inputs engine.models "

@@ -6,11 +6,10 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.runs.recipe import TRAINING_SETTINGS, make_experiment
 from unrolled.engine.settings import Around, Definition, NotSearched, SettingTable
 
@@ -193,8 +192,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
     accepted: set[tuple[str, Value]] = set()
     for chosen in _combinations(space):
         try:
-            experiment = make_experiment({**options, **chosen})
-            LanguageModelConfig(vocab_size=2, **asdict(experiment.model))
+            make_experiment({**options, **chosen})
         except ConfigError as error:
             refused.update({item: error for item in chosen.items() if item not in refused})
         else:

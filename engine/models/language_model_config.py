@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from unrolled.engine.canonical import canonical_settings, completed
-from unrolled.engine.checks import check_flag
+from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.cells.cell import Cell
-from unrolled.engine.models.heads.next_token import NextTokenHead
-from unrolled.engine.models.inputs.embedded import TokensInput
-from unrolled.engine.models.layers.core_config import CoreConfig, check_dropout
+from unrolled.engine.models.heads.next_token import TIE, NextTokenHead
+from unrolled.engine.models.inputs.embedded import EMBEDDING, TokensInput
+from unrolled.engine.models.layers.core_config import CELL, DROPOUT, HIDDEN, LAYERS, CoreConfig
 from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.settings import check_settings
 
 
 @dataclass(frozen=True)
@@ -35,27 +36,19 @@ class LanguageModelConfig:
         ConfigError: a value is out of range or two do not go together.
     """
 
-    cell: str
+    cell: Annotated[str, CELL]
     vocab_size: int
-    embedding_size: int = 128
-    hidden_size: int = 128
-    num_layers: int = 1
-    dropout: float = 0.0
-    tie_weights: bool = False
+    embedding_size: Annotated[int, EMBEDDING] = 128
+    hidden_size: Annotated[int, HIDDEN] = 128
+    num_layers: Annotated[int, LAYERS] = 1
+    dropout: Annotated[float, DROPOUT] = 0.0
+    tie_weights: Annotated[bool, TIE] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ConfigError(SettingName("cell"), f": {self.cell!r} is not known; choose one of {', '.join(CELLS)}")
-        for name, value, least in (
-            ("vocab_size", self.vocab_size, 2),
-            ("embedding_size", self.embedding_size, 1),
-            ("hidden_size", self.hidden_size, 1),
-            ("num_layers", self.num_layers, 1),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(SettingName(name), f": got {value!r}, needs a whole number of at least {least}")
-        check_dropout(self.dropout, self.num_layers)
-        check_flag("tie_weights", self.tie_weights)
+        check_whole("vocab_size", self.vocab_size, 2)
+        check_settings(self)
         _ = self.spec  # checks what goes together
 
     @functools.cached_property

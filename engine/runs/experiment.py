@@ -14,24 +14,18 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.dataset import Dataset, check_several_tokens, prepare_dataset
 from unrolled.engine.data.token_files import EncodedCorpus
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.models.cells import CELLS
+from unrolled.engine.models.heads.next_token import TIE
 from unrolled.engine.models.initializers import InitializerConfig, initialize_params
+from unrolled.engine.models.inputs.embedded import EMBEDDING
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.layers.core_config import CELL, DROPOUT, HIDDEN, LAYERS
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import CLIPPING, OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.runs.resume_checks import run_settings
 from unrolled.engine.runs.run_folder import RunFolder
-from unrolled.engine.settings import (
-    COUNT,
-    MODEL_PANEL,
-    OPTIMISATION_PANEL,
-    PROBABILITY,
-    Setting,
-    Typed,
-    check_settings,
-)
+from unrolled.engine.settings import OPTIMISATION_PANEL, Setting, Typed, check_settings
 from unrolled.engine.training.averaging import AveragedTrainable
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.loop import train
@@ -44,27 +38,25 @@ TrainableMaker = Callable[[ModelSpec, Params, OptimizerConfig, float | None], Tr
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A LanguageModelConfig without the size of the vocabulary, which follows from the corpus."""
+    """A LanguageModelConfig without the size of the vocabulary, which follows from the corpus.
 
-    cell: Annotated[str, Setting("cell", "", MODEL_PANEL, choices=CELLS, search=",".join(CELLS))] = "lstm"
-    embedding_size: Annotated[
-        int, Setting("embed", "Width of the embedding.", MODEL_PANEL, COUNT, search="32,64,128,256")
-    ] = 128
-    hidden_size: Annotated[int, Setting("hidden", "Units a layer.", MODEL_PANEL, COUNT, search="64,128,256,512")] = 256
-    num_layers: Annotated[int, Setting("layers", "Number of layers.", MODEL_PANEL, COUNT, search="1,2,3")] = 1
-    dropout: Annotated[float, Setting("dropout", "Between layers.", MODEL_PANEL, PROBABILITY, search="0:0.5")] = 0.0
-    tie_weights: Annotated[
-        bool,
-        Setting(
-            "tie",
-            "Use the embedding as output weights; needs embed = hidden.",
-            MODEL_PANEL,
-            search="false,true",
-        ),
-    ] = False
+    Raises:
+        ConfigError: a value is out of range or two do not go together.
+    """
+
+    cell: Annotated[str, CELL] = "lstm"
+    embedding_size: Annotated[int, EMBEDDING] = 128
+    hidden_size: Annotated[int, HIDDEN] = 256
+    num_layers: Annotated[int, LAYERS] = 1
+    dropout: Annotated[float, DROPOUT] = 0.0
+    tie_weights: Annotated[bool, TIE] = False
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        self.config(vocab_size=2)  # checks the settings before a corpus is read
+
+    def config(self, vocab_size: int) -> LanguageModelConfig:
+        """Return the config of a model with a vocabulary."""
+        return LanguageModelConfig(vocab_size=vocab_size, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -196,7 +188,7 @@ def prepare_run(
         experiment = replace(experiment, data=corpus.settle(experiment.data))
     dataset = dataset or make_dataset(corpus, experiment.data)
     check_several_tokens(corpus.name, dataset.tokenizer, experiment.data)
-    spec = LanguageModelConfig(vocab_size=len(dataset.tokenizer.vocabulary), **asdict(experiment.model)).spec
+    spec = experiment.model.config(len(dataset.tokenizer.vocabulary)).spec
     params = initialize_params(spec, experiment.training.seed, experiment.initial)
     trainable = make(spec, params, experiment.optimizer, experiment.clip_norm)
     if experiment.training.average is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.canonical import canonical_settings
-from unrolled.engine.checks import check_flag, check_whole
+from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.heads.head import HeadLoss, Metric, Outputs
 from unrolled.engine.models.heads.softmax import (
@@ -26,6 +26,9 @@ from unrolled.engine.models.inputs.batch import TOKENS, Batch
 from unrolled.engine.models.inputs.input import Input, Shapes
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.layers.output_loss import LossSums
+from unrolled.engine.settings import MODEL_PANEL, Setting, check_settings
+
+TIE = Setting("tie", "Use the embedding as output weights; needs embed = hidden.", MODEL_PANEL, search="false,true")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class NextTokenHead:
     """
 
     vocab_size: int
-    tie_weights: bool = False
+    tie_weights: Annotated[bool, TIE] = False
 
     kind: ClassVar[str] = "next_token"
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -84,7 +87,7 @@ class NextTokenHead:
 
     def __post_init__(self) -> None:
         check_whole("vocab_size", self.vocab_size, 2)
-        check_flag("tie_weights", self.tie_weights)
+        check_settings(self)
 
     @property
     def target_axes(self) -> tuple[str | int, ...]:

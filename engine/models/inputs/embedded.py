@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from unrolled.engine.errors import ShapeError
 from unrolled.engine.models.inputs.batch import TOKENS
 from unrolled.engine.models.inputs.input import Shapes, check_name
 from unrolled.engine.models.layers.embedding import embedding_backward, embedding_forward
+from unrolled.engine.settings import COUNT, MODEL_PANEL, Setting, check_settings
+
+EMBEDDING = Setting("embed", "Width of the embedding.", MODEL_PANEL, COUNT, search="32,64,128,256")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class _EmbeddedInput:
     """
 
     size: int
-    embedding_size: int
+    embedding_size: Annotated[int, EMBEDDING]
     name: str
 
     kind: ClassVar[str]
@@ -39,7 +42,7 @@ class _EmbeddedInput:
 
     def __post_init__(self) -> None:
         check_whole("size", self.size, 2)
-        check_whole("embedding_size", self.embedding_size, 1)
+        check_settings(self)
         check_name(self.name)
 
     @property

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from unrolled.engine.canonical import canonical_settings
-from unrolled.engine.checks import check_choice, check_flag, check_whole
+from unrolled.engine.checks import check_flag
 from unrolled.engine.errors import ConfigError, SettingName
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.cells.cell import Cell
+from unrolled.engine.settings import COUNT, MODEL_PANEL, PROBABILITY, Setting, check_settings
+
+CELL = Setting("cell", "", MODEL_PANEL, choices=CELLS, search=",".join(CELLS))
+HIDDEN = Setting("hidden", "Units a layer.", MODEL_PANEL, COUNT, search="64,128,256,512")
+LAYERS = Setting("layers", "Number of layers.", MODEL_PANEL, COUNT, search="1,2,3")
+DROPOUT = Setting("dropout", "Between layers.", MODEL_PANEL, PROBABILITY, search="0:0.5")
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,14 @@ class CoreConfig:
         ConfigError: a value is out of range or two do not go together.
     """
 
-    cell: str
-    hidden_size: int = 128
-    num_layers: int = 1
+    cell: Annotated[str, CELL]
+    hidden_size: Annotated[int, HIDDEN] = 128
+    num_layers: Annotated[int, LAYERS] = 1
     bidirectional: bool = False
-    dropout: float = 0.0
+    dropout: Annotated[float, DROPOUT] = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("cell", self.cell, CELLS)
-        check_whole("hidden_size", self.hidden_size, 1)
-        check_whole("num_layers", self.num_layers, 1)
+        check_settings(self)
         check_flag("bidirectional", self.bidirectional)
         check_dropout(self.dropout, self.num_layers)
 
@@ -71,14 +75,12 @@ class CoreConfig:
         return canonical_settings(self)
 
 
-def check_dropout(dropout: object, num_layers: int) -> None:
-    """Check a probability of dropout between layers.
+def check_dropout(dropout: float, num_layers: int) -> None:
+    """Check that dropout between layers has layers to act between.
 
     Raises:
-        ConfigError: it is not in [0, 1), or there is no boundary between layers.
+        ConfigError: there is no boundary between layers.
     """
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
-        raise ConfigError(SettingName("dropout"), f": got {dropout!r}, needs a number from 0 up to, not including, 1")
     if dropout and num_layers == 1:
         raise ConfigError(
             SettingName("dropout"), f": {dropout} acts between layers and there is one layer; set ",
