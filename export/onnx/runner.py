@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, first_line
-from unrolled.engine.models.heads.head import Outputs
-from unrolled.engine.models.input_checks import checked_inputs
 from unrolled.engine.models.spec import ModelSpec
-from unrolled.engine.models.step_contract import check_state, zero_state
-from unrolled.export.artifact.forms import RUN, signature_of
+from unrolled.export.artifact.program_runner import ProgramRunner
 
 
-class OnnxRunner:
+class OnnxRunner(ProgramRunner):
     """Predictions of an ONNX graph of form ``run``, with the calls of ``Network``.
 
     Args:
@@ -28,11 +24,9 @@ class OnnxRunner:
         ModelFileError: the inputs and outputs are not those of the spec.
     """
 
-    dtype = np.dtype(np.float32)
-
     def __init__(self, session: Any, spec: ModelSpec, where: str) -> None:
-        self.session, self.spec, self._where = session, spec, where
-        self._signature = signature_of(RUN, spec)
+        super().__init__(spec, where)
+        self.session = session
         for what, values, declared in zip(
             ("inputs", "outputs"), self._signature, (session.get_inputs(), session.get_outputs()), strict=True
         ):
@@ -41,57 +35,12 @@ class OnnxRunner:
             if got != wanted:
                 raise ModelFileError(f"{where}: {what} are {_listed(got)}, the spec asks for {_listed(wanted)}")
 
-    def run(
-        self, inputs: Mapping[str, NDArray], lengths: NDArray[np.int64] | None = None, state: NDArray | None = None
-    ) -> tuple[Outputs, NDArray]:
-        """Return the head's outputs for whole sequences, and the final state (S, L·D, B, H).
-
-        Args:
-            inputs: an array for each input of the model, by name.
-            lengths: (B,) int64, the valid time steps of each row; None: all.
-            state: (S, L, B, H), the initial state, only for a model that has steps; None: zero.
-
-        Raises:
-            ShapeError: an array does not fit the model or the others.
-            ConfigError: an initial state for a model that has no steps.
-            ModelFileError: the graph does not run, or its results do not fit the spec.
-        """
-        T, B = self.spec.batch_shape(inputs)
-        given = checked_inputs(self.spec, inputs, lengths)
-        given["lengths"] = np.full(B, T) if lengths is None else lengths
-        if state is not None:
-            self.spec.require("step")
-        if "state" in self._signature.inputs:
-            given["state"] = zero_state(self.spec, B) if state is None else state
-            check_state(self.spec, given["state"], B)
-        results = dict(zip(self._signature.outputs, self._results(given), strict=True))
-        self._check_results(results, T, B)
-        final_state = results.pop("final_state")
-        return results, final_state
-
-    def step(self, inputs: Mapping[str, NDArray], state: NDArray) -> tuple[Outputs, NDArray]:
-        """Return the head's outputs for time steps that continue ``state`` (S, L, B, H), and the state after them.
-
-        Raises:
-            ConfigError: the model has no steps, as one of two directions.
-        """
-        self.spec.require("step")
-        return self.run(inputs, None, state)
-
-    def _results(self, given: dict[str, NDArray]) -> Any:
+    def _results(self, given: dict[str, NDArray]) -> Mapping[str, Any]:
         try:
-            return self.session.run(list(self._signature.outputs), given)
+            names = list(self._signature.outputs)
+            return dict(zip(names, self.session.run(names, given), strict=True))
         except Exception as error:  # onnxruntime's own exceptions have no public base class
             raise ModelFileError(f"{self._where}: the graph does not run ({first_line(error)})") from error
-
-    def _check_results(self, results: Mapping[str, Any], T: int, B: int) -> None:
-        """Check shapes and dtypes of the graph's results."""
-        sizes: dict[str | int, int] = {"time": T, "batch": B}
-        for name, value in self._signature.outputs.items():
-            got, wanted = results[name], tuple(sizes.get(axis, axis) for axis in value.axes)
-            if not isinstance(got, np.ndarray) or got.shape != wanted or got.dtype != value.dtype:
-                what = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
-                raise ModelFileError(f"{self._where}: the graph gives {name} of {what}, needs {value.dtype} {wanted}")
 
 
 def _listed(values: Mapping[str, tuple[Any, ...]]) -> str:
