@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from run_graphs import ALL_INPUTS, assert_results, by_evaluator, by_onnxruntime, inputs_of, model_of
 from tolerances import assert_close
 
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
@@ -141,10 +142,12 @@ CASES = {
 RANKS = {  # of inputs by position, where the specification fixes them for all data
     "ConstantOfShape": {0: 1},
     "CumSum": {1: 0},
+    "Expand": {1: 1},
     "GRU": {0: 3, 1: 3, 2: 3, 3: 2, 4: 1, 5: 3},
     "If": {0: 0},
     "LSTM": {0: 3, 1: 3, 2: 3, 3: 2, 4: 1, 5: 3, 6: 3},
     "Loop": {0: 0, 1: 0},
+    "Range": {0: 0, 1: 0, 2: 0},
     "RNN": {0: 3, 1: 3, 2: 3, 3: 2, 4: 1, 5: 3},
     "ReduceSum": {1: 1},
     "Reshape": {1: 1},
@@ -155,7 +158,7 @@ RANKS = {  # of inputs by position, where the specification fixes them for all d
 }
 
 
-def inputs_of(checkpoint: Checkpoint, form: str, case: Case) -> dict[str, NDArray]:
+def text_inputs(checkpoint: Checkpoint, form: str, case: Case) -> dict[str, NDArray]:
     config, rng = checkpoint.config, np.random.default_rng(case.T + 10 * case.steps)
     inputs: dict[str, NDArray] = {
         "tokens": rng.integers(0, config.vocab_size, (case.T, case.B)),
@@ -194,7 +197,7 @@ def assert_evaluates(checkpoint: Checkpoint, form: str, stored: str, cases: dict
     evaluator, session = ReferenceEvaluator(model, new_ops=onnx_operators.OPERATORS), session_of(model)
     counts = []
     for name, case in cases.items():
-        inputs = inputs_of(checkpoint, form, case)
+        inputs = text_inputs(checkpoint, form, case)
         expected = dict(zip(FORMS[form].outputs, session.run(None, inputs), strict=True))
         got = evaluator.run(None, inputs, check_shape_annotations=True)
         for output, value in zip(FORMS[form].outputs, got, strict=True):
@@ -235,6 +238,24 @@ def test_the_reference_evaluator_sorts_part_of_a_large_vocabulary(form: str, mon
     assert whole in seen
 
 
+@pytest.mark.parametrize("stored", STANDARD)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_the_reference_evaluator_computes_form_run(
+    cell: str, bidirectional: bool, stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models.spec(cell, ALL_INPUTS, 2, bidirectional)
+    model, inputs, seen = model_of(spec, stored=stored), inputs_of(spec), watch_ranks(monkeypatch)
+    assert_results(by_evaluator(model, inputs), by_onnxruntime(model, inputs))
+    assert {name.split(":")[0] for name in seen} >= {
+        "range",
+        "where",
+        "expand",
+        "transpose" if bidirectional else "split",
+    }
+    assert violations(model) == []
+
+
 # --- graphs that break the specification, and verify
 
 
@@ -251,7 +272,7 @@ def test_alarm_the_evaluator_and_the_ranks_notice_an_axis_of_rank_1(monkeypatch:
     old_graph(model)
     evaluator, inputs = (
         ReferenceEvaluator(model, new_ops=onnx_operators.OPERATORS),
-        inputs_of(checkpoint, "generate", CASES["plain"]),
+        text_inputs(checkpoint, "generate", CASES["plain"]),
     )
     with pytest.raises(ValueError, match="rank-0"):
         evaluator.run(None, inputs)
@@ -290,7 +311,7 @@ def test_graphs_write_what_those_of_010_wrote(path: Path) -> None:
     old = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     new = session_of(build(checkpoint, "both", STORED[stored], golden=False))
     for name, case in CASES.items():
-        inputs = inputs_of(checkpoint, "both", case)
+        inputs = text_inputs(checkpoint, "both", case)
         for output, got, expected in zip(
             FORMS["both"].outputs, *(s.run(None, inputs) for s in (new, old)), strict=True
         ):
