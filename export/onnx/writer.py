@@ -12,13 +12,14 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from unrolled.engine.checks import check_choice
 from unrolled.engine.models.language_model_config import language_model_of
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.artifact.forms import RUN
+from unrolled.export.artifact.forms import RUN, forms_of
 from unrolled.export.artifact.golden_cases import golden_cases
 from unrolled.export.artifact.metadata import file_metadata, producer
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage, as_restored
@@ -31,19 +32,28 @@ OPSET, IR_VERSION = 17, 8
 
 
 def build(
-    checkpoint: Checkpoint, form: str = "step", storage: WeightStorage = FLOAT32_STORAGE, golden: bool = True
+    checkpoint: Checkpoint, form: str | None = None, storage: WeightStorage = FLOAT32_STORAGE, golden: bool = True
 ) -> onnx.ModelProto:
-    """Return a checkpoint as an ONNX model in a form of ``FORMS``, metadata included.
+    """Return a checkpoint as an ONNX model, metadata included.
 
     Args:
+        form: one of ``forms_of`` the model's spec; the first if left out.
         golden: record golden cases; a model that stays in memory needs none.
+
+    Raises:
+        ConfigError: files of the model have no such form.
     """
+    forms = forms_of(checkpoint.spec)
+    form = form or forms[0]
+    check_choice("form", form, forms)
     restored = as_restored(checkpoint, storage.storage)
     storage = storage._replace(digest=restored.digest)
     cases: list[dict[str, Any]] = []
-    if golden and storage.quantized:
+    if not golden or form == RUN:
+        cases = []
+    elif storage.quantized:
         cases = _quantized_cases(checkpoint, storage)
-    elif golden:
+    else:
         cases = golden_cases(LanguageModel(restored.config, restored.params))
     return _build_model(checkpoint, form, storage, cases)
 
@@ -82,7 +92,7 @@ def bare_model(spec: ModelSpec, params: Params, form: str, storage: WeightStorag
 
 
 def write_onnx(
-    checkpoint: Checkpoint, path: Path, form: str = "step", storage: WeightStorage = FLOAT32_STORAGE
+    checkpoint: Checkpoint, path: Path, form: str | None = None, storage: WeightStorage = FLOAT32_STORAGE
 ) -> None:
     """Write one self-contained file."""
     model = build(checkpoint, form, storage)
