@@ -60,7 +60,8 @@ ROOMS: dict[str, str] = {
     ),
     "export.artifact": "engine engine.tokenizers engine.models engine.storage engine.sampling",
     "export.onnx": (
-        "engine engine.models.inputs engine.models.heads engine.models engine.storage engine.network export.artifact"
+        "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "
+        "engine.network export.artifact"
     ),
     "export.torch": (
         "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "

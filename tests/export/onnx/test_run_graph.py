@@ -30,6 +30,7 @@ from run_graphs import (
 )
 from tolerances import assert_close
 
+from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.heads import HEADS
 from unrolled.engine.models.heads.next_token import NextTokenHead
@@ -271,6 +272,59 @@ def test_weights_are_in_a_graph_once(stored: str) -> None:
     assert matrices * items + others * 4 < len(data) < matrices * items + others * 4 + 24_000
 
 
+def change_weights(name: str, change: Callable[[NDArray], NDArray]) -> Callable[[onnx.ModelProto], None]:
+    def changed(model: onnx.ModelProto) -> None:
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), name))
+
+    return changed
+
+
+def without(name: str) -> Callable[[onnx.ModelProto], None]:
+    def changed(model: onnx.ModelProto) -> None:
+        kept = [tensor for tensor in model.graph.initializer if tensor.name != name]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+
+    return changed
+
+
+UNREADABLE: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
+    "the graph has no weights rnn.weight_hh_l1": ("float32", without("rnn.weight_hh_l1")),
+    "the graph has no weights rnn.bias_l0": ("int8", without("rnn.bias_l0")),
+    r"rnn.weight_ih_l0 has shape \(1, 24, 21\), the spec asks for \(2, 24, 21\)": (
+        "float32", change_weights("rnn.weight_ih_l0", lambda w: w[:1]),
+    ),
+    r"rnn.bias_l1 has shape \(2, 47\), the spec asks for \(2, 48\)": (
+        "float32", change_weights("rnn.bias_l1", lambda b: b[:, 1:]),
+    ),
+    r"rnn.bias_l1 has shape \(1,\), the spec asks": ("float32", change_weights("rnn.bias_l1", lambda b: b[0, 0])),
+    r"output.weight has shape \(10, 12\) and scales \(10, 12\), the spec asks for \(10, 12\)": (
+        "int8", change_weights("output.weight:scale", lambda scale: np.tile(scale, 12)),
+    ),
+    r"rnn.weight_hh_l0 has shape \(2, 24, 6\) and scales \(2, 1, 1\)": (
+        "fp16", lambda model: model.graph.initializer.append(
+            numpy_helper.from_array(np.ones((2, 1, 1), np.float32), "rnn.weight_hh_l0:scale")
+        ),
+    ),
+    r"rnn.weight_ih_l0 has shape \(2, 21, 24\) and scales \(2, 24, 1, 1\)": (
+        "int8", lambda model: model.graph.initializer.append(
+            numpy_helper.from_array(np.zeros(1, np.int8), "rnn.weight_ih_l0:zero")
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", UNREADABLE)
+def test_weights_that_are_missing_or_of_other_shapes_are_errors_of_the_file(message: str) -> None:
+    stored, change = UNREADABLE[message]
+    spec = models.spec("lstm", ALL_INPUTS, 2, bidirectional=True)
+    model = model_of(spec, stored=stored)
+    change(model)
+    with pytest.raises(ModelFileError, match=message):
+        read_params(model, spec)
+
+
 # --- alarms: changes of a graph that must be noticed
 
 
@@ -284,14 +338,6 @@ def keep_padding(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type == "Where":
             node.input[2] = node.input[1]
-
-
-def change_weights(name: str, change: Callable[[NDArray], NDArray]) -> Callable[[onnx.ModelProto], None]:
-    def changed(model: onnx.ModelProto) -> None:
-        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), name))
-
-    return changed
 
 
 def reverse_both(model: onnx.ModelProto) -> None:
