@@ -9,6 +9,7 @@ steps runs chunks: the final state of one is the state of the next, and a row th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import onnx
@@ -37,16 +38,8 @@ def run_graph(spec: ModelSpec, params: Params, storage: WeightStorage) -> onnx.G
     parameters = GraphParameters(whole, params, storage)
     graph, signature = whole.prefixed(CORE), signature_of(RUN, spec)
     times = _add_times(graph, spec)
-    inputs = {
-        column.name: _add_clean(whole.prefixed(f"{INPUT}{column.name}/"), column, times) for column in spec.inputs
-    }
-    columns = [
-        ONNX_INPUTS[column.kind].add(
-            column, whole.prefixed(f"{INPUT}{column.name}/"), parameters, inputs[column.name], times.steps
-        )
-        for column in spec.inputs
-    ]
-    x = columns[0] if len(columns) == 1 else graph.node("Concat", columns, "x", axis=2)
+    inputs = _add_clean_inputs(whole, spec, times)
+    x = _add_columns(whole, spec, parameters, inputs, times.steps)
     initial = add_initial_states(graph, spec.core, times.axis_0) if "state" in signature.inputs else None
     y, finals = _add_core(graph, spec.core, parameters, x, initial, times.axis_1)
     final_state = add_stacked_state(graph, finals, times.axis_0, "final_state")
@@ -81,14 +74,35 @@ def _add_times(graph: GraphBuilder, spec: ModelSpec) -> _Times:
     return _Times(steps, valid, axis_0, axis_1)
 
 
-def _add_clean(graph: GraphBuilder, column: Input, times: _Times) -> str:
-    """Add the array of an input with zeros in the padding."""
-    if "time" not in column.axes:
-        return column.name
-    valid, further = times.valid, list(range(2, len(column.axes)))
-    if further:
-        valid = graph.node("Unsqueeze", [valid, graph.constant("further_axes", further)], "valid")
-    return graph.node("Where", [valid, column.name, graph.constant("padding", 0, column.dtype)], "clean")
+def _add_clean_inputs(whole: GraphBuilder, spec: ModelSpec, times: _Times) -> dict[str, str]:
+    """Add the arrays of the inputs with zeros in the padding; return their names by that of the input."""
+    clean = {}
+    for column in spec.inputs:
+        graph, valid, further = _input_graph(whole, column), times.valid, list(range(2, len(column.axes)))
+        if "time" not in column.axes:
+            clean[column.name] = column.name
+            continue
+        if further:
+            valid = graph.node("Unsqueeze", [valid, graph.constant("further_axes", further)], "valid")
+        zero = graph.constant("padding", 0, column.dtype)
+        clean[column.name] = graph.node("Where", [valid, column.name, zero], "clean")
+    return clean
+
+
+def _add_columns(
+    whole: GraphBuilder, spec: ModelSpec, parameters: GraphParameters, inputs: Mapping[str, str], steps: str
+) -> str:
+    """Add x (T, B, E), the columns of all inputs, given their clean arrays and T (1,)."""
+    columns = [
+        ONNX_INPUTS[column.kind].add(column, _input_graph(whole, column), parameters, inputs[column.name], steps)
+        for column in spec.inputs
+    ]
+    return columns[0] if len(columns) == 1 else whole.prefixed(CORE).node("Concat", columns, "x", axis=2)
+
+
+def _input_graph(whole: GraphBuilder, column: Input) -> GraphBuilder:
+    """Return a builder whose values have names of the input's own."""
+    return whole.prefixed(f"{INPUT}{column.name}/")
 
 
 def _add_core(
