@@ -282,31 +282,34 @@ def from_options(group: type[Group], options: Mapping[str, Any], /, **others: An
 
 
 class SettingTable:
-    """The settings of several groups, by option in the order of the groups.
+    """Settings by option.
+
+    Args:
+        parts: groups, or tables of settings, in the order of the options.
 
     Raises:
         TypeError: two fields define the same option; they may only share one definition.
     """
 
-    def __init__(self, *groups: type) -> None:
-        self.groups = groups
+    def __init__(self, *parts: type | SettingTable) -> None:
         self.definitions: dict[str, Definition] = {}
-        for definition in (one for group in groups for one in settings_of(group).values()):
-            known = self.definitions.setdefault(definition.option, definition)
-            if known.setting is not definition.setting:
-                raise TypeError(
-                    f"{definition.option} is defined twice, by {known.group.__name__} and {definition.group.__name__}"
-                )
+        for part in parts:
+            table = part.definitions if isinstance(part, SettingTable) else settings_of(part)
+            for definition in table.values():
+                known = self.definitions.setdefault(definition.option, definition)
+                if known.setting is not definition.setting:
+                    owners = f"{known.group.__name__} and {definition.group.__name__}"
+                    raise TypeError(f"{definition.option} is defined twice, by {owners}")
 
-    def extended(self, *groups: type) -> SettingTable:
-        """Return a table with more groups."""
-        return SettingTable(*self.groups, *groups)
-
-    def only(self, *options: str) -> SettingTable:
+    def only(self, options: Iterable[str]) -> SettingTable:
         """Return a table of some of the settings."""
         table = SettingTable()
-        table.groups, table.definitions = self.groups, {name: self.definitions[name] for name in options}
+        table.definitions = {name: self.definitions[name] for name in options}
         return table
+
+    def without(self, options: Collection[str]) -> SettingTable:
+        """Return a table without some of the settings."""
+        return self.only(name for name in self.definitions if name not in options)
 
     def without_effect(self, options: Mapping[str, Any], searched: Iterable[str] = ()) -> list[Definition]:
         """Return the definitions of options that differ from their defaults and have no effect.

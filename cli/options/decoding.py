@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from unrolled.cli.options.groups import OptionGroup
+from unrolled.cli.options.groups import OptionGroup, options_of
 from unrolled.cli.options.shared import unescape, unescape_all
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.settings import DECODING_PANEL, Setting, SettingTable, check_settings, from_options, settings_of
+from unrolled.engine.settings import DECODING_PANEL, Setting, SettingTable, check_settings, settings_of
 from unrolled.runtime import GenerationConfig
 
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
@@ -74,9 +74,7 @@ def generation_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 DecodingOptions = Annotated[dict[str, Any], OptionGroup(SettingTable(GenerationConfig), generation_settings)]
-SearchOptions = Annotated[
-    BeamOptions, OptionGroup(SettingTable(BeamOptions), lambda options: from_options(BeamOptions, options))
-]
+SearchOptions = Annotated[BeamOptions, options_of(BeamOptions)]
 
 
 def biases(pairs: Iterable[str] | None) -> tuple[tuple[str, float], ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from unrolled.cli.options.groups import OptionGroup
+from unrolled.cli.options.groups import options_of
 from unrolled.engine.network.backends import FLOAT32, PRECISIONS
-from unrolled.engine.settings import Setting, SettingTable, from_options
+from unrolled.engine.settings import Setting
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.runtime import ENGINES
 
@@ -32,6 +32,4 @@ class ModelEngine:
     precision: Annotated[str, PRECISION] = FLOAT32
 
 
-EngineOptions = Annotated[
-    ModelEngine, OptionGroup(SettingTable(ModelEngine), lambda options: from_options(ModelEngine, options))
-]
+EngineOptions = Annotated[ModelEngine, options_of(ModelEngine)]

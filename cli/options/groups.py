@@ -11,14 +11,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
 from unrolled.cli.options.help_texts import default, one_of
 from unrolled.cli.options.refusals import refuse_unused
-from unrolled.engine.settings import Definition, SettingTable
+from unrolled.engine.settings import Definition, SettingTable, from_options
 
 NO_SETTINGS = SettingTable()
 
@@ -53,6 +53,12 @@ class OptionGroup:
     def argument(self, values: Mapping[str, Any]) -> Any:
         """Return the argument of the verb for the values of all options of the verb."""
         return self.build({name: values[name] for name in self.table.definitions})
+
+
+def options_of(group: type, *options: str) -> OptionGroup:
+    """Return the options of a group, or some of them; the argument of the verb is an instance of the group."""
+    table = SettingTable(group)
+    return OptionGroup(table.only(options) if options else table, partial(from_options, group))
 
 
 def groups_of(verb: Callable[..., Any]) -> dict[str, OptionGroup]:

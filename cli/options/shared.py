@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from unrolled.cli.options.groups import OptionGroup
+from unrolled.cli.options.groups import options_of
 from unrolled.cli.options.help_texts import default
 from unrolled.engine.data.corpus import IDENTIFIERS
 from unrolled.engine.data.readers.options import ReadOptions
-from unrolled.engine.settings import SEED, SettingTable, from_options
+from unrolled.engine.settings import SEED
 
 Model = Annotated[str, typer.Argument(help="A run folder, a checkpoint (.safetensors), an .onnx or a TorchScript .pt.")]
 CorpusArgument = Annotated[
@@ -28,9 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Force = Annotated[bool, typer.Option("--force", hidden=True)]  # name of --overwrite in 0.1.0
 Seed = Annotated[int, typer.Option(help=SEED.help)]
-Reading = Annotated[
-    ReadOptions, OptionGroup(SettingTable(ReadOptions), lambda options: from_options(ReadOptions, options))
-]
+Reading = Annotated[ReadOptions, options_of(ReadOptions)]
 OnnxruntimeWeb = Annotated[
     Path | None,
     typer.Option(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from unrolled.cli.options.engines import TrainingEngine
-from unrolled.cli.options.groups import OptionGroup
+from unrolled.cli.options.groups import OptionGroup, options_of
 from unrolled.cli.options.help_texts import flag
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.runs.recipe import TRAINING_SETTINGS
-from unrolled.engine.settings import Effect, Setting, SettingTable, from_options
+from unrolled.engine.settings import Effect, Setting, SettingTable
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class TrainingOutput:
 
 def training_options(settings: SettingTable) -> OptionGroup:
     """Return the options of a training with these settings; the argument of the verb is a dictionary of their values."""
-    return OptionGroup(SettingTable(TrainingEngine, *settings.groups, ReadOptions))
+    return OptionGroup(SettingTable(TrainingEngine, settings, ReadOptions))
 
 
 TRAINING = training_options(TRAINING_SETTINGS)
-TRAINING_OUTPUT = OptionGroup(SettingTable(TrainingOutput), lambda options: from_options(TrainingOutput, options))
+TRAINING_OUTPUT = options_of(TrainingOutput)
 TRIAL = replace(TRAINING, ignored=TRAINING_OUTPUT.table)  # the settings of trial trainings, which have no output
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from unrolled.cli.options import shared as options
-from unrolled.cli.options.groups import OptionGroup, with_groups
+from unrolled.cli.options.groups import OptionGroup, options_of, with_groups
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json
 from unrolled.engine.data.config import DataConfig
@@ -17,14 +17,14 @@ from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import ID_SETTINGS, TOKENS_SUFFIX, read_encoded
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.settings import SettingTable, from_options
+from unrolled.engine.settings import SettingTable
 
 Tokenization = Annotated[
     DataConfig,
-    OptionGroup(SettingTable(DataConfig).only(*ID_SETTINGS), lambda options: from_options(DataConfig, options)),
+    options_of(DataConfig, *ID_SETTINGS),
 ]
 FileEncoding = Annotated[
-    str, OptionGroup(SettingTable(ReadOptions).only("encoding"), lambda options: options["encoding"])
+    str, OptionGroup(SettingTable(ReadOptions).only(["encoding"]), lambda options: options["encoding"])
 ]
 
 

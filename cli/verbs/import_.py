@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from unrolled.cli.options import shared as options
-from unrolled.cli.options.groups import OptionGroup, with_groups
+from unrolled.cli.options.groups import OptionGroup, options_of, with_groups
 from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.options.written_files import check_output
 from unrolled.cli.terminal.console import emphasis, out, print_json, warn
@@ -20,7 +20,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.run_files import check_free, find_run_files, remove_earlier_run
-from unrolled.engine.settings import Setting, SettingTable, from_options
+from unrolled.engine.settings import Setting, SettingTable
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, CHECKPOINT_SUFFIX, Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.preparation import NO_NORMALIZATION, NORMALIZATIONS
 from unrolled.export.importing.language_model import Imported, import_weights
@@ -38,9 +38,7 @@ class StateDictChoice:
     ] = None
 
 
-StateDictOptions = Annotated[
-    StateDictChoice, OptionGroup(SettingTable(StateDictChoice), lambda options: from_options(StateDictChoice, options))
-]
+StateDictOptions = Annotated[StateDictChoice, options_of(StateDictChoice)]
 
 
 @with_groups
@@ -94,7 +92,7 @@ def import_model(
     json: options.Json = False,
     *,
     stored: StateDictOptions,
-    tokens: Annotated[Mapping[str, Any], OptionGroup(SettingTable(DataConfig).only("level", "unknown"))],
+    tokens: Annotated[Mapping[str, Any], OptionGroup(SettingTable(DataConfig).only(["level", "unknown"]))],
 ) -> None:
     """Make a checkpoint of a model trained elsewhere, so that it can be run, exported and verified."""
     overwrite = overwrite or force

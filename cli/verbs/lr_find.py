@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from unrolled.cli.options import shared as options
-from unrolled.cli.options.groups import OptionGroup, with_groups
+from unrolled.cli.options.groups import options_of, with_groups
 from unrolled.cli.options.recipes import Preset, Recipe
 from unrolled.cli.options.training import TRIAL, without_effect
 from unrolled.cli.options.written_files import check_output
@@ -25,7 +25,7 @@ from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.runs.recipe import LIMIT_OPTIONS
-from unrolled.engine.settings import SettingTable, from_options
+from unrolled.engine.settings import from_options
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.json_text import to_json
 from unrolled.export.training_engines import check_alone
@@ -49,7 +49,7 @@ NO_EFFECT = (
 
 
 RangeTestSettings = Annotated[Mapping[str, Any], replace(TRIAL, hidden=NO_EFFECT)]
-SweepOptions = Annotated[Sweep, OptionGroup(SettingTable(Sweep), lambda options: from_options(Sweep, options))]
+SweepOptions = Annotated[Sweep, options_of(Sweep)]
 
 
 @with_groups

@@ -7,6 +7,8 @@ from typing import Any
 
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.models.dropout import Dropout
+from unrolled.engine.models.heads import HEADS
+from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.models.initializers import InitializerConfig
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.schedules import DecayConfig
@@ -16,10 +18,22 @@ from unrolled.engine.training.config import DEFAULT_EPOCHS, TrainingConfig
 
 LIMIT_OPTIONS = ("epochs", "steps", "seconds")
 
-# All settings that determine the training of a language model, except for corpus, engine and precision.
-TRAINING_SETTINGS = SettingTable(
-    ModelSettings, Dropout, InitializerConfig, DataConfig, OptimizerConfig, Experiment, DecayConfig, TrainingConfig
-)
+
+def training_settings(head: str) -> SettingTable:
+    """Return all settings that determine the training of a model, except for corpus, engine and precision.
+
+    Args:
+        head: a key of ``HEADS``; its settings are among them, those of other heads are not.
+    """
+    table = SettingTable(
+        ModelSettings, HEADS[head], Dropout, InitializerConfig, DataConfig, OptimizerConfig, Experiment, DecayConfig,
+        TrainingConfig,
+    )  # fmt: skip
+    of_heads = {kind: set(SettingTable(group).definitions) for kind, group in HEADS.items()}
+    return table.without(set().union(*of_heads.values()) - of_heads[head])
+
+
+TRAINING_SETTINGS = training_settings(NextTokenHead.kind)  # of a language model
 
 
 def with_default_limit(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from unrolled.cli.verbs.lr_find import lr_find
 from unrolled.cli.verbs.train import train
 from unrolled.cli.verbs.tune import tune
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.runs.recipe import TRAINING_SETTINGS, make_experiment
+from unrolled.engine.models.heads import HEADS
+from unrolled.engine.runs.recipe import TRAINING_SETTINGS, make_experiment, training_settings
 from unrolled.engine.settings import (
     PROBABILITY,
     Around,
@@ -30,6 +31,7 @@ from unrolled.engine.settings import (
     NotSearched,
     Range,
     Setting,
+    SettingTable,
     Typed,
     check_settings,
     from_options,
@@ -80,9 +82,6 @@ class Twin:
     """A group with an option that the toy head has too."""
 
     size: Annotated[int, Setting("labels", "Another one.")] = 1
-
-
-TOY = TRAINING_SETTINGS.extended(ToyHead)
 
 
 # The definitions of the command line
@@ -148,62 +147,78 @@ def test_effects_name_settings_and_their_choices() -> None:
 # A group of settings from elsewhere
 
 
-def toy_app() -> typer.Typer:
-    toy = typer.Typer()
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> SettingTable:
+    """Settings of the training of a model with the toy head, which is registered for a test."""
+    monkeypatch.setitem(HEADS, "toy", ToyHead)  # type: ignore[arg-type]
+    return training_settings("toy")
 
-    @toy.command()
-    @with_groups
-    def learn(recipe: Recipe = None, *, settings: Annotated[Mapping[str, Any], training_options(TOY)]) -> None:
+
+def toy_app(table: SettingTable) -> typer.Typer:
+    """Return a command with a verb that has the settings of a table, and one that has none."""
+
+    def learn(recipe: Recipe = None, *, settings: Any) -> None:
         """Show the values of the toy."""
         print(from_options(ToyHead, settings), make_experiment(settings).model.hidden_size)
 
-    @toy.command()
     def other() -> None:
         """Do nothing."""
 
+    learn.__annotations__["settings"] = Annotated[Mapping[str, Any], training_options(table)]
+    toy = typer.Typer()
+    toy.command()(with_groups(learn))
+    toy.command()(other)
     return toy
 
 
 def test_a_head_brings_its_options_help_recipe_keys_and_search_domains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: SettingTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    shown = CliRunner().invoke(toy_app(), ["learn", "--help"]).output
+    app = toy_app(toy)
+    shown = CliRunner().invoke(app, ["learn", "--help"]).output
     assert "Toy head" in shown
     assert "Form of the toy. One of round, flat. [default: flat]" in shown
     assert "Share of toys. [default: all of them]" in shown
     assert "Weights of the labels. [default: 1.0/2.5]" in shown
-    assert "--toy-share" not in CliRunner().invoke(toy_app(), ["other", "--help"]).output
+    assert "--toy-share" not in CliRunner().invoke(app, ["other", "--help"]).output
     (tmp_path / "r.toml").write_text('labels = 7\ntoy-share = 0.25\nhidden = 11\nweights = "3/4"\n')
     given = ("learn", "--recipe", str(tmp_path / "r.toml"), "--toy-shape", "round")
-    result = CliRunner().invoke(toy_app(), given)
+    result = CliRunner().invoke(app, given)
     assert result.output == "ToyHead(labels=7, shape='round', share=0.25, weights=(3.0, 4.0)) 11\n"
     (tmp_path / "r.toml").write_text("labels = 7.5\n")
-    failed = CliRunner().invoke(toy_app(), given).exception
+    failed = CliRunner().invoke(app, given).exception
     assert isinstance(failed, ConfigError)
     assert str(failed).endswith("r.toml: labels: got 7.5, needs a whole number")
-    assert parse_space(["labels", "toy-shape"], {}, TOY) == {
+    assert parse_space(["labels", "toy-shape"], {}, toy) == {
         "labels": Numbers(2, 9),
         "toy_shape": Choices(("round", "flat")),
     }
     with pytest.raises(ConfigError, match="toy-share is not searched: toys of two shares do not compare"):
-        parse_space(["toy-share"], {}, TOY)
+        parse_space(["toy-share"], {}, toy)
     with pytest.raises(ConfigError, match="'labels' is no setting"):
         parse_space(["labels"], {})
 
 
-def test_a_toy_without_effect_is_found() -> None:
-    typed = {name: definition.typed_default for name, definition in TOY.definitions.items()}
-    assert TOY.without_effect(typed) == []
-    assert [one.option for one in TOY.without_effect({**typed, "toy_share": 0.5})] == ["toy_share"]
-    assert TOY.without_effect({**typed, "toy_share": 0.5}, ["toy_shape"]) == []
-    assert TOY.without_effect({**typed, "toy_share": 0.5, "toy_shape": "round"}) == []
+def test_a_training_has_the_settings_of_its_head_and_of_no_other(toy: SettingTable) -> None:
+    own = {definition.option for definition in settings_of(ToyHead).values()}
+    common = set(TRAINING_SETTINGS.definitions) - {"tie"}  # of the head next_token
+    assert set(toy.definitions) == common | own
+    assert set(training_settings("next_token").definitions) == common | {"tie"}
 
 
-def test_an_option_has_one_definition() -> None:
+def test_a_toy_without_effect_is_found(toy: SettingTable) -> None:
+    typed = {name: definition.typed_default for name, definition in toy.definitions.items()}
+    assert toy.without_effect(typed) == []
+    assert [one.option for one in toy.without_effect({**typed, "toy_share": 0.5})] == ["toy_share"]
+    assert toy.without_effect({**typed, "toy_share": 0.5}, ["toy_shape"]) == []
+    assert toy.without_effect({**typed, "toy_share": 0.5, "toy_shape": "round"}) == []
+
+
+def test_an_option_has_one_definition(toy: SettingTable) -> None:
     with pytest.raises(TypeError, match="labels is defined twice, by ToyHead and Twin"):
-        TOY.extended(Twin)
-    assert list(TOY.only("labels").definitions) == ["labels"]
+        SettingTable(toy, Twin)
+    assert list(toy.only(["labels"]).definitions) == ["labels"]
 
 
 # Values
