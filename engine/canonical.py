@@ -14,7 +14,7 @@ from typing import Any
 # Settings added after 0.1.0, by class, each with the value that a file without the setting implies.
 LATER: dict[str, dict[str, Any]] = {
     "TrainingConfig": {"validation_share": None},
-    "TrainingResult": {"validation_tokens": 0},
+    "TrainingResult": {"validation_count": 0},
     "DataConfig": {"normalize": "none"},
     "CharTokenizer": {"normalize": "none"},
     "WordTokenizer": {"normalize": "none"},

@@ -46,6 +46,7 @@ def curves(runs: Sequence[Run]) -> str:
     # One group size for all runs, so that equal losses give equal lines.
     size = max(1, math.ceil(max(len(run.steps["step"]) for run in runs) / MOST_POINTS))
     figures = []
+    label_of_loss = " / ".join(dict.fromkeys(run.head.metrics[0].label for run in runs))
     for across, label in ACROSS.items():
         x = Axis(label, low=0.0)
         losses = [_smoothed_line(run, color, "loss", across, size) for color, run in enumerate(runs)]
@@ -53,7 +54,7 @@ def curves(runs: Sequence[Run]) -> str:
         low, high = _loss_range(losses)
         figures.append(
             f'<div class="by by-{across}">'
-            + line_chart("Loss", losses, x, Axis("cross-entropy, nats a token", low, high), "wide")
+            + line_chart("Loss", losses, x, Axis(label_of_loss, low, high), "wide")
             + _small_chart("Gradient norm", "before clipping, logarithmic", runs, "grad_norm", across, size, log=True)
             + _small_chart("Learning rate", "after schedule and warm-up", runs, "learning_rate", across, size, low=0.0)
             + "</div>"

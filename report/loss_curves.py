@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from unrolled.engine.models.heads.head import Metric
 from unrolled.engine.plotting.figures import INK, PALETTE, new_figure, save_figure, split_groups, style_axes
 from unrolled.engine.runs.metrics_log import read_metrics
 
 POINTS = 200  # of the longest curve
 
 
-def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") -> None:
+def draw_loss_curves(runs: Mapping[str, Path], output: Path, loss: Metric, title: str = "") -> None:
     """Draw training loss (line) and validation loss (points) over training steps, one colour a run.
 
     Args:
         runs: label to run folder.
         output: file, .png, .svg or .pdf.
+        loss: the loss among the metrics of the models' head.
         title: above the picture.
 
     Raises:
@@ -37,7 +39,7 @@ def draw_loss_curves(runs: Mapping[str, Path], output: Path, title: str = "") ->
         axes.plot(x, y, color=color, linewidth=width, alpha=0.85, label="training" if len(runs) == 1 else label)
         _draw_validation(axes, label, folder, color, len(runs) == 1)
     axes.set_xlabel("training step")
-    axes.set_ylabel("cross-entropy, nats a token")
+    axes.set_ylabel(loss.label)
     axes.set_title(title, parse_math=False)
     style_axes(axes)
     if axes.get_legend_handles_labels()[0]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError
+from unrolled.engine.models.heads.head import Head
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.runs.resume_checks import flatten_settings
@@ -44,6 +45,11 @@ class Run:
     def record(self) -> dict[str, Any]:
         """Return the training record: corpus, data, optimizer and so on."""
         return self.checkpoint.training
+
+    @property
+    def head(self) -> Head:
+        """Return the head of the model, whose metrics the lines contain."""
+        return self.checkpoint.spec.head
 
     @property
     def parameters(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from unrolled.engine.storage.json_text import object_in, to_json
 from unrolled.report.charts import COLOR_COUNT
@@ -20,6 +20,8 @@ def name_of(run: Run, color: int) -> str:
 
 
 def _best_metric(key: str) -> Callable[[Run], float | None]:
+    """Return a function that finds a figure of the best validation of a run, if its result has one."""
+
     def find(run: Run) -> float | None:
         value = object_in(dict(run.result), "best").get(key)
         return float(value) if isinstance(value, int | float) else None
@@ -35,29 +37,55 @@ def _result_value(key: str) -> Callable[[Run], float | None]:
     return find
 
 
-# Column: value of a run, its format, and the choice of the best run. There are as many columns as fit on the page.
-KEY_FIGURES: dict[str, tuple[Callable[[Run], float | None], str, Callable[[list[float]], float] | None]] = {
-    "validation loss": (_best_metric("loss"), "{:.4f}", min),
-    "perplexity": (_best_metric("perplexity"), "{:.2f}", min),
-    "accuracy": (_best_metric("accuracy"), "{:.1%}", max),
-    "at step": (_result_value("best_step"), "{:,.0f}", None),
-    "steps": (_result_value("steps"), "{:,.0f}", None),
-    "epochs": (_result_value("epochs"), "{:.2f}", None),
-    "seconds": (_result_value("seconds"), "{:,.0f}", None),
-    "tokens/s": (_result_value("tokens_per_s"), "{:,.0f}", max),
-    "parameters": (lambda run: float(run.parameters), "{:,.0f}", None),
-}
+class KeyFigure(NamedTuple):
+    """A column of the table of key figures.
+
+    Args:
+        of: its value in a run; None for a run without one.
+        form: the format of a value.
+        choose: the choice of the best run, if there is a better and a worse.
+    """
+
+    of: Callable[[Run], float | None]
+    form: str
+    choose: Callable[[list[float]], float] | None = None
+
+
+def _figures_of(runs: Sequence[Run]) -> dict[str, KeyFigure]:
+    """Return the columns by their titles, with the metrics of all heads of the runs; as many as fit on the page."""
+    metrics = dict.fromkeys(metric for run in runs for metric in run.head.metrics if not metric.detail)
+    losses = {run.head.metrics[0] for run in runs}
+    found = {
+        f"validation {metric.title}" if metric in losses else metric.title: KeyFigure(
+            _best_metric(metric.name), f"{{:{metric.form}}}", max if metric.higher_is_better else min
+        )
+        for metric in metrics
+    }
+    speeds = {
+        f"{counts}/s": KeyFigure(_result_value(f"{counts}_per_s"), "{:,.0f}", max)
+        for counts in dict.fromkeys(run.head.counts for run in runs)
+    }
+    return {
+        **found,
+        "at step": KeyFigure(_result_value("best_step"), "{:,.0f}"),
+        "steps": KeyFigure(_result_value("steps"), "{:,.0f}"),
+        "epochs": KeyFigure(_result_value("epochs"), "{:.2f}"),
+        "seconds": KeyFigure(_result_value("seconds"), "{:,.0f}"),
+        **speeds,
+        "parameters": KeyFigure(lambda run: float(run.parameters), "{:,.0f}"),
+    }
 
 
 def key_figures(runs: Sequence[Run]) -> str:
     """Return the table of key figures, a row a run; the best value of a column is marked if there are several runs."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("run", "network", *KEY_FIGURES))
+    figures = _figures_of(runs)
+    head = "".join(f'<th scope="col">{text_of(name)}</th>' for name in ("run", "network", *figures))
     columns = []
-    for figure_of, form, choose in KEY_FIGURES.values():
-        found = [figure_of(run) for run in runs]
+    for figure in figures.values():
+        found = [figure.of(run) for run in runs]
         known = [value for value in found if value is not None and math.isfinite(value)]
-        best = choose(known) if choose and known and len(runs) > 1 else None
-        columns.append([_figure_cell(value, form, value is not None and value == best) for value in found])
+        best = figure.choose(known) if figure.choose and known and len(runs) > 1 else None
+        columns.append([_figure_cell(value, figure.form, value is not None and value == best) for value in found])
     rows = "".join(
         f'<tr><th scope="row">{name_of(run, color)}</th><td>{text_of(run.title)}</td>'
         f"{''.join(column[color] for column in columns)}</tr>"

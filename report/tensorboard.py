@@ -6,14 +6,14 @@ So no step appears twice, nor one that was discarded because the run returned to
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unrolled.engine.data.readers.file_names import printable_name
 from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.models.heads.head import Head
 from unrolled.engine.runs.metrics_log import METRICS
 from unrolled.engine.runs.run_files import EVENT_FOLDER, remove_event_files
 from unrolled.engine.storage.json_text import parse_json
@@ -22,18 +22,25 @@ from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import Trainable
 
-# TensorBoard's tag: key of the line. The part before the slash is the group on TensorBoard's page.
-STEP_TAGS = {
-    "loss/training": "loss",
-    "perplexity/training": "perplexity",
-    "accuracy/training": "accuracy",
-    "learning_rate": "learning_rate",
-    "gradient_norm": "grad_norm",
-    "tokens_per_s": "tokens_per_s",
-}
-VALIDATION_TAGS = {"loss/validation": "loss", "perplexity/validation": "perplexity", "accuracy/validation": "accuracy"}
-SCALARS = {"step": STEP_TAGS, "validation": VALIDATION_TAGS}
 SAMPLE = "sample"
+
+
+def scalars_of(head: Head, line: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the values of a line of a step or a validation by TensorBoard's tags.
+
+    The part of a tag before the slash is the group on TensorBoard's page.
+    """
+    part = {"step": "training", "validation": "validation"}[line["event"]]
+    metrics = head.metrics_from_dict(line)
+    values: dict[str, float | None] = {
+        f"{metric.name}/{part}": metric.of(metrics) for metric in head.metrics if not metric.detail
+    }
+    if line["event"] == "step":
+        speed = f"{head.counts}_per_s"
+        values |= {
+            "learning_rate": line.get("learning_rate"), "gradient_norm": line.get("grad_norm"), speed: line.get(speed)
+        }  # fmt: skip
+    return values
 
 
 class EventFiles(TrainingObserver):
@@ -65,14 +72,14 @@ class EventFiles(TrainingObserver):
         self._began = 0.0  # time of the first step in the event file
 
     def on_interval(self, trainable: Trainable, result: TrainingResult) -> None:
-        self.update()
+        self.update(trainable.spec.head)
 
     def on_end(self, trainable: Trainable, result: TrainingResult) -> None:
-        self.update()
+        self.update(trainable.spec.head)
         self.close()
 
-    def update(self) -> None:
-        """Add events for the new lines of metrics.jsonl."""
+    def update(self, head: Head) -> None:
+        """Add events for the new lines of metrics.jsonl, with the metrics of the model's head."""
         metrics = self.run / METRICS
         if not metrics.exists():
             return
@@ -85,7 +92,7 @@ class EventFiles(TrainingObserver):
         if self._writer is None:
             self._start(lines)
         for line in lines:
-            for event in events_of(line, self._began):
+            for event in events_of(head, line, self._began):
                 self._writer.add_event(event)
         self._writer.flush()
 
@@ -106,7 +113,7 @@ class EventFiles(TrainingObserver):
         self._writer.add_event(Event(wall_time=self._began, step=0, session_log=session))
 
 
-def events_of(line: dict[str, Any], began: float) -> Iterator[Any]:
+def events_of(head: Head, line: dict[str, Any], began: float) -> Iterator[Any]:
     """Yield the events of one line of metrics.jsonl, at time ``began`` plus the line's seconds."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -115,11 +122,8 @@ def events_of(line: dict[str, Any], began: float) -> Iterator[Any]:
     if line["event"] == "sample":
         yield Event(wall_time=when, step=step, summary=Summary(value=[_text_summary(line["text"])]))
         return
-    values = dict(line)
-    values.setdefault("perplexity", math.exp(min(line["loss"], 700.0)))
-    tags = SCALARS[line["event"]]
     scalars = [
-        Summary.Value(tag=tag, simple_value=values[key]) for tag, key in tags.items() if values.get(key) is not None
+        Summary.Value(tag=tag, simple_value=value) for tag, value in scalars_of(head, line).items() if value is not None
     ]
     yield Event(wall_time=when, step=step, summary=Summary(value=scalars))
 

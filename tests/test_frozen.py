@@ -25,6 +25,7 @@ from unrolled.engine.data.token_file_writer import encode_files
 from unrolled.engine.data.token_files import read_encoded
 from unrolled.engine.errors import ConfigError, JobError, ModelFileError
 from unrolled.engine.models import language_model_config, spec
+from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.spec import ModelSpec
@@ -360,9 +361,9 @@ def test_token_files_and_resumed_runs_take_later_settings(monkeypatch: pytest.Mo
     monkeypatch.setitem(canonical.LATER, "TrainingResult", {"plateaus": 0})
     assert "seed" not in DataConfig().to_dict()
     assert DataConfig.from_dict(DataConfig(seed=0).to_dict()).seed == 0
-    values = TrainingResult("numpy").to_dict()
+    values = TrainingResult("numpy").to_dict(NextTokenHead(2))
     del values["plateaus"]
-    assert TrainingResult.from_dict(values, LanguageModelConfig("gru", 7).spec.head).plateaus == 0
+    assert TrainingResult.from_dict(values, NextTokenHead(2)).plateaus == 0
     monkeypatch.setitem(canonical.LATER, "DataConfig", {"punctuation": False})
     data = freeze.EXPERIMENTS["char-lstm"].data
     encode_files(["corpus.txt"], Path("later.tokens"), data)

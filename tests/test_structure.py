@@ -19,7 +19,7 @@ ROOMS: dict[str, str] = {
     "engine.models": (
         "engine engine.tokenizers engine.models.cells engine.models.layers engine.models.inputs engine.models.heads"
     ),
-    "engine.storage": "engine engine.tokenizers engine.models",
+    "engine.storage": "engine engine.tokenizers engine.models.inputs engine.models",
     "engine.plotting": "engine engine.storage",
     "engine.processes": "engine engine.storage",
     "engine.data.readers": "engine engine.storage",
@@ -31,7 +31,7 @@ ROOMS: dict[str, str] = {
     "engine.kernels.threads": "engine engine.kernels.jit engine.kernels.simd",
     "engine.kernels.gemm": "engine.kernels.jit engine.kernels.simd engine.kernels.threads",
     "engine.kernels.recurrent": (
-        "engine engine.models.layers engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm"
+        "engine.models.layers engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm"
     ),
     "engine.kernels.layers": (
         "engine.models.layers engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm "
@@ -98,12 +98,13 @@ ROOMS: dict[str, str] = {
         "runtime.generation.requests runtime.generation"
     ),
     "tuning": (
-        "engine engine.storage engine.plotting engine.processes engine.data engine.optimizers engine.training "
-        "engine.runs export"
+        "engine engine.models.heads engine.storage engine.plotting engine.processes engine.data engine.optimizers "
+        "engine.training engine.runs export"
     ),
     "report": (
-        "engine engine.tokenizers engine.models.cells engine.models.layers engine.models.inputs engine.models "
-        "engine.storage engine.plotting engine.data.readers engine.data engine.network engine.training engine.runs"
+        "engine engine.tokenizers engine.models.cells engine.models.layers engine.models.inputs engine.models.heads "
+        "engine.models engine.storage engine.plotting engine.data.readers engine.data engine.network engine.training "
+        "engine.runs"
     ),
     "bench.machine": (
         "engine engine.storage engine.processes engine.kernels.jit engine.kernels.threads engine.kernels.gemm"
@@ -129,8 +130,8 @@ ROOMS: dict[str, str] = {
     ),
     "cli.recipes": "engine",
     "cli.terminal": (
-        "engine engine.models engine.storage engine.data.readers engine.data engine.training engine.runs runtime.jobs "
-        "tuning bench.peers bench.results"
+        "engine engine.models.heads engine.models engine.storage engine.data.readers engine.data engine.training "
+        "engine.runs runtime.jobs tuning bench.peers bench.results"
     ),
     "cli.options": (
         "engine engine.storage engine.data.readers engine.data engine.network engine.runs export runtime.jobs runtime "
@@ -141,10 +142,10 @@ ROOMS: dict[str, str] = {
         "cli.terminal cli.options"
     ),
     "cli.verbs": (
-        "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers engine.data "
-        "engine.network engine.training engine.runs export.artifact export.onnx export.importing export.verification "
-        "export runtime.models runtime.jobs runtime tuning report bench.machine bench.peers bench.parity bench "
-        "cli.terminal cli.options"
+        "engine engine.tokenizers engine.models.cells engine.models.heads engine.models engine.storage "
+        "engine.data.readers engine.data engine.network engine.training engine.runs export.artifact export.onnx "
+        "export.importing export.verification export runtime.models runtime.jobs runtime tuning report bench.machine "
+        "bench.peers bench.parity bench cli.terminal cli.options"
     ),
     "cli": "engine cli.terminal cli.options cli.verbs.bench cli.verbs",
 }

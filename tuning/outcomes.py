@@ -13,7 +13,7 @@ DIVERGED, REFUSED, FAILED, FATAL = "diverged", "refused", "failed", "fatal"
 class TrialOutcome:
     """Figures of a trial that was trained to its end."""
 
-    loss: float  # lowest validation loss, nats a token
+    loss: float  # of the best validation: the loss, or the cost of another metric that selects (``Metric.cost``)
     steps: int
     best_step: int
     epochs: float

@@ -16,9 +16,11 @@ from unrolled.engine.data.dataset_warnings import dataset_warnings
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.data.token_files import EncodedCorpus
-from unrolled.engine.errors import CorpusError, divergence_error
+from unrolled.engine.errors import CorpusError
+from unrolled.engine.models.heads.head import selecting_metric
 from unrolled.engine.runs.experiment import PreparedRun, make_dataset, prepare_run
 from unrolled.engine.runs.recipe import make_experiment
+from unrolled.engine.training.divergence import check_finite
 from unrolled.engine.training.evaluation import evaluate
 from unrolled.engine.training.events import StepEvent, ValidationEvent
 from unrolled.engine.training.loop import train
@@ -44,8 +46,8 @@ class TrialListener(Protocol):
         """Receive a warning about the data, before the first step."""
         ...
 
-    def wants_more(self, rung: int, loss: float) -> bool:
-        """Return whether a trial with this validation loss at a rung is to continue."""
+    def wants_more(self, rung: int, cost: float) -> bool:
+        """Return whether a trial is to continue whose best validation up to a rung has this cost, see ``Metric.cost``."""
         ...
 
 
@@ -128,10 +130,9 @@ def run_trial(
     watch = _RungValidation(run.trainable, validation, listener, clock, rungs)
     result = train(run.trainable, run.dataset.train, validation, run.experiment.training, [watch], clock)
     assert result.best is not None  # validated after the last step
-    share = share_of_work(result.validation_tokens + watch.validation_tokens, result.tokens)
-    return TrialOutcome(
-        result.best.loss, result.steps, result.best_step, result.epochs, result.seconds, result.tokens_per_s, share
-    )
+    share = share_of_work(result.validation_count + watch.validation_count, result.count)
+    cost = selecting_metric(run.trainable.spec.head).cost(result.best)
+    return TrialOutcome(cost, result.steps, result.best_step, result.epochs, result.seconds, result.count_per_s, share)
 
 
 class _RungValidation(TrainingObserver):
@@ -146,7 +147,7 @@ class _RungValidation(TrainingObserver):
         rungs: bool,
     ) -> None:
         self.trainable, self.validation, self.listener, self.clock = trainable, validation, listener, clock
-        self.rungs, self.validation_tokens = rungs, 0  # the second counts validations at rungs only
+        self.rungs, self.validation_count = rungs, 0  # the second counts validations at rungs only
         self._rung, self._best, self._reported = 0, math.inf, -math.inf
 
     def on_step(self, event: StepEvent) -> None:
@@ -157,14 +158,13 @@ class _RungValidation(TrainingObserver):
         if not (self.rungs and self._rung < rung < RUNGS):
             return
         self._rung = rung
-        metrics = evaluate(self.trainable.evaluate, self.trainable.spec, self.validation, self.trainable.dtype)
-        loss = metrics.loss
-        self.validation_tokens += metrics.count
-        if not math.isfinite(loss):
-            raise divergence_error(event.step, f"validation loss {loss:.4g}", event.grad_norm, event.learning_rate)
-        self._best = min(self._best, loss)
+        spec = self.trainable.spec
+        metrics = evaluate(self.trainable.evaluate, spec, self.validation, self.trainable.dtype)
+        self.validation_count += metrics.count
+        check_finite(spec.head, metrics, event.step, event.grad_norm, event.learning_rate)
+        self._best = min(self._best, selecting_metric(spec.head).cost(metrics))
         if not self.listener.wants_more(rung, self._best):
             raise PrunedError
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
-        self._best = min(self._best, event.metrics.loss)
+        self._best = min(self._best, selecting_metric(trainable.spec.head).cost(event.metrics))

@@ -10,6 +10,7 @@ from rich.console import Console
 from unrolled.cli.terminal.console import emphasis, show_readings, warn
 from unrolled.cli.terminal.training_display import clock
 from unrolled.engine.data.dataset_warnings import dataset_warnings
+from unrolled.engine.models.heads.head import Head, Metric, selecting_metric
 from unrolled.engine.models.language_model_config import language_model_of
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.experiment import PreparedRun
@@ -42,18 +43,23 @@ def show_training_start(console: Console, run: PreparedRun, output: Path, proces
         warn(console, message)
 
 
-def _validation_cost(result: TrainingResult, default: bool) -> str:
+def _validation_cost(result: TrainingResult, head: Head, default: bool) -> str:
     """Return a sentence on the share of validation in the work, with the reason if the default budget is exceeded."""
     assert result.last is not None
     size = result.last.count
-    times = result.validation_tokens // size
+    times = result.validation_count // size
     text = (
-        f"{times:,} validation{'s' if times > 1 else ''} on {size:,} tokens took {result.validation_share:.1%} of the work, "
-        "counted in tokens"
+        f"{times:,} validation{'s' if times > 1 else ''} on {size:,} {head.counts} took {result.validation_share:.1%} of "
+        f"the work, counted in {head.counts}"
     )
     if default and times == 1 and result.validation_share > VALIDATION_SHARE:
         text += f"; the one at the end alone is more than the {VALIDATION_SHARE:.0%} that the default keeps to"
     return text
+
+
+def _phrase(metric: Metric, value: float) -> str:
+    """Return a metric as a part of a sentence."""
+    return f"{metric.text(value)} {metric.unit}" if metric.unit else f"{metric.title} {metric.text(value)}"
 
 
 def show_training_result(
@@ -65,23 +71,25 @@ def show_training_result(
             "the run is finished, nothing is left to do; raise its limit where the schedule does not follow it, or begin "
             "a new one"
         )
+    head = run.trainable.spec.head
     ended = "interrupted after" if result.interrupted else "trained for"
     best = result.best
     console.print(
         f"{ended} {result.steps:,} steps, {result.epochs:.2f} epochs, {clock(result.seconds)} "
-        f"at {result.tokens_per_s:,.0f} tokens/s (compilation and first call {result.first_call_s:.1f} s)"
+        f"at {result.count_per_s:,.0f} {head.counts}/s (compilation and first call {result.first_call_s:.1f} s)"
     )
     if best is not None:
+        selecting = selecting_metric(head)
+        others = ", ".join(_phrase(metric, metric.of(best)) for metric in head.metrics if metric is not selecting)
         emphasis(
             console,
-            "best validation loss ",
-            (f"{best.loss:.4f}", "bold"),
-            f" at step {result.best_step:,}: perplexity {best.perplexity:.2f}, "
-            f"{best.bits_per_token:.3f} bits a token, accuracy {best.accuracy:.1%}",
+            f"best validation {selecting.title} ",
+            (selecting.text(selecting.of(best)), "bold"),
+            f" at step {result.best_step:,}" + (f": {others}" if others else ""),
         )
     else:
         console.print("no validation: best.safetensors is the last")
     if result.last is not None:
-        console.print(_validation_cost(result, run.experiment.training.validate_every is None))
+        console.print(_validation_cost(result, head, run.experiment.training.validate_every is None))
     written = [BEST_CHECKPOINT, LAST_CHECKPOINT, RESUME, METRICS, *([picture.name] if picture else [])]
     console.print(f"in {output}: {', '.join(written)}")

@@ -22,6 +22,7 @@ from unrolled.cli.terminal.console import out, warn
 from unrolled.cli.terminal.tables import rate, table
 from unrolled.cli.verbs.compare import run_compare, show_agreements
 from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.runs.run_files import find_run_files
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import load_checkpoint, resolve_model_file
@@ -143,7 +144,7 @@ def _samples(compared: Sequence[Implementation]) -> list[dict[str, str]]:
 def _curves(runs: dict[str, Path], artifacts: dict[str, Path]) -> None:
     picture = runs["numba"].parent / "curves.png"
     try:
-        draw_loss_curves(runs, picture, "One network, one seed, three engines")
+        draw_loss_curves(runs, picture, NextTokenHead.metrics[0], "One network, one seed, three engines")
         artifacts["curves"] = picture
     except MissingDependencyError as error:
         warn(out, f"no picture of the curves: {error}")

@@ -84,7 +84,7 @@ def lr_find(
     console.print(f"{text.name}: {run.trainable.spec.core.cell_definition.title}, engine {run.trainable.engine}")
     for message in without_effect(settings):
         warn(console, message)
-    with TrainingDisplay(console) as display:
+    with TrainingDisplay(console, run.trainable.spec.head) as display:
         test = range_test(run, sweep, display)
     if test.losses:
         output.mkdir(parents=True, exist_ok=True)

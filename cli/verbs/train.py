@@ -24,6 +24,7 @@ from unrolled.cli.terminal.training_summary import show_training_result, show_tr
 from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.errors import UnrolledError
+from unrolled.engine.models.heads.head import Metric
 from unrolled.engine.network.language_model import TokenStepper
 from unrolled.engine.runs.experiment import PreparedRun, prepare_run
 from unrolled.engine.runs.recipe import make_experiment
@@ -82,7 +83,8 @@ def train(
         console = Console(quiet=True) if not group.leads else err if json else out
         show_training_start(console, run, output, group.size, without_effect(settings))
         sampler = _sampler(run.dataset.tokenizer, experiment.training.seed) if extras.samples else None
-        with TrainingDisplay(console, _speed(run) if group.leads and console.is_terminal else None) as display:
+        speed = _speed(run) if group.leads and console.is_terminal else None
+        with TrainingDisplay(console, run.trainable.spec.head, speed) as display:
             result = run.run(output, overwrite, [*observers, display], resume, sampler, group)
     if group.leads:
         _show_end(console, run, result, output, json)
@@ -102,11 +104,11 @@ def _show_end(console: Console, run: PreparedRun, result: TrainingResult, output
         console.print("interrupted before the first step; nothing is written")
     else:
         title = f"{run.corpus.name}: {run.trainable.spec.core.cell_definition.title}, {run.trainable.engine}"
-        picture = _draw_losses(console, output, title)
+        picture = _draw_losses(console, output, run.trainable.spec.head.metrics[0], title)
         show_training_result(console, run, result, output, picture)
     if json:
         read = [reading.to_dict() for reading in run.corpus.read_as(run.experiment.data.batching)]
-        print_json({**result.to_dict(), "read": read, "output": str(output)})
+        print_json({**result.to_dict(run.trainable.spec.head), "read": read, "output": str(output)})
 
 
 def _speed(run: PreparedRun) -> Speed:
@@ -125,10 +127,10 @@ def _sampler(tokenizer: Tokenizer, seed: int) -> Sampler:
     return sample
 
 
-def _draw_losses(console: Console, output: Path, title: str) -> Path | None:
+def _draw_losses(console: Console, output: Path, loss: Metric, title: str) -> Path | None:
     """Draw the picture of the loss and return its path; a failure is a warning, because the training's result is saved."""
     try:
-        draw_loss_curves({"run": output}, output / LOSS_CURVES, title)
+        draw_loss_curves({"run": output}, output / LOSS_CURVES, loss, title)
     except (UnrolledError, OSError) as error:
         warn(console, f"no picture of the loss: {error}")
         return None

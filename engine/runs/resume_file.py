@@ -60,7 +60,7 @@ def _digest(tensors: Mapping[str, NDArray]) -> str:
     return digest.hexdigest()
 
 
-def save_resume_state(path: Path, state: ResumeState) -> None:
+def save_resume_state(path: Path, state: ResumeState, head: Head) -> None:
     """Write the file; it replaces an earlier one only when it is complete on disk.
 
     Raises:
@@ -72,7 +72,7 @@ def save_resume_state(path: Path, state: ResumeState) -> None:
         "format_version": RESUME_FORMAT_VERSION,
         "run": state.run,
         "settings": state.settings,
-        "result": state.result.to_dict(),
+        "result": state.result.to_dict(head),
         "metrics_bytes": state.metrics_bytes,
         "digest": _digest(tensors),
     }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
-from unrolled.engine.runs.metrics_log import METRICS, read_metrics, sample_line, step_line, validation_line
+from unrolled.engine.runs.metrics_log import METRICS, read_metrics, sample_line, step_lines, validation_line
 from unrolled.engine.runs.resume_checks import check_same_settings, match_recorded_settings, run_settings
 from unrolled.engine.runs.resume_file import RESUME, ResumeState, load_resume_state, save_resume_state
 from unrolled.engine.runs.run_files import check_start, find_run_files, remove_earlier_run
@@ -68,6 +68,7 @@ class RunFolder(TrainingObserver):
         self._saved_step = 0
         self._run = secrets.token_hex(8)
         self._metrics: IO[bytes] | None = None
+        self._step_line: Callable[[StepEvent], str]  # from ``start`` on
 
     @property
     def _draft(self) -> Path:
@@ -85,6 +86,7 @@ class RunFolder(TrainingObserver):
             ModelFileError: a file is damaged.
             SaveError: an interrupted save cannot be repaired, because the folder cannot be written.
         """
+        self._step_line = step_lines(trainable.spec.head)
         if not self._resume:
             self._remove_drafts()
             self._metrics = self._open(self._draft)
@@ -96,9 +98,9 @@ class RunFolder(TrainingObserver):
         self._run, self._saved, self._saved_step = state.run, True, state.result.steps
         with self._save_errors():
             self._repair(trainable, state)
-        if state.result.last is not None and not state.result.validation_tokens:  # 0.1.0 did not count them
+        if state.result.last is not None and not state.result.validation_count:  # 0.1.0 did not count
             validations = read_metrics(self.path, "validation")
-            state.result.validation_tokens = sum(values["tokens"] for values in validations)
+            state.result.validation_count = sum(values[trainable.spec.head.counts] for values in validations)
         return state.result
 
     def _repair(self, trainable: Trainable, state: ResumeState) -> None:
@@ -152,7 +154,7 @@ class RunFolder(TrainingObserver):
             raise self._save_error(error) from error
 
     def on_step(self, event: StepEvent) -> None:
-        self._write(step_line(event))
+        self._write(self._step_line(event))
 
     def on_validation(self, event: ValidationEvent, trainable: Trainable, result: TrainingResult) -> None:
         self._write(validation_line(event))
@@ -193,9 +195,8 @@ class RunFolder(TrainingObserver):
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         settings, arrays = run_settings(self.record, trainable), trainable.training_state()
-        save_resume_state(
-            self.path / RESUME, ResumeState(self._run, settings, result, self._metrics.tell(), arrays)
-        )  # fmt: skip
+        state = ResumeState(self._run, settings, result, self._metrics.tell(), arrays)
+        save_resume_state(self.path / RESUME, state, trainable.spec.head)
         self._saved_step = result.steps
         if not self._saved:
             self._saved = True
@@ -218,6 +219,6 @@ class RunFolder(TrainingObserver):
             (self.path / BEST_CHECKPOINT).unlink(missing_ok=True)
 
     def _save_checkpoint(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
-        training = {**self.record, "result": result.to_dict()}
+        training = {**self.record, "result": result.to_dict(trainable.spec.head)}
         params, preprocessing = trainable.export_params(), text_preprocessing(self.tokenizer)
         save_checkpoint(self.path / name, Checkpoint(trainable.spec, params, preprocessing, training))

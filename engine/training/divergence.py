@@ -5,9 +5,25 @@ from __future__ import annotations
 import math
 
 from unrolled.engine.errors import divergence_error
+from unrolled.engine.models.heads.head import Head, Metrics, selecting_metric
 
 HIGH_FACTOR = 3  # a loss is high above this multiple of a blind guess's loss
 HIGH_STEPS = 50  # steps in a row with a high loss before anything is reported
+
+
+def check_finite(head: Head, metrics: Metrics, step: int, norm: float, rate: float) -> None:
+    """Check that the loss of a validation and the metric that selects are finite: NaN is never the best.
+
+    Args:
+        norm, rate: gradient norm and learning rate of the last step, for the message.
+
+    Raises:
+        DivergedError: one is not.
+    """
+    for metric in (head.metrics[0], selecting_metric(head)):
+        value = metric.of(metrics)
+        if not math.isfinite(value):
+            raise divergence_error(step, f"validation {metric.title} {value:.4g}", norm, rate)
 
 
 class DivergenceGuard:

@@ -25,7 +25,7 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class ValidationEvent:
-    """One validation; ``best`` means that its loss is the lowest so far."""
+    """One validation; ``best`` means that the metric that selects is the best so far."""
 
     step: int
     epoch: float

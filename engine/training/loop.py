@@ -18,7 +18,7 @@ from unrolled.engine.optimizers.schedules import SchedulePosition
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
 from unrolled.engine.signals import StopRequest
 from unrolled.engine.training.config import TrainingConfig
-from unrolled.engine.training.divergence import DivergenceGuard
+from unrolled.engine.training.divergence import DivergenceGuard, check_finite
 from unrolled.engine.training.evaluation import evaluate
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.training.observers import TrainingObserver
@@ -168,12 +168,12 @@ class _TrainingLoop:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise divergence_error(result.steps, f"loss {loss:.4g}", norm, rate)
         result.epochs = result.steps / self.data.batches_per_epoch
-        result.tokens += count
-        result.tokens_per_s = result.tokens / max(result.step_seconds, 1e-9)
+        result.count += count
+        result.count_per_s = result.count / max(result.step_seconds, 1e-9)
         result.train_loss = loss
         result.losses.append(loss)
         event = StepEvent(
-            result.steps, result.epochs, result.seconds, done, loss, norm, rate, count, result.tokens_per_s, metrics
+            result.steps, result.epochs, result.seconds, done, loss, norm, rate, count, result.count_per_s, metrics
         )
         for observer in self.observers:
             observer.on_step(event)
@@ -189,7 +189,7 @@ class _TrainingLoop:
             return True
         due = result.steps % self.intervals.validate == 0
         size = self.validation.tokens_per_epoch if self.validation is not None else 0
-        return due and fits_budget(share, size, result.validation_tokens, result.tokens)
+        return due and fits_budget(share, size, result.validation_count, result.count)
 
     def _end_interval(self, validates: bool) -> None:
         """Validate and collect samples if it is time, then have the observers save."""
@@ -207,9 +207,8 @@ class _TrainingLoop:
     def _validate(self, validation: Batches) -> None:
         trainable, result = self.trainable, self.result
         metrics = evaluate(trainable.evaluate, trainable.spec, validation, trainable.dtype)
-        if not math.isfinite(metrics.loss):
-            raise divergence_error(result.steps, f"validation loss {metrics.loss:.4g}", self.norm, self.rate)
-        best = result.add_validation(metrics, self.config.decay.patience)
+        check_finite(trainable.spec.head, metrics, result.steps, self.norm, self.rate)
+        best = result.add_validation(trainable.spec.head, metrics, self.config.decay.patience)
         event = ValidationEvent(result.steps, result.epochs, self._seconds(), metrics, best)
         for observer in self.observers:
             observer.on_validation(event, trainable, result)

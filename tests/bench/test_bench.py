@@ -15,6 +15,7 @@ from unrolled.bench.parity.divergence import BORDER, Divergence, border_margins,
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ModelFileError
+from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.runs.experiment import Experiment, ModelSettings, prepare_run
 from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
@@ -158,7 +159,7 @@ def test_curves_of_several_runs_are_one_picture(tmp_path: Path, suffix: str) -> 
         )
         prepare_run(text, experiment).run(tmp_path / name)
     picture = tmp_path / f"curves{suffix}"
-    draw_loss_curves({name: tmp_path / name for name in ("one", "two")}, picture, "title")
+    draw_loss_curves({name: tmp_path / name for name in ("one", "two")}, picture, NextTokenHead.metrics[0], "title")
     assert picture.stat().st_size > 5000
 
 

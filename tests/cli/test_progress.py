@@ -13,12 +13,15 @@ from unrolled.bench.peers.flops import flops_per_token
 from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.terminal import training_display
 from unrolled.cli.terminal.training_display import Speed, TrainingDisplay
+from unrolled.engine.models.heads.next_token import NextTokenHead, TokenMetrics
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.training.events import SampleEvent, StepEvent
 
+HEAD = NextTokenHead(65)
+
 
 def event(step: int, done: float = 0.5) -> StepEvent:
-    return StepEvent(step, step / 100, 30.0, done, 1.5, 0.25, 1e-3, 2048, 100_000.0, 0.5)
+    return StepEvent(step, step / 100, 30.0, done, 1.5, 0.25, 1e-3, 2048, 100_000.0, TokenMetrics(1.5, 0.5, 2048))
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -32,10 +35,10 @@ def event(step: int, done: float = 0.5) -> StepEvent:
 )
 def test_a_terminal_shows_all_figures_in_its_width(width: int, speed: Speed | None, shown: str) -> None:
     plain = Console(width=width, file=io.StringIO(), record=True)
-    display = TrainingDisplay(Console(width=width, file=io.StringIO(), force_terminal=True), speed)
+    display = TrainingDisplay(Console(width=width, file=io.StringIO(), force_terminal=True), HEAD, speed)
     with display:
         display.on_step(event(12_345))
-        plain.print(display._lines(event(12_345)))
+        plain.print(display._lines(event(12_345), event(12_345).metrics))
     text = plain.export_text()
     for part in (
         "step 12,345", "epoch 123.45", "50%", "0:30 left", "loss 1.5000", "perplexity 4.48", "accuracy 50.0%",
@@ -49,7 +52,7 @@ def test_a_terminal_shows_all_figures_in_its_width(width: int, speed: Speed | No
 def test_drawing_takes_a_bounded_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(training_display.time, "perf_counter", lambda: now[0])
-    display = TrainingDisplay(Console(width=80, file=io.StringIO(), force_terminal=True))
+    display = TrainingDisplay(Console(width=80, file=io.StringIO(), force_terminal=True), HEAD)
     drawn: list[float] = []
 
     def slow(*arguments: object, **settings: object) -> None:
@@ -68,7 +71,7 @@ def test_drawing_takes_a_bounded_share_of_the_time(monkeypatch: pytest.MonkeyPat
 
 def test_elsewhere_steps_print_nothing_and_a_sample_is_one_line() -> None:
     console = Console(width=80, file=io.StringIO())
-    with TrainingDisplay(console) as display:
+    with TrainingDisplay(console, HEAD) as display:
         display.on_step(event(1))
         display.on_sample(SampleEvent(1, "one\ntwo [red]three[/red]"))
     assert isinstance(console.file, io.StringIO)

@@ -252,7 +252,7 @@ def test_a_trial_counts_its_validations_and_without_rungs_has_none_but_its_own(t
     assert (len(watched.losses), alone.losses) == (9, {})
     assert (outcome.loss, outcome.best_step) == (at_rungs.loss, at_rungs.best_step)
     assert outcome.validation_share == result.validation_share
-    assert at_rungs.validation_share == share_of_work(result.validation_tokens + 9 * size, result.tokens)
+    assert at_rungs.validation_share == share_of_work(result.validation_count + 9 * size, result.count)
 
 
 def test_a_trial_that_is_not_wanted_ends_at_that_rung() -> None:

@@ -16,24 +16,13 @@ from unrolled.engine.models.layers.output_loss import LossSums
 Outputs = dict[str, NDArray]
 
 
-class Metric(NamedTuple):
-    """A figure of a head's metrics.
+class Metrics(Protocol):
+    """Means over the counted positions or sequences of an evaluation; a head has a frozen dataclass of its own.
 
-    Args:
-        name: the attribute of the metrics, and the key of its JSON form.
-        higher_is_better: the direction of improvement.
-        title: how screens, tables and graphs name it.
-        form: its format specification.
+    Its fields of type float are the means from which all other figures follow.
     """
 
-    name: str
-    higher_is_better: bool
-    title: str
-    form: str = ".4f"
-
-
-class Metrics(Protocol):
-    """Means over the counted positions or sequences of an evaluation; a head has a frozen dataclass of its own."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def loss(self) -> float:
@@ -46,8 +35,50 @@ class Metrics(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return the JSON form: each of the head's metrics by its name, and the count by the head's ``counts``."""
         ...
+
+
+class Metric(NamedTuple):
+    """A figure of a head's metrics.
+
+    Args:
+        name: the attribute of the metrics, and the key of its JSON form.
+        higher_is_better: the direction of improvement.
+        title: how screens, tables and graphs name it.
+        form: its format specification.
+        unit: what the value counts, such as "bits a token"; empty for a figure without a unit.
+        axis: label of an axis of its values; empty: the title.
+        derived: whether it follows from the other metrics, so that it is not logged at every training step.
+        detail: whether it is shown only where there is room.
+    """
+
+    name: str
+    higher_is_better: bool
+    title: str
+    form: str = ".4f"
+    unit: str = ""
+    axis: str = ""
+    derived: bool = False
+    detail: bool = False
+
+    def of(self, metrics: Metrics) -> float:
+        """Return the value in some metrics."""
+        return float(getattr(metrics, self.name))
+
+    def cost(self, metrics: Metrics) -> float:
+        """Return the value, negated where higher is better: of two costs, the lower is the better one."""
+        value = self.of(metrics)
+        return -value if self.higher_is_better else value
+
+    @property
+    def label(self) -> str:
+        """Return the label of an axis of its values."""
+        return self.axis or self.title
+
+    def text(self, value: float) -> str:
+        """Return the value as text."""
+        return f"{value:{self.form}}"
 
 
 class HeadLoss(NamedTuple):
@@ -67,13 +98,15 @@ class HeadLoss(NamedTuple):
 class Head(Protocol):
     """A frozen dataclass of a head's settings. Code outside the registries never tests which head it has.
 
-    ``kind`` is its key in ``HEADS``, ``metrics`` are its figures, of which ``selects`` chooses the best checkpoint, and
-    ``smooths`` says whether its loss takes label smoothing.
+    ``kind`` is its key in ``HEADS``. ``metrics`` are its figures, the loss first; the one named ``selects`` chooses the best
+    checkpoint. ``counts`` is a word in the plural for the positions or sequences that count, such as "tokens"; it is part
+    of keys in files. ``smooths`` says whether its loss takes label smoothing.
     """
 
     kind: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     selects: ClassVar[str]
+    counts: ClassVar[str]
     smooths: ClassVar[bool]
     target_dtype: ClassVar[np.dtype]
 
@@ -164,6 +197,16 @@ class Head(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, with ``kind``."""
         ...
+
+
+def selecting_metric(head: Head) -> Metric:
+    """Return the metric that chooses the best checkpoint."""
+    return next(metric for metric in head.metrics if metric.name == head.selects)
+
+
+def logged_metrics(head: Head) -> tuple[Metric, ...]:
+    """Return the metrics of a training step beside its loss from which all others follow."""
+    return tuple(metric for metric in head.metrics[1:] if not metric.derived)
 
 
 class HeadFunctions(NamedTuple):

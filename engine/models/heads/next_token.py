@@ -76,12 +76,13 @@ class NextTokenHead:
 
     kind: ClassVar[str] = "next_token"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("loss", False, "loss"),
-        Metric("perplexity", False, "perplexity", ".2f"),
+        Metric("loss", False, "loss", unit="nats a token", axis="cross-entropy, nats a token"),
+        Metric("perplexity", False, "perplexity", ".2f", derived=True),
+        Metric("bits_per_token", False, "bits", ".3f", "bits a token", derived=True, detail=True),
         Metric("accuracy", True, "accuracy", ".1%"),
-        Metric("bits_per_token", False, "bits a token", ".3f"),
     )
     selects: ClassVar[str] = "loss"
+    counts: ClassVar[str] = "tokens"
     smooths: ClassVar[bool] = True
     target_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
@@ -174,7 +175,7 @@ class NextTokenHead:
 
     def metrics_from_dict(self, values: Mapping[str, Any]) -> TokenMetrics:
         """Return the metrics that ``to_dict`` wrote."""
-        return TokenMetrics(*numbers_of(values, "tokens"))
+        return TokenMetrics(*numbers_of(values, self.counts))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -29,11 +29,16 @@ from unrolled.engine.models.layers.output_loss import LossSums
 
 @dataclass(frozen=True)
 class StepLabelMetrics:
-    """Means over ``count`` classified time steps."""
+    """Means over ``labels`` classified time steps."""
 
-    loss: float  # nats a time step
-    accuracy: float  # share of time steps whose most probable class is the target
-    count: int
+    loss: float  # nats a label
+    accuracy: float  # share of labels that were the most probable class
+    labels: int
+
+    @property
+    def count(self) -> int:
+        """Return the number of labels."""
+        return self.labels
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -51,8 +56,12 @@ class StepLabelsHead:
     classes: int
 
     kind: ClassVar[str] = "step_labels"
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", False, "loss"), Metric("accuracy", True, "accuracy", ".1%"))
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("loss", False, "loss", unit="nats a label", axis="cross-entropy, nats a label"),
+        Metric("accuracy", True, "accuracy", ".1%"),
+    )
     selects: ClassVar[str] = "loss"
+    counts: ClassVar[str] = "labels"
     smooths: ClassVar[bool] = True
     target_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
@@ -129,7 +138,7 @@ class StepLabelsHead:
 
     def metrics_from_dict(self, values: Mapping[str, Any]) -> StepLabelMetrics:
         """Return the metrics that ``to_dict`` wrote."""
-        return StepLabelMetrics(*numbers_of(values, "count"))
+        return StepLabelMetrics(*numbers_of(values, self.counts))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -20,10 +20,11 @@ from resumable_runs import EXPERIMENT, TEXT, assert_same_end, prepared, with_tra
 
 from unrolled.engine.errors import ConfigError, ModelFileError, SaveError
 from unrolled.engine.kernels.simd import bf16
+from unrolled.engine.models.heads.next_token import NextTokenHead, TokenMetrics
 from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings
-from unrolled.engine.runs.metrics_log import read_metrics, step_line
+from unrolled.engine.runs.metrics_log import read_metrics, step_lines
 from unrolled.engine.runs.resume_file import RESUME, load_resume_state
 from unrolled.engine.storage import locks
 from unrolled.engine.storage.checkpoint import load_checkpoint
@@ -31,6 +32,8 @@ from unrolled.engine.storage.locks import LOCK_FILE, FolderLock
 from unrolled.engine.training.config import TrainingConfig
 from unrolled.engine.training.events import StepEvent
 from unrolled.export.training_engines import TRAINABLES
+
+HEAD = NextTokenHead(2)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +158,9 @@ def test_a_crash_at_any_file_operation_loses_nothing(earlier: bool, every: int, 
         if earlier:
             prepared(other).run(folder)
             (folder / "curve.png").write_text("the earlier run's")
-            before = load_resume_state(folder / RESUME).run
+            before = load_resume_state(folder / RESUME, HEAD).run
         going = crashed(operation, folder, overwrite=earlier)
-        if earlier and load_resume_state(folder / RESUME).run == before:
+        if earlier and load_resume_state(folder / RESUME, HEAD).run == before:
             prepared().run(folder, overwrite=True)  # nothing was saved yet: the earlier run is whole
         else:
             crashed(2, folder, resume=True)  # once more, while it puts right what the first left
@@ -300,7 +303,7 @@ def test_a_disk_that_fills_up_keeps_the_last_save(call: int, tmp_path: Path, mon
         ) as told:
             prepared().run(tmp_path / "run")
     assert isinstance(told.value, OSError)
-    state = load_resume_state(tmp_path / "run" / RESUME)
+    state = load_resume_state(tmp_path / "run" / RESUME, HEAD)
     assert f"of step {state.result.steps}, is intact: once there is room, --resume goes on" in str(told.value)
     assert str(tmp_path / "run" / FULL[call % 4]) in str(told.value)
     assert load_checkpoint(tmp_path / "run").training["result"]["steps"] >= 7
@@ -346,7 +349,7 @@ def test_the_command_without_room_names_the_file_and_how_to_go_on(tmp_path: Path
     done = subprocess.run(limited, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"}, check=False)
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
-    saved = load_resume_state(folder / RESUME).result.steps
+    saved = load_resume_state(folder / RESUME, HEAD).result.steps
     assert 20 <= saved < 600
     assert last == (
         f"error: {folder / 'metrics.jsonl'}: cannot be written (File too large); the last save, of step {saved}, is intact: "
@@ -417,8 +420,12 @@ def test_kill_9_at_a_random_moment_and_then_there_is_nothing_left_to_do(tmp_path
 def test_the_line_of_a_step_is_what_an_encoder_makes_of_it() -> None:
     numbers = np.random.default_rng(3).standard_normal(7) * 10.0 ** np.arange(-9, 12, 3)
     epoch, seconds, loss, norm, rate, speed, accuracy = numbers.tolist()
-    event = StepEvent(7, epoch, seconds, 0.5, loss, np.float64(norm), rate, 2048, speed, accuracy)
-    values = {"event": "step", **vars(event)}
-    del values["done"]
-    assert step_line(event) == json.dumps(values) + "\n"
-    assert json.loads(step_line(replace(event, learning_rate=1)))["learning_rate"] == 1
+    metrics = TokenMetrics(loss, accuracy, 2048)
+    event = StepEvent(7, epoch, seconds, 0.5, loss, np.float64(norm), rate, 2048, speed, metrics)
+    values = {
+        "event": "step", "step": 7, "epoch": epoch, "seconds": seconds, "loss": loss, "grad_norm": norm,
+        "learning_rate": rate, "tokens": 2048, "tokens_per_s": speed, "accuracy": accuracy,
+    }  # fmt: skip
+    line = step_lines(HEAD)
+    assert line(event) == json.dumps(values) + "\n"
+    assert json.loads(line(replace(event, learning_rate=1)))["learning_rate"] == 1

@@ -12,15 +12,15 @@ from training_runs import TEXT, experiment
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.optimizers.config import OptimizerConfig
+from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.runs.experiment import Experiment, prepare_run
 from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.tokenizers.registry import TOKENIZERS
-from unrolled.engine.training.evaluation import evaluate, step_evaluator
+from unrolled.engine.training.evaluation import evaluate_tokens
 from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
-from unrolled.engine.training.trainable import EngineTrainable, Trainable
+from unrolled.engine.training.trainable import Trainable
 
 
 @pytest.mark.parametrize("batching", ["stream", "records"])
@@ -41,9 +41,8 @@ def test_a_run_folder_holds_what_it_should(tmp_path: Path, batching: str, level:
     assert best.tokenizer == run.dataset.tokenizer
     assert best.training["corpus"]["name"] == "fox"
     assert best.training["result"]["best"]["loss"] == pytest.approx(min(line["loss"] for line in validations))
-    model = EngineTrainable(best.config, best.params, OptimizerConfig())
     assert run.dataset.validation is not None
-    again = evaluate(step_evaluator(model), best.config, run.dataset.validation)
+    again = evaluate_tokens(LanguageModel(best.config, best.params), run.dataset.validation)
     assert again.loss == pytest.approx(result.best.loss if result.best else 0, rel=1e-6)
 
 

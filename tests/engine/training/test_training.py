@@ -19,6 +19,7 @@ from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError
 from unrolled.engine.models.dropout import Dropout, Masks
+from unrolled.engine.models.heads.next_token import TokenMetrics
 from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.output_loss import LossSums
@@ -32,7 +33,6 @@ from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.training import loop
 from unrolled.engine.training.config import TrainingConfig
-from unrolled.engine.training.evaluation import Metrics
 from unrolled.engine.training.events import SampleEvent
 from unrolled.engine.training.loop import train
 from unrolled.engine.training.observers import SampleWriter, TrainingObserver
@@ -124,7 +124,7 @@ def test_training_learns_and_is_repeatable(name: str) -> None:
 def scored(monkeypatch: pytest.MonkeyPatch, trainable: Trainable, losses: list[float]) -> None:
     """Make validations return these losses, one after another."""
     found = iter(losses)
-    monkeypatch.setattr(loop, "evaluate", lambda *arguments: Metrics(next(found), 0.5, 10))
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments: TokenMetrics(next(found), 0.5, 10))
 
 
 def test_a_plateau_lowers_the_rate_and_patience_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_a_loss_summed_over_time_and_gradients_clipped_by_value(name: str) -> No
     config = models.config("gru", 1)
     batch, state, rate = models.batch(config), models.state(config), 0.1
     gradients = EngineTrainable(config.spec, models.params(config), OptimizerConfig()).gradients(batch, state).params
-    before, factor = models.params(config), batch.tokens / models.B
+    before, factor = models.params(config), batch.weight / models.B
     trainable = engine(name, config, OptimizerConfig("sgd", clip_value=0.02, sum_over_time=True))
     norm = trainable.train_step(batch, state, rate, None).grad_norm
     clipped = {key: np.clip(value * factor, -0.02, 0.02) for key, value in gradients.items()}
@@ -165,7 +165,7 @@ def test_limits_and_intervals() -> None:
     assert (result.steps, result.epochs, len(log.steps), log.ended) == (44, 2.0, 44, 1)
     assert [event.step for event in log.validations] == [15, 30, 44]
     assert log.steps[-1].done == 1.0
-    assert result.tokens == 2 * data.tokens_per_epoch
+    assert result.count == 2 * data.tokens_per_epoch
     assert result.best is not None
     assert result.best.loss == min(event.metrics.loss for event in log.validations)
     assert log.validations[0].best
@@ -220,7 +220,9 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
 ) -> None:
     config = models.config("gru", 1)
     data, trainable = stream(config), engine("numpy", config)
-    monkeypatch.setattr(trainable, "evaluate", lambda batch, state: (LossSums(math.nan, 0, batch.tokens), state))
+    monkeypatch.setattr(
+        trainable, "evaluate", lambda batch, state: (LossSums(math.nan, batch.weight, (0, batch.weight)), state)
+    )
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
     with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
         folder.start(trainable)
@@ -247,7 +249,9 @@ def with_losses(losses: list[float]) -> tuple[TrainingResult, list[str]]:
         patch.setattr(
             trainable,
             "train_step",
-            lambda *arguments: StepResult(LossSums(28 * guess * next(steps), 0, 28), 7.5, models.state(config, 4)),
+            lambda *arguments: StepResult(
+                LossSums(28 * guess * next(steps), 28, (0, 28)), 7.5, models.state(config, 4)
+            ),
         )
         return train(trainable, stream(config), None, TrainingConfig(steps=len(losses)), [Told()]), told
 

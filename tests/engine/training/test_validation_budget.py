@@ -19,6 +19,8 @@ from unrolled.engine.data.batches import Batches
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.models.heads.head import Head
+from unrolled.engine.models.heads.next_token import NextTokenHead
 from unrolled.engine.runs.experiment import Experiment
 from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.runs.resume_file import RESUME, load_resume_state
@@ -34,6 +36,8 @@ from unrolled.engine.training.validation_budget import (
     plan_intervals,
     share_of_work,
 )
+
+HEAD = NextTokenHead(models.V)
 
 
 def ids(tokens: int) -> np.ndarray:
@@ -101,10 +105,10 @@ def test_validations_are_apart_enough_and_saves_come_as_before() -> None:
     # 2,533 tokens, 92 steps, pay for one; at step 110 the one at the end would not be paid for
     assert [event.step for event in log.validations] == [220, 330, 400]
     assert log.saved == [*range(22, 400, 22), 400]
-    assert (result.validation_tokens, result.last_step) == (1200, 400)
-    assert result.validation_share == 400 / (400 + result.tokens) < VALIDATION_SHARE
-    assert TrainingResult.from_dict(result.to_dict()).validation_tokens == 1200
-    assert result.to_dict()["validation_share"] == result.validation_share
+    assert (result.validation_count, result.last_step) == (1200, 400)
+    assert result.validation_share == 400 / (400 + result.count) < VALIDATION_SHARE
+    assert TrainingResult.from_dict(result.to_dict(HEAD), HEAD).validation_count == 1200
+    assert result.to_dict(HEAD)["validation_share"] == result.validation_share
 
 
 @pytest.mark.parametrize("steps", [1, 21, 22, 110, 219, 220, 221, 330, 700])
@@ -134,7 +138,7 @@ def test_a_training_limited_by_the_clock_validates_at_the_same_steps() -> None:
 def test_what_is_asked_for_is_obeyed_and_counted() -> None:
     result, log = trained(TrainingConfig(steps=40, validate_every=10))
     assert [event.step for event in log.validations] == log.saved == [10, 20, 30, 40]
-    assert result.validation_share == share_of_work(1600, result.tokens) > 0.3
+    assert result.validation_share == share_of_work(1600, result.count) > 0.3
     anything, log = trained(TrainingConfig(steps=66, validation_share=None))
     assert [event.step for event in log.validations] == [22, 44, 66]
     assert anything.validation_share > 0.1
@@ -170,7 +174,7 @@ def test_a_resumed_run_validates_where_it_would_have(tmp_path: Path) -> None:
     result = prepared(USUAL).run(tmp_path / "run", resume=True)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
     assert result.last is not None
-    assert result.validation_tokens == 2 * result.last.tokens
+    assert result.validation_count == 2 * result.last.count
 
 
 class InterruptAt(StopAt):
@@ -199,8 +203,8 @@ def as_of_the_first_release(folder: Path, monkeypatch: pytest.MonkeyPatch, exper
     """Stop a run after 40 steps, with the settings of 0.1.0, which had no share of validations."""
     values = TrainingResult.to_dict
 
-    def old(self: TrainingResult) -> dict[str, object]:
-        return {n: v for n, v in values(self).items() if n not in ("validation_share", "validation_tokens")}
+    def old(self: TrainingResult, head: Head) -> dict[str, object]:
+        return {n: v for n, v in values(self, head).items() if n not in ("validation_share", "validation_tokens")}
 
     monkeypatch.setattr(TrainingResult, "to_dict", old)
     with pytest.raises(RuntimeError):
@@ -221,7 +225,7 @@ def test_a_run_of_the_first_release_goes_on_with_its_validations(
     result = prepared(USUAL).run(tmp_path / "run", resume=True)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
     assert result.last is not None
-    assert result.validation_tokens == 6 * result.last.tokens
+    assert result.validation_count == 6 * result.last.count
     again = prepared(USUAL).run(tmp_path / "run", resume=True)
     assert again.steps == 90
 
@@ -242,7 +246,7 @@ def test_another_share_is_another_run(tmp_path: Path) -> None:
 
 def test_an_explicit_interval_is_written_as_the_first_release_wrote_it(tmp_path: Path) -> None:
     prepared().run(tmp_path / "run")
-    state = load_resume_state(tmp_path / "run" / RESUME)
+    state = load_resume_state(tmp_path / "run" / RESUME, HEAD)
     assert "validation_share" not in state.settings["training"]
     assert state.settings["training"]["validate_every"] == 7
 
