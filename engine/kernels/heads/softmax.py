@@ -1,15 +1,20 @@
-"""Softmax heads on the fused output loss; formulas in ``unrolled.engine.models.heads.softmax``."""
+"""Softmax heads on the fused output loss; formulas in ``unrolled.engine.models.heads.softmax``.
+
+Where rows have different lengths, the positions that count are copied together first, so that padding costs nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.layers.linear import linear_forward
 from unrolled.engine.kernels.layers.output_loss import output_loss
+from unrolled.engine.kernels.threads.row_copies import take_rows
 from unrolled.engine.models.heads.head import HeadFunctions, HeadLoss, Outputs
 from unrolled.engine.models.heads.softmax import BIAS
 from unrolled.engine.models.inputs.batch import Batch
@@ -27,7 +32,15 @@ def softmax_head(packing: Packing) -> HeadFunctions:
         head: _SoftmaxHead, params: Mapping[str, NDArray], y: NDArray, final_state: NDArray, lengths: NDArray | None,
         inputs: Mapping[str, NDArray],
     ) -> Outputs:  # fmt: skip
-        return {"logits": linear_forward(y, params[head.weight_name], params[BIAS], packing)}
+        weight, bias = params[head.weight_name], params[BIAS]
+        if lengths is None:
+            return {"logits": linear_forward(y, weight, bias, packing)}
+        T, B, H = y.shape
+        places, compact = _together(np.arange(T)[:, None] < lengths)
+        # The last row, of zeros, gives the logits of all padded steps: the bias.
+        logits = linear_forward(take_rows(y.reshape(T * B, H), np.append(places, -1)), weight, bias, packing)
+        compact[compact < 0] = len(places)
+        return {"logits": take_rows(logits, compact).reshape(T, B, len(bias))}
 
     def loss(
         head: _SoftmaxHead, params: Mapping[str, NDArray], y: NDArray, final_state: NDArray, batch: Batch,
@@ -35,7 +48,22 @@ def softmax_head(packing: Packing) -> HeadFunctions:
     ) -> HeadLoss:  # fmt: skip
         weight = head.weight_name
         pair = None if grads is None else (grads[weight], grads[BIAS])
-        sums, dy = output_loss(y, params[weight], params[BIAS], batch.targets, batch.weights, pair, smoothing, packing)
-        return HeadLoss(sums, dy)
+        h, targets, weights = y, batch.targets, batch.weights
+        if batch.lengths is not None:
+            places, compact = _together(weights > 0)
+            h = take_rows(y.reshape(-1, y.shape[-1]), places)
+            targets, weights = targets.reshape(-1)[places], weights.reshape(-1)[places]
+        sums, dh = output_loss(h, params[weight], params[BIAS], targets, weights, pair, smoothing, packing)
+        if batch.lengths is None or dh is None:
+            return HeadLoss(sums, dh)
+        return HeadLoss(sums, take_rows(dh, compact).reshape(y.shape))
 
     return HeadFunctions(forward, loss)
+
+
+def _together(counted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of the positions (T, B) that count, and for each position its number among them, or -1."""
+    places = np.flatnonzero(counted)
+    numbers = np.full(counted.size, -1)
+    numbers[places] = np.arange(len(places))
+    return places, numbers
