@@ -12,9 +12,10 @@ from numba_threads import on_threads
 from numpy.typing import NDArray
 from tolerances import assert_close
 
-from unrolled.engine.kernels.recurrent import pointwise, scan
+from unrolled.engine.kernels.recurrent import layer, pointwise, scan
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.kernels.recurrent.formulas import Formulas, Outputs, Vectors
+from unrolled.engine.kernels.recurrent.packed_steps import plan
 from unrolled.engine.kernels.simd.activations import tanh
 from unrolled.engine.models.cells import lstm
 
@@ -63,13 +64,25 @@ def leaky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return name
 
 
+def run(
+    cell: str, xg: NDArray, s0: NDArray, w: NDArray, b: NDArray, dy: NDArray | None = None, dfinal: NDArray | None = None
+) -> tuple[NDArray, ...]:  # fmt: skip
+    """Return outputs and final state of one direction over full rows and, given theirs, the gradients dxg, dhg and ds0."""
+    steps = plan(*xg.shape[:2], None)
+    y, final, tape = layer.forward(cell, [xg], s0[:, None], [w], [b], steps)
+    if dy is None or dfinal is None:
+        return y, final[:, 0]
+    [gradients], ds0 = layer.backward(cell, dy.copy(), dfinal[:, None], tape, [w], [b], steps)
+    return y, final[:, 0], np.asarray(gradients.dxg), np.asarray(gradients.dhg), ds0[:, 0]
+
+
 def run_lstm() -> None:
     rng = np.random.default_rng(0)
     xg, s0, w, b = (rng.standard_normal(shape) for shape in ((T, B, 4 * H), (2, B, H), (4 * H, H), (4 * H,)))
-    states, gates = scan.forward("lstm", xg, s0, w, b)
+    y, final, *_ = run("lstm", xg, s0, w, b, xg[..., :H], s0)
     expected, _ = lstm.forward(xg, s0, w, b)
-    assert_close(states, expected, "engine", what="states")
-    scan.backward("lstm", states[1:, 0].copy(), s0, states, gates, w, b)
+    assert_close(y, expected[1:, 0], "engine", what="outputs")
+    assert_close(final, expected[-1], "engine", what="final state")
 
 
 def compiled_signatures() -> list[int]:
@@ -85,14 +98,13 @@ def test_a_cell_that_is_only_here(leaky: str, threads: int) -> None:
     w, b = rng.standard_normal((H, H)) / 4, rng.standard_normal(H)
     compiled = compiled_signatures()
     with on_threads(threads):
-        states, gates = scan.forward(leaky, xg, s0, w, b)
-        expected_states, expected_gates = forward_reference(xg, s0, w, b)
-        assert_close(states, expected_states, "engine", what="states")
-        assert_close(gates, expected_gates, "engine", what="gates")
-        dxg, dhg, ds0 = scan.backward(leaky, dh.copy(), ds_T, states, gates, w, b)
+        y, final, dxg, dhg, ds0 = run(leaky, xg, s0, w, b, dh, ds_T)
+    expected_states, expected_gates = forward_reference(xg, s0, w, b)
+    assert_close(y, expected_states[1:, 0], "engine", what="outputs")
+    assert_close(final, expected_states[-1], "engine", what="final state")
     da, expected_ds0 = backward_reference(dh, ds_T, expected_gates, w)
     for got in (dxg, dhg):
-        assert_close(np.asarray(got), da, "engine", what="gradient of the products")
+        assert_close(got, da, "engine", what="gradient of the products")
     assert_close(ds0, expected_ds0, "engine", what="gradient of the state")
     assert compiled_signatures() == compiled
 
@@ -100,6 +112,6 @@ def test_a_cell_that_is_only_here(leaky: str, threads: int) -> None:
 def test_alarm_other_formulas_are_noticed() -> None:
     rng = np.random.default_rng(0)
     xg, s0, w, b = (rng.standard_normal(shape) for shape in ((T, B, H), (1, B, H), (H, H), (H,)))
-    states, _ = scan.forward("rnn", xg, s0, w, b)
+    y, _ = run("rnn", xg, s0, w, b)
     with pytest.raises(AssertionError):
-        assert_close(states, forward_reference(xg, s0, w, b)[0], "engine")
+        assert_close(y, forward_reference(xg, s0, w, b)[0][1:, 0], "engine")

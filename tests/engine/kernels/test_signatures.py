@@ -1,4 +1,4 @@
-"""The compiled engine has the names and the signatures of the NumPy reference: cells, layers and updates."""
+"""The compiled engine has the names and the signatures of the NumPy reference: layers, inputs, heads and updates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.models.cells import CELLS
-from unrolled.engine.network.backends import Backend, get_backend
+from unrolled.engine.models.heads import HEADS
+from unrolled.engine.models.inputs import INPUTS
+from unrolled.engine.network.backends import get_backend
 
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -28,25 +30,30 @@ def assert_same_signatures(kernels: Functions, references: Functions) -> None:
         assert positional(kernels[name]) == positional(reference), name
 
 
-def cell_functions(backend: Backend) -> Functions:
-    pairs = [
-        (f"{name}.{step}", getattr(cell, step))
-        for name, cell in backend.cells.items()
-        for step in ("forward", "backward")
-    ]
-    return dict(pairs)
+def functions_of(registry: Mapping[str, Any]) -> Functions:
+    """Return the functions of all entries by entry and name."""
+    return {f"{kind}.{name}": one for kind, entry in registry.items() for name, one in entry._asdict().items()}
 
 
-def test_cells() -> None:
-    kernels, references = cell_functions(get_backend("numba")), cell_functions(get_backend("numpy"))
-    assert len(references) == 2 * len(CELLS)
-    assert_same_signatures(kernels, references)
+def test_recurrent_layers() -> None:
+    kernels, references = get_backend("numba").recurrent, get_backend("numpy").recurrent
+    assert_same_signatures(kernels._asdict(), references._asdict())
+    assert set(CELL_FORMULAS) == set(CELLS)
 
 
 def test_layers() -> None:
     kernels, references = get_backend("numba").layers, get_backend("numpy").layers
     assert "linear_forward" in references._fields
     assert_same_signatures(kernels._asdict(), references._asdict())
+
+
+@pytest.mark.parametrize(("registry", "entries"), [("heads", HEADS), ("inputs", INPUTS)])
+def test_heads_and_inputs(registry: str, entries: Mapping[str, Any]) -> None:
+    kernels, references = (getattr(get_backend(name), registry) for name in ("numba", "numpy"))
+    assert set(kernels) == set(references) == set(entries)
+    for kind, functions in functions_of(references).items():
+        expected = [parameter for parameter, _ in positional(functions)][1:]  # without the entry itself
+        assert [parameter for parameter, _ in positional(functions_of(kernels)[kind])][1:] == expected, kind
 
 
 def test_updates_and_norm() -> None:
