@@ -37,7 +37,9 @@ ROOMS: dict[str, str] = {
         "engine.models.layers engine.kernels.jit engine.kernels.simd engine.kernels.threads engine.kernels.gemm "
         "engine.kernels.recurrent"
     ),
-    "engine.kernels.heads": "engine.models.inputs engine.models.heads engine.kernels.gemm engine.kernels.layers",
+    "engine.kernels.heads": (
+        "engine.models.inputs engine.models.heads engine.kernels.threads engine.kernels.gemm engine.kernels.layers"
+    ),
     "engine.kernels": (
         "engine.models.layers engine.models.inputs engine.models.heads engine.optimizers engine.kernels.jit "
         "engine.kernels.threads engine.kernels.gemm engine.kernels.recurrent engine.kernels.layers "

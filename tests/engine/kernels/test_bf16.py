@@ -24,6 +24,7 @@ from unrolled.engine.kernels.simd import bf16
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Network
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.export.training_engines import make_trainable
 from unrolled.runtime.models.engines import make_model
@@ -174,8 +175,8 @@ def test_gradients_are_near_those_of_float32(cell: str) -> None:
     config = models.config(cell, hidden_size=37, vocab_size=70, embedding_size=19)
     params = models.params(config, np.float32)
     batch, state = models.batch(config, 9, 7), models.state(config, 7, np.float32)
-    exact = LanguageModel(config, params, "numpy").gradients(batch, state)
-    got = LanguageModel(config, params, "numba", "bf16").gradients(batch, state)
+    exact = Network(config.spec, params, "numpy").gradients(batch, state)
+    got = Network(config.spec, params, "numba", "bf16").gradients(batch, state)
     assert_close(got.loss.loss / exact.loss.loss, 1.0, "bf16 model", np.float32, "loss")
     assert_close(got.state, exact.state, "bf16 model", np.float32, "state")
     errors = {name: norm_error(got.params[name], value) for name, value in exact.params.items()}

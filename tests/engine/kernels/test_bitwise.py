@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import models
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.recurrent import scan, work_partition
 from unrolled.engine.models.dropout import dropout_masks
+from unrolled.engine.models.inputs.batch import TOKENS
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.network.language_model import LanguageModel
@@ -33,7 +36,7 @@ def assert_same(got: NDArray, expected: NDArray, what: str) -> None:
 def test_a_row_is_the_same_alone_in_any_batch_anywhere_and_on_any_threads(cell: str, H: int, V: int) -> None:
     config = models.config(cell, 2, hidden_size=H, embedding_size=19, vocab_size=V)
     model = LanguageModel(config, models.params(config, np.float32), "numba")
-    tokens = models.batch(config, STEPS, ROWS).inputs
+    tokens = models.batch(config, STEPS, ROWS).inputs[TOKENS]
     state = models.state(config, ROWS, np.float32)
 
     def step(rows: NDArray | list[int]) -> tuple[NDArray, NDArray]:
@@ -83,8 +86,8 @@ def test_large_weights_that_are_shared_out_by_units_train_the_same_parameters(
 ) -> None:
     config, shared = models.config(cell, 2, hidden_size=64, embedding_size=19), []
 
-    def share(B: int, H: int, panels: NDArray) -> work_partition.Split:
-        shared.append(work_partition.split(B, H, panels))
+    def share(*arguments: Any) -> work_partition.Split:
+        shared.append(work_partition.split(*arguments))
         return shared[-1]
 
     monkeypatch.setattr(scan, "split", share)

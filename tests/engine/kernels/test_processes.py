@@ -220,9 +220,9 @@ def test_numba_without_a_compiler_is_refused_clearly() -> None:
 WORK = """
     import hashlib, os, sys, threading
     import models, numba, numpy as np
-    from unrolled.engine.network.language_model import LanguageModel
+    from unrolled.engine.network.network import Network
     config = models.config("lstm", hidden_size=64)
-    model = LanguageModel(config, models.params(config, np.float32), "numba")
+    model = Network(config.spec, models.params(config, np.float32), "numba")
 
     def digest(seed):
         batch, state = models.batch(config, 20, 6, seed=seed), models.state(config, 6, np.float32)

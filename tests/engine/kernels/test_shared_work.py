@@ -16,7 +16,7 @@ from unrolled.engine.kernels.gemm import weight_gradient
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.layers import output_loss
 from unrolled.engine.kernels.threads import thread_pool
-from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Network
 
 MORE_THREADS = (3, 4, 5, 16)
 
@@ -116,14 +116,14 @@ def test_gradients_of_a_batch_whose_rows_are_shared_out_equal_the_reference(
     steps = 9
     config = models.config(cell, 2)
     batch, state = models.batch(config, steps, rows), models.state(config, rows)
-    expected = LanguageModel(config, models.params(config), "numpy").gradients(batch, state, None)
+    expected = Network(config.spec, models.params(config), "numpy").gradients(batch, state, None)
     with on_threads(2):
-        got = LanguageModel(config, models.params(config), "numba").gradients(batch, state, None)
+        got = Network(config.spec, models.params(config), "numba").gradients(batch, state, None)
     assert shared == [steps if rows != 36 else 1]
     of_steps = [division for division in divided if division.rows == steps * rows]
     assert len(of_steps) >= 4  # output, both products of the second layer, the first layer's
     assert set(of_steps) == {(steps * rows, 2, steps if rows != 36 else 1)}
-    assert got.loss.correct == expected.loss.correct
+    assert got.loss.details == expected.loss.details
     assert_close(got.loss.loss, expected.loss.loss, "engine", what="loss")
     for name, value in expected.params.items():
         assert_close(got.params[name], value, "engine", what=name)
@@ -132,7 +132,7 @@ def test_gradients_of_a_batch_whose_rows_are_shared_out_equal_the_reference(
 def test_pieces_of_logits_are_the_same_on_any_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     config = models.config("gru", 1, vocab_size=300)
     batch, state = models.batch(config, 30, 10), models.state(config, 10, np.float32)
-    model = LanguageModel(config, models.params(config, np.float32), "numba")
+    model = Network(config.spec, models.params(config, np.float32), "numba")
     monkeypatch.setattr(output_loss, "LOGITS_BYTES", 100 * 4 * 304)  # 128 positions of 300
     results = []
     for threads in (1, 2):
