@@ -9,8 +9,9 @@ from typing import Any
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.storage.checkpoint import Checkpoint
-from unrolled.export.artifact.forms import FORMS
+from unrolled.export.artifact.forms import FORMS, RUN, forms_of
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 
 
@@ -22,7 +23,7 @@ class ExportFormat:
         suffix: the ending of its files; "": the format is a folder.
         title: its name for people.
         write: writes a file, given checkpoint, path, form and the settings; imports its libraries when called.
-        forms: its keys of ``forms.FORMS``; the first is the default.
+        forms: the forms that it can have; the first that a model has is the default.
         remark: a warning to show after an export.
         settings: the names of further arguments of ``write``.
     """
@@ -67,7 +68,7 @@ def _write_web(
 
 
 FORMATS: dict[str, ExportFormat] = {
-    "onnx": ExportFormat(".onnx", "ONNX, opset 17", _write_onnx, tuple(FORMS), settings=("weights",)),
+    "onnx": ExportFormat(".onnx", "ONNX, opset 17", _write_onnx, (*FORMS, RUN), settings=("weights",)),
     "torchscript": ExportFormat(
         ".pt",
         "TorchScript, scripted",
@@ -89,16 +90,21 @@ def default_name(format_name: str) -> str:
     return format_name if kind.is_folder else f"model{kind.suffix}"
 
 
-def check_export(path: Path, format_name: str, form: str | None, settings: Mapping[str, Any]) -> str:
+def check_export(
+    spec: ModelSpec, path: Path, format_name: str, form: str | None, settings: Mapping[str, Any]
+) -> str:  # fmt: skip
     """Check the arguments of ``export_model`` without writing anything; return the form.
 
     Raises:
-        ConfigError: unknown format, form or setting, or the ending of another format.
+        ConfigError: unknown format, form or setting, one that the model does not have, or the ending of another format.
     """
     check_choice("format", format_name, FORMATS)
     wanted = FORMATS[format_name]
-    form = form or wanted.forms[0]
-    check_choice(f"form of {format_name}", form, wanted.forms)
+    forms = [each for each in wanted.forms if each in forms_of(spec)]
+    if not forms:
+        raise ConfigError(f"format: {format_name} is for language models; the head of this model is {spec.head.kind}")
+    form = form or forms[0]
+    check_choice(f"form of {format_name}", form, forms)
     for name in {name for name, value in settings.items() if value is not None} - set(wanted.settings):
         owners = ", ".join(other for other, kind in FORMATS.items() if name in kind.settings) or "none"
         raise ConfigError(f"{name}: is no setting of format {format_name}; it belongs to {owners}")
@@ -118,14 +124,14 @@ def export_model(
         checkpoint: the model to export.
         path: the file, or the folder for a format that is one.
         format_name: a key of ``FORMATS``.
-        form: one of its forms; the first if left out.
+        form: one of its forms that the model has; the first of them if left out.
         settings: those of ``ExportFormat.settings``, None means the default: ``weights``, their storage and whether products
             are in int8; ``onnxruntime_web``, the folder of that npm package.
 
     Raises:
         ConfigError: unknown format, form or setting, or the ending of another format.
     """
-    form = check_export(path, format_name, form, settings)
+    form = check_export(checkpoint.spec, path, format_name, form, settings)
     given = {name: value for name, value in settings.items() if value is not None}
     FORMATS[format_name].write(checkpoint, path, form, **given)
     return path

@@ -19,7 +19,7 @@ from unrolled.engine.checks import check_choice
 from unrolled.engine.data.corpus import Corpus, read_corpus
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
-from unrolled.export.artifact.forms import FORMS
+from unrolled.export.artifact.forms import FORMS, RUN
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, INT8_STORAGE, NUMBER_FORMATS, WeightStorage
 from unrolled.export.formats import FORMATS, check_export, default_name, export_model
 from unrolled.export.onnx.cells import ONNX_CELLS
@@ -36,8 +36,9 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="step: logits for tokens; generate: the whole sampling loop in the graph. "
-            + one_of(FORMS)
+            help="step: logits for tokens; generate: the whole sampling loop in the graph; run: whole sequences, the only "
+            "form of models that are no language models. "
+            + one_of((*FORMS, RUN))
             + " "
             + default("step; TorchScript always has both"),
         ),
@@ -86,17 +87,17 @@ def export(
     path = output or source.parent / default_name(kind)
     stored = _weights(weights, quantize)
     given = None if stored == FLOAT32_STORAGE else stored
-    form = check_export(path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
+    checkpoint = load_checkpoint(source)
+    form = check_export(checkpoint.spec, path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
     check_output(path, overwrite, [source, *([measure] if measure else [])], wanted.is_folder)
     if not measure:
         refuse_reading(context, reading, "--measure")
     text = read_corpus((measure,), reading) if measure else None
     if text:
         show_readings(err, text.readings)
-    checkpoint = load_checkpoint(source)
     export_model(checkpoint, path, kind, form, weights=given, onnxruntime_web=onnxruntime_web)
     size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-    remarks = [remark for remark in (wanted.remark, _remark(checkpoint.config.cell, stored)) if remark]
+    remarks = [remark for remark in (wanted.remark, _remark(checkpoint.spec.core.cell, stored)) if remark]
     for remark in remarks:
         warn(err, remark)
     figures = (

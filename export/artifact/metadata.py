@@ -21,6 +21,7 @@ from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.export.artifact.forms import FORMS, RUN, describe_signature, describe_state, forms_of
 from unrolled.export.artifact.golden_cases import check_golden
+from unrolled.export.artifact.golden_runs import check_golden_runs
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, NUMBER_FORMATS, WeightStorage
 
 PREFIX = "unrolled."
@@ -148,7 +149,10 @@ def _parse_values(version: int, values: Mapping[str, str], size: int | None) -> 
         _check_signature(values, form, spec)
     training = parse_json(values["training"], "training")
     golden = _parse_list(values["golden"], "golden")
-    check_golden(golden, description.config.vocab_size)
+    if form == RUN:
+        check_golden_runs(golden, spec)
+    else:
+        check_golden(golden, description.config.vocab_size)
     return FileInfo(form, weights, description, training, values["checkpoint_digest"], golden)
 
 

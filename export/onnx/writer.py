@@ -17,15 +17,18 @@ from unrolled.engine.models.language_model_config import language_model_of
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Network
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.export.artifact.forms import RUN, forms_of
 from unrolled.export.artifact.golden_cases import golden_cases
+from unrolled.export.artifact.golden_runs import golden_runs
 from unrolled.export.artifact.metadata import file_metadata, producer
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage, as_restored
 from unrolled.export.onnx.cells import ONNXRUNTIME_DOMAIN
 from unrolled.export.onnx.language_model_graph import language_model_graph
 from unrolled.export.onnx.run_graph import run_graph
+from unrolled.export.onnx.runner import OnnxRunner
 from unrolled.export.onnx.stepper import OnnxStepper, open_session
 
 OPSET, IR_VERSION = 17, 8
@@ -49,19 +52,23 @@ def build(
     restored = as_restored(checkpoint, storage.storage)
     storage = storage._replace(digest=restored.digest)
     cases: list[dict[str, Any]] = []
-    if not golden or form == RUN:
-        cases = []
-    elif storage.quantized:
-        cases = _quantized_cases(checkpoint, storage)
-    else:
+    if golden and storage.quantized:
+        cases = _quantized_cases(checkpoint, form, storage)
+    elif golden and form == RUN:
+        cases = golden_runs(Network(restored.spec, restored.params))
+    elif golden:
         cases = golden_cases(LanguageModel(restored.config, restored.params))
     return _build_model(checkpoint, form, storage, cases)
 
 
-def _quantized_cases(checkpoint: Checkpoint, storage: WeightStorage) -> list[dict[str, Any]]:
+def _quantized_cases(checkpoint: Checkpoint, form: str, storage: WeightStorage) -> list[dict[str, Any]]:
     """Return golden cases computed by onnxruntime on this processor: no other engine has the operators."""
-    model, where = _build_model(checkpoint, "step", storage, []), "the graph of the checkpoint"
-    stepper = OnnxStepper(open_session(model.SerializeToString(), where), checkpoint.config, "step", where)
+    read = RUN if form == RUN else "step"
+    model, where = bare_model(checkpoint.spec, checkpoint.float32(), read, storage), "the graph of the checkpoint"
+    session = open_session(model.SerializeToString(), where)
+    if form == RUN:
+        return golden_runs(OnnxRunner(session, checkpoint.spec, where))
+    stepper = OnnxStepper(session, checkpoint.config, "step", where)
     return golden_cases(stepper, 2 * storage.tolerance, drawn=False)
 
 
