@@ -124,15 +124,16 @@ class StepwiseCell:
 
     def _step_graph(self, graph: GraphBuilder, core: CoreConfig, r: str, b_hh: str, masked: bool) -> onnx.GraphProto:
         """Return the graph of a time step, in which padded rows keep their states and give zeros."""
-        before = [f"{graph.prefix}state_{s}" for s in range(core.cell_definition.states)]
-        xg, valid = f"{graph.prefix}xg", f"{graph.prefix}valid"
-        after = self.add_step(graph, xg, graph.node("Gemm", [before[0], r, b_hh], "hg", transB=1), before)
+        around = graph.prefixed(f"{graph.prefix}around/")  # its names are not those of a cell's own nodes
+        before = [f"{around.prefix}state_{s}" for s in range(core.cell_definition.states)]
+        xg, valid = f"{around.prefix}xg", f"{around.prefix}valid"
+        after = self.add_step(graph, xg, around.node("Gemm", [before[0], r, b_hh], "hg", transB=1), before)
         if masked:
-            kept = [graph.node("Where", [valid, after[s], old], f"kept_{s}") for s, old in enumerate(before)]
-            y = graph.node("Where", [valid, after[0], graph.constant("zero", 0, np.float32)], "y")
+            kept = [around.node("Where", [valid, after[s], old], f"kept_{s}") for s, old in enumerate(before)]
+            y = around.node("Where", [valid, after[0], around.constant("zero", 0, np.float32)], "y")
         else:
-            kept = [graph.node("Identity", [new], f"kept_{s}") for s, new in enumerate(after)]
-            y = graph.node("Identity", [after[0]], "y")
+            kept = [around.node("Identity", [new], f"kept_{s}") for s, new in enumerate(after)]
+            y = around.node("Identity", [after[0]], "y")
         F, rows = TensorProto.FLOAT, (None, core.hidden_size)
         inputs = [*(inner_value(name, F, rows) for name in before), inner_value(xg, F, (None, self.gates * rows[1]))]
         if masked:

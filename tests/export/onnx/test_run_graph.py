@@ -6,6 +6,7 @@ Every input kind and mixture, cell, direction and number of layers, with rows of
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import models
 import numpy as np
@@ -30,7 +31,7 @@ from run_graphs import (
 )
 from tolerances import assert_close
 
-from unrolled.engine.errors import ModelFileError
+from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.cells import CELLS
 from unrolled.engine.models.heads import HEADS
 from unrolled.engine.models.heads.next_token import NextTokenHead
@@ -41,11 +42,17 @@ from unrolled.engine.models.inputs.numeric import StaticInput, ValuesInput
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.artifact.forms import RUN
 from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, restore
 from unrolled.export.onnx.cells import ONNX_CELLS
 from unrolled.export.onnx.heads import ONNX_HEADS
 from unrolled.export.onnx.inputs import ONNX_INPUTS
+from unrolled.export.onnx.reader import read_onnx
+from unrolled.export.onnx.runner import OnnxRunner
+from unrolled.export.onnx.stepper import open_session
 from unrolled.export.onnx.weights import read_params
+from unrolled.export.onnx.writer import build, write_onnx
 
 
 def test_every_part_has_its_form_in_onnx() -> None:
@@ -278,6 +285,38 @@ def change_weights(name: str, change: Callable[[NDArray], NDArray]) -> Callable[
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), name))
 
     return changed
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_files_pass_the_reader_and_give_back_the_model(
+    cell: str, bidirectional: bool, stored: str, tmp_path: Path
+) -> None:
+    spec = models.spec(cell, ALL_INPUTS, 2, bidirectional)
+    checkpoint = Checkpoint(spec, models.params(spec, np.float32), {}, {"steps": 3})
+    path = tmp_path / "model.onnx"
+    write_onnx(checkpoint, path, storage=STORED[stored])
+    data, model, info = read_onnx(path)
+    assert (info.spec, info.form, info.training) == (spec, RUN, {"steps": 3})
+    assert info.description.digest(read_params(model, spec)) == info.weights.digest
+    runner = OnnxRunner(open_session(data, "file"), spec, "file")
+    inputs = inputs_of(spec)
+    given = {column.name: inputs[column.name] for column in spec.inputs}
+    outputs, final_state = runner.run(given, LENGTHS, inputs.get("state"))
+    restored = stored_params(checkpoint.params, STORED[stored].storage)
+    expected = by_reference(spec, inputs, restored)
+    if STORED[stored].quantized:
+        assert np.abs(outputs["logits"] - expected["logits"]).max() < STORED[stored].tolerance
+    else:
+        assert_results({**outputs, "final_state": final_state}, expected)
+
+
+@pytest.mark.parametrize("form", ["step", "generate", "both"])
+def test_other_models_have_no_form_of_language_models(form: str) -> None:
+    spec = models.spec("gru")
+    with pytest.raises(ConfigError, match=f"form: .*{form}.*run"):
+        build(Checkpoint(spec, models.params(spec, np.float32), {}), form)
 
 
 def without(name: str) -> Callable[[onnx.ModelProto], None]:

@@ -29,7 +29,9 @@ from unrolled.export.onnx.writer import bare_model
 
 
 def add_rnn(graph: GraphBuilder, xg: str, hg: str, states: Sequence[str]) -> list[str]:
-    return [graph.node("Tanh", [graph.node("Add", [xg, hg], "sum")], "h")]
+    return [
+        graph.node("Tanh", [graph.node("Add", [xg, hg], "sum")], "y")
+    ]  # a name that the nodes around a step have too
 
 
 def add_relu(graph: GraphBuilder, xg: str, hg: str, states: Sequence[str]) -> list[str]:
