@@ -136,8 +136,8 @@ ROOMS: dict[str, str] = {
         "engine.runs runtime.jobs tuning bench.peers bench.results"
     ),
     "cli.options": (
-        "engine engine.storage engine.data.readers engine.data engine.network engine.runs export runtime.jobs runtime "
-        "bench.peers bench cli.recipes"
+        "engine engine.models engine.storage engine.data.readers engine.data engine.network engine.runs export "
+        "runtime.jobs runtime bench.peers bench cli.recipes"
     ),
     "cli.verbs.bench": (
         "engine engine.models.cells export runtime bench.machine bench.peers bench.runtimes bench.results bench "

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from unrolled.cli.options.groups import options_of
+from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32, PRECISIONS
 from unrolled.engine.settings import Setting
 from unrolled.export.training_engines import TRAINABLES
-from unrolled.runtime import ENGINES
+from unrolled.runtime import ENGINES, load
 
 PRECISION = Setting("precision", "Of products; bf16: numba engine, processors with AVX512-BF16.", choices=PRECISIONS)
 
@@ -30,6 +31,10 @@ class ModelEngine:
         str | None, Setting("engine", "What a checkpoint runs on.", choices=ENGINES, default="onnxruntime")
     ] = None
     precision: Annotated[str, PRECISION] = FLOAT32
+
+    def load(self, model: str) -> StepModel:
+        """Return the model of a file or run folder on this engine."""
+        return load(model, self.engine, self.precision)
 
 
 EngineOptions = Annotated[ModelEngine, options_of(ModelEngine)]

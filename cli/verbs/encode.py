@@ -19,10 +19,7 @@ from unrolled.engine.data.token_files import ID_SETTINGS, TOKENS_SUFFIX, read_en
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.settings import SettingTable
 
-Tokenization = Annotated[
-    DataConfig,
-    options_of(DataConfig, *ID_SETTINGS),
-]
+Tokenization = Annotated[DataConfig, options_of(DataConfig, *ID_SETTINGS)]
 FileEncoding = Annotated[
     str, OptionGroup(SettingTable(ReadOptions).only(["encoding"]), lambda options: options["encoding"])
 ]

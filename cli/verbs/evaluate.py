@@ -16,7 +16,6 @@ from unrolled.engine.data.opening import open_corpus
 from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.splits import BATCHINGS, PARTS
 from unrolled.engine.training.evaluation import count_unknown, evaluate_tokens
-from unrolled.runtime import load
 
 
 @with_groups
@@ -55,7 +54,7 @@ def evaluate(
     A whole text is scored as one stream whose state is carried from the first token to the last, or record by record.
     With --part and the defaults the figures are those that the training showed.
     """
-    opened = load(model, engine.engine, engine.precision)
+    opened = engine.load(model)
     text = open_corpus(corpus or (), reading)
     batches = batches_to_score(text, opened.tokenizer, opened.training, part, batching, batch, length)
     metrics = evaluate_tokens(opened, batches)

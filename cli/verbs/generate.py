@@ -23,7 +23,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.settings import from_options
 from unrolled.engine.tokenizers.contract import Tokenizer
-from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate, load
+from unrolled.runtime import BeamConfig, Generation, GenerationConfig, beam_search, generate
 from unrolled.runtime.jobs.job import Job
 from unrolled.runtime.jobs.result_files import STDOUT
 from unrolled.runtime.jobs.runner import run_job
@@ -55,7 +55,7 @@ def generate_text(
     _check_combination(context, prompt, input, bool(beams), greedy, settings["logprobs"] and not json)
     if not input:
         prompts = [options.unescape(text) for text in prompt or []]
-        _write_texts(load(model, engine.engine, engine.precision), prompts, settings, beams, greedy, json)
+        _write_texts(engine.load(model), prompts, settings, beams, greedy, json)
         return
     if beams:
         raise ConfigError(
@@ -63,7 +63,7 @@ def generate_text(
         )
     rows = from_options(Job, job, precision=engine.precision, table=from_options(TableFormat, job))
     config = GenerationConfig(do_sample=not greedy, **settings)
-    _write_job(load(model, engine.engine, engine.precision), rows, config, json)
+    _write_job(engine.load(model), rows, config, json)
 
 
 def _check_combination(

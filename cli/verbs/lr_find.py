@@ -34,20 +34,11 @@ from unrolled.tuning.range_test import RangeTest, Sweep, range_test
 from unrolled.tuning.trial import Datasets, prepare_trial
 
 CURVE_FILE, CURVE_PICTURE = "lr.jsonl", "lr.png"
+# Settings of train that the range test replaces.
 NO_EFFECT = (
-    *LIMIT_OPTIONS,
-    "validate_every",
-    "lr",
-    "schedule",
-    "warmup",
-    "decay",
-    "decay_after",
-    "decay_patience",
-    "patience",
+    *LIMIT_OPTIONS, "validate_every", "lr", "schedule", "warmup", "decay", "decay_after", "decay_patience", "patience",
     "average",
-)
-
-
+)  # fmt: skip
 RangeTestSettings = Annotated[Mapping[str, Any], replace(TRIAL, hidden=NO_EFFECT)]
 SweepOptions = Annotated[Sweep, options_of(Sweep)]
 

@@ -23,7 +23,7 @@ from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.training.evaluation import evaluate_tokens
-from unrolled.runtime import load, rank
+from unrolled.runtime import rank
 from unrolled.runtime.scoring import ORDERS, TextScore
 from unrolled.runtime.scoring import score as score_texts
 
@@ -66,7 +66,7 @@ def score(
         refuse_unused(context, ["encoding"], "goes with files")
     if not file and reading.of_records:
         raise ConfigError(f"{', '.join(reading.of_records)}: go with files")
-    opened = load(model, engine.engine, engine.precision)
+    opened = engine.load(model)
     if file:
         _print_files(opened, [_score_file(opened, name, reading) for name in file], json)
         return

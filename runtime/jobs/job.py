@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 from unrolled.engine.canonical import canonical, canonical_settings
-from unrolled.engine.checks import check_choice, check_whole
+from unrolled.engine.checks import check_whole
 from unrolled.engine.data.readers.table_format import TableFormat
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32
-from unrolled.engine.settings import JOBS_PANEL, Setting, Typed
+from unrolled.engine.settings import COUNT, JOBS_PANEL, Setting, Typed, check_settings
 from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.row_settings import MAX_PROMPT_TOKENS
@@ -87,7 +87,7 @@ class Job:
             default="by its ending; of standard input jsonl",
         ),
     ] = None
-    lanes: Annotated[int, Setting("lanes", "Texts written side by side.", JOBS_PANEL)] = 256
+    lanes: Annotated[int, Setting("lanes", "Texts written side by side.", JOBS_PANEL, COUNT)] = 256
     shard: Annotated[
         tuple[int, int],
         Setting(
@@ -102,7 +102,7 @@ class Job:
         bool, Setting("token_ids", "Also say which tokens were drawn.", JOBS_PANEL, flags=("--token-ids",))
     ] = False
     max_prompt_tokens: Annotated[
-        int, Setting("max_prompt_tokens", "A row with a longer prompt becomes an error record.", JOBS_PANEL)
+        int, Setting("max_prompt_tokens", "A row with a longer prompt becomes an error record.", JOBS_PANEL, COUNT)
     ] = MAX_PROMPT_TOKENS
     precision: str = FLOAT32
     strict: Annotated[
@@ -132,10 +132,7 @@ class Job:
     ] = False
 
     def __post_init__(self) -> None:
-        if self.format is not None:
-            check_choice("format", self.format, PROMPT_FORMATS)
-        check_whole("lanes", self.lanes, 1)
-        check_whole("max_prompt_tokens", self.max_prompt_tokens, 1)
+        check_settings(self)
         which, of = self.shard
         check_whole("shard", of, 1)
         check_whole("shard", which, 0, of - 1)

@@ -40,7 +40,8 @@ from unrolled.engine.settings import (
 from unrolled.tuning.space import Choices, Numbers, parse_space
 
 VERBS = {"train": train, "tune": tune, "lr-find": lr_find}
-DEFINITIONS = {**settings_of_verb(tune), **settings_of_verb(lr_find), **settings_of_verb(train)}
+ALL_VERBS = [command.callback for command in app.registered_commands if command.callback is not None]
+DEFINITIONS = {(one.group, one.field): one for verb in ALL_VERBS for one in settings_of_verb(verb).values()}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.settings import Setting
+from unrolled.engine.settings import Setting, check_settings
 
 CANDIDATES = (",", ";", "\t", "|")
 SPELLINGS = {**{mark: mark for mark in CANDIDATES}, "tab": "\t", "\\t": "\t"}
@@ -58,12 +57,11 @@ class TableFormat:
     header: Annotated[bool, HEADER] = True
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.delimiter is not None:
             if self.delimiter not in SPELLINGS:
                 raise ConfigError(SettingName("delimiter"), f": got {self.delimiter!r}, choose one of , ; | tab")
             object.__setattr__(self, "delimiter", SPELLINGS[self.delimiter])
-        if self.quoting is not None:
-            check_choice("quoting", self.quoting, QUOTINGS)
 
     def options(self) -> tuple[str, ...]:
         """Return the options that differ from the default, as flags of the command line."""
