@@ -108,5 +108,5 @@ class WhitespaceTokenizer(WordVocabulary):
         return "\n" if self._keeps_lines else super().start_prompt()
 
     def separator(self, prompt: str, text: str) -> str:
-        """Return the space between a prompt and the text generated after it; there is none at a line end."""
-        return "" if prompt[-1:] in ("", "\n") or text[:1] in ("", "\n") else " "
+        """Return the space between a prompt and the text generated after it, unless there is white space already."""
+        return "" if not prompt or prompt[-1].isspace() or text[:1] in ("", "\n") else " "

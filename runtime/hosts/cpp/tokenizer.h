@@ -90,7 +90,7 @@ public:
     // Return the white space between a prompt and the text written after it.
     std::string separator(const std::string& prompt, const std::string& text) const {
         if (prompt.empty() || text.empty()) return "";
-        if (level_ == "whitespace") return prompt.back() == '\n' || text.front() == '\n' ? "" : " ";
+        if (level_ == "whitespace") return is_space(from_utf8(prompt).back()) || text.front() == '\n' ? "" : " ";
         return level_ == "word" ? " " : "";
     }
     // Return the held-back rest at the end of a text.

@@ -14,6 +14,7 @@ const LETTER = '\\p{L}\\p{N}_'; // \w of Python; that of JavaScript is ASCII onl
 const CONTINUED = '[\\p{M}\\u200c\\u200d]'; // combining marks and joiners
 const NOT_SPACES = new RegExp(`[^${SPACE}]+`, 'gu');
 const HAS_SPACE = new RegExp(`[${SPACE}]`, 'u');
+const ENDS_IN_SPACE = new RegExp(`[${SPACE}]$`, 'u');
 const NO_SPACE_BEFORE = new Set([...',.;:!?)]}']);
 const NO_SPACE_AFTER = new Set([...'([{']);
 
@@ -135,7 +136,7 @@ export class Tokenizer {
   /** Return the white space between a prompt and the text generated after it. */
   separator(prompt, text) {
     if (prompt === '' || text === '') return '';
-    if (this.level === 'whitespace') return prompt.endsWith('\n') || text.startsWith('\n') ? '' : ' ';
+    if (this.level === 'whitespace') return ENDS_IN_SPACE.test(prompt) || text.startsWith('\n') ? '' : ' ';
     return this.level === 'word' ? ' ' : '';
   }
 

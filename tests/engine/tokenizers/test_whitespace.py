@@ -63,7 +63,15 @@ def test_what_ends_a_text_depends_on_bos() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "text", "separator"),
-    [("a", "b", " "), ("a ", "b", " "), ("a\n", "b", ""), ("a", "\nb", ""), ("", "b", ""), ("a", "", "")],
+    [
+        ("a", "b", " "),
+        ("a ", "b", ""),
+        ("a\u3000", "b", ""),
+        ("a\n", "b", ""),
+        ("a", "\nb", ""),
+        ("", "b", ""),
+        ("a", "", ""),
+    ],
 )
 def test_prompt_and_text_are_joined_as_words_are(prompt: str, text: str, separator: str) -> None:
     assert WhitespaceTokenizer([UNK, EOS, "a"]).separator(prompt, text) == separator

@@ -319,7 +319,7 @@ def test_metadata_of_format_2(changes: dict[str, Any], expected: str | None) -> 
 
 def test_what_ends_a_text_and_what_a_new_one_begins_with_are_pythons() -> None:
     tokenizers = [tokenizer_from_dict(golden.description) for golden in GOLDEN.values()]
-    prompts = [("", "a"), ("a", ""), ("a", "\n"), ("a\n", "b"), ("a", "b"), ("a ", "b")]
+    prompts = [("", "a"), ("a", ""), ("a", "\n"), ("a\n", "b"), ("a", "b"), ("a ", "b"), ("a\u3000", "b"), ("\n", "b")]
     script = (
         "import { Tokenizer } from 'js:tokenizer.mjs';\n"
         "const [descriptions, prompts] = given;\n"

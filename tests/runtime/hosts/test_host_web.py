@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
@@ -24,6 +25,7 @@ from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, UNK
+from unrolled.engine.tokenizers.whitespace import WhitespaceTokenizer
 from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export import web
 from unrolled.export.formats import export_model
@@ -45,6 +47,9 @@ def checkpoint(level: str) -> Checkpoint:
         config = models.config("lstm", vocab_size=len(tokenizer.vocabulary))
     elif level == "bpe":
         tokenizer = hosts.bpe_tokenizer()
+        config = models.config("gru", vocab_size=len(tokenizer.vocabulary))
+    elif level == "whitespace":
+        tokenizer = WhitespaceTokenizer.fit(TEXT)
         config = models.config("gru", vocab_size=len(tokenizer.vocabulary))
     else:
         tokenizer = WordTokenizer.fit(TEXT, specials=(UNK, BOS, EOS), punctuation=True)
@@ -309,19 +314,22 @@ def onnxruntime_web() -> Path:
         pytest.skip(str(error))
 
 
+LEVELS = {"char": "step", "word": "both", "whitespace": "step", "bpe": "step"}  # and the form of each file
+
+
 @pytest.fixture(scope="module")
 def folders(onnxruntime_web: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("pages")
     return {
         level: export_model(checkpoint(level), base / level, "web", form, onnxruntime_web=onnxruntime_web)
-        for level, form in (("char", "step"), ("word", "both"), ("bpe", "step"))
+        for level, form in LEVELS.items()
     }
 
 
 @pytest.fixture(scope="module")
 def urls(folders: dict[str, Path]) -> Iterator[dict[str, str]]:
-    with WebServer(folders["char"]) as char, WebServer(folders["word"]) as word, WebServer(folders["bpe"]) as pairs:
-        yield {"char": char.url, "word": word.url, "bpe": pairs.url}
+    with ExitStack() as stack:
+        yield {level: stack.enter_context(WebServer(folder)).url for level, folder in folders.items()}
 
 
 def expected(folder: Path, prompt: str, **settings: Any) -> str:
@@ -331,7 +339,7 @@ def expected(folder: Path, prompt: str, **settings: Any) -> str:
 def written(text: str, prompt: str, level: str) -> str:
     """What stands behind the prompt, without the space that the page sets between two words."""
     assert text.startswith(prompt)
-    return text.removeprefix(prompt).removeprefix(" ") if level == "word" else text.removeprefix(prompt)
+    return text.removeprefix(prompt).removeprefix(" ") if level in ("word", "whitespace") else text.removeprefix(prompt)
 
 
 CASES = [
@@ -344,7 +352,13 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: next(reversed(case[0])))
 @pytest.mark.parametrize(
-    ("level", "prompt"), [("char", "The naïve 😀\nbox"), ("word", "The lazy dog"), ("bpe", "naïve 😀 don't")]
+    ("level", "prompt"),
+    [
+        ("char", "The naïve 😀\nbox"),
+        ("word", "The lazy dog"),
+        ("whitespace", "The lazy dog\nThe"),
+        ("bpe", "naïve 😀 don't"),
+    ],
 )
 def test_the_page_writes_what_python_writes(
     page: Page, folders: dict[str, Path], urls: dict[str, str], level: str, prompt: str, case: tuple[dict, dict]
@@ -451,7 +465,7 @@ def test_a_slider_moves_its_setting_by_keys(page: Page, folders: dict[str, Path]
     page.silent()
 
 
-@pytest.mark.parametrize("level", ["char", "word", "bpe"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_a_token_shows_its_surprise_and_the_alternatives(
     page: Page, folders: dict[str, Path], urls: dict[str, str], level: str
 ) -> None:
