@@ -39,6 +39,14 @@ class ProgramRunner(ABC):
             ModelFileError: it does not run.
         """
 
+    def unchecked(self, given: dict[str, NDArray]) -> Mapping[str, Any]:
+        """Return the results of the program by name for all its inputs, whatever the inputs hold.
+
+        Raises:
+            ModelFileError: it does not run.
+        """
+        return self._results(given)
+
     def run(
         self, inputs: Mapping[str, NDArray], lengths: NDArray[np.int64] | None = None, state: NDArray | None = None
     ) -> tuple[Outputs, NDArray]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 
 
@@ -46,3 +47,10 @@ def random_tokens(config: LanguageModelConfig, T: int, B: int) -> tuple[NDArray[
     rng = np.random.default_rng((T, B))
     state = rng.uniform(-1, 1, config.state_shape(B)).astype(np.float32)
     return rng.integers(0, config.vocab_size, (T, B)), state
+
+
+def described(spec: ModelSpec) -> str:
+    """Return a description of a model in a few words."""
+    core, names = spec.core, ", ".join(column.name for column in spec.inputs)
+    directions = "bidirectional " if core.bidirectional else ""
+    return f"{directions}{core.cell} {core.num_layers} × {core.hidden_size} from {names} to {spec.head.kind}"

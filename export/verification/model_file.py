@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unrolled.engine.errors import MissingDependencyError
-from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.parameters import Params, parameter_shapes
+from unrolled.engine.models.parameters import Params
+from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
 from unrolled.export.artifact.metadata import FileInfo
+from unrolled.export.artifact.program_runner import ProgramRunner
 
 if TYPE_CHECKING:
     from unrolled.export.onnx.reader import OnnxFile
@@ -51,11 +53,38 @@ class ModelFile:
             return self.onnx.info
         return self.torchscript[1] if self.path.suffix == ".pt" else None
 
-    def params(self, config: LanguageModelConfig) -> Params:
+    def params(self, spec: ModelSpec) -> Params:
         """Return the parameters that an exported file holds."""
         if self.path.suffix == ".onnx":
             from unrolled.export.onnx.weights import read_params
 
-            return read_params(self.onnx.model, config.spec)
-        stored = {name: value.detach().numpy() for name, value in self.torchscript[0].state_dict().items()}
-        return {name: stored[name] for name in parameter_shapes(config.spec)}
+            return read_params(self.onnx.model, spec)
+        from unrolled.export.torch.torchscript import read_params as read_scripted_params
+
+        return read_scripted_params(self.torchscript[0], spec)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return load_checkpoint(self.path)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the description of the model."""
+        return self.checkpoint.spec if self.info is None else self.info.spec
+
+    def runner(self) -> ProgramRunner:
+        """Return the program of form ``run`` in the file, ready to run; of a checkpoint, the ONNX graph made of it."""
+        if self.path.suffix == ".pt":
+            from unrolled.export.torch.torchscript import ScriptedRunner
+
+            module, info = self.torchscript
+            return ScriptedRunner(module, info.spec, str(self.path))
+        from unrolled.export.onnx.runner import OnnxRunner
+        from unrolled.export.onnx.stepper import open_session
+
+        if self.info is not None:
+            return OnnxRunner(open_session(self.onnx.data, str(self.path)), self.info.spec, str(self.path))
+        from unrolled.export.onnx.writer import build
+
+        data = build(self.checkpoint, golden=False).SerializeToString()
+        return OnnxRunner(open_session(data, str(self.path)), self.spec, str(self.path))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import StepModel, Stepper, zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.storage.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ from unrolled.export.artifact.golden_cases import (
     settings_text,
 )
 from unrolled.export.artifact.weight_storage import WeightStorage
-from unrolled.export.verification.checks import close, need, random_tokens
+from unrolled.export.verification.checks import CheckFailed, close, described, need, random_tokens
 
 GREEDY_TOKENS = 200
 SHAPES = ((1, 1), (1, 3), (7, 1), (13, 5))  # (T, B) that were never traced
@@ -90,8 +91,11 @@ def check_golden_tokens(model: Stepper, golden: list[dict[str, Any]], draw: Draw
     return f"{greedy} recorded greedy tokens, {drawn} drawn ones"
 
 
-def check_same_sizes(config: LanguageModelConfig, other: LanguageModelConfig) -> str:
+def check_same_sizes(config: LanguageModelConfig, spec: ModelSpec) -> str:
     """Check that file and checkpoint have the same sizes."""
+    other = LanguageModelConfig.from_spec(spec)
+    if other is None:
+        raise CheckFailed(f"the file is a {_size(config)}, the checkpoint a {described(spec)}")
     need(
         config.state_shape(1) == other.state_shape(1) and config.vocab_size == other.vocab_size,
         f"the file is a {_size(config)}, the checkpoint a {_size(other)}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unrolled.engine.errors import first_line
-from unrolled.export.artifact.forms import FORMS
+from unrolled.engine.storage.description import PARTS
+from unrolled.export.artifact.forms import RUN, signature_of
 from unrolled.export.artifact.metadata import FileInfo
 from unrolled.export.verification.checks import CheckFailed, need
 from unrolled.export.verification.model_file import ModelFile
@@ -22,7 +23,7 @@ def _check_onnx_names(file: ModelFile, info: FileInfo) -> str:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(f"not a valid ONNX model: {first_line(error)}") from error
-    form = FORMS[info.form]
+    form = signature_of(info.form, info.spec)
     for kind, values, expected in (
         ("inputs", model.graph.input, form.inputs),
         ("outputs", model.graph.output, form.outputs),
@@ -33,19 +34,24 @@ def _check_onnx_names(file: ModelFile, info: FileInfo) -> str:
 
 
 def _check_onnx_axes(file: ModelFile, info: FileInfo) -> str:
-    """Check that no dynamic axis has a fixed size."""
-    model, form = file.onnx.model, FORMS[info.form]
+    """Check that no dynamic axis has a fixed size, and that the others have their own."""
+    model, form = file.onnx.model, signature_of(info.form, info.spec)
     free = set()
     for value in (*model.graph.input, *model.graph.output):
-        axes = (form.inputs | form.outputs)[value.name]
+        axes = (form.inputs | form.outputs)[value.name].axes
         dims = value.type.tensor_type.shape.dim
         need(len(dims) == len(axes), f"{value.name} has {len(dims)} axes, needs {len(axes)}")
         for place, (dim, axis) in enumerate(zip(dims, axes, strict=True)):
-            if axis is not None:
+            if isinstance(axis, str):
                 free.add(axis)
                 need(
                     dim.dim_param == axis and not dim.HasField("dim_value"),
                     f"{value.name}, axis {place}: {axis} is frozen at {dim.dim_value}",
+                )
+            else:
+                need(
+                    not dim.HasField("dim_value") or dim.dim_value == axis,
+                    f"{value.name}, axis {place}: is {dim.dim_value}, needs {axis}",
                 )
     return f"{', '.join(sorted(free))} are free"
 
@@ -66,18 +72,20 @@ def _check_specification(file: ModelFile, info: FileInfo) -> str:
 def _check_torchscript_names(file: ModelFile, info: FileInfo) -> str:
     """Check that the module has the methods that hosts call."""
     module, _ = file.torchscript
-    missing = [name for name in METHODS if not hasattr(module, name)]
+    methods = METHODS[:1] if info.form == RUN else METHODS
+    missing = [name for name in methods if not hasattr(module, name)]
     need(not missing, f"the module has no {', '.join(missing)}")
-    return ", ".join(METHODS)
+    return ", ".join(methods)
 
 
 def check_digest(file: ModelFile, info: FileInfo) -> str:
-    """Check that weights, config and tokeniser in the file are those it was written with, to the bit."""
+    """Check that weights and description in the file are those it was written with, to the bit."""
+    parts = PARTS[info.description.format_version]
     need(
-        info.description.digest(file.params(info.config)) == info.weights.digest,
-        "weights, config or tokenizer are not those the file was written with",
+        info.description.digest(file.params(info.spec)) == info.weights.digest,
+        f"weights, {' or '.join(parts)} are not those the file was written with",
     )
-    return "weights, config and tokenizer as written, to the bit"
+    return f"weights, {' and '.join(parts)} as written, to the bit"
 
 
 # By ending: checks that need the file itself, not only a model of it.
