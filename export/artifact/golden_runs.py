@@ -122,11 +122,9 @@ def read_golden_run(case: Any, spec: ModelSpec) -> RunCase:
     T, B, lengths = case["time"], case["batch"], case["lengths"]
     if not all(type(size) is int and 1 <= size <= MAX_POSITIONS for size in (T, B)) or T * B > MAX_POSITIONS:
         raise ModelFileError(f"golden: time and batch are {T!r} and {B!r}; needs at most {MAX_POSITIONS} positions")
-    sizes: dict[str | int, int] = {"time": T, "batch": B}
-    signature = signature_of(RUN, spec)
     inputs = {}
     for column in spec.inputs:
-        shape = tuple(sizes.get(axis, axis) for axis in column.axes)
+        shape = _shape(column.axes, T, B)
         inputs[column.name] = _read_array(_named(case["inputs"], column.name), shape, column.dtype, column.name)
     row_lengths = _read_array(lengths, (B,), np.dtype(np.int64), "lengths")
     try:
@@ -134,12 +132,15 @@ def read_golden_run(case: Any, spec: ModelSpec) -> RunCase:
     except ShapeError as error:
         raise ModelFileError(f"golden: {error}") from error
     outputs = {
-        name: _read_recorded(
-            _named(case["outputs"], name), math.prod(sizes.get(axis, axis) for axis in value.axes), name
-        )
-        for name, value in signature.outputs.items()
+        name: _read_recorded(_named(case["outputs"], name), math.prod(_shape(value.axes, T, B)), name)
+        for name, value in signature_of(RUN, spec).outputs.items()
     }
     return RunCase(inputs, row_lengths, outputs)
+
+
+def _shape(axes: tuple[str | int, ...], T: int, B: int) -> tuple[int, ...]:
+    sizes: dict[str | int, int] = {"time": T, "batch": B}
+    return tuple(int(sizes.get(axis, axis)) for axis in axes)
 
 
 def _named(values: Any, name: str) -> Any:
