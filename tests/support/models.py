@@ -22,6 +22,7 @@ from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import HasState
 from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.tokenizers.characters import CharTokenizer
 
 ALL_CELLS = tuple(CELLS)
@@ -125,7 +126,17 @@ def state(model: HasState, rows: int = B, dtype: DTypeLike = np.float64, seed: i
 def checkpoint(cell: str = "lstm", layers: int = 2, **settings: Any) -> Checkpoint:
     """Return a random float32 checkpoint with the letters from "a" as vocabulary."""
     model = config(cell, layers, **settings)
-    tokenizer = CharTokenizer([chr(ord("a") + i) for i in range(model.vocab_size)])
-    return Checkpoint.of_language_model(
-        model, params(model, np.float32), tokenizer, {"result": {"best": {"loss": 1.5}}}
-    )
+    values, record = params(model, np.float32), {"result": {"best": {"loss": 1.5}}}
+    return Checkpoint.of_language_model(model, values, letters(model.vocab_size), record)
+
+
+def letters(size: int = V) -> CharTokenizer:
+    """Return a tokenizer of the first letters."""
+    return CharTokenizer([chr(ord("a") + i) for i in range(size)])
+
+
+def spec_checkpoint(description: ModelSpec, training: dict[str, Any] | None = None) -> Checkpoint:
+    """Return a random float32 checkpoint of any model; an input "tokens" has the first letters as vocabulary."""
+    reads_tokens = any(column.name == "tokens" for column in description.inputs)
+    preprocessing = text_preprocessing(letters()) if reads_tokens else {}
+    return Checkpoint(description, params(description, np.float32), preprocessing, training or {})
