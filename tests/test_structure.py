@@ -60,7 +60,7 @@ ROOMS: dict[str, str] = {
         "engine engine.tokenizers engine.models.layers engine.models.inputs engine.models.heads engine.models "
         "engine.storage engine.data engine.optimizers engine.training"
     ),
-    "export.artifact": "engine engine.tokenizers engine.models engine.storage engine.sampling",
+    "export.artifact": "engine engine.tokenizers engine.models.heads engine.models engine.storage engine.sampling",
     "export.onnx": (
         "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "
         "engine.network export.artifact"
@@ -73,7 +73,7 @@ ROOMS: dict[str, str] = {
         "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers export.torch"
     ),
     "export.verification": (
-        "engine engine.models engine.storage engine.network export.artifact export.onnx export.torch"
+        "engine engine.models.heads engine.models engine.storage engine.network export.artifact export.onnx export.torch"
     ),
     "export": (
         "engine engine.models engine.storage engine.optimizers engine.network engine.training engine.runs "
