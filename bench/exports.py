@@ -16,7 +16,7 @@ from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStora
 from unrolled.export.formats import FORMATS
 from unrolled.export.onnx.writer import build
 from unrolled.runtime.generation.generate import generate
-from unrolled.runtime.models.load import load
+from unrolled.runtime.models.load import load_language_model
 from unrolled.runtime.models.onnx_model import open_checkpoint
 
 TIMED_TOKENS, TIMED_ROUNDS = 200, 5
@@ -37,7 +37,7 @@ def measure(checkpoint: Checkpoint, path: Path, form: str, weights: WeightStorag
     """
     before_form = form if path.suffix == FORMATS["onnx"].suffix else "step"
     sizes = {"before": build(checkpoint, before_form).ByteSize(), "after": path.stat().st_size}
-    models = {"before": open_checkpoint(checkpoint, before_form), "after": load(path)}
+    models = {"before": open_checkpoint(checkpoint, before_form), "after": load_language_model(path)}
     rates: dict[str, list[float]] = {when: [] for when in models}
     for model in models.values():
         _rate(model)

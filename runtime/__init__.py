@@ -1,4 +1,4 @@
-"""Load a model file and generate text.
+"""Load a model file, and generate text with a language model, or run a model of another task.
 
     from unrolled.runtime import generate, load
 
@@ -16,7 +16,7 @@ from unrolled.runtime.generation.requests.context import Context, extend, read
 from unrolled.runtime.generation.requests.generation import Generation
 from unrolled.runtime.generation.stream import stream, write
 from unrolled.runtime.models.engines import ENGINES
-from unrolled.runtime.models.load import load
+from unrolled.runtime.models.load import load, load_language_model
 from unrolled.runtime.scoring import TextScore, rank, score
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "extend",
     "generate",
     "load",
+    "load_language_model",
     "rank",
     "read",
     "score",

@@ -3,51 +3,68 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.parameters import parameter_count
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.engine.storage.description import Preprocessing, text_preprocessing
 from unrolled.engine.storage.json_text import object_in
+from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.runtime.models.argument_checks import check_language_model
 from unrolled.runtime.models.load import load
 from unrolled.runtime.models.onnx_model import OnnxModel
+from unrolled.runtime.models.sequence_model import EngineSequenceModel
+
+
+class _Described(NamedTuple):
+    """Metadata of a model file; ``graph`` is empty except for language models in ONNX."""
+
+    kind: str
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    training: dict[str, Any]
+    graph: dict[str, Any]
+
+
+def _read(path: Path) -> _Described:
+    """Return the description of a file's model."""
+    if path.suffix == CHECKPOINT_SUFFIX:
+        checkpoint = load_checkpoint(path)
+        return _Described("checkpoint", checkpoint.spec, checkpoint.preprocessing, checkpoint.training, {})
+    model = load(path)
+    if isinstance(model, EngineSequenceModel):
+        return _Described(model.engine, model.spec, model.preprocessing, model.training, {})
+    language_model, graph = check_language_model(model), dict[str, Any]()
+    if isinstance(model, OnnxModel):
+        weights = model.weights
+        graph = {"form": model.form, "weights": weights.storage, "int8_products": weights.quantized}
+    preprocessing = text_preprocessing(language_model.tokenizer)
+    return _Described(model.engine, language_model.config.spec, preprocessing, model.training, graph)
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return kind, size, model, vocabulary and training of a run folder, checkpoint or exported file, as JSON values.
+    """Return kind, size, model, preprocessing and training of a run folder, checkpoint or exported file, as JSON values.
 
     Raises:
         ModelFileError: the file cannot be read, or was not written by this package.
     """
     path = resolve_model_file(path)
-    graph: dict[str, Any] = {}  # ONNX files only
-    if path.suffix == CHECKPOINT_SUFFIX:
-        checkpoint = load_checkpoint(path)
-        kind, config, tokenizer, training = "checkpoint", checkpoint.config, checkpoint.tokenizer, checkpoint.training
-    else:
-        model = load(path)
-        kind, config, tokenizer, training = model.engine, model.config, model.tokenizer, model.training
-        if isinstance(model, OnnxModel):
-            weights = model.weights
-            graph = {"form": model.form, "weights": weights.storage, "int8_products": weights.quantized}
+    described = _read(path)
+    training = described.training
     result, data, optimizer = (object_in(training, name) for name in ("result", "data", "optimizer"))
     # The last validation belongs to these weights, unless the training continued after it and was interrupted.
     scored = object_in(result, "last") if result.get("last_step") == result.get("steps") else {}
     return {
         "file": str(path),
-        "kind": kind,
+        "kind": described.kind,
         "bytes": Path(path).stat().st_size,
-        **graph,
-        "parameters": parameter_count(config.spec),
-        "val_loss": scored.get("loss"),
-        "val_perplexity": scored.get("perplexity"),
-        "model": config.to_dict(),
-        "tokenizer": {
-            "level": tokenizer.level,
-            "tokens": len(tokenizer.vocabulary),
-            "unknown": tokenizer.unknown,
-            "first": " ".join(repr(token)[1:-1] for token in tokenizer.examples(12)),
-        },
+        **described.graph,
+        "parameters": parameter_count(described.spec),
+        **_model(described.spec, described.preprocessing, scored),
         "trained": {
             "corpus": object_in(training, "corpus").get("name"),
             **{key: result.get(key) for key in ("engine", "steps", "epochs", "tokens", "seconds", "tokens_per_s")},
@@ -56,4 +73,34 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             "learning_rate": optimizer.get("learning_rate"),
             **{key: object_in(training, "training").get(key) for key in ("schedule", "seed")},
         },
+    }
+
+
+def _model(spec: ModelSpec, preprocessing: Preprocessing, scored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of the description that depend on the task: figures of the last validation, model, preprocessing."""
+    config = LanguageModelConfig.from_spec(spec)
+    tokenizers = {name: _tokenizer(rules.tokenizer) for name, rules in preprocessing.items() if rules.tokenizer}
+    if config is not None:
+        return {
+            "val_loss": scored.get("loss"),
+            "val_perplexity": scored.get("perplexity"),
+            "model": config.to_dict(),
+            "tokenizer": tokenizers.get(spec.inputs[0].name),
+        }
+    values = spec.to_dict()
+    inputs = {one["name"]: {key: value for key, value in one.items() if key != "name"} for one in values["inputs"]}
+    return {
+        **{f"val_{metric.name}": scored.get(metric.name) for metric in spec.head.metrics},
+        "capabilities": ", ".join(sorted(spec.capabilities)),
+        "model": {**values, "inputs": inputs},
+        "tokenizers": tokenizers,
+    }
+
+
+def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "level": tokenizer.level,
+        "tokens": len(tokenizer.vocabulary),
+        "unknown": tokenizer.unknown,
+        "first": " ".join(repr(token)[1:-1] for token in tokenizer.examples(12)),
     }

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_choice, check_whole
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.step_contract import StepModel, zero_state
+from unrolled.engine.models.step_contract import LoadedModel, StepModel, zero_state
 from unrolled.engine.sampling.rules import check_finite, token_logprobs
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
-from unrolled.runtime.models.argument_checks import check_model, check_text, take_texts
+from unrolled.runtime.models.argument_checks import check_language_model, check_text, take_texts
 
 LOGIT_BYTES = 64 * 2**20  # logits and their intermediate results at a time
 BYTES_PER_LOGIT = 32  # one float32 and three float64 values on the way to a log-probability
@@ -69,7 +69,7 @@ class TextScore:
 
 
 def score(
-    model: StepModel,
+    model: LoadedModel,
     texts: str | Iterable[str],
     prompts: str | Iterable[str] | None = None,
     *,
@@ -91,7 +91,7 @@ def score(
         UnknownTokenError: a text or prompt contains a token outside the vocabulary.
     """
     check_whole("batch_size", batch_size, 1)
-    check_model(model)
+    model = check_language_model(model)
     texts = take_texts("texts", texts)
     before: list[str | None] = [prompts] * len(texts) if isinstance(prompts, str | None) else []
     if not isinstance(prompts, str | None):
@@ -114,7 +114,7 @@ def score(
 
 
 def rank(
-    model: StepModel, prompt: str | None, alternatives: str | Iterable[str], *, by: str = "logprob", eos: bool = False
+    model: LoadedModel, prompt: str | None, alternatives: str | Iterable[str], *, by: str = "logprob", eos: bool = False
 ) -> list[TextScore]:
     """Return the scores of ``alternatives`` after ``prompt``, the most probable first; ties keep their order.
 
@@ -122,7 +122,7 @@ def rank(
         by: "logprob" of the whole text, which favours short texts, or the "mean" a token.
     """
     check_choice("by", by, ORDERS)
-    check_model(model)
+    model = check_language_model(model)
     before = None if prompt is None else check_text("prompt", prompt)
     alternatives = take_texts("alternatives", alternatives)
     return sorted(

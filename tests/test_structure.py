@@ -80,7 +80,7 @@ ROOMS: dict[str, str] = {
         "export.artifact export.onnx export.torch"
     ),
     "runtime.models": (
-        "engine engine.tokenizers engine.models engine.storage engine.sampling engine.kernels.gemm "
+        "engine engine.tokenizers engine.models.heads engine.models engine.storage engine.sampling engine.kernels.gemm "
         "engine.kernels.decode engine.network export.artifact export.onnx export.torch"
     ),
     "runtime.generation.requests": (

@@ -16,7 +16,7 @@ from unrolled.engine.models.step_contract import StepModel, zero_state
 from unrolled.engine.processes.messages import Message, pack_arrays, unpack_arrays
 from unrolled.engine.processes.serving import serve
 from unrolled.engine.processes.worker import WorkerDiedError, WorkerFailedError, WorkerProcess, python_module
-from unrolled.runtime import generate, load
+from unrolled.runtime import generate, load_language_model
 from unrolled.runtime.generation.requests.config import GenerationConfig
 
 STREAMS = 64  # rows in the batch whose speed is measured
@@ -82,7 +82,7 @@ def write_texts(job: TextsJob, on: NDArray[np.int64] | None) -> tuple[dict[str, 
 def _run(job: TextsJob, on: NDArray[np.int64] | None) -> dict[str, Any]:
     """Open the model, generate greedy and sampled texts, compute logits and measure; return figures and arrays."""
     started = time.perf_counter()
-    model = load(job.model, job.engine)
+    model = load_language_model(job.model, job.engine)
     generate(model, job.prompts[:1], max_new_tokens=1)
     first_call = time.perf_counter() - started
     greedy = _texts(model, job, do_sample=False)

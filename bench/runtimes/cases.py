@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.models.initializers import pytorch_params
 from unrolled.engine.models.language_model_config import LanguageModelConfig
-from unrolled.engine.models.step_contract import pad_prompts, zero_state
+from unrolled.engine.models.padding import pad_sequences
+from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling import philox
 from unrolled.engine.sampling.config import SamplingConfig
@@ -53,7 +54,7 @@ class ExpectedCall(NamedTuple):
 def expected_of(checkpoint: Checkpoint, form: str) -> list[ExpectedCall]:
     """Return the calls of a form: logits from the weights, tokens from the sampling rules."""
     model = LanguageModel(checkpoint.config, checkpoint.float32())
-    tokens, lengths = pad_prompts(PROMPT_IDS)
+    tokens, lengths = pad_sequences(PROMPT_IDS)
     state = zero_state(checkpoint.config, len(PROMPT_IDS))
     logits, _ = model.step(tokens, state)
     step = {"tokens": tokens, "state": state}

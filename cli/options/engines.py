@@ -10,7 +10,7 @@ from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.network.backends import FLOAT32, PRECISIONS
 from unrolled.engine.settings import Setting
 from unrolled.export.training_engines import TRAINABLES
-from unrolled.runtime import ENGINES, load
+from unrolled.runtime import ENGINES, load_language_model
 
 PRECISION = Setting("precision", "Of products; bf16: numba engine, processors with AVX512-BF16.", choices=PRECISIONS)
 
@@ -34,7 +34,7 @@ class ModelEngine:
 
     def load(self, model: str) -> StepModel:
         """Return the model of a file or run folder on this engine."""
-        return load(model, self.engine, self.precision)
+        return load_language_model(model, self.engine, self.precision)
 
 
 EngineOptions = Annotated[ModelEngine, options_of(ModelEngine)]

@@ -31,7 +31,7 @@ from unrolled.export.formats import SINGLE_FILES, default_name, export_model
 from unrolled.export.training_engines import TRAINABLES
 from unrolled.export.web import find_onnxruntime_web
 from unrolled.report.loss_curves import draw_loss_curves
-from unrolled.runtime import generate, load
+from unrolled.runtime import generate, load_language_model
 from unrolled.runtime.web_server import WebServer
 
 DEMO_OPTIONS = shlex.split(
@@ -135,7 +135,7 @@ def _samples(compared: Sequence[Implementation]) -> list[dict[str, str]]:
     """Return a text for each prompt from every engine and file, with the same draws."""
     samples = []
     for one in compared:
-        model = load(one.model, one.engine)
+        model = load_language_model(one.model, one.engine)
         for text in generate(model, PROMPTS, max_new_tokens=400, temperature=0.6, seed=1):
             samples.append({"engine": model.engine, "prompt": text.prompt, "text": text.text})
     return samples

@@ -1,13 +1,20 @@
-"""The step contract of every engine and model file, the calls beyond it that a model may declare, and the checks of both.
+"""The contracts of every engine and model file, the calls beyond them that a model may declare, and the checks of both.
+
+A language model:
 
     step(tokens (T, B) int64, state (S, L, B, H)) -> (logits (T, B, V), state (S, L, B, H))
 
-T = 1 generates, T = n reads a prompt. The state goes in and comes out; a model holds none.
+T = 1 generates, T = n reads a prompt. A model of any other description takes named inputs, and gives the outputs of its head:
+
+    run(inputs, lengths (B,) int64) -> outputs
+    step(inputs, state (S, L, B, H)) -> (outputs, state (S, L, B, H)), for models of one direction
+
+The state goes in and comes out; a model holds none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -15,7 +22,9 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, ShapeError
 from unrolled.engine.models.draw_settings import DrawSettings
+from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.tokenizers.contract import Tokenizer
 
 
@@ -73,6 +82,78 @@ class StepModel(Stepper, Protocol):
 
 
 STEP = frozenset({"step", "generate"})  # the capabilities of a model that only computes ``step``
+
+
+class Runner(Protocol):
+    """Computes whole sequences by a model of any description, on any engine or from any file, after checks of its arguments."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+    def run(
+        self, inputs: Mapping[str, NDArray], lengths: NDArray[np.int64] | None = None, state: NDArray | None = None
+    ) -> tuple[Outputs, NDArray]:
+        """Return the outputs of the head by name, and the state (S, L·D, B, H) after the last valid step of each row.
+
+        Args:
+            state: (S, L·D, B, H), the initial state; None: zero.
+        """
+        ...
+
+
+class SequenceModel(Protocol):
+    """A sequence model of any description that is not a language model's, on any engine or from any file."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Return what the model can do, ``spec.capabilities``: "run", and "step" for models of one direction."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """Return the name of the engine that runs the model, a key of ``unrolled.runtime.ENGINES``."""
+        ...
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Return the record of the training that the model's file holds."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the checkpoint that the model was made from."""
+        ...
+
+    @property
+    def weights_digest(self) -> str:
+        """Return a digest of the weights that the model computes with: ``digest``, unless its file stores other weights."""
+        ...
+
+    def run(self, inputs: Mapping[str, NDArray], lengths: NDArray[np.int64] | None = None) -> Outputs:
+        """Return the outputs of the head, by name, for whole sequences from a zero state.
+
+        Args:
+            inputs: an array for each input of ``spec``, by name: (T, B, …), or (B, …) for one value a sequence.
+            lengths: (B,) int64, the valid time steps of each row, 1 to T; None: all. What stands after them changes nothing.
+
+        Raises:
+            ShapeError: an array does not fit the model or the others, or a valid value is out of range.
+            ModelFileError: the file's graph does not run.
+        """
+        ...
+
+    def step(self, inputs: Mapping[str, NDArray], state: NDArray) -> tuple[Outputs, NDArray]:
+        """Return the outputs of T time steps that continue ``state`` (S, L, B, H), and the state after them.
+
+        Raises:
+            ConfigError: the model has no ``step``; the message says why.
+            ShapeError, ModelFileError: as ``run``.
+        """
+        ...
+
+
+LoadedModel = StepModel | SequenceModel  # of any model file
 
 
 class ReadingModel(StepModel, Protocol):
@@ -218,15 +299,6 @@ def check_step_results(config: LanguageModelConfig, tokens: NDArray, logits: Any
         if not isinstance(got, np.ndarray) or got.shape != wanted or got.dtype != np.float32:
             what = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
             raise ModelFileError(f"the graph gives {name} of {what}, needs float32 {wanted}")
-
-
-def pad_prompts(prompts: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return prompts of different lengths as tokens (T, B), zeros after the shorter ones, and lengths (B,)."""
-    lengths = np.array([len(prompt) for prompt in prompts], np.int64)
-    tokens = np.zeros((lengths.max(), len(prompts)), np.int64)
-    for b, prompt in enumerate(prompts):
-        tokens[: len(prompt), b] = prompt
-    return tokens, lengths
 
 
 def zero_state(model: HasState, batch_size: int, dtype: np.dtype | type = np.float32) -> NDArray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +17,13 @@ from unrolled.engine.errors import ModelFileError, ShapeError
 from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.input_checks import checked_inputs
 from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.models.step_contract import Runner
 from unrolled.export.artifact.forms import RUN, signature_of
 
 LENGTHS: tuple[tuple[int, ...], ...] = ((1,), (5, 1, 3), (4, 9))  # of the rows of each case
 MAX_VALUES = 256  # recorded of an output
 MAX_POSITIONS = 1 << 12  # T·B of a case that is read
 FINAL_STATE = "final_state"
-
-
-class Runner(Protocol):
-    """A model of any description that computes whole sequences, on any engine or from any file."""
-
-    @property
-    def spec(self) -> ModelSpec: ...
-    def run(
-        self, inputs: Mapping[str, NDArray], lengths: NDArray[np.int64] | None = None, state: NDArray | None = None
-    ) -> tuple[Outputs, NDArray]: ...
 
 
 class Recorded(NamedTuple):

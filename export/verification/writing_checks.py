@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.draw_settings import GREEDY, DrawSettings
-from unrolled.engine.models.step_contract import Draws, StepModel, WritingModel, pad_prompts, zero_state
+from unrolled.engine.models.padding import pad_sequences
+from unrolled.engine.models.step_contract import Draws, StepModel, WritingModel, zero_state
 from unrolled.export.artifact.golden_cases import recorded_draws, settings_text
 from unrolled.export.verification.checks import close, need, random_tokens
 
@@ -31,7 +32,7 @@ def _write(model: WritingModel, prompts: list[list[int]], draws: Draws) -> tuple
     Raises:
         CheckFailed: the tokens have another shape, or writing stops before or continues after <eos>.
     """
-    tokens, lengths = pad_prompts(prompts)
+    tokens, lengths = pad_sequences(prompts)
     written, state = model.write(tokens, lengths, zero_state(model.config, len(prompts)), draws)
     shape, eos = (draws.steps, len(prompts)), model.tokenizer.end_id
     need(

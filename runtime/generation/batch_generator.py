@@ -30,7 +30,7 @@ from unrolled.runtime.generation.requests.row_settings import (
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
 from unrolled.runtime.models.argument_checks import check_text, shown
 from unrolled.runtime.models.engines import ENGINES
-from unrolled.runtime.models.load import load
+from unrolled.runtime.models.load import load_language_model
 
 ColumnArrays = dict[str, NDArray[Any]]
 
@@ -52,7 +52,7 @@ def shared_model(path: str, engine: str | None = None, precision: str = FLOAT32)
     with _load_lock:
         known = _models.get((path, engine, precision))
         if known is None or known[0] != stamp:
-            known = _models[path, engine, precision] = stamp, load(path, engine, precision)
+            known = _models[path, engine, precision] = stamp, load_language_model(path, engine, precision)
         return known[1]
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError, NothingLeftError, SettingName
-from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.models.step_contract import LoadedModel, StepModel
 from unrolled.engine.sampling.filters import FILTERS
 from unrolled.engine.sampling.processors import History, Scores
 from unrolled.engine.sampling.rules import check_finite, log_softmax, process
@@ -28,7 +28,7 @@ from unrolled.runtime.generation.generate import check_config
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.generation import Generation, before_stop
 from unrolled.runtime.generation.requests.prompts import prompt_tokens, read_prompts
-from unrolled.runtime.models.argument_checks import check_model, take_texts
+from unrolled.runtime.models.argument_checks import check_language_model, take_texts
 from unrolled.runtime.models.batch_invariance import RowModel
 
 LENGTH_PENALTY_LIMIT = 50  # a float still holds this power of a length of a million tokens
@@ -217,7 +217,7 @@ def _search(model: StepModel, config: BeamConfig, searches: Sequence[_Search]) -
 
 
 def beam_search(
-    model: StepModel, prompts: str | Iterable[str], config: BeamConfig | None = None, **settings: Any
+    model: LoadedModel, prompts: str | Iterable[str], config: BeamConfig | None = None, **settings: Any
 ) -> list[BeamGeneration]:
     """Search the most probable texts after ``prompts``, all beams of up to ``batch_size`` rows at a time.
 
@@ -232,7 +232,7 @@ def beam_search(
         UnknownTokenError: a prompt or a setting holds a text outside the vocabulary.
         NothingLeftError: the settings leave no text after the prompts of its rows.
     """
-    check_model(model)
+    model = check_language_model(model)
     config = check_config(config, settings, BeamConfig, "beam_search")
     given = take_texts("prompts", prompts)
     config = config.resolved(model.tokenizer)

@@ -7,13 +7,13 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from unrolled.engine.errors import ConfigError, NothingLeftError
-from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.models.step_contract import LoadedModel
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.context import Context, more_tokens
 from unrolled.runtime.generation.requests.generation import NOTHING_LEFT, Generation
 from unrolled.runtime.generation.requests.request import Request, resolve
 from unrolled.runtime.generation.scheduler.scheduler import write_rows
-from unrolled.runtime.models.argument_checks import check_model, shown, take_texts
+from unrolled.runtime.models.argument_checks import check_language_model, shown, take_texts
 
 AnyConfig = TypeVar("AnyConfig", bound=GenerationConfig)
 
@@ -33,7 +33,7 @@ def check_config(config: AnyConfig | None, settings: dict[str, Any], kind: type[
 
 
 def generate(
-    model: StepModel,
+    model: LoadedModel,
     prompts: str | Iterable[str],
     config: GenerationConfig | None = None,
     *,
@@ -55,12 +55,12 @@ def generate(
 
     Raises:
         ConfigError: a setting is out of its range, there is no prompt, a prompt is not a text, the model is not loaded,
-            or the context is of another model.
+            the model writes no texts, or the context is of another model.
         UnknownTokenError: a prompt or a setting holds a text outside the vocabulary.
         NothingLeftError: the settings leave no token for the rows of these indices.
     """
     config = check_config(config, settings, GenerationConfig, "generate")
-    check_model(model)
+    model = check_language_model(model)
     given = take_texts("prompts", prompts)
     repeats, config = config.num_return_sequences, resolve(model, config)
     encoded = [more_tokens(model, prompt, context) for prompt in given]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from unrolled.engine.errors import ConfigError, NothingLeftError
-from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.models.step_contract import LoadedModel, StepModel
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.generation.generate import check_config
 from unrolled.runtime.generation.requests.config import GenerationConfig
@@ -15,7 +15,7 @@ from unrolled.runtime.generation.requests.generation import NOTHING_LEFT, Genera
 from unrolled.runtime.generation.requests.request import make_request
 from unrolled.runtime.generation.scheduler.flow_slots import MIN_CHUNK
 from unrolled.runtime.generation.scheduler.scheduler import Scheduler
-from unrolled.runtime.models.argument_checks import check_model, check_text, shown
+from unrolled.runtime.models.argument_checks import check_language_model, check_text, shown
 
 
 class _CertainText:
@@ -65,7 +65,7 @@ class Stream(Iterator[str]):
 
 
 def stream(
-    model: StepModel,
+    model: LoadedModel,
     prompt: str,
     config: GenerationConfig | None = None,
     *,
@@ -89,7 +89,7 @@ def stream(
         NothingLeftError: the settings leave no token.
     """
     config = check_config(config, settings, GenerationConfig, "stream")
-    check_model(model)
+    model = check_language_model(model)
     for name, called in (("on_text", on_text), ("on_end", on_end)):
         if called is not None and not callable(called):
             raise ConfigError(f"{name}: got {shown(called)}, needs a function")
@@ -124,7 +124,7 @@ def _pieces(
 
 
 def write(
-    model: StepModel,
+    model: LoadedModel,
     prompt: str,
     on_text: Callable[[str], Any],
     config: GenerationConfig | None = None,

@@ -21,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 
 from unrolled.engine.errors import JobError
-from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.models.step_contract import LoadedModel
 from unrolled.engine.signals import DeferredInterrupt
 from unrolled.runtime.generation.requests.config import GenerationConfig
 from unrolled.runtime.generation.requests.request import resolve
@@ -30,10 +30,11 @@ from unrolled.runtime.jobs.job_writer import BLOCK_ROWS_PER_LANE, JobWriter
 from unrolled.runtime.jobs.prompt_files import PromptFile
 from unrolled.runtime.jobs.result_files import ResultFile, open_results
 from unrolled.runtime.jobs.resumption import remaining_blocks
+from unrolled.runtime.models.argument_checks import check_language_model
 
 
 def run_job(
-    model: StepModel, job: Job, config: GenerationConfig | None = None, observer: JobObserver | None = None
+    model: LoadedModel, job: Job, config: GenerationConfig | None = None, observer: JobObserver | None = None
 ) -> Progress:
     """Generate texts for all prompts of a file; Ctrl-C or SIGTERM end it early, with whole lines written.
 
@@ -49,9 +50,10 @@ def run_job(
     Raises:
         PromptFileError: the input cannot be read at all.
         UnknownTokenError, ConfigError: the settings name something that the vocabulary does not have.
+        ConfigError: the model writes no texts.
         JobError: the output cannot be started, resumed or written; or ``strict`` is set, and a row cannot be served.
     """
-    config = config or GenerationConfig()
+    model, config = check_language_model(model), config or GenerationConfig()
     resolved = resolve(model, config)
     opened = PromptFile(job.input, job.format, table=job.table, keep_columns=job.keep_columns)
     with opened as prompts, DeferredInterrupt() as interrupt:

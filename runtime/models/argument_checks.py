@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.step_contract import StepModel
 from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.runtime.models.pickling import Rebuildable
+from unrolled.runtime.models.sequence_model import EngineSequenceModel
 
 
 @runtime_checkable
@@ -36,12 +39,20 @@ def shown(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def check_model(model: object) -> None:
-    """Raise ConfigError unless the argument is a loaded model."""
+def check_language_model(model: object) -> StepModel:
+    """Return a loaded language model.
+
+    Raises:
+        ConfigError: the argument is no loaded model, or one that writes no texts; the message says why.
+    """
+    if isinstance(model, EngineSequenceModel):
+        model.spec.require("generate")
+    if isinstance(model, Rebuildable):  # the usual case first: a check against a protocol takes 10 us
+        return cast(StepModel, model)
     if isinstance(model, str | os.PathLike):
         raise ConfigError(f"model: got the path {os.fspath(model)!r}, needs a loaded model: load({os.fspath(model)!r})")
-    if isinstance(model, _DeclaredModel):  # the usual case first: a check against a protocol takes 10 us
-        return
+    if isinstance(model, _DeclaredModel):
+        return cast(StepModel, model)
     if isinstance(model, _TextModel):
         raise ConfigError(
             f"model: got {shown(model)} without capabilities, needs those that it has, e.g. "

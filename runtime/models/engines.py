@@ -1,20 +1,24 @@
-"""Checkpoints as StepModels on any of ``ENGINES``; each engine is imported when it is first used."""
+"""Checkpoints as models on any of ``ENGINES``; each engine is imported when it is first used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.checks import check_choice
 from unrolled.engine.errors import ConfigError, MissingDependencyError, ModelFileError, first_line
+from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.parameters import Params
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import (
     STEP,
     Flow,
+    Runner,
     StepModel,
     Stepper,
     check_ids,
@@ -23,10 +27,12 @@ from unrolled.engine.models.step_contract import (
 )
 from unrolled.engine.network.backends import BF16, FLOAT32, check_precision
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Network
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.runtime.models.argument_checks import shown
 from unrolled.runtime.models.pickling import Rebuildable
+from unrolled.runtime.models.sequence_model import EngineSequenceModel, ModelRecord
 
 if TYPE_CHECKING:
     from unrolled.runtime.models.onnx_model import OnnxModel
@@ -136,20 +142,97 @@ def needs_torch(what: str) -> MissingDependencyError:
     return MissingDependencyError(f'{what} needs torch: pip install "unrolled[torch]"')
 
 
-ENGINES: dict[str, Callable[[Checkpoint], TokenizedModel | OnnxModel]] = {
-    "numpy": _numpy_model,
-    "numba": _numba_model,
-    "torch": _torch_model,
-    "torchscript": _torchscript_model,
-    "onnxruntime": _onnxruntime_model,
+def _numpy_runner(checkpoint: Checkpoint) -> Runner:
+    return Network(checkpoint.spec, checkpoint.float32(), "numpy")
+
+
+def _numba_runner(checkpoint: Checkpoint, precision: str = FLOAT32) -> Runner:
+    return Network(checkpoint.spec, checkpoint.float32(), "numba", precision)
+
+
+class TorchRunner:
+    """A model of any description on a module of PyTorch."""
+
+    def __init__(self, spec: ModelSpec, params: Params) -> None:
+        from unrolled.export.torch.inference import run_network
+        from unrolled.export.torch.network import TorchNetwork
+
+        self.spec, self._module, self._run = spec, TorchNetwork(spec, params).eval(), run_network
+
+    def run(
+        self, inputs: Mapping[str, NDArray], lengths: NDArray[np.int64] | None = None, state: NDArray | None = None
+    ) -> tuple[Outputs, NDArray]:
+        return self._run(self._module, inputs, lengths, state)
+
+
+def _torch_runner(checkpoint: Checkpoint) -> Runner:
+    try:
+        return TorchRunner(checkpoint.spec, checkpoint.float32())
+    except ImportError as error:
+        raise needs_torch("the torch engine") from error
+
+
+def _torchscript_runner(checkpoint: Checkpoint) -> Runner:
+    raise ConfigError(f"engine: torchscript runs language models; got a model of {checkpoint.spec.head.kind}")
+
+
+def _onnxruntime_runner(checkpoint: Checkpoint) -> Runner:
+    from unrolled.runtime.models.onnx_model import checkpoint_runner
+
+    return checkpoint_runner(checkpoint)
+
+
+class Engine(NamedTuple):
+    """An engine on which checkpoints run.
+
+    Args:
+        language_model: makes the model of a language model's checkpoint.
+        runner: makes what runs any other checkpoint.
+    """
+
+    language_model: Callable[[Checkpoint], TokenizedModel | OnnxModel]
+    runner: Callable[[Checkpoint], Runner]
+
+
+ENGINES: dict[str, Engine] = {
+    "numpy": Engine(_numpy_model, _numpy_runner),
+    "numba": Engine(_numba_model, _numba_runner),
+    "torch": Engine(_torch_model, _torch_runner),
+    "torchscript": Engine(_torchscript_model, _torchscript_runner),
+    "onnxruntime": Engine(_onnxruntime_model, _onnxruntime_runner),
 }
 
 
 def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) -> StepModel:
-    """Return a checkpoint as a StepModel on one of ``ENGINES``; only the numba engine has "bf16" products."""
+    """Return a language model's checkpoint as a StepModel on one of ``ENGINES``; only the numba engine has "bf16" products.
+
+    Raises:
+        ConfigError: engine and precision do not go together, or the checkpoint is not a language model's.
+    """
+    _check(checkpoint, engine, precision)
+    make = ENGINES[engine].language_model
+    model = make(checkpoint) if precision == FLOAT32 else _numba_model(checkpoint, precision)
+    return model.built_by(make_model, checkpoint, engine, precision)
+
+
+def make_sequence_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) -> EngineSequenceModel:
+    """Return a checkpoint as a SequenceModel on one of ``ENGINES``; only the numba engine has "bf16" products.
+
+    Raises:
+        ConfigError: engine and precision do not go together.
+    """
+    _check(checkpoint, engine, precision)
+    make = ENGINES[engine].runner
+    runner = make(checkpoint) if precision == FLOAT32 else _numba_runner(checkpoint, precision)
+    digest = checkpoint.digest
+    record = ModelRecord(checkpoint.preprocessing, checkpoint.training, digest, digest)
+    name = engine if precision == FLOAT32 else f"{engine}-{precision}"
+    return EngineSequenceModel(name, runner, record).built_by(make_sequence_model, checkpoint, engine, precision)
+
+
+def _check(checkpoint: object, engine: str, precision: str) -> None:
+    """Check the arguments of ``make_model``."""
     if not isinstance(checkpoint, Checkpoint):
         raise ConfigError(f"checkpoint: got {shown(checkpoint)}, needs a Checkpoint; load(path) takes paths")
     check_choice("engine", engine, ENGINES)
     check_precision(engine, precision)
-    model = ENGINES[engine](checkpoint) if precision == FLOAT32 else _numba_model(checkpoint, precision)
-    return model.built_by(make_model, checkpoint, engine, precision)

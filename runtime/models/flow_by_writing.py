@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.models.draw_settings import DrawSettings
-from unrolled.engine.models.step_contract import Draws, Flow, WritingModel, pad_prompts
+from unrolled.engine.models.padding import pad_sequences
+from unrolled.engine.models.step_contract import Draws, Flow, WritingModel
 
 # Tokens of all rows in a call, so that few rows draw more each: trades call overhead against tokens wasted on ended rows.
 TOKENS_PER_CALL = 2048
@@ -43,7 +44,7 @@ def _groups(rows: NDArray[np.intp], settings: DrawSettings) -> Iterator[tuple[ND
 
 def _write(model: WritingModel, state: NDArray, flow: Flow, rows: NDArray[np.intp], draws: Draws) -> None:
     """Advance rows by one call of ``write``; a row ends with its <eos> or its last token."""
-    tokens, lengths = pad_prompts([flow.tokens[flow.position[e] : flow.end[e]] for e in rows])
+    tokens, lengths = pad_sequences([flow.tokens[flow.position[e] : flow.end[e]] for e in rows])
     written, moved = model.write(tokens, lengths, np.ascontiguousarray(state[:, :, rows]), draws)
     state[:, :, rows] = moved
     n, eos = len(written), model.tokenizer.end_id

@@ -1,4 +1,4 @@
-"""Open model files of every kind as StepModels.
+"""Open model files of every kind.
 
 A checkpoint runs on any of ``ENGINES``; an exported file runs on its own engine. onnxruntime, torch and numba are imported
 with the first model that needs them.
@@ -12,20 +12,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unrolled.engine.errors import ConfigError, ModelFileError
-from unrolled.engine.models.step_contract import StepModel
+from unrolled.engine.models.language_model_config import LanguageModelConfig
+from unrolled.engine.models.step_contract import LoadedModel, StepModel
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
-from unrolled.runtime.models.argument_checks import check_path
-from unrolled.runtime.models.engines import TokenizedModel, TorchStepper, make_model, needs_torch
+from unrolled.runtime.models.argument_checks import check_language_model, check_path
+from unrolled.runtime.models.engines import (
+    TokenizedModel,
+    TorchStepper,
+    make_model,
+    make_sequence_model,
+    needs_torch,
+)
 
 
-def _open_onnx(path: Path) -> StepModel:
+def _open_onnx(path: Path) -> LoadedModel:
     from unrolled.runtime.models.onnx_model import open_onnx
 
     return open_onnx(path)
 
 
-def _open_torchscript(path: Path) -> StepModel:
+def _open_torchscript(path: Path) -> LoadedModel:
     try:
         from unrolled.export.torch.torchscript import read_torchscript
     except ImportError as error:
@@ -37,7 +44,7 @@ def _open_torchscript(path: Path) -> StepModel:
     return model.built_by(_torchscript_from_bytes, path.read_bytes())
 
 
-def _torchscript_from_bytes(data: bytes) -> StepModel:
+def _torchscript_from_bytes(data: bytes) -> LoadedModel:
     """Open the bytes of a TorchScript file, through a temporary file because torch reads from the disk."""
     with tempfile.TemporaryDirectory(prefix="unrolled-") as folder:
         path = Path(folder) / "model.pt"
@@ -45,11 +52,14 @@ def _torchscript_from_bytes(data: bytes) -> StepModel:
         return _open_torchscript(path)
 
 
-OPENERS: dict[str, Callable[[Path], StepModel]] = {".onnx": _open_onnx, ".pt": _open_torchscript}
+OPENERS: dict[str, Callable[[Path], LoadedModel]] = {".onnx": _open_onnx, ".pt": _open_torchscript}
 
 
-def load(path: str | os.PathLike[str], engine: str | None = None, precision: str = FLOAT32) -> StepModel:
+def load(path: str | os.PathLike[str], engine: str | None = None, precision: str = FLOAT32) -> LoadedModel:
     """Open a run folder, a checkpoint, an .onnx or a TorchScript file.
+
+    A language model is a ``StepModel``, with which ``generate``, ``stream``, ``score`` and the others work. Any other model is
+    a ``SequenceModel`` with ``run``, and ``step`` if it has one direction.
 
     Args:
         path: the file; a run folder stands for its best checkpoint.
@@ -66,7 +76,10 @@ def load(path: str | os.PathLike[str], engine: str | None = None, precision: str
     path = resolve_model_file(path)
     if path.suffix == CHECKPOINT_SUFFIX:
         usual = "onnxruntime" if precision == FLOAT32 else "numba"
-        return make_model(load_checkpoint(path), engine or usual, precision)
+        checkpoint = load_checkpoint(path)
+        is_language_model = LanguageModelConfig.from_spec(checkpoint.spec) is not None
+        make = make_model if is_language_model else make_sequence_model
+        return make(checkpoint, engine or usual, precision)
     if path.suffix not in OPENERS:
         known = ", ".join((CHECKPOINT_SUFFIX, *OPENERS))
         raise ModelFileError(f"{path}: the ending {path.suffix!r} is of no model file; known are {known}")
@@ -76,3 +89,18 @@ def load(path: str | os.PathLike[str], engine: str | None = None, precision: str
     if engine not in (None, model.engine):
         raise ConfigError(f"{path}: runs on {model.engine}; engine {engine!r} needs a checkpoint or a run folder")
     return model
+
+
+def load_language_model(
+    path: str | os.PathLike[str], engine: str | None = None, precision: str = FLOAT32
+) -> StepModel:  # fmt: skip
+    """Open the file of a language model, as ``load``.
+
+    Raises:
+        ConfigError: as ``load``; or the model is another, which writes no texts.
+    """
+    model = load(path, engine, precision)
+    try:
+        return check_language_model(model)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: ", *error.parts) from error

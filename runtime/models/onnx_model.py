@@ -13,18 +13,31 @@ from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import STEP, Draws, Flow, check_step
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.artifact.forms import RUN
 from unrolled.export.artifact.metadata import FileInfo, parse_metadata
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
+from unrolled.export.onnx.runner import OnnxRunner
 from unrolled.export.onnx.stepper import OnnxStepper, open_session
 from unrolled.runtime.models.flow_by_writing import TOKENS_PER_CALL, flow_by_writing
 from unrolled.runtime.models.onnx_bound_steps import OnnxBoundSteps
 from unrolled.runtime.models.pickling import Rebuildable
+from unrolled.runtime.models.sequence_model import EngineSequenceModel, ModelRecord
 
 CAPABILITIES = {  # by form
     "step": STEP | {"bind"},
     "generate": frozenset({"generate", "write", "flow"}),
     "both": STEP | {"write", "flow"},
 }
+
+
+def _weights_digest(weights: WeightStorage, checkpoint_digest: str) -> str:
+    """Return a digest of the weights that a graph computes with.
+
+    Weights restored from fp16 or int8 differ from the checkpoint's, and products in int8 give other states.
+    """
+    if not weights.digest:
+        return checkpoint_digest
+    return f"{weights.digest} int8" if weights.quantized else weights.digest
 
 
 class OnnxModel(OnnxStepper, Rebuildable):
@@ -39,13 +52,8 @@ class OnnxModel(OnnxStepper, Rebuildable):
 
     @property
     def weights_digest(self) -> str:
-        """Return a digest of the weights that the graph computes with.
-
-        Weights restored from fp16 or int8 differ from the checkpoint's, and products in int8 give other states.
-        """
-        if not self.weights.digest:
-            return self.digest
-        return f"{self.weights.digest} int8" if self.weights.quantized else self.weights.digest
+        """Return a digest of the weights that the graph computes with."""
+        return _weights_digest(self.weights, self.digest)
 
     def bind(self, rows: int) -> OnnxBoundSteps:
         """Return steps on bound arrays; only for the step form."""
@@ -116,7 +124,7 @@ class OnnxWriter(OnnxModel):
 
 
 def run_onnx(data: bytes, info: FileInfo, where: str) -> OnnxModel:
-    """Return the model of an ONNX file in memory, on as many threads as the environment asks for.
+    """Return the language model of an ONNX file in memory, on as many threads as the environment asks for.
 
     Args:
         data: the file.
@@ -132,7 +140,15 @@ def run_onnx(data: bytes, info: FileInfo, where: str) -> OnnxModel:
     return model.built_by(run_onnx, data, info, where)
 
 
-def open_onnx(path: Path) -> OnnxModel:
+def run_sequence_onnx(data: bytes, info: FileInfo, where: str) -> EngineSequenceModel:
+    """Return the model of an ONNX file of form ``run`` in memory, as ``run_onnx``."""
+    runner = OnnxRunner(open_session(data, where), info.spec, where)
+    digest = _weights_digest(info.weights, info.checkpoint_digest)
+    record = ModelRecord(info.description.preprocessing, info.training, info.checkpoint_digest, digest)
+    return EngineSequenceModel(OnnxModel.engine, runner, record).built_by(run_sequence_onnx, data, info, where)
+
+
+def open_onnx(path: Path) -> OnnxModel | EngineSequenceModel:
     """Open an ONNX file, which is checked before onnxruntime reads it.
 
     Raises:
@@ -141,7 +157,16 @@ def open_onnx(path: Path) -> OnnxModel:
     from unrolled.export.onnx.reader import read_onnx
 
     data, _, info = read_onnx(path)
-    return run_onnx(data, info, str(path))
+    return (run_sequence_onnx if info.form == RUN else run_onnx)(data, info, str(path))
+
+
+def checkpoint_runner(checkpoint: Checkpoint) -> OnnxRunner:
+    """Return what runs the graph that an export of the checkpoint would write in the form ``run``."""
+    from unrolled.export.onnx.writer import bare_model
+
+    where = "the graph of the checkpoint"
+    data = bare_model(checkpoint.spec, checkpoint.float32(), RUN).SerializeToString()
+    return OnnxRunner(open_session(data, where), checkpoint.spec, where)
 
 
 def open_checkpoint(checkpoint: Checkpoint, form: str = "step", weights: WeightStorage = FLOAT32_STORAGE) -> OnnxModel:

@@ -10,7 +10,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.draw_settings import DrawSettings
 from unrolled.engine.models.step_contract import STEP, Flow, StepModel, zero_state
 from unrolled.runtime import GenerationConfig, generate
-from unrolled.runtime.models.argument_checks import check_model
+from unrolled.runtime.models.argument_checks import check_language_model
 from unrolled.runtime.models.engines import ENGINES, make_model
 from unrolled.runtime.models.onnx_model import OnnxWriter, open_checkpoint
 
@@ -64,8 +64,8 @@ def test_a_users_own_model_declares_its_capabilities() -> None:
     with pytest.raises(
         ConfigError, match=r"a OwnModel without capabilities, needs those that it has, e\.g\. capabilities ="
     ):
-        check_model(OwnModel(model))
-    check_model(DeclaredModel(model))
+        check_language_model(OwnModel(model))
+    check_language_model(DeclaredModel(model))
     config = GenerationConfig(max_new_tokens=12, seed=4)
     assert generate(DeclaredModel(model), ["ab"], config)[0].tokens == generate(model, ["ab"], config)[0].tokens  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS
 from unrolled.engine.tokenizers.words import WordTokenizer
-from unrolled.engine.training.evaluation import evaluate, step_evaluator
+from unrolled.engine.training.evaluation import evaluate_tokens
 from unrolled.export.formats import export_model
 from unrolled.runtime import load, rank, scoring
 from unrolled.runtime.models.engines import make_model
@@ -167,7 +167,7 @@ def test_every_engine_says_the_same(engine: str) -> None:
 def test_a_text_as_one_stream_has_the_perplexity_of_eval() -> None:
     model = make()
     text = "".join(np.random.default_rng(4).choice(list("abcdefghijk"), 3000))
-    metrics = evaluate(step_evaluator(model), model.config, make_batches(text, model.tokenizer, 1, 512))
+    metrics = evaluate_tokens(model, make_batches(text, model.tokenizer, 1, 512))
     (got,) = score(model, [text])
     assert len(got.tokens) == metrics.tokens
     assert_close(-got.mean, metrics.loss, "curve", np.float64)

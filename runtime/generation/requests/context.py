@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError, UnknownTokenError
 from unrolled.engine.models.draw_settings import GREEDY
-from unrolled.engine.models.step_contract import Draws, StepModel, WritingModel, zero_state
+from unrolled.engine.models.step_contract import Draws, LoadedModel, StepModel, WritingModel, zero_state
 from unrolled.engine.storage.atomic_files import replacing
 from unrolled.runtime.generation.requests.generation import Generation
 from unrolled.runtime.generation.requests.prompts import prompt_tokens
-from unrolled.runtime.models.argument_checks import check_model, check_path, check_text, shown
+from unrolled.runtime.models.argument_checks import check_language_model, check_path, check_text, shown
 from unrolled.runtime.models.batch_invariance import RowModel
 
 CONTEXT_FORMAT = "unrolled-context-1"
@@ -121,25 +121,25 @@ def more_tokens(model: StepModel, prompt: str, context: Context | None) -> NDArr
     return np.concatenate([context.tokens[-1:], model.tokenizer.encode(prompt)])
 
 
-def read(model: StepModel, prompt: str, context: Context | None = None) -> Context:
+def read(model: LoadedModel, prompt: str, context: Context | None = None) -> Context:
     """Return the context after ``prompt``, which continues ``context`` if one is given.
 
     Raises:
         ConfigError: the context is of another model.
         UnknownTokenError: the prompt holds a text outside the vocabulary.
     """
-    check_model(model)
+    model = check_language_model(model)
     tokens = more_tokens(model, check_text("prompt", prompt), context)
     return _advance(model, tokens, context, 0)
 
 
-def extend(model: StepModel, context: Context, text: Generation) -> Context:
+def extend(model: LoadedModel, context: Context, text: Generation) -> Context:
     """Return the context after a text that ``generate`` wrote from it; its continuation is that of one longer text.
 
     Raises:
         UnknownTokenError: the text's tokens are not of this vocabulary.
     """
-    check_model(model)
+    model = check_language_model(model)
     check_context(context)
     if not isinstance(getattr(text, "tokens", None), tuple):
         raise ConfigError(f"text: got {shown(text)}, needs a Generation, which generate returns")

@@ -51,6 +51,9 @@ def read_prompts(
     """
     B = len(prompts)
     starts = [None] * B if states is None else states
+    if B == 1:  # the usual case of one text: what follows would take longer than reading a short prompt
+        state = zero_state(model.config, 1) if starts[0] is None else np.ascontiguousarray(starts[0][:, :, None])
+        return model.read(np.ascontiguousarray(prompts[0][:, None]), state)
     order = sorted(range(B), key=lambda row: (id(starts[row]), prompts[row].tolist()))
     lengths = np.array([len(prompts[row]) for row in order], np.int64)
     # the prefix that each prompt has in common with the one before it; the first has none

@@ -13,7 +13,8 @@ from exports import exported
 from numpy.typing import NDArray
 
 from unrolled.engine.models.draw_settings import DrawSettings
-from unrolled.engine.models.step_contract import Draws, pad_prompts, zero_state
+from unrolled.engine.models.padding import pad_sequences
+from unrolled.engine.models.step_contract import Draws, zero_state
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling.config import SamplingConfig
 from unrolled.engine.sampling.philox import uniforms
@@ -84,7 +85,7 @@ def test_large_vocabularies_are_drawn_by_the_rules(
     if top_k == 0:  # the part that is sorted first suffices for all rows, none, or some
         few = needed(logits, config) <= PARTIAL_SORT
         assert {"peaked": few.all(), "flat": not few.any(), "mixed": (few.any(1) & ~few.all(1)).any()}[kind]
-    tokens, lengths = pad_prompts(prompts)
+    tokens, lengths = pad_sequences(prompts)
     draws = Draws(steps, 0, np.arange(len(prompts)), DrawSettings(True, temperature, top_k, top_p, SEED))
     writer: Any = open_checkpoint(checkpoint, "generate")
     written, _ = writer.write(tokens, lengths, zero_state(checkpoint.config, len(prompts)), draws)
@@ -100,7 +101,7 @@ STEPS = 40
 
 def run(path: Path, config: SamplingConfig, prompts: list[list[int]], end: int) -> NDArray[np.int64]:
     """Return the tokens of a file's own generation, with every input as a host passes it."""
-    tokens, lengths = pad_prompts(prompts)
+    tokens, lengths = pad_sequences(prompts)
     u = uniforms(config.seed, np.arange(len(prompts)), np.arange(STEPS)[:, None])
     settings = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p, "end_token": end}
     if path.suffix == ".pt":

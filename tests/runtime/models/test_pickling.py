@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.language_model import LanguageModel, TokenStepper
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.storage.checkpoint import load_checkpoint, save_checkpoint
 from unrolled.engine.training.trainable import EngineTrainable
@@ -129,11 +129,11 @@ def test_what_cannot_be_pickled_says_what_to_do(take: Any) -> None:
         take(pieces)
     assert len("".join(pieces)) > 0  # and the stream continues
     checkpoint = models.checkpoint("gru", 1)
-    trainable = EngineTrainable(checkpoint.config, checkpoint.params, OptimizerConfig())
+    trainable = EngineTrainable(checkpoint.spec, checkpoint.params, OptimizerConfig())
     with pytest.raises(ConfigError, match=r"^trainable: .* pass the Experiment and prepare it in the other process"):
         take(trainable)
     with pytest.raises(ConfigError, match=r"^model: .* save its checkpoint, and load that in the other process"):
-        take(TokenizedModel("numpy", trainable, checkpoint.tokenizer))
+        take(TokenizedModel("numpy", TokenStepper(trainable), checkpoint.tokenizer))
     network = LanguageModel(checkpoint.config, checkpoint.params)
     if take is not copy.copy:
         made = pickle.loads(pickle.dumps(network))
