@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
 
 class TorchCell(NamedTuple):
     """A cell in PyTorch.
@@ -44,17 +46,13 @@ def _library_cell(function: Callable[..., Any], module: Callable[..., nn.RNNBase
     return TorchCell(layers, module)
 
 
-class _Steps(nn.Module):
-    """The time steps of one direction of one layer, by the function of one time step."""
+def _time_steps(step: Step) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return the function of all time steps of one direction of one layer, which TorchScript can compile."""
 
-    def __init__(self, step: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.step = step
-
-    def forward(
-        self, xg: Tensor, state: Tensor, w_hh: Tensor, b_hh: Tensor, batch_sizes: Tensor, reverse: bool
+    def run(
+        xg: Tensor, state: Tensor, w_hh: Tensor, b_hh: Tensor, batch_sizes: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Return outputs (N, H) and final state (S, B, H), given the packed input product (N, G·H)."""
+        # From packed xg (N, G·H) and state (S, B, H) to outputs (N, H) and the final state.
         sizes: list[int] = batch_sizes.tolist()
         ends: list[int] = batch_sizes.cumsum(0).tolist()
         outputs: list[Tensor] = []
@@ -62,22 +60,24 @@ class _Steps(nn.Module):
             t = len(sizes) - 1 - i if reverse else i
             n, end = sizes[t], ends[t]
             # In reverse rows join as time goes back; until then they keep their initial state.
-            moved = self.step(xg[end - n : end], state[:, :n], w_hh, b_hh)
+            moved = step(xg[end - n : end], state[:, :n], w_hh, b_hh)
             state = torch.cat([moved, state[:, n:]], 1)
             outputs.append(moved[0])
         if reverse:
             outputs.reverse()
         return torch.cat(outputs), state
 
+    return run
 
-def looped(step: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> TorchCell:
+
+def looped(step: Step) -> TorchCell:
     """Return the entry of a cell for which torch has no function of whole sequences.
 
     Args:
         step: (xg (B, G·H), state (S, B, H), w_hh, b_hh) -> state (S, B, H) of one time step, given its input product with the
             bias; TorchScript has to be able to compile it.
     """
-    steps = _Steps(step)
+    steps = _time_steps(step)
 
     def layers(
         x: Tensor, state: Tensor, weights: list[Tensor], num_layers: int, bidirectional: bool, batch_sizes: Tensor | None

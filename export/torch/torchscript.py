@@ -1,4 +1,7 @@
-"""TorchScript files: the scripted model with ``forward``, ``step``, ``choose`` and ``generate``, and the metadata."""
+"""TorchScript files: the program of a model and the metadata.
+
+That of a language model has ``forward``, ``step``, ``choose`` and ``generate``, those of other models ``forward`` alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +20,23 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ModelFileError, first_line
 from unrolled.engine.models.draw_settings import DrawSettings
-from unrolled.engine.models.parameters import parameter_shapes
+from unrolled.engine.models.parameters import Params, parameter_shapes
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import STEP, Draws
 from unrolled.engine.network.language_model import LanguageModel
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
+from unrolled.export.artifact.forms import RUN, forms_of
 from unrolled.export.artifact.golden_cases import golden_cases
 from unrolled.export.artifact.metadata import FileInfo, file_metadata, parse_metadata
+from unrolled.export.artifact.program_runner import ProgramRunner
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
 from unrolled.export.torch.archive import DAMAGE, check_archive
 from unrolled.export.torch.inference import as_tensor
 from unrolled.export.torch.model import make_torch_model
+from unrolled.export.torch.run_program import program_params, script_network
 
 EXTRA_FILE = "unrolled.json"
 
@@ -98,18 +105,43 @@ def _without_deprecations() -> Iterator[None]:
         yield
 
 
+class ScriptedRunner(ProgramRunner):
+    """Predictions of a TorchScript program of form ``run``, with the calls of ``Network``.
+
+    Args:
+        module: the program.
+        spec: description of the model.
+        where: the program's name in error messages.
+    """
+
+    def __init__(self, module: Any, spec: ModelSpec, where: str) -> None:
+        super().__init__(spec, where)
+        self.module = module
+
+    def _results(self, given: dict[str, NDArray]) -> Mapping[str, Any]:
+        try:
+            with torch.inference_mode():
+                results = self.module({name: as_tensor(array) for name, array in given.items()})
+            return {name: value.numpy() for name, value in results.items()}
+        except Exception as error:  # a program can raise anything
+            raise ModelFileError(f"{self._where}: the program does not run ({first_line(error)})") from error
+
+
 def script(checkpoint: Checkpoint) -> Any:
-    """Return the checkpoint's model, scripted, in float32 and evaluation mode."""
-    model = make_torch_model(checkpoint.config, checkpoint.float32()).eval()
+    """Return the program of the checkpoint's model, in float32 and evaluation mode."""
     with _without_deprecations():
-        return torch.jit.script(model)
+        if RUN in forms_of(checkpoint.spec):
+            return script_network(checkpoint.spec, checkpoint.float32())
+        return torch.jit.script(make_torch_model(checkpoint.config, checkpoint.float32()).eval())
 
 
 def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the scripted model and its metadata to one file."""
+    """Write the program and its metadata to one file, in the form ``both`` or, for a model that writes no text, ``run``."""
     weights = FLOAT32_STORAGE._replace(digest=checkpoint.digest)
-    golden = golden_cases(LanguageModel(checkpoint.config, checkpoint.float32()))
-    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, "both", weights, golden))}
+    form, golden = RUN, []
+    if RUN not in forms_of(checkpoint.spec):
+        form, golden = "both", golden_cases(LanguageModel(checkpoint.config, checkpoint.float32()))
+    extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, form, weights, golden))}
     buffer = io.BytesIO()
     with _without_deprecations():
         torch.jit.save(script(checkpoint), buffer, _extra_files=extra)
@@ -135,11 +167,19 @@ def read_torchscript(path: Path) -> tuple[Any, FileInfo]:
         raise ModelFileError(f"{path}: a damaged TorchScript file ({first_line(error)})") from error
 
 
+def read_params(module: Any, spec: ModelSpec) -> Params:
+    """Return the parameters in a program of a file."""
+    if RUN in forms_of(spec):
+        return program_params(module, spec)
+    stored = module.state_dict()
+    return {name: stored[name].numpy() for name in parameter_shapes(spec)}
+
+
 def _check_records(path: Path, info: FileInfo) -> None:
     """Check that the weights have the sizes of the config's parameters; torch would read past the end of a shorter entry."""
     with zipfile.ZipFile(path) as archive:
         held = sorted(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
-    wanted = sorted(4 * math.prod(shape) for shape in parameter_shapes(info.config.spec).values())
+    wanted = sorted(4 * math.prod(shape) for shape in parameter_shapes(info.spec).values())
     if held != wanted:
         raise ModelFileError(
             f"{path}: a damaged TorchScript file; its weights are not of the sizes that its config asks for"

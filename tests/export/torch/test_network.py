@@ -24,7 +24,7 @@ from unrolled.engine.network.network import Network
 from unrolled.engine.optimizers.config import OptimizerConfig
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-from torch import Tensor  # noqa: E402
+from torch_steps import gru_step, lstm_step  # noqa: E402 - needs torch
 
 from unrolled.export.torch.cells import TORCH_CELLS, looped  # noqa: E402
 from unrolled.export.torch.heads import TORCH_HEADS  # noqa: E402
@@ -71,20 +71,6 @@ def test_inputs_may_have_names_that_modules_use() -> None:
     expected = Network(spec, params).gradients(batch, state).params
     for name, gradient in TorchTrainable(spec, params, OptimizerConfig()).gradients(batch, state).items():
         assert_close(gradient, expected[name], "autograd", what=name)
-
-
-def lstm_step(xg: Tensor, state: Tensor, w_hh: Tensor, b_hh: Tensor) -> Tensor:
-    i, f, g, o = (xg + torch.nn.functional.linear(state[0], w_hh, b_hh)).chunk(4, 1)
-    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.stack([torch.sigmoid(o) * torch.tanh(c), c])
-
-
-def gru_step(xg: Tensor, state: Tensor, w_hh: Tensor, b_hh: Tensor) -> Tensor:
-    hg = torch.nn.functional.linear(state[0], w_hh, b_hh)
-    (xr, xz, xn), (hr, hz, hn) = xg.chunk(3, 1), hg.chunk(3, 1)
-    z = torch.sigmoid(xz + hz)
-    n = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
-    return ((1 - z) * n + z * state[0]).unsqueeze(0)
 
 
 @pytest.mark.parametrize("lengths", [None, models.ragged(7, 4)], ids=["full", "ragged"])
