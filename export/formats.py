@@ -73,7 +73,7 @@ FORMATS: dict[str, ExportFormat] = {
         ".pt",
         "TorchScript, scripted",
         _write_torchscript,
-        ("both",),
+        ("both", RUN),
         "TorchScript is deprecated upstream (not supported on Python 3.14); it loads with torch 2.13, 2.14 and libtorch. "
         "For anything that should last, export ONNX.",
     ),

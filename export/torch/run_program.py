@@ -133,4 +133,4 @@ def _check_program(program: Any, network: TorchNetwork) -> None:
 def program_params(program: Any, spec: ModelSpec) -> Params:
     """Return the parameters in a program from ``script_network``."""
     stored = program.full.state_dict()
-    return {name: stored[_flat(name)].numpy() for name in parameter_shapes(spec)}
+    return {name: stored[_flat(name)].detach().numpy() for name in parameter_shapes(spec)}

@@ -24,12 +24,14 @@ from unrolled.engine.models.parameters import Params, parameter_shapes
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import STEP, Draws
 from unrolled.engine.network.language_model import LanguageModel
+from unrolled.engine.network.network import Network
 from unrolled.engine.sampling.philox import uniforms
 from unrolled.engine.storage.atomic_files import write_atomically
 from unrolled.engine.storage.checkpoint import Checkpoint
 from unrolled.engine.storage.json_text import parse_json, to_json
 from unrolled.export.artifact.forms import RUN, forms_of
 from unrolled.export.artifact.golden_cases import golden_cases
+from unrolled.export.artifact.golden_runs import golden_runs
 from unrolled.export.artifact.metadata import FileInfo, file_metadata, parse_metadata
 from unrolled.export.artifact.program_runner import ProgramRunner
 from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE
@@ -138,8 +140,9 @@ def script(checkpoint: Checkpoint) -> Any:
 def write_torchscript(checkpoint: Checkpoint, path: Path) -> None:
     """Write the program and its metadata to one file, in the form ``both`` or, for a model that writes no text, ``run``."""
     weights = FLOAT32_STORAGE._replace(digest=checkpoint.digest)
-    form, golden = RUN, []
-    if RUN not in forms_of(checkpoint.spec):
+    if RUN in forms_of(checkpoint.spec):
+        form, golden = RUN, golden_runs(Network(checkpoint.spec, checkpoint.float32()))
+    else:
         form, golden = "both", golden_cases(LanguageModel(checkpoint.config, checkpoint.float32()))
     extra = {EXTRA_FILE: to_json(file_metadata(checkpoint, form, weights, golden))}
     buffer = io.BytesIO()
@@ -172,7 +175,7 @@ def read_params(module: Any, spec: ModelSpec) -> Params:
     if RUN in forms_of(spec):
         return program_params(module, spec)
     stored = module.state_dict()
-    return {name: stored[name].numpy() for name in parameter_shapes(spec)}
+    return {name: stored[name].detach().numpy() for name in parameter_shapes(spec)}
 
 
 def _check_records(path: Path, info: FileInfo) -> None:

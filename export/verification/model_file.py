@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unrolled.engine.errors import MissingDependencyError
-from unrolled.engine.models.parameters import Params, parameter_shapes
+from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
 from unrolled.export.artifact.metadata import FileInfo
@@ -59,8 +59,9 @@ class ModelFile:
             from unrolled.export.onnx.weights import read_params
 
             return read_params(self.onnx.model, spec)
-        stored = {name: value.detach().numpy() for name, value in self.torchscript[0].state_dict().items()}
-        return {name: stored[name] for name in parameter_shapes(spec)}
+        from unrolled.export.torch.torchscript import read_params as read_program
+
+        return read_program(self.torchscript[0], spec)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import models
@@ -20,6 +21,9 @@ from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.parameters import Params, parameter_shapes
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.network.network import Network
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.artifact.forms import RUN
+from unrolled.export.formats import export_model
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 from torch import Tensor  # noqa: E402 - needs torch
@@ -27,7 +31,7 @@ from torch_steps import gru_step, lstm_step  # noqa: E402
 
 from unrolled.export.torch.cells import TORCH_CELLS, TorchCell, looped  # noqa: E402
 from unrolled.export.torch.run_program import program_params, script_network  # noqa: E402
-from unrolled.export.torch.torchscript import ScriptedRunner  # noqa: E402
+from unrolled.export.torch.torchscript import ScriptedRunner, read_params, read_torchscript  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -178,3 +182,28 @@ def test_alarm_another_program_is_noticed(damage: str) -> None:
     program, _ = stored(described, wrong)
     with pytest.raises(AssertionError):
         assert_follows(program, spec, params, 5, models.ragged(5, 4), 4)
+
+
+def test_a_file_of_a_program_keeps_model_and_metadata(tmp_path: Path) -> None:
+    spec = models.spec("lstm", "tokens+values+static", 2, True)
+    checkpoint = Checkpoint(spec, models.params(spec, np.float32), {}, {"note": 1})
+    path = export_model(checkpoint, tmp_path / "tagger.pt", "torchscript")
+    module, info = read_torchscript(path)
+    assert (info.form, info.spec, info.checkpoint_digest) == (RUN, spec, checkpoint.digest)
+    assert info.training == {"note": 1}
+    assert_follows(module, spec, checkpoint.params, 7, models.ragged(7, 4), 4)
+    assert len(info.golden) == 3
+    for name, value in read_params(module, spec).items():
+        np.testing.assert_array_equal(value, checkpoint.params[name])
+
+
+def test_a_file_whose_weights_are_cut_short_is_refused(tmp_path: Path) -> None:
+    spec = models.spec("gru", "values", 1, True)
+    checkpoint = Checkpoint(spec, models.params(spec, np.float32), {})
+    path = export_model(checkpoint, tmp_path / "tagger.pt", "torchscript")
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "cut.pt", "w") as cut:
+        for entry in archive.infolist():
+            data = archive.read(entry)
+            cut.writestr(entry.filename, data[:-4] if entry.filename.endswith("/data/2") else data)
+    with pytest.raises(ModelFileError, match="not of the sizes"):
+        read_torchscript(tmp_path / "cut.pt")
