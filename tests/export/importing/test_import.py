@@ -493,8 +493,21 @@ def test_vocabularies_that_do_not_fit_are_named_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             read()
+    with pytest.raises(ConfigError, match="'a b' holds white space"):
+        make_tokenizer(["a b", "c"], 2, "whitespace")
+    with pytest.raises(ConfigError, match="normalize: got 'nfc', choose one of none, NFC"):
+        make_tokenizer(["a", "b"], 2, "char", normalize="nfc")
     assert make_tokenizer(["a", "<unk>"], 2, "word").unknown == "replace"
     assert make_tokenizer(["a", "b"], 2, "word", lowercase=True).to_dict()["lowercase"] is True
+
+
+def test_vocabularies_of_models_of_prepared_text() -> None:
+    """As many PyTorch examples have them: <unk> and <eos> among the words, and a line end is <eos>."""
+    tokenizer = make_tokenizer(["the", "<eos>", "<unk>", "na\u00efve"], 4, "whitespace", normalize="NFC")
+    assert tokenizer.unknown == "replace"
+    assert tokenizer.encode("the nai\u0308ve cat\n").tolist() == [0, 3, 2, 1]
+    assert (tokenizer.end_id, tokenizer.format_version) == (None, 2)
+    assert make_tokenizer(["the", "a"], 2, "whitespace").unknown == "error"
 
 
 def command(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
