@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.data.batches import Batches
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.records import RecordBatches, encode_records
-from unrolled.engine.data.splits import PARTS, split_corpus
+from unrolled.engine.data.splits import PARTS, CorpusSplit, split_corpus
 from unrolled.engine.data.streams import StreamBatches, encode_stream
 from unrolled.engine.errors import ConfigError, CorpusError, SettingName
 from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.engine.tokenizers.pieces import TextOrPieces, split_pieces
 from unrolled.engine.tokenizers.vocabulary import BOS, EOS, SPECIALS
 
 PartContent = TypeVar("PartContent")
@@ -35,16 +38,25 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
-def fit_tokenizer(corpus: Corpus, train: str | Sequence[str], config: DataConfig) -> Tokenizer:
+def fit_tokenizer(corpus: Corpus, split: CorpusSplit, config: DataConfig) -> Tokenizer:
     """Return a tokeniser of all characters of the corpus, or of the words or byte pairs of its training part."""
     specials = (BOS, EOS) if config.batching == "records" else ()
     if config.level == "char":
-        # Records are never joined, so the vocabulary needs no line end.
-        return config.fit(corpus.text if config.batching == "stream" else "".join(corpus.records), specials)
+        return config.fit(_characters(corpus, split, config), specials)
+    train = split.train
     text = train if isinstance(train, str) else "\n".join(train)
     if not _has_word(text, config):
         raise CorpusError(f"{corpus.name}: too little text for the train part (no word); add text or change the split")
     return config.fit(text, specials)
+
+
+def _characters(corpus: Corpus, split: CorpusSplit, config: DataConfig) -> TextOrPieces:
+    """Return the text whose characters are the vocabulary; records without line ends, because they are never joined."""
+    if config.boundary is None:
+        return corpus.text if config.batching == "stream" else "".join(corpus.records)
+    # Each text that is encoded alone is normalised alone: a mark at its beginning combines with nothing before it.
+    encoded = chain.from_iterable((part,) if isinstance(part, str) else part for part in split)
+    return chain.from_iterable(split_pieces(text, config.boundary) for text in encoded)
 
 
 def _has_word(text: str, config: DataConfig) -> bool:
@@ -84,17 +96,20 @@ def check_several_tokens(name: str, tokenizer: Tokenizer, config: DataConfig) ->
 
 
 def make_batches(
-    part: str | tuple[str, ...], tokenizer: Tokenizer, batch_size: int, length: int
+    part: str | tuple[str, ...], tokenizer: Tokenizer, batch_size: int, length: int | None
 ) -> StreamBatches | RecordBatches:
     """Return the batches of one part of a split: a stream for a text, or records.
+
+    Args:
+        length: T of a stream (None: 512), or the maximum number of predicted tokens of a record (None: of the longest).
 
     Raises:
         CorpusError: the part is too short for a single prediction.
     """
     if isinstance(part, str):
-        return StreamBatches(encode_stream(part, tokenizer), batch_size, length)
+        return StreamBatches(encode_stream(part, tokenizer), batch_size, length or 512)
     ids, starts = encode_records(part, tokenizer)
-    return RecordBatches(ids, starts, batch_size, length)
+    return RecordBatches(ids, starts, batch_size, length or max(int(np.diff(starts).max(initial=0)) - 1, 1))
 
 
 def _dataset_of(
@@ -137,7 +152,7 @@ def prepare_dataset(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer | N
         CorpusError: a part with a fraction above 0 is too short for a single prediction.
     """
     split = split_corpus(corpus, config.batching, config.split, config.seed)
-    fitted = tokenizer or fit_tokenizer(corpus, split.train, config)
+    fitted = tokenizer or fit_tokenizer(corpus, split, config)
 
     def make(content: str | tuple[str, ...]) -> Batches:
         return make_batches(content, fitted, config.batch_size, config.length)

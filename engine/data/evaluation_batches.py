@@ -62,12 +62,10 @@ def _whole_corpus(
             raise ConfigError("batching: a .tokens file is a stream; records are read from the text")
         return StreamBatches(corpus.ids, batch_size, length or 512)
     if batching == "stream":
-        return make_batches(corpus.text, tokenizer, batch_size, length or 512)
+        return make_batches(corpus.text, tokenizer, batch_size, length)
     if tokenizer.bos_id is None:
         raise ConfigError("batching: the model was trained on a stream and has no <bos>, which records need")
-    # A token is at least one byte, so no record is truncated.
-    longest = max((len(item.encode(errors="replace")) for item in corpus.records), default=0) + 1
-    return make_batches(corpus.records, tokenizer, batch_size, length or longest)
+    return make_batches(corpus.records, tokenizer, batch_size, length)
 
 
 def _part(

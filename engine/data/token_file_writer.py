@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -57,13 +58,14 @@ def _encode(sources: Sequence[Source], output: Path, config: DataConfig) -> int:
     name = ", ".join(source.name for source in sources)
     survey, again = _Survey(), _Survey()
     chunks = survey.watch(_read(sources))
-    if config.level == "char":
-        tokenizer = fit_pieces(name, whole_words(chunks, config.boundary), config)
+    if config.level == "char" and config.boundary is None:
+        tokenizer = fit_pieces(name, chunks, config)
     else:
         for _ in chunks:
             pass
-        head = (chunk for part, chunk in _cut(_read(sources), survey.cuts(config)) if part == 0)
-        tokenizer = fit_pieces(name, whole_words(head, config.boundary), config)
+        # Words and byte pairs are those of the training part, characters those of all parts, each of which is normalised alone.
+        parts = _pieces_of_parts(_cut(_read(sources), survey.cuts(config)), config.boundary)
+        tokenizer = fit_pieces(name, (piece for part, piece in parts if part == 0 or config.level == "char"), config)
     data = {name: value for name, value in config.to_dict().items() if name in ID_SETTINGS}
     metadata = {
         "format_version": tokenizer.format_version,
@@ -133,6 +135,16 @@ def _cut(chunks: Iterable[str], cuts: tuple[int, int]) -> Iterator[tuple[int, st
         start = end
 
 
+def _part_of(chunk: tuple[int, str]) -> int:
+    return chunk[0]
+
+
+def _pieces_of_parts(chunks: Iterable[tuple[int, str]], boundary: re.Pattern[str] | None) -> Iterator[tuple[int, str]]:
+    """Yield the texts of the parts in pieces that split no word, each with the number of its part."""
+    for part, group in groupby(chunks, key=_part_of):
+        yield from ((part, piece) for piece in whole_words((text for _, text in group), boundary))
+
+
 def _write(file: IO[bytes], chunks: Iterable[tuple[int, str]], tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
     """Write ids and header; the header needs the final numbers of ids, so it is written last, into reserved space."""
     dtype = smallest_unsigned(len(tokenizer.vocabulary))
@@ -140,8 +152,8 @@ def _write(file: IO[bytes], chunks: Iterable[tuple[int, str]], tokenizer: Tokeni
     header_size += -header_size % 8
     file.seek(8 + header_size)
     parts = [0, 0, 0]
-    for part, group in groupby(chunks, key=lambda chunk: chunk[0]):
-        for ids in tokenizer.encode_pieces(whole_words((text for _, text in group), tokenizer.boundary)):
+    for part, group in groupby(_pieces_of_parts(chunks, tokenizer.boundary), key=_part_of):
+        for ids in tokenizer.encode_pieces(text for _, text in group):
             write_ids(file, ids)
             parts[part] += len(ids)
     file.seek(0)

@@ -20,7 +20,8 @@ Entry = tuple[int, ...]  # a code point, then its data
 
 def edges(contains: Callable[[str], bool]) -> list[Entry]:
     """Return the code points at which membership changes; the first is the first member."""
-    found, inside = [], False
+    found: list[Entry] = []
+    inside = False
     for code in range(CODE_POINTS):
         if contains(chr(code)) != inside:
             found.append((code,))

@@ -147,6 +147,19 @@ def test_normalisation_of_new_vocabularies() -> None:
         DataConfig(normalize="nfc")
 
 
+def test_marks_at_the_beginning_of_a_part_or_record_are_in_the_vocabulary() -> None:
+    """A part and a record is normalised alone, so that its first mark combines with nothing before it."""
+    text = "abe\u0301 " * 4  # 20 characters
+    data = prepare_dataset(Corpus("t", text), DataConfig(split=(0.65, 0.35, 0), normalize="NFC"))
+    assert data.tokenizer.vocabulary == (" ", "a", "b", "e", "\u00e9", "\u0301")
+    assert isinstance(data.validation, StreamBatches)
+    assert data.tokenizer.decode(data.validation.ids) == "\u0301 ab\u00e9 "
+    records = prepare_dataset(
+        Corpus("r", ("be", "\u0301a")), DataConfig(batching="records", split=(1, 0, 0), normalize="NFC")
+    )
+    assert records.tokenizer.vocabulary == (BOS, EOS, "a", "b", "e", "\u0301")
+
+
 def test_files_contain_the_normalisation_where_it_is_not_that_of_the_first_release() -> None:
     assert "normalize" not in DataConfig().to_dict()
     assert "normalize" not in DataConfig("word", normalize="none").to_dict()

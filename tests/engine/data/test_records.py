@@ -10,7 +10,9 @@ from batch_checks import check, check_totals, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.dataset import make_batches
+from unrolled.engine.data.evaluation_batches import batches_to_score
 from unrolled.engine.data.records import RecordBatches, encode_records
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, CorpusError
@@ -151,3 +153,15 @@ def test_encode_no_records() -> None:
 def test_encode_records_needs_both_ends(specials: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="records need <bos> and <eos> in the vocabulary"):
         encode_records(["a"], CharTokenizer.fit("a", specials=specials))
+
+
+def test_no_record_of_an_evaluation_is_truncated() -> None:
+    """Normalisation can give a record more characters than it has bytes."""
+    records = ("\ufdfa" * 3, "ab")  # a ligature of 18 characters
+    tokenizer = CharTokenizer.fit("".join(records), specials=(BOS, EOS), normalize="NFKD")
+    batches = batches_to_score(Corpus("r", records), tokenizer, {})
+    assert isinstance(batches, RecordBatches)
+    assert batches.lengths.tolist() == [55, 3]
+    longer = batches_to_score(Corpus("r", records), tokenizer, {}, length=20)
+    assert isinstance(longer, RecordBatches)
+    assert longer.lengths.tolist() == [20, 3]

@@ -140,6 +140,23 @@ def test_settings_that_decided_the_ids_are_kept(tmp_path: Path, asked: dict[str,
         encoded.prepare(replace(DataConfig(), **asked))
 
 
+@pytest.mark.parametrize("piece", [2, 1 << 22])
+@pytest.mark.parametrize("train", [0.6, 0.625, 0.65, 0.675, 0.7])
+def test_parts_that_begin_within_a_character(
+    tmp_path: Path, train: float, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut between a letter and its mark leaves the mark alone, in the file as in the data set of the text."""
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", piece)
+    text = "abe\u0301 " * 8
+    config = DataConfig(batch_size=3, length=7, split=(train, 1 - train, 0.0), normalize="NFC")
+    files, encoded = written(tmp_path, config, text)
+    expected = prepare_dataset(read_corpus(files), config)
+    assert encoded.tokenizer == expected.tokenizer
+    assert ("\u0301" in encoded.tokenizer.vocabulary) == (round(40 * train) % 5 == 3)
+    for part in ("train", "validation"):
+        same(encoded.prepare(config).part(part), expected.part(part))
+
+
 def test_the_format_of_the_file_is_that_of_its_tokenizer(tmp_path: Path) -> None:
     for name, version in (("char", 1), ("char NFC", 2), ("word", 2), ("word none", 1), ("whitespace", 2)):
         _, encoded = written(tmp_path, CONFIGS[name])
