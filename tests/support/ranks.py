@@ -9,10 +9,11 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import models
 import numpy as np
+from ragged_batches import RaggedBatches
 from torch import distributed as dist
 
 from unrolled.engine.data.batches import Batches
@@ -22,6 +23,7 @@ from unrolled.engine.data.records import RecordBatches
 from unrolled.engine.data.streams import StreamBatches
 from unrolled.engine.errors import ConfigError, DivergedError, ProcessLostError
 from unrolled.engine.models.dropout import Dropout
+from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
@@ -55,25 +57,45 @@ def records() -> Batches:
     return RecordBatches(rng.integers(0, models.V, starts[-1]).astype(np.uint8), starts, batch_size=7, length=16)
 
 
-CASES: dict[str, tuple[Callable[[], Batches], dict[str, Any], OptimizerConfig]] = {
-    "stream": (stream, {"cell": "lstm", "dropout": 0.2}, OptimizerConfig("adam", 0.01)),
-    "records": (records, {"cell": "gru", "tie_weights": True}, OptimizerConfig("adamw", 0.01, label_smoothing=0.1)),
-    "summed": (records, {"cell": "rnn"}, OptimizerConfig("sgd", 0.05, clip_value=0.3, sum_over_time=True)),
+TAGGER = models.spec("lstm", "static+values+categories+tokens", 2, True, dropout=0.2)
+
+
+def ragged() -> Batches:
+    """Return batches of one to four rows of different lengths with float weights; one row leaves a process without any."""
+    return RaggedBatches(TAGGER, 4, rows=1)
+
+
+class Case(NamedTuple):
+    """A training run."""
+
+    data: Callable[[], Batches]
+    spec: ModelSpec
+    optimizer: OptimizerConfig
+
+
+CASES = {
+    "stream": Case(stream, models.config("lstm", dropout=0.2).spec, OptimizerConfig("adam", 0.01)),
+    "records": Case(
+        records, models.config("gru", tie_weights=True).spec, OptimizerConfig("adamw", 0.01, label_smoothing=0.1)
+    ),
+    "summed": Case(
+        records, models.config("rnn").spec, OptimizerConfig("sgd", 0.05, clip_value=0.3, sum_over_time=True)
+    ),
+    "ragged": Case(ragged, TAGGER, OptimizerConfig("adamw", 0.01, label_smoothing=0.1)),
 }
 
 
 def curve(case: str, group: Group = SINGLE_PROCESS, make: Callable[..., Any] = make_trainable) -> dict[str, Any]:
     """Return losses, validation, hidden state and weights of a training run in float64."""
-    data, settings, rule = CASES[case]
-    config = models.config(**settings)
-    trainable = make("torch", config.spec, models.params(config), rule, 1.0, group=group)
+    data, spec, rule = CASES[case]
+    trainable = make("torch", spec, models.params(spec), rule, 1.0, group=group)
     training = TrainingConfig(steps=STEPS, seed=3, validate_every=6, dropout=Dropout(0.1, 0.2))
     result = train(trainable, data(), data(), training, group=group)
     assert result.best is not None
     assert result.state is not None
     return {
         "losses": result.losses,
-        "validation": [result.best.loss, result.best.accuracy, result.best.tokens],
+        "validation": [result.best.to_dict()["loss"], result.best.to_dict()["accuracy"], result.best.count],
         "state": result.state,
         **trainable.export_params(),
     }

@@ -231,6 +231,16 @@ def zeros(*shape: int) -> np.ndarray:
 # An "x__y" in a keyword stands for the name "x.y".
 REFUSED: dict[str, tuple[Callable[[], dict[str, np.ndarray]], dict[str, Any], str]] = {
     "bidirectional": (lambda: plain(bidirectional=True), {}, "rnn.weight_ih_l0_reverse, .*: a bidirectional layer"),
+    "the second direction ignored": (
+        lambda: plain(bidirectional=True),
+        {"ignore": ["*_reverse"]},
+        "rnn.weight_ih_l0_reverse, .*: a bidirectional layer",
+    ),
+    "a second direction of weight-normalised matrices": (
+        lambda: renamed("weight_hh_l0_reverse", "weight_hh_l0_reverse_g", plain(bidirectional=True)),
+        {},
+        "a bidirectional layer|a reparametrised weight",
+    ),
     "projections": (lambda: plain(proj_size=3), {}, r"rnn\.weight_hr_l0, .*proj_size"),
     "weight norm": (lambda: renamed("weight_hh_l0", "weight_hh_l0_g"), {}, "weight_hh_l0_g: a reparametrised weight"),
     "parametrizations": (
