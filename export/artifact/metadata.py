@@ -143,7 +143,7 @@ def _parse_values(version: int, values: Mapping[str, str], size: int | None) -> 
     check_choice("form", form, forms_of(spec))
     stated = parse_json(values["state"], "state")
     for key, value in describe_state(form, spec).items():
-        if stated.get(key) != value:
+        if key not in stated or stated[key] != value:
             raise ModelFileError(f"state has {key} {stated.get(key)}, the {PARTS[version][0]} asks for {value}")
     if version > 1:
         _check_signature(values, form, spec)

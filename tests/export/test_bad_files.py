@@ -28,7 +28,8 @@ from safetensors.numpy import load_file, save_file
 from unrolled.engine.errors import MissingDependencyError, ModelFileError
 from unrolled.engine.models.draw_settings import GREEDY
 from unrolled.engine.models.step_contract import Draws, zero_state
-from unrolled.engine.storage.checkpoint import save_checkpoint
+from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.export.artifact.metadata import DEFAULTS
 from unrolled.export.formats import export_model
 from unrolled.export.onnx.reader import known_operators, read_onnx
@@ -36,20 +37,30 @@ from unrolled.export.onnx.writer import build
 from unrolled.runtime import load
 from unrolled.runtime.models.onnx_model import OnnxWriter
 
-KINDS = ("a.safetensors", "step.onnx", "generate.onnx", "a.pt")
+KINDS = ("a.safetensors", "step.onnx", "generate.onnx", "a.pt", "tagger.safetensors", "run.onnx")
+TAGGERS = ("tagger.safetensors", "run.onnx")  # the others are of a language model
 GROWTH = 300 << 20  # bytes of memory that a process may take for files of some kilobytes
 EXTRA = "unrolled.json"
 
 Case = dict[str, Any]
 
 
+def tagger_checkpoint() -> Checkpoint:
+    """Return a bidirectional tagger of text and values, which only format 2 can express."""
+    spec = models.spec("lstm", "tokens+values", 2, bidirectional=True)
+    rules = text_preprocessing(models.checkpoint().tokenizer)
+    return Checkpoint(spec, models.params(spec, np.float32), rules, {"steps": 3})
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model of each kind; the TorchScript file only with torch."""
     folder = tmp_path_factory.mktemp("good")
-    checkpoint = models.checkpoint("gru")
+    checkpoint, tagger = models.checkpoint("gru"), tagger_checkpoint()
     paths = {kind: folder / kind for kind in KINDS}
     save_checkpoint(paths["a.safetensors"], checkpoint)
+    save_checkpoint(paths["tagger.safetensors"], tagger)
+    export_model(tagger, paths["run.onnx"], "onnx")
     for form in ("step", "generate"):
         export_model(checkpoint, paths[f"{form}.onnx"], "onnx", form)
     try:
@@ -130,7 +141,8 @@ def test_a_thousand_changed_bytes_are_refused_or_harmless(good: dict[str, Path],
 def test_a_changed_weight_never_passes_verify(good: dict[str, Path], kind: str) -> None:
     path = of_kind(good, kind)
     data = path.read_bytes()
-    weights = models.checkpoint("gru").params["embedding.weight"].tobytes()
+    checkpoint = tagger_checkpoint() if kind in TAGGERS else models.checkpoint("gru")
+    weights = checkpoint.params["embedding.weight"].tobytes()
     begin = data.index(weights)
     rng = np.random.default_rng(2)
     flips = [[begin + int(rng.integers(len(weights))), 1 << int(rng.integers(8))] for _ in range(30)]
@@ -202,6 +214,10 @@ def inside(text: str) -> Iterator[tuple[str, str]]:
     """Yield JSON objects with one value left out or replaced, at the top or in the first item of a list of objects."""
     whole = json.loads(text)
     part = whole[0] if isinstance(whole, list) else whole
+    if set(part) == {"inputs", "core", "head"}:  # a spec, whose parts have the settings
+        for key in part:
+            for name, changed in inside(json.dumps(part[key])):
+                yield f"{key}: {name}", json.dumps({**part, key: "CHANGED"}).replace('"CHANGED"', changed)
     for key in part:
         kept = {name: value for name, value in part.items() if name != key}
         changed = [(f"no {key}", kept), *((f"{key} {value!r}"[:60], {**part, key: value}) for value in WRONG_INSIDE)]
@@ -221,7 +237,7 @@ def metadata_cases(path: Path, folder: Path) -> Iterator[Case]:
     for key, text in values.items():
         plain = key.removeprefix("unrolled.")
         wrong = [(f"= {value[:20]}", value) for value in WRONG if value or path.suffix != ".safetensors"]
-        if plain in ("config", "tokenizer", "state", "golden"):
+        if plain in ("config", "tokenizer", "state", "golden", "spec", "preprocessing", "inputs", "outputs"):
             wrong += inside(text)
         for name, value in [("missing", None), *wrong]:
             changed = {k: v for k, v in {**values, key: value}.items() if v is not None}
@@ -232,8 +248,9 @@ def metadata_cases(path: Path, folder: Path) -> Iterator[Case]:
 
 
 FREE = ("producer", "training")  # any text, any object
-LATER = (*DEFAULTS, "weights")  # may be missing: added after the first release
+LATER = (*DEFAULTS, "weights")  # may be missing in format 1: added after the first release
 OPTIONAL = ("config no dropout", "config no tie_weights", "tokenizer no lowercase", "tokenizer no unknown")
+SAME = ("spec inputs: no name", "spec core: no dropout")  # the defaults have these values
 ABSENT = ("golden no sampled", "golden sampled []")  # as in files of the first release
 
 
@@ -244,7 +261,8 @@ def test_wrong_metadata_is_refused(good: dict[str, Path], kind: str, tmp_path: P
         name = case["name"]
         if "ok" in verified:
             assert loaded == {"ok": True}, f"{name}: passes verify, and behaves otherwise"
-            allowed = case["key"] in FREE or name in (*OPTIONAL, *ABSENT, *(f"{key} missing" for key in LATER))
+            later = SAME if kind in TAGGERS else (*OPTIONAL, *ABSENT, *(f"{key} missing" for key in LATER))
+            allowed = case["key"] in FREE or name in later
             # A graph that writes tokens has no logits to compare with the recorded ones.
             unseen = ("golden logits", "golden logsumexp", "golden logit_indices") if kind == "generate.onnx" else ()
             assert allowed or name.startswith(("golden greedy []", *unseen)), f"{name}: verify passed it"

@@ -46,7 +46,13 @@ def limit_memory() -> None:
 
 
 def behaviour(model: Any) -> list[Any]:
-    """Return the config, vocabulary and outputs of a model for a prompt."""
+    """Return description and outputs of a model: of a language model for a prompt, of another for padded sequences."""
+    if "generate" not in model.capabilities:
+        rng = np.random.default_rng(0)
+        inputs = {column.name: column.example(rng, 4, 2) for column in model.spec.inputs}
+        outputs = model.run(inputs, np.array([4, 2]))
+        rules = {name: each.to_dict() for name, each in model.preprocessing.items()}
+        return [model.spec.to_dict(), rules, *(np.round(array, 3).tolist() for array in outputs.values())]
     said = [model.config.to_dict(), model.tokenizer.to_dict()]
     state = zero_state(model.config, 2)
     if "step" in model.capabilities:
