@@ -139,7 +139,7 @@ def grid(
 _CELLS, _HIDDEN = ("lstm", "gru", "rnn"), (128, 256, 512)
 _GENERATE = {"vocab": 100, "length": 64}
 # sizes of the taggers of words
-TAGGER: dict[str, Any] = {"vocab": 5_000, "embedding": 100, "classes": 20}
+TAGGER: dict[str, Any] = {"vocab": 1_000, "embedding": 100, "classes": 20}
 
 WORKLOADS: dict[str, Sequence[Workload]] = {
     # character models of the sizes that people train on a laptop

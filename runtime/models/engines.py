@@ -173,7 +173,11 @@ def _torch_runner(checkpoint: Checkpoint) -> Runner:
 
 
 def _torchscript_runner(checkpoint: Checkpoint) -> Runner:
-    raise ConfigError(f"engine: torchscript runs language models; got a model of {checkpoint.spec.head.kind}")
+    try:
+        from unrolled.export.torch.torchscript import ScriptedRunner, script
+    except ImportError as error:
+        raise needs_torch("the torchscript engine") from error
+    return ScriptedRunner(script(checkpoint), checkpoint.spec, "the program of the checkpoint")
 
 
 def _onnxruntime_runner(checkpoint: Checkpoint) -> Runner:

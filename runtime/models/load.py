@@ -16,6 +16,7 @@ from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.step_contract import LoadedModel, StepModel
 from unrolled.engine.network.backends import FLOAT32
 from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoint, resolve_model_file
+from unrolled.export.artifact.forms import RUN
 from unrolled.runtime.models.argument_checks import check_language_model, check_path
 from unrolled.runtime.models.engines import (
     TokenizedModel,
@@ -24,6 +25,7 @@ from unrolled.runtime.models.engines import (
     make_sequence_model,
     needs_torch,
 )
+from unrolled.runtime.models.sequence_model import EngineSequenceModel, ModelRecord
 
 
 def _open_onnx(path: Path) -> LoadedModel:
@@ -34,14 +36,17 @@ def _open_onnx(path: Path) -> LoadedModel:
 
 def _open_torchscript(path: Path) -> LoadedModel:
     try:
-        from unrolled.export.torch.torchscript import read_torchscript
+        from unrolled.export.torch.torchscript import ScriptedRunner, read_torchscript
     except ImportError as error:
         raise needs_torch(f"{path}: a TorchScript file") from error
     module, info = read_torchscript(path)
-    model = TokenizedModel(
-        "torchscript", TorchStepper(info.config, module), info.tokenizer, info.training, info.checkpoint_digest
-    )
-    return model.built_by(_torchscript_from_bytes, path.read_bytes())
+    digest, origin = info.checkpoint_digest, (_torchscript_from_bytes, path.read_bytes())
+    if info.form == RUN:
+        record = ModelRecord(info.description.preprocessing, info.training, digest, digest)
+        runner = ScriptedRunner(module, info.spec, str(path))
+        return EngineSequenceModel("torchscript", runner, record).built_by(*origin)
+    stepper = TorchStepper(info.config, module)
+    return TokenizedModel("torchscript", stepper, info.tokenizer, info.training, digest).built_by(*origin)
 
 
 def _torchscript_from_bytes(data: bytes) -> LoadedModel:

@@ -460,7 +460,7 @@ def test_a_workload_is_named_by_its_unusual_sizes() -> None:
 
 
 def test_ragged_rows_are_set_against_full_ones() -> None:
-    sizes = {"classes": 20, "vocab": 5000, "embedding": 100}
+    sizes = {"classes": 20, "vocab": 1000, "embedding": 100}
     rows = [
         line("numba", 0.010, **sizes), line("numba", 0.006, **sizes, ragged=True),
         line("numba", 0.020, **sizes, batch=128), line("numba", 0.011, **sizes, batch=128, ragged=True),

@@ -21,8 +21,7 @@ from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import LoadedModel, SequenceModel
 from unrolled.engine.network.network import Network
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
-from unrolled.export.artifact.forms import RUN
-from unrolled.export.onnx.writer import build
+from unrolled.export.formats import export_model
 from unrolled.runtime import (
     ENGINES,
     BatchGenerator,
@@ -47,8 +46,7 @@ TAGGER = models.spec("lstm", ALL_INPUTS, 2, bidirectional=True)
 STEPPED = models.spec("gru", ALL_INPUTS, 2)
 LENGTHS = np.array([4, 1, 6, 2, 5, 3, 6, 1])  # every length from 1 to T, in no order
 T, B = 6, len(LENGTHS)
-FILES: tuple[str, ...] = ()
-RUNNING = [name for name in ENGINES if name != "torchscript"]
+FILES = ("run.onnx", "model.pt")
 
 
 def checkpoint_of(spec: ModelSpec) -> Checkpoint:
@@ -61,14 +59,9 @@ def opened(spec: ModelSpec, kind: str, where: Path) -> LoadedModel:
         pytest.importorskip("torch")
     checkpoint = checkpoint_of(spec)
     if kind == "run.onnx":
-        path = where / kind
-        path.write_bytes(build(checkpoint, RUN, golden=False).SerializeToString())
-        return load(path)
+        return load(export_model(checkpoint, where / kind, "onnx"))
     if kind == "model.pt":
-        from unrolled.export.torch.torchscript import write_torchscript
-
-        write_torchscript(checkpoint, where / kind)
-        return load(where / kind)
+        return load(export_model(checkpoint, where / kind, "torchscript"))
     save_checkpoint(where / "model.safetensors", checkpoint)
     return load(where / "model.safetensors", kind)
 
@@ -86,7 +79,7 @@ def expected_of(
 
 
 @pytest.mark.parametrize("spec", [TAGGER, STEPPED], ids=["bidirectional", "one direction"])
-@pytest.mark.parametrize("kind", [*RUNNING, *FILES])
+@pytest.mark.parametrize("kind", [*ENGINES, *FILES])
 def test_every_engine_and_file_runs_ragged_rows_as_the_reference(tmp_path: Path, kind: str, spec: ModelSpec) -> None:
     model = opened(spec, kind, tmp_path)
     assert isinstance(model, EngineSequenceModel)
@@ -120,7 +113,7 @@ def test_alarm_lengths_and_directions_matter(tmp_path: Path) -> None:
             assert_close(outputs[valid], wrong[valid], "engine", np.float32)
 
 
-@pytest.mark.parametrize("kind", [*RUNNING, *FILES])
+@pytest.mark.parametrize("kind", [*ENGINES, *FILES])
 def test_a_sequence_equals_its_chunks(tmp_path: Path, kind: str) -> None:
     model = opened(STEPPED, kind, tmp_path)
     assert isinstance(model, EngineSequenceModel)
@@ -140,7 +133,7 @@ def test_a_sequence_equals_its_chunks(tmp_path: Path, kind: str) -> None:
     assert_close(state, final, "engine", np.float32)
 
 
-@pytest.mark.parametrize("kind", [*RUNNING, *FILES])
+@pytest.mark.parametrize("kind", [*ENGINES, *FILES])
 def test_wrong_arguments_are_named_before_an_engine_reads_them(tmp_path: Path, kind: str) -> None:
     model = opened(TAGGER, kind, tmp_path)
     assert isinstance(model, EngineSequenceModel)
@@ -170,7 +163,7 @@ def test_wrong_arguments_are_named_before_an_engine_reads_them(tmp_path: Path, k
 WHY = r"this model has no {}, because its core is bidirectional: the second direction reads a sequence from its end; it has run"
 
 
-@pytest.mark.parametrize("kind", [*RUNNING, *FILES])
+@pytest.mark.parametrize("kind", [*ENGINES, *FILES])
 def test_a_bidirectional_model_has_no_steps(tmp_path: Path, kind: str) -> None:
     model = opened(TAGGER, kind, tmp_path)
     assert isinstance(model, EngineSequenceModel)
@@ -230,7 +223,7 @@ def test_a_model_of_one_direction_that_writes_no_texts_says_what_it_predicts(tmp
         generate(model, ["a"])
 
 
-@pytest.mark.parametrize("kind", ["numpy", "numba", "torch"])
+@pytest.mark.parametrize("kind", ["numpy", "numba", "torch", "run.onnx", "model.pt"])
 def test_a_sequence_model_is_pickled_without_its_file(tmp_path: Path, kind: str) -> None:
     model: Any = opened(TAGGER, kind, tmp_path)
     expected = model.run(ragged(TAGGER), LENGTHS)["logits"]
@@ -251,11 +244,15 @@ def test_precision_and_engine_are_those_that_are_asked_for(tmp_path: Path) -> No
     opened(TAGGER, "numpy", tmp_path)
     loaded: Any = load(tmp_path / "model.safetensors")
     assert loaded.engine == "onnxruntime"
+    opened(TAGGER, "run.onnx", tmp_path)
+    with pytest.raises(ConfigError, match=r"runs on onnxruntime; engine 'numba' needs a checkpoint"):
+        load(tmp_path / "run.onnx", "numba")
 
 
 def test_description_of_a_file(tmp_path: Path) -> None:
     opened(TAGGER, "numpy", tmp_path)
-    for name, kind in (("model.safetensors", "checkpoint"),):
+    opened(TAGGER, "run.onnx", tmp_path)
+    for name, kind in (("model.safetensors", "checkpoint"), ("run.onnx", "onnxruntime")):
         found = describe(tmp_path / name)
         assert (found["kind"], found["capabilities"], found["trained"]["steps"]) == (kind, "run", 7)
         assert list(found["model"]["inputs"]) == ["static", "values", "categories", "tokens"]
