@@ -86,7 +86,7 @@ class DataConfig:
             "Lower-case the text.",
             DATA_PANEL,
             search=NotSearched(TWO_VOCABULARIES),
-            default="yes for words, else no",
+            default="yes for level word, else no",
         ),
     ] = None
     punctuation: Annotated[

@@ -16,9 +16,9 @@ from unrolled.engine.checks import check_choice
 NO_NORMALIZATION = "none"
 NORMALIZATIONS = (NO_NORMALIZATION, "NFC", "NFD", "NFKC", "NFKD")
 
-# A normalised text may be split before these characters: none of them combines with the text before it, in any form and in
-# lower case. Latin letters, white space and marks up to U+02FF, Hebrew, Thai, kana, Chinese and Hangul; each script of the
-# world has white space from the first range, so a longer list would only shorten pieces.
+# A text may be split before these characters and normalised in pieces, because none of them combines with the text before it,
+# in any form or in lower case. White space, punctuation and Latin letters up to U+02FF suffice for most scripts; Hebrew, Thai,
+# kana, Chinese and Hangul are listed too, since a long text in some of them may have little white space.
 STABLE_BOUNDARY = re.compile(
     "[\0-\u02ff\u05d0-\u05ea\u0e01-\u0e2e\u2000-\u200a\u2028\u2029\u3000\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]"
 )
@@ -33,8 +33,8 @@ _PLANES_OF_MARKS = (range(0x20000), range(0xE0000, 0xE1000))
 class TextPreparation:
     """The preparation of all texts of a tokeniser: normalise, lower-case, and normalise the lower case.
 
-    Lower case is normalised again because it can leave the form: the lower case of "J̌" is composed, the capital is not.
-    Normalising before it gives texts that Unicode considers equal the same lower case.
+    Normalising first gives texts that Unicode considers equivalent the same lower case. Lower case is normalised again because
+    it can leave the form: "J̌" has no composed form, and its lower case has one.
 
     Args:
         normalize: one of ``NORMALIZATIONS``.

@@ -1,7 +1,8 @@
 """The tokeniser for text that is already tokenised: words separated by white space, and one <eos> a line.
 
-Penn Treebank (T. Mikolov's version) and WikiText are prepared so: punctuation stands alone, rare words are written <unk>. With
-this tokeniser a text has as many tokens as the literature counts.
+Penn Treebank (the version of T. Mikolov et al., "Recurrent Neural Network Based Language Model", 2010) and WikiText are
+distributed in this form: punctuation marks are words of their own, and rare words are replaced by <unk>. Encoded by this
+tokeniser, a text has as many tokens as the literature counts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from unrolled.engine.tokenizers.words import WordVocabulary, most_frequent
 class _LineStreamer(StatefulTextStreamer):
     """A decoder that joins the words of a line by single spaces."""
 
-    _line_begins = True
+    _line_begins = True  # the next word follows without a space
 
     def feed(self, token: int) -> str:
         word = super().feed(token)
