@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(self.inputs))
         names = [column.name for column in self.inputs]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ConfigError(f"inputs: {', '.join(repeated)} is there more than once")
         if not any("time" in column.axes for column in self.inputs):
             raise ConfigError(f"inputs: got {', '.join(names) or 'none'}; needs one that varies over time")

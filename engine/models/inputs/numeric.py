@@ -44,11 +44,11 @@ class _NumericInput:
         for setting, numbers, positive in (("mean", self.mean, False), ("scale", self.scale, True)):
             if numbers is None:
                 continue
-            object.__setattr__(self, setting, tuple(numbers))  # JSON has lists
-            good = all(is_number(x) and math.isfinite(x) and (x > 0 or not positive) for x in numbers)
-            if not good or len(numbers) != self.columns:
+            good = isinstance(numbers, list | tuple | np.ndarray) and len(numbers) == self.columns
+            if not good or not all(is_number(x) and math.isfinite(x) and (x > 0 or not positive) for x in numbers):
                 what = "finite numbers above 0" if positive else "finite numbers"
                 raise ConfigError(f"{setting}: got {numbers!r}, needs {self.columns} {what}")
+            object.__setattr__(self, setting, tuple(map(float, numbers)))  # JSON has lists
 
     @property
     def width(self) -> int:
