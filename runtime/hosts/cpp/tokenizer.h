@@ -41,7 +41,7 @@ public:
           unknown_(description.get("unknown", Json::text).string),
           normalize_(form(description)) {
         for (const Json& token : description.get("vocabulary", Json::list).items) {
-            if (token.kind != Json::text) throw HostError("the model's vocabulary holds what is no text");
+            if (token.kind != Json::text) throw HostError("the model's vocabulary has an entry that is no text");
             ids_.emplace(token.string, vocabulary_.size());
             vocabulary_.push_back(token.string);
         }
