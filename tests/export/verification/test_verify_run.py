@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -13,7 +15,7 @@ from exports import STORED, exported
 from run_mutations import RUN_MUTATIONS
 
 from unrolled.engine.errors import ModelFileError
-from unrolled.engine.storage.checkpoint import save_checkpoint
+from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.export.formats import export_model
 from unrolled.export.verification.checks import Check
 from unrolled.export.verification.verify import verify
@@ -148,3 +150,70 @@ def test_inputs_and_outputs_in_the_metadata_must_be_those_of_the_spec(tmp_path: 
         onnx.save(graph, tmp_path / "changed.onnx")
         with pytest.raises(ModelFileError, match=message):
             list(verify(tmp_path / "changed.onnx", load))
+
+
+def other_params(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Checkpoint], Checkpoint]:
+    def changed(checkpoint: Checkpoint) -> Checkpoint:
+        params = {name: value.copy() for name, value in checkpoint.params.items()}
+        change(params)
+        return replace(checkpoint, params=params)
+
+    return changed
+
+
+def exchange_directions(params: dict[str, np.ndarray]) -> None:
+    for name in [name for name in params if name.endswith("_l0")]:
+        params[name], params[f"{name}_reverse"] = params[f"{name}_reverse"], params[name]
+
+
+def exchange_gates(params: dict[str, np.ndarray]) -> None:
+    params["rnn.weight_hh_l1"] = np.roll(params["rnn.weight_hh_l1"], models.H, axis=0)
+
+
+def reverse_classes(params: dict[str, np.ndarray]) -> None:
+    for name in ("output.weight", "output.bias"):
+        params[name] = params[name][::-1].copy()
+
+
+def change_weight(params: dict[str, np.ndarray]) -> None:
+    params["embeddings.categories.weight"][:, 3] *= 1.1
+
+
+def scaled_otherwise(checkpoint: Checkpoint) -> Checkpoint:
+    inputs = [replace(each, scale=(2.0, 0.5, 1.0, 30.0, 0.7, 1.2, 5.0)) if each.name == "values" else each
+              for each in checkpoint.spec.inputs]  # fmt: skip
+    return replace(checkpoint, spec=replace(checkpoint.spec, inputs=tuple(inputs)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(other_params, (exchange_directions, exchange_gates, reverse_classes, change_weight)),
+        scaled_otherwise,
+    ],
+    ids=("directions", "gates", "classes", "weight", "scale"),
+)
+def test_alarm_verify_catches_another_program(
+    tmp_path: Path, change: Callable[[Checkpoint], Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from unrolled.export.torch import torchscript
+
+    script = torchscript.script
+    monkeypatch.setattr(torchscript, "script", lambda checkpoint: script(change(checkpoint)))
+    checkpoint = models.spec_checkpoint(models.spec("lstm", ALL_INPUTS, 2, bidirectional=True))
+    assert_found(list(verify(exported(checkpoint, tmp_path, "torchscript"), load)), "values")
+
+
+def test_alarm_verify_catches_a_program_that_ignores_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    from unrolled.export.torch import run_program, torchscript
+
+    def script(checkpoint: Checkpoint) -> Any:
+        program = run_program.script_network(checkpoint.spec, checkpoint.float32())
+        return torch.jit.script(run_program.RunProgram(checkpoint.spec, program.full, program.full))
+
+    monkeypatch.setattr(torchscript, "script", script)
+    for bidirectional in (False, True):
+        checkpoint = models.spec_checkpoint(models.spec("gru", "values", 2, bidirectional))
+        assert_found(list(verify(exported(checkpoint, tmp_path, "torchscript"), load)), "lengths")
