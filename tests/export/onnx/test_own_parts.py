@@ -1,17 +1,30 @@
-"""A head and an input of the tests' own in ONNX: nodes from everything that the graph offers them, against NumPy."""
+"""A cell, a head and an input of the tests' own in ONNX: nodes from everything that the graph offers them, against NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import models
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from run_graphs import ENGINES, LENGTHS, assert_results, by_evaluator, by_onnxruntime, by_reference, inputs_of, model_of
+from run_graphs import (
+    ENGINES,
+    LENGTHS,
+    assert_computes,
+    assert_results,
+    by_evaluator,
+    by_onnxruntime,
+    by_reference,
+    inputs_of,
+    model_of,
+)
 
+from unrolled.engine.models.cells import CELLS, lstm
+from unrolled.engine.models.cells.cell import SIGMOID, TANH, Cell, sigmoid
 from unrolled.engine.models.heads import HEADS
 from unrolled.engine.models.heads.step_labels import StepLabelsHead
 from unrolled.engine.models.inputs import INPUTS
@@ -19,11 +32,17 @@ from unrolled.engine.models.inputs.embedded import CategoriesInput
 from unrolled.engine.models.inputs.input import Input, Shapes
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.storage.checkpoint import Checkpoint
+from unrolled.export.formats import export_model
+from unrolled.export.onnx.cells import ONNX_CELLS
 from unrolled.export.onnx.graph_builder import GraphBuilder
 from unrolled.export.onnx.heads import ONNX_HEADS, CoreValues, OnnxHead
 from unrolled.export.onnx.inputs import ONNX_INPUTS, OnnxInput
 from unrolled.export.onnx.reader import known_operators
+from unrolled.export.onnx.stepwise_cell import StepwiseCell
 from unrolled.export.onnx.weights import GraphParameters, read_params
+from unrolled.export.verification.verify import verify
+from unrolled.runtime import load
 
 
 @dataclass(frozen=True)
@@ -145,3 +164,39 @@ def test_an_input_may_have_nodes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     model, inputs = model_of(spec), inputs_of(spec)
     assert_results(by_onnxruntime(model, inputs), by_reference(spec, inputs))
     assert_results(by_evaluator(model, inputs), by_reference(spec, inputs))
+
+
+def minimal_gated_unit(xg: NDArray, s0: NDArray, w_hh: NDArray, b_hh: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the states of f = σ(xf + hf), n = tanh(xn + f·hn), h + f·(n - h)."""
+    states = [s0]
+    for x in xg:
+        h = states[-1][0]
+        (xf, xn), (hf, hn) = np.split(x, 2, axis=1), np.split(h @ w_hh.T + b_hh, 2, axis=1)
+        f = sigmoid(xf + hf)
+        states.append((h + f * (np.tanh(xn + f * hn) - h))[None])
+    return np.stack(states), xg
+
+
+def add_minimal_gated_unit(graph: GraphBuilder, xg: str, hg: str, states: Sequence[str]) -> list[str]:
+    for name, value in (("x", xg), ("h", hg)):
+        graph.node("Split", [value], [f"{name}f", f"{name}n"], axis=1)
+    xf, xn, hf, hn = (f"{graph.prefix}{name}" for name in ("xf", "xn", "hf", "hn"))
+    f = graph.node("Sigmoid", [graph.node("Add", [xf, hf], "f_sum")], "f")
+    n = graph.node("Tanh", [graph.node("Add", [xn, graph.node("Mul", [f, hn], "reset")], "n_sum")], "n")
+    change = graph.node("Mul", [f, graph.node("Sub", [n, states[0]], "way")], "change")
+    return [graph.node("Add", [states[0], change], "moved")]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_cell_may_have_nodes_of_its_own(
+    bidirectional: bool, layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Cell("minimal gated unit", ("f", "n"), 1, minimal_gated_unit, lstm.backward, (SIGMOID, TANH))
+    monkeypatch.setitem(CELLS, "mgu", cell)
+    monkeypatch.setitem(ONNX_CELLS, "mgu", StepwiseCell(2, add_minimal_gated_unit, ("Sigmoid", "Tanh")))
+    spec = models.spec("mgu", "tokens+values+static", layers, bidirectional)
+    assert_computes(spec)
+    checkpoint = Checkpoint(spec, models.params(spec, np.float32), {})
+    path = export_model(checkpoint, tmp_path / "model.onnx", "onnx")
+    assert [check.name for check in verify(path, load) if not check.ok] == []
