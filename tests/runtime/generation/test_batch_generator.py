@@ -142,7 +142,7 @@ def test_a_text_with_no_token_left_is_an_error(path: str) -> None:
 
 
 def test_an_empty_batch_is_none_and_nothing_is_loaded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_generator, "load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(batch_generator, "load_language_model", lambda *_: pytest.fail("loaded"))
     got = BatchGenerator(path, "numpy")({"prompt": np.array([], dtype=object)})
     assert {name: len(column) for name, column in got.items()} == dict.fromkeys(got, 0)
     assert list(got) == ["prompt", "text", "finish_reason", "tokens", "error"]
@@ -188,7 +188,7 @@ def test_it_pickles_small_and_works_in_another_process(path: str) -> None:
 
 def test_threads_share_one_model_loaded_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    monkeypatch.setattr(batch_generator, "load", lambda *a: loaded.append(a) or load(*a))
+    monkeypatch.setattr(batch_generator, "load_language_model", lambda *a: loaded.append(a) or load(*a))
     monkeypatch.setattr(batch_generator, "_models", {})
     alone = BatchGenerator(path, "numpy", **SETTINGS)({"prompt": np.array(PROMPTS)})["text"].tolist()
     found: dict[int, list[str]] = {}
