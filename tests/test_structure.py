@@ -57,8 +57,8 @@ ROOMS: dict[str, str] = {
         "engine.optimizers engine.kernels.gemm engine.kernels.decode engine.network"
     ),
     "engine.runs": (
-        "engine engine.tokenizers engine.models.layers engine.models.inputs engine.models.heads engine.models "
-        "engine.storage engine.data engine.optimizers engine.training"
+        "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "
+        "engine.data engine.optimizers engine.training"
     ),
     "export.artifact": "engine engine.tokenizers engine.models.heads engine.models engine.storage engine.sampling",
     "export.onnx": (
@@ -73,15 +73,16 @@ ROOMS: dict[str, str] = {
         "engine engine.tokenizers engine.models.cells engine.models engine.storage engine.data.readers export.torch"
     ),
     "export.verification": (
-        "engine engine.models.heads engine.models engine.storage engine.network export.artifact export.onnx export.torch"
+        "engine engine.models.heads engine.models engine.storage engine.network export.artifact export.onnx "
+        "export.torch"
     ),
     "export": (
         "engine engine.models engine.storage engine.optimizers engine.network engine.training engine.runs "
         "export.artifact export.onnx export.torch"
     ),
     "runtime.models": (
-        "engine engine.tokenizers engine.models.heads engine.models engine.storage engine.sampling engine.kernels.gemm "
-        "engine.kernels.decode engine.network export.artifact export.onnx export.torch"
+        "engine engine.tokenizers engine.models.heads engine.models engine.storage engine.sampling "
+        "engine.kernels.gemm engine.kernels.decode engine.network export.artifact export.onnx export.torch"
     ),
     "runtime.generation.requests": (
         "engine engine.tokenizers engine.models engine.storage engine.sampling runtime.models"

@@ -27,7 +27,7 @@ def checked_batch(spec: ModelSpec, batch: Batch, state: NDArray, dtype: np.dtype
     if batch.carry and spec.core.bidirectional:
         raise ConfigError("carry: a bidirectional model cannot continue a sequence; needs whole sequences")
     inputs = checked_inputs(spec, batch.inputs, batch.lengths)
-    T, B = spec.batch_shape(inputs)
+    T, B = inputs[spec.timed.name].shape[:2]
     check_state(spec, state, B, dtype)
     check_targets(head.target_axes, head.target_dtype, batch, T, B)
     weights = batch.weights

@@ -64,6 +64,11 @@ class ModelSpec:
         return columns
 
     @functools.cached_property
+    def timed(self) -> Input:
+        """Return the first input that varies over time; the first two axes of its array are T and B."""
+        return next(column for column in self.inputs if "time" in column.axes)
+
+    @functools.cached_property
     def capabilities(self) -> frozenset[str]:
         """Return what a model of this description can do.
 
@@ -102,7 +107,7 @@ class ModelSpec:
         if set(inputs) != self.input_columns.keys():
             got = ", ".join(map(str, inputs)) or "none"
             raise ShapeError(f"inputs: got {got}; needs {', '.join(self.input_columns)}")
-        column = next(column for column in self.inputs if "time" in column.axes)
+        column = self.timed
         array = inputs[column.name]
         if not isinstance(array, np.ndarray) or array.ndim != len(column.axes):
             got = f"shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__

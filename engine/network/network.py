@@ -79,6 +79,8 @@ class Network:
         check_params(spec, params)
         self.spec = spec
         self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        self._shapes = parameter_shapes(spec)
+        self._size = sum(map(math.prod, self._shapes.values()))
         self.backend, self.precision = get_backend(backend, precision), precision
         if precision != FLOAT32 and self.dtype != np.float32:
             raise ConfigError(f"precision: {precision} is for float32 parameters, got {self.dtype}")
@@ -142,10 +144,9 @@ class Network:
             smoothing: label smoothing, for heads that take it; the loss is the smoothed one.
         """
         batch, masks = checked_batch(self.spec, batch, state, self.dtype), masks or NO_MASKS
-        shapes = parameter_shapes(self.spec)
         forward = self._forward(batch.inputs, batch.lengths, state, masks)
-        flat = self.backend.layers.zeros(sum(map(math.prod, shapes.values())), self.dtype)
-        grads = parameter_views(flat, shapes)
+        flat = self.backend.layers.zeros(self._size, self.dtype)
+        grads = parameter_views(flat, self._shapes)
         y = forward.y if masks.outputs is None else forward.y * masks.outputs
         loss = self._loss(y, forward.final, batch, grads, smoothing)
         dy, dfinal = loss.dy, np.zeros_like(state) if loss.dfinal is None else loss.dfinal
@@ -164,7 +165,7 @@ class Network:
     ) -> _Forward:  # fmt: skip
         """Run inputs and core."""
         recurrent, layers, core = self.backend.recurrent, self.backend.layers, self.spec.core
-        T, B = self.spec.batch_shape(inputs)
+        T, B = inputs[self.spec.timed.name].shape[:2]
         steps = recurrent.plan(T, B, lengths)
         own = direction_params(core, self.params, 0)
         lookup = self._lookup(masks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +22,12 @@ from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import CLIPPING, OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
-from unrolled.engine.runs.resume_checks import run_settings
-from unrolled.engine.runs.run_folder import RunFolder
+from unrolled.engine.runs.training_run import TrainingRun, training_record
 from unrolled.engine.settings import OPTIMISATION_PANEL, Setting, Typed, check_settings
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.training.averaging import AveragedTrainable
 from unrolled.engine.training.config import TrainingConfig
-from unrolled.engine.training.loop import train
-from unrolled.engine.training.observers import Sampler, SampleWriter, TrainingObserver
+from unrolled.engine.training.observers import Sampler, TrainingObserver
 from unrolled.engine.training.result import TrainingResult
 from unrolled.engine.training.trainable import EngineTrainable, Trainable
 
@@ -99,7 +97,7 @@ class Experiment:
             "corpus": {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest},
             "data": self.data.to_dict(),
             "initial": canonical_settings(self.initial),
-            "training": canonical_settings(replace(self.training, validation_share=self.training.validation_bound)),
+            "training": training_record(self.training),
             "optimizer": {
                 **canonical_settings(self.optimizer),
                 "learning_rate": self.optimizer.base_learning_rate,
@@ -127,39 +125,13 @@ class PreparedRun:
         sampler: Sampler | None = None,
         group: Group = SINGLE_PROCESS,
     ) -> TrainingResult:
-        """Train into the run folder ``output``, or resume the run there.
-
-        Args:
-            overwrite: whether an earlier run in the folder may be replaced.
-            observers: observers in addition to the run folder.
-            resume: whether to continue the run in the folder, if there is one.
-            sampler: writes a text after each validation.
-            group: the processes that train together; only the leading one has the folder, observers and sampler.
-
-        Raises:
-            ConfigError: the folder cannot be used, or its run has other settings.
-            ModelFileError: a file of the run to resume is damaged.
-            DivergedError: loss or gradient became NaN or infinite, or the loss exploded.
-            ProcessLostError: another process of the group has ended or does not answer.
-            SaveError: the disk is full or the folder can no longer be written.
-        """
-        record, training, trainable = self.experiment.record(self.corpus), self.experiment.training, self.trainable
-        all_observers: list[TrainingObserver] = []
-        group.check_same({"settings": run_settings(record, trainable), "tokenizer": self.dataset.tokenizer.to_dict()})
-        with ExitStack() as stack:
-
-            def open_folder() -> tuple[TrainingResult | None, float | None]:
-                folder = stack.enter_context(RunFolder(output, self.dataset.tokenizer, record, overwrite, resume))
-                all_observers.extend([folder, *observers, *([SampleWriter(sampler)] if sampler else [])])
-                start = folder.start(trainable, training.depends_on_limit)
-                return start, folder.record["training"].get("validation_share")
-
-            start, share = group.shared(open_folder)
-            training = replace(training, validation_share=share)  # that of the resumed run; runs of 0.1.0 have none
-            if start is not None and group.size > 1:
-                trainable.load_training_state(group.shared(trainable.training_state))
-            data, validation = self.dataset.train, self.dataset.validation
-            return train(trainable, data, validation, training, all_observers, start=start, group=group)
+        """Train into the run folder ``output``, or resume the run there; arguments and errors as ``TrainingRun.run``."""
+        dataset, experiment = self.dataset, self.experiment
+        run = TrainingRun(
+            self.trainable, dataset.train, dataset.validation, experiment.training, text_preprocessing(dataset.tokenizer),
+            experiment.record(self.corpus),
+        )  # fmt: skip
+        return run.run(output, overwrite, observers, resume, sampler, group)
 
 
 def _make_reference(spec: ModelSpec, params: Params, optimizer: OptimizerConfig, clip_norm: float | None) -> Trainable:

@@ -58,7 +58,7 @@ def check_same_settings(
     """
     old, new = map(flatten_settings, map(_complete_data, (before, parse_json(to_json(now), "settings"))))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name != "corpus.name"]
-    if any(name.startswith("corpus.") for name in changed):
+    if "corpus.characters" in new and any(name.startswith("corpus.") for name in changed):
         raise ConfigError(
             f"the corpus is not the one that the {what} began with: {old.get('corpus.name')} had "
             f"{old.get('corpus.characters', 0):,} characters, {new['corpus.name']} has {new['corpus.characters']:,}"

@@ -15,9 +15,8 @@ from unrolled.engine.runs.resume_checks import check_same_settings, match_record
 from unrolled.engine.runs.resume_file import RESUME, ResumeState, load_resume_state, save_resume_state
 from unrolled.engine.runs.run_files import check_start, find_run_files, remove_earlier_run
 from unrolled.engine.storage.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, Checkpoint, save_checkpoint
-from unrolled.engine.storage.description import text_preprocessing
+from unrolled.engine.storage.description import Preprocessing
 from unrolled.engine.storage.locks import FolderLock
-from unrolled.engine.tokenizers.contract import Tokenizer
 from unrolled.engine.training.events import SampleEvent, StepEvent, ValidationEvent
 from unrolled.engine.training.observers import TrainingObserver
 from unrolled.engine.training.result import TrainingResult
@@ -32,7 +31,7 @@ class RunFolder(TrainingObserver):
 
     Args:
         path: the folder; created if it does not exist.
-        tokenizer: written to the checkpoints.
+        preprocessing: rules for the model's inputs, written to the checkpoints.
         record: the checkpoints' training record except the result (corpus, settings).
         overwrite: whether an earlier run in the folder may be replaced, with its loss curves, TensorBoard events and
             exported files; they are removed after the first save of the new run.
@@ -47,13 +46,13 @@ class RunFolder(TrainingObserver):
     def __init__(
         self,
         path: str | Path,
-        tokenizer: Tokenizer,
+        preprocessing: Preprocessing,
         record: dict[str, Any],
         overwrite: bool = False,
         resume: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.tokenizer, self.record = tokenizer, record
+        self.preprocessing, self.record = preprocessing, record
         check_start(self.path, overwrite, resume)
         self._created = not self.path.exists()
         try:
@@ -220,5 +219,5 @@ class RunFolder(TrainingObserver):
 
     def _save_checkpoint(self, name: str, trainable: Trainable, result: TrainingResult) -> None:
         training = {**self.record, "result": result.to_dict(trainable.spec.head)}
-        params, preprocessing = trainable.export_params(), text_preprocessing(self.tokenizer)
-        save_checkpoint(self.path / name, Checkpoint(trainable.spec, params, preprocessing, training))
+        checkpoint = Checkpoint(trainable.spec, trainable.export_params(), self.preprocessing, training)
+        save_checkpoint(self.path / name, checkpoint)

@@ -86,7 +86,8 @@ class HeadLoss(NamedTuple):
 
     Args:
         sums: sums over the counted positions or sequences.
-        dy: (T, B, D·H), gradient of the mean loss with respect to the core's outputs; None without gradients.
+        dy: (T, B, D·H), gradient of the mean loss with respect to the core's outputs, an array that the caller may overwrite;
+            None without gradients.
         dfinal: (S, L·D, B, H), its gradient with respect to the core's final state; None: zero.
     """
 

@@ -114,8 +114,8 @@ class NextTokenHead:
         """Check that the core has one direction, and that there is an input "tokens" of the same vocabulary."""
         if core.bidirectional:
             raise ConfigError(
-                "bidirectional: the head next_token predicts the token that follows, which the second direction reads; "
-                "needs one direction"
+                SettingName("bidirectional"),
+                ": the head next_token predicts the token that follows, which the second direction reads; needs one direction",
             )
         tokens = next((column for column in inputs if column.name == TOKENS), None)
         sizes = {} if tokens is None else tokens.parameter_shapes()

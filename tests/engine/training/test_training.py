@@ -30,6 +30,7 @@ from unrolled.engine.runs.experiment import prepare_run
 from unrolled.engine.runs.run_folder import RunFolder
 from unrolled.engine.signals import StopRequest
 from unrolled.engine.storage.checkpoint import load_checkpoint
+from unrolled.engine.storage.description import text_preprocessing
 from unrolled.engine.tokenizers.characters import CharTokenizer
 from unrolled.engine.training import loop
 from unrolled.engine.training.config import TrainingConfig
@@ -224,7 +225,7 @@ def test_a_validation_loss_that_is_nan_is_divergence_and_never_the_best(
         trainable, "evaluate", lambda batch, state: (LossSums(math.nan, batch.weight, (0, batch.weight)), state)
     )
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
-    with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
+    with RunFolder(tmp_path / "run", text_preprocessing(tokenizer), {}) as folder:
         folder.start(trainable)
         with pytest.raises(
             DivergedError,
@@ -377,7 +378,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
     data = stream(config)
     tokenizer = CharTokenizer([chr(97 + i) for i in range(config.vocab_size)])
     trainable = engine("numpy", config)
-    with RunFolder(tmp_path / "run", tokenizer, {}) as folder:
+    with RunFolder(tmp_path / "run", text_preprocessing(tokenizer), {}) as folder:
         folder.start(trainable)
         result = train(
             trainable,
