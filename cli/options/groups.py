@@ -61,20 +61,17 @@ def options_of(group: type, *options: str) -> OptionGroup:
     return OptionGroup(table.only(options) if options else table, partial(from_options, group))
 
 
-def groups_of(verb: Callable[..., Any]) -> dict[str, OptionGroup]:
-    """Return the groups of a verb by the parameters that stand for them."""
-    found = {}
-    for name, parameter in inspect.signature(inspect.unwrap(verb), eval_str=True).parameters.items():
-        extras = get_args(parameter.annotation)[1:] if get_origin(parameter.annotation) is Annotated else ()
-        for extra in extras:
-            if isinstance(extra, OptionGroup):
-                found[name] = extra
-    return found
+def _group_of(parameter: inspect.Parameter) -> OptionGroup | None:
+    """Return the group that a parameter stands for; None for a parameter that is one option."""
+    extras = get_args(parameter.annotation)[1:] if get_origin(parameter.annotation) is Annotated else ()
+    return next((extra for extra in extras if isinstance(extra, OptionGroup)), None)
 
 
 def settings_of_verb(verb: Callable[..., Any]) -> dict[str, Definition]:
     """Return the definitions of the settings of a verb by option; they are the keys of its recipes."""
-    return {name: one for group in groups_of(verb).values() for name, one in group.definitions.items()}
+    parameters = inspect.signature(inspect.unwrap(verb), eval_str=True).parameters.values()
+    groups = [group for parameter in parameters if (group := _group_of(parameter)) is not None]
+    return {name: definition for group in groups for name, definition in group.definitions.items()}
 
 
 def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
@@ -83,21 +80,17 @@ def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
     Raises:
         TypeError: two parameters give the same option.
     """
-    groups = groups_of(verb)
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
-        parameters += groups[name].parameters() if name in groups else [parameter]
-    names = [parameter.name for parameter in parameters]
+    own = {name: (one, _group_of(one)) for name, one in inspect.signature(verb, eval_str=True).parameters.items()}
+    options = [option for one, group in own.values() for option in (group.parameters() if group else [one])]
+    names = [option.name for option in options]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise TypeError(f"{verb.__name__}: {', '.join(twice)} is an option of two parameters")
-    own = inspect.signature(verb).parameters
 
     @wraps(verb)
     def run(**values: Any) -> None:
-        verb(**{name: groups[name].argument(values) if name in groups else values[name] for name in own})
+        verb(**{name: group.argument(values) if group else values[name] for name, (_, group) in own.items()})
 
-    keyword_only = inspect.Parameter.KEYWORD_ONLY
-    signature = inspect.Signature([parameter.replace(kind=keyword_only) for parameter in parameters])
+    signature = inspect.Signature([option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options])
     run.__signature__ = signature  # type: ignore[attr-defined]
     return run
 

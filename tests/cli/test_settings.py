@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from unrolled.cli.app import app, setting_flags
-from unrolled.cli.options.groups import help_text, settings_of_verb, with_groups
+from unrolled.cli.options.groups import help_text, options_of, settings_of_verb, with_groups
 from unrolled.cli.options.recipes import Recipe
 from unrolled.cli.options.training import training_options
 from unrolled.cli.terminal.error_messages import one_line_message
@@ -214,6 +214,13 @@ def test_a_toy_without_effect_is_found(toy: SettingTable) -> None:
     assert [one.option for one in toy.without_effect({**typed, "toy_share": 0.5})] == ["toy_share"]
     assert toy.without_effect({**typed, "toy_share": 0.5}, ["toy_shape"]) == []
     assert toy.without_effect({**typed, "toy_share": 0.5, "toy_shape": "round"}) == []
+
+
+def test_two_parameters_with_one_option_are_refused() -> None:
+    def learn(labels: int = 1, *, settings: Annotated[ToyHead, options_of(ToyHead)]) -> None: ...
+
+    with pytest.raises(TypeError, match="learn: labels is an option of two parameters"):
+        with_groups(learn)
 
 
 def test_an_option_has_one_definition(toy: SettingTable) -> None:
