@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from unrolled.cli.terminal.error_messages import one_line_message
 from unrolled.cli.verbs.lr_find import lr_find
 from unrolled.cli.verbs.train import train
 from unrolled.cli.verbs.tune import tune
-from unrolled.engine.errors import ConfigError, SettingName
+from unrolled.engine.errors import ConfigError, NothingLeftError, SettingName
 from unrolled.engine.models.heads import HEADS
 from unrolled.engine.runs.recipe import TRAINING_SETTINGS, make_experiment, training_settings
 from unrolled.engine.settings import (
@@ -273,6 +274,14 @@ def test_the_command_line_shows_flags_for_names_that_a_message_marks_and_nothing
     assert one_line_message(error, setting_flags()) == "--tie needs --embed = batch_size.txt"
     assert one_line_message(ConfigError(SettingName("dropout"), ": got 2"), setting_flags()) == "dropout: got 2"
     assert ConfigError("top_k").setting is None
+
+
+def test_the_names_in_a_message_survive_the_way_to_another_process() -> None:
+    for error in (ConfigError(SettingName("top_k"), ": got 0"), NothingLeftError(("top_k", "min_p"), (3,))):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.parts) == (type(error), error.parts)
+        assert one_line_message(again, setting_flags()).startswith("--top-k")
+    assert str(again).startswith("top_k, min_p: no token is left to come next in row 3")
 
 
 def test_flags_are_those_of_the_definitions() -> None:
