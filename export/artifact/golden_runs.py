@@ -74,7 +74,7 @@ def golden_runs(model: Runner) -> list[dict[str, Any]]:
                 "time": max(rows),
                 "batch": len(rows),
                 "lengths": list(rows),
-                "inputs": {name: array.reshape(-1).tolist() for name, array in inputs.items()},
+                "inputs": {name: _numbers(array) for name, array in inputs.items()},
                 "outputs": {name: _recorded(array, number) for name, array in outputs.items()},
             }
         )
@@ -87,7 +87,13 @@ def _recorded(array: NDArray, seed: int) -> dict[str, list[Any]]:
     indices = np.arange(flat.size)
     if flat.size > MAX_VALUES:
         indices = np.sort(np.random.default_rng(seed).choice(flat.size, MAX_VALUES, replace=False))
-    return {"indices": indices.tolist(), "values": flat[indices].tolist()}
+    return {"indices": indices.tolist(), "values": _numbers(flat[indices])}
+
+
+def _numbers(array: NDArray) -> list[Any]:
+    """Return an array as a flat list of whole numbers, or of the shortest decimal numbers that give the same float32."""
+    flat = array.reshape(-1)
+    return flat.tolist() if flat.dtype.kind == "i" else [float(str(value)) for value in flat]
 
 
 def check_golden_runs(cases: Any, spec: ModelSpec) -> None:
