@@ -1,0 +1,52 @@
+"""Links between the documents: every file and every heading that a link names exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [
+    Path(name)
+    for name in subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(document: Path) -> list[str]:
+    """Return the links of a document that lead nowhere; addresses of other sites are not checked."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^()\s]+)\)", text)
+    broken = []
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        if "://" in link:
+            continue
+        if not target.exists() or (anchor and (target.suffix != ".md" or anchor not in anchors(target))):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.skipif(not DOCUMENTS, reason="no checkout: git lists no documents")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(document: Path) -> None:
+    assert broken_links(ROOT / document) == []
+
+
+def test_alarm_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(
+        "# One thing: *two*\n[a](b.md) [b](#one-thing-two) [c](#three) [d](a.md#four) [e](https://x.y/#z)"
+    )
+    assert broken_links(tmp_path / "a.md") == ["b.md", "#three", "a.md#four"]
