@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ShapeError
-from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.input_checks import checked_inputs, ragged
 from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import check_state
@@ -14,6 +14,8 @@ from unrolled.engine.models.step_contract import check_state
 
 def checked_batch(spec: ModelSpec, batch: Batch, state: NDArray, dtype: np.dtype) -> Batch:
     """Return a batch with zeros in the padding of inputs and weights, after checks of all its arrays and the initial state.
+
+    Lengths that are all T become None: such a batch has no padding.
 
     Args:
         state: (S, L·D, B, H), the initial state.
@@ -30,11 +32,11 @@ def checked_batch(spec: ModelSpec, batch: Batch, state: NDArray, dtype: np.dtype
     T, B = inputs[spec.timed.name].shape[:2]
     check_state(spec, state, B, dtype)
     check_targets(head.target_axes, head.target_dtype, batch, T, B)
-    weights = batch.weights
-    if batch.lengths is not None and weights.shape == (T, B):
-        weights = weights * (np.arange(T)[:, None] < batch.lengths)
+    weights, lengths = batch.weights, ragged(batch.lengths, T)
+    if lengths is not None and weights.shape == (T, B):
+        weights = weights * (np.arange(T)[:, None] < lengths)
     head.check_targets(batch.targets, weights)
-    return batch._replace(inputs=inputs, weights=weights)
+    return batch._replace(inputs=inputs, weights=weights, lengths=lengths)
 
 
 def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T: int, B: int) -> None:

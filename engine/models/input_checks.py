@@ -50,6 +50,11 @@ def _without_padding(array: NDArray, padding: NDArray[np.bool_]) -> NDArray:
     return clean
 
 
+def ragged(lengths: NDArray[np.int64] | None, T: int) -> NDArray[np.int64] | None:
+    """Return checked lengths, or None if all rows have T time steps."""
+    return None if lengths is None or int(lengths.min()) == T else lengths
+
+
 def check_lengths(lengths: NDArray, T: int, B: int) -> None:
     """Check the lengths (B,) of rows of T time steps.
 

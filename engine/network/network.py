@@ -13,7 +13,7 @@ from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.batch_checks import checked_batch
 from unrolled.engine.models.dropout import NO_MASKS, Masks
 from unrolled.engine.models.heads.head import HeadLoss, Outputs
-from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.input_checks import checked_inputs, ragged
 from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.models.layers.recurrent import DirectionGradients
@@ -108,10 +108,11 @@ class Network:
             lengths: (B,) int64, the valid time steps of each row; None: all.
             state: (S, L·D, B, H), the initial state; None: zero.
         """
-        B = self.spec.batch_shape(inputs)[1]
+        T, B = self.spec.batch_shape(inputs)
         state = zero_state(self.spec, B, self.dtype) if state is None else state
         inputs = checked_inputs(self.spec, inputs, lengths)
         check_state(self.spec, state, B, self.dtype)
+        lengths = ragged(lengths, T)
         forward = self._forward(inputs, lengths, state, NO_MASKS)
         head = self.spec.head
         outputs = self.backend.heads[head.kind].forward(head, self.params, forward.y, forward.final, lengths, inputs)
