@@ -14,6 +14,8 @@ from unrolled.engine.storage.checkpoint import CHECKPOINT_SUFFIX, load_checkpoin
 from unrolled.engine.storage.description import Preprocessing, text_preprocessing
 from unrolled.engine.storage.json_text import object_in
 from unrolled.engine.tokenizers.contract import Tokenizer
+from unrolled.export.artifact.forms import RUN
+from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.models.argument_checks import check_language_model
 from unrolled.runtime.models.load import load
 from unrolled.runtime.models.onnx_model import OnnxModel
@@ -21,7 +23,7 @@ from unrolled.runtime.models.sequence_model import EngineSequenceModel
 
 
 class _Described(NamedTuple):
-    """Metadata of a model file; ``graph`` is empty except for language models in ONNX."""
+    """Metadata of a model file; ``graph`` is empty except for ONNX files."""
 
     kind: str
     spec: ModelSpec
@@ -37,13 +39,16 @@ def _read(path: Path) -> _Described:
         return _Described("checkpoint", checkpoint.spec, checkpoint.preprocessing, checkpoint.training, {})
     model = load(path)
     if isinstance(model, EngineSequenceModel):
-        return _Described(model.engine, model.spec, model.preprocessing, model.training, {})
-    language_model, graph = check_language_model(model), dict[str, Any]()
-    if isinstance(model, OnnxModel):
-        weights = model.weights
-        graph = {"form": model.form, "weights": weights.storage, "int8_products": weights.quantized}
+        graph = {} if model.storage is None else _graph(RUN, model.storage)
+        return _Described(model.engine, model.spec, model.preprocessing, model.training, graph)
+    language_model = check_language_model(model)
+    graph = _graph(model.form, model.weights) if isinstance(model, OnnxModel) else {}
     preprocessing = text_preprocessing(language_model.tokenizer)
     return _Described(model.engine, language_model.config.spec, preprocessing, model.training, graph)
+
+
+def _graph(form: str, weights: WeightStorage) -> dict[str, Any]:
+    return {"form": form, "weights": weights.storage, "int8_products": weights.quantized}
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def verify(
 
     Checked are names and axes, rules of the ONNX specification that only some runtimes enforce, shapes and values of logits,
     greedy and drawn tokens, texts that the file writes by itself, and the digest of weights, config and tokenizer. A file of
-    form generate shows no logits, and is checked by its texts. A .pt file is a program: its step, choose and generate are run.
+    form generate shows no logits, and is checked by its texts. Of other models than language models, outputs and states of
+    padded rows are checked instead of texts. A .pt file is a program: its step, choose and generate are run.
     """
     path = resolve_model_file(file)
     checks = []

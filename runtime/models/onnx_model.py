@@ -144,7 +144,7 @@ def run_sequence_onnx(data: bytes, info: FileInfo, where: str) -> EngineSequence
     """Return the model of an ONNX file of form ``run`` in memory, as ``run_onnx``."""
     runner = OnnxRunner(open_session(data, where), info.spec, where)
     digest = _weights_digest(info.weights, info.checkpoint_digest)
-    record = ModelRecord(info.description.preprocessing, info.training, info.checkpoint_digest, digest)
+    record = ModelRecord(info.description.preprocessing, info.training, info.checkpoint_digest, digest, info.weights)
     return EngineSequenceModel(OnnxModel.engine, runner, record).built_by(run_sequence_onnx, data, info, where)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.step_contract import Runner
 from unrolled.engine.storage.description import Preprocessing
+from unrolled.export.artifact.weight_storage import WeightStorage
 from unrolled.runtime.models.pickling import Rebuildable
 
 
@@ -22,12 +23,14 @@ class ModelRecord(NamedTuple):
         training: the record of its training.
         digest: that of the checkpoint.
         weights_digest: that of the weights that the model computes with.
+        storage: that of the weights in an ONNX file; None: another file.
     """
 
     preprocessing: Preprocessing
     training: dict[str, Any]
     digest: str
     weights_digest: str
+    storage: WeightStorage | None = None
 
 
 class EngineSequenceModel(Rebuildable):
@@ -37,7 +40,7 @@ class EngineSequenceModel(Rebuildable):
         self.engine, self.spec, self._runner = engine, runner.spec, runner
         self.capabilities = self.spec.capabilities
         self.preprocessing, self.training = record.preprocessing, record.training
-        self.digest, self.weights_digest = record.digest, record.weights_digest
+        self.digest, self.weights_digest, self.storage = record.digest, record.weights_digest, record.storage
 
     def run(self, inputs: Mapping[str, NDArray], lengths: NDArray[np.int64] | None = None) -> Outputs:
         """Return the outputs of the head for whole sequences, as ``SequenceModel``."""

@@ -258,6 +258,8 @@ def test_description_of_a_file(tmp_path: Path) -> None:
         assert list(found["model"]["inputs"]) == ["static", "values", "categories", "tokens"]
         assert found["model"]["core"]["bidirectional"] is True
         assert found["model"]["head"] == {"kind": "step_labels", "classes": models.C}
+    graph = {key: value for key, value in found.items() if key in ("form", "weights", "int8_products")}
+    assert graph == {"form": "run", "weights": "float32", "int8_products": False}
 
 
 def test_ragged_rows_are_padded_for_a_run(tmp_path: Path) -> None:
