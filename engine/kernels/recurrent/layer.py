@@ -49,9 +49,7 @@ def forward(
     gates = states.reshape(D, S * (N + B), H) if in_place else empty((D, N, formulas.gates * H), dtype)
     y = empty((N if D > 1 else 0, D * H), dtype)
     scan.run(cell, gathered, w_hhs, b_hhs, steps, (states, gates, y), packing)
-    final = np.empty_like(s0)
-    for d in range(D):
-        final[:, d][:, steps.order] = states[d][:, steps.last[d]]
+    final = _in_batch_order([states[d][:, steps.last[d]] for d in range(D)], steps)
     y = states[0, 0, B:] if D == 1 else y
     return y.reshape(*steps.shape, D * H), final, Tape(states, gates)
 
@@ -61,24 +59,33 @@ def backward(
     steps: PackedSteps, packing: Packing = Packing.FULL,
 ) -> tuple[list[DirectionGradients], NDArray]:  # fmt: skip
     """Return the gradients of one layer, which take the memory of its gates, or that of ``dy``."""
-    formulas, (S, D, B, H), (states, gates) = CELL_FORMULAS[cell], dfinal.shape, tape
-    N, dy = steps.N, dy.reshape(steps.N, D * H)
+    formulas, (states, gates) = CELL_FORMULAS[cell], tape
+    N, D, H = steps.N, dfinal.shape[1], dfinal.shape[3]
+    dy = dy.reshape(N, D * H)
     if formulas.gates_are_outputs:
         gates = dy.reshape(1, N, H) if D == 1 else empty((D, N, H), dy.dtype)
-    ds = np.empty((D, S, B, H), dfinal.dtype)
-    for d in range(D):
-        ds[d] = dfinal[:, d][:, steps.order]
+    ds = dfinal.transpose(1, 0, 2, 3)[:, :, steps.order].copy()  # (D, S, B, H) in C order, for the scan to overwrite
     scan.run_backward(cell, dy, ds, states, gates, w_hhs, steps, packing)
-    ds0 = np.empty_like(dfinal)
     gradients = []
     for d in range(D):
-        ds0[:, d][:, steps.order] = ds[d]
         own = gates[d].reshape(*steps.shape, -1)
         dxg = tuple((first * H, last * H) for first, last in formulas.dxg)
         dhg = ((0, formulas.products * H),)
         h_prev = _states_before(states[d, 0], d, steps)
         gradients.append(DirectionGradients(ColumnRanges(own, dxg), ColumnRanges(own, dhg), h_prev))
-    return gradients, ds0
+    return gradients, _in_batch_order(list(ds), steps)
+
+
+def _in_batch_order(states: list[NDArray], steps: PackedSteps) -> NDArray:
+    """Return the state (S, D, B, H) in the batch's order of rows, from that (S, B, H) of each direction, longest row first."""
+    if len(states) == 1 and steps.lengths is None:
+        return states[0][:, None]
+    together = np.stack(states, axis=1)
+    if steps.lengths is None:
+        return together
+    ordered = np.empty_like(together)
+    ordered[:, :, steps.order] = together
+    return ordered
 
 
 def _states_before(h: NDArray, direction: int, steps: PackedSteps) -> NDArray:

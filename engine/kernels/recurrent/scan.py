@@ -132,7 +132,8 @@ def run(
     """
     (states, gates, y), formulas = arrays, CELL_FORMULAS[cell]
     D, H, B = len(xgs), states.shape[3], steps.B
-    panels, biases = [pack_transposed(w_hh, packing) for w_hh in w_hhs], np.stack(b_hhs)
+    panels = [pack_transposed(w_hh, packing) for w_hh in w_hhs]
+    biases = b_hhs[0][None] if D == 1 else np.stack(b_hhs)
     code = activation(cell, states.dtype), formulas.products, formulas.gates_are_outputs
     parts, at_once, *way = split(B, H, panels[0], D, steps.lengths is not None)
     for d in range(0, D, at_once):
