@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import models
 import numpy as np
 import pytest
 from tolerances import assert_close
@@ -91,6 +93,29 @@ def test_alarm_processes_that_count_alike_whatever_their_tokens_go_another_way(p
     assert_close(got["losses"][0], expected["losses"][0], "engine")  # the first loss is before any update
     with pytest.raises(AssertionError):
         assert_close(got["losses"], np.asarray(expected["losses"]), "curve")
+
+
+def test_rows_of_a_batch_are_taken_from_arrays_of_any_axes() -> None:
+    from unrolled.export.torch.distributed import _batch_rows
+
+    spec = models.spec("gru", "static+tokens+values", 1, True)
+    batch = models.spec_batch(spec, 5, 4, lengths=models.ragged(5, 4))
+    rows = slice(1, 3)
+    part = _batch_rows(spec, batch, rows)
+    for name, array in part.inputs.items():
+        np.testing.assert_array_equal(
+            array, batch.inputs[name][rows] if name == "static" else batch.inputs[name][:, rows]
+        )
+    assert batch.lengths is not None
+    np.testing.assert_array_equal(part.lengths, batch.lengths[rows])
+    np.testing.assert_array_equal(part.targets, batch.targets[:, rows])
+    np.testing.assert_array_equal(part.weights, batch.weights[:, rows])
+    # A head that predicts two values a sequence, with a weight for each sequence.
+    pooled: Any = SimpleNamespace(inputs=spec.inputs, head=SimpleNamespace(target_axes=("batch", 2)))
+    values = batch._replace(targets=np.arange(8.0).reshape(4, 2), weights=np.arange(4.0))
+    part = _batch_rows(pooled, values, rows)
+    np.testing.assert_array_equal(part.targets, [[2, 3], [4, 5]])
+    np.testing.assert_array_equal(part.weights, [1, 2])
 
 
 def test_all_processes_stop_at_one_step(pair: Path) -> None:
