@@ -26,7 +26,7 @@ from unrolled.engine.data.readers.options import ReadOptions
 from unrolled.engine.errors import UnrolledError
 from unrolled.engine.models.heads.head import Metric
 from unrolled.engine.network.language_model import TokenStepper
-from unrolled.engine.runs.experiment import PreparedRun, prepare_run
+from unrolled.engine.runs.experiment import PreparedRun, continue_normalization, prepare_run
 from unrolled.engine.runs.recipe import make_experiment
 from unrolled.engine.runs.run_files import LOSS_CURVES, check_start
 from unrolled.engine.settings import from_options
@@ -67,10 +67,11 @@ def train(
     A recipe is a TOML file of these options by their names, for instance hidden = 256 or output-dropout = 0.1.
     Several limits may be given; the first one reached ends the training. Ctrl-C ends it too, and keeps what there is.
     """
-    experiment, reading = make_experiment(settings), from_options(ReadOptions, settings)
+    asked, reading = make_experiment(settings), from_options(ReadOptions, settings)
     chosen = from_options(TrainingEngine, settings)
     with training_group(chosen.engine) as group:
         group.shared(lambda: _check_output(output, overwrite, resume))
+        experiment = group.shared(lambda: continue_normalization(asked, output)) if resume else asked
         observers: list[TrainingObserver] = [EventFiles(output)] if extras.tensorboard else []
         text = open_corpus(corpus or (), reading, group)
         run = prepare_run(

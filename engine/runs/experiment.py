@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from unrolled.engine.canonical import canonical_settings
+from unrolled.engine.canonical import canonical_settings, completed
 from unrolled.engine.data.config import DataConfig
 from unrolled.engine.data.corpus import Corpus
 from unrolled.engine.data.dataset import Dataset, check_several_tokens, prepare_dataset
@@ -22,6 +22,7 @@ from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import CLIPPING, OptimizerConfig
 from unrolled.engine.process_group import SINGLE_PROCESS, Group
+from unrolled.engine.runs.resume_file import RESUME, recorded_settings
 from unrolled.engine.runs.training_run import TrainingRun, training_record
 from unrolled.engine.settings import OPTIMISATION_PANEL, Setting, Typed, check_settings
 from unrolled.engine.storage.description import text_preprocessing
@@ -142,6 +143,18 @@ def _make_reference(spec: ModelSpec, params: Params, optimizer: OptimizerConfig,
 def make_dataset(corpus: Corpus | EncodedCorpus, data: DataConfig) -> Dataset:
     """Return the batches of a corpus, which is encoded now if it is text."""
     return corpus.prepare(data) if isinstance(corpus, EncodedCorpus) else prepare_dataset(corpus, data)
+
+
+def continue_normalization(experiment: Experiment, folder: Path) -> Experiment:
+    """Return an experiment that normalises text as the run in a folder does, if the experiment leaves it open.
+
+    Release 0.1.0 did not normalise, and recorded nothing about it: a run of words that it began goes on with its vocabulary.
+    """
+    data = recorded_settings(folder / RESUME).get("data")
+    if experiment.data.normalize is not None or not isinstance(data, dict) or "normalize" in data:
+        return experiment
+    normalize = completed(DataConfig, data)["normalize"]
+    return replace(experiment, data=replace(experiment.data, normalize=normalize))
 
 
 def prepare_run(

@@ -79,6 +79,17 @@ def save_resume_state(path: Path, state: ResumeState, head: Head) -> None:
     write_atomically(path, save(tensors, {METADATA_KEY: to_json(description)}))
 
 
+def recorded_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a resume file, or none if it is missing or damaged, which ``load_resume_state`` reports."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        settings = parse_json(metadata.get(METADATA_KEY, "null"), str(path)).get("settings")
+    except (SafetensorError, OSError, ModelFileError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def load_resume_state(path: Path, head: Head) -> ResumeState:
     """Read and check the file.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_command
 from frozen.freeze import StopAt
 from resumable_runs import EXPERIMENT, TEXT, assert_same_end, prepared, with_training
 
@@ -25,7 +26,7 @@ from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.optimizers.schedules import DecayConfig
 from unrolled.engine.runs.experiment import Experiment, ModelSettings
 from unrolled.engine.runs.metrics_log import read_metrics, step_lines
-from unrolled.engine.runs.resume_file import RESUME, load_resume_state
+from unrolled.engine.runs.resume_file import RESUME, load_resume_state, recorded_settings
 from unrolled.engine.storage import locks
 from unrolled.engine.storage.checkpoint import load_checkpoint
 from unrolled.engine.storage.locks import LOCK_FILE, FolderLock
@@ -81,6 +82,33 @@ def test_a_run_goes_on_with_its_normalisation(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="normalize was none, now NFC; give the earlier ones"):
         prepared(replace(words, data=replace(words.data, normalize=None))).run(tmp_path / "run", resume=True)
     prepared(words).run(tmp_path / "run", resume=True)
+
+
+def test_a_run_of_words_that_0_1_0_began_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Such a run has no word about normalisation; the command that began it resumes it."""
+    (tmp_path / "text.txt").write_text("nai\u0308ve words of a text, and more of them\n" * 40, encoding="utf-8")
+    command = [
+        "train",
+        str(tmp_path / "text.txt"),
+        "--level",
+        "word",
+        "--engine",
+        "numpy",
+        "--hidden",
+        "5",
+        "--embed",
+        "4",
+    ]
+    command += ["--schedule", "constant", "--no-samples", "-o"]
+    run_command(*command, str(tmp_path / "whole"), "--normalize", "none", "--steps", "6")
+    run_command(*command, str(tmp_path / "run"), "--normalize", "none", "--steps", "3")
+    assert "normalize" not in recorded_settings(tmp_path / "run" / RESUME)["data"]
+    run_command(*command, str(tmp_path / "run"), "--resume", "--steps", "6")
+    digests = [load_checkpoint(tmp_path / name / "last.safetensors").digest for name in ("run", "whole")]
+    assert digests[0] == digests[1]
+    run_command(*command, str(tmp_path / "new"), "--resume", "--steps", "3")
+    assert "na\u00efve" in load_checkpoint(tmp_path / "new").tokenizer.vocabulary
+    assert recorded_settings(tmp_path / "text.txt") == recorded_settings(tmp_path / "none") == {}
 
 
 def test_alarm_one_moment_that_is_off_is_another_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
