@@ -61,6 +61,12 @@ class LanguageModel(TokenStepper):
         network = self.network
         return LanguageModel, (self.config, network.params, network.backend.name, network.precision)
 
+    def step(self, tokens: NDArray[np.int64], state: NDArray) -> tuple[NDArray, NDArray]:
+        """Return logits (T, B, V) and next state of ``tokens`` (T, B) from ``state`` (S, L, B, H)."""
+        check_step(self.config, tokens, state, self.network.dtype)
+        outputs, state = self.network.run_checked({TOKENS: tokens}, None, state)  # checked above: not a second time
+        return outputs["logits"], state
+
     @property
     def engine(self) -> str:
         """Return the name of the backend, with the precision unless it is float32."""

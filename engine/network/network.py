@@ -112,7 +112,12 @@ class Network:
         state = zero_state(self.spec, B, self.dtype) if state is None else state
         inputs = checked_inputs(self.spec, inputs, lengths)
         check_state(self.spec, state, B, self.dtype)
-        lengths = ragged(lengths, T)
+        return self.run_checked(inputs, ragged(lengths, T), state)
+
+    def run_checked(
+        self, inputs: Inputs, lengths: NDArray[np.int64] | None, state: NDArray
+    ) -> tuple[Outputs, NDArray]:  # fmt: skip
+        """Return the results of ``run`` for arguments whose checks the caller has made."""
         forward = self._forward(inputs, lengths, state, NO_MASKS)
         head = self.spec.head
         outputs = self.backend.heads[head.kind].forward(head, self.params, forward.y, forward.final, lengths, inputs)
