@@ -180,7 +180,7 @@ def gradient_reach(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> NDArray[np
 
 def parameter_gradients(checkpoint: Checkpoint, ids: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
     """Return the norms of each parameter and of its gradient, for the mean loss over ids (T + 1, B)."""
-    model = Network(checkpoint.config.spec, checkpoint.float32())
+    model = Network(checkpoint.spec, checkpoint.float32())
     inputs, targets = np.ascontiguousarray(ids[:-1]), np.ascontiguousarray(ids[1:])
     batch = Batch.of_tokens(inputs, targets)
     found = model.gradients(batch, zero_state(model.spec, ids.shape[1])).params

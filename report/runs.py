@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.heads.head import Head
+from unrolled.engine.models.language_model_config import description_of
 from unrolled.engine.models.parameters import parameter_count
 from unrolled.engine.runs.metrics_log import read_metrics
 from unrolled.engine.runs.resume_checks import flatten_settings
@@ -53,12 +54,13 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        return parameter_count(self.checkpoint.config.spec)
+        return parameter_count(self.checkpoint.spec)
 
     @property
     def title(self) -> str:
-        config = self.checkpoint.config
-        return f"{config.cell.upper().replace('_', ' ')} {config.num_layers} × {config.hidden_size}"
+        core = self.checkpoint.spec.core
+        directions = f" × {core.directions}" if core.bidirectional else ""
+        return f"{core.cell.upper().replace('_', ' ')} {core.num_layers} × {core.hidden_size}{directions}"
 
     @property
     def corpus(self) -> str:
@@ -69,7 +71,7 @@ class Run:
         """Return all settings of the training, keyed by names such as ``model.hidden_size``."""
         parts = {name: part for name, part in self.record.items() if name != "result"}
         engine = self.result.get("engine")
-        return flatten_settings({"engine": engine, "model": self.checkpoint.config.to_dict(), **parts})
+        return flatten_settings({"engine": engine, "model": description_of(self.checkpoint.spec), **parts})
 
 
 def differences(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:

@@ -13,9 +13,14 @@ closed over, would not be: Numba identifies it by a random number, and would com
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 import itertools
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +35,16 @@ from unrolled.engine.kernels.recurrent.formulas import Outputs
 from unrolled.engine.kernels.simd.vectors import emit_formula
 
 Counts = tuple[int, ...]
+MARK = "@"  # in a cell's name in compiled code, before the digest of formulas from outside the package
 
 
 def _formula(cell: str, step: str) -> tuple[Callable[..., Outputs], Counts, Counts]:
-    """Return a cell's formula, and how many blocks each of its arguments and results has."""
-    formulas = CELL_FORMULAS[cell]
+    """Return a cell's formula, and how many blocks each of its arguments and results has.
+
+    Args:
+        cell: its name in compiled code, from ``code_name``.
+    """
+    formulas = CELL_FORMULAS[cell.partition(MARK)[0]]
     G, K, S = formulas.products, formulas.gates, formulas.states
     if step == "activate":
         return formulas.activate, (G, G, S), (K, S)
@@ -77,6 +87,30 @@ def _run_formula(typing_context, cell, step, arguments, results, units):  # type
     return types.void(cell, step, arguments, results, types.intp), codegen
 
 
+def code_name(cell: str) -> str:
+    """Return the name of a cell in compiled code, which Numba's cache compares.
+
+    The cache is of one version of the kernels' sources. Formulas from elsewhere are not among them, so their files are part of
+    the name; formulas without a file are compiled in every process.
+    """
+    digest = hashlib.sha256()
+    functions: list[Any] = [CELL_FORMULAS[cell].activate, CELL_FORMULAS[cell].differentiate]
+    outside = False
+    while functions:
+        function = functions.pop()
+        if isinstance(function, functools.partial):
+            functions += [function.func, *filter(callable, (*function.args, *function.keywords.values()))]
+            continue
+        if (getattr(function, "__module__", None) or "").startswith("unrolled.engine.kernels."):
+            continue
+        outside = True
+        try:
+            digest.update(Path(inspect.getfile(function)).read_bytes())
+        except (TypeError, OSError):
+            digest.update(os.urandom(16))
+    return f"{cell}{MARK}{digest.hexdigest()}" if outside else cell
+
+
 def _compile_activation(cell: str) -> Any:
     """Return a compiled function that activates units u0 … u1 of every ``apart``-th row of one time step.
 
@@ -84,7 +118,7 @@ def _compile_activation(cell: str) -> Any:
     the places of the first row in the flat arrays, ``width`` is the width of a row of gates, ``plane`` the distance between
     the arrays of the state.
     """
-    products = CELL_FORMULAS[cell].products
+    products, name = CELL_FORMULAS[cell].products, code_name(cell)
 
     @compiled
     def activate(
@@ -96,7 +130,7 @@ def _compile_activation(cell: str) -> Any:
             own, unit = gates_at + r * width + u0, r * H + u0
             x = places[first + r] * products * H + u0
             _run_formula(
-                cell, "activate", ((gates, own, H), (table, x, H), (states, before + unit, plane)),
+                name, "activate", ((gates, own, H), (table, x, H), (states, before + unit, plane)),
                 ((gates, own, H), (states, after + unit, plane)), u1 - u0,
             )  # fmt: skip
 
@@ -109,6 +143,8 @@ def _compile_derivative(cell: str) -> Any:
     Places and distances are those of ``_compile_activation``; ``dh_width`` is the width of a row of ``dh``.
     """
 
+    name = code_name(cell)
+
     @compiled
     def differentiate(
         gates: NDArray, gates_at: int, width: int, states: NDArray, before: int, after: int, plane: int, dh: NDArray,
@@ -118,7 +154,7 @@ def _compile_derivative(cell: str) -> Any:
             r = number * apart
             own, unit = gates_at + r * width + u0, r * H + u0
             _run_formula(
-                cell, "differentiate",
+                name, "differentiate",
                 ((gates, own, H), (states, before + unit, plane), (states, after + unit, plane),
                  (dh, dh_at + r * dh_width + u0, H), (ds, ds_at + unit, ds_plane)),
                 ((gates, own, H), (ds, ds_at + unit, ds_plane)), u1 - u0,
