@@ -120,13 +120,15 @@ def describe_signature(form: str, spec: ModelSpec) -> dict[str, list[dict[str, A
     }
 
 
-def describe_state(form: str, spec: ModelSpec) -> dict[str, Any]:
-    """Return the description of the state array for hosts."""
+def describe_state(form: str, spec: ModelSpec, version: int) -> dict[str, Any]:
+    """Return the description of the state array for hosts, as a file of a format contains it."""
     signature = signature_of(form, spec)
+    # Format 1 names the output of the form step, whatever the form.
+    output = "next_state" if version == 1 or "next_state" in signature.outputs else "final_state"
     S, layers, _, H = spec.state_shape(1)
     return {
         "input": "state" if "state" in signature.inputs else None,
-        "output": "final_state" if form == RUN else "next_state",
+        "output": output,
         "axes": ["states", "layers", "batch", "hidden"],
         "shape": [S, layers, None, H],
         "initial": "zeros",

@@ -80,7 +80,7 @@ def file_metadata(
     if version > 1:
         values |= {"task": spec.head.kind, **describe_signature(form, spec)}
     values |= {
-        "state": describe_state(form, spec),
+        "state": describe_state(form, spec, version),
         "training": checkpoint.training,
         "checkpoint_digest": checkpoint.digest,
         "golden": golden,
@@ -142,7 +142,7 @@ def _parse_values(version: int, values: Mapping[str, str], size: int | None) -> 
         check_file_size(spec, size, NUMBER_FORMATS[weights.storage].item_bytes)
     check_choice("form", form, forms_of(spec))
     stated = parse_json(values["state"], "state")
-    for key, value in describe_state(form, spec).items():
+    for key, value in describe_state(form, spec, version).items():
         if key not in stated or stated[key] != value:
             raise ModelFileError(f"state has {key} {stated.get(key)}, the {PARTS[version][0]} asks for {value}")
     if version > 1:

@@ -10,8 +10,10 @@ from unrolled.engine.errors import MissingDependencyError
 from unrolled.engine.models.parameters import Params
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.storage.checkpoint import Checkpoint, load_checkpoint
+from unrolled.export.artifact.forms import RUN
 from unrolled.export.artifact.metadata import FileInfo
 from unrolled.export.artifact.program_runner import ProgramRunner
+from unrolled.export.artifact.weight_storage import FLOAT32_STORAGE, WeightStorage
 
 if TYPE_CHECKING:
     from unrolled.export.onnx.reader import OnnxFile
@@ -79,12 +81,22 @@ class ModelFile:
 
             module, info = self.torchscript
             return ScriptedRunner(module, info.spec, str(self.path))
+        if self.info is None:
+            return self._written(self.checkpoint.float32(), FLOAT32_STORAGE)
+        return self._opened(self.onnx.data)
+
+    def rewritten(self) -> ProgramRunner:
+        """Return the ONNX graph of form ``run`` that is written from the weights of an exported file, in their storage."""
+        assert self.info is not None
+        return self._written(self.params(self.spec), self.info.weights)
+
+    def _written(self, params: Params, storage: WeightStorage) -> ProgramRunner:
+        from unrolled.export.onnx.writer import bare_model
+
+        return self._opened(bare_model(self.spec, params, RUN, storage).SerializeToString())
+
+    def _opened(self, data: bytes) -> ProgramRunner:
         from unrolled.export.onnx.runner import OnnxRunner
         from unrolled.export.onnx.stepper import open_session
 
-        if self.info is not None:
-            return OnnxRunner(open_session(self.onnx.data, str(self.path)), self.info.spec, str(self.path))
-        from unrolled.export.onnx.writer import build
-
-        data = build(self.checkpoint, golden=False).SerializeToString()
         return OnnxRunner(open_session(data, str(self.path)), self.spec, str(self.path))

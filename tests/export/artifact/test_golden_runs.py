@@ -16,7 +16,7 @@ from exports import exported
 
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.network.network import Network
-from unrolled.export.artifact.forms import RUN, forms_of, signature_of
+from unrolled.export.artifact.forms import FORMS, RUN, describe_state, forms_of, signature_of
 from unrolled.export.artifact.golden_runs import (
     LENGTHS,
     MAX_VALUES,
@@ -105,6 +105,15 @@ def test_metadata_have_the_keys_of_format_2(tmp_path: Path) -> None:
     assert info.checkpoint_digest == checkpoint.digest == info.weights.digest
     state = json.loads(values["unrolled.state"])
     assert (state["input"], state["output"], state["shape"]) == ("state", "final_state", [1, 2, None, models.H])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_state_that_a_file_of_format_2_names_is_an_output_of_its_graph(form: str) -> None:
+    spec = models.config("gru").spec
+    outputs = signature_of(form, spec).outputs
+    named = {version: describe_state(form, spec, version)["output"] for version in (1, 2)}
+    assert named == {1: "next_state", 2: "final_state" if form == "generate" else "next_state"}
+    assert outputs[named[2]].kind == "state"
 
 
 def test_forms_and_their_values() -> None:

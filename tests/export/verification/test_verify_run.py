@@ -17,7 +17,9 @@ from run_mutations import RUN_MUTATIONS
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.export.formats import export_model
-from unrolled.export.verification.checks import Check
+from unrolled.export.verification.checks import Check, CheckFailed
+from unrolled.export.verification.model_file import ModelFile
+from unrolled.export.verification.run_checks import check_against_params, check_own_weights
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import load
 
@@ -73,6 +75,28 @@ def test_verify_passes_every_storage(tmp_path: Path, stored: str, bidirectional:
     names = names_of(list(verify(path, load)))
     assert ("values (best.safetensors)" in names) is (stored == "float32")
     assert "weights" in names
+
+
+def quantized_file(folder: Path, seed: int) -> Path:
+    """Return an export with int8 products, whose large weights make them differ from the reference by more than 0.1."""
+    spec = models.spec("lstm", ALL_INPUTS, 2)
+    params = {name: value * 8 for name, value in models.params(spec, np.float32, seed).items()}
+    checkpoint = replace(models.spec_checkpoint(spec), params=params)
+    return export_model(checkpoint, folder / f"{seed}.onnx", "onnx", weights=STORED["quantized"])
+
+
+def test_verify_passes_int8_products_of_large_weights(tmp_path: Path) -> None:
+    path = quantized_file(tmp_path, 1)
+    assert "weights" in names_of(list(verify(path, load)))
+    file = ModelFile(path)
+    with pytest.raises(CheckFailed, match="off by up to"):
+        check_against_params(file.runner(), file.params(file.spec), STORED["quantized"].tolerance)
+
+
+def test_alarm_int8_products_of_other_weights_are_found(tmp_path: Path) -> None:
+    file, other = (ModelFile(quantized_file(tmp_path, seed)) for seed in (1, 2))
+    with pytest.raises(CheckFailed, match="logits of rows of"):
+        check_own_weights(other.runner(), file, STORED["quantized"])
 
 
 @pytest.mark.parametrize(
