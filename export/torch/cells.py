@@ -4,13 +4,15 @@ Letters: N = Σ lengths, the valid time steps of a batch; E input width of the f
 """
 
 # TorchScript evaluates the annotations of this module: no ``from __future__ import annotations`` here.
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from unrolled.export.torch.padded_lstm import padded_lstm
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -22,14 +24,19 @@ class TorchCell(NamedTuple):
         layers: (x, state, weights, num_layers, bidirectional, batch_sizes) -> (y, final) runs consecutive layers. Without
             ``batch_sizes`` x is (T, B, E) and y is (T, B, D·H); with them, x (N, E) and y (N, D·H) are data of a packed
             sequence. ``state`` and ``final`` are (S, L·D, B, H); ``weights`` has the four arrays of each layer and direction.
+        padded: (lengths, x (T, B, ·), state, weights) -> (y, final) runs one layer on padded rows, where that is faster than
+            ``layers`` on packed ones; None: it never is.
         module: makes the module of all layers of a language model's program, given E, H and L; None: there is none.
     """
 
     layers: Callable[[Tensor, Tensor, list[Tensor], int, bool, Tensor | None], tuple[Tensor, Tensor]]
+    padded: Callable[[Tensor, Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]] | None = None
     module: Callable[..., nn.RNNBase] | None = None
 
 
-def _library_cell(function: Callable[..., Any], module: Callable[..., nn.RNNBase]) -> TorchCell:
+def _library_cell(
+    function: Callable[..., Any], module: Callable[..., nn.RNNBase], padded: Callable[..., Any] | None = None
+) -> TorchCell:
     """Return the entry of a cell for which torch has a function of all layers, padded or packed."""
 
     def layers(
@@ -43,7 +50,7 @@ def _library_cell(function: Callable[..., Any], module: Callable[..., nn.RNNBase
             y, *final = function(x, batch_sizes, initial, weights, *settings)
         return y, torch.stack(final)
 
-    return TorchCell(layers, module)
+    return TorchCell(layers, padded, module)
 
 
 def _time_steps(step: Step) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -108,5 +115,5 @@ TORCH_CELLS: dict[str, TorchCell] = {
     "rnn": _library_cell(torch.rnn_tanh, partial(nn.RNN, nonlinearity="tanh")),
     "rnn_relu": _library_cell(torch.rnn_relu, partial(nn.RNN, nonlinearity="relu")),
     "gru": _library_cell(torch.gru, nn.GRU),
-    "lstm": _library_cell(torch.lstm, nn.LSTM),
+    "lstm": _library_cell(torch.lstm, nn.LSTM, padded_lstm),
 }

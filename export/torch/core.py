@@ -5,8 +5,8 @@ Letters: N = Σ lengths, the valid time steps of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.parameters import layer_names
 from unrolled.export.torch.cells import TORCH_CELLS
+from unrolled.export.torch.padded_lstm import is_faster
 
 
 class _Packing(NamedTuple):
@@ -66,8 +67,11 @@ def core_forward(
     Returns:
         The last layer's outputs (T, B, D·H), zero in the padding, and the final state (S, L·D, B, H).
     """
+    cell = TORCH_CELLS[core.cell]
     if lengths is None:
         return _layers(core, params, x, state, None, masks)
+    if cell.padded is not None and is_faster(x):
+        return _layer_by_layer(core, params, x, state, masks, partial(cell.padded, lengths))
     T, packing = x.shape[0], _Packing.of(lengths)
     data, batch_sizes = packing.pack(x, T)
     packed_masks = None if masks is None else [packing.pack(mask, T)[0] for mask in masks]
@@ -84,13 +88,32 @@ def _layers(
     masks: Sequence[Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """Run the layers on a full batch (T, B, E), or on packed data (N, E)."""
-    run, D = TORCH_CELLS[core.cell].layers, core.directions
-    weights = [[params[name] for d in range(D) for name in layer_names(layer, d)] for layer in range(core.num_layers)]
+    run = TORCH_CELLS[core.cell].layers
     if masks is None:
-        return run(x, state, list(chain.from_iterable(weights)), core.num_layers, core.bidirectional, batch_sizes)
-    finals = []
-    for layer, own in enumerate(weights):
-        x = x if layer == 0 else x * masks[layer - 1]
-        x, final = run(x, state[:, layer * D : (layer + 1) * D], own, 1, core.bidirectional, batch_sizes)
+        weights = [weight for layer in range(core.num_layers) for weight in _weights(core, params, layer)]
+        return run(x, state, weights, core.num_layers, core.bidirectional, batch_sizes)
+    return _layer_by_layer(
+        core, params, x, state, masks, lambda x, state, own: run(x, state, own, 1, core.bidirectional, batch_sizes)
+    )
+
+
+def _layer_by_layer(
+    core: CoreConfig,
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    state: Tensor,
+    masks: Sequence[Tensor] | None,
+    run: Callable[[Tensor, Tensor, list[Tensor]], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Run one layer after the other by ``run``, with the masks between them."""
+    finals, D = [], core.directions
+    for layer in range(core.num_layers):
+        x = x * masks[layer - 1] if layer and masks is not None else x
+        x, final = run(x, state[:, layer * D : (layer + 1) * D], _weights(core, params, layer))
         finals.append(final)
     return x, torch.cat(finals, dim=1)
+
+
+def _weights(core: CoreConfig, params: Mapping[str, Tensor], layer: int) -> list[Tensor]:
+    """Return the four arrays of each direction of a layer."""
+    return [params[name] for direction in range(core.directions) for name in layer_names(layer, direction)]

@@ -196,3 +196,25 @@ def test_what_does_not_fit_is_refused() -> None:
     wrong[0, 0, 0] = np.nan
     with pytest.raises(ShapeError, match="values: 1 values are NaN"):
         trainable.gradients(batch._replace(inputs={"values": wrong}), state)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padded_rows_of_an_lstm_are_packed_ones(bidirectional: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs far from 0 in the padding, as those of a large mean, must not open a gate."""
+    values = ValuesInput(3, (1e6, -2e6, 3e5), (1.0, 2.0, 0.5))
+    spec = ModelSpec((values,), CoreConfig("lstm", 6, 2, bidirectional, 0.3), StepLabelsHead(models.C))
+    lengths = models.ragged(7, 4)
+    batch = models.spec_batch(spec, 7, 4, lengths=lengths)
+
+    def found(dtype: type, padded: bool) -> dict[str, NDArray]:
+        monkeypatch.setattr("unrolled.export.torch.core.is_faster", lambda x: padded)
+        state = models.state(spec, 4, dtype)
+        trainable = TorchTrainable(spec, models.params(spec, dtype), OptimizerConfig())
+        outputs, final = run_network(trainable.model, batch.inputs, lengths, state)
+        masks = dropout_masks(spec, 7, 4, np.random.default_rng(1), dtype)
+        return {**outputs, "final": final, **trainable.gradients(batch, state, masks)}
+
+    exact = found(np.float64, False)
+    for dtype in (np.float64, np.float32):
+        for name, value in found(dtype, True).items():
+            assert_close(value, exact[name], "autograd", dtype, name)
