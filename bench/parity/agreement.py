@@ -129,11 +129,12 @@ def compare(
 
     Raises:
         ModelFileError: the reference itself cannot run.
-        ConfigError: ``tokens`` or ``number`` is out of its range.
+        ConfigError: ``tokens`` or ``number`` is out of its range, or the model writes no texts.
     """
     check_whole("max_new_tokens", tokens, 1)
     check_whole("num_return_sequences", number, 1)
     checkpoint = load_checkpoint(compared[0].model)
+    checkpoint.spec.require("generate")
     texts = list(prompts) if prompts else default_prompts(checkpoint.tokenizer)
     reference: dict[str, NDArray] = {}
     for one in compared:
