@@ -113,10 +113,8 @@ def add_layer_gradients(
 
 def input_gradient(backend: Backend, gradients: Sequence[DirectionGradients], params: Sequence[LayerParams]) -> NDArray:
     """Return the gradient (T, B, E or D·H) of a layer's input: the sum over its directions."""
-    dx, *others = (
-        backend.layers.linear_backward_input(gradient.dxg, own.w_ih)
-        for gradient, own in zip(gradients, params, strict=True)
-    )
-    for other in others:
-        dx += other
+    dx = None
+    for gradient, own in zip(gradients, params, strict=True):
+        dx = backend.layers.linear_backward_input(gradient.dxg, own.w_ih, dx)
+    assert dx is not None  # there is at least one direction
     return dx

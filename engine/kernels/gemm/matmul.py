@@ -177,15 +177,15 @@ def add_product(
 def _product(
     part: int, parts: int, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray,
 ) -> None:  # fmt: skip
-    """c = start + a[:, k0:k1] @ b, with rows of ``start`` that lie ``start_row`` items apart."""
+    """c = start + a[:, k0:k1] @ b, with rows of the flat ``start`` that lie ``start_row`` items apart."""
     (M, width), N = a.shape, c.shape[1]
-    flat_a, flat_c, flat_start = a.reshape(-1), c.reshape(-1), start.reshape(-1)
+    flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     first, last = part * M // parts, (part + 1) * M // parts
     memory = new_operand(panels, ROW_BLOCK)
     for m in range(first, last, ROW_BLOCK):
         some = min(ROW_BLOCK, last - m)
         factor, at, stride = operand(flat_a, m * width + k0, width, some, k1 - k0, panels, memory)
-        multiply(factor, at, stride, 1, panels, flat_start, m * start_row, start_row, flat_c, m * N, N, some, N, False)
+        multiply(factor, at, stride, 1, panels, start, m * start_row, start_row, flat_c, m * N, N, some, N, False)
 
 
 def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
@@ -193,11 +193,12 @@ def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
     return products(a, [(0, a.shape[1], panels)], bias)
 
 
-def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], bias: NDArray) -> NDArray:
-    """Return Σ a[:, k0:k1] @ b + bias over ``factors`` (k0, k1, panels of b); every b has as many columns as ``bias``."""
-    c = empty((len(a), len(bias)), a.dtype)
-    start, start_row = bias, 0
+def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], start: NDArray) -> NDArray:
+    """Return Σ a[:, k0:k1] @ b + start over ``factors`` (k0, k1, panels of b), for ``start`` (N,) or (M, N)."""
+    N = start.shape[-1]
+    c = empty((len(a), N), a.dtype)
+    flat, start_row = start.reshape(-1), 0 if start.ndim == 1 else N
     for k0, k1, panels in factors:
-        _product(a, k0, k1, panels, start, start_row, c)
-        start, start_row = c, len(bias)
+        _product(a, k0, k1, panels, flat, start_row, c)
+        flat, start_row = c.reshape(-1), N
     return c

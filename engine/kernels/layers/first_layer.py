@@ -78,7 +78,7 @@ def _table_backward(
     dembedding, dweight, dbias = grads
     if len(used) == len(embedding):
         linear_backward_weight(dtable, embedding, dweight, dbias, packing)
-        dembedding += linear_backward_input(dtable, weight, packing)
+        dembedding += linear_backward_input(dtable, weight, packing=packing)
     else:
         linear_backward_weight(dtable, embedding_forward(embedding, used), dweight, dbias, packing)
-        dembedding[used] += linear_backward_input(dtable, weight, packing)
+        dembedding[used] += linear_backward_input(dtable, weight, packing=packing)

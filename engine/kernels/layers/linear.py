@@ -40,14 +40,17 @@ def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, packing: Packing 
     return product(as_rows(x), pack_transposed(weight, packing), bias).reshape(*x.shape[:-1], len(bias))
 
 
-def linear_backward_input(dy: NDArray | ColumnRanges, weight: NDArray, packing: Packing = Packing.FULL) -> NDArray:
-    """Return the gradient of the input of ``linear_forward``: (..., out) to (..., in)."""
+def linear_backward_input(
+    dy: NDArray | ColumnRanges, weight: NDArray, dx: NDArray | None = None, packing: Packing = Packing.FULL
+) -> NDArray:  # fmt: skip
+    """Return the gradient of the input of ``linear_forward``, (..., out) to (..., in), added to ``dx``."""
     dy = as_columns(dy)
     rows, factors, first = as_rows(dy.array), [], 0
     for k0, k1 in dy.ranges:
         factors.append((k0, k1, pack(weight[first : first + k1 - k0], packing)))
         first += k1 - k0
-    return products(rows, factors, np.zeros(weight.shape[1], weight.dtype)).reshape(*dy.array.shape[:-1], -1)
+    start = np.zeros(weight.shape[1], weight.dtype) if dx is None else as_rows(dx)
+    return products(rows, factors, start).reshape(*dy.array.shape[:-1], -1)
 
 
 def linear_backward_weight(

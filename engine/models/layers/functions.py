@@ -21,7 +21,7 @@ class LayerFunctions(NamedTuple):
 
     zeros: Callable[[int, np.dtype], NDArray]
     linear_forward: Callable[[NDArray, NDArray, NDArray], NDArray]
-    linear_backward_input: Callable[[Any, NDArray], NDArray]
+    linear_backward_input: Callable[[Any, NDArray, NDArray | None], NDArray]
     linear_backward_weight: Callable[[Any, NDArray, NDArray, NDArray], None]
     embedded_linear_forward: Callable[[NDArray, NDArray, NDArray, NDArray], Any]
     first_layer_backward: Callable[

@@ -19,9 +19,13 @@ def linear_forward(x: NDArray, weight: NDArray, bias: NDArray) -> NDArray:
     return x @ weight.T + bias
 
 
-def linear_backward_input(dy: NDArray, weight: NDArray) -> NDArray:
-    """Return the gradient (..., in) of the input of ``linear_forward``, from that of its output (..., out)."""
-    return dy @ weight
+def linear_backward_input(dy: NDArray, weight: NDArray, dx: NDArray | None = None) -> NDArray:
+    """Return the gradient (..., in) of the input of ``linear_forward``, from that of its output (..., out).
+
+    Args:
+        dx: (..., in), the gradient from another layer with the same input, to which it is added.
+    """
+    return dy @ weight if dx is None else dx + dy @ weight
 
 
 def linear_backward_weight(dy: NDArray, x: NDArray, dweight: NDArray, dbias: NDArray) -> None:
