@@ -97,7 +97,7 @@ ROOMS: dict[str, str] = {
         "runtime.generation.requests runtime.generation.scheduler"
     ),
     "runtime": (
-        "engine engine.tokenizers engine.models engine.storage engine.sampling export.artifact export.artifact runtime.models "
+        "engine engine.tokenizers engine.models engine.storage engine.sampling export.artifact runtime.models "
         "runtime.generation.requests runtime.generation"
     ),
     "tuning": (
