@@ -130,8 +130,11 @@ def export_model(
 
     Raises:
         ConfigError: unknown format, form or setting, or the ending of another format.
+        ModelFileError: a language model without a tokenizer, whose file no host could open.
     """
     form = check_export(checkpoint.spec, path, format_name, form, settings)
+    if form != RUN:
+        _ = checkpoint.tokenizer  # raises the error of a model that has none
     given = {name: value for name, value in settings.items() if value is not None}
     FORMATS[format_name].write(checkpoint, path, form, **given)
     return path

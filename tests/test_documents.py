@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
+import models
+import onnx
 import pytest
+from exports import exported
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -50,3 +54,29 @@ def test_alarm_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
         "# One thing: *two*\n[a](b.md) [b](#one-thing-two) [c](#three) [d](a.md#four) [e](https://x.y/#z)"
     )
     assert broken_links(tmp_path / "a.md") == ["b.md", "#three", "a.md#four"]
+
+
+def host_of_run_files() -> str:
+    """Return the Python host in the description of the files."""
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "formats.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return block
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_host_in_the_formats_runs_golden_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bidirectional: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    description = models.spec("lstm", models.MIXTURES[-1], 2, bidirectional)
+    path = exported(models.spec_checkpoint(description), tmp_path)
+    exec(host_of_run_files(), {})
+    graph = onnx.load(path)
+    entry = next(prop for prop in graph.metadata_props if prop.key == "unrolled.golden")
+    cases = json.loads(entry.value)
+    cases[-1]["outputs"]["final_state"]["values"][-1] += 0.01
+    entry.value = json.dumps(cases)
+    onnx.save(graph, path)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        exec(host_of_run_files(), {})

@@ -21,7 +21,7 @@ from tolerances import assert_close
 from unrolled.engine.errors import ConfigError, ModelFileError
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.runs.run_files import EXPORTS
-from unrolled.engine.storage.checkpoint import save_checkpoint
+from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.export.artifact.golden_cases import golden_cases, greedy_tokens
 from unrolled.export.artifact.metadata import DEFAULTS, KEYS, PREFIX, parse_metadata
 from unrolled.export.artifact.weight_storage import NUMBER_FORMATS, as_restored, restore
@@ -94,6 +94,14 @@ def test_torchscript_generates_by_itself(tmp_path: Path, cell: str) -> None:
         tokens, _ = module.generate(prompt, lengths, state, u, *arguments)
         expected = generate(make_model(checkpoint, "numpy"), PROMPTS, max_new_tokens=40, seed=7, **settings)
         assert tokens.T.tolist() == [list(row.tokens) for row in expected]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_language_model_of_bare_ids_is_not_exported(tmp_path: Path, kind: str) -> None:
+    checkpoint = Checkpoint(models.config("gru").spec, models.params(models.config("gru"), np.float32), {})
+    with pytest.raises(ModelFileError, match="this language model has no tokenizer"):
+        exported(checkpoint, tmp_path, kind)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_is_written_and_run_without_torch_or_numba(tmp_path: Path) -> None:
