@@ -36,7 +36,10 @@ def split(B: int, H: int, panels: NDArray, directions: int = 1, striped: bool = 
     a core with 2 MB of L2 cache and 50 GB/s from the next level).
 
     Two directions run side by side where each gets as many threads as the other: a thread then reads the weights of one
-    direction for twice as many rows. With an odd number of threads they run one after the other, on all threads each.
+    direction for twice as many rows, and two threads need no barrier. Forward and backward of an LSTM on two threads are
+    that much faster than one direction after the other: H = 128, 1.42 times with B = 1, 1.39 with 4, 1.05 with 8 and 1.34
+    with 8 rows of random lengths; H = 64, 1.15 with B = 16 and 1.41 with random lengths; H = 256, B = 1, 1.07. With an odd
+    number of threads they run one after the other, on all threads each.
 
     Units are shared out in whole panels, so that no column of a product is computed twice. Results do not depend on the
     partition, because every sum has one order.
