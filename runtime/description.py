@@ -103,9 +103,12 @@ def _model(spec: ModelSpec, preprocessing: Preprocessing, scored: Mapping[str, A
 
 
 def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the rules of a tokeniser and its first tokens; ``normalize`` only where files have it."""
+    described = tokenizer.to_dict()
     return {
         "level": tokenizer.level,
         "tokens": len(tokenizer.vocabulary),
         "unknown": tokenizer.unknown,
+        **({"normalize": described["normalize"]} if "normalize" in described else {}),
         "first": " ".join(repr(token)[1:-1] for token in tokenizer.examples(12)),
     }

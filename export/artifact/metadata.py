@@ -144,7 +144,8 @@ def _parse_values(version: int, values: Mapping[str, str], size: int | None) -> 
     stated = parse_json(values["state"], "state")
     for key, value in describe_state(form, spec, version).items():
         if key not in stated or stated[key] != value:
-            raise ModelFileError(f"state has {key} {stated.get(key)}, the {PARTS[version][0]} asks for {value}")
+            got = f"has {key} {stated[key]}" if key in stated else f"has no {key}"
+            raise ModelFileError(f"state {got}, the {PARTS[version][0]} asks for {value}")
     if version > 1:
         _check_signature(values, form, spec)
     training = parse_json(values["training"], "training")

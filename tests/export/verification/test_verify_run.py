@@ -162,6 +162,7 @@ def test_inputs_and_outputs_in_the_metadata_must_be_those_of_the_spec(tmp_path: 
         ("task", "step_labels", "next_token", "task is 'next_token', the head of the spec is step_labels"),
         ("form", "run", "step", "form: got 'step', choose one of run"),
         ("state", "[2, 2, null, 6]", "[2, 2, null, 7]", "state has shape"),
+        ("state", '"initial"', '"first"', "state has no initial, the spec asks for zeros"),
         ("spec", '"classes": 10', '"classes": 9', "outputs are not those"),
         ("spec", '"classes": 10', '"classes": 1000000000', "the config asks for"),
         ("preprocessing", "tokens", "token", "preprocessing: got 'token'; the inputs are"),

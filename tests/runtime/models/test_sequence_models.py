@@ -21,6 +21,7 @@ from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import LoadedModel, SequenceModel
 from unrolled.engine.network.network import Network
 from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
+from unrolled.engine.tokenizers.words import WordTokenizer
 from unrolled.export.formats import export_model
 from unrolled.runtime import (
     ENGINES,
@@ -260,6 +261,16 @@ def test_description_of_a_file(tmp_path: Path) -> None:
         assert found["model"]["head"] == {"kind": "step_labels", "classes": models.C}
     graph = {key: value for key, value in found.items() if key in ("form", "weights", "int8_products")}
     assert graph == {"form": "run", "weights": "float32", "int8_products": False}
+
+
+def test_description_names_the_normal_form_of_tokenizers_of_format_2(tmp_path: Path) -> None:
+    config = models.config("gru", vocab_size=3)
+    for form in ("none", "NFKC"):
+        tokenizer = WordTokenizer(["a", "b", "c"], "error", normalize=form)
+        checkpoint = Checkpoint.of_language_model(config, models.params(config, np.float32), tokenizer)
+        save_checkpoint(tmp_path / f"{form}.safetensors", checkpoint)
+    assert describe(tmp_path / "NFKC.safetensors")["tokenizer"]["normalize"] == "NFKC"
+    assert "normalize" not in describe(tmp_path / "none.safetensors")["tokenizer"]
 
 
 def test_ragged_rows_are_padded_for_a_run(tmp_path: Path) -> None:
