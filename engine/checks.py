@@ -40,7 +40,8 @@ def check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> 
     """Check that ``value`` is a whole number within its limits."""
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not good or not least <= int(value) <= most:  # type: ignore[call-overload]
-        limits = f"of at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
+        too_large = good and int(value) > most  # type: ignore[call-overload]
+        limits = f"from {least} to {most}" if too_large or most < 2**63 - 1 else f"of at least {least}"
         hint = ""
         if isinstance(value, float) and EXACT_LIMIT <= abs(value) < math.inf:
             hint = (

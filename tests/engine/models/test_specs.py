@@ -61,6 +61,7 @@ def changed(part: str, **settings: Any) -> dict[str, Any]:
         (changed("core", bidirectional=1), "bidirectional: got 1, needs true or false"),
         (changed("core", hidden_size="removed", cell="removed"), "core: cell missing"),
         (changed("head", classes=1), "classes: got 1, needs a whole number of at least 2"),
+        (changed("head", classes=2**63), f"classes: got {2**63}, needs a whole number from 2 to {2**63 - 1}"),
         (changed("head", classes="removed"), "head: classes missing"),
     ],
 )
