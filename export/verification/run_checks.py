@@ -109,7 +109,12 @@ def check_golden_run_values(model: Runner, golden: list[Any], tolerance: float) 
 
 def check_same_description(spec: ModelSpec, other: ModelSpec) -> str:
     """Check that file and checkpoint are of one model."""
-    need(spec == other, f"the file is a {described(spec)}, the checkpoint a {described(other)}")
+    parts, others = spec.to_dict(), other.to_dict()
+    differing = ", ".join(name for name in parts if parts[name] != others[name])
+    need(
+        not differing,
+        f"the file is a {described(spec)}, the checkpoint a {described(other)}; they differ in {differing}",
+    )
     return described(spec)
 
 

@@ -124,6 +124,10 @@ def test_a_checkpoint_is_held_against_another(tmp_path: Path) -> None:
     checks = list(verify(path, load, one_direction))
     assert_found(checks, "sizes")
     assert "bidirectional gru 2 × 6 from values, static to step_labels, the checkpoint a gru 2 × 6" in checks[-1].detail
+    assert checks[-1].detail.endswith("they differ in core")
+    other = scaled_otherwise(checkpoint)
+    assert_found(found := list(verify(path, load, other)), "sizes")
+    assert found[-1].detail.endswith("they differ in inputs")
 
 
 def test_a_language_model_is_not_held_against_another_kind_of_model(tmp_path: Path) -> None:
