@@ -89,6 +89,8 @@ def export(
     given = None if stored == FLOAT32_STORAGE else stored
     checkpoint = load_checkpoint(source)
     form = check_export(checkpoint.spec, path, kind, form, {"weights": given, "onnxruntime_web": onnxruntime_web})
+    if measure and form == RUN:
+        raise ConfigError(f"measure: compares language models; the head of this model is {checkpoint.spec.head.kind}")
     check_output(path, overwrite, [source, *([measure] if measure else [])], wanted.is_folder)
     if not measure:
         refuse_reading(context, reading, "--measure")

@@ -58,6 +58,7 @@ def test_export_refuses_what_the_model_has_not(tagger: Path, tmp_path: Path) -> 
     for arguments, message in (
         (("--form", "step"), "form of onnx: got 'step', choose one of run"),
         (("--format", "web"), "format: web is for language models; the head of this model is step_labels"),
+        (("--measure", __file__), "measure: compares language models; the head of this model is step_labels"),
     ):
         done = run("export", str(tagger), "-o", str(tmp_path / "model.onnx"), *arguments, code=2)
         assert message in done.stderr
