@@ -124,6 +124,7 @@ class MeanValueHead:
     selects: ClassVar[str] = "r2"
     counts: ClassVar[str] = "sequences"
     smooths: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
     target_dtype: ClassVar[np.dtype] = np.dtype(np.float32)
     target_axes: ClassVar[tuple[str | int, ...]] = ("batch",)
     outputs: ClassVar[dict[str, tuple[str | int, ...]]] = {"value": ("batch",)}

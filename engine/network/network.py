@@ -47,7 +47,7 @@ class _Forward(NamedTuple):
     """Values of a forward pass that the head and the backward pass read.
 
     Args:
-        y: (T, B, D·H), the core's outputs, zero in the padding.
+        y: (T, B, D·H), the core's outputs in the engine's layout.
         ids: the packed ids of the only input, if the engine multiplies its embedding as a table.
         x: (T, B, E), the core's inputs in the engine's layout, otherwise.
     """
@@ -120,7 +120,8 @@ class Network:
         """Return the results of ``run`` for arguments whose checks the caller has made."""
         forward = self._forward(inputs, lengths, state, NO_MASKS)
         head = self.spec.head
-        outputs = self.backend.heads[head.kind].forward(head, self.params, forward.y, forward.final, lengths, inputs)
+        y = self.backend.recurrent.unpack(forward.y, forward.tape.steps)
+        outputs = self.backend.heads[head.kind].forward(head, self.params, y, forward.final, lengths, inputs)
         return outputs, forward.final
 
     def step(self, inputs: Inputs, state: NDArray) -> tuple[Outputs, NDArray]:
@@ -136,7 +137,7 @@ class Network:
         """Return the loss sums of a batch and the state after it, without gradients."""
         batch = checked_batch(self.spec, batch, state, self.dtype)
         forward = self._forward(batch.inputs, batch.lengths, state, NO_MASKS)
-        return self._loss(forward.y, forward.final, batch, None, 0.0).sums, forward.final
+        return self._loss(forward, batch, NO_MASKS, None, 0.0).sums, forward.final
 
     def gradients(
         self, batch: Batch, state: NDArray, masks: Masks | None = None, smoothing: float = 0.0
@@ -153,13 +154,9 @@ class Network:
         forward = self._forward(batch.inputs, batch.lengths, state, masks)
         flat = self.backend.layers.zeros(self._size, self.dtype)
         grads = parameter_views(flat, self._shapes)
-        y = forward.y if masks.outputs is None else forward.y * masks.outputs
-        loss = self._loss(y, forward.final, batch, grads, smoothing)
+        loss = self._loss(forward, batch, masks, grads, smoothing)
         dy, dfinal = loss.dy, np.zeros_like(state) if loss.dfinal is None else loss.dfinal
         assert dy is not None  # computed because ``grads`` are given
-        if masks.outputs is not None:
-            dy *= masks.outputs
-        dy = self.backend.recurrent.pack(dy, forward.tape.steps)
         gradients, dstate = core_backward(
             self.backend, self.spec.core, self.params, dy, dfinal, forward.tape, grads
         )  # fmt: skip
@@ -185,7 +182,7 @@ class Network:
             xgs = [layers.linear_forward(x, p.w_ih, p.b_ih) for p in own]
         between = None if masks.between is None else [recurrent.pack(mask, steps) for mask in masks.between]
         y, final, tape = core_forward(self.backend, core, self.params, xgs, state, steps, between)
-        return _Forward(recurrent.unpack(y, steps), final, tape, ids, x)
+        return _Forward(y, final, tape, ids, x)
 
     def _lookup(self, masks: Masks) -> str | None:
         """Return the embedding of the only input, if no mask changes it: its product with the first layer can be a table."""
@@ -200,11 +197,25 @@ class Network:
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
 
     def _loss(
-        self, y: NDArray, final: NDArray, batch: Batch, grads: Params | None, smoothing: float
+        self, forward: _Forward, batch: Batch, masks: Masks, grads: Params | None, smoothing: float
     ) -> HeadLoss:  # fmt: skip
-        """Return the head's loss and, with ``grads``, the gradients of y (T, B, D·H) and the final state."""
-        head = self.spec.head
-        return self.backend.heads[head.kind].loss(head, self.params, y, final, batch, grads, smoothing)
+        """Return the head's loss and, with ``grads``, the gradients of y, in the engine's layout, and the final state."""
+        head, recurrent, steps = self.spec.head, self.backend.recurrent, forward.tape.steps
+        y, mask = forward.y, masks.outputs
+        if head.stepwise:  # it takes the valid time steps as they are, so that padding costs nothing
+            mask = None if mask is None else recurrent.pack(mask, steps)
+            targets, weights = recurrent.pack(batch.targets, steps), recurrent.pack(batch.weights, steps)
+            batch = batch._replace(targets=targets, weights=weights, lengths=None)
+        else:
+            y = recurrent.unpack(y, steps)
+        y = y if mask is None else y * mask
+        loss = self.backend.heads[head.kind].loss(head, self.params, y, forward.final, batch, grads, smoothing)
+        dy = loss.dy
+        if dy is None:
+            return loss
+        if mask is not None:
+            dy *= mask
+        return loss if head.stepwise else loss._replace(dy=recurrent.pack(dy, steps))
 
     def _input_backward(
         self, gradients: list[DirectionGradients], inputs: Inputs, forward: _Forward, masks: Masks, grads: Params

@@ -1,6 +1,6 @@
 """Softmax heads on the fused output loss; formulas in ``unrolled.engine.models.heads.softmax``.
 
-Where rows have different lengths, the positions that count are copied together first, so that padding costs nothing.
+Where rows have different lengths, ``forward`` copies the valid positions together first, so that padding costs nothing.
 """
 
 from __future__ import annotations
@@ -48,15 +48,8 @@ def softmax_head(packing: Packing) -> HeadFunctions:
     ) -> HeadLoss:  # fmt: skip
         weight = head.weight_name
         pair = None if grads is None else (grads[weight], grads[BIAS])
-        h, targets, weights = y, batch.targets, batch.weights
-        if batch.lengths is not None:
-            places, compact = _together(weights > 0)
-            h = take_rows(y.reshape(-1, y.shape[-1]), places)
-            targets, weights = targets.reshape(-1)[places], weights.reshape(-1)[places]
-        sums, dh = output_loss(h, params[weight], params[BIAS], targets, weights, pair, smoothing, packing)
-        if batch.lengths is None or dh is None:
-            return HeadLoss(sums, dh)
-        return HeadLoss(sums, take_rows(dh, compact).reshape(y.shape))
+        sums, dy = output_loss(y, params[weight], params[BIAS], batch.targets, batch.weights, pair, smoothing, packing)
+        return HeadLoss(sums, dy)
 
     return HeadFunctions(forward, loss)
 

@@ -101,7 +101,9 @@ class Head(Protocol):
 
     ``kind`` is its key in ``HEADS``. ``metrics`` are its figures, the loss first; the one named ``selects`` chooses the best
     checkpoint. ``counts`` is a word in the plural for the positions or sequences that count, such as "tokens"; it is part
-    of keys in files. ``smooths`` says whether its loss takes label smoothing.
+    of keys in files. ``smooths`` says whether its loss takes label smoothing, and
+    ``stepwise`` whether it is a sum over time steps, each from its own y, target and weight: an engine then gives ``loss`` the
+    valid time steps alone, (N, ·) instead of (T, B, ·), without lengths.
     """
 
     kind: ClassVar[str]
@@ -109,6 +111,7 @@ class Head(Protocol):
     selects: ClassVar[str]
     counts: ClassVar[str]
     smooths: ClassVar[bool]
+    stepwise: ClassVar[bool]
     target_dtype: ClassVar[np.dtype]
 
     @property

@@ -84,6 +84,7 @@ class NextTokenHead:
     selects: ClassVar[str] = "loss"
     counts: ClassVar[str] = "tokens"
     smooths: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
     target_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
     def __post_init__(self) -> None:

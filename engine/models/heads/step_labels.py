@@ -63,6 +63,7 @@ class StepLabelsHead:
     selects: ClassVar[str] = "loss"
     counts: ClassVar[str] = "labels"
     smooths: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
     target_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
 
     def __post_init__(self) -> None:
