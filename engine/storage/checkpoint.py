@@ -136,8 +136,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ModelFileError(f"{path}: not a readable {CHECKPOINT_SUFFIX} file ({error})") from error
     try:
         version = metadata["format_version"]
-        described = ModelDescription.from_dict(version, metadata)
-        check_file_size(described.spec, path.stat().st_size)
+        size = path.stat().st_size
+        described = ModelDescription.from_dict(version, metadata, lambda spec: check_file_size(spec, size))
         check_params(described.spec, params)
         checkpoint = Checkpoint(described.spec, params, described.preprocessing, metadata["training"])
         if checkpoint.digest != metadata.get("digest"):

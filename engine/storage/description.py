@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,8 +147,13 @@ class ModelDescription:
         return dict(zip(PARTS[self.format_version], described, strict=True))
 
     @classmethod
-    def from_dict(cls, version: int, values: Mapping[str, Any]) -> ModelDescription:
+    def from_dict(
+        cls, version: int, values: Mapping[str, Any], check: Callable[[ModelSpec], None] = lambda spec: None
+    ) -> ModelDescription:
         """Return the description that ``to_dict`` wrote to a file of a format.
+
+        Args:
+            check: refuses a spec that does not fit the file, by an error, before anything is compared with it.
 
         Raises:
             ConfigError: the model's settings are invalid.
@@ -156,11 +161,14 @@ class ModelDescription:
         """
         model, rules = (values[part] for part in PARTS[version])
         if version == 1:
-            read = cls(LanguageModelConfig.from_dict(model).spec, text_preprocessing(tokenizer_from_dict(rules)))
+            spec = LanguageModelConfig.from_dict(model).spec
+            check(spec)
+            read = cls(spec, text_preprocessing(tokenizer_from_dict(rules)))
         else:
             if not isinstance(rules, dict):
                 raise ModelFileError(f"preprocessing: got a {type(rules).__name__}, needs an object by input")
             spec = ModelSpec.from_dict(model)
+            check(spec)
             read = cls(spec, {name: InputPreprocessing.from_dict(each, name) for name, each in rules.items()})
         if read.format_version != version:
             raise ModelFileError(f"this model belongs in a file of format {read.format_version}, not {version}")

@@ -136,10 +136,13 @@ def _parse_values(version: int, values: Mapping[str, str], size: int | None) -> 
     check_choice("form", form, (*FORMS, RUN))
     weights = _parse_weights(values.get("weights"), values["checkpoint_digest"])
     described = {part: parse_json(values[part], part) for part in PARTS[version]}
-    description = ModelDescription.from_dict(version, described)
+
+    def check(spec: ModelSpec) -> None:
+        if size is not None:
+            check_file_size(spec, size, NUMBER_FORMATS[weights.storage].item_bytes)
+
+    description = ModelDescription.from_dict(version, described, check)
     spec = description.spec
-    if size is not None:
-        check_file_size(spec, size, NUMBER_FORMATS[weights.storage].item_bytes)
     check_choice("form", form, forms_of(spec))
     stated = parse_json(values["state"], "state")
     for key, value in describe_state(form, spec, version).items():
