@@ -92,7 +92,7 @@ def parse_space(searches: Sequence[str], options: Mapping[str, Any], table: Sett
         name, sign, text = search.partition("=")
         name = name.strip().lstrip("-").replace("-", "_")
         if name in typed:
-            raise ConfigError(f"search: {name} is given twice")
+            raise ConfigError(f"search: {_spelling(name)} is given twice")
         _check_name(name, table)
         typed[name] = text.strip() if sign else None
     space: Space = {}
@@ -109,13 +109,18 @@ def parse_space(searches: Sequence[str], options: Mapping[str, Any], table: Sett
     return {name: space[name] for name in typed}
 
 
+def _spelling(option: str) -> str:
+    """Return the name of an option as it is typed."""
+    return option.replace("_", "-")
+
+
 def _check_name(name: str, table: SettingTable) -> None:
     if name not in table.definitions:
-        known = ", ".join(searchable(table))
-        raise ConfigError(f"search: {name!r} is no setting; there are {known}".replace("_", "-"))
+        known = ", ".join(map(_spelling, searchable(table)))
+        raise ConfigError(f"search: {_spelling(name)!r} is no setting; there are {known}")
     search = table.definitions[name].setting.search
     if isinstance(search, NotSearched):
-        raise ConfigError(f"search: {name.replace('_', '-')} is not searched: {search.what} do not compare")
+        raise ConfigError(f"search: {_spelling(name)} is not searched: {search.what} do not compare")
 
 
 def _around(usual: Around, searched: Domain | None, fixed: str | None) -> Numbers:
@@ -128,7 +133,7 @@ def _around(usual: Around, searched: Domain | None, fixed: str | None) -> Number
 def _domain(definition: Definition, text: str) -> Domain:
     if ":" in text:
         return _numbers(definition, text)
-    name = definition.option
+    name = _spelling(definition.option)
     values = tuple(_value(definition, part.strip()) for part in text.split(","))
     if len(set(values)) < len(values) or len(values) < 2:
         raise ConfigError(f"search: {name}={text}: needs two different values or more, or a range LOW:HIGH")
@@ -136,7 +141,7 @@ def _domain(definition: Definition, text: str) -> Domain:
 
 
 def _numbers(definition: Definition, text: str) -> Numbers:
-    parts, name, kind = text.split(":"), definition.option, definition.kind
+    parts, name, kind = text.split(":"), _spelling(definition.option), definition.kind
     if kind not in (int, float):
         raise ConfigError(f"search: {name}={text}: takes choices, for instance {name}={definition.setting.search}")
     if len(parts) not in (2, 3) or parts[2:] not in ([], ["log"]):
@@ -161,7 +166,7 @@ def _number(name: str, kind: type, text: str) -> float:
 
 
 def _value(definition: Definition, text: str) -> Value:
-    name, kind = definition.option, definition.kind
+    name, kind = _spelling(definition.option), definition.kind
     if definition.can_be_unset and text.lower() == NONE:
         return None
     if kind is bool:
@@ -199,7 +204,7 @@ def check_space(space: Space, options: Mapping[str, Any]) -> None:
             accepted.update(chosen.items())
     for (name, value), reason in refused.items():
         if (name, value) not in accepted:
-            raise ConfigError(f"search: {name}={written(value)} never works: ", *reason.parts)
+            raise ConfigError(f"search: {_spelling(name)}={written(value)} never works: ", *reason.parts)
 
 
 def usual_values(

@@ -150,6 +150,11 @@ def test_the_usual_learning_rates_are_around_the_optimisers(optimizer: str) -> N
         ("cell=1:2", "takes choices, for instance cell=rnn"),
         ("tie=yes,no", "got 'yes', needs true or false"),
         ("=1:2", "'' is no setting"),
+        ("init-scale=2:1", "search: init-scale=2:1: the first number must be below the second"),
+        ("init_scale=1", "search: init-scale=1: needs two different values or more"),
+        ("sum-over-time=1:2", "search: sum-over-time=1:2: takes choices, for instance sum-over-time=false,true"),
+        ("sum-over-time=yes,no", "search: sum-over-time: got 'yes', needs true or false"),
+        ("weight-decay=0:x", "search: weight-decay: got 'x', needs a number"),
     ],
 )
 def test_what_cannot_be_searched_is_said(search: str, message: str) -> None:
@@ -160,6 +165,8 @@ def test_what_cannot_be_searched_is_said(search: str, message: str) -> None:
 def test_two_of_a_name_and_records_of_two_lengths_are_refused() -> None:
     with pytest.raises(ConfigError, match="lr is given twice"):
         parse_space(["lr", "lr=1:2"], {})
+    with pytest.raises(ConfigError, match="clip-value is given twice"):
+        parse_space(["clip-value", "clip_value=1:2"], {})
     with pytest.raises(ConfigError, match="length cuts records"):
         parse_space(["length"], {"batching": "records"})
 
