@@ -53,6 +53,12 @@ class Range:
         below = number < self.high if self.open_high else number <= self.high
         return above and below and math.isfinite(number)
 
+    def needs_instead_of(self, value: object) -> str:
+        """Return what is needed instead of ``value``, with the upper end if that is what it exceeds."""
+        if self.whole and isinstance(value, int) and value > self.high:
+            return f"a whole number from {self.low} to {self.high}"
+        return self.needs
+
 
 POSITIVE = Range("a number above 0", 0, open_low=True)
 PROBABILITY = Range("a number from 0 up to, not including, 1", 0, 1, open_high=True)
@@ -214,7 +220,7 @@ class Definition:
             return
         if allowed is not None and not allowed.holds(value):
             got = repr(value) if allowed.whole or isinstance(value, str) else str(value)
-            raise ConfigError(SettingName(self.name), f": got {got}, needs {allowed.needs}")
+            raise ConfigError(SettingName(self.name), f": got {got}, needs {allowed.needs_instead_of(value)}")
         if self.setting.choices is not None and self.setting.typed is None:
             check_choice(self.name, value, self.setting.choices)
         if self.kind is bool:
