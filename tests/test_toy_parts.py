@@ -1,7 +1,7 @@
-"""A cell and a head that live in this file alone: trained on every engine, saved, resumed, exported, run and verified.
+"""A cell, an input and a head that live in this file alone: trained on every engine, saved, resumed, exported and verified.
 
 Each is a reference and one line in the registries of the compiled kernels, PyTorch and ONNX. What this file could not do
-without touching other rooms would be missing from the contracts of cells and heads.
+without touching other rooms would be missing from the contracts of cells, inputs and heads.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tolerances import assert_close
 
 from unrolled.cli.terminal.training_display import TrainingDisplay
 from unrolled.engine.kernels.heads import KERNEL_HEADS
+from unrolled.engine.kernels.inputs import KERNEL_INPUTS
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.kernels.recurrent.formulas import Formulas, Outputs, Vectors
 from unrolled.engine.kernels.recurrent.pointwise import code_name
@@ -33,8 +34,9 @@ from unrolled.engine.models.cells.cell import TANH, Cell
 from unrolled.engine.models.heads import HEADS
 from unrolled.engine.models.heads.head import HeadFunctions, HeadLoss, Metric
 from unrolled.engine.models.initializers import pytorch_params
+from unrolled.engine.models.inputs import INPUTS
 from unrolled.engine.models.inputs.batch import Batch
-from unrolled.engine.models.inputs.input import Input, Shapes
+from unrolled.engine.models.inputs.input import Input, InputFunctions, Shapes
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.layers.output_loss import LossSums, weight_of
 from unrolled.engine.models.spec import ModelSpec
@@ -58,9 +60,11 @@ torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 from unrolled.export.onnx.cells import ONNX_CELLS, OperatorCell  # noqa: E402
 from unrolled.export.onnx.graph_builder import GraphBuilder  # noqa: E402
 from unrolled.export.onnx.heads import ONNX_HEADS, CoreValues, OnnxHead  # noqa: E402
+from unrolled.export.onnx.inputs import ONNX_INPUTS, OnnxInput  # noqa: E402
 from unrolled.export.onnx.weights import GraphParameters  # noqa: E402
 from unrolled.export.torch.cells import TORCH_CELLS, looped  # noqa: E402
 from unrolled.export.torch.heads import TORCH_HEADS, TorchHead, TorchLoss  # noqa: E402
+from unrolled.export.torch.inputs import TORCH_INPUTS  # noqa: E402
 
 # The cell: an Elman network with φ(a) = a / (1 + |a|), whose derivative is (1 - |h|)².
 
@@ -91,6 +95,63 @@ FORMULAS = Formulas(
 
 def torch_step(xg, state, w_hh, b_hh):  # type: ignore[no-untyped-def]
     return torch.nn.functional.softsign(xg + torch.nn.functional.linear(state[0], w_hh, b_hh)).unsqueeze(0)
+
+
+# The input: waves of a number at every time step, sin(v·rate + phase), whose gradients depend on the parameters.
+
+
+@dataclass(frozen=True)
+class WavesInput:
+    """Turns a number (T, B) into learned waves."""
+
+    waves: int
+    name: str = "hour"
+
+    kind: ClassVar[str] = "waves"
+    dtype: ClassVar[np.dtype] = np.dtype(np.float32)
+    axes: ClassVar[tuple[str | int, ...]] = ("time", "batch")
+    lookup: ClassVar[str | None] = None
+
+    @property
+    def width(self) -> int:
+        return self.waves
+
+    def parameter_shapes(self) -> Shapes:
+        return {f"waves.{self.name}.rate": (self.waves,), f"waves.{self.name}.phase": (self.waves,)}
+
+    def check_values(self, array: NDArray) -> None: ...
+
+    def angles(self, params: Mapping[str, NDArray], array: NDArray) -> NDArray:
+        rate, phase = (params[name] for name in self.parameter_shapes())
+        return array[..., None].astype(rate.dtype) * rate + phase
+
+    def forward(self, params: Mapping[str, NDArray], array: NDArray, T: int) -> NDArray:
+        return np.sin(self.angles(params, array))
+
+    def backward(
+        self, params: Mapping[str, NDArray], dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]
+    ) -> None:
+        dangle = dx * np.cos(self.angles(params, array))
+        rate, phase = self.parameter_shapes()
+        grads[rate][...] += (dangle * array[..., None]).sum((0, 1))
+        grads[phase][...] += dangle.sum((0, 1))
+
+    def example(self, rng: np.random.Generator, T: int, B: int) -> NDArray:
+        return rng.uniform(-2, 2, (T, B)).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "waves": self.waves, "name": self.name}
+
+
+def torch_waves(column, params, array, T):  # type: ignore[no-untyped-def]
+    rate, phase = (params[name] for name in column.parameter_shapes())
+    return torch.sin(array.unsqueeze(-1).to(rate.dtype) * rate + phase)
+
+
+def add_waves(column: WavesInput, graph: GraphBuilder, parameters: GraphParameters, array: str, steps: str) -> str:
+    rate, phase = (parameters.get(name) for name in column.parameter_shapes())
+    wide = graph.node("Unsqueeze", [array, graph.constant("last", [2])], "wide")
+    return graph.node("Sin", [graph.node("Add", [graph.node("Mul", [wide, rate], "turned"), phase], "angles")], "waves")
 
 
 # The head: one number a sequence from the mean of y over its time steps; R² chooses the best checkpoint.
@@ -216,6 +277,10 @@ def toy_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CELL_FORMULAS, "softsign", FORMULAS)
     monkeypatch.setitem(TORCH_CELLS, "softsign", looped(torch_step))
     monkeypatch.setitem(ONNX_CELLS, "softsign", OperatorCell("RNN", (0,), {"activations": ["Softsign"]}))
+    monkeypatch.setitem(INPUTS, "waves", WavesInput)
+    monkeypatch.setitem(KERNEL_INPUTS, "waves", InputFunctions(WavesInput.forward, WavesInput.backward))
+    monkeypatch.setitem(TORCH_INPUTS, "waves", torch_waves)
+    monkeypatch.setitem(ONNX_INPUTS, "waves", OnnxInput(add_waves, ("Unsqueeze", "Mul", "Add", "Sin")))
     monkeypatch.setitem(HEADS, "mean_value", MeanValueHead)
     monkeypatch.setitem(
         KERNEL_HEADS, "mean_value", lambda packing: HeadFunctions(MeanValueHead.forward, MeanValueHead.loss)
@@ -226,7 +291,7 @@ def toy_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def toy_spec(bidirectional: bool = True, layers: int = 2) -> ModelSpec:
     inputs = models.spec(inputs="tokens+values").inputs
-    return ModelSpec(inputs, CoreConfig("softsign", models.H, layers, bidirectional), MeanValueHead())
+    return ModelSpec((*inputs, WavesInput(3)), CoreConfig("softsign", models.H, layers, bidirectional), MeanValueHead())
 
 
 class Sequences:
@@ -245,7 +310,7 @@ class Sequences:
         valid = np.arange(T)[:, None] < lengths
         values = spec.inputs[1].forward({"": np.zeros(1)}, inputs["values"], T)[..., 0]
         score = (values + 2 * (inputs["tokens"] < 4)) * valid
-        inputs["values"][~valid], inputs["tokens"][~valid] = np.nan, -1
+        inputs["values"][~valid], inputs["hour"][~valid], inputs["tokens"][~valid] = np.nan, np.nan, -1
         weights = rng.uniform(0.5, 1.5, B).astype(np.float32)
         return Batch(inputs, (score.sum(axis=0) / lengths).astype(np.float32), weights, lengths, False)
 
@@ -287,6 +352,13 @@ def test_gradients_match_differences_and_every_engine(layers: int, bidirectional
     twin = make_trainable("torch", spec, params, OptimizerConfig()).gradients(batch, state)  # type: ignore[attr-defined]
     for name, value in got.params.items():
         assert_close(twin[name], value, "autograd", what=f"torch {name}")
+
+
+def test_parameters_of_an_input_that_are_no_embedding_have_initial_values_as_layers_have() -> None:
+    params = pytorch_params(toy_spec(), 1)
+    for name in ("waves.hour.rate", "waves.hour.phase"):
+        assert 0 < np.abs(params[name]).max() <= 1 / np.sqrt(models.H), name
+    assert np.abs(params["embedding.weight"]).max() > 1
 
 
 @pytest.mark.parametrize("engine", TRAINABLES)

@@ -20,7 +20,9 @@ def _embed(column: Input, params: Mapping[str, NDArray], array: NDArray, T: int)
     return embedding_forward(params[column.lookup], array)
 
 
-def _embed_backward(column: Input, dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]) -> None:
+def _embed_backward(
+    column: Input, params: Mapping[str, NDArray], dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]
+) -> None:
     """Add the gradient of the embedding."""
     assert column.lookup is not None
     embedding_backward(dx, array, grads[column.lookup])

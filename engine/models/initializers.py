@@ -71,14 +71,15 @@ class InitializerConfig:
 def pytorch_params(spec: ModelSpec, seed: int, dtype: DTypeLike = np.float32) -> Params:
     """Return random parameters with PyTorch's distributions, the same for every engine.
 
-    Recurrent layers: uniform in ±1/√H. Head: uniform in ±1/√(D·H), the width of what it reads. Embeddings: normal with unit
-    variance, or with variance 1/H if one also serves as the output matrix, where unit variance would give logits of size √H.
+    Recurrent layers, and parameters of inputs other than embeddings: uniform in ±1/√H. Head: uniform in ±1/√(D·H), the width
+    of what it reads. Embeddings: normal with unit variance, or with variance 1/H if one also serves as the output matrix,
+    where unit variance would give logits of size √H.
     """
     rng = np.random.default_rng(seed)
     bounds = dict.fromkeys(parameter_shapes(spec), 1.0 / np.sqrt(spec.core.hidden_size))
     heads = spec.head.parameter_shapes(spec.core)
     bounds |= dict.fromkeys(heads, 1.0 / np.sqrt(spec.core.output_size))
-    embeddings = _input_names(spec)
+    embeddings = _embedding_names(spec)
     params: Params = {}
     for name, shape in parameter_shapes(spec).items():
         if name in embeddings:
@@ -89,9 +90,9 @@ def pytorch_params(spec: ModelSpec, seed: int, dtype: DTypeLike = np.float32) ->
     return params
 
 
-def _input_names(spec: ModelSpec) -> frozenset[str]:
-    """Return the names of the inputs' parameters."""
-    return frozenset(name for column in spec.inputs for name in column.parameter_shapes())
+def _embedding_names(spec: ModelSpec) -> frozenset[str]:
+    """Return the names of the embeddings' matrices."""
+    return frozenset(column.lookup for column in spec.inputs if column.lookup is not None)
 
 
 def _keep_pytorch(spec: ModelSpec, params: Params, rng: np.random.Generator, scale: float) -> None:
@@ -105,8 +106,8 @@ def _fill_uniform(spec: ModelSpec, params: Params, rng: np.random.Generator, sca
 
 
 def _fill_xavier(spec: ModelSpec, params: Params, rng: np.random.Generator, scale: float) -> None:
-    """Fill matrices in ±scale·√(6 / (in + out)), each gate's by itself, and biases with 0; keep the embedding."""
-    embeddings = _input_names(spec)
+    """Fill matrices in ±scale·√(6 / (in + out)), each gate's by itself, and biases with 0; keep the embeddings."""
+    embeddings = _embedding_names(spec)
     for name, value in params.items():
         if name in embeddings:
             continue

@@ -240,5 +240,5 @@ class Network:
         dx = dx if masks.inputs is None else dx * masks.inputs
         for column in self.spec.inputs:
             self.backend.inputs[column.kind].backward(
-                column, dx[..., self.spec.input_columns[column.name]], inputs[column.name], grads
+                column, self.params, dx[..., self.spec.input_columns[column.name]], inputs[column.name], grads
             )

@@ -76,7 +76,9 @@ class _EmbeddedInput:
         """Return the embeddings (T, B, E) of the ids."""
         return embedding_forward(params[self.lookup], array)
 
-    def backward(self, dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]) -> None:
+    def backward(
+        self, params: Mapping[str, NDArray], dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]
+    ) -> None:
         """Add the gradient of the embedding, given that of its columns (T, B, E)."""
         embedding_backward(dx, array, grads[self.lookup])
 

@@ -61,8 +61,10 @@ class Input(Protocol):
         """Return its columns (T, B, width) of x."""
         ...
 
-    def backward(self, dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]) -> None:
-        """Add the gradients of its parameters to ``grads``, given that of its columns (T, B, width)."""
+    def backward(
+        self, params: Mapping[str, NDArray], dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]
+    ) -> None:
+        """Add the gradients of its parameters to ``grads``, given that of its columns (T, B, width), zero in the padding."""
         ...
 
     def example(self, rng: np.random.Generator, T: int, B: int) -> NDArray:

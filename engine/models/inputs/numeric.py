@@ -74,7 +74,9 @@ class _NumericInput:
         if not np.isfinite(array).all():
             raise ShapeError(f"{self.name}: {int((~np.isfinite(array)).sum())} values are NaN or infinite")
 
-    def backward(self, dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]) -> None:
+    def backward(
+        self, params: Mapping[str, NDArray], dx: NDArray, array: NDArray, grads: Mapping[str, NDArray]
+    ) -> None:
         """Add nothing: the input has no parameters."""
 
     def to_dict(self) -> dict[str, Any]:
