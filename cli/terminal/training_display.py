@@ -153,5 +153,5 @@ def _smoothed(before: Metrics | None, now: Metrics, keep: float) -> Metrics:
     """Return metrics whose means are moved from those before towards those of now, by a share of 1 - ``keep``."""
     if before is None:
         return now
-    means = {field.name: getattr(before, field.name) for field in fields(now) if field.type == "float"}
+    means = {field.name: getattr(before, field.name) for field in fields(now) if field.type in (float, "float")}
     return replace(now, **{name: old + (1 - keep) * (getattr(now, name) - old) for name, old in means.items()})

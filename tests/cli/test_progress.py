@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ HEAD = NextTokenHead(65)
 
 def event(step: int, done: float = 0.5) -> StepEvent:
     return StepEvent(step, step / 100, 30.0, done, 1.5, 0.25, 1e-3, 2048, 100_000.0, TokenMetrics(1.5, 0.5, 2048))
+
+
+def test_means_are_smoothed_whether_annotations_are_strings_or_types() -> None:
+    as_types = make_dataclass("Metrics", [("loss", float), ("count", int)])
+    as_strings = make_dataclass("Metrics", [("loss", "float"), ("count", "int")])
+    for metrics in (as_types, as_strings):
+        got = training_display._smoothed(metrics(2.0, 7), metrics(6.0, 9), 0.75)  # type: ignore[arg-type]
+        assert (got.loss, got.count) == (3.0, 9)
 
 
 @pytest.mark.parametrize("width", [80, 140])
