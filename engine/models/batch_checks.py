@@ -45,6 +45,9 @@ def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T:
     Raises:
         ShapeError: one does not fit.
     """
+    for name, array in (("targets", batch.targets), ("weights", batch.weights)):
+        if not isinstance(array, np.ndarray):
+            raise ShapeError(f"{name}: got {type(array).__name__}, needs an array")
     sizes: dict[str | int, int] = {"time": T, "batch": B}
     wanted = tuple(sizes.get(axis, axis) for axis in axes)
     named = tuple(sizes[axis] for axis in axes if isinstance(axis, str))
@@ -55,5 +58,7 @@ def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T:
         )
     if batch.targets.dtype != dtype:
         raise ShapeError(f"targets: got dtype {batch.targets.dtype}, needs {dtype}")
+    if batch.weights.dtype.kind not in "bf":
+        raise ShapeError(f"weights: got dtype {batch.weights.dtype}, needs bool or float")
     if batch.weights.dtype != np.bool_ and not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
         raise ShapeError("weights: needs finite numbers of at least 0")

@@ -267,6 +267,8 @@ def test_weights_of_zero_everywhere_are_no_loss_and_no_gradients(
         ({"weights": np.full((5, 3), -1.0)}, "weights: needs finite numbers of at least 0"),
         ({"weights": np.full((5, 3), np.nan)}, "weights: needs finite numbers of at least 0"),
         ({"weights": np.ones(3)}, r"weights \(3,\); needs targets \(5, 3\) and weights \(5, 3\)"),
+        ({"targets": [[1]]}, "targets: got list, needs an array"),
+        ({"weights": np.ones((5, 3), np.int64)}, "weights: got dtype int64, needs bool or float"),
         ({"targets": np.zeros((5, 3), np.int32)}, "targets: got dtype int32, needs int64"),
         ({"targets": np.full((5, 3), models.C)}, "targets: ids outside"),
         ({"inputs": {"tokens": np.zeros((5, 3), np.int64)}}, "inputs: got tokens; needs tokens, values"),
