@@ -29,11 +29,11 @@ def check_finite(head: Head, metrics: Metrics, step: int, norm: float, rate: flo
 class DivergenceGuard:
     """Stops a training whose loss has exploded, and warns about one whose loss has been high from the first step on.
 
-    A training that learns never triggers it: with uniform probabilities the loss is that of a blind guess, and a loss that
-    starts above it, because of large initial weights, falls.
+    A training that learns is never stopped: its loss is at most that of a blind guess, or it starts above it, because of
+    large initial weights, and falls.
 
     Args:
-        guess_loss: the loss of uniform probabilities.
+        guess_loss: the mean loss of a blind guess, ``Head.guess_loss``.
     """
 
     def __init__(self, guess_loss: float) -> None:

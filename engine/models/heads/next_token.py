@@ -130,7 +130,9 @@ class NextTokenHead:
 
     def capabilities(self, core: CoreConfig, inputs: Sequence[Input]) -> frozenset[str]:
         """Return "step" and "run", and "generate" if tokens are all that the model reads."""
-        return frozenset({"step", "run", "generate"} if len(inputs) == 1 else {"step", "run"})
+        return frozenset(
+            {"step", "run", "generate"} if [column.kind for column in inputs] == [TOKENS] else {"step", "run"}
+        )
 
     def parameter_shapes(self, core: CoreConfig) -> Shapes:
         """Return the shapes of the output layer's matrix, unless it is the embedding's, and bias."""

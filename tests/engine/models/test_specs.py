@@ -85,6 +85,8 @@ def test_parts_that_do_not_go_together_are_refused() -> None:
 def test_capabilities_follow_from_head_inputs_and_directions() -> None:
     assert models.spec(head="next_token").capabilities == {"run", "step", "generate"}
     assert models.spec(inputs="tokens+values", head="next_token").capabilities == {"run", "step"}
+    ids = ModelSpec((CategoriesInput(7, 4, "tokens"),), CoreConfig("gru", 5), NextTokenHead(7))
+    assert ids.capabilities == {"run", "step"}  # no language model, which has tokens
     assert models.spec().capabilities == {"run", "step"}
     assert models.spec(bidirectional=True).capabilities == {"run"}
 
