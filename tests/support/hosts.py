@@ -114,16 +114,6 @@ def random_texts(count: int, seed: int = 1) -> list[str]:
     return ["".join(rng.choice(np.array(pool, object), rng.integers(1, 12))) for _ in range(count)]
 
 
-# Changes of the metadata of format 2, and what a host says of them; None: it reads the file.
-FORMAT_2_CASES: list[tuple[dict[str, Any], str | None]] = [
-    ({}, None),
-    ({"unrolled.format_version": "3"}, "reads 1 and 2"),
-    ({"unrolled.task": "step_labels"}, "step_labels"),
-    ({"unrolled.preprocessing": "{}"}, "tokens"),
-    ({"unrolled.sampling": "2"}, "sampling rules"),
-]
-
-
 def format_2_metadata(changes: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of a language model of format 2, with a stream of lines as its text."""
     description = GOLDEN["whitespace, a stream"].description
@@ -144,3 +134,31 @@ def format_2_metadata(changes: dict[str, Any]) -> dict[str, str]:
         "golden": "[]",
     }
     return {**{f"unrolled.{key}": value for key, value in values.items()}, **changes}
+
+
+def _with_key(key: str, *path: str | int) -> dict[str, str]:
+    """Return the change of one key of the metadata that adds an unknown key to the part at ``path``."""
+    name = f"unrolled.{key}"
+    value = json.loads(format_2_metadata({})[name])
+    part = value
+    for step in path:
+        part = part[step]
+    part["later"] = {}
+    return {name: json.dumps(value)}
+
+
+# Changes of the metadata of format 2, and what a host says of them; None: it reads the file.
+FORMAT_2_CASES: list[tuple[dict[str, Any], str | None]] = [
+    ({}, None),
+    ({"unrolled.format_version": "3"}, "reads 1 and 2"),
+    ({"unrolled.task": "step_labels"}, "step_labels"),
+    ({"unrolled.preprocessing": "{}"}, "tokens"),
+    ({"unrolled.sampling": "2"}, "sampling rules"),
+    (_with_key("spec"), 'its spec has the unknown key "later"'),
+    (_with_key("spec", "inputs", 0), 'its input has the unknown key "later"'),
+    (_with_key("spec", "core"), 'its core has the unknown key "later"'),
+    (_with_key("spec", "head"), 'its head has the unknown key "later"'),
+    (_with_key("preprocessing"), 'its preprocessing has the unknown key "later"'),
+    (_with_key("preprocessing", "tokens"), 'its rule has the unknown key "later"'),
+    (_with_key("preprocessing", "tokens", "tokenizer"), 'its tokenizer has the unknown key "later"'),
+]

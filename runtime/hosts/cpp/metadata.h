@@ -2,7 +2,9 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,25 @@ struct ModelInfo {
     std::vector<std::int64_t> state_shape;  // (S, L, B, H) with B = 1
 };
 
+// Check that a part of the metadata of format 2 has no unknown key: a file with one was written by a later release, in which the
+// known keys may mean something else.
+inline void check_keys(const Json& part, const char* name, std::initializer_list<const char*> known, const std::string& path) {
+    for (const std::string& key : part.names) {
+        if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+        throw HostError(path + ": its " + name + " has the unknown key \"" + key + "\"");
+    }
+}
+
+inline void check_spec(const Json& spec, const std::string& path) {
+    check_keys(spec, "spec", {"inputs", "core", "head"}, path);
+    for (const Json& input : spec.get("inputs", Json::list).items) {
+        check_keys(input, "input", {"kind", "name", "size", "embedding_size"}, path);
+    }
+    check_keys(spec.get("core", Json::object), "core",
+               {"cell", "hidden_size", "num_layers", "bidirectional", "dropout"}, path);
+    check_keys(spec.get("head", Json::object), "head", {"kind", "vocab_size", "tie_weights"}, path);
+}
+
 // Format 1 has config and tokenizer; format 2 has the spec of any model, and the preprocessing of its inputs.
 inline Tokenizer read_tokenizer(const Json& metadata, const std::string& version, const std::string& path) {
     const auto part = [&](const char* key) { return JsonReader::read(metadata.get(key, Json::text).string); };
@@ -22,8 +43,15 @@ inline Tokenizer read_tokenizer(const Json& metadata, const std::string& version
         described = part("unrolled.tokenizer");
         sizes = part("unrolled.config");
     } else {
-        described = part("unrolled.preprocessing").get("tokens", Json::object).get("tokenizer", Json::object);
-        sizes = part("unrolled.spec").get("head", Json::object);
+        const Json preprocessing = part("unrolled.preprocessing"), spec = part("unrolled.spec");
+        const Json& rule = preprocessing.get("tokens", Json::object);
+        described = rule.get("tokenizer", Json::object);
+        sizes = spec.get("head", Json::object);
+        check_spec(spec, path);
+        check_keys(preprocessing, "preprocessing", {"tokens"}, path);
+        check_keys(rule, "rule", {"tokenizer"}, path);
+        check_keys(described, "tokenizer",
+                   {"level", "vocabulary", "unknown", "lowercase", "normalize", "punctuation", "merges"}, path);
     }
     Tokenizer tokenizer(described);
     const double V = sizes.get("vocab_size", Json::number).value;

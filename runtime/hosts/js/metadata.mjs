@@ -65,15 +65,37 @@ export function readMetadata(bytes, where = 'model') {
   return found;
 }
 
+// Keys of format 2. A file with another one was written by a later release, in which the known ones may mean something else.
+const KEYS = {
+  spec: ['inputs', 'core', 'head'],
+  input: ['kind', 'name', 'size', 'embedding_size'],
+  core: ['cell', 'hidden_size', 'num_layers', 'bidirectional', 'dropout'],
+  head: ['kind', 'vocab_size', 'tie_weights'],
+  preprocessing: ['tokens'],
+  rule: ['tokenizer'],
+  tokenizer: ['level', 'vocabulary', 'unknown', 'lowercase', 'normalize', 'punctuation', 'merges'],
+};
+
+/** Check that a part of the metadata has no unknown key. */
+function checkKeys(part, object, where) {
+  const unknown = Object.keys(object).find((key) => !KEYS[part].includes(key));
+  if (unknown !== undefined) throw new HostError(`${where}: its ${part} has the unknown key ${shown(unknown)}`);
+}
+
 /** Return config and tokenizer of format 1. */
 const describedBefore = (object) => ({ config: object('config'), tokenizer: object('tokenizer') });
 
 /** Return config and tokenizer of format 2, whose spec lists inputs, core and head of any model. */
 function described(object, where) {
-  const { inputs, core, head } = object('spec');
-  const tokenizer = object('preprocessing').tokens?.tokenizer;
+  const spec = object('spec');
+  const preprocessing = object('preprocessing');
+  const { inputs, core, head } = spec;
+  const rule = preprocessing.tokens;
+  const tokenizer = rule?.tokenizer;
   if (inputs?.length !== 1 || !core || !head) throw new HostError(`${where}: its unrolled.spec is damaged`);
   if (!tokenizer) throw new HostError(`${where}: its unrolled.preprocessing has no tokenizer for tokens`);
+  const parts = { spec, input: inputs[0], core, head, preprocessing, rule, tokenizer };
+  for (const [part, value] of Object.entries(parts)) checkKeys(part, value, where);
   const { cell, hidden_size, num_layers, dropout } = core;
   const { embedding_size } = inputs[0];
   const { vocab_size, tie_weights } = head;
