@@ -25,6 +25,7 @@ from unrolled.export.verification.model_file import ModelFile
 SIZES: tuple[tuple[int, ...], ...] = ((1,), (1, 1, 1), (7,), (2, 13, 5, 1, 9))  # lengths of rows that were never traced
 CHUNK_STEPS, CHUNK_CUT, CHUNK_ROWS = 9, 4, 3
 RAGGED = (6, 1, 4, 2)  # lengths of rows in one batch
+EXTRA_STEPS = 2  # of padding after the longest row
 WILD_ID = -(10**9)  # in the padding, where nothing may read it
 
 
@@ -82,6 +83,7 @@ def check_run_lengths(model: ProgramRunner, storage: WeightStorage) -> str:
     wild = model.unchecked(given if state is None else {**given, "state": state})
     for name, array in padded.items():
         need(bool(np.array_equal(wild[name], array)), f"{name} depends on what is in the padding")
+    _check_longer_padding(model, inputs, lengths, state, padded)
     if storage.quantized:  # rounding depends on all numbers of a call, so rows differ from the batch
         return "lengths make a difference, and padding none"
     worst = 0.0
@@ -92,6 +94,23 @@ def check_run_lengths(model: ProgramRunner, storage: WeightStorage) -> str:
             row = padded[name][_row(value.axes, b, length)]
             worst = max(worst, close(row, got[name], f"{name} of row {b}, padded from {length} to {max(RAGGED)} steps"))
     return f"a padded row is the row alone, within {worst:.1e}"
+
+
+def _check_longer_padding(
+    model: Runner, inputs: Outputs, lengths: NDArray[np.int64], state: NDArray | None, padded: Outputs
+) -> None:
+    """Check that rows of a batch with more time steps than its longest row have the values of ``padded``."""
+    spec = model.spec
+    longer = {
+        column.name: np.concatenate([inputs[column.name], np.zeros_like(inputs[column.name][:EXTRA_STEPS])])
+        if "time" in column.axes
+        else inputs[column.name]
+        for column in spec.inputs
+    }
+    got = run_values(model, longer, lengths, state)
+    for name, value in signature_of(RUN, spec).outputs.items():
+        array = got[name][: max(RAGGED)] if value.axes[0] == "time" else got[name]
+        close(array, padded[name], f"{name} of rows padded by {EXTRA_STEPS} more time steps")
 
 
 def check_golden_run_values(model: Runner, golden: list[Any], tolerance: float) -> str:

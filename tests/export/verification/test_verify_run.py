@@ -19,7 +19,7 @@ from unrolled.engine.storage.checkpoint import Checkpoint, save_checkpoint
 from unrolled.export.formats import export_model
 from unrolled.export.verification.checks import Check, CheckFailed
 from unrolled.export.verification.model_file import ModelFile
-from unrolled.export.verification.run_checks import check_against_params, check_own_weights
+from unrolled.export.verification.run_checks import check_against_params, check_own_weights, check_run_lengths
 from unrolled.export.verification.verify import verify
 from unrolled.runtime import load
 
@@ -246,3 +246,19 @@ def test_alarm_verify_catches_a_program_that_ignores_lengths(tmp_path: Path, mon
     for bidirectional in (False, True):
         checkpoint = models.spec_checkpoint(models.spec("gru", "values", 2, bidirectional))
         assert_found(list(verify(exported(checkpoint, tmp_path, "torchscript"), load)), "lengths")
+
+
+def test_alarm_a_program_that_depends_on_steps_after_the_longest_row_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = ModelFile(exported(models.spec_checkpoint(models.spec("gru", "values", 1)), tmp_path)).runner()
+    results = runner._results
+
+    def changed(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        is_longer = given["values"].shape[0] > given["lengths"].max()
+        return {name: value * (1.01 if is_longer else 1) for name, value in results(given).items()}
+
+    check_run_lengths(runner, STORED["float32"])
+    monkeypatch.setattr(runner, "_results", changed)
+    with pytest.raises(CheckFailed, match="padded by 2 more time steps"):
+        check_run_lengths(runner, STORED["float32"])
