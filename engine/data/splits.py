@@ -42,7 +42,12 @@ def parse_fractions(split: str | Sequence[float]) -> tuple[float, ...]:
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     """Return three fractions after checking that they are not negative, sum to 1, and the first is positive."""
-    values = tuple(float(value) for value in fractions)
+    try:
+        values = tuple(float(value) for value in fractions)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            SettingName("split"), f": got {fractions!r}, needs three fractions, for instance 0.9,0.05,0.05"
+        ) from error
     if len(values) != 3 or min(values) < 0 or values[0] <= 0 or not abs(sum(values) - 1) <= 1e-6:
         raise ConfigError(
             SettingName("split"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,6 +88,12 @@ def test_bad_fractions(fractions: tuple[float, ...]) -> None:
         check_fractions(fractions)
     with pytest.raises(ConfigError, match="split: got"):
         DataConfig(split=fractions)
+
+
+@pytest.mark.parametrize("split", [None, 1, 0.5, "x", (0.9, "a", 0.05), (0.9, None, 0.1)])
+def test_what_is_no_list_of_fractions_is_named(split: Any) -> None:
+    with pytest.raises(ConfigError, match=r"split: got .*, needs three fractions, for instance 0\.9"):
+        DataConfig(split=split)
 
 
 def test_good_fractions_come_back_as_floats() -> None:
