@@ -16,6 +16,7 @@ LATER: dict[str, dict[str, Any]] = {
     "TrainingConfig": {"validation_share": None},
     "TrainingResult": {"validation_count": 0},
     "DataConfig": {"normalize": "none"},
+    "Plan": {"normalize": "none"},
     "CharTokenizer": {"normalize": "none"},
     "WordTokenizer": {"normalize": "none"},
     "BpeTokenizer": {"normalize": "none"},

@@ -77,10 +77,16 @@ class Plan:
 
     def settings(self, corpus: Corpus | EncodedCorpus) -> dict[str, Any]:
         """Return everything on which the trials depend, to be stored in the folder."""
-        fixed = canonical(Plan, {name: value for name, value in self.options.items() if name not in self.space})
+        fixed = {name: value for name, value in self.options.items() if name not in self.space}
+        # by name, because the default of words is not that of release 0.1.0, with whose studies losses would not compare
+        fixed["normalize"] = make_experiment(
+            {"level": fixed.get("level"), "normalize": fixed.get("normalize")}
+        ).data.normalization
         named = {"name": corpus.name, "characters": corpus.characters, "sha256": corpus.digest}
         space = {name: f"{name}={domain}" for name, domain in self.space.items()}
-        return finite({"corpus": named, "options": fixed, "search": space, "study": {"pruner": self.pruner}})
+        return finite(
+            {"corpus": named, "options": canonical(Plan, fixed), "search": space, "study": {"pruner": self.pruner}}
+        )
 
 
 def threads_of(jobs: int) -> int | None:

@@ -377,6 +377,16 @@ def test_more_trials_are_added_and_none_is_run_again(whole: tuple[Path, StudyRes
     assert figures(again) == figures(more)
 
 
+def test_a_study_records_a_normal_form_where_release_0_1_0_had_none() -> None:
+    """A study of words that 0.1.0 began does not go on with another vocabulary, whose losses do not compare."""
+    corpus = Corpus("fox.txt", TEXT)
+    recorded = [
+        plan("lr", level=level, normalize=form).settings(corpus)["options"].get("normalize")
+        for level, form in (("char", None), ("char", "NFD"), ("word", "none"), ("word", None), ("whitespace", None))
+    ]
+    assert recorded == [None, "NFD", None, "NFC", "NFC"]
+
+
 def test_another_study_in_the_folder_is_an_error_that_names_the_difference(whole: tuple[Path, StudyResult]) -> None:
     folder = whole[0]
     with pytest.raises(
@@ -388,6 +398,7 @@ def test_another_study_in_the_folder_is_an_error_that_names_the_difference(whole
         (plan("lr", "batch=2,4", hidden=9), r"a study goes on .* hidden was 8, now 9"),
         (plan("lr=0.1:1", "batch=2,4"), r"lr was lr=0.0002:0.04:log, now lr=0.1:1"),
         (plan("lr"), r"batch was batch=2,4, now None"),
+        (plan("lr", "batch=2,4", normalize="NFC"), r"normalize was None, now NFC"),
         (plan("lr", "batch=2,4", steps=11), r"steps was 10, now 11"),
     ):
         with pytest.raises(ConfigError, match=message):
