@@ -18,9 +18,16 @@ from unrolled.engine.models.step_contract import check_state, zero_state
 from unrolled.export.torch.network import TorchNetwork
 
 
+def shareable(array: NDArray) -> NDArray:
+    """Return the array, or a copy if torch cannot take it as it is: with negative strides, or read-only."""
+    # NumPy calls an axis of length 1 contiguous also where its stride is negative, which torch refuses.
+    fits = array.flags.c_contiguous and array.flags.writeable and min(array.strides, default=0) >= 0
+    return array if fits else array.copy()
+
+
 def as_tensor(array: NDArray) -> Tensor:
     """Return a tensor that shares the array's memory, or that of a copy if torch cannot take the array as it is."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return torch.from_numpy(shareable(array))
 
 
 mkldnn: Any = torch.backends.mkldnn  # typed Any: its flag is a property that mypy mistakes for a constant

@@ -25,7 +25,7 @@ from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import gradient_factor
 from unrolled.engine.training.trainable import StepResult, check_smoothing, check_state
 from unrolled.export.torch.heads import TORCH_HEADS, TorchLoss
-from unrolled.export.torch.inference import as_tensor, packed_lengths, run_network
+from unrolled.export.torch.inference import as_tensor, packed_lengths, run_network, shareable
 from unrolled.export.torch.network import TorchNetwork
 
 TORCH_OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Any], torch.optim.Optimizer]] = {
@@ -67,6 +67,7 @@ class TorchTrainable:
         lengths = packed_lengths(batch.lengths, self.spec.batch_shape(batch.inputs)[0])
         y, final = self.model.run_core(inputs, lengths, state, masks or NO_MASKS)
         head = self.spec.head
+        batch = batch._replace(targets=shareable(batch.targets), weights=shareable(batch.weights))
         return TORCH_HEADS[head.kind].loss(head, self.model.weights, y, final, batch, smoothing), final
 
     def _scaled(self, loss: Tensor, batch: Batch) -> Tensor:

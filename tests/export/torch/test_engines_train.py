@@ -55,6 +55,25 @@ def test_all_engines_follow_the_losses_of_the_reference(cell: str, dtype: type) 
         assert_close(curve(engine, cell, dtype), reference, "curve", dtype, engine)
 
 
+@pytest.mark.parametrize("T", [1, 5])
+@pytest.mark.parametrize("engine", TRAINABLES)
+def test_batches_may_be_views_of_any_strides_or_read_only(engine: str, T: int) -> None:
+    spec = models.spec("gru", "tokens+values")
+    batch, state = models.spec_batch(spec, T, 3), models.state(spec, 3)
+    trainable = make_trainable(engine, spec, models.params(spec, np.float32), OptimizerConfig())
+    state = state.astype(np.float32)
+    expected, _ = trainable.evaluate(batch, state)
+    turned = {name: array[::-1].copy()[::-1] for name, array in batch.inputs.items()}
+    views = batch._replace(
+        inputs=turned, targets=batch.targets[::-1].copy()[::-1], weights=batch.weights[::-1].copy()[::-1]
+    )
+    assert views.targets.strides[0] < 0
+    for array in (*turned.values(), views.targets, views.weights):
+        array.flags.writeable = False
+    assert trainable.evaluate(views, state)[0] == expected
+    assert np.isfinite(trainable.train_step(views, state, 1e-3, None).grad_norm)
+
+
 @pytest.mark.parametrize("engine", TRAINABLES)
 def test_alarm_padding_that_is_read_is_noticed(engine: str) -> None:
     with pytest.raises(AssertionError):
