@@ -35,13 +35,20 @@ class Dropout:
 
     inputs: Annotated[
         float,
-        Setting("input_dropout", "Of the embeddings.", MODEL_PANEL, PROBABILITY, search="0:0.5", name="input_dropout"),
+        Setting(
+            "input_dropout",
+            "Dropout of the embeddings.",
+            MODEL_PANEL,
+            PROBABILITY,
+            search="0:0.5",
+            name="input_dropout",
+        ),
     ] = 0.0
     outputs: Annotated[
         float,
         Setting(
             "output_dropout",
-            "Of what the output layer reads.",
+            "Dropout of the output layer's input.",
             MODEL_PANEL,
             PROBABILITY,
             search="0:0.6",

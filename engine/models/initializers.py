@@ -58,7 +58,11 @@ class InitializerConfig:
     forget_bias: Annotated[
         float | None,
         Setting(
-            "forget_bias", "Of an LSTM's forget gates at first.", MODEL_PANEL, Range("a number"), search="none,0,1,2"
+            "forget_bias",
+            "Initial bias of an LSTM's forget gates.",
+            MODEL_PANEL,
+            Range("a number"),
+            search="none,0,1,2",
         ),
     ] = None
 

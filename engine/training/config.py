@@ -87,7 +87,7 @@ class TrainingConfig:
         int,
         Setting(
             "warmup",
-            "Steps over which the rate rises from nothing.",
+            "Steps over which the rate rises from zero.",
             OPTIMISATION_PANEL,
             Range("at least 0", 0),
             search="0:500",

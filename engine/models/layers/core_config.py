@@ -15,7 +15,7 @@ from unrolled.engine.settings import COUNT, MODEL_PANEL, PROBABILITY, Setting, c
 CELL = Setting("cell", "", MODEL_PANEL, choices=CELLS, search=",".join(CELLS))
 HIDDEN = Setting("hidden", "Units a layer.", MODEL_PANEL, COUNT, search="64,128,256,512")
 LAYERS = Setting("layers", "Number of layers.", MODEL_PANEL, COUNT, search="1,2,3")
-DROPOUT = Setting("dropout", "Between layers.", MODEL_PANEL, PROBABILITY, search="0:0.5")
+DROPOUT = Setting("dropout", "Dropout between layers.", MODEL_PANEL, PROBABILITY, search="0:0.5")
 
 
 @dataclass(frozen=True)
