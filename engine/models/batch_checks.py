@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ConfigError, ShapeError
 from unrolled.engine.models.input_checks import checked_inputs, ragged
 from unrolled.engine.models.inputs.batch import Batch
+from unrolled.engine.models.inputs.input import sized
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import check_state
 
@@ -45,12 +46,11 @@ def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T:
     Raises:
         ShapeError: one does not fit.
     """
-    for name, array in (("targets", batch.targets), ("weights", batch.weights)):
-        if not isinstance(array, np.ndarray):
-            raise ShapeError(f"{name}: got {type(array).__name__}, needs an array")
-    sizes: dict[str | int, int] = {"time": T, "batch": B}
-    wanted = tuple(sizes.get(axis, axis) for axis in axes)
-    named = tuple(sizes[axis] for axis in axes if isinstance(axis, str))
+    if not isinstance(batch.targets, np.ndarray):
+        raise ShapeError(f"targets: got {type(batch.targets).__name__}, needs an array")
+    if not isinstance(batch.weights, np.ndarray):
+        raise ShapeError(f"weights: got {type(batch.weights).__name__}, needs an array")
+    wanted, named = sized(axes, T, B), sized([axis for axis in axes if isinstance(axis, str)], T, B)
     if batch.targets.shape != wanted or batch.weights.shape != named:
         raise ShapeError(
             f"batch: inputs of (T, B) = ({T}, {B}), targets {batch.targets.shape} and weights {batch.weights.shape}; "
@@ -58,7 +58,9 @@ def check_targets(axes: tuple[str | int, ...], dtype: np.dtype, batch: Batch, T:
         )
     if batch.targets.dtype != dtype:
         raise ShapeError(f"targets: got dtype {batch.targets.dtype}, needs {dtype}")
-    if batch.weights.dtype.kind not in "bf":
+    if batch.weights.dtype == np.bool_:
+        return
+    if batch.weights.dtype.kind != "f":
         raise ShapeError(f"weights: got dtype {batch.weights.dtype}, needs bool or float")
-    if batch.weights.dtype != np.bool_ and not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
+    if not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
         raise ShapeError("weights: needs finite numbers of at least 0")

@@ -107,11 +107,6 @@ def parameter_views(flat: NDArray, shapes: Mapping[str, tuple[int, ...]]) -> Par
     return views
 
 
-def flatten_params(params: Mapping[str, NDArray]) -> NDArray:
-    """Return a copy of all parameters as one flat array, in their order."""
-    return np.concatenate([value.reshape(-1) for value in params.values()])
-
-
 def check_params(spec: ModelSpec, params: Mapping[str, NDArray], where: str = "parameters") -> None:
     """Check names, shapes, one floating dtype and finite values.
 

@@ -104,7 +104,7 @@ class ModelSpec:
         Raises:
             ShapeError: inputs are missing or unexpected, or one has no time or batch axis.
         """
-        if set(inputs) != self.input_columns.keys():
+        if inputs.keys() != self.input_columns.keys():
             got = ", ".join(map(str, inputs)) or "none"
             raise ShapeError(f"inputs: got {got}; needs {', '.join(self.input_columns)}")
         column = self.timed

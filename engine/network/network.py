@@ -201,12 +201,12 @@ class Network:
     ) -> HeadLoss:  # fmt: skip
         """Return the head's loss and, with ``grads``, the gradients of y, in the engine's layout, and the final state."""
         head, recurrent, steps = self.spec.head, self.backend.recurrent, forward.tape.steps
-        y, mask = forward.y, masks.outputs
-        if head.stepwise:  # it takes the valid time steps as they are, so that padding costs nothing
+        y, mask, padded = forward.y, masks.outputs, batch.lengths is not None
+        if padded and head.stepwise:  # it takes the valid time steps as they are, so that padding costs nothing
             mask = None if mask is None else recurrent.pack(mask, steps)
             targets, weights = recurrent.pack(batch.targets, steps), recurrent.pack(batch.weights, steps)
             batch = batch._replace(targets=targets, weights=weights, lengths=None)
-        else:
+        elif padded:
             y = recurrent.unpack(y, steps)
         y = y if mask is None else y * mask
         loss = self.backend.heads[head.kind].loss(head, self.params, y, forward.final, batch, grads, smoothing)
@@ -215,7 +215,7 @@ class Network:
             return loss
         if mask is not None:
             dy *= mask
-        return loss if head.stepwise else loss._replace(dy=recurrent.pack(dy, steps))
+        return loss._replace(dy=recurrent.pack(dy, steps)) if padded and not head.stepwise else loss
 
     def _input_backward(
         self, gradients: list[DirectionGradients], inputs: Inputs, forward: _Forward, masks: Masks, grads: Params

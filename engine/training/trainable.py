@@ -13,9 +13,9 @@ from unrolled.engine.models.dropout import Masks
 from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.output_loss import LossSums
-from unrolled.engine.models.parameters import Params, check_params, flatten_params, parameter_shapes, parameter_views
+from unrolled.engine.models.parameters import Params, check_params, parameter_count, parameter_shapes, parameter_views
 from unrolled.engine.models.spec import ModelSpec
-from unrolled.engine.network.backends import FLOAT32
+from unrolled.engine.network.backends import FLOAT32, get_backend
 from unrolled.engine.network.network import Inputs, Network
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import clip_scale, gradient_factor
@@ -143,11 +143,14 @@ class EngineTrainable(Network):
     ) -> None:
         check_params(spec, params)
         check_smoothing(spec, optimizer)
-        shapes = parameter_shapes(spec)
-        flat = flatten_params({name: params[name] for name in shapes})
-        super().__init__(spec, parameter_views(flat, shapes), backend, precision)
+        zeros, shapes = get_backend(backend, precision).layers.zeros, parameter_shapes(spec)
+        flat = zeros(parameter_count(spec), next(iter(params.values())).dtype)
+        own = parameter_views(flat, shapes)
+        for name, value in own.items():
+            value[...] = params[name]
+        super().__init__(spec, own, backend, precision)
         self.clip_norm = clip_norm
-        self.optimizer = Optimizer(optimizer, flat, self.backend.update_rules)
+        self.optimizer = Optimizer(optimizer, flat, self.backend.update_rules, zeros)
         self.learning_rate = optimizer.base_learning_rate
 
     def __reduce__(self) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ModelFileError, ShapeError
 from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.inputs.input import sized
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import Runner
 from unrolled.export.artifact.forms import RUN, signature_of
@@ -121,7 +122,7 @@ def read_golden_run(case: Any, spec: ModelSpec) -> RunCase:
         raise ModelFileError(f"golden: time and batch are {T!r} and {B!r}; needs at most {MAX_POSITIONS} positions")
     inputs = {}
     for column in spec.inputs:
-        shape = _shape(column.axes, T, B)
+        shape = sized(column.axes, T, B)
         inputs[column.name] = _read_array(_named(case["inputs"], column.name), shape, column.dtype, column.name)
     row_lengths = _read_array(lengths, (B,), np.dtype(np.int64), "lengths")
     try:
@@ -129,15 +130,10 @@ def read_golden_run(case: Any, spec: ModelSpec) -> RunCase:
     except ShapeError as error:
         raise ModelFileError(f"golden: {error}") from error
     outputs = {
-        name: _read_recorded(_named(case["outputs"], name), math.prod(_shape(value.axes, T, B)), name)
+        name: _read_recorded(_named(case["outputs"], name), math.prod(sized(value.axes, T, B)), name)
         for name, value in signature_of(RUN, spec).outputs.items()
     }
     return RunCase(inputs, row_lengths, outputs)
-
-
-def _shape(axes: tuple[str | int, ...], T: int, B: int) -> tuple[int, ...]:
-    sizes: dict[str | int, int] = {"time": T, "batch": B}
-    return tuple(int(sizes.get(axis, axis)) for axis in axes)
 
 
 def _named(values: Any, name: str) -> Any:

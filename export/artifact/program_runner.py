@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from unrolled.engine.errors import ModelFileError
 from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.input_checks import checked_inputs
+from unrolled.engine.models.inputs.input import sized
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import check_state, zero_state
 from unrolled.export.artifact.forms import RUN, signature_of
@@ -85,9 +86,8 @@ class ProgramRunner(ABC):
 
     def _check_results(self, results: Mapping[str, Any], T: int, B: int) -> None:
         """Check shapes and dtypes of the program's results."""
-        sizes: dict[str | int, int] = {"time": T, "batch": B}
         for name, value in self._signature.outputs.items():
-            got, wanted = results.get(name), tuple(sizes.get(axis, axis) for axis in value.axes)
+            got, wanted = results.get(name), sized(value.axes, T, B)
             if not isinstance(got, np.ndarray) or got.shape != wanted or got.dtype != value.dtype:
                 what = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
                 raise ModelFileError(f"{self._where}: the graph gives {name} of {what}, needs {value.dtype} {wanted}")

@@ -142,5 +142,5 @@ def output_loss(
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *one_sum(grads[1], some), packing, batch=batch)
-    details = int(np.count_nonzero(hits)), int(np.count_nonzero(flat_weights))
+    details = int(np.count_nonzero(hits)), int(np.count_nonzero(weights))
     return LossSums(float(losses.sum()), total_weight, details), dh.reshape(h.shape) if grads else None

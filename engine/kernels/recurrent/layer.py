@@ -47,7 +47,7 @@ def forward(
     for d in range(D):
         states[d][:, steps.first[d]] = s0[:, d][:, steps.order]
     gates = states.reshape(D, S * (N + B), H) if in_place else empty((D, N, formulas.gates * H), dtype)
-    y = empty((N if D > 1 else 0, D * H), dtype)
+    y = empty((N, D * H), dtype) if D > 1 else np.empty((0, H), dtype)
     scan.run(cell, gathered, w_hhs, b_hhs, steps, (states, gates, y), packing)
     final = _in_batch_order([states[d][:, steps.last[d]] for d in range(D)], steps)
     y = states[0, 0, B:] if D == 1 else y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -88,14 +88,18 @@ def check_name(name: object) -> None:
         )
 
 
+def sized(axes: Sequence[str | int], T: int, B: int) -> tuple[int, ...]:
+    """Return the shape that axes have with T time steps and B rows."""
+    return tuple([T if axis == "time" else B if axis == "batch" else int(axis) for axis in axes])
+
+
 def check_shape(column: Input, array: object, T: int, B: int) -> None:
     """Check type, shape and dtype of an input's array for T time steps of B rows.
 
     Raises:
         ShapeError: names the input, what came and what is needed.
     """
-    sizes: dict[str | int, int] = {"time": T, "batch": B}
-    wanted = tuple(sizes.get(axis, axis) for axis in column.axes)
+    wanted = sized(column.axes, T, B)
     if not isinstance(array, np.ndarray) or array.shape != wanted:
         got = f"shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ShapeError(f"{column.name}: got {got}, needs an array of shape {wanted}")
