@@ -60,7 +60,9 @@ ROOMS: dict[str, str] = {
         "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "
         "engine.data engine.optimizers engine.training"
     ),
-    "export.artifact": "engine engine.tokenizers engine.models.heads engine.models engine.storage engine.sampling",
+    "export.artifact": (
+        "engine engine.tokenizers engine.models.inputs engine.models.heads engine.models engine.storage engine.sampling"
+    ),
     "export.onnx": (
         "engine engine.models.layers engine.models.inputs engine.models.heads engine.models engine.storage "
         "engine.network export.artifact"
