@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import models
+import numpy as np
 import onnx
 import pytest
 from exports import exported
@@ -80,3 +82,21 @@ def test_the_host_in_the_formats_runs_golden_cases(
     onnx.save(graph, path)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         exec(host_of_run_files(), {})
+
+
+def test_the_tagger_of_the_readme_learns_and_runs_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (block,) = (block for block in blocks if "StepLabelsHead" in block)
+    values: dict[str, Any] = {}
+    exec(block, values)
+    metrics = values["spec"].head.metrics_of(values["sums"])
+    assert metrics.accuracy > 0.95
+    counted, labels = values["counted"], values["labels"]
+    found = values["logits"].argmax(axis=-1)
+    assert (found == labels)[counted].mean() > 0.95
+    bias = values["tagger"].export_params()["output.bias"]
+    padding = np.arange(20)[:, None] >= values["lengths"]
+    np.testing.assert_array_equal(values["logits"][padding], np.broadcast_to(bias, (padding.sum(), 5)))
