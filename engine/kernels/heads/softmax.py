@@ -6,7 +6,6 @@ Where rows have different lengths, ``forward`` copies the valid positions togeth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +15,15 @@ from unrolled.engine.kernels.layers.linear import linear_forward
 from unrolled.engine.kernels.layers.output_loss import output_loss
 from unrolled.engine.kernels.threads.row_copies import take_rows
 from unrolled.engine.models.heads.head import HeadFunctions, HeadLoss, Outputs
-from unrolled.engine.models.heads.softmax import BIAS
+from unrolled.engine.models.heads.softmax import BIAS, SoftmaxHead
 from unrolled.engine.models.inputs.batch import Batch
-
-
-class _SoftmaxHead(Protocol):
-    @property
-    def weight_name(self) -> str: ...
 
 
 def softmax_head(packing: Packing) -> HeadFunctions:
     """Return the functions of a head that is a linear layer and a softmax at every time step."""
 
     def forward(
-        head: _SoftmaxHead, params: Mapping[str, NDArray], y: NDArray, final_state: NDArray, lengths: NDArray | None,
+        head: SoftmaxHead, params: Mapping[str, NDArray], y: NDArray, final_state: NDArray, lengths: NDArray | None,
         inputs: Mapping[str, NDArray],
     ) -> Outputs:  # fmt: skip
         weight, bias = params[head.weight_name], params[BIAS]
@@ -43,7 +37,7 @@ def softmax_head(packing: Packing) -> HeadFunctions:
         return {"logits": take_rows(logits, compact).reshape(T, B, len(bias))}
 
     def loss(
-        head: _SoftmaxHead, params: Mapping[str, NDArray], y: NDArray, final_state: NDArray, batch: Batch,
+        head: SoftmaxHead, params: Mapping[str, NDArray], y: NDArray, final_state: NDArray, batch: Batch,
         grads: Mapping[str, NDArray] | None, smoothing: float,
     ) -> HeadLoss:  # fmt: skip
         weight = head.weight_name

@@ -7,23 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from unrolled.engine.canonical import canonical_settings
 from unrolled.engine.checks import check_whole
 from unrolled.engine.errors import ConfigError, SettingName
-from unrolled.engine.models.heads.head import HeadLoss, Metric, Outputs
-from unrolled.engine.models.heads.softmax import (
-    BIAS,
-    check_class_targets,
-    numbers_of,
-    softmax_loss,
-    softmax_outputs,
-    step_metrics,
-)
-from unrolled.engine.models.inputs.batch import TOKENS, Batch
-from unrolled.engine.models.inputs.input import Input, Shapes
+from unrolled.engine.models.heads.head import Metric
+from unrolled.engine.models.heads.softmax import WEIGHT, SoftmaxHead, numbers_of, step_metrics
+from unrolled.engine.models.inputs.batch import TOKENS
+from unrolled.engine.models.inputs.input import Input
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.layers.output_loss import LossSums
 from unrolled.engine.settings import MODEL_PANEL, Setting, check_settings
@@ -63,7 +52,7 @@ class TokenMetrics:
 
 
 @dataclass(frozen=True)
-class NextTokenHead:
+class NextTokenHead(SoftmaxHead):
     """Predicts the token that follows each token of the input "tokens".
 
     Args:
@@ -81,35 +70,22 @@ class NextTokenHead:
         Metric("bits_per_token", False, "bits", ".3f", "bits a token", derived=True, detail=True),
         Metric("accuracy", True, "accuracy", ".1%"),
     )
-    selects: ClassVar[str] = "loss"
     counts: ClassVar[str] = "tokens"
-    smooths: ClassVar[bool] = True
-    stepwise: ClassVar[bool] = True
-    target_dtype: ClassVar[np.dtype] = np.dtype(np.int64)
+    whose: ClassVar[str] = "the vocabulary's"
 
     def __post_init__(self) -> None:
         check_whole("vocab_size", self.vocab_size, 2)
         check_settings(self)
 
     @property
-    def target_axes(self) -> tuple[str | int, ...]:
-        """Return the axes of the targets."""
-        return ("time", "batch")
-
-    @property
-    def outputs(self) -> dict[str, tuple[str | int, ...]]:
-        """Return the axes of the logits."""
-        return {"logits": ("time", "batch", self.vocab_size)}
-
-    @property
-    def guess_loss(self) -> float:
-        """Return ln V, the loss of uniform probabilities."""
-        return math.log(self.vocab_size)
+    def num_classes(self) -> int:
+        """Return V."""
+        return self.vocab_size
 
     @property
     def weight_name(self) -> str:
         """Return the name of the output layer's (V, H) matrix, which is the embedding's if the weights are tied."""
-        return "embedding.weight" if self.tie_weights else "output.weight"
+        return "embedding.weight" if self.tie_weights else WEIGHT
 
     def check(self, core: CoreConfig, inputs: Sequence[Input]) -> None:
         """Check that the core has one direction, and that there is an input "tokens" of the same vocabulary."""
@@ -134,43 +110,6 @@ class NextTokenHead:
             {"step", "run", "generate"} if [column.kind for column in inputs] == [TOKENS] else {"step", "run"}
         )
 
-    def parameter_shapes(self, core: CoreConfig) -> Shapes:
-        """Return the shapes of the output layer's matrix, unless it is the embedding's, and bias."""
-        weight = {} if self.tie_weights else {"output.weight": (self.vocab_size, core.output_size)}
-        return {**weight, BIAS: (self.vocab_size,)}
-
-    @property
-    def shared(self) -> tuple[str, ...]:
-        """Return the embedding's matrix if the weights are tied."""
-        return ("embedding.weight",) if self.tie_weights else ()
-
-    def check_targets(self, targets: NDArray, weights: NDArray) -> None:
-        """Check that all targets of positive weight are in the vocabulary."""
-        check_class_targets(targets, weights, self.vocab_size)
-
-    def forward(
-        self,
-        params: Mapping[str, NDArray],
-        y: NDArray,
-        final_state: NDArray,
-        lengths: NDArray | None,
-        inputs: Mapping[str, NDArray],
-    ) -> Outputs:
-        """Return the logits (T, B, V)."""
-        return softmax_outputs(params, self.weight_name, y)
-
-    def loss(
-        self,
-        params: Mapping[str, NDArray],
-        y: NDArray,
-        final_state: NDArray,
-        batch: Batch,
-        grads: Mapping[str, NDArray] | None,
-        smoothing: float,
-    ) -> HeadLoss:
-        """Return the cross-entropy of the tokens that follow."""
-        return softmax_loss(params, self.weight_name, y, batch, grads, smoothing)
-
     def metrics_of(self, sums: LossSums) -> TokenMetrics:
         """Return loss, accuracy and tokens of an evaluation."""
         means = step_metrics(sums)
@@ -179,7 +118,3 @@ class NextTokenHead:
     def metrics_from_dict(self, values: Mapping[str, Any]) -> TokenMetrics:
         """Return the metrics that ``to_dict`` wrote."""
         return TokenMetrics(*numbers_of(values, self.counts))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"kind": self.kind, **canonical_settings(self)}
