@@ -51,7 +51,7 @@ def measurements(suite: str) -> list[dict[str, Any]]:
         for place, peer in enumerate(peers_of(suite), 1):
             figures = {
                 "tokens_per_s": 1_234_567 / place, "ratio_to_torch": 12.34 / place, "peak_fraction": 0.456,
-                "peak_rss_mb": 1234.5 * place, "first_call_s": 123.456,
+                "peak_rss_mb": 1234.5 * place, "first_call_s": 123.456, "share_of_full_rows": 0.61,
             }  # fmt: skip
             made = line(peer, 1.2345 * place, hidden=hidden, batch=batch, **figures)
             lines.append({**made, "suite": suite})

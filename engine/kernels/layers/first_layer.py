@@ -21,6 +21,8 @@ from unrolled.engine.kernels.layers.linear import (
     linear_forward,
 )
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered
+from unrolled.engine.kernels.threads.buffer_pool import zeros
+from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
 
 def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
@@ -37,6 +39,19 @@ def _used_rows(embedding: NDArray, tokens: NDArray) -> tuple[NDArray, NDArray]:
     numbers = np.empty(len(embedding), np.int64)
     numbers[used] = np.arange(len(used))
     return used, numbers[tokens]
+
+
+@compiled_on_all_threads
+def _add_rows(part: int, parts: int, rows: NDArray, total: NDArray) -> None:
+    """total (W,) += rows (N, W).sum(axis=0), row by row; threads share the columns."""
+    N, W = rows.shape
+    first, last = part * W // parts, (part + 1) * W // parts
+    own = np.zeros(last - first, rows.dtype)
+    for n in range(N):
+        for i in range(last - first):
+            own[i] += rows[n, first + i]
+    for i in range(last - first):
+        total[first + i] += own[i]
 
 
 def embedded_linear_forward(
@@ -61,16 +76,16 @@ def first_layer_backward(
     used, places = _used_rows(embedding, tokens)
     if dxg.array is dhg.array:
         rows = as_rows(dhg.array)
-        sums = np.zeros((len(used), rows.shape[1]), rows.dtype)
+        sums = zeros(len(used) * rows.shape[1], rows.dtype).reshape(len(used), -1)
         add_transposed_product(
             rows, as_rows(h_prev), dw_hh, sums, places.reshape(-1), packing, batch=batch_rows(h_prev)
         )  # fmt: skip
-        db_hh += np.asarray(dhg._replace(array=sums)).sum(axis=0)
+        _add_rows(np.asarray(dhg._replace(array=sums)), db_hh)
         dtable = np.asarray(dxg._replace(array=sums))
     else:
         linear_backward_weight(dhg, h_prev, dw_hh, db_hh, packing)
         plain = np.asarray(dxg)
-        dtable = np.zeros((len(used), plain.shape[-1]), plain.dtype)
+        dtable = zeros(len(used) * plain.shape[-1], plain.dtype).reshape(len(used), -1)
         embedding_backward(plain, places, dtable)
     _table_backward(dtable, used, embedding, w_ih, (dembedding, dw_ih, db_ih), packing)
 
