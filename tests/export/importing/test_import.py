@@ -512,7 +512,7 @@ def test_vocabularies_that_do_not_fit_are_named_errors(tmp_path: Path) -> None:
 
 
 def test_vocabularies_of_models_of_prepared_text() -> None:
-    """As many PyTorch examples have them: <unk> and <eos> among the words, and a line end is <eos>."""
+    """Import a list with <unk> and <eos> among the words, as many PyTorch examples have it; a line end is <eos>."""
     tokenizer = make_tokenizer(["the", "<eos>", "<unk>", "na\u00efve"], 4, "whitespace", normalize="NFC")
     assert tokenizer.unknown == "replace"
     assert tokenizer.encode("the nai\u0308ve cat\n").tolist() == [0, 3, 2, 1]
