@@ -22,7 +22,7 @@ from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
 from unrolled.engine.kernels.layers.linear import as_rows, batch_rows, one_sum
 from unrolled.engine.kernels.simd.activations import exp_negative
 from unrolled.engine.kernels.simd.bits import largest
-from unrolled.engine.kernels.simd.vectors import elementwise
+from unrolled.engine.kernels.simd.elementwise import elementwise
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
 from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossSums, weight_of

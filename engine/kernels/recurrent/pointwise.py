@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import from_dtype, types
 from numpy.typing import NDArray
 
@@ -32,7 +31,8 @@ from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
 from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils, emit_call, function_address
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.kernels.recurrent.formulas import Outputs
-from unrolled.engine.kernels.simd.vectors import emit_formula
+from unrolled.engine.kernels.simd.elementwise import emit_formula
+from unrolled.engine.kernels.simd.registers import number
 
 Counts = tuple[int, ...]
 MARK = "@"  # in a cell's name in compiled code, before the digest of formulas from outside the package
@@ -52,12 +52,13 @@ def _formula(cell: str, step: str) -> tuple[Callable[..., Outputs], Counts, Coun
 
 
 @intrinsic(prefer_literal=True)
-def _run_formula(typing_context, cell, step, arguments, results, units):  # type: ignore[no-untyped-def]
-    """Run a cell's formula of a step, "activate" or "differentiate", over ``units`` of one row.
+def _run_formula(typing_context, cell, step, arguments, results, rows, units):  # type: ignore[no-untyped-def]
+    """Run a cell's formula of a step, "activate" or "differentiate", over ``units`` of each of ``rows`` rows.
 
-    ``arguments`` and ``results`` are tuples of (array, place, distance): flat, C-contiguous arrays of one dtype, the place of
-    the first unit in the first block, and the distance between blocks. The first argument and the first result are the
-    gates, in the same memory.
+    ``arguments`` and ``results`` are tuples of (array, place, distance, row): flat, C-contiguous arrays of one dtype, the place
+    of the first unit in the first block of the first row, and the distances between blocks and between rows. With a fifth
+    entry, (numbers, first, apart), row r is the one of number numbers[first + r·apart]. The first argument and the first
+    result are the gates, in the same memory.
     """
     formula, argument_counts, result_counts = _formula(cell.literal_value, step.literal_value)
 
@@ -69,22 +70,27 @@ def _run_formula(typing_context, cell, step, arguments, results, units):  # type
         return (*(None if gate is old.get(k) else gate for k, gate in enumerate(gates)), *state)  # None: not written
 
     def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
-        def pointers(n: int, counts: tuple[int, ...]) -> list[Any]:
+        def pointers(n: int, counts: tuple[int, ...], row: Any) -> list[Any]:
             found = []
             for group, (kind, count) in enumerate(zip(signature.args[n].types, counts, strict=True)):
-                array, place, distance = (builder.extract_value(values[n], (group, k)) for k in range(3))
-                data = array_data(context, builder, kind.types[0], array)
-                for k in range(count):
-                    at = builder.add(place, builder.mul(distance, ir.Constant(distance.type, k)))
-                    found.append(builder.gep(data, [at]))
+                array, place, distance, further = (builder.extract_value(values[n], (group, k)) for k in range(4))
+                index = row
+                if len(kind) == 5:
+                    numbers, first, apart = (builder.extract_value(values[n], (group, 4, k)) for k in range(3))
+                    of = array_data(context, builder, kind.types[4].types[0], numbers)
+                    index = builder.load(builder.gep(of, [builder.add(first, builder.mul(row, apart))]))
+                data = builder.gep(array_data(context, builder, kind.types[0], array), [place])
+                start = builder.gep(data, [builder.mul(index, further)])
+                found += [builder.gep(start, [builder.mul(distance, number(k))]) for k in range(count)]
             return found
 
-        number = context.get_value_type(signature.args[2].types[0].types[0].dtype)
-        inputs, outputs = pointers(2, argument_counts), pointers(3, result_counts)
-        emit_formula(builder, over_vectors, number, inputs, outputs, values[4])
+        emit_formula(
+            builder, over_vectors, context.get_value_type(signature.args[2].types[0].types[0].dtype),
+            lambda row: (pointers(2, argument_counts, row), pointers(3, result_counts, row)), values[4], values[5],
+        )  # fmt: skip
         return context.get_dummy_value()
 
-    return types.void(cell, step, arguments, results, types.intp), codegen
+    return types.void(cell, step, arguments, results, types.intp, types.intp), codegen
 
 
 def code_name(cell: str) -> str:
@@ -125,14 +131,12 @@ def _compile_activation(cell: str) -> Any:
         table: NDArray, places: NDArray, first: int, gates: NDArray, gates_at: int, width: int, states: NDArray,
         before: int, after: int, plane: int, H: int, rows: int, apart: int, u0: int, u1: int,
     ) -> None:  # fmt: skip
-        for number in range(rows):
-            r = number * apart
-            own, unit = gates_at + r * width + u0, r * H + u0
-            x = places[first + r] * products * H + u0
-            _run_formula(
-                name, "activate", ((gates, own, H), (table, x, H), (states, before + unit, plane)),
-                ((gates, own, H), (states, after + unit, plane)), u1 - u0,
-            )  # fmt: skip
+        own, row = (gates, gates_at + u0, H, apart * width), apart * H
+        _run_formula(
+            name, "activate",
+            (own, (table, u0, H, products * H, (places, first, apart)), (states, before + u0, plane, row)),
+            (own, (states, after + u0, plane, row)), rows, u1 - u0,
+        )  # fmt: skip
 
     return activate
 
@@ -150,29 +154,28 @@ def _compile_derivative(cell: str) -> Any:
         gates: NDArray, gates_at: int, width: int, states: NDArray, before: int, after: int, plane: int, dh: NDArray,
         dh_at: int, dh_width: int, ds: NDArray, ds_at: int, ds_plane: int, H: int, rows: int, apart: int, u0: int, u1: int,
     ) -> None:  # fmt: skip
-        for number in range(rows):
-            r = number * apart
-            own, unit = gates_at + r * width + u0, r * H + u0
-            _run_formula(
-                name, "differentiate",
-                ((gates, own, H), (states, before + unit, plane), (states, after + unit, plane),
-                 (dh, dh_at + r * dh_width + u0, H), (ds, ds_at + unit, ds_plane)),
-                ((gates, own, H), (ds, ds_at + unit, ds_plane)), u1 - u0,
-            )  # fmt: skip
+        own, row = (gates, gates_at + u0, H, apart * width), apart * H
+        gradient = (ds, ds_at + u0, ds_plane, row)
+        _run_formula(
+            name, "differentiate",
+            (own, (states, before + u0, plane, row), (states, after + u0, plane, row),
+             (dh, dh_at + u0, H, apart * dh_width), gradient),
+            (own, gradient), rows, u1 - u0,
+        )  # fmt: skip
 
     return differentiate
 
 
-def _activation_types(number: Any) -> tuple[Any, ...]:
+def _activation_types(item: Any) -> tuple[Any, ...]:
     """Return Numba's types of the parameters of ``activate`` for floats of a type."""
-    written, read = types.Array(number, 1, "C"), types.Array(number, 1, "C", readonly=True)
+    written, read = types.Array(item, 1, "C"), types.Array(item, 1, "C", readonly=True)
     places = types.Array(types.int64, 1, "C", readonly=True)
     return read, places, types.intp, written, *_integers(2), written, *_integers(8)
 
 
-def _derivative_types(number: Any) -> tuple[Any, ...]:
+def _derivative_types(item: Any) -> tuple[Any, ...]:
     """Return Numba's types of the parameters of ``differentiate`` for floats of a type."""
-    written, read = types.Array(number, 1, "C"), types.Array(number, 1, "C", readonly=True)
+    written, read = types.Array(item, 1, "C"), types.Array(item, 1, "C", readonly=True)
     return written, *_integers(2), read, *_integers(3), read, *_integers(2), written, *_integers(7)
 
 

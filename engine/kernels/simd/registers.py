@@ -83,6 +83,22 @@ def broadcast(builder: Any, value: Any, kind: Any) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
 
 
+def lanes_from(builder: Any, value: Any, first: int, count: int) -> Any:
+    """Return ``count`` lanes of a register, from lane ``first`` on; lanes that it does not have are undefined."""
+    if first == 0 and count == value.type.count:
+        return value
+    last = value.type.count - 1
+    places = ir.Constant(ir.VectorType(I32, count), [min(first + lane, last) for lane in range(count)])
+    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), places)
+
+
+def mask_of_first(builder: Any, count: Any, lanes: int) -> Any:
+    """Return a mask that is set for the first ``count`` of ``lanes`` lanes."""
+    indices = ir.VectorType(I32, lanes)
+    limit = broadcast(builder, builder.trunc(count, I32), indices)
+    return builder.icmp_signed("<", ir.Constant(indices, list(range(lanes))), limit)
+
+
 def prefetch_line(builder: Any, pointer: Any) -> None:
     """Prefetch a cache line for reading; an address outside any array does no harm."""
     hints = [ir.Constant(I32, value) for value in (_READ, _KEEP_IN_ALL_CACHES, _DATA)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tolerances import assert_within_ulps
 
 from unrolled.engine.kernels.simd import activations, bits
-from unrolled.engine.kernels.simd.vectors import elementwise
+from unrolled.engine.kernels.simd.elementwise import elementwise
 
 NAMES = ("exp_negative", "sigmoid", "tanh")
 LARGEST, SMALLEST = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal

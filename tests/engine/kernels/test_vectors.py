@@ -12,7 +12,8 @@ from tolerances import assert_close, assert_within_ulps
 
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd import activations
-from unrolled.engine.kernels.simd.vectors import REGISTERS, elementwise, quotient, select
+from unrolled.engine.kernels.simd.elementwise import REGISTERS, elementwise
+from unrolled.engine.kernels.simd.vectors import quotient, select
 
 STEP = REGISTERS * TARGET.vector_bytes // 4  # numbers of float32 that go together
 
