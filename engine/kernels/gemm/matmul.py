@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import amx
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
-from unrolled.engine.kernels.gemm.microkernel import FEW_ROWS, TILE_ROWS, VECTORS, multiply_tile
+from unrolled.engine.kernels.gemm.microkernel import FEW_ROWS, TILE_ROWS, VECTORS, WIDE, multiply_tile
 from unrolled.engine.kernels.gemm.packing import by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.kernels.simd.copies import copy_block
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
@@ -28,7 +26,7 @@ ROW_BLOCK = 128  # rows of the first factor multiplied with all panels before th
 @compiled
 def _tiles(
     width: int, a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, second: int, far: int,
-    start: NDArray, start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int,
+    start: NDArray, start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int, edge: int,
 ) -> None:  # fmt: skip
     """Multiply all rows of one tile's width, 8, 4, 2 or 1 at a time; arguments as in ``multiply_tile``."""
     left = rows
@@ -41,30 +39,9 @@ def _tiles(
             n = 2 if left >= 2 else 1
         multiply_tile(
             n, width, a, a_at, a_row, a_depth, panels, panel_at, second, far, start, start_at, start_row, c, c_at, c_row,
-            depth,
+            depth, edge,
         )  # fmt: skip
         a_at, start_at, c_at, left = a_at + n * a_row, start_at + n * start_row, c_at + n * c_row, left - n
-
-
-@compiled
-def _edge(
-    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, start: NDArray, start_at: int,
-    start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int, edge: int, W: int,
-) -> None:  # fmt: skip
-    """Multiply with the last panel, of whose columns C has ``edge`` < W: in a block of its own where a tile is wider."""
-    lanes = W // VECTORS
-    whole = edge == lanes
-    into, into_at, into_row, width = c, c_at, c_row, 1 if edge <= lanes else 2
-    if not whole:
-        into, into_at, into_row = np.zeros(rows * W, c.dtype), 0, W
-        copy_block(start, start_at, start_row, into, into_at, into_row, rows, edge)
-        start, start_at, start_row = into, into_at, into_row
-    _tiles(
-        width, a, a_at, a_row, a_depth, panels, panel_at, lanes, lanes, start, start_at, start_row, into, into_at, into_row,
-        rows, depth,
-    )  # fmt: skip
-    if not whole:
-        copy_block(into, into_at, into_row, c, c_at, c_row, rows, edge)
 
 
 @compiled
@@ -74,27 +51,24 @@ def multiply_columns(
 ) -> None:  # fmt: skip
     """C = start + A @ B for the N columns and ``depth`` rows of panels of W columns from ``panel_at`` on, ``far`` apart."""
     lanes = W // VECTORS
-    span = 2 if rows <= FEW_ROWS and rows != 3 else 3  # three rows are two tiles, and only one of them is so few
-    whole, edge = N // W, N % W
-    groups = whole // span
-    pieces = groups + whole - groups * span + (1 if edge > 0 else 0)
-    for i in range(pieces):
-        piece = pieces - 1 - i if back else i
-        p = piece * span if piece < groups else piece + groups * (span - 1)
-        at, s_at, into, second = panel_at + p * far, start_at + p * W, c_at + p * W, lanes
-        if p >= whole:
-            _edge(a, a_at, a_row, a_depth, panels, at, start, s_at, start_row, c, into, c_row, rows, depth, edge, W)
-        else:
-            # Two panels are a tile of four registers, three are two of three. There is one call, with a width that is
-            # not a constant: for each constant width Numba would compile all heights again, in every kernel.
-            width = VECTORS if piece >= groups else VECTORS * span // (span - 1)
-            for half in range(span - 1 if piece < groups else 1):
-                if half > 0:  # the last register of the second panel, and the third panel
-                    at, s_at, into, second = at + far + lanes, s_at + 3 * lanes, into + 3 * lanes, far - lanes
-                _tiles(
-                    width, a, a_at, a_row, a_depth, panels, at, second, far, start, s_at, start_row, c, into, c_row, rows,
-                    depth,
-                )  # fmt: skip
+    # three rows are two tiles, and only one of them is so few
+    most = 2 * VECTORS if rows <= FEW_ROWS and rows != 3 else WIDE
+    registers = (N + lanes - 1) // lanes
+    tiles = (registers + most - 1) // most
+    width, wider = registers // tiles, registers % tiles  # the first tiles are one register wider
+    for i in range(tiles):
+        tile = tiles - 1 - i if back else i
+        first = tile * width + min(tile, wider)
+        at, second = panel_at + first // VECTORS * far, lanes
+        if first % VECTORS > 0:  # the tile begins in the middle of a panel
+            at, second = at + lanes, far - lanes
+        # There is one call, with a width that is not a constant: for each constant width Numba would compile all heights
+        # again, in every kernel.
+        _tiles(
+            width + (1 if tile < wider else 0), a, a_at, a_row, a_depth, panels, at, second, far, start,
+            start_at + first * lanes, start_row, c, c_at + first * lanes, c_row, rows, depth,
+            N - (registers - 1) * lanes if tile == tiles - 1 else lanes,
+        )  # fmt: skip
 
 
 @compiled

@@ -28,6 +28,7 @@ from unrolled.engine.kernels.simd.registers import (
     call_llvm,
     item_bytes,
     load,
+    mask_of_first,
     number,
     prefetch_line,
     store,
@@ -53,12 +54,13 @@ _LINE = 64  # bytes
 @intrinsic
 def multiply_tile(  # type: ignore[no-untyped-def]
     typing_context, rows, width, a, a_at, a_row, a_depth, panel, panel_at, second, far, start, start_at, start_row, c,
-    c_at, c_row, depth,
+    c_at, c_row, depth, edge,
 ):  # fmt: skip
     """C = start + A · panel for a tile of 1, 2, 4 or TILE_ROWS rows and 1 to 4 registers (4: FEW_ROWS at the most).
 
     Flat arrays come with an offset and strides in items; a row of a panel is VECTORS registers wide. The second register
-    lies ``second`` items after the first, and the next two ``far`` after these two.
+    lies ``second`` items after the first, and the next two ``far`` after these two. ``start`` and C have ``edge`` lanes of
+    the last register.
     """
     dtype = c.dtype
     in_pairs = a.dtype == panel.dtype == bf16.WORD and dtype == types.float32
@@ -67,7 +69,7 @@ def multiply_tile(  # type: ignore[no-untyped-def]
     if start.dtype != dtype:
         return None
     i = types.intp
-    signature = types.void(i, i, a, i, i, i, panel, i, i, i, start, i, i, c, i, i, i)
+    signature = types.void(i, i, a, i, i, i, panel, i, i, i, start, i, i, c, i, i, i, i)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         data = {
@@ -106,29 +108,48 @@ class _Tile:
     def emit(self, data: dict[str, Any], args: Any) -> None:
         """Emit the loop over the depth, which is at least 1."""
         builder = self._builder
-        _, _, _, a_at, a_row, a_depth, _, panel_at, second, far, _, start_at, start_row, _, c_at, c_row, depth = args
+        _, _, _, a_at, a_row, a_depth, _, panel_at, second, far, _, start_at, start_row, _, c_at, c_row, depth, edge = (
+            args
+        )
         a_rows, c_rows = self._row_pointers(data["a"], a_at, a_row), self._row_pointers(data["c"], c_at, c_row)
         start_rows = self._row_pointers(data["start"], start_at, start_row)
-        before = [[load(builder, row, column, self._sums) for column in self._columns] for row in start_rows]
         first = builder.gep(data["panel"], [panel_at])
         panels = [first, *(builder.gep(first, [at]) for at in (second, far, builder.add(far, second)))]
-
-        entry, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
-        builder.branch(loop)
+        whole = builder.icmp_signed("==", edge, number(self._lanes))
+        plain, partial, loop, done = (
+            builder.append_basic_block(name) for name in ("plain", "partial", "depth", "done")
+        )
+        builder.cbranch(whole, plain, partial)
         builder.position_at_end(loop)
         k = builder.phi(I64)
-        k.add_incoming(number(0), entry)
         sums = [[builder.phi(self._sums) for _ in self._columns] for _ in range(self._rows)]
         following = self._add_products(k, a_rows, a_depth, panels[: len(self._columns)], sums)
         k_next = builder.add(k, number(1))
-        k.add_incoming(k_next, loop)
         builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
+        k.add_incoming(k_next, loop)
+        _add_incoming(sums, following, loop)
+        for block in (plain, partial):
+            builder.position_at_end(block)
+            columns = self._masked(edge if block is partial else None)
+            k.add_incoming(number(0), block)
+            _add_incoming(
+                sums, [[load(builder, row, at, self._sums, mask) for at, mask in columns] for row in start_rows], block
+            )
+            builder.branch(loop)
         builder.position_at_end(done)
-        for r, row in enumerate(c_rows):
-            for v, column in enumerate(self._columns):
-                sums[r][v].add_incoming(before[r][v], entry)
-                sums[r][v].add_incoming(following[r][v], loop)
-                store(builder, following[r][v], row, column)
+        with builder.if_else(whole) as branches:
+            for branch, lanes in zip(branches, (None, edge), strict=True):
+                with branch:
+                    columns = self._masked(lanes)
+                    for row, totals in zip(c_rows, following, strict=True):
+                        for total, (at, mask) in zip(totals, columns, strict=True):
+                            store(builder, total, row, at, mask)
+
+    def _masked(self, lanes: Any) -> list[tuple[Any, Any]]:
+        """Return the columns with their masks: none, or for the last column that of its first ``lanes`` lanes."""
+        *others, last = self._columns
+        mask = None if lanes is None else mask_of_first(self._builder, lanes, self._lanes)
+        return [*((column, None) for column in others), (last, mask)]
 
     def _add_products(
         self, k: Any, a_rows: list[Any], a_depth: Any, panels: list[Any], sums: list[list[Any]]
@@ -156,3 +177,10 @@ class _Tile:
         # number there
         bits = 8 * item_bytes(self._sums)
         return call_llvm(self._builder, f"llvm.fmuladd.v{self._lanes}f{bits}", self._sums, [x, y, total])
+
+
+def _add_incoming(sums: list[list[Any]], values: list[list[Any]], block: Any) -> None:
+    """Give the sums their values for a loop that is entered from ``block``."""
+    for totals, some in zip(sums, values, strict=True):
+        for total, value in zip(totals, some, strict=True):
+            total.add_incoming(value, block)

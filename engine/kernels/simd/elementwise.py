@@ -21,7 +21,7 @@ from numba import types
 from unrolled.engine.kernels.jit.compilation import intrinsic
 from unrolled.engine.kernels.jit.numba_internals import array_data, cgutils
 from unrolled.engine.kernels.jit.target import TARGET
-from unrolled.engine.kernels.simd.registers import I64, broadcast, lanes_from, load, mask_of_first, number, store
+from unrolled.engine.kernels.simd.registers import I64, broadcast, load, mask_of_first, number, store
 from unrolled.engine.kernels.simd.vectors import Vector
 
 REGISTERS = 2  # of each vector; with twice as many the constants would leave no room
@@ -84,25 +84,19 @@ def emit_formula(
     lanes = TARGET.vector_bytes // 4 if isinstance(item, ir.FloatType) else 1
     registers, half = (REGISTERS, lanes // 2) if lanes > 1 else (1, 0)
 
-    def results(row: Any, at: Any, registers: int, lanes: int, mask: Any = None) -> list[tuple[Any, list[Any]]]:
-        """Return each written output's pointer with its registers."""
+    def run(row: Any, at: Any, registers: int, lanes: int, mask: Any = None) -> None:
         kind = ir.VectorType(item, lanes) if lanes > 1 else item
         inputs, outputs = pointers(row)
         places = [builder.add(at, number(r * lanes)) for r in range(registers)]
         loaded = [Vector(builder, [load(builder, data, place, kind, mask) for place in places]) for data in inputs]
         everywhere = [Vector(builder, [broadcast(builder, value, kind)] * registers) for value in constants]
         found = formula(*loaded, *everywhere)
-        pairs = zip(outputs, found if isinstance(found, tuple) else (found,), strict=True)
-        return [
-            (data, (result if isinstance(result, Vector) else loaded[0].constant(result)).values)
-            for data, result in pairs
-            if result is not None
-        ]
-
-    def run(row: Any, at: Any, registers: int, lanes: int) -> None:
-        for data, values in results(row, at, registers, lanes):
-            for r, value in enumerate(values):
-                store(builder, value, data, builder.add(at, number(r * lanes)))
+        for data, result in zip(outputs, found if isinstance(found, tuple) else (found,), strict=True):
+            if result is None:
+                continue
+            vector = result if isinstance(result, Vector) else loaded[0].constant(result)
+            for value, place in zip(vector.values, places, strict=True):
+                store(builder, value, data, place, mask)
 
     whole = builder.and_(count, number(-lanes * registers))
     with (
@@ -120,28 +114,4 @@ def emit_formula(
     with builder.if_then(builder.icmp_signed("!=", rest, number(0))):
         at, mask = builder.sub(count, rest), mask_of_first(builder, rest, half)
         with cgutils.for_range(builder, rows, intp=I64) as loop:
-            values = [(data, value) for data, (value,) in results(loop.index, at, 1, half, mask)]
-            _store_lanes(builder, values, at, rest, 0, half // 2)
-
-
-def _store_lanes(builder: Any, values: list[tuple[Any, Any]], at: Any, count: Any, first: int, size: int) -> None:
-    """Store ``count`` < 2·size lanes, from ``first`` on, of a register for each output, whose lane 0 belongs to item ``at``.
-
-    Stores of ``size`` lanes, half as many, … and one: under a mask each would take as long as ten without (Zen 4).
-    """
-
-    def store_some() -> None:
-        for data, value in values:
-            store(builder, lanes_from(builder, value, first, size), data, builder.add(at, number(first)))
-
-    has = builder.icmp_signed("!=", builder.and_(count, number(size)), number(0))
-    if size == 1:
-        with builder.if_then(has):
-            store_some()
-        return
-    with builder.if_else(has) as (then, otherwise):
-        with then:
-            store_some()
-            _store_lanes(builder, values, at, count, first + size, size // 2)
-        with otherwise:
-            _store_lanes(builder, values, at, count, first, size // 2)
+            run(loop.index, at, 1, half, mask)
