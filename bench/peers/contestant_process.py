@@ -65,10 +65,13 @@ class TimedContestant:
         self._contestant: Contestant = make(work, job["setting"], job["threads"])
         self._contestant.run()
         first_call = time.perf_counter() - started
-        started = time.perf_counter()
-        self._contestant.run()
-        self._repeats = max(1, int(job["seconds"] / (time.perf_counter() - started)))
+        self._repeats = 1
+        elapsed = self._time_round()["seconds"]
         memory = _memory(before)  # before parity, which takes a second model and copies of all parameters
+        while self._repeats * elapsed < job["seconds"] / 4:  # one call of some microseconds says little about many
+            self._repeats *= 4
+            elapsed = self._time_round()["seconds"]
+        self._repeats = max(1, int(job["seconds"] / elapsed))
         arrays = pack_arrays(make(work, job["setting"], job["threads"]).parity())
         gc.collect()
         return {"first_call_s": first_call, **memory, "arrays": arrays}

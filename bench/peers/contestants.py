@@ -29,7 +29,7 @@ class Contestant(Protocol):
     """A peer, set up for one workload."""
 
     def run(self) -> None:
-        """Make one training step, or one text in every stream."""
+        """Make one training step, one text in every stream, or one call."""
         ...
 
     def parity(self) -> ParityArrays:

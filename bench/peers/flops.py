@@ -22,15 +22,17 @@ def forward_flops(spec: ModelSpec, steps: int, rows: int, products_of_table: boo
     D, H, G = core.directions, core.hidden_size, core.cell_definition.gates
     hidden = 2.0 * steps * H * G * H * D * core.num_layers
     between = 2.0 * steps * core.output_size * G * H * D * (core.num_layers - 1)
-    first = 2.0 * _first_rows(spec, steps) * spec.input_size * G * H * D
-    if not products_of_table and _is_table(spec):
-        first = 0.0
+    first = 0.0 if _is_table(spec) and not products_of_table else _first_flops(spec, steps)
     return hidden + between + first + _head_flops(spec, steps, rows)
 
 
 def training_flops(spec: ModelSpec, steps: int, rows: int) -> float:
-    """Return the operations of a training step: each product three times, forward and for the gradients of its two factors."""
-    return 3 * forward_flops(spec, steps, rows)
+    """Return the operations of a training step: each product three times, forward and for the gradients of its two factors.
+
+    Inputs without parameters need no gradient, so the first layer's input product counts twice for them.
+    """
+    needless = 0.0 if any(one.parameter_shapes() for one in spec.inputs) else _first_flops(spec, steps)
+    return 3 * forward_flops(spec, steps, rows) - needless
 
 
 def flops_per_token(spec: ModelSpec, batch_size: int, length: int) -> float:
@@ -41,6 +43,13 @@ def flops_per_token(spec: ModelSpec, batch_size: int, length: int) -> float:
 def _is_table(spec: ModelSpec) -> bool:
     """Return whether the product of the inputs with the first layer can be a table."""
     return len(spec.inputs) == 1 and spec.inputs[0].lookup is not None
+
+
+def _first_flops(spec: ModelSpec, steps: int) -> float:
+    """Return the operations of the first layer's input product."""
+    core = spec.core
+    gates = core.cell_definition.gates * core.hidden_size * core.directions
+    return 2.0 * _first_rows(spec, steps) * spec.input_size * gates
 
 
 def _first_rows(spec: ModelSpec, steps: int) -> int:

@@ -1,4 +1,7 @@
-"""A tagger in torch as a plain script has it: an embedding, recurrent layers, a linear layer, and two ways to treat padding."""
+"""A tagger in torch as a plain script has it: an embedding or real values, recurrent layers, a linear layer.
+
+There are two ways to treat padding.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from unrolled.bench.peers.contestants import (
 )
 from unrolled.bench.peers.inputs import make_batch, make_params
 from unrolled.bench.peers.workloads import Workload
-from unrolled.engine.models.inputs.batch import TOKENS
 from unrolled.engine.models.parameters import layer_names
 
 PACKED, PADDED, FULL = "packed", "padded", "full"  # how rows are given to the recurrent layers
@@ -63,17 +65,19 @@ class TorchTagger:
         torch.backends.mkldnn.enabled = setting["onednn"]
         self.torch, self.core, self._rows = torch, work.spec.core, setting["rows"]
         core, self.cell = self.core, _torch_cell(self.core.cell)
-        sizes = work.embedding, core.hidden_size, core.num_layers
+        sizes = work.spec.input_size, core.hidden_size, core.num_layers
         assert work.classes is not None  # of a tagger
-        self.embedding = torch.nn.Embedding(work.vocab, work.embedding)
+        nn = torch.nn
+        self.embedding = nn.Identity() if work.values else nn.Embedding(work.vocab, work.embedding)
         self.rnn = self.cell.module(*sizes, bidirectional=core.bidirectional, **self.cell.settings)
-        self.output = torch.nn.Linear(core.output_size, work.classes)
-        self.model = torch.nn.ModuleDict({"embedding": self.embedding, "rnn": self.rnn, "output": self.output})
+        self.output = nn.Linear(core.output_size, work.classes)
+        self.model = nn.ModuleDict({"embedding": self.embedding, "rnn": self.rnn, "output": self.output})
         self.model.load_state_dict({name: torch.from_numpy(value) for name, value in make_params(work).items()})
         self.weights = dict(self.model.named_parameters())
         self.optimizer = torch_optimizer(work.optimizer, self.model, setting)
         batch = make_batch(work)
-        self.tokens, targets = torch.from_numpy(batch.inputs[TOKENS]), torch.from_numpy(batch.targets)
+        (inputs,), targets = batch.inputs.values(), torch.from_numpy(batch.targets)
+        self.inputs = torch.from_numpy(inputs)
         lengths = np.full(work.batch, work.length) if batch.lengths is None else batch.lengths
         self._prepare(lengths)
         self.targets = self._packed(targets).data if self._rows == PACKED else targets.flatten()[self.valid]
@@ -82,7 +86,7 @@ class TorchTagger:
     def _prepare(self, lengths: NDArray[np.int64]) -> None:
         """Compute what depends on the lengths alone, once."""
         torch = self.torch
-        T, times = self.tokens.shape[0], np.arange(self.tokens.shape[0])[:, None]
+        T, times = self.inputs.shape[0], np.arange(self.inputs.shape[0])[:, None]
         self.lengths = torch.from_numpy(lengths)
         self.valid = torch.from_numpy(np.flatnonzero(times < lengths))
         reverse = np.where(times < lengths, lengths - 1 - times, times)
@@ -95,10 +99,10 @@ class TorchTagger:
     def _outputs(self) -> Any:
         """Return the outputs (N, D·H) of the recurrent layers at the valid time steps."""
         if self._rows == PACKED:
-            ids = self._packed(self.tokens)
-            order = ids.batch_sizes, ids.sorted_indices, ids.unsorted_indices
-            return self.rnn(self.torch.nn.utils.rnn.PackedSequence(self.embedding(ids.data), *order))[0].data
-        x = self.embedding(self.tokens)
+            packed = self._packed(self.inputs)
+            order = packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+            return self.rnn(self.torch.nn.utils.rnn.PackedSequence(self.embedding(packed.data), *order))[0].data
+        x = self.embedding(self.inputs)
         split = self._rows == PADDED and self.core.bidirectional
         y = self._padded_directions(x) if split else self.rnn(x)[0]
         return y.flatten(0, 1) if self._rows == FULL else y.flatten(0, 1).index_select(0, self.valid)

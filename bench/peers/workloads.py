@@ -11,28 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.bench.peers.flops import forward_flops, training_flops
-from unrolled.engine.checks import check_choice, check_flag
+from unrolled.engine.checks import check_choice, check_flag, check_whole
 from unrolled.engine.errors import ConfigError
 from unrolled.engine.models.heads.step_labels import StepLabelsHead
 from unrolled.engine.models.inputs.embedded import TokensInput
+from unrolled.engine.models.inputs.numeric import ValuesInput
 from unrolled.engine.models.language_model_config import LanguageModelConfig
 from unrolled.engine.models.layers.core_config import CoreConfig
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.optimizers.config import OPTIMIZERS
 
-SUITES = ("train", "generate")
+SUITE_TITLES = {"train": "Training step", "generate": "Generation", "stream": "Call of one time step"}
+SUITES = tuple(SUITE_TITLES)
+# Steps of fewer operations may be faster on one thread than on all. On two cores of a Xeon with AVX-512 torch is, up to about
+# this size: LSTM 2 × 40, B = 32, T = 96 has 0.4e9, LSTM 1 × 128, B = 32, T = 64 has 0.9e9.
+FEW_FLOPS = 6e8
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes of one training step or one run of generation.
+    """Sizes of one training step, one run of generation, or one call of ``step``.
 
     Args:
-        suite: "train": forward, back-propagation, clipping and update of one batch; "generate": sampled tokens.
-        batch: rows of a training batch, or texts generated side by side.
-        length: time steps of a training batch, or tokens of each text.
+        suite: "train": forward, back-propagation, clipping and update of one batch; "generate": sampled tokens; "stream": one
+            time step of a model whose state is carried, as an online prediction takes it.
+        batch: rows of a training batch or of a call, or texts generated side by side.
+        length: time steps of a training batch or of a call, or tokens of each text.
         optimizer: of a training step.
         classes: number of labels, one of which a tagger predicts at each time step; None: a language model.
+        values: number of real-valued columns that a tagger reads instead of tokens; 0: it reads tokens.
         bidirectional: whether the tagger reads in both directions.
         ragged: whether the rows of a tagger's batch have lengths from 1 to ``length``, evenly spread, instead of all time
             steps.
@@ -48,6 +55,7 @@ class Workload:
     embedding: int = 128
     optimizer: str = "adam"
     classes: int | None = None
+    values: int = 0
     bidirectional: bool = False
     ragged: bool = False
 
@@ -57,10 +65,12 @@ class Workload:
         for name in ("batch", "length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, needs a whole number of at least 1")
+        check_whole("values", self.values, 0)
         for name in ("bidirectional", "ragged"):
             check_flag(name, getattr(self, name))
+        for name in ("values", "bidirectional", "ragged"):
             if getattr(self, name) and self.classes is None:
-                raise ConfigError(f"{name}: needs classes, because a language model has neither")
+                raise ConfigError(f"{name}: needs classes, because a language model has none of them")
         if self.classes is not None and self.suite != "train":
             raise ConfigError(f"classes: a tagger has no suite {self.suite}, only train")
         self.spec  # noqa: B018 - checks the model's sizes
@@ -81,7 +91,13 @@ class Workload:
         if self.classes is None:
             return self.config.spec
         core = CoreConfig(self.cell, self.hidden, self.layers, self.bidirectional)
-        return ModelSpec((TokensInput(self.vocab, self.embedding),), core, StepLabelsHead(self.classes))
+        reads = ValuesInput(self.values) if self.values else TokensInput(self.vocab, self.embedding)
+        return ModelSpec((reads,), core, StepLabelsHead(self.classes))
+
+    @property
+    def tries_one_thread(self) -> bool:
+        """Return whether one thread may be faster than all, so that the number of threads is a setting of the peers."""
+        return self.suite == "stream" or (self.suite == "train" and self.flops < FEW_FLOPS)
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
@@ -93,13 +109,13 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Return the tokens of one training step, those of the padding excluded, or of one run of generation."""
+        """Return the tokens of one training step, those of the padding excluded, of one run of generation, or of one call."""
         return self.batch * self.length if self.lengths is None else int(self.lengths.sum())
 
     @property
     def flops(self) -> float:
         """Return the floating-point operations that are needed, the same for every peer."""
-        if self.suite == "generate":  # the first layer's input product is a table
+        if self.suite != "train":  # the first layer's input product is a table
             return forward_flops(self.spec, self.tokens, self.batch, products_of_table=False)
         return training_flops(self.spec, self.tokens, self.batch)
 
@@ -112,7 +128,8 @@ class Workload:
     @property
     def title(self) -> str:
         """Return a name with all sizes, for displays."""
-        rest = f"T = {self.length}, V = {self.vocab}, E = {self.embedding}"
+        reads = f"{self.values} columns" if self.values else f"V = {self.vocab}, E = {self.embedding}"
+        rest = f"T = {self.length}, {reads}"
         if self.classes is not None:
             rest += f", C = {self.classes}"
         cell = f"bidirectional {self.cell}" if self.bidirectional else self.cell
@@ -136,8 +153,20 @@ def grid(
     return [Workload(suite, cell, count, H, B, **sizes) for cell, count, H, B in product(cells, layers, hidden, batch)]
 
 
+def step_call(cell: str, hidden: int, batch: int, vocab: int = 65) -> Workload:
+    """Return a call of one time step of a model whose embedding is as wide as its only layer."""
+    return Workload("stream", cell, 1, hidden, batch, 1, vocab, hidden)
+
+
 _CELLS, _HIDDEN = ("lstm", "gru", "rnn"), (128, 256, 512)
 _GENERATE = {"vocab": 100, "length": 64}
+
+
+def _small(cell: str, layers: int, hidden: int, batch: int, length: int, **sizes: Any) -> Workload:
+    """Return a training step of a small network whose embedding is as wide as its layers."""
+    return Workload("train", cell, layers, hidden, batch, length, embedding=hidden, **sizes)
+
+
 # sizes of the taggers of words
 TAGGER: dict[str, Any] = {"vocab": 1_000, "embedding": 100, "classes": 20}
 
@@ -157,8 +186,25 @@ WORKLOADS: dict[str, Sequence[Workload]] = {
         Workload("train", cell, 1, 128, B, **TAGGER, bidirectional=bidirectional, ragged=ragged)
         for bidirectional, cell, B, ragged in product((False, True), ("lstm", "gru"), (32, 128), (False, True))
     ],
+    # networks of labels and series: a step of a millisecond or less, in which launches and Python count
+    "small": [
+        _small("lstm", 1, 40, 32, 48),
+        _small("lstm", 2, 40, 32, 96),
+        _small("lstm", 1, 64, 8, 50),
+        _small("lstm", 1, 128, 1, 64),
+        *(_small(cell, 1, H, B, T) for cell, (H, B, T) in product(("gru", "rnn"), ((40, 32, 48), (64, 8, 50)))),
+        _small("lstm", 1, 40, 32, 48, classes=5, values=6, bidirectional=True),
+    ],
+    # sizes at which threads that wait for each other suffer most from other processes
+    "busy": grid("train", ("lstm",), (1,), _HIDDEN, (8, 32)),
     "generate": grid("generate", _CELLS, (1,), _HIDDEN, (1, 64, 256), **_GENERATE),
     "generate-quick": grid("generate", ("lstm",), (1,), (128,), (1, 64), **_GENERATE),
+    "streaming": [
+        *(step_call("lstm", H, B) for H, B in product((64, 128, 256), (1, 8))),
+        step_call("gru", 64, 1),
+        step_call("rnn", 64, 1),
+    ],
+    "streaming-quick": [step_call("lstm", 64, 1)],
 }
 
 

@@ -41,6 +41,12 @@ def other_machine(old: Iterable[Line], new: Iterable[Line]) -> str:
     return f"measured on {'; '.join(sorted(before))}, now on {'; '.join(sorted(after))}"
 
 
+def _beside_neighbours(line: Line) -> Line:
+    """Return a line whose times are those beside busy neighbours."""
+    times = {key: line[f"busy_{key}"] for key in ("median_s", "spread_s") if f"busy_{key}" in line}
+    return {**line, **times}
+
+
 def compare(old: Sequence[Line], new: Sequence[Line]) -> Comparison:
     """Compare the measurements of ``old`` with those of ``new``; of several lines about one workload and peer the last counts.
 
@@ -49,11 +55,16 @@ def compare(old: Sequence[Line], new: Sequence[Line]) -> Comparison:
     """
 
     def by_name(lines: Sequence[Line]) -> dict[str, Line]:
-        return {
-            f"{line['suite']}, {workload_name(line)}, {line.get('threads')} threads: {line['peer']}": line
-            for line in lines
-            if line["suite"] in SUITES
-        }
+        found = {}
+        for line in lines:
+            if line["suite"] not in SUITES:
+                continue
+            name = f"{line['suite']}, {workload_name(line)}, {line.get('threads')} threads: {line['peer']}"
+            if line.get("busy"):  # a line of two measurements: without neighbours, and beside them
+                found[name] = _beside_neighbours(line)
+                name = name.replace(f" busy {line['busy']}", "")
+            found[name] = line
+        return found
 
     after = by_name(new)
     before = {name: line for name, line in by_name(old).items() if line["parity"] == "ok"}

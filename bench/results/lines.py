@@ -24,7 +24,7 @@ def read_lines(paths: Iterable[Path]) -> list[Line]:
     paths = list(paths)
     lines = [line for path in paths for line in _lines_of(path) if line["suite"] not in OTHER_VERBS]
     if not any(line["suite"] in SUITES for line in lines):
-        raise ModelFileError("no measurement of bench train or generate in " + ", ".join(map(str, paths)))
+        raise ModelFileError("no measurement of bench train, generate or stream in " + ", ".join(map(str, paths)))
     return lines
 
 
@@ -76,16 +76,30 @@ def measured(lines: Iterable[Line], suite: str) -> list[Line]:
 
 
 def workload_name(line: Line) -> str:
-    """Return a short name of the workload: cell, layers × hidden size, batch, and the sizes that are not the usual ones."""
-    tagger = line.get("classes") is not None
-    usual = {
-        "length": 64, "vocab": 65 if line["suite"] == "train" else 100, "embedding": 128, "optimizer": "adam",
-        "classes": None,
-    }  # fmt: skip
-    if tagger:
-        usual |= {"vocab": TAGGER["vocab"], "embedding": TAGGER["embedding"]}
-    unusual = {key: line[key] for key in usual if line.get(key, usual[key]) != usual[key]}
-    rest = [value if key == "optimizer" else f"{key[0].upper()} {value}" for key, value in unusual.items()]
+    """Return a short name of the workload: cell, layers × hidden size, batch, and the sizes that are not the usual ones.
+
+    Letters: B rows, T time steps or tokens of a text, V vocabulary, E width of the embedding, X real-valued columns, C classes.
+    """
+    unusual = [
+        f"{letter}{line[key]}"
+        for key, (letter, usual) in _usual_sizes(line).items()
+        if line.get(key, usual) not in (usual, None)
+    ]
     cell = f"bi{line['cell']}" if line.get("bidirectional") else line["cell"]
-    rows = ["ragged"] if line.get("ragged") else []
-    return ", ".join([f"{cell} {line['layers']}×{line['hidden']}", f"B {line['batch']}", *rest, *rows])
+    words = [line["optimizer"]] if line.get("optimizer", "adam") != "adam" else []
+    words += ["ragged"] if line.get("ragged") else []
+    words += [f"busy {line['busy']}"] if line.get("busy") else []
+    return " ".join([f"{cell} {line['layers']}×{line['hidden']}", f"B{line['batch']}", *unusual, *words])
+
+
+def _usual_sizes(line: Line) -> dict[str, tuple[str, int]]:
+    """Return the letter of each size and its usual value, which a name leaves out; 0: it has no usual value."""
+    suite, tagger, values = line["suite"], line.get("classes") is not None, line.get("values", 0)
+    usual = {
+        "length": ("T", 1 if suite == "stream" else 64),
+        "vocab": ("V", TAGGER["vocab"] if tagger else 100 if suite == "generate" else 65),
+        "embedding": ("E", TAGGER["embedding"] if tagger else line["hidden"] if suite == "stream" else 128),
+    }
+    if values:  # are read instead of tokens
+        del usual["vocab"], usual["embedding"]
+    return usual | {"values": ("X", 0), "classes": ("C", 0)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.bench.peers.registry import PEERS
-from unrolled.bench.peers.workloads import SUITES
+from unrolled.bench.peers.workloads import SUITE_TITLES, SUITES
 from unrolled.bench.results.lines import Line, measured, workload_name
 from unrolled.engine.plotting.figures import INK, new_figure, save_figure, style_axes
 
@@ -65,7 +65,7 @@ def draw(lines: Sequence[Line], output: Path) -> None:
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xscale("log")
         axes.set_xlabel("GFLOP/s of useful work")
-        axes.set_title("training step" if suite == "train" else "generation", loc="left", fontsize=11)
+        axes.set_title(SUITE_TITLES[suite].lower(), loc="left", fontsize=11)
         style_axes(axes)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, output)

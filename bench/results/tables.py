@@ -11,7 +11,9 @@ from unrolled.bench.peers.registry import PEERS
 from unrolled.bench.peers.workloads import SUITES
 from unrolled.bench.results.lines import Line, measured, workload_name
 
+# columns of Markdown, and those of measurements beside busy neighbours
 MARKDOWN_COLUMNS = ("workload", "peer", "ms", "±", "tokens/s", "GFLOP/s", "peak", "first s", "MB", "× torch")
+BUSY_COLUMNS = ("busy: tokens/s", "of the fair share", "busy: × torch")
 SUBJECT = "numba"  # the peer whose ratios to torch are summarised
 
 
@@ -20,9 +22,9 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def ratios(lines: Iterable[Line], peer: str = SUBJECT) -> list[float]:
-    """Return how many times faster than torch a peer is, workload by workload."""
-    return [line["ratio_to_torch"] for line in lines if line["peer"] == peer and "ratio_to_torch" in line]
+def ratios(lines: Iterable[Line], name: str = "ratio_to_torch") -> list[float]:
+    """Return how many times faster than torch ``SUBJECT`` is, workload by workload, from the figure ``name``."""
+    return [line[name] for line in lines if line["peer"] == SUBJECT and name in line]
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:
@@ -37,38 +39,67 @@ def _share(line: Line) -> str:
 
 
 def cells(line: Line) -> list[str]:
-    """Return a line as the texts of ``MARKDOWN_COLUMNS``, or its failure; ± is half the distance of the quartiles."""
-    name = workload_name(line)
+    """Return a line as the texts of the columns that ``markdown`` gives it, or its failure.
+
+    ± is half the distance of the quartiles. Times of calls are in microseconds.
+    """
+    name, calls = workload_name(line), line["suite"] == "stream"
+    columns = columns_of([line])
     if line["parity"] != "ok":
-        return [name, line["peer"], str(line["parity"]), *[""] * 7]
-    ratio = line.get("ratio_to_torch")
+        return [name, line["peer"], str(line["parity"]), *[""] * (len(columns) - 3)]
+    ratio, unit = line.get("ratio_to_torch"), 1e6 if calls else 1e3
     lost = " (slower)" if ratio is not None and ratio < 1 and line["peer"] == SUBJECT else ""
+    busy = [
+        _number(line.get("busy_tokens_per_s"), ",.0f"),
+        _number(line.get("share_of_fair"), ".0%"),
+        _number(line.get("busy_ratio_to_torch"), ".2f"),
+    ]
     return [
         name,
         line["peer"],
-        _number(line.get("median_s"), ".3g", 1e3),
-        _number(line.get("spread_s"), ".2g", 0.5e3),
-        _number(line.get("tokens_per_s"), ",.0f"),
+        _number(line.get("median_s"), ".3g", unit),
+        _number(line.get("spread_s"), ".2g", unit / 2),
+        _number(line.get("calls_per_s" if calls else "tokens_per_s"), ",.0f"),
         _number(line.get("gflops"), ".1f"),
         _share(line),
         _number(line.get("first_call_s"), ".2f"),
         _number(line.get("peak_rss_mb"), ".0f"),
         _number(ratio, ".2f") + lost,
+        *(busy if line.get("busy") else []),
     ]
 
 
-def _milliseconds(line: Line) -> str:
-    """Return the median time, with half the distance of the quartiles as a share of it."""
-    value = line["median_s"] * 1e3
-    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-    return text if "spread_s" not in line else f"{text} ±{line['spread_s'] / 2 / line['median_s']:.0%}"
+def columns_of(lines: Sequence[Line]) -> tuple[str, ...]:
+    """Return the columns of the Markdown table of lines of one suite, all with busy neighbours or all without."""
+    columns = MARKDOWN_COLUMNS
+    if lines[0]["suite"] == "stream":
+        columns = tuple({"ms": "µs", "tokens/s": "calls/s"}.get(name, name) for name in columns)
+    return columns + BUSY_COLUMNS if lines[0].get("busy") else columns
+
+
+def _three_digits(value: float | None) -> str:
+    """Return a number with at least three digits."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _thousands(value: float | None) -> str:
+    return _three_digits(None if value is None else value / 1e3)
 
 
 class Figure(NamedTuple):
-    """A figure with a table of its own: a peer a column, a workload a row."""
+    """A figure with a table of its own: a peer a column, a workload a row.
+
+    Args:
+        title: its name and its unit.
+        cell: its text; "–" where it was not measured.
+        suites: those that have it.
+    """
 
     title: str
-    cell: Callable[[Line], str]  # "–" where it was not measured
+    cell: Callable[[Line], str]
+    suites: tuple[str, ...] = SUITES
 
 
 def with_ragged_shares(lines: Sequence[Line]) -> list[Line]:
@@ -84,14 +115,28 @@ def with_ragged_shares(lines: Sequence[Line]) -> list[Line]:
     return [share(line) for line in lines]
 
 
+def _spread(line: Line) -> str:
+    return "–" if "spread_s" not in line else f"{line['spread_s'] / 2 / line['median_s']:.0%}"
+
+
+_STEPS = ("train", "generate")
 FIGURES = (
-    Figure("ms; ± half the distance of the quartiles", _milliseconds),
+    Figure("ms", lambda line: _three_digits(line["median_s"] * 1e3), _STEPS),
+    Figure("µs", lambda line: _three_digits(line["median_s"] * 1e6), ("stream",)),
+    Figure("± half the distance of the quartiles", _spread),
     Figure("times as fast as torch", lambda line: _number(line.get("ratio_to_torch"), ".2f")),
     Figure("time of ragged rows over that of full ones", lambda line: _number(line.get("share_of_full_rows"), ".2f")),
-    Figure("tokens/s", lambda line: _number(line.get("tokens_per_s"), ",.0f")),
-    Figure("share of the FMA peak, or of the bandwidth (bw)", lambda line: _share(line)),
+    Figure("thousand tokens/s", lambda line: _thousands(line.get("tokens_per_s")), _STEPS),
+    Figure("thousand calls/s", lambda line: _thousands(line.get("calls_per_s")), ("stream",)),
+    Figure("thousand tokens/s beside busy neighbours", lambda line: _thousands(line.get("busy_tokens_per_s")), _STEPS),
+    Figure("speed beside busy neighbours, % of a fair share", lambda line: _number(line.get("share_of_fair"), ".0%")),
+    Figure(
+        "times as fast as torch, both beside busy neighbours",
+        lambda line: _number(line.get("busy_ratio_to_torch"), ".2f"),
+    ),
+    Figure("share of the FMA peak, or of the bandwidth (b)", lambda line: _share(line).replace("bw", "b")),
     Figure("peak memory, MB", lambda line: _number(line.get("peak_rss_mb"), ",.0f")),
-    Figure("set-up, compilation and first call, s", lambda line: _number(line.get("first_call_s"), ".2f")),
+    Figure("set-up, compilation and first call, s", lambda line: _three_digits(line.get("first_call_s"))),
 )
 
 
@@ -100,6 +145,7 @@ def by_workload(lines: Sequence[Line], figure: Figure) -> tuple[list[str], list[
 
     Repeats of a measurement have a row each. There are no rows if no line has the figure.
     """
+    lines = [line for line in lines if line["suite"] in figure.suites]
     there = {line["peer"] for line in lines if line["parity"] == "ok"}
     peers = [peer for peer in dict.fromkeys([*PEERS, *sorted(there)]) if peer in there]
     lines = with_ragged_shares(lines)
@@ -129,11 +175,17 @@ def summary(lines: Sequence[Line], suite: str) -> str:
     """Return a sentence about all workloads of a suite, and one about those of ragged rows; "" for what was not measured."""
     rows = measured(lines, suite)
     sentences = []
-    if found := ratios(rows):
-        won = sum(ratio >= 1 for ratio in found)
+    for name, where in (("ratio_to_torch", ""), ("busy_ratio_to_torch", " beside busy neighbours")):
+        if found := ratios(rows, name):
+            won = sum(ratio >= 1 for ratio in found)
+            sentences.append(
+                f"{SUBJECT} against torch at its best setting{where}: geometric mean {geometric_mean(found):.2f}, "
+                f"from {min(found):.2f} to {max(found):.2f}; ahead in {won} of {len(found)} workloads."
+            )
+    if fair := [line["share_of_fair"] for line in rows if line["peer"] == SUBJECT and "share_of_fair" in line]:
         sentences.append(
-            f"{SUBJECT} against torch at its best setting: geometric mean {geometric_mean(found):.2f}, "
-            f"from {min(found):.2f} to {max(found):.2f}; ahead in {won} of {len(found)} workloads."
+            f"Beside busy neighbours {SUBJECT} reaches {min(fair):.0%} to {max(fair):.0%} of the speed that a fair share of "
+            "the processor allows."
         )
     shares: dict[str, list[float]] = {}
     for line in with_ragged_shares(rows):
@@ -166,10 +218,11 @@ def markdown(lines: Sequence[Line]) -> str:
     parts = [machine_text(line) for line in measured(lines, "machine")]
     for suite in SUITES:
         rows = measured(lines, suite)
-        if not rows:
-            continue
-        head = f"| {' | '.join(MARKDOWN_COLUMNS)} |\n|{'---|' * len(MARKDOWN_COLUMNS)}"
-        parts.append(head + "".join(f"\n| {' | '.join(cells(row))} |" for row in rows))
+        for group in ([row for row in rows if not row.get("busy")], [row for row in rows if row.get("busy")]):
+            if group:
+                columns = columns_of(group)
+                head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+                parts.append(head + "".join(f"\n| {' | '.join(cells(row))} |" for row in group))
         if notes := [f"- {note}" for row in rows if row["parity"] == "ok" for note in remarks(row)]:
             parts.append("\n".join(notes))
         if text := summary(lines, suite):

@@ -48,8 +48,10 @@ def _workload(suite: str) -> Any:
 
 TrainPeers = Annotated[str | None, _peers("train")]
 GeneratePeers = Annotated[str | None, _peers("generate")]
+StreamPeers = Annotated[str | None, _peers("stream")]
 TrainWorkloads = Annotated[str | None, _workload("train")]
 GenerateWorkloads = Annotated[str | None, _workload("generate")]
+StreamWorkloads = Annotated[str | None, _workload("stream")]
 
 
 def split_numbers(text: str | None, option: str, usual: Sequence[int]) -> list[int]:

@@ -30,13 +30,16 @@ class StyledRow(NamedTuple):
 
 
 LABEL_WIDTH = 24  # maximal width of the first column, which wraps
+NARROW_LABEL = 14  # the width to which it is reduced if the table then fits
 BORDERS = 3  # characters of borders a column; a table has one more
 
 
 def fitting_tables(title: str, columns: Sequence[str], rows: Sequence[StyledRow], width: int) -> list[Table]:
     """Return the table; if it is wider than ``width``, several tables that share its columns and repeat the labels."""
     widths = [max(map(_cell_width, cells)) for cells in zip(columns, *(row.cells for row in rows), strict=True)]
-    room = width - 1 - BORDERS - min(widths[0], LABEL_WIDTH)
+    label = width - 1 - BORDERS - sum(column + BORDERS for column in widths[1:])
+    label = label if NARROW_LABEL <= label < LABEL_WIDTH else LABEL_WIDTH
+    room = width - 1 - BORDERS - min(widths[0], label)
     groups: list[list[int]] = [[]]
     for place in range(1, len(columns)):
         if groups[-1] and sum(widths[column] + BORDERS for column in (*groups[-1], place)) > room:
@@ -45,7 +48,7 @@ def fitting_tables(title: str, columns: Sequence[str], rows: Sequence[StyledRow]
     tables = []
     for number, group in enumerate(groups):
         part = table(title if number == 0 else "", *(columns[place] for place in (0, *group)))
-        part.columns[0].max_width = LABEL_WIDTH
+        part.columns[0].max_width = label
         for row in rows:
             part.add_row(*(row.cells[place] for place in (0, *group)), style=row.style)
         tables.append(part)
@@ -61,10 +64,10 @@ def table_width(console: Console) -> int:
     return console.width if console.is_terminal else FILE_WIDTH
 
 
-def show_tables(console: Console, tables: Sequence[Table]) -> None:
-    """Print tables at the console's table width."""
+def show_tables(console: Console, tables: Sequence[Table], width: int | None = None) -> None:
+    """Print tables at a width; None: the console's table width."""
     for shown in tables:
-        console.print(shown, soft_wrap=False, width=table_width(console))
+        console.print(shown, soft_wrap=False, width=width or table_width(console))
 
 
 def rate(tokens_per_s: float | None) -> str:

@@ -190,4 +190,5 @@ def _content(line: bytes) -> Message | WorkerError:
 def _own_group() -> dict[str, Any]:
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
+    # not a session of its own: Linux may divide processors between sessions first, and between their threads only then
+    return {"process_group": 0}

@@ -24,7 +24,7 @@ from unrolled.bench.peers import contestant_process
 from unrolled.bench.peers.contestant_process import ContestantProcess, TimedContestant
 from unrolled.bench.peers.inputs import make_checkpoint
 from unrolled.bench.peers.registry import PEERS, Peer, peers_of
-from unrolled.bench.peers.workloads import SUITES, WORKLOADS, Workload, grid, workloads_of
+from unrolled.bench.peers.workloads import SUITES, WORKLOADS, Workload, grid, step_call, workloads_of
 from unrolled.bench.results import comparison, lines, picture, tables
 from unrolled.bench.runner import Effort, measure
 from unrolled.cli.app import app
@@ -70,6 +70,13 @@ def test_work_of_both_directions_and_of_ragged_rows_counted_by_hand() -> None:
     assert ragged.flops == 3 * (hidden + between + table + output)
 
 
+def test_work_on_real_values_counted_by_hand() -> None:
+    N = 3 * 5  # time steps of 7 columns; H = 4, and 12 rows of gates in each of two directions
+    work = dataclasses.replace(TAGGER, layers=1, values=7)
+    hidden, read, output = 2 * (2 * N * 4 * 12), 2 * (2 * N * 7 * 12), 2 * N * 8 * 6
+    assert work.flops == 3 * (hidden + output) + 2 * read  # values need no gradient
+
+
 def test_lengths_of_ragged_rows_are_evenly_spread_from_1_to_all_time_steps() -> None:
     for B, T in ((32, 64), (128, 64), (3, 5), (1, 9)):
         lengths = Workload("train", "lstm", 1, 8, B, T, classes=2, ragged=True).lengths
@@ -83,6 +90,8 @@ def test_lengths_of_ragged_rows_are_evenly_spread_from_1_to_all_time_steps() -> 
 
 
 def test_only_taggers_are_bidirectional_or_ragged() -> None:
+    with pytest.raises(ConfigError, match="values: needs classes"):
+        Workload("train", "lstm", values=3)
     for name in ("bidirectional", "ragged"):
         with pytest.raises(ConfigError, match=f"{name}: needs classes"):
             Workload("train", "lstm", **{name: True})
@@ -90,13 +99,16 @@ def test_only_taggers_are_bidirectional_or_ragged() -> None:
             Workload("train", "lstm", classes=3, **{name: 1})
     with pytest.raises(ConfigError, match="classes: a tagger has no suite generate"):
         Workload("generate", "lstm", classes=3)
+    for wrong in (-1, 2.5):
+        with pytest.raises(ConfigError, match="values: got"):
+            Workload("train", "lstm", classes=3, values=wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="classes: got 1"):
         Workload("train", "lstm", classes=1)
 
 
 def test_named_workloads_are_of_one_suite_and_all_different() -> None:
     for name, works in WORKLOADS.items():
-        assert len({work.task for work in works}) == 1, name  # all are measured by the same peers
+        assert len({work.suite for work in works}) == 1, name
         assert len(set(works)) == len(works), name
     assert len(WORKLOADS["train"]) == 3 * 3 * 4 + 3 * 2
 
@@ -287,7 +299,7 @@ def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     peer = PEERS["torch"]
     work = Workload("train", "gru", 1, 16, 3, 5, 11, 8)
-    label, setting = next(iter(peer.settings_of(work).items()))  # only the first: importing torch takes seconds
+    label, setting = next(iter(peer.settings_of(work, 1).items()))  # only the first: importing torch takes seconds
     monkeypatch.setitem(PEERS, "torch", dataclasses.replace(peer, settings={"train": {label: setting}}))
     numpy, torch = measure(work, ["numpy", "torch"], LIMITS, 1, SHORT)
     assert (numpy["parity"], torch["parity"]) == ("ok", "ok")
@@ -297,13 +309,14 @@ def test_a_small_run_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numpy["ratio_to_torch"] > 0
 
 
+@pytest.mark.parametrize("values", [0, 2])
 @pytest.mark.parametrize("ragged", [False, True])
-def test_a_small_run_of_taggers(monkeypatch: pytest.MonkeyPatch, ragged: bool) -> None:
+def test_a_small_run_of_taggers(monkeypatch: pytest.MonkeyPatch, ragged: bool, values: int) -> None:
     """The parity gate holds torch's ways to treat padding, which share nothing with this package, against the reference."""
     pytest.importorskip("torch", reason="the torch extra is not installed")
-    work = dataclasses.replace(TAGGER, ragged=ragged)
+    work = dataclasses.replace(TAGGER, ragged=ragged, values=values)
     peer, kind = PEERS["torch"], "ragged" if ragged else "label"
-    ways = {label: one for label, one in peer.settings_of(work).items() if label.endswith("no onednn, fused")}
+    ways = {label: one for label, one in peer.settings_of(work, 1).items() if label.endswith("no onednn, fused")}
     assert [one["rows"] for one in ways.values()] == (["packed", "padded"] if ragged else ["full"])
     monkeypatch.setitem(PEERS, "torch", dataclasses.replace(peer, settings={kind: ways}))
     measured = {entry["peer"]: entry for entry in measure(work, ["numpy", "numba", "torch"], LIMITS, 1, SHORT)}
@@ -397,11 +410,28 @@ def test_a_stated_number_of_threads_reaches_onnxruntime(monkeypatch: pytest.Monk
 
 def test_every_peer_takes_part_in_a_suite() -> None:
     for name, peer in PEERS.items():
-        assert peer.train or peer.generate, name
+        assert any(peer.maker(suite) for suite in SUITES), name
         for suite in SUITES:
-            assert peer.settings_of(Workload(suite, "lstm"))
+            assert peer.settings_of(Workload(suite, "lstm"), 2)
         for ragged in (False, True):
-            assert peer.settings_of(dataclasses.replace(TAGGER, ragged=ragged))
+            assert peer.settings_of(dataclasses.replace(TAGGER, ragged=ragged), 2)
+
+
+def test_the_number_of_threads_is_a_setting_where_one_may_be_faster() -> None:
+    few, many = Workload("train", "lstm", hidden=16, batch=2), Workload("train", "lstm", hidden=256)
+    numba, torch = PEERS["numba"], PEERS["torch"]
+
+    def threads(peer: Peer, *arguments: Any) -> list[int]:
+        return [setting["threads"] for setting in peer.settings_of(*arguments).values()]
+
+    assert list(numba.settings_of(few, 4)) == ["1 thread", "4 threads"]
+    assert list(numba.settings_of(many, 4)) == list(numba.settings_of(few, 1)) == ["default"]
+    assert threads(torch, few, 4) == [1] * 4 + [4] * 4
+    assert threads(torch, many, 4) == [4] * 4
+    assert len(set(torch.settings_of(few, 4))) == 8
+    # beside busy neighbours the engine that chooses by itself is measured as it is
+    assert threads(torch, many, 4, 1) == [1] * 4 + [4] * 4
+    assert threads(numba, few, 4, 1) == threads(numba, many, 4, 1) == [4]
 
 
 def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
@@ -413,7 +443,7 @@ def test_tables_and_the_geometric_mean(tmp_path: Path) -> None:
         line("numpy", 0.1, parity="failed: loss 1 differs by 1"),
     ]
     text = tables.markdown(lines.read_lines([write(tmp_path / "a.jsonl", *rows)]))
-    assert "| lstm 1×128, B 32 | numba | 2 |" in text
+    assert "| lstm 1×128 B32 | numba | 2 |" in text
     assert "| 0.50 (slower) |" in text
     assert "failed: loss 1 differs by 1" in text
     assert "geometric mean 1.00, from 0.50 to 2.00; ahead in 1 of 2 workloads" in text
@@ -434,7 +464,7 @@ def test_lines_of_measurements_end_at_line_ends_alone(tmp_path: Path) -> None:
         ("{", "line 1: not JSON"),
         ('{"a": 1}', "line 1: not a line of unrolled bench"),
         ('{"suite": "train", "peer": "numba"}', "line 1: cell, layers"),
-        ('{"suite": "memory", "engine": "numba"}', "no measurement of bench train or generate"),
+        ('{"suite": "memory", "engine": "numba"}', "no measurement of bench train, generate or stream"),
         ("", "no measurement"),
     ],
 )
@@ -449,14 +479,26 @@ def test_files_that_are_not_measurements(tmp_path: Path, content: str, message: 
 
 def test_a_workload_is_named_by_its_unusual_sizes() -> None:
     line = {"suite": "train", "cell": "lstm", "layers": 1, "hidden": 128, "batch": 32, "length": 64, "vocab": 65}
-    assert lines.workload_name(line) == "lstm 1×128, B 32"
-    assert lines.workload_name({**line, "embedding": 128, "optimizer": "adam"}) == "lstm 1×128, B 32"
-    assert lines.workload_name({**line, "embedding": 64, "optimizer": "sgd"}) == "lstm 1×128, B 32, E 64, sgd"
-    assert lines.workload_name({**line, "length": 20, "vocab": 10_000}) == "lstm 1×128, B 32, L 20, V 10000"
+    assert lines.workload_name(line) == "lstm 1×128 B32"
+    assert lines.workload_name({**line, "embedding": 128, "optimizer": "adam", "busy": 0}) == "lstm 1×128 B32"
+    assert lines.workload_name({**line, "embedding": 64, "optimizer": "sgd"}) == "lstm 1×128 B32 E64 sgd"
+    assert lines.workload_name({**line, "length": 20, "vocab": 10_000}) == "lstm 1×128 B32 T20 V10000"
+    assert lines.workload_name({**line, "busy": 2}) == "lstm 1×128 B32 busy 2"
     tagger, *_ = WORKLOADS["tagger"]
-    assert lines.workload_name(tagger.to_dict()) == "bilstm 1×128, B 32, C 20"
+    assert lines.workload_name(tagger.to_dict()) == "bilstm 1×128 B32 C20"
     other = dataclasses.replace(tagger, bidirectional=False, ragged=True, vocab=65, classes=3)
-    assert lines.workload_name(other.to_dict()) == "lstm 1×128, B 32, V 65, C 3, ragged"
+    assert lines.workload_name(other.to_dict()) == "lstm 1×128 B32 V65 C3 ragged"
+    assert lines.workload_name(dataclasses.replace(other, values=6).to_dict()) == "lstm 1×128 B32 X6 C3 ragged"
+    assert lines.workload_name(step_call("gru", 64, 1).to_dict()) == "gru 1×64 B1"
+    assert (
+        lines.workload_name(dataclasses.replace(step_call("gru", 64, 8), embedding=32).to_dict()) == "gru 1×64 B8 E32"
+    )
+
+
+def test_all_named_workloads_have_names_of_their_own() -> None:
+    for suite in SUITES:
+        different = {work for works in WORKLOADS.values() for work in works if work.suite == suite}
+        assert len({lines.workload_name(work.to_dict()) for work in different}) == len(different)
 
 
 def test_ragged_rows_are_set_against_full_ones() -> None:
@@ -473,7 +515,7 @@ def test_ragged_rows_are_set_against_full_ones() -> None:
     (figure,) = [one for one in tables.FIGURES if "ragged" in one.title]
     peers, found = tables.by_workload(rows, figure)
     assert peers == ["numba", "torch"]
-    assert ["lstm 1×128, B 32, C 20, ragged", "0.60", "–"] in found
+    assert ["lstm 1×128 B32 C20 ragged", "0.60", "–"] in found
     assert tables.by_workload(rows[:1], figure)[1] == []
 
 
@@ -497,7 +539,7 @@ def test_compare_names_what_was_lost_and_takes_the_last_of_repeats() -> None:
     failed, left_out = {"parity": "failed: loss 1 differs by 1"}, {"parity": "left out: torch is not installed"}
     old = [line("numba", 0.010), line("torch", 0.010), line("numba", 0.010, hidden=256), line("numpy", 1.0, **failed)]
     new = [line("numba", 0.010, **failed), line("torch", 0.010, **left_out), line("numpy", 1.0, **failed)]
-    name = "train, lstm 1×{}, B 32, 2 threads: {}"
+    name = "train, lstm 1×{} B32, 2 threads: {}"
     assert comparison.compare(old, new) == ([], {
         name.format(128, "numba"): failed["parity"],
         name.format(128, "torch"): left_out["parity"],
@@ -515,13 +557,13 @@ def test_settings_that_failed_are_remarked() -> None:
     partly, whole = line("torch", 0.1, failed_settings=why), line("torch", 0.1)
     assert tables.remarks(whole) == []
     assert tables.remarks(partly) == [
-        "torch, lstm 1×128, B 32: without its setting 'onednn, fused', which failed: loss 1 differs by 1",
-        "torch, lstm 1×128, B 32: without its setting 'onednn, foreach', which failed: died",
+        "torch, lstm 1×128 B32: without its setting 'onednn, fused', which failed: loss 1 differs by 1",
+        "torch, lstm 1×128 B32: without its setting 'onednn, foreach', which failed: died",
     ]
     assert f"\n- {tables.remarks(partly)[1]}\n" in tables.markdown([partly])
     none = {**partly, "parity": "failed: loss 1 differs by 1"}
     assert tables.remarks(none)[0].endswith(": failed: loss 1 differs by 1")
-    assert tables.remarks(none)[2] == "torch, lstm 1×128, B 32, onednn, foreach: died"
+    assert tables.remarks(none)[2] == "torch, lstm 1×128 B32, onednn, foreach: died"
     assert len(tables.remarks({**none, "failed_settings": {"default": "loss 1 differs by 1"}})) == 1
 
 
@@ -536,7 +578,7 @@ def test_every_peer_that_was_measured_is_drawn(tmp_path: Path, monkeypatch: pyte
     for axes in figures[0].axes:
         drawn = {artist.get_label(): artist for artist in axes.get_lines()}
         assert list(drawn) == [*peers, "FMA peak"]
-        assert [drawn[peer].get_xdata()[0] for peer in peers] == [line["gflops"] for line in lines[::2]]
+        assert [drawn[peer].get_xdata()[0] for peer in peers] == [line["gflops"] for line in lines[:: len(SUITES)]]
         assert [text.get_text() for text in axes.get_legend().get_texts()] == list(drawn)
         styles |= {(drawn[peer].get_color(), drawn[peer].get_marker()) for peer in peers}
     assert len(styles) == len(peers)  # all different, and the same in both panels
@@ -559,7 +601,8 @@ def test_the_command_reports_compares_and_draws(tmp_path: Path) -> None:
     with new.open("a") as stream:
         stream.write(json.dumps(line("torch", 0.1, failed_settings=why)) + "\n")
         stream.write(json.dumps(line("numba", 0.1, parity="failed: nan")) + "\n")
-    assert "without its setting 'onednn', which failed: it died" in run(app, ["bench", "report", str(new)]).stdout
+    shown = run(app, ["bench", "report", str(new)]).stdout.replace("\n", " ")
+    assert "without its setting 'onednn', which failed: it died" in shown
     result = run(app, ["bench", "compare", str(old), str(new)])
     assert (result.exit_code, "numba: measured before, now failed: nan" in result.stdout) == (0, True)
     assert run(app, ["bench", "compare", str(old), str(new), "--fail-above", "50"]).exit_code == 1
@@ -605,8 +648,8 @@ def test_unknown_peers_and_sets_are_refused() -> None:
         assert shown["peers"].endswith(f" {', '.join(peers_of(suite))}.")
         assert shown["workload"].endswith(f"One of {', '.join(workloads_of(suite))}.")
         assert {PEERS[name].maker(suite) is None for name in peers_of(suite)} == {False}
-    assert {*peers_of("train"), *peers_of("generate")} == set(PEERS)
-    assert {*workloads_of("train"), *workloads_of("generate")} == set(WORKLOADS)
+    assert {name for suite in SUITES for name in peers_of(suite)} == set(PEERS)
+    assert {name for suite in SUITES for name in workloads_of(suite)} == set(WORKLOADS)
     result = CliRunner().invoke(app, ["bench", "generate", "--peers", "numba,torch-compile"])
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception) == (

@@ -32,7 +32,7 @@ def test_a_bench_in_which_no_peer_was_measured_ends_with_1(
     monkeypatch.setattr(verb, "machine_line", lambda threads: MACHINE)
     monkeypatch.setattr(verb, "measure", lambda *arguments: iter(lines))
     assert command(monkeypatch, "bench", "train", "--workload", "word", "--peers", "numba,torch") == code
-    assert "numba, lstm 1×128, B 32: failed: nan" in capsys.readouterr().out
+    assert "numba, lstm 1×128 B32: failed: nan" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

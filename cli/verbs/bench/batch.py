@@ -11,8 +11,9 @@ from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.benchmarks import JsonFile, Threads, split_names
 from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.options.written_files import append_line, check_append
-from unrolled.cli.terminal.console import err, out
-from unrolled.cli.terminal.tables import StyledRow, fitting_tables, show_tables, table_width
+from unrolled.cli.terminal.console import err
+from unrolled.cli.terminal.measurements import bench_width, show_bench_tables
+from unrolled.cli.terminal.tables import StyledRow, fitting_tables
 from unrolled.engine.checks import check_choice
 from unrolled.engine.cores import usable_cores
 from unrolled.engine.models.cells import CELLS
@@ -53,4 +54,4 @@ def batch(
         for rate in rounds_of:
             append_line(json, {**work.to_dict(), "suite": "batch", "engine": name, "rows": rows, **rate})
     figures = zip(BATCH_COLUMNS, *(batch_cells(rounds_of) for rounds_of in rates.values()), strict=True)
-    show_tables(out, fitting_tables(title, ["", *rates], [StyledRow(cells) for cells in figures], table_width(out)))
+    show_bench_tables(fitting_tables(title, ["", *rates], [StyledRow(cells) for cells in figures], bench_width()))

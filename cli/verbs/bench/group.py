@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from unrolled.cli.verbs.bench.batch import batch
-from unrolled.cli.verbs.bench.measure import generate, train
+from unrolled.cli.verbs.bench.measure import generate, stream, train
 from unrolled.cli.verbs.bench.memory import memory
 from unrolled.cli.verbs.bench.overhead import overhead
 from unrolled.cli.verbs.bench.results import compare, report
@@ -15,5 +15,5 @@ bench = typer.Typer(
     help="Measure every engine side by side, each in a process of its own, and report against the machine's limits.",
     no_args_is_help=True,
 )
-for verb in (runtimes, train, generate, overhead, batch, memory, report, compare):
+for verb in (runtimes, train, generate, stream, overhead, batch, memory, report, compare):
     bench.command(verb.__name__)(verb)

@@ -1,4 +1,4 @@
-"""Define ``unrolled bench train`` and ``unrolled bench generate``: measure peers on workloads."""
+"""Define ``unrolled bench train``, ``unrolled bench generate`` and ``unrolled bench stream``: measure peers on workloads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from unrolled.bench.machine.machine_line import machine_line
 from unrolled.bench.machine.system import system_info
 from unrolled.bench.peers.registry import check_peers, peers_of
-from unrolled.bench.peers.workloads import Workload, grid
+from unrolled.bench.peers.workloads import Workload, grid, step_call
 from unrolled.bench.results.lines import check_machine
 from unrolled.bench.runner import QUICK, Effort, measure
 from unrolled.cli.options.benchmarks import (
@@ -26,6 +26,8 @@ from unrolled.cli.options.benchmarks import (
     LayerCounts,
     Quick,
     Rounds,
+    StreamPeers,
+    StreamWorkloads,
     Threads,
     TrainPeers,
     TrainWorkloads,
@@ -33,6 +35,7 @@ from unrolled.cli.options.benchmarks import (
     split_names,
     split_numbers,
 )
+from unrolled.cli.options.help_texts import default
 from unrolled.cli.options.refusals import refuse_unused
 from unrolled.cli.options.written_files import append_line, check_append
 from unrolled.cli.terminal.console import err
@@ -48,13 +51,18 @@ def _measure_workloads(
     quick: bool,
     threads: int | None,
     rounds: int | None,
+    busy: int = 0,
 ) -> None:
-    """Measure workloads, append each line to ``file``, and show the tables; exit with 1 if no peer could be measured."""
+    """Measure workloads, append each line to ``file``, and show the tables; exit with 1 if no peer could be measured.
+
+    Each workload is measured by those of the peers that take part in its task.
+    """
     if file is not None:
         check_append(file)
-    (task,) = {work.task for work in works}
-    names = split_names(peers, [name for name in peers_of(task) if name != "torch-compile" or not quick])
-    check_peers(names, task)
+    tasks = list(dict.fromkeys(work.task for work in works))
+    usual = dict.fromkeys(name for task in tasks for name in peers_of(task) if name != "torch-compile" or not quick)
+    names = split_names(peers, list(usual))
+    check_peers(names, *tasks)
     count = threads or usable_cores()
     effort = QUICK if quick else Effort()
     if rounds is not None:
@@ -75,7 +83,8 @@ def _measure_workloads(
             def show(text: str, place: int = place) -> None:
                 status.update(f"{place} of {len(works)}: {text}")
 
-            for line in measure(work, names, machine["limits"], count, effort, show):
+            there = [name for name in names if name in peers_of(work.task)]
+            for line in measure(work, there, machine["limits"], count, effort, show, busy):
                 keep(line)
     show_measurements(lines)
     if not any(line.get("parity") == "ok" for line in lines):
@@ -96,10 +105,22 @@ def train(
     quick: Quick = False,
     threads: Threads = None,
     rounds: Rounds = None,
+    busy: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1024,
+            help="Measure each round twice, alone and beside this many processes that each keep a core busy. "
+            + default("0, of workload busy 1"),
+        ),
+    ] = None,
 ) -> None:
     """Whole training steps: forward, back-propagation through time, clipping, Adam.
 
     A peer whose loss, gradient norm or parameters after two steps are not those of the NumPy reference is not timed.
+    Small steps are measured with one thread and with all, and the faster counts.
+    With --busy N, torch is measured with one thread and with all, too. A fair share for n threads beside N neighbours on c
+    cores is c·n/(n+N) of the cores: of two cores two thirds beside one neighbour, and a half beside two.
     """
     if workload is None and (cells, layers, hidden, batch, length, vocab) == (None, None, None, None, 64, 65):
         workload = "train-quick" if quick else "train"
@@ -115,7 +136,8 @@ def train(
         length=length,
         vocab=vocab,
     )
-    _measure_workloads(works, peers, json, quick, threads, rounds)
+    neighbours = int(workload == "busy") if busy is None else busy
+    _measure_workloads(works, peers, json, quick, threads, rounds, neighbours)
 
 
 def generate(
@@ -151,4 +173,36 @@ def generate(
         length=length,
         vocab=vocab,
     )
+    _measure_workloads(works, peers, json, quick, threads, rounds)
+
+
+def stream(
+    context: typer.Context,
+    cells: CellNames = None,
+    hidden: HiddenSizes = None,
+    batch: BatchSizes = None,
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 65,
+    peers: StreamPeers = None,
+    workload: StreamWorkloads = None,
+    json: JsonFile = None,
+    quick: Quick = False,
+    threads: Threads = None,
+    rounds: Rounds = None,
+) -> None:
+    """Calls of one time step, as a model that follows a stream makes them: the time of a call from Python, checks included.
+
+    Models have one layer and an embedding as wide as it. A peer whose logits or state after 32 steps are not those of the
+    NumPy reference is not timed. Every peer is measured with one thread and with all, and the faster counts.
+    """
+    if workload is None and (cells, hidden, batch, vocab) == (None, None, None, 65):
+        workload = "streaming-quick" if quick else "streaming"
+    elif workload is not None:
+        refuse_unused(context, ("cells", "hidden", "batch", "vocab"), OWN_SIZES)
+    works = named_workloads(workload, "stream") if workload else None
+    works = works or [
+        step_call(cell, H, B, vocab)
+        for cell in split_names(cells, ("lstm", "gru", "rnn"))
+        for H in split_numbers(hidden, "--hidden", (64, 128, 256))
+        for B in split_numbers(batch, "--batch", (1,))
+    ]
     _measure_workloads(works, peers, json, quick, threads, rounds)

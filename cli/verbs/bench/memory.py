@@ -11,8 +11,9 @@ from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.benchmarks import JsonFile, split_names
 from unrolled.cli.options.help_texts import one_of
 from unrolled.cli.options.written_files import append_line, check_append
-from unrolled.cli.terminal.console import err, out
-from unrolled.cli.terminal.tables import show_tables, table
+from unrolled.cli.terminal.console import err
+from unrolled.cli.terminal.measurements import show_bench_tables, show_bench_text
+from unrolled.cli.terminal.tables import table
 from unrolled.engine.checks import check_choice
 from unrolled.engine.models.cells import CELLS
 from unrolled.export.training_engines import TRAINABLES
@@ -41,8 +42,8 @@ def memory(
             found = measure_memory(name, work)
         shown.add_row(name, *memory_cells(found))
         append_line(json, {**found, **work.to_dict(), "suite": "memory"})
-    show_tables(out, [shown])
-    out.print(
+    show_bench_tables([shown])
+    show_bench_text(
         f"weights, gradients and two moments: {parameters_mb(work):,.0f} MB; "
         f"an array of all logits, which nothing here makes: {logits_mb(work):,.0f} MB"
     )

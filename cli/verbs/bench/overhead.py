@@ -9,8 +9,8 @@ import typer
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.peers.workloads import Workload
 from unrolled.cli.options.help_texts import one_of
-from unrolled.cli.terminal.console import out
-from unrolled.cli.terminal.tables import show_tables, table
+from unrolled.cli.terminal.measurements import show_bench_tables
+from unrolled.cli.terminal.tables import table
 from unrolled.engine.models.cells import CELLS
 
 
@@ -27,4 +27,4 @@ def overhead(
     shown = table(f"{cell} {layers} × {hidden}, V = {vocab}: µs a token", "", *OVERHEAD_COLUMNS)
     for name, cells in measure_overhead(work, tokens, rounds).items():
         shown.add_row(name, *cells)
-    show_tables(out, [shown])
+    show_bench_tables([shown])

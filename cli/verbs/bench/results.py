@@ -14,14 +14,14 @@ from unrolled.bench.results.picture import draw
 from unrolled.bench.results.tables import markdown as markdown_tables
 from unrolled.cli.options.shared import Overwrite
 from unrolled.cli.options.written_files import check_output
-from unrolled.cli.terminal.console import err, out, warn
+from unrolled.cli.terminal.console import err
 from unrolled.cli.terminal.exit_codes import CHECK_FAILED
-from unrolled.cli.terminal.measurements import show_measurements
-from unrolled.cli.terminal.tables import show_tables, table
+from unrolled.cli.terminal.measurements import show_bench_tables, show_bench_text, show_measurements
+from unrolled.cli.terminal.tables import table
 
 
 def report(
-    files: Annotated[list[Path], typer.Argument(help="Written by --json of train and generate.")],
+    files: Annotated[list[Path], typer.Argument(help="Written by --json of train, generate and stream.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw a picture: .png, .svg or .pdf.")] = None,
     overwrite: Overwrite = False,
@@ -60,17 +60,17 @@ def compare(
     before, after = read_lines([old]), read_lines([new])
     changes, lost = compare_lines(before, after)
     if other := other_machine(before, after):
-        warn(out, other)
-    shown = table("Time of a step or text, new over old", "workload", "old ms", "new ms", "ratio", "")
+        show_bench_text(other, "yellow")
+    shown = table("Time of a step, text or call, new over old", "workload", "old ms", "new ms", "ratio", "")
     for change in changes:
         mark = "slower" if change.slower else ""
         shown.add_row(
             change.name, f"{change.old_s * 1e3:.3g}", f"{change.new_s * 1e3:.3g}", f"{change.ratio:.2f}", mark
         )
-    show_tables(out, [shown])
+    show_bench_tables([shown])
     slower = [change for change in changes if change.slower]
-    out.print(f"{len(slower)} of {len(changes)} slower by more than 5% and the spread of both measurements")
+    show_bench_text(f"{len(slower)} of {len(changes)} slower by more than 5% and the spread of both measurements")
     for name, why in lost.items():
-        warn(out, f"{name}: measured before, now {why}")
+        show_bench_text(f"{name}: measured before, now {why}", "yellow")
     if fail_above is not None and (lost or any(change.ratio > 1 + fail_above / 100 for change in slower)):
         raise typer.Exit(CHECK_FAILED)
