@@ -20,12 +20,12 @@ from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd.bf16 import word
 from unrolled.engine.kernels.simd.copies import (
-    add_row,
     copy_words_transposed,
     make_copy_and_add,
     make_pairing,
     prefetch,
 )
+from unrolled.engine.kernels.simd.row_sums import make_add_rows
 
 # rows packed at a time; with fewer, strips stay in a nearer cache, but sums are read and written more often
 DEPTH = 512
@@ -42,40 +42,40 @@ AMX_STRIP = DEPTH + amx.LANES  # words from one strip to the next
 _SUMMED = 4  # rows that are added up first
 _copy_and_add = make_copy_and_add(1, STRIP)
 _copy_and_sum = make_copy_and_add(_SUMMED, STRIP)
+_add_row, _add_four_rows = make_add_rows(1), make_add_rows(_SUMMED)
 _pair_strip = make_pairing(STRIP)
 
 
 @compiled
 def _add_rows(
-    a: NDArray, first: int, row: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray, block: NDArray
+    a: NDArray, width: int, first: int, row: int, rows: int, m0: int, m1: int, sums: NDArray, table_width: int,
+    places: NDArray, block: NDArray, block_at: int,
 ) -> None:  # fmt: skip
     """Add columns m0 … m1 of the next four of ``rows``, the rows of ``a`` from ``first`` on, to their places in ``sums``.
 
-    ``row`` counts the rows before; the last may be fewer than four. A long chain of additions gathers rounding errors, so
-    where there is one place, four rows are added up first, and SUM_ROWS are summed apart in ``block`` (m1 - m0,), which is
-    zero again after the last of them.
+    ``a`` and ``sums`` are flat, of rows of ``width`` and ``table_width`` items. ``row`` counts the rows before; the last may
+    be fewer than four. A long chain of additions gathers rounding errors, so where there is one place, four rows are added
+    up first, and SUM_ROWS are summed apart in ``block``, from ``block_at`` on, which is zero again after the last of them.
     """
-    last = first + min(_SUMMED, rows - row)
-    if sums.shape[0] > 1:
-        for k in range(first, last):
-            add_row(a[k, m0:m1], sums[places[k], m0:m1])
-        return
-    if last - first == _SUMMED:
-        one, two, three, four = a[first, m0:m1], a[first + 1, m0:m1], a[first + 2, m0:m1], a[first + 3, m0:m1]
-        for m in range(m1 - m0):
-            block[m] += (one[m] + two[m]) + (three[m] + four[m])
+    count, some = m1 - m0, min(_SUMMED, rows - row)
+    if len(sums) > table_width:
+        for k in range(first, first + some):
+            _add_row(a, k * width + m0, 0, sums, places[k] * table_width + m0, count)
     else:
-        for k in range(first, last):
-            add_row(a[k, m0:m1], block)
-    _close_block(row, rows, m0, m1, sums, block)
+        if some == _SUMMED:
+            _add_four_rows(a, first * width + m0, width, block, block_at, count)
+        else:
+            for k in range(first, first + some):
+                _add_row(a, k * width + m0, 0, block, block_at, count)
+        _close_block(row, rows, m0, m1, sums, block, block_at)
 
 
 @compiled
-def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: NDArray) -> None:
+def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: NDArray, block_at: int) -> None:
     """Add ``block`` to the one sum and clear it, if ``row`` is the last four of SUM_ROWS or of all."""
     if (row + _SUMMED) % SUM_ROWS == 0 or row + _SUMMED >= rows:
-        add_row(block[: m1 - m0], sums[0, m0:m1])
-        for m in range(m1 - m0):
+        _add_row(block, block_at, 0, sums, m0, m1 - m0)
+        for m in range(block_at, block_at + m1 - m0):
             block[m] = 0
 
 
@@ -84,10 +84,16 @@ def add_columns(
     a: NDArray, runs: Runs, k0: int, rows: int, m0: int, m1: int, sums: NDArray, places: NDArray
 ) -> None:  # fmt: skip
     """Add columns m0 … m1 of ``rows`` rows of ``a``, from the k0-th of ``runs`` on, to ``sums`` without packing them."""
-    if m0 < m1:
-        block = np.zeros(m1 - m0, a.dtype)
-        for row in range(0, rows, _SUMMED):
-            _add_rows(a, row_of(runs, k0 + row), row, rows, m0, m1, sums, places, block)
+    if m0 >= m1:
+        return
+    width, table_width = a.shape[1], sums.shape[1]
+    flat, flat_sums, block = a.reshape(-1), sums.reshape(-1), np.zeros(m1 - m0, a.dtype)
+    first, left = row_of(runs, k0), runs.length - k0 % runs.length
+    for row in range(0, rows, _SUMMED):
+        _add_rows(flat, width, first, row, rows, m0, m1, flat_sums, table_width, places, block, 0)
+        first, left = first + _SUMMED, left - _SUMMED
+        if left <= 0:
+            first, left = first + runs.stride - runs.length, runs.length
 
 
 @compiled
@@ -109,7 +115,7 @@ def _pack_strips_full(
                 for r in range(_SUMMED):
                     prefetch(flat, at + (AHEAD + r) * width)
                 _copy_and_sum(flat, at, width, strips, (m - m0) // STRIP * STRIP_ITEMS + row * STRIP, block, m - m0)
-            _close_block(row, rows, m0, whole, sums, block)
+            _close_block(row, rows, m0, whole, flat_sums, block, 0)
             copied = whole
         elif fours:
             for r in range(_SUMMED):
@@ -120,7 +126,7 @@ def _pack_strips_full(
                     _copy_and_add(flat, at + m, width, strips, strip, flat_sums, table_at + m)
             copied = whole
         if copied < m1:
-            _add_rows(a, first, row, rows, copied, m1, sums, places, block[copied - m0 :])
+            _add_rows(flat, width, first, row, rows, copied, m1, flat_sums, table_width, places, block, copied - m0)
         for r in range(min(_SUMMED, rows - row)):
             for m in range(copied - m0, m1 - m0):
                 strips[m // STRIP * STRIP_ITEMS + (row + r) * STRIP + m % STRIP] = a[first + r, m0 + m]
@@ -132,14 +138,14 @@ def _pack_strips_pairs(
     places: NDArray,
 ) -> None:  # fmt: skip
     """Pack for ``Packing.PAIRS``: words of two rows."""
-    width = a.shape[1]
-    flat = a.reshape(-1)
+    width, table_width = a.shape[1], sums.shape[1]
+    flat, flat_sums = a.reshape(-1), sums.reshape(-1)
     whole = m0 + (m1 - m0) // STRIP * STRIP
     zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
     for k in range(0, rows, 2):
         first = row_of(runs, k0 + k)
         if k % _SUMMED == 0:
-            _add_rows(a, first, k, rows, m0, m1, sums, places, block)
+            _add_rows(flat, width, first, k, rows, m0, m1, flat_sums, table_width, places, block, 0)
         two = k + 1 < rows
         low_at, high_at = first * width, (first + 1) * width
         low = a[first, m0:m1]
@@ -164,14 +170,16 @@ def _pack_strips_tiles(
     places: NDArray,
 ) -> None:  # fmt: skip
     """Pack for ``Packing.TILES``: a row of ``strips`` for each column, ``AMX_STRIP`` words apart."""
-    width = a.shape[1]
-    flat = a.reshape(-1)
+    width, table_width = a.shape[1], sums.shape[1]
+    flat, flat_sums = a.reshape(-1), sums.reshape(-1)
     whole = m0 + (m1 - m0) // amx.LANES * amx.LANES
     zero, block = np.float32(0), np.zeros(m1 - m0, a.dtype)
     for k in range(0, rows, 2 * amx.DEPTH):
         first = row_of(runs, k0 + k)
         for row in range(k, min(k + 2 * amx.DEPTH, rows), _SUMMED):
-            _add_rows(a, first + row - k, row, rows, m0, m1, sums, places, block)
+            _add_rows(
+                flat, width, first + row - k, row, rows, m0, m1, flat_sums, table_width, places, block, 0
+            )  # fmt: skip
         full = k + 2 * amx.DEPTH <= rows
         done = whole if full else m0
         for m in range(m0, done, amx.LANES):

@@ -1,55 +1,110 @@
 """Weight gradients: products with a transposed first factor, whose rows are added up in the same pass.
 
-Both factors are packed a block of rows at a time, so that a tile reads consecutive memory instead of one page a row.
-Columns of the first factor are packed in strips, which the micro-kernel reads as rows.
+Short rows of both factors are read where they lie (``transposed_microkernel``). Long ones are packed a block of rows at a
+time, so that a tile reads consecutive memory instead of one page a row: columns of the first factor in strips, which the
+micro-kernel reads as rows.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm.packing import Packing
-from unrolled.engine.kernels.gemm.rhs_packing import Runs, pack_rows, panel_width
+from unrolled.engine.kernels.gemm.microkernel import VECTORS
+from unrolled.engine.kernels.gemm.packing import FULL, Packing, by_packing
+from unrolled.engine.kernels.gemm.rhs_packing import Runs, pack_rows, panel_width, row_of
 from unrolled.engine.kernels.gemm.strips import STRIP_SIZES, add_columns, multiply_strips, pack_strips
+from unrolled.engine.kernels.gemm.transposed_microkernel import add_transposed_rows
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.simd.copies import add_row
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads, compiled_parallel, get_num_threads
 
+# Longest rows, in bytes, of the two factors that are not packed. Packing costs as much as the product of 40 columns and a
+# third of one of 64; with longer rows a tile waits for a page a row: 1,024 × 256 columns are 1.4 times as fast packed.
+LONGEST_A, LONGEST_B = 2048, 512
+UNPACKED_ROWS = 512  # rows that all tiles read before the next ones, so that these stay in the L2 cache
+
+
+class ProductPlan(NamedTuple):
+    """Choices of a weight gradient; compiled code reads them."""
+
+    W: int  # columns of a panel
+    block: int  # rows of both factors that are read at a time
+    group: int  # columns of the first factor that are packed at a time; 0: nothing is packed
+    unit: int  # columns of the first factor that one thread takes together
+    turned: bool  # compute the transposed result where nothing is packed, because it fills registers better
+    pieces: int  # of the depth
+    ranges: int  # ranges of rows of equal length, of each of which a piece has its share
+
 
 @compiled
-def _add_part(
+def _add_part_packed(
     a: NDArray, column: int, b: NDArray, runs: Runs, K: int, c: NDArray, first: int, last: int, begin: int, end: int,
-    sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, W: int, block: int, group: int,
+    sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, plan: ProductPlan,
 ) -> None:  # fmt: skip
-    """Add the product of K rows of both factors to rows first … last of ``c``; columns begin … end of ``a`` are only summed.
-
-    ``block`` rows and ``group`` columns of ``a`` are packed at a time.
-    """
+    """Compute ``_add_part`` with packed factors."""
     N, flat_c = b.shape[1], c.reshape(-1)
+    for k0 in range(0, K, plan.block):
+        rows = min(plan.block, K - k0)
+        depth = pack_rows(b, runs, k0, rows, panels, plan.W) if first < last else 0
+        for m0 in range(first, last, plan.group):
+            m1 = min(m0 + plan.group, last)
+            pack_strips(a, runs, k0, rows, column + m0, column + m1, strips, sums, places)
+            multiply_strips(strips, panels, depth, plan.W, flat_c, m0 * N, m1 - m0, N)
+        add_columns(a, runs, k0, rows, begin, end, sums, places)
+
+
+@compiled
+def _add_part_full(
+    a: NDArray, column: int, b: NDArray, runs: Runs, K: int, c: NDArray, first: int, last: int, begin: int, end: int,
+    sums: NDArray, places: NDArray, strips: NDArray, panels: NDArray, plan: ProductPlan,
+) -> None:  # fmt: skip
+    """Compute ``_add_part`` for factors in their own dtype, which are read where they lie unless ``plan`` packs them.
+
+    A turned product is added up in ``strips``.
+    """
+    if plan.group > 0:
+        _add_part_packed(a, column, b, runs, K, c, first, last, begin, end, sums, places, strips, panels, plan)
+        return
+    width, N, M, lanes = a.shape[1], b.shape[1], last - first, plan.W // VECTORS
+    flat_a, flat_b, flat_c = a.reshape(-1), b.reshape(-1), c.reshape(-1)
+    block = plan.block if runs.length >= K else max(plan.block // runs.length, 1) * runs.length  # else whole runs
+    if plan.turned:
+        strips[: M * N] = 0
     for k0 in range(0, K, block):
         rows = min(block, K - k0)
-        depth = pack_rows(b, runs, k0, rows, panels, W) if first < last else 0
-        for m0 in range(first, last, group):
-            m1 = min(m0 + group, last)
-            pack_strips(a, runs, k0, rows, column + m0, column + m1, strips, sums, places)
-            multiply_strips(strips, panels, depth, W, flat_c, m0 * N, m1 - m0, N)
+        row, length = row_of(runs, k0), min(rows, runs.length)
+        add_columns(a, runs, k0, rows, column + first, column + last, sums, places)
         add_columns(a, runs, k0, rows, begin, end, sums, places)
+        at, b_at, some = row * width + column + first, row * N, Runs(0, length, runs.stride)
+        if M > 0 and plan.turned:
+            add_transposed_rows(flat_b, b_at, N, flat_a, at, width, strips, 0, M, N, M, lanes, some, rows)
+        elif M > 0:
+            add_transposed_rows(flat_a, at, width, flat_b, b_at, N, flat_c, first * N, N, M, N, lanes, some, rows)
+    if plan.turned:
+        for m in range(M):
+            for n in range(N):
+                flat_c[(first + m) * N + n] += strips[n * M + m]
+
+
+_add_part = by_packing("strips", _add_part_full, _add_part_packed)
+"""Add the product of K rows of both factors to rows first … last of ``c``; columns begin … end of ``a`` are only summed."""
 
 
 @compiled_parallel
 def _add_transposed_product(
     part: int, parts: int, a: NDArray, column: int, b: NDArray, c: NDArray, sums: NDArray, places: NDArray,
-    strips: NDArray, panels: NDArray, W: int, block: int, group: int, unit: int, pieces: int, count: int,
+    strips: NDArray, panels: NDArray, W: int, block: int, group: int, unit: int, turned: bool, pieces: int, count: int,
     c_more: NDArray, sums_more: NDArray,
 ) -> None:  # fmt: skip
     """Compute ``add_transposed_product`` with the depth in one piece or two; threads share the columns of ``a`` in units.
 
-    The rows are ``count`` ranges of equal length, and each piece has one half of every range. The second piece is left in
-    ``c_more`` and ``sums_more``. An even number of threads works on both pieces at once, half on each; an odd number works
-    on one after the other.
+    Each piece has one half of every range of rows. The second piece is left in ``c_more`` and ``sums_more``. An even number
+    of threads works on both pieces at once, half on each; an odd number works on one after the other.
     """
-    K, M = len(b), len(c)
+    K, M, plan = len(b), len(c), ProductPlan(W, block, group, unit, turned, pieces, count)
     stride, beyond = K // count, column + M
     more = max(sums.shape[1] - beyond, 0)  # columns that are only summed
     at_once = pieces if parts % pieces == 0 else 1
@@ -69,7 +124,7 @@ def _add_transposed_product(
             own_sums[:, begin:end] = 0
         _add_part(
             a, column, b, Runs(row, length, stride), length * count, own_c, first, last, begin, end, own_sums, places,
-            strips[part], panels[part], W, block, group,
+            strips[part], panels[part], plan,
         )  # fmt: skip
 
 
@@ -105,20 +160,29 @@ def add_transposed_product(
     groups that packing can use. Each of two threads had just these rows in the recurrence: a training step of an RNN with
     H = 128 and 256, B = 64, is 1.06 times as fast.
     """
-    dtype, strips = packing.dtype(a.dtype), STRIP_SIZES[packing]
-    (K, N), M, parts, W = b.shape, len(c), get_num_threads(), panel_width(dtype)
-    rows = min(strips.rows, K)
-    packed = empty((parts, strips.items), dtype)
-    panels = empty((parts, packing.depth(rows) * -(-N // W) * W), dtype)
-    pieces, count = 1, 1
+    dtype, (K, N), M, parts = packing.dtype(a.dtype), b.shape, len(c), get_num_threads()
+    pieces, count, sizes = 1, 1, STRIP_SIZES[packing]
     if 2 * max(M, len(sums)) <= K:
         pieces = 2
-        if K % batch == 0 and batch % (2 * strips.together) == 0:
+        if K % batch == 0 and batch % (2 * sizes.together) == 0:
             count = K // batch
+    plan = ProductPlan(panel_width(dtype), sizes.rows, sizes.columns, sizes.unit, False, pieces, count)
+    if packing is FULL and a.shape[1] * a.itemsize <= LONGEST_A and N * b.itemsize <= LONGEST_B:
+        plan = plan._replace(block=UNPACKED_ROWS, group=0, turned=_turned(M, N, K // pieces, plan.W // VECTORS))
+        packed, panels = empty((parts, M * N if plan.turned else 0), dtype), empty((parts, 0), dtype)
+    else:
+        packed = empty((parts, sizes.items), dtype)
+        panels = empty((parts, packing.depth(min(sizes.rows, K)) * -(-N // plan.W) * plan.W), dtype)
     c_more, sums_more = (empty(((pieces - 1) * len(one), one.shape[1]), one.dtype) for one in (c, sums))
-    _add_transposed_product(
-        parts, a, column, b, c, sums, places, packed, panels, W, strips.rows, strips.columns, strips.unit, pieces, count,
-        c_more, sums_more,
-    )  # fmt: skip
+    _add_transposed_product(parts, a, column, b, c, sums, places, packed, panels, *plan, c_more, sums_more)
     if pieces > 1:
         _add_piece(c, c_more, sums, sums_more, column)
+
+
+def _turned(M: int, N: int, K: int, lanes: int) -> bool:
+    """Return whether the transposed product of K rows saves more than it takes to add it, by a third of a cycle a register.
+
+    160 × 40 columns are 40 rows of 10 registers, or 160 of 3, the last of which is half empty.
+    """
+    saved = M * -(-N // lanes) - N * -(-M // lanes)
+    return 10 * saved > M * -(-N // lanes) and K * saved > 4 * M * N

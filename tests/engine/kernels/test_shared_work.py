@@ -22,11 +22,13 @@ MORE_THREADS = (3, 4, 5, 16)
 
 
 class Division(NamedTuple):
-    """A product's rows of factors, the pieces in which they are added up, and the ranges of rows that make up a piece."""
+    """A product's rows of factors, the pieces in which they are added up, the ranges of rows in a piece, and the form."""
 
     rows: int
     pieces: int
     ranges: int
+    packed: bool
+    turned: bool
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> list[Division]:
 
     def call(*args: Any) -> None:
         given = dict(zip(names, args, strict=True))
-        seen.append(Division(len(given["a"]), given["pieces"], given["count"]))
+        seen.append(Division(len(given["a"]), given["pieces"], given["count"], given["group"] > 0, given["turned"]))
         add(*args)
 
     def unfit(shape: tuple[int, ...], dtype: Any) -> NDArray:
@@ -55,11 +57,15 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> list[Division]:
 @pytest.mark.parametrize(("batch", "steps"), [(64, 20), (24, 40), (20, 40), (1, 1203)])
 @pytest.mark.parametrize("places", [1, 5])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("way", ["packed", "as it lies", "turned"])
 def test_a_transposed_product_in_two_pieces_equals_the_reference_on_any_threads(
-    batch: int, steps: int, places: int, dtype: type, divided: list[Division], monkeypatch: pytest.MonkeyPatch
+    batch: int, steps: int, places: int, dtype: type, way: str, divided: list[Division], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(batch)
-    K, M, N, column, scale = batch * steps, 37, 45, 3, np.sqrt(batch * steps)
+    # 90 × 17 columns are more registers than 17 × 90, whose rows are those of one tile of each height
+    K, (M, N), column, scale = batch * steps, (90, 17) if way == "turned" else (37, 45), 3, np.sqrt(batch * steps)
+    if way == "packed":
+        monkeypatch.setattr(weight_gradient, "LONGEST_A", 0)
     a, b = rng.standard_normal((K, column + M + 9)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
     where = rng.integers(0, places, K)
 
@@ -80,7 +86,8 @@ def test_a_transposed_product_in_two_pieces_equals_the_reference_on_any_threads(
         monkeypatch.setattr(weight_gradient, "get_num_threads", lambda threads=threads: threads)
         for one, again in zip((c, sums), add(), strict=True):
             np.testing.assert_array_equal(one, again, err_msg=f"{threads} threads")
-    assert set(divided) == {(K, 2, steps if batch in (64, 24) else 1)}
+    ranges = steps if batch in (64, 24) else 1
+    assert set(divided) == {(K, 2, ranges, way == "packed", way == "turned")}
     with pytest.raises(AssertionError):
         assert_close(c / scale, (1 + exact[:, column : column + M][: K // 2].T @ b[: K // 2]) / scale, "engine", dtype)
 
@@ -95,7 +102,7 @@ def test_a_product_of_few_rows_for_its_columns_or_sums_is_in_one_piece(K: int, R
             add_transposed_product(a, b, c, sums, where)
         assert_close(c, a.T @ b, "engine")
         assert_close(sums.sum(0), a.sum(0), "engine")
-    assert divided == [(K, 1, 1)] * 2
+    assert [division[:3] for division in divided] == [(K, 1, 1)] * 2
 
 
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
@@ -120,7 +127,7 @@ def test_gradients_of_a_batch_whose_rows_are_shared_out_equal_the_reference(
     with on_threads(2):
         got = Network(config.spec, models.params(config), "numba").gradients(batch, state, None)
     assert shared == [steps if rows != 36 else 1]
-    of_steps = [division for division in divided if division.rows == steps * rows]
+    of_steps = [division[:3] for division in divided if division.rows == steps * rows]
     assert len(of_steps) >= 4  # output, both products of the second layer, the first layer's
     assert set(of_steps) == {(steps * rows, 2, steps if rows != 36 else 1)}
     assert got.loss.details == expected.loss.details
