@@ -8,8 +8,9 @@ from numba import types
 
 from unrolled.engine.kernels.jit.compilation import intrinsic
 from unrolled.engine.kernels.jit.numba_internals import array_data
+from unrolled.engine.kernels.simd.elementwise import emit_formula
 from unrolled.engine.kernels.simd.registers import number
-from unrolled.engine.kernels.simd.vectors import Vector, emit_formula
+from unrolled.engine.kernels.simd.vectors import Vector
 
 
 def _sum_in_pairs(total: Vector, *rows: Vector) -> Vector:
@@ -38,7 +39,10 @@ def make_add_rows(rows: int) -> Any:
             first = builder.gep(array_data(context, builder, source, args[0]), [args[1]])
             into = builder.gep(array_data(context, builder, total, args[3]), [args[4]])
             each = [builder.gep(first, [builder.mul(args[2], number(r))]) for r in range(rows)]
-            emit_formula(builder, _sum_in_pairs, context.get_value_type(source.dtype), [into, *each], [into], args[5])
+            pointers = [into, *each], [into]
+            emit_formula(
+                builder, _sum_in_pairs, context.get_value_type(source.dtype), lambda _: pointers, number(1), args[5]
+            )  # fmt: skip
             return context.get_dummy_value()
 
         return types.void(source, i, i, total, i, i), codegen
