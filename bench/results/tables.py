@@ -71,7 +71,7 @@ def cells(line: Line) -> list[str]:
 
 def columns_of(lines: Sequence[Line]) -> tuple[str, ...]:
     """Return the columns of the Markdown table of lines of one suite, all with busy neighbours or all without."""
-    columns = MARKDOWN_COLUMNS
+    columns: tuple[str, ...] = MARKDOWN_COLUMNS
     if lines[0]["suite"] == "stream":
         columns = tuple({"ms": "µs", "tokens/s": "calls/s"}.get(name, name) for name in columns)
     return columns + BUSY_COLUMNS if lines[0].get("busy") else columns
