@@ -29,7 +29,7 @@ def _run_core(a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
     for _ in range(rounds):
         multiply_tile(
             TILE_ROWS, WIDE, a, 0, FACTOR_DEPTH, 1, panel, 0, _W // VECTORS, FACTOR_DEPTH * _W,
-            c, 0, 2 * _W, c, 0, 2 * _W, FACTOR_DEPTH,
+            c, 0, 2 * _W, c, 0, 2 * _W, FACTOR_DEPTH, _W // VECTORS,
         )  # fmt: skip
 
 
