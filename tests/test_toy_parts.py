@@ -216,7 +216,7 @@ class MeanValueHead:
         error = self.forward(params, y, final_state, batch.lengths, {})["value"] - batch.targets
         sums = sums_of(float((batch.weights * error**2).sum(dtype=np.float64)), batch)
         if grads is None:
-            return HeadLoss(sums)
+            return HeadLoss(sums.to_array())
         T, B, _ = y.shape
         lengths = np.full(B, T) if batch.lengths is None else batch.lengths
         dvalue = (2 * batch.weights * error / (sums.weight or 1)).astype(y.dtype)  # (B,)
@@ -224,7 +224,7 @@ class MeanValueHead:
         grads["output.bias"][0] += dvalue.sum()
         dmean = dvalue[:, None] * params["output.weight"]
         valid = np.arange(T)[:, None] < lengths
-        return HeadLoss(sums, (valid[..., None] * (dmean / lengths[:, None])).astype(y.dtype))
+        return HeadLoss(sums.to_array(), (valid[..., None] * (dmean / lengths[:, None])).astype(y.dtype))
 
     def metrics_of(self, sums: LossSums) -> SequenceMetrics:
         total, squares, count = sums.details
@@ -337,7 +337,7 @@ def test_gradients_match_differences_and_every_engine(layers: int, bidirectional
     state = models.state(spec, 8)
     model = Network(spec, params)
     got = model.gradients(batch, state)
-    for name, value in model.params.items():
+    for name, value in params.items():
         direction, kept, losses = np.random.default_rng(4).standard_normal(value.shape), value.copy(), []
         for sign in (1, -1):
             value[...] = kept + sign * 1e-6 * direction

@@ -15,7 +15,9 @@ from unrolled.engine.kernels.heads import KERNEL_HEADS
 from unrolled.engine.kernels.inputs import KERNEL_INPUTS
 from unrolled.engine.kernels.layers import first_layer, linear
 from unrolled.engine.kernels.recurrent.layer import recurrent_with
+from unrolled.engine.kernels.threads import array_copies
 from unrolled.engine.kernels.threads.buffer_pool import zeros
+from unrolled.engine.kernels.threads.recording import record
 from unrolled.engine.models.heads.head import HeadFunctions
 from unrolled.engine.models.inputs.input import InputFunctions
 from unrolled.engine.models.layers.functions import LayerFunctions
@@ -35,6 +37,10 @@ def _layers_with(packing: Packing) -> LayerFunctions:
     """Return the layers, with products whose factors are packed in the given format."""
     return LayerFunctions(
         zeros,
+        array_copies.copy,
+        array_copies.mask,
+        array_copies.join_columns,
+        array_copies.take_columns,
         partial(linear.linear_forward, packing=packing),
         partial(linear.linear_backward_input, packing=packing),
         partial(linear.linear_backward_weight, packing=packing),
@@ -49,4 +55,4 @@ def make_kernels(packing: Packing = Packing.FULL) -> Kernels:
     return Kernels(recurrent_with(packing), _layers_with(packing), KERNEL_INPUTS, heads)
 
 
-__all__ = ["Kernels", "choose_packing", "make_kernels", "optimizers"]
+__all__ = ["Kernels", "choose_packing", "make_kernels", "optimizers", "record"]

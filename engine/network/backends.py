@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -16,23 +16,45 @@ from unrolled.engine.models.inputs import INPUTS
 from unrolled.engine.models.inputs.input import InputFunctions
 from unrolled.engine.models.layers.functions import LAYERS, LayerFunctions
 from unrolled.engine.models.layers.recurrent import RECURRENT, RecurrentFunctions
-from unrolled.engine.optimizers.gradient_scaling import grad_norm
-from unrolled.engine.optimizers.update_rules import UPDATE_RULES, UpdateRule
+from unrolled.engine.optimizers.optimizer import REFERENCE, UpdateFunctions
 
 FLOAT32, BF16 = "float32", "bf16"
 PRECISIONS = (FLOAT32, BF16)  # of the products of a float32 model
 
 
+class RecordedCall(Protocol):
+    """A function of arrays whose calls are made again for other arrays of the same shapes, without Python."""
+
+    results: Any  # of the last call, made of arrays
+
+    def is_current(self) -> bool:
+        """Return whether it would be recorded in the same way now: with as many threads."""
+        ...
+
+    def run(self, arrays: Sequence[NDArray], changed: bool = False) -> Any:
+        """Return the results for other arrays, which are valid until the next run.
+
+        Args:
+            changed: whether the constants that the function reads besides have changed since the last run.
+        """
+        ...
+
+
 class Backend(NamedTuple):
-    """The functions that the network and its training run on."""
+    """The functions that the network and its training run on.
+
+    Args:
+        record: (function, arrays, constants) -> the recorded call, or None if it cannot be made again without Python; None:
+            the engine has no recordings.
+    """
 
     name: str
     recurrent: RecurrentFunctions
     layers: LayerFunctions
     inputs: Mapping[str, InputFunctions]
     heads: Mapping[str, HeadFunctions]
-    update_rules: Mapping[str, UpdateRule]
-    grad_norm: Callable[[NDArray], float]
+    update: UpdateFunctions
+    record: Callable[[Callable[..., Any], Sequence[NDArray], Sequence[NDArray]], RecordedCall | None] | None = None
 
 
 def check_precision(engine: str, precision: str) -> None:
@@ -49,7 +71,7 @@ def check_precision(engine: str, precision: str) -> None:
 def _make_numpy(precision: str) -> Backend:
     inputs = {kind: InputFunctions(column.forward, column.backward) for kind, column in INPUTS.items()}
     heads = {kind: HeadFunctions(head.forward, head.loss) for kind, head in HEADS.items()}
-    return Backend("numpy", RECURRENT, LAYERS, inputs, heads, UPDATE_RULES, grad_norm)
+    return Backend("numpy", RECURRENT, LAYERS, inputs, heads, REFERENCE)
 
 
 def _make_numba(precision: str) -> Backend:
@@ -64,8 +86,8 @@ def _make_numba(precision: str) -> Backend:
         made.layers,
         made.inputs,
         made.heads,
-        kernels.optimizers.UPDATE_RULES,
-        kernels.optimizers.grad_norm,
+        kernels.optimizers.UPDATE,
+        kernels.record,
     )
 
 

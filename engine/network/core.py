@@ -60,14 +60,14 @@ def core_forward(
     for layer in range(core.num_layers):
         own = direction_params(core, params, layer)
         if x is not None:
-            x = x if masks is None else x * masks[layer - 1]
+            x = x if masks is None else backend.layers.mask(x, masks[layer - 1])
             xgs = [backend.layers.linear_forward(x, p.w_ih, p.b_ih) for p in own]
         rows = slice(layer * D, (layer + 1) * D)
         y, last, tape = backend.recurrent.forward(
             core.cell, xgs, state[:, rows], [p.w_hh for p in own], [p.b_hh for p in own], steps
         )
         tapes.append(LayerTape(x, tape))
-        final[:, rows] = last
+        backend.layers.copy(last, final[:, rows])
         x = y
     return y, final, CoreTape(tapes, steps, masks)
 
@@ -91,13 +91,14 @@ def core_backward(
         own = direction_params(core, params, layer)
         x, recurrent = tape.layers[layer]
         rows = slice(layer * D, (layer + 1) * D)
-        gradients, dstate[:, rows] = backend.recurrent.backward(
+        gradients, before = backend.recurrent.backward(
             core.cell, dy, dfinal[:, rows], recurrent, [p.w_hh for p in own], [p.b_hh for p in own], tape.steps
         )
+        backend.layers.copy(before, dstate[:, rows])
         if x is not None:
             add_layer_gradients(backend, layer, gradients, x, grads)
             dy = input_gradient(backend, gradients, own)
-            dy = dy if tape.masks is None else dy * tape.masks[layer - 1]
+            dy = dy if tape.masks is None else backend.layers.mask(dy, tape.masks[layer - 1])
     return gradients, dstate
 
 

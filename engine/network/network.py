@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +29,12 @@ from unrolled.engine.network.core import (
     direction_params,
     input_gradient,
 )
+from unrolled.engine.network.recordings import Recordings, kind_of
 
 Inputs = Mapping[str, NDArray]
+MOST_POSITIONS = (
+    1024  # T·B of a run that is recorded: of more, Python takes a small share, and the memory would be large
+)
 
 
 class Gradients(NamedTuple):
@@ -41,6 +45,16 @@ class Gradients(NamedTuple):
     flat: NDArray  # the memory of ``params`` as one array, in the parameters' order
     state: NDArray  # (S, L·D, B, H), the final state
     dstate: NDArray  # (S, L·D, B, H), gradient of the initial state
+
+
+class Computed(NamedTuple):
+    """The contents of ``Gradients`` in arrays that may be written over later."""
+
+    sums: NDArray[np.float64]
+    params: Params
+    flat: NDArray
+    state: NDArray
+    dstate: NDArray
 
 
 class _Forward(NamedTuple):
@@ -64,7 +78,8 @@ class Network:
 
     Args:
         spec: description of the model.
-        params: its parameters, float32 or float64; contiguous arrays are kept, not copied.
+        params: its parameters, float32 or float64; contiguous arrays are kept, not copied. Whoever changes them in place calls
+            ``parameters_changed`` afterwards, because short runs keep what follows from them.
         backend: "numpy" (the reference) or "numba" (compiled, the same results).
         precision: precision of the products: "float32", or "bf16" for float32 parameters on "numba", where everything
             else stays in float32.
@@ -78,15 +93,31 @@ class Network:
     ) -> None:  # fmt: skip
         check_params(spec, params)
         self.spec = spec
-        self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        self._params = {name: np.ascontiguousarray(value) for name, value in params.items()}
         self._shapes = parameter_shapes(spec)
         self._size = sum(map(math.prod, self._shapes.values()))
         self.backend, self.precision = get_backend(backend, precision), precision
         if precision != FLOAT32 and self.dtype != np.float32:
             raise ConfigError(f"precision: {precision} is for float32 parameters, got {self.dtype}")
+        self._views = {name: value.view() for name, value in self._params.items()}
+        for view in self._views.values():
+            view.flags.writeable = False
+        inputs = all(self.backend.inputs[column.kind].recordable for column in spec.inputs)
+        self.recordable = inputs and self.backend.heads[spec.head.kind].recordable
+        self._runs = Recordings(self.backend, self._run_arrays, self.recordable, list(self._params.values()))
+        self._version = 0  # of the parameters
 
     def __reduce__(self) -> Any:
-        return type(self), (self.spec, self.params, self.backend.name, self.precision)
+        return type(self), (self.spec, self._params, self.backend.name, self.precision)
+
+    @property
+    def params(self) -> Params:
+        """Return the parameters by name; these views cannot be written to."""
+        return self._views
+
+    def parameters_changed(self) -> None:
+        """Forget what was computed from the parameters alone."""
+        self._version += 1
 
     @property
     def engine(self) -> str:
@@ -96,7 +127,7 @@ class Network:
     @property
     def dtype(self) -> np.dtype:
         """Return the dtype of the parameters."""
-        return next(iter(self.params.values())).dtype
+        return next(iter(self._params.values())).dtype
 
     def run(
         self, inputs: Inputs, lengths: NDArray[np.int64] | None = None, state: NDArray | None = None
@@ -118,10 +149,29 @@ class Network:
         self, inputs: Inputs, lengths: NDArray[np.int64] | None, state: NDArray
     ) -> tuple[Outputs, NDArray]:  # fmt: skip
         """Return the results of ``run`` for arguments whose checks the caller has made."""
+        T, B = inputs[self.spec.timed.name].shape[:2]
+        if lengths is not None or T * B > MOST_POSITIONS:
+            return self._run(inputs, lengths, state)
+        arrays = [*inputs.values(), state]
+        return self._runs.call(kind_of(arrays), arrays, _copies, self._version)
+
+    def _run_arrays(self, *arrays: NDArray) -> tuple[Outputs, NDArray]:
+        """Run the network on its inputs, in the order of the spec, and a state."""
+        *inputs, state = arrays
+        return self._run(self._named(inputs), None, state)
+
+    def _named(self, arrays: Sequence[NDArray]) -> Inputs:
+        """Return the arrays of the inputs by name."""
+        return {column.name: array for column, array in zip(self.spec.inputs, arrays, strict=True)}
+
+    def _run(
+        self, inputs: Inputs, lengths: NDArray[np.int64] | None, state: NDArray
+    ) -> tuple[Outputs, NDArray]:  # fmt: skip
+        """Return outputs and final state."""
         forward = self._forward(inputs, lengths, state, NO_MASKS)
         head = self.spec.head
         y = self.backend.recurrent.unpack(forward.y, forward.tape.steps)
-        outputs = self.backend.heads[head.kind].forward(head, self.params, y, forward.final, lengths, inputs)
+        outputs = self.backend.heads[head.kind].forward(head, self._params, y, forward.final, lengths, inputs)
         return outputs, forward.final
 
     def step(self, inputs: Inputs, state: NDArray) -> tuple[Outputs, NDArray]:
@@ -137,7 +187,7 @@ class Network:
         """Return the loss sums of a batch and the state after it, without gradients."""
         batch = checked_batch(self.spec, batch, state, self.dtype)
         forward = self._forward(batch.inputs, batch.lengths, state, NO_MASKS)
-        return self._loss(forward, batch, NO_MASKS, None, 0.0).sums, forward.final
+        return LossSums.from_array(self._loss(forward, batch, NO_MASKS, None, 0.0).sums), forward.final
 
     def gradients(
         self, batch: Batch, state: NDArray, masks: Masks | None = None, smoothing: float = 0.0
@@ -150,7 +200,12 @@ class Network:
             masks: dropout masks.
             smoothing: label smoothing, for heads that take it; the loss is the smoothed one.
         """
-        batch, masks = checked_batch(self.spec, batch, state, self.dtype), masks or NO_MASKS
+        batch = checked_batch(self.spec, batch, state, self.dtype)
+        computed = self.compute(batch, state, masks or NO_MASKS, smoothing)
+        return Gradients(LossSums.from_array(computed.sums), *computed[1:])
+
+    def compute(self, batch: Batch, state: NDArray, masks: Masks, smoothing: float) -> Computed:
+        """Return the results of ``gradients`` for a checked batch, with the loss sums as an array."""
         forward = self._forward(batch.inputs, batch.lengths, state, masks)
         flat = self.backend.layers.zeros(self._size, self.dtype)
         grads = parameter_views(flat, self._shapes)
@@ -158,10 +213,10 @@ class Network:
         dy, dfinal = loss.dy, np.zeros_like(state) if loss.dfinal is None else loss.dfinal
         assert dy is not None  # computed because ``grads`` are given
         gradients, dstate = core_backward(
-            self.backend, self.spec.core, self.params, dy, dfinal, forward.tape, grads
+            self.backend, self.spec.core, self._params, dy, dfinal, forward.tape, grads
         )  # fmt: skip
         self._input_backward(gradients, batch.inputs, forward, masks, grads)
-        return Gradients(loss.sums, grads, flat, forward.final, dstate)
+        return Computed(loss.sums, grads, flat, forward.final, dstate)
 
     def _forward(
         self, inputs: Inputs, lengths: NDArray[np.int64] | None, state: NDArray, masks: Masks
@@ -170,31 +225,36 @@ class Network:
         recurrent, layers, core = self.backend.recurrent, self.backend.layers, self.spec.core
         T, B = inputs[self.spec.timed.name].shape[:2]
         steps = recurrent.plan(T, B, lengths)
-        own = direction_params(core, self.params, 0)
+        own = direction_params(core, self._params, 0)
         lookup = self._lookup(masks)
         ids = x = None
         if lookup is not None:
             ids = recurrent.pack(np.ascontiguousarray(inputs[self.spec.inputs[0].name]), steps)
-            xgs = [layers.embedded_linear_forward(self.params[lookup], ids, p.w_ih, p.b_ih) for p in own]
+            xgs = [layers.embedded_linear_forward(self._params[lookup], ids, p.w_ih, p.b_ih) for p in own]
         else:
             x = recurrent.pack(self._columns(inputs, T), steps)
-            x = x if masks.inputs is None else x * recurrent.pack(masks.inputs, steps)
+            x = x if masks.inputs is None else layers.mask(x, recurrent.pack(masks.inputs, steps))
             xgs = [layers.linear_forward(x, p.w_ih, p.b_ih) for p in own]
         between = None if masks.between is None else [recurrent.pack(mask, steps) for mask in masks.between]
-        y, final, tape = core_forward(self.backend, core, self.params, xgs, state, steps, between)
+        y, final, tape = core_forward(self.backend, core, self._params, xgs, state, steps, between)
         return _Forward(y, final, tape, ids, x)
 
     def _lookup(self, masks: Masks) -> str | None:
         """Return the embedding of the only input, if no mask changes it: its product with the first layer can be a table."""
         return self.spec.inputs[0].lookup if len(self.spec.inputs) == 1 and masks.inputs is None else None
 
+    def _columns_of(self, dx: NDArray, name: str) -> NDArray:
+        """Return the columns of dx (T, B, E) that belong to an input."""
+        columns = self.spec.input_columns[name]
+        return self.backend.layers.take_columns(dx, columns.start, columns.stop)
+
     def _columns(self, inputs: Inputs, T: int) -> NDArray:
         """Return x (T, B, E), the columns of all inputs."""
         columns = [
-            self.backend.inputs[column.kind].forward(column, self.params, inputs[column.name], T)
+            self.backend.inputs[column.kind].forward(column, self._params, inputs[column.name], T)
             for column in self.spec.inputs
         ]
-        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
+        return columns[0] if len(columns) == 1 else self.backend.layers.join_columns(columns)
 
     def _loss(
         self, forward: _Forward, batch: Batch, masks: Masks, grads: Params | None, smoothing: float
@@ -208,20 +268,21 @@ class Network:
             batch = batch._replace(targets=targets, weights=weights, lengths=None)
         elif padded:
             y = recurrent.unpack(y, steps)
-        y = y if mask is None else y * mask
-        loss = self.backend.heads[head.kind].loss(head, self.params, y, forward.final, batch, grads, smoothing)
+        y = y if mask is None else self.backend.layers.mask(y, mask)
+        loss = self.backend.heads[head.kind].loss(head, self._params, y, forward.final, batch, grads, smoothing)
         dy = loss.dy
         if dy is None:
             return loss
         if mask is not None:
-            dy *= mask
+            dy = self.backend.layers.mask(dy, mask)
+            loss = loss._replace(dy=dy)
         return loss._replace(dy=recurrent.pack(dy, steps)) if padded and not head.stepwise else loss
 
     def _input_backward(
         self, gradients: list[DirectionGradients], inputs: Inputs, forward: _Forward, masks: Masks, grads: Params
     ) -> None:
         """Add the gradients of the inputs and of the first layer."""
-        own, steps = direction_params(self.spec.core, self.params, 0), forward.tape.steps
+        own, steps = direction_params(self.spec.core, self._params, 0), forward.tape.steps
         if forward.x is None:
             lookup = self._lookup(masks)
             assert lookup is not None  # as in ``_forward``
@@ -229,7 +290,7 @@ class Network:
             for direction, (gradient, layer) in enumerate(zip(gradients, own, strict=True)):
                 names = layer_names(0, direction)
                 self.backend.layers.first_layer_backward(
-                    *gradient, self.params[lookup], forward.ids, layer.w_ih,
+                    *gradient, self._params[lookup], forward.ids, layer.w_ih,
                     (grads[lookup], grads[names.w_ih], grads[names.b_ih], grads[names.w_hh], grads[names.b_hh]),
                 )  # fmt: skip
             return
@@ -237,8 +298,14 @@ class Network:
         if not any(column.parameter_shapes() for column in self.spec.inputs):
             return
         dx = self.backend.recurrent.unpack(input_gradient(self.backend, gradients, own), steps)
-        dx = dx if masks.inputs is None else dx * masks.inputs
+        dx = dx if masks.inputs is None else self.backend.layers.mask(dx, masks.inputs)
         for column in self.spec.inputs:
             self.backend.inputs[column.kind].backward(
-                column, self.params, dx[..., self.spec.input_columns[column.name]], inputs[column.name], grads
+                column, self._params, self._columns_of(dx, column.name), inputs[column.name], grads
             )
+
+
+def _copies(results: tuple[Outputs, NDArray]) -> tuple[Outputs, NDArray]:
+    """Return copies of outputs and state, which the next run writes over."""
+    outputs, state = results
+    return {name: array.copy() for name, array in outputs.items()}, state.copy()

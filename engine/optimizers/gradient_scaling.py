@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.optimizers.config import OptimizerConfig
 
+SMALLEST_FACTOR = 1e-30  # that bounds of gradients are divided by
+
 
 def grad_norm(grads: NDArray) -> float:
     """Return the Euclidean norm of all gradients, one flat array, summed in float64."""
@@ -25,6 +27,12 @@ def clip_scale(norm: float, max_norm: float | None) -> float:
     if max_norm is not None and math.isfinite(norm) and norm > max_norm - 1e-6:
         return max_norm / (norm + 1e-6)
     return 1.0
+
+
+def clip_values(grads: NDArray, limit: float, factor: float) -> None:
+    """Bound the absolute value of each gradient times ``factor`` by ``limit``, in place; the factor is applied later."""
+    bound = limit / max(factor, SMALLEST_FACTOR)
+    np.clip(grads, -bound, bound, out=grads)
 
 
 def gradient_factor(config: OptimizerConfig, weight: float, rows: int) -> float:

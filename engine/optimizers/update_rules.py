@@ -28,8 +28,9 @@ class UpdateScalars(NamedTuple):
     grad_scale: float  # factor of the gradients, from clipping
 
 
-# A rule updates all parameters in place. The compiled rules in ``unrolled.engine.kernels.optimizers`` have this signature.
-UpdateRule = Callable[[OptimizerConfig, NDArray, NDArray, Moments, UpdateScalars], None]
+UpdateRule = Callable[
+    [OptimizerConfig, NDArray, NDArray, Moments, UpdateScalars], None
+]  # updates all parameters in place
 
 
 def _decayed(config: OptimizerConfig, param: NDArray, grad: NDArray, scalars: UpdateScalars) -> NDArray:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError, ModelFileError, SettingName
-from unrolled.engine.models.dropout import Masks
+from unrolled.engine.models.batch_checks import checked_batch
+from unrolled.engine.models.dropout import NO_MASKS, Masks
 from unrolled.engine.models.heads.head import Outputs
 from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.layers.output_loss import LossSums
@@ -17,8 +18,9 @@ from unrolled.engine.models.parameters import Params, check_params, parameter_co
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.network.backends import FLOAT32, get_backend
 from unrolled.engine.network.network import Inputs, Network
+from unrolled.engine.network.recordings import Recordings, kind_of
 from unrolled.engine.optimizers.config import OptimizerConfig
-from unrolled.engine.optimizers.gradient_scaling import clip_scale, gradient_factor
+from unrolled.engine.optimizers.gradient_scaling import gradient_factor
 from unrolled.engine.optimizers.optimizer import Optimizer
 
 
@@ -119,6 +121,17 @@ def check_smoothing(spec: ModelSpec, optimizer: OptimizerConfig) -> None:
         )
 
 
+class _Updated(NamedTuple):
+    """The results of an update in arrays that the next one may write over."""
+
+    sums: NDArray[np.float64]  # of the loss
+    outcome: NDArray[np.float64]  # of the optimizer
+    state: NDArray
+
+
+_NO_MASK = np.empty(0, np.float32)
+
+
 class EngineTrainable(Network):
     """The network from scratch with its optimizer, on either backend.
 
@@ -149,8 +162,8 @@ class EngineTrainable(Network):
         for name, value in own.items():
             value[...] = params[name]
         super().__init__(spec, own, backend, precision)
-        self.clip_norm = clip_norm
-        self.optimizer = Optimizer(optimizer, flat, self.backend.update_rules, zeros)
+        self.optimizer = Optimizer(optimizer, flat, clip_norm, self.backend.update, zeros)
+        self._steps = Recordings(self.backend, self._update_arrays, self.recordable)
         self.learning_rate = optimizer.base_learning_rate
 
     def __reduce__(self) -> Any:
@@ -160,16 +173,39 @@ class EngineTrainable(Network):
         )
 
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
+        batch, masks = checked_batch(self.spec, batch, state, self.dtype), masks or NO_MASKS
         config = self.optimizer.config
-        result = self.gradients(batch, state, masks, config.label_smoothing)
-        factor = gradient_factor(config, result.loss.weight, batch.batch_size)
-        if config.clip_value is not None:
-            limit = config.clip_value / max(factor, 1e-30)  # clipped before the factor, which the update applies
-            np.clip(result.flat, -limit, limit, out=result.flat)
-        norm = factor * self.backend.grad_norm(result.flat)
-        if np.isfinite(norm) and np.isfinite(result.loss.loss):
-            self.optimizer.update(result.flat, learning_rate, factor * clip_scale(norm, self.clip_norm))
-        return StepResult(result.loss, norm, result.state)
+        factor = gradient_factor(config, batch.weight, batch.batch_size) if config.sum_over_time else 1.0
+        numbers = self.optimizer.prepare(learning_rate, factor)
+        if batch.lengths is not None:
+            return self._taken(self._update(batch, state, masks, numbers))
+        arrays = [*batch.inputs.values(), batch.targets, batch.weights, state, numbers, *self._mask_arrays(masks)]
+        return self._steps.call(kind_of(arrays), arrays, self._taken)
+
+    def _update_arrays(self, *arrays: NDArray) -> _Updated:
+        """Update the parameters from the arrays of a batch without lengths, a state, the update's numbers and masks."""
+        count = len(self.spec.inputs)
+        targets, weights, state, numbers, *factors = arrays[count:]
+        inputs, outputs, *between = (mask if mask.size else None for mask in factors)
+        masks = Masks(inputs, [mask for mask in between if mask is not None] or None, outputs)
+        return self._update(Batch(self._named(arrays[:count]), targets, weights, None, False), state, masks, numbers)
+
+    def _mask_arrays(self, masks: Masks) -> list[NDArray]:
+        """Return all masks that there may be, empty arrays for those that there are not."""
+        between = masks.between or [_NO_MASK] * (self.spec.core.num_layers - 1)
+        return [mask if mask is not None else _NO_MASK for mask in (masks.inputs, masks.outputs, *between)]
+
+    def _update(self, batch: Batch, state: NDArray, masks: Masks, numbers: NDArray) -> _Updated:
+        """Update the parameters from a checked batch."""
+        computed = self.compute(batch, state, masks, self.optimizer.config.label_smoothing)
+        outcome = self.optimizer.apply(computed.flat, numbers, computed.sums)
+        return _Updated(computed.sums, outcome, computed.state)
+
+    def _taken(self, result: _Updated) -> StepResult:
+        """Count an update that was made, and return copies of its results."""
+        outcome = self.optimizer.count(result.outcome)
+        self.parameters_changed()
+        return StepResult(LossSums.from_array(result.sums), outcome.norm, result.state.copy())
 
     def warm_up(self, batch: Batch, state: NDArray) -> None:
         self.gradients(batch, state)
@@ -180,8 +216,9 @@ class EngineTrainable(Network):
 
     def load_params(self, params: Params) -> None:
         check_params(self.spec, params)
-        for name, value in self.params.items():
+        for name, value in self._params.items():
             value[...] = params[name]
+        self.parameters_changed()
 
     def training_state(self) -> dict[str, NDArray]:
         return {name: value.copy() for name, value in self._state.items()}
@@ -190,6 +227,7 @@ class EngineTrainable(Network):
         check_state(arrays, self._state)
         for name, value in self._state.items():
             value[...] = arrays[name]
+        self.parameters_changed()
 
     @property
     def _state(self) -> dict[str, NDArray]:

@@ -16,6 +16,7 @@ from unrolled.engine.kernels.gemm.microkernel import FEW_ROWS, TILE_ROWS, VECTOR
 from unrolled.engine.kernels.gemm.packing import by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.threads.recording import writes
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
 # rows of a panel read at a time; with more, sums are read and written less often, but panels leave the L2 cache
@@ -147,6 +148,7 @@ def add_product(
     multiply(a, a_at, a_row, a_depth, panels, c, c_at, c_row, c, c_at, c_row, rows, N, back)
 
 
+@writes(7)
 @compiled_on_all_threads
 def _product(
     part: int, parts: int, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray,
@@ -167,10 +169,15 @@ def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
     return products(a, [(0, a.shape[1], panels)], bias)
 
 
-def products(a: NDArray, factors: Sequence[tuple[int, int, NDArray]], start: NDArray) -> NDArray:
-    """Return Σ a[:, k0:k1] @ b + start over ``factors`` (k0, k1, panels of b), for ``start`` (N,) or (M, N)."""
+def products(
+    a: NDArray, factors: Sequence[tuple[int, int, NDArray]], start: NDArray, c: NDArray | None = None
+) -> NDArray:  # fmt: skip
+    """Return Σ a[:, k0:k1] @ b + start over ``factors`` (k0, k1, panels of b), for ``start`` (N,) or (M, N).
+
+    The result is written to ``c``, which may be ``start``; None: to a new array.
+    """
     N = start.shape[-1]
-    c = empty((len(a), N), a.dtype)
+    c = empty((len(a), N), a.dtype) if c is None else c
     flat, start_row = start.reshape(-1), 0 if start.ndim == 1 else N
     for k0, k1, panels in factors:
         _product(a, k0, k1, panels, flat, start_row, c)

@@ -21,6 +21,7 @@ from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.simd.bf16 import WORD_DTYPE, word
 from unrolled.engine.kernels.simd.copies import copy_transposed, make_copy, make_pairing
 from unrolled.engine.kernels.threads.buffer_pool import empty
+from unrolled.engine.kernels.threads.recording import writes
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
 PACK_ROWS = 16  # rows of a second factor packed at a time: the most lanes that a register has
@@ -83,6 +84,7 @@ _put_number = by_packing("panels", _put, _put_word)
 _copy_block = by_packing("panels", _copy_rows, _copy_rows_words)
 
 
+@writes(2)
 @compiled_on_all_threads
 def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, paired: int) -> None:
     """Pack ``b`` or ``b.T``; ``paired`` rows make a packed one. Threads share the depth in whole blocks of rows."""

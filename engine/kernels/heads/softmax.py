@@ -45,7 +45,7 @@ def softmax_head(packing: Packing) -> HeadFunctions:
         sums, dy = output_loss(y, params[weight], params[BIAS], batch.targets, batch.weights, pair, smoothing, packing)
         return HeadLoss(sums, dy)
 
-    return HeadFunctions(forward, loss)
+    return HeadFunctions(forward, loss, recordable=True)
 
 
 def _together(counted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

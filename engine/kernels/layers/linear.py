@@ -13,6 +13,8 @@ from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
+from unrolled.engine.kernels.threads.array_copies import add
+from unrolled.engine.kernels.threads.buffer_pool import zeros
 
 
 def as_rows(x: NDArray) -> NDArray:
@@ -40,17 +42,31 @@ def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, packing: Packing 
     return product(as_rows(x), pack_transposed(weight, packing), bias).reshape(*x.shape[:-1], len(bias))
 
 
+def add_input_gradient(
+    dy: NDArray | ColumnRanges, weight: NDArray, dx: NDArray, packing: Packing = Packing.FULL
+) -> None:  # fmt: skip
+    """Add the gradient of the input of ``linear_forward`` to ``dx``."""
+    dy = as_columns(dy)
+    rows = as_rows(dx)
+    products(as_rows(dy.array), _factors(dy, weight, packing), rows, rows)
+
+
+def _factors(dy: ColumnRanges, weight: NDArray, packing: Packing) -> list[tuple[int, int, NDArray]]:
+    """Return the ranges of the columns of a gradient with the packed rows of the weight that belong to each."""
+    factors, first = [], 0
+    for k0, k1 in dy.ranges:
+        factors.append((k0, k1, pack(weight[first : first + k1 - k0], packing)))
+        first += k1 - k0
+    return factors
+
+
 def linear_backward_input(
     dy: NDArray | ColumnRanges, weight: NDArray, dx: NDArray | None = None, packing: Packing = Packing.FULL
 ) -> NDArray:  # fmt: skip
     """Return the gradient of the input of ``linear_forward``, (..., out) to (..., in), added to ``dx``."""
     dy = as_columns(dy)
-    rows, factors, first = as_rows(dy.array), [], 0
-    for k0, k1 in dy.ranges:
-        factors.append((k0, k1, pack(weight[first : first + k1 - k0], packing)))
-        first += k1 - k0
     start = np.zeros(weight.shape[1], weight.dtype) if dx is None else as_rows(dx)
-    return products(rows, factors, start).reshape(*dy.array.shape[:-1], -1)
+    return products(as_rows(dy.array), _factors(dy, weight, packing), start).reshape(*dy.array.shape[:-1], -1)
 
 
 def linear_backward_weight(
@@ -61,7 +77,9 @@ def linear_backward_weight(
     rows, x, first = as_rows(dy.array), as_rows(x), 0
     for k0, k1 in dy.ranges:
         last = first + k1 - k0
-        sums, places = one_sum(np.zeros(k1, rows.dtype), rows)
+        own = dbias[first:last] if k0 == 0 else zeros(k1, rows.dtype)
+        sums, places = one_sum(own, rows)
         add_transposed_product(rows, x, dweight[first:last], sums, places, packing, k0, batch_rows(dy.array))
-        dbias[first:last] += sums[0, k0:]
+        if k0 > 0:
+            add(own[k0:], dbias[first:last])
         first = last

@@ -23,9 +23,10 @@ from unrolled.engine.kernels.layers.linear import as_rows, batch_rows, one_sum
 from unrolled.engine.kernels.simd.activations import exp_negative
 from unrolled.engine.kernels.simd.bits import largest
 from unrolled.engine.kernels.simd.elementwise import elementwise
+from unrolled.engine.kernels.threads.array_copies import padded
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
-from unrolled.engine.models.layers.output_loss import LOGITS_BYTES, LossSums, weight_of
+from unrolled.engine.models.layers.output_loss import LOGITS_BYTES
 
 
 @compiled_sum
@@ -60,13 +61,14 @@ OUTPUT_ROWS = 72  # positions that a thread works on at a time, so that their lo
 @compiled_parallel
 def _output_rows(
     part: int, parts: int, h: NDArray, panels: NDArray, bias: NDArray, back: NDArray, targets: NDArray, weights: NDArray,
-    losses: NDArray, hits: NDArray, dlogits: NDArray, dh: NDArray, V: int, total_weight: float, smoothing: float, ranges: int,
+    losses: NDArray, hits: NDArray, sums: NDArray, dlogits: NDArray, dh: NDArray, V: int, smoothing: float, ranges: int,
 ) -> None:  # fmt: skip
     """Fill losses, hits and, where ``dh`` has rows, dlogits (N, width ≥ V) and dh (N, H) of N positions ``h`` (N, H).
 
-    ``bias`` (width,) is as wide as a row of logits. Positions are ``ranges`` of equal length, and all parts share each range.
+    ``bias`` (width,) is as wide as a row of logits; the second of ``sums`` is the weight of all positions. Positions are
+    ``ranges`` of equal length, and all parts share each range.
     """
-    (N, H), width = h.shape, dlogits.shape[1]
+    (N, H), width, total_weight = h.shape, dlogits.shape[1], sums[1] if sums[1] > 0 else 1.0
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
     spread, rest = h.dtype.type(smoothing / (V * total_weight)), h.dtype.type((1 - smoothing) / total_weight)
     stride = N // ranges
@@ -104,6 +106,27 @@ def _output_rows(
             multiply(d, at, row_items, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H, False)
 
 
+@compiled_parallel
+def _take_weights(part: int, parts: int, weights: NDArray, numbers: NDArray, sums: NDArray) -> None:
+    """Fill numbers = weights, sums[1] = Σ w, and sums[3], the number of positive weights."""
+    total, count = 0.0, 0
+    for n in range(len(weights)):
+        numbers[n] = weights[n]
+        total += np.float64(weights[n])
+        count += weights[n] > 0
+    sums[1], sums[3] = total, count
+
+
+@compiled_parallel
+def _add_up(part: int, parts: int, losses: NDArray, hits: NDArray, sums: NDArray) -> None:
+    """Set the first and the third of ``sums``: that of the losses, and the number of hits."""
+    total, count = 0.0, 0
+    for n in range(len(losses)):
+        total += losses[n]
+        count += hits[n]
+    sums[0], sums[2] = total, count
+
+
 def output_loss(
     h: NDArray,
     weight: NDArray,
@@ -113,17 +136,19 @@ def output_loss(
     grads: tuple[NDArray, NDArray] | None,
     smoothing: float = 0.0,
     packing: Packing = Packing.FULL,
-) -> tuple[LossSums, NDArray | None]:
-    """Return the loss of ``h`` (T, B, H) and its gradient, with ``LOGITS_BYTES`` of logits in memory at a time."""
+) -> tuple[NDArray[np.float64], NDArray | None]:
+    """Return the sums and the gradient of the loss of ``h`` (T, B, H), with ``LOGITS_BYTES`` of logits in memory at a time.
+
+    The sums are those of ``LossSums.to_array``.
+    """
     rows, dtype, (V, H) = as_rows(h), h.dtype, weight.shape
-    N, total_weight = len(rows), weight_of(weights)
-    width = padded_columns(V, dtype)
-    losses, hits = np.empty(N, np.float64), np.empty(N, np.bool_)
-    flat_targets, flat_weights = targets.reshape(-1), weights.reshape(-1).astype(dtype)
+    N, width = len(rows), padded_columns(V, dtype)
+    losses, hits, sums = np.empty(N, np.float64), np.empty(N, np.bool_), np.empty(4)
+    flat_targets, flat_weights = targets.reshape(-1), np.empty(N, dtype)
+    _take_weights(1, weights.reshape(-1), flat_weights, sums)
     dh = empty((N if grads else 0, H), dtype)
     panels, back = pack_transposed(weight, packing), pack(weight if grads else weight[:0], packing)
-    padded_bias = np.zeros(width, dtype)
-    padded_bias[:V] = bias
+    padded_bias = padded(bias, width)
     # whole groups of rows that are summed together; independent of the number of threads, as all results are
     chunk = max(1, -(-LOGITS_BYTES // (width * dtype.itemsize * SUM_ROWS))) * SUM_ROWS
     dlogits = empty((min(chunk, N), width), dtype)
@@ -138,9 +163,9 @@ def output_loss(
         some = dlogits[: part.stop - n]
         _output_rows(
             parts, rows[part], panels, padded_bias, back, flat_targets[part], flat_weights[part], losses[part], hits[part],
-            some, dh[part], V, total_weight or 1.0, smoothing, ranges,
+            sums, some, dh[part], V, smoothing, ranges,
         )  # fmt: skip
         if grads:
             add_transposed_product(some, rows[part], grads[0], *one_sum(grads[1], some), packing, batch=batch)
-    details = int(np.count_nonzero(hits)), int(np.count_nonzero(weights))
-    return LossSums(float(losses.sum()), total_weight, details), dh.reshape(h.shape) if grads else None
+    _add_up(1, losses, hits, sums)
+    return sums, dh.reshape(h.shape) if grads else None

@@ -14,6 +14,7 @@ from unrolled.engine.kernels.recurrent import scan
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered, as_gathered
 from unrolled.engine.kernels.recurrent.packed_steps import PackedSteps, pack, plan, unpack
+from unrolled.engine.kernels.threads.array_copies import copy
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.row_copies import take_rows
 from unrolled.engine.models.layers.recurrent import DirectionGradients, RecurrentFunctions
@@ -45,11 +46,17 @@ def forward(
     dtype = gathered[0].table.dtype
     states = empty((D, S, N + B, H), dtype)
     for d in range(D):
-        states[d][:, steps.first[d]] = s0[:, d][:, steps.order]
+        if steps.lengths is None:
+            copy(s0[:, d], states[d][:, steps.first[d]])
+        else:
+            states[d][:, steps.first[d]] = s0[:, d][:, steps.order]
     gates = states.reshape(D, S * (N + B), H) if in_place else empty((D, N, formulas.gates * H), dtype)
     y = empty((N, D * H), dtype) if D > 1 else np.empty((0, H), dtype)
     scan.run(cell, gathered, w_hhs, b_hhs, steps, (states, gates, y), packing)
-    final = _in_batch_order([states[d][:, steps.last[d]] for d in range(D)], steps)
+    if steps.lengths is None:
+        final = states[:, :, steps.last[0]].transpose(1, 0, 2, 3)  # of all rows, in both directions
+    else:
+        final = _in_batch_order([states[d][:, steps.last[d]] for d in range(D)], steps)
     y = states[0, 0, B:] if D == 1 else y
     return y.reshape(*steps.shape, D * H), final, Tape(states, gates)
 
@@ -64,7 +71,11 @@ def backward(
     dy = dy.reshape(N, D * H)
     if formulas.gates_are_outputs:
         gates = dy.reshape(1, N, H) if D == 1 else empty((D, N, H), dy.dtype)
-    ds = dfinal.transpose(1, 0, 2, 3)[:, :, steps.order].copy()  # (D, S, B, H) in C order, for the scan to overwrite
+    ds = np.empty((D, *dfinal.shape[:1], *dfinal.shape[2:]), dfinal.dtype)  # for the scan to overwrite
+    if steps.lengths is None:
+        copy(dfinal.transpose(1, 0, 2, 3), ds)
+    else:
+        ds[...] = dfinal.transpose(1, 0, 2, 3)[:, :, steps.order]
     scan.run_backward(cell, dy, ds, states, gates, w_hhs, steps, packing)
     gradients = []
     for d in range(D):
@@ -73,16 +84,12 @@ def backward(
         dhg = ((0, formulas.products * H),)
         h_prev = _states_before(states[d, 0], d, steps)
         gradients.append(DirectionGradients(ColumnRanges(own, dxg), ColumnRanges(own, dhg), h_prev))
-    return gradients, _in_batch_order(list(ds), steps)
+    return gradients, ds.transpose(1, 0, 2, 3) if steps.lengths is None else _in_batch_order(list(ds), steps)
 
 
 def _in_batch_order(states: list[NDArray], steps: PackedSteps) -> NDArray:
     """Return the state (S, D, B, H) in the batch's order of rows, from that (S, B, H) of each direction, longest row first."""
-    if len(states) == 1 and steps.lengths is None:
-        return states[0][:, None]
     together = np.stack(states, axis=1)
-    if steps.lengths is None:
-        return together
     ordered = np.empty_like(together)
     ordered[:, :, steps.order] = together
     return ordered

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
@@ -24,6 +23,7 @@ from unrolled.engine.kernels.recurrent.packed_steps import PackedSteps
 from unrolled.engine.kernels.recurrent.pointwise import activate_rows, activation, derivative, differentiate_rows
 from unrolled.engine.kernels.recurrent.work_partition import count_rows, hidden_product, share, split
 from unrolled.engine.kernels.simd.copies import copy_block
+from unrolled.engine.kernels.threads.array_copies import stacked
 from unrolled.engine.kernels.threads.spin_barrier import wait
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
@@ -133,7 +133,7 @@ def run(
     (states, gates, y), formulas = arrays, CELL_FORMULAS[cell]
     D, H, B = len(xgs), states.shape[3], steps.B
     panels = [pack_transposed(w_hh, packing) for w_hh in w_hhs]
-    biases = b_hhs[0][None] if D == 1 else np.stack(b_hhs)
+    biases = stacked(b_hhs)
     code = activation(cell, states.dtype), formulas.products, formulas.gates_are_outputs
     parts, at_once, *way = split(B, H, panels[0], D, steps.lengths is not None)
     for d in range(0, D, at_once):

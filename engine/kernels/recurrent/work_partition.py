@@ -55,7 +55,8 @@ def split(B: int, H: int, panels: NDArray, directions: int = 1, striped: bool = 
     few = (_FEW_ROWS if panels.nbytes >= _LARGE else 2) * threads > B
     by_units = threads > 1 and few and H % W == 0 and threads <= H // W
     parts = threads if by_units else min(threads, B)
-    return Split(parts * at_once, at_once, by_units, striped, new_teams(at_once))
+    teams = new_teams(at_once) if by_units else np.zeros((at_once, 0), np.int64)
+    return Split(parts * at_once, at_once, by_units, striped, teams)
 
 
 @compiled

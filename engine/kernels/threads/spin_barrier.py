@@ -23,18 +23,27 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
 from unrolled.engine.kernels.jit.numba_internals import array_data
 from unrolled.engine.kernels.simd.registers import call_llvm
+from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
 # indices into the shared array, a cache line apart
-_ARRIVED, _DECISION, _COUNT, _SIZE = 0, 16, 32, 48
+_ARRIVED, _DECISION, _COUNT, FAILED, _SIZE = 0, 16, 32, 48, 64
 _UNDECIDED, _TOGETHER, _ALONE = 0, 1, 2
 _PATIENCE = 20_000  # polls of the decision before a part gives up waiting for the others, some hundred microseconds
 _SPINS = 4_000  # polls before a waiting thread yields its processor
 _HAS_PAUSE = platform.machine() in ("x86_64", "AMD64")
 
 
+@compiled_parallel
+def _clear(part: int, parts: int, teams: NDArray) -> None:
+    """teams[:] = 0, as a call that is recorded with the others."""
+    teams[:] = 0
+
+
 def new_teams(count: int) -> NDArray[np.int64]:
     """Return the shared memory (count, ·) of the teams of one call."""
-    return np.zeros((count, _SIZE), np.int64)
+    teams = np.empty((count, _SIZE), np.int64)
+    _clear(1, teams)
+    return teams
 
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:

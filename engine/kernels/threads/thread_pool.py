@@ -6,7 +6,10 @@ loop is compiled for all functions and calls them by address.
 
 A call goes through four steps: ``call`` finds the function's address for the types of its arguments, ``_launch`` packs the
 arguments into memory and emits an entry for their types, ``_run_parts`` runs the entry for each part on Numba's pool, and
-the entry unpacks the arguments and calls the function.
+the entry unpacks the arguments and calls the function. A call of one part needs no pool.
+
+While a ``Recorder`` listens (``recording``), the packed arguments stay in memory of its own, so that the same call can be made
+again without Python.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -40,7 +43,7 @@ _ENTRY = (types.intp,) * 3
 
 
 @intrinsic
-def _call_entry(_: Any, entry: Any, arguments: Any, part: Any, parts: Any) -> Any:
+def call_entry(_: Any, entry: Any, arguments: Any, part: Any, parts: Any) -> Any:
     """Call an entry by its address."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
@@ -55,7 +58,7 @@ def _call_entry(_: Any, entry: Any, arguments: Any, part: Any, parts: Any) -> An
 def _run_parts(entry: int, arguments: int, parts: int) -> None:
     """Call an entry for every part, on the thread pool."""
     for part in prange(parts):
-        _call_entry(entry, arguments, part, parts)
+        call_entry(entry, arguments, part, parts)
 
 
 def _digest(kinds: Sequence[Any]) -> int:
@@ -71,42 +74,53 @@ def _digest_of(_: Any, arguments: Any) -> Any:
     return types.int64(arguments), lambda *_: ir.Constant(ir.IntType(64), digest)
 
 
+SLOT = 4096  # bytes for the packed arguments of a recorded call
+_FAILURE, ENTRY, _ADDRESS = range(3)  # the first words of packed arguments
+
+
 @intrinsic
-def _entry_of(_: Any, address: Any, arguments: Any) -> Any:
+def _entry_of(_: Any, address: Any, slot: Any, arguments: Any) -> Any:
     """Return the addresses of an entry and of the memory that it reads: the function's ``address`` and its ``arguments``.
 
-    The first number of that memory becomes 1 if a part raised an exception, which threads of the pool cannot pass on.
+    That memory begins at ``slot``, or, if that is 0, is on the stack. Its first word becomes 1 if a part raised an exception,
+    which threads of the pool cannot pass on; its second is the address of the entry.
     """
     kinds = (types.intp, types.intp, *arguments.types)
 
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-        address, packed = values
+        address, slot, packed = values
         borrowed = [
             without_owner(context, builder, one, value)
             for one, value in zip(arguments.types, cgutils.unpack_tuple(builder, packed), strict=True)
         ]
-        contents = (ir.Constant(address.type, 0), address, *borrowed)
+        contents = (ir.Constant(address.type, 0), address, address, *borrowed)
         kept = ir.LiteralStructType([value.type for value in contents])
-        memory = cgutils.alloca_once(builder, kept)  # on the stack of the caller, which waits until all parts have run
+        if context.get_abi_sizeof(kept) > SLOT:
+            raise TypeError(f"arguments of {context.get_abi_sizeof(kept)} bytes; a call has room for {SLOT}")
+        on_stack = cgutils.alloca_once(builder, kept)  # the caller waits until all parts have run
+        there = builder.icmp_signed("!=", slot, ir.Constant(slot.type, 0))
+        memory = builder.select(there, builder.inttoptr(slot, on_stack.type), on_stack)
         for place, value in enumerate(contents):
             builder.store(value, cgutils.gep_inbounds(builder, memory, 0, place))
 
         def call_function(inside: Any, given: Sequence[Any]) -> None:
             at, part, parts = given
             pointer = inside.inttoptr(at, kept.as_pointer())
-            _, function, *rest = cgutils.unpack_tuple(inside, inside.load(pointer))
+            words = cgutils.unpack_tuple(inside, inside.load(pointer))
+            function, rest = words[_ADDRESS], words[_ADDRESS + 1 :]
             with cgutils.if_unlikely(inside, emit_call(context, inside, function, kinds, [part, parts, *rest])):
-                inside.store(ir.Constant(address.type, 1), cgutils.gep_inbounds(inside, pointer, 0, 0))
+                inside.store(ir.Constant(address.type, 1), cgutils.gep_inbounds(inside, pointer, 0, _FAILURE))
 
-        entry = emit_entry(context, builder, _ENTRY, call_function)
-        addresses = [builder.ptrtoint(one, address.type) for one in (entry, memory)]
+        entry = builder.ptrtoint(emit_entry(context, builder, _ENTRY, call_function), address.type)
+        builder.store(entry, cgutils.gep_inbounds(builder, memory, 0, ENTRY))
+        addresses = [entry, builder.ptrtoint(memory, address.type)]
         return context.make_tuple(builder, signature.return_type, addresses)
 
-    return types.UniTuple(types.intp, 2)(types.intp, arguments), emit
+    return types.UniTuple(types.intp, 2)(types.intp, types.intp, arguments), emit
 
 
 @intrinsic
-def _number_at(_: Any, address: Any) -> Any:
+def number_at(_: Any, address: Any) -> Any:
     """Return the integer at an address."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
@@ -119,18 +133,42 @@ _RAN, _FAILED, _UNKNOWN = range(3)
 
 
 @compiled
-def _launch(known: Any, parts: int, *arguments: Any) -> int:
+def _launch(known: Any, region: bool, slot: int, parts: int, *arguments: Any) -> int:
     """Run the function whose address ``known`` (n, 2) holds beside the digest of these types; else return _UNKNOWN.
 
     The number of parts is an argument, because code that asks for the number of threads cannot be cached.
+
+    Args:
+        region: whether a single part runs on the thread pool too.
+        slot: the address of memory for the packed arguments, or 0.
     """
     digest = _digest_of(arguments)
     for i in range(len(known)):
         if known[i, 0] == digest:
-            entry, packed = _entry_of(known[i, 1], arguments)
-            _run_parts(entry, packed, parts)
-            return _FAILED if _number_at(packed) else _RAN
+            entry, packed = _entry_of(known[i, 1], slot, arguments)
+            if parts == 1 and not region:
+                call_entry(entry, packed, 0, 1)
+            else:
+                _run_parts(entry, packed, parts)
+            return _FAILED if number_at(packed) else _RAN
     return _UNKNOWN
+
+
+class Listener(Protocol):
+    """An object that hears of each call that this thread makes."""
+
+    def slot_for(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
+        """Return the address of SLOT bytes, in which the packed arguments (parts, …) of a call stay."""
+        ...
+
+
+class _Recording(threading.local):
+    """The listener of each Python thread."""
+
+    listener: Listener | None = None
+
+
+recording = _Recording()
 
 
 class _Threads:
@@ -144,7 +182,7 @@ class _Threads:
         self.unguarded = False  # several Python threads may call at once, and the process was not forked
         self.count: Callable[[], int] = numba.get_num_threads
 
-    def run(self, known: Any, arguments: tuple[Any, ...]) -> int:
+    def run(self, known: Any, slot: int, arguments: tuple[Any, ...]) -> int:
         """Make a call that needs a check: the first, any with the workqueue layer, and those in a forked process."""
         if self.forked:
             raise ForkError(
@@ -156,7 +194,7 @@ class _Threads:
             if not self.watches_forks and hasattr(os, "register_at_fork"):
                 os.register_at_fork(after_in_child=self.after_fork)
                 self.watches_forks = True
-            done: int = _launch(known, *arguments)
+            done: int = _launch(known, self.layer is None, slot, *arguments)
             if done != _UNKNOWN and self.layer is None:
                 self.layer = numba.threading_layer()
                 self.unguarded = self.layer != "workqueue"
@@ -206,12 +244,13 @@ def _make_caller(function: Callable[..., None], ask_threads: bool) -> Any:
         nonlocal known
         if ask_threads:
             arguments = (get_num_threads(), *arguments)
-        done = _launch(known, *arguments) if _threads.unguarded else _threads.run(known, arguments)
+        slot = 0 if recording.listener is None else recording.listener.slot_for(function, arguments)
+        done = _launch(known, False, slot, *arguments) if _threads.unguarded else _threads.run(known, slot, arguments)
         if done == _UNKNOWN:
             kinds = tuple(typeof(argument) for argument in arguments[1:])
             with _threads.lock:  # another Python thread may be adding, too
                 known = np.append(known, [[_digest(kinds), _address(body, kinds)]], axis=0)
-            done = _threads.run(known, arguments)
+            done = _threads.run(known, slot, arguments)
         if done == _FAILED:
             raise MemoryError(f"{function.__name__}: no memory for what a part of the work needs")
         if done != _RAN:

@@ -85,13 +85,13 @@ class HeadLoss(NamedTuple):
     """The loss of a batch and, if it was asked for, its gradients.
 
     Args:
-        sums: sums over the counted positions or sequences.
+        sums: (2 + n,) float64, the sums over the counted positions or sequences, as ``LossSums.to_array`` orders them.
         dy: (T, B, D·H), gradient of the mean loss with respect to the core's outputs, an array that the caller may overwrite;
             None without gradients.
         dfinal: (S, L·D, B, H), its gradient with respect to the core's final state; None: zero.
     """
 
-    sums: LossSums
+    sums: NDArray[np.float64]
     dy: NDArray | None = None
     dfinal: NDArray | None = None
 
@@ -217,7 +217,12 @@ class HeadFunctions(NamedTuple):
     """The two functions of a head on an engine, with the head itself as the first argument of each.
 
     Their signatures are those of ``Head.forward`` and ``Head.loss`` for every head and engine.
+
+    Args:
+        recordable: whether both compute by the engine's kernels alone, so that their calls can be recorded and made again
+            (``unrolled.engine.kernels.threads.recording``).
     """
 
     forward: Callable[..., Outputs]
     loss: Callable[..., HeadLoss]
+    recordable: bool = False

@@ -121,7 +121,7 @@ class SoftmaxHead(ABC):
         weight = self.weight_name
         pair = None if grads is None else (grads[weight], grads[BIAS])
         sums, dy = output_loss(y, params[weight], params[BIAS], batch.targets, batch.weights, pair, smoothing)
-        return HeadLoss(sums, dy)
+        return HeadLoss(sums.to_array(), dy)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -111,7 +111,11 @@ class InputFunctions(NamedTuple):
     """The two functions of an input on an engine, with the input itself as the first argument of each.
 
     Their signatures are those of ``Input.forward`` and ``Input.backward`` for every kind and engine.
+
+    Args:
+        recordable: as in ``unrolled.engine.models.heads.head.HeadFunctions``.
     """
 
     forward: Callable[..., NDArray]
     backward: Callable[..., None]
+    recordable: bool = False

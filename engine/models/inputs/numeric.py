@@ -86,7 +86,7 @@ class _NumericInput:
         return {"kind": self.kind, **lists}
 
 
-def _dtype_of(params: Mapping[str, NDArray]) -> np.dtype:
+def dtype_of(params: Mapping[str, NDArray]) -> np.dtype:
     """Return the dtype of a model's parameters."""
     return next(iter(params.values())).dtype
 
@@ -104,7 +104,7 @@ class ValuesInput(_NumericInput):
 
     def forward(self, params: Mapping[str, NDArray], array: NDArray, T: int) -> NDArray:
         """Return the scaled values (T, B, columns) in the dtype of the parameters."""
-        return self.scaled(array).astype(_dtype_of(params))
+        return self.scaled(array).astype(dtype_of(params))
 
     def example(self, rng: np.random.Generator, T: int, B: int) -> NDArray:
         """Return values (T, B, columns) of unit variance after scaling."""
@@ -125,7 +125,7 @@ class StaticInput(_NumericInput):
 
     def forward(self, params: Mapping[str, NDArray], array: NDArray, T: int) -> NDArray:
         """Return the scaled values, repeated to (T, B, columns), in the dtype of the parameters."""
-        scaled = self.scaled(array).astype(_dtype_of(params))
+        scaled = self.scaled(array).astype(dtype_of(params))
         return np.broadcast_to(scaled, (T, *scaled.shape))
 
     def example(self, rng: np.random.Generator, T: int, B: int) -> NDArray:

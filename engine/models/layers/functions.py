@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,10 @@ class LayerFunctions(NamedTuple):
     """
 
     zeros: Callable[[int, np.dtype], NDArray]
+    copy: Callable[[NDArray, NDArray], None]
+    mask: Callable[[NDArray, NDArray], NDArray]
+    join_columns: Callable[[Sequence[NDArray]], NDArray]
+    take_columns: Callable[[NDArray, int, int], NDArray]
     linear_forward: Callable[[NDArray, NDArray, NDArray], NDArray]
     linear_backward_input: Callable[[Any, NDArray, NDArray | None], NDArray]
     linear_backward_weight: Callable[[Any, NDArray, NDArray, NDArray], None]
@@ -34,8 +38,32 @@ def zeros(size: int, dtype: np.dtype) -> NDArray:
     return np.zeros(size, dtype)
 
 
+def copy(source: NDArray, target: NDArray) -> None:
+    """Copy an array to one of the same shape, whose last two axes are C-contiguous in both."""
+    target[...] = source
+
+
+def mask(x: NDArray, factors: NDArray) -> NDArray:
+    """Return x (T, B, F), or (N, F), times the factors of a dropout mask of the same shape, or of one time step (1, B, F)."""
+    return x * factors
+
+
+def join_columns(arrays: Sequence[NDArray]) -> NDArray:
+    """Return the columns of arrays (T, B, ·) side by side."""
+    return np.concatenate(arrays, axis=-1)
+
+
+def take_columns(x: NDArray, first: int, last: int) -> NDArray:
+    """Return columns ``first`` to ``last`` of x (T, B, F)."""
+    return x[..., first:last]
+
+
 LAYERS = LayerFunctions(
     zeros=zeros,
+    copy=copy,
+    mask=mask,
+    join_columns=join_columns,
+    take_columns=take_columns,
     linear_forward=linear_forward,
     linear_backward_input=linear_backward_input,
     linear_backward_weight=linear_backward_weight,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,16 @@ class LossSums(NamedTuple):
     loss: float
     weight: float
     details: tuple[float, ...] = ()
+
+    @classmethod
+    def from_array(cls, numbers: NDArray[np.float64]) -> Self:
+        """Return the sums of the numbers that ``to_array`` returned."""
+        loss, weight, *details = numbers.tolist()
+        return cls(loss, weight, tuple(details))
+
+    def to_array(self) -> NDArray[np.float64]:
+        """Return the loss, the weight and the details as one array."""
+        return np.array([self.loss, self.weight, *self.details])
 
     def plus(self, other: LossSums) -> LossSums:
         """Return the sums over both."""

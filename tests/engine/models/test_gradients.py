@@ -65,14 +65,15 @@ def differences(function, array: NDArray) -> NDArray:  # type: ignore[no-untyped
 def test_every_parameter_and_the_state_match_differences(cell: str, variant: str) -> None:
     layers, settings = VARIANTS[variant]
     config = models.config(cell, layers, **settings)
-    model = Network(config.spec, models.params(config))
+    params = models.params(config)
+    model = Network(config.spec, params)
     batch, state, masks = models.batch(config), models.state(config), masks_for(config)
     got = model.gradients(batch, state, masks)
 
     def loss() -> float:
         return mean_loss(model, batch, state, masks)
 
-    for name, value in model.params.items():
+    for name, value in params.items():
         assert_close(got.params[name], differences(loss, value), "difference", what=name)
     assert_close(got.dstate, differences(loss, state), "difference", what="initial state")
 
@@ -86,7 +87,7 @@ def test_gradients_under_every_kind_of_dropout(cell: str, variant: str) -> None:
     masks = masks_for(config, dropout=dropout)
     model = Network(config.spec, params)
     got = model.gradients(batch, state, masks)
-    for name, value in model.params.items():
+    for name, value in params.items():
         expected = differences(lambda: mean_loss(model, batch, state, masks), value)
         assert_close(got.params[name], expected, "difference", what=name)
     twins = {
@@ -101,12 +102,14 @@ def test_gradients_under_every_kind_of_dropout(cell: str, variant: str) -> None:
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_gradients_of_smoothed_labels_match_differences(backend: str) -> None:
     config = models.config("lstm", 1)
-    model = Network(config.spec, models.params(config), backend)
+    params = models.params(config)
+    model = Network(config.spec, params, backend)
     batch, state = models.batch(config), models.state(config)
     got = model.gradients(batch, state, smoothing=0.3)
 
     def loss() -> float:
         """Return the loss by its definition: the cross-entropy with a target that is spread out."""
+        model.parameters_changed()
         logits = model.step(batch.inputs, state)[0]["logits"]
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         target = 0.7 * np.eye(models.V)[batch.targets] + 0.3 / models.V
@@ -114,7 +117,7 @@ def test_gradients_of_smoothed_labels_match_differences(backend: str) -> None:
 
     assert got.loss.loss / got.loss.weight == pytest.approx(loss(), rel=1e-9)
     for name in ("output.weight", "output.bias", "rnn.weight_hh_l0"):
-        assert_close(got.params[name], differences(loss, model.params[name]), "difference", what=name)
+        assert_close(got.params[name], differences(loss, params[name]), "difference", what=name)
 
 
 def test_masks_keep_their_share_and_their_mean() -> None:

@@ -113,7 +113,7 @@ def cross_entropy(backend: str, logits: NDArray, targets: NDArray, mask: NDArray
     grads = {name: np.zeros_like(value) for name, value in params.items()}
     batch, state = Batch({}, targets, mask, None, False), np.zeros((1, 1, *logits.shape[1:]), dtype)
     found = get_backend(backend).heads["step_labels"].loss(StepLabelsHead(V), params, logits, state, batch, grads, 0.0)
-    return found.sums, found.dy
+    return LossSums.from_array(found.sums), found.dy
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,6 +9,7 @@ import pytest
 from tolerances import assert_close
 
 from unrolled.engine.errors import ConfigError
+from unrolled.engine.kernels.optimizers import RULES
 from unrolled.engine.network.backends import BACKENDS, get_backend
 from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import clip_scale, grad_norm, gradient_factor
@@ -30,7 +31,7 @@ def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usu
     config = OptimizerConfig(optimizer, 0.03, weight_decay=0.02, **constants)
     params = rng.standard_normal(37)
     twin = torch.nn.Parameter(torch.from_numpy(params.copy()))
-    ours = Optimizer(config, params, get_backend(backend).update_rules)
+    ours = Optimizer(config, params, functions=get_backend(backend).update)
     theirs = TORCH_OPTIMIZERS[optimizer](config, [twin])
     for step in range(10):
         grads, rate, scale = rng.standard_normal(37), 0.03 / (1 + step), 1 / (1 + step)
@@ -41,17 +42,44 @@ def test_optimizers_equal_torch_over_ten_steps(optimizer: str, backend: str, usu
     assert_close(params, twin.detach().numpy(), "engine", what=optimizer)
 
 
-def test_every_backend_has_every_optimizer() -> None:
-    for name in BACKENDS:
-        assert set(get_backend(name).update_rules) == set(OPTIMIZERS) == set(UPDATE_RULES)
+def test_every_engine_has_every_optimizer() -> None:
+    assert set(RULES) == set(OPTIMIZERS) == set(UPDATE_RULES)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_norm_of_all_gradients(backend: str) -> None:
     grads = np.random.default_rng(0).standard_normal(50_001).astype(np.float32)
-    norm = get_backend(backend).grad_norm(grads)
+    params = np.zeros_like(grads)
+    norm, updated = Optimizer(OptimizerConfig("sgd"), params, functions=get_backend(backend).update).update(grads, 1.0)
+    assert updated
     assert norm == pytest.approx(float(np.linalg.norm(grads.astype(np.float64))), rel=1e-12)
-    assert not np.isfinite(get_backend(backend).grad_norm(np.array([1.0, np.nan])))
+    np.testing.assert_array_equal(params, -grads)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_and_losses_that_are_not_finite_change_nothing(backend: str, name: str) -> None:
+    params, grads = np.ones(3), np.ones(3)
+    optimizer = Optimizer(OptimizerConfig(name), params, functions=get_backend(backend).update)
+    for spoiled, loss in ((np.array([1.0, np.nan, 1.0]), 1.0), (np.array([1.0, np.inf, 1.0]), 1.0), (grads, np.nan)):
+        outcome = optimizer.count(optimizer.apply(spoiled, optimizer.prepare(0.1), np.array([loss, 1.0])))
+        assert not outcome.updated
+        assert not optimizer.updates.any()
+        assert not optimizer.moments.first.any()
+        np.testing.assert_array_equal(params, 1.0)
+    assert optimizer.update(grads, 0.1).updated
+    assert (params < 1).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_clipping_by_value_comes_before_the_norm_and_bounds_what_the_factor_leaves(backend: str) -> None:
+    params, grads = np.zeros(3), np.array([8.0, -3.0, 0.5])
+    config = OptimizerConfig("sgd", clip_value=2.0)
+    optimizer = Optimizer(config, params, max_norm=1.0, functions=get_backend(backend).update)
+    norm, _ = optimizer.update(grads, 1.0, factor=0.5)
+    np.testing.assert_allclose(grads, [4.0, -3.0, 0.5])  # times the factor at most 2
+    assert norm == pytest.approx(0.5 * np.sqrt(16 + 9 + 0.25))
+    assert_close(params, -0.5 * grads / (norm + 1e-6), "engine")
 
 
 def test_clipping_scales_to_the_norm_and_leaves_small_gradients() -> None:

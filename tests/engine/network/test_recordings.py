@@ -1,0 +1,286 @@
+"""Recorded calls of the compiled engine: the same bits as kernels called one by one, for other data of the same shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import models
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from unrolled.engine.kernels.threads.recording import NotRecordable, Recording, record, refuse_recording
+from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
+from unrolled.engine.models.dropout import Dropout, Masks, dropout_masks
+from unrolled.engine.models.inputs.batch import Batch
+from unrolled.engine.models.spec import ModelSpec
+from unrolled.engine.models.step_contract import zero_state
+from unrolled.engine.network.backends import get_backend
+from unrolled.engine.network.network import Network
+from unrolled.engine.network.recordings import MOST_KINDS, Recordings
+from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
+from unrolled.engine.training.trainable import EngineTrainable, StepResult
+
+STEPS = 4  # the first is called one by one, the second is recorded, the others are the recorded one
+
+
+@pytest.fixture(autouse=True)
+def keep_the_number_of_threads() -> Iterator[None]:
+    before = numba.get_num_threads()
+    yield
+    numba.set_num_threads(before)
+
+
+def pair_of(spec: ModelSpec, optimizer: OptimizerConfig | None = None) -> tuple[EngineTrainable, EngineTrainable]:
+    """Return a trainable, and one like it that records nothing."""
+    recorded, plain = (
+        EngineTrainable(spec, models.params(spec, np.float32), optimizer or OptimizerConfig(), 0.5, "numba")
+        for _ in range(2)
+    )
+    plain._steps = Recordings(plain.backend, plain._update_arrays, recordable=False)
+    return recorded, plain
+
+
+def is_recorded(trainable: EngineTrainable) -> bool:
+    return len(trainable._steps._kept) > 0
+
+
+def batch_of(spec: ModelSpec, seed: int, T: int = 9, B: int = 4) -> tuple[Batch, NDArray]:
+    """Return a random batch of a tagger and an initial state."""
+    rng = np.random.default_rng(seed)
+    inputs = {column.name: column.example(rng, T, B) for column in spec.inputs}
+    targets, weights = rng.integers(0, models.C, (T, B)), rng.random((T, B)) > 0.2
+    state = rng.standard_normal(zero_state(spec, B).shape).astype(np.float32)
+    return Batch(inputs, targets, weights, None, False), state
+
+
+def assert_same_step(one: StepResult, other: StepResult, pair: tuple[EngineTrainable, EngineTrainable]) -> None:
+    """Compare results and parameters bit by bit."""
+    assert (one.loss, one.grad_norm) == (other.loss, other.grad_norm)
+    np.testing.assert_array_equal(one.state, other.state)
+    for name, value in pair[0].params.items():
+        np.testing.assert_array_equal(value, pair[1].params[name], err_msg=name)
+
+
+def train_both(pair: tuple[EngineTrainable, EngineTrainable], masks: Dropout | None = None, **sizes: int) -> None:
+    """Train both on the same batches, and compare after each step."""
+    spec = pair[0].spec
+    for step in range(STEPS):
+        batch, state = batch_of(spec, step, **sizes)
+        T, B = batch.weights.shape
+        drawn = None if masks is None else dropout_masks(spec, T, B, np.random.default_rng(step), np.float32, masks)
+        one, other = (trainable.train_step(batch, state, 0.01 / (1 + step), drawn) for trainable in pair)
+        assert_same_step(one, other, pair)
+    assert is_recorded(pair[0])
+    assert not is_recorded(pair[1])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_training_of_every_cell(cell: str, bidirectional: bool) -> None:
+    train_both(pair_of(models.spec(cell, bidirectional=bidirectional)))
+
+
+@pytest.mark.parametrize("inputs", models.MIXTURES)
+def test_training_of_every_mixture_of_inputs(inputs: str) -> None:
+    train_both(pair_of(models.spec("gru", inputs, layers=1)))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_with_every_optimizer(optimizer: str) -> None:
+    train_both(pair_of(models.spec("rnn"), OptimizerConfig(optimizer)))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"clip_value": 1e-3}, {"sum_over_time": True, "clip_value": 0.1}, {"label_smoothing": 0.1}]
+)
+def test_training_with_other_losses_and_clipping(settings: dict[str, Any]) -> None:
+    train_both(pair_of(models.spec("lstm"), OptimizerConfig(**settings)))
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_training_with_dropout(variational: bool) -> None:
+    spec = models.spec("lstm", "tokens+values", bidirectional=True, dropout=0.3)
+    train_both(pair_of(spec), Dropout(inputs=0.2, outputs=0.4, variational=variational))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_too_few_for_the_threads(threads: int) -> None:
+    """A single row is shared by units, with a barrier of its own inside a call."""
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    train_both(pair_of(models.spec("lstm")), B=1, T=12)
+
+
+def test_batches_that_alternate_between_sizes() -> None:
+    pair = pair_of(models.spec("gru"))
+    for step in range(12):
+        batch, state = batch_of(pair[0].spec, step, T=(7, 7, 8)[step % 3])
+        one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
+        assert_same_step(one, other, pair)
+    for step in range(2 * (MOST_KINDS + 1)):
+        batch, state = batch_of(pair[0].spec, step, T=4 + step // 2)
+        one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
+        assert_same_step(one, other, pair)
+    assert len(pair[0]._steps._kept) == MOST_KINDS
+
+
+def test_a_loss_that_is_not_finite_leaves_the_parameters() -> None:
+    recorded, _ = pair_of(models.spec("lstm", "values"))
+    for step in range(3):
+        recorded.train_step(*batch_of(recorded.spec, step), 0.01, None)
+    assert is_recorded(recorded)
+    before, updates = recorded.export_params(), int(recorded.optimizer.updates[0])
+    batch, state = batch_of(recorded.spec, 5)
+    state[0, 0, 0, 0] = np.nan
+    assert not np.isfinite(recorded.train_step(batch, state, 0.01, None).grad_norm)
+    assert int(recorded.optimizer.updates[0]) == updates
+    for name, value in before.items():
+        np.testing.assert_array_equal(recorded.params[name], value, err_msg=name)
+
+
+def test_training_state_that_is_restored_between_recorded_steps() -> None:
+    recorded, _ = pair_of(models.spec("lstm"))
+    batch, state = batch_of(recorded.spec, 0)
+    for _ in range(3):
+        recorded.train_step(batch, state, 0.01, None)
+    kept = recorded.training_state()
+    one = recorded.train_step(batch, state, 0.01, None)
+    recorded.load_training_state(kept)
+    again = recorded.train_step(batch, state, 0.01, None)
+    assert (one.loss, one.grad_norm) == (again.loss, again.grad_norm)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_steps_and_runs_give_the_same_bits(cell: str, layers: int) -> None:
+    spec = models.spec(cell, "tokens+values" if layers == 2 else "tokens", layers)
+    network, params = Network(spec, models.params(spec, np.float32), "numba"), models.params(spec, np.float32)
+    fresh = Network(spec, params, "numba")
+    for T, B in ((1, 1), (3, 2)):
+        for call in range(STEPS):
+            batch, state = batch_of(spec, call, T, B)
+            outputs, after = network.step(batch.inputs, state)
+            expected, after_expected = fresh._run(batch.inputs, None, state)
+            np.testing.assert_array_equal(outputs["logits"], expected["logits"])
+            np.testing.assert_array_equal(after, after_expected)
+    assert len(network._runs._kept) == 2
+
+
+def test_results_are_copies() -> None:
+    spec = models.spec("lstm")
+    network = Network(spec, models.params(spec, np.float32), "numba")
+    batch, state = batch_of(spec, 0, 1, 2)
+    results = [network.step(batch.inputs, state) for _ in range(3)]
+    other, _ = batch_of(spec, 1, 1, 2)
+    network.step(other.inputs, state + 1)
+    for outputs, after in results[1:]:
+        np.testing.assert_array_equal(outputs["logits"], results[0][0]["logits"])
+        np.testing.assert_array_equal(after, results[0][1])
+
+
+def test_changed_parameters_reach_the_next_step() -> None:
+    spec = models.spec("gru")
+    params = models.params(spec, np.float32)
+    network = Network(spec, params, "numba")
+    batch, state = batch_of(spec, 0, 1, 2)
+    before = [network.step(batch.inputs, state)[0]["logits"] for _ in range(3)]
+    with pytest.raises(ValueError, match="read-only"):
+        network.params["rnn.weight_hh_l0"] *= 2
+    params["rnn.weight_hh_l0"] *= 2
+    network.parameters_changed()
+    outputs, _ = network.step(batch.inputs, state)
+    expected, _ = Network(spec, network.params, "numba").step(batch.inputs, state)
+    np.testing.assert_array_equal(outputs["logits"], expected["logits"])
+    assert (outputs["logits"] != before[2]).any()  # alarm: the change shows
+
+
+def test_steps_between_updates_see_the_new_parameters() -> None:
+    recorded, plain = pair_of(models.spec("lstm"))
+    batch, state = batch_of(recorded.spec, 0)
+    first = {name: array[:1] for name, array in batch.inputs.items()}
+    for _ in range(STEPS):
+        for trainable in (recorded, plain):
+            trainable.train_step(batch, state, 0.1, None)
+        expected, _ = Network(plain.spec, plain.export_params(), "numba").step(first, state)
+        np.testing.assert_array_equal(recorded.step(first, state)[0]["logits"], expected["logits"])
+
+
+def test_another_number_of_threads_is_recorded_anew() -> None:
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("Numba has one thread")
+    pair = pair_of(models.spec("lstm"))
+    for step, threads in enumerate((2, 2, 2, 1, 1, 1, 2, 2)):
+        numba.set_num_threads(threads)
+        batch, state = batch_of(pair[0].spec, step)
+        one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
+        assert_same_step(one, other, pair)
+
+
+@compiled_on_all_threads
+def double(part: int, parts: int, x: Any, y: Any) -> None:
+    """y = 2 x."""
+    if part == 0:
+        for i in range(len(x)):
+            y[i] = 2 * x[i]
+
+
+def test_a_recording_repeats_the_kernels_and_nothing_else() -> None:
+    """Alarm for the comparisons above: what NumPy computes is not repeated."""
+
+    def function(x: NDArray) -> tuple[NDArray, NDArray]:
+        y = np.empty_like(x)
+        double(x, y)
+        return y, x + 1
+
+    recording = Recording(function, [np.arange(3.0)])
+    compiled, by_numpy = recording.run([np.arange(3.0) + 10])
+    np.testing.assert_array_equal(compiled, [20.0, 22.0, 24.0])
+    np.testing.assert_array_equal(by_numpy, [1.0, 2.0, 3.0])  # stale
+
+
+def test_a_function_can_refuse_to_be_recorded() -> None:
+    def function(x: NDArray) -> NDArray:
+        refuse_recording("the test says so")
+        return x
+
+    assert record(function, [np.zeros(1)]) is None
+    with pytest.raises(NotRecordable, match="the test says so"):
+        Recording(function, [np.zeros(1)])
+    recordings = Recordings(get_backend("numba"), function)
+    for _ in range(3):
+        assert recordings.call("kind", [np.ones(1)], lambda x: float(x[0])) == 1.0
+
+
+def test_a_call_while_another_thread_uses_the_memory() -> None:
+    calls = []
+
+    def function(x: NDArray) -> NDArray:
+        y = np.empty_like(x)
+        double(x, y)
+        calls.append(x)
+        return y
+
+    recordings = Recordings(get_backend("numba"), function)
+    for _ in range(3):
+        recordings.call("kind", [np.ones(2)], float_of)
+    assert len(calls) == 2
+    with recordings._lock:
+        assert recordings.call("kind", [np.full(2, 4.0)], float_of) == 8.0
+    assert len(calls) == 3
+
+
+def float_of(x: NDArray) -> float:
+    return float(x[0])
+
+
+def test_masks_that_are_missing_and_masks_that_are_not() -> None:
+    """The same shapes with and without masks are different kinds of steps."""
+    pair = pair_of(models.spec("lstm", dropout=0.5))
+    for step in range(8):
+        batch, state = batch_of(pair[0].spec, step)
+        mask = np.random.default_rng(step).integers(0, 2, (9, 4, models.H)).astype(np.float32)
+        masks = (None, Masks(None, [mask], None), Masks(None, None, mask))[step % 3]
+        one, other = (trainable.train_step(batch, state, 0.01, masks) for trainable in pair)
+        assert_same_step(one, other, pair)
