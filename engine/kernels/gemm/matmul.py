@@ -7,6 +7,7 @@ run on the processor's AMX tiles where it has some (``amx``); ``multiply_part`` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
 from unrolled.engine.kernels.gemm.microkernel import FEW_ROWS, TILE_ROWS, VECTORS, WIDE, multiply_tile
 from unrolled.engine.kernels.gemm.packing import by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
+from unrolled.engine.kernels.simd.pointers import further, pointer
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.recording import writes
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
@@ -25,24 +27,45 @@ ROW_BLOCK = 128  # rows of the first factor multiplied with all panels before th
 
 
 @compiled
-def _tiles(
-    width: int, a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, panel_at: int, second: int, far: int,
-    start: NDArray, start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, depth: int, edge: int,
+def _multiply_columns(
+    a: Any, a_row: int, a_depth: int, panel: Any, far: int, start: Any, start_row: int, c: Any, c_row: int, rows: int, N: int,
+    lanes: int, depth: int, back: bool,
 ) -> None:  # fmt: skip
-    """Multiply all rows of one tile's width, 8, 4, 2 or 1 at a time; arguments as in ``multiply_tile``."""
-    left = rows
+    """Multiply as ``multiply_columns``, from pointers; panels have registers of ``lanes`` lanes.
+
+    There is one call of a tile, with heights and widths that are not constants, because all heights and widths are compiled for
+    each call.
+    """
+    # three rows are two tiles, and only one of them is so few
+    most = 2 * VECTORS if rows <= FEW_ROWS and rows != 3 else WIDE
+    left = registers = (N + lanes - 1) // lanes
     while left > 0:
-        if TILE_ROWS == 8 and left >= 8:
-            n = 8
-        elif left >= 4:
-            n = 4
-        else:
-            n = 2 if left >= 2 else 1
-        multiply_tile(
-            n, width, a, a_at, a_row, a_depth, panels, panel_at, second, far, start, start_at, start_row, c, c_at, c_row,
-            depth, edge,
-        )  # fmt: skip
-        a_at, start_at, c_at, left = a_at + n * a_row, start_at + n * start_row, c_at + n * c_row, left - n
+        width = min(left, most)
+        if most < left <= 2 * most - 2:  # two tiles of about the same width
+            width = (left + 1) // 2
+        first = left - width if back else registers - left
+        edge = N - (registers - 1) * lanes if first + width == registers else lanes
+        at, second = first // VECTORS * far, lanes
+        if first % VECTORS > 0:  # the tile begins in the middle of a panel
+            at, second = at + lanes, far - lanes
+        own = further(panel, at)
+        factor, before, into = a, further(start, first * lanes), further(c, first * lanes)
+        rest = rows
+        while rest > 0:
+            if TILE_ROWS == 8 and rest >= 8:
+                n = 8
+            elif rest >= 4:
+                n = 4
+            else:
+                n = 2 if rest >= 2 else 1
+            multiply_tile(
+                n, width, factor, a_row, a_depth, own, second, far, before, start_row, into, c_row, depth, edge
+            )  # fmt: skip
+            factor, before, into = (
+                further(factor, n * a_row), further(before, n * start_row), further(into, n * c_row),
+            )  # fmt: skip
+            rest -= n
+        left -= width
 
 
 @compiled
@@ -51,25 +74,10 @@ def multiply_columns(
     start_at: int, start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, depth: int, back: bool,
 ) -> None:  # fmt: skip
     """C = start + A @ B for the N columns and ``depth`` rows of panels of W columns from ``panel_at`` on, ``far`` apart."""
-    lanes = W // VECTORS
-    # three rows are two tiles, and only one of them is so few
-    most = 2 * VECTORS if rows <= FEW_ROWS and rows != 3 else WIDE
-    registers = (N + lanes - 1) // lanes
-    tiles = (registers + most - 1) // most
-    width, wider = registers // tiles, registers % tiles  # the first tiles are one register wider
-    for i in range(tiles):
-        tile = tiles - 1 - i if back else i
-        first = tile * width + min(tile, wider)
-        at, second = panel_at + first // VECTORS * far, lanes
-        if first % VECTORS > 0:  # the tile begins in the middle of a panel
-            at, second = at + lanes, far - lanes
-        # There is one call, with a width that is not a constant: for each constant width Numba would compile all heights
-        # again, in every kernel.
-        _tiles(
-            width + (1 if tile < wider else 0), a, a_at, a_row, a_depth, panels, at, second, far, start,
-            start_at + first * lanes, start_row, c, c_at + first * lanes, c_row, rows, depth,
-            N - (registers - 1) * lanes if tile == tiles - 1 else lanes,
-        )  # fmt: skip
+    _multiply_columns(
+        pointer(a, a_at), a_row, a_depth, pointer(panels, panel_at), far, pointer(start, start_at), start_row,
+        pointer(c, c_at), c_row, rows, N, W // VECTORS, depth, back,
+    )  # fmt: skip
 
 
 @compiled
@@ -79,19 +87,17 @@ def _multiply_part(
 ) -> None:  # fmt: skip
     """Run ``multiply_part`` on the micro-kernel, DEPTH_BLOCK rows of the panels at a time."""
     K, W = panels.shape[1], panels.shape[2]
-    flat = panels.reshape(-1)
-    block = K if rows <= TILE_ROWS else DEPTH_BLOCK  # a single tile of rows reads each panel once
-    depth = min(block, K)
-    multiply_columns(
-        a, a_at, a_row, a_depth, flat, first * K * W, K * W, W, start, start_at, start_row, c, c_at, c_row, rows, N,
-        depth, back,
-    )  # fmt: skip
-    for k0 in range(block, K, block):
-        depth = min(block, K - k0)
-        multiply_columns(
-            a, a_at + k0 * a_depth, a_row, a_depth, flat, (first * K + k0) * W, K * W, W, c, c_at, c_row, c, c_at, c_row,
-            rows, N, depth, back,
-        )  # fmt: skip
+    depth = K if rows <= TILE_ROWS else DEPTH_BLOCK  # a single tile of rows reads each panel once
+    panel = pointer(panels, first * K * W)
+    for r in range(0, rows, ROW_BLOCK):
+        factor, into = pointer(a, a_at + r * a_row), pointer(c, c_at + r * c_row)
+        before, before_row = pointer(start, start_at + r * start_row), start_row
+        for k in range(0, K, depth):
+            _multiply_columns(
+                further(factor, k * a_depth), a_row, a_depth, further(panel, k * W), K * W, before, before_row, into, c_row,
+                min(ROW_BLOCK, rows - r), N, W // VECTORS, min(depth, K - k), back,
+            )  # fmt: skip
+            before, before_row = into, c_row
 
 
 @compiled
@@ -100,23 +106,16 @@ def _multiply_part_amx(
     start_row: int, c: NDArray, c_at: int, c_row: int, rows: int, N: int, back: bool,
 ) -> None:  # fmt: skip
     """Run ``multiply_part`` on AMX tiles."""
-    amx.multiply(
-        a, a_at, a_row, panels.reshape(-1), panels.shape[1], panels.shape[2], first, start, start_at, start_row, c, c_at,
-        c_row, rows, N, back,
-    )  # fmt: skip
+    flat, depth, W = panels.reshape(-1), panels.shape[1], panels.shape[2]
+    for r in range(0, rows, ROW_BLOCK):
+        amx.multiply(
+            a, a_at + r * a_row, a_row, flat, depth, W, first, start, start_at + r * start_row, start_row, c,
+            c_at + r * c_row, c_row, min(ROW_BLOCK, rows - r), N, back,
+        )  # fmt: skip
 
 
 multiply_part = by_packing("panels", _multiply_part, _multiply_part, _multiply_part_amx)
 """Multiply as ``multiply`` for the N columns from panel ``first`` on, the first of which is at ``start_at`` and ``c_at``."""
-
-
-@compiled
-def add_product_part(
-    a: NDArray, a_at: int, a_row: int, a_depth: int, panels: NDArray, first: int, c: NDArray, c_at: int, c_row: int,
-    rows: int, N: int, back: bool,
-) -> None:  # fmt: skip
-    """c += a @ b as ``add_product``, for the N columns from panel ``first`` on, the first of which is at ``c_at``."""
-    multiply_part(a, a_at, a_row, a_depth, panels, first, c, c_at, c_row, c, c_at, c_row, rows, N, back)
 
 
 @compiled
@@ -131,12 +130,7 @@ def multiply(
     r·start_row (0: all rows start from the same one). ``back`` multiplies the last columns first: a caller that multiplies
     with the same panels repeatedly alternates it, so that it begins with the panels that are still in the cache.
     """
-    for r in range(0, rows, ROW_BLOCK):
-        some = min(ROW_BLOCK, rows - r)
-        multiply_part(
-            a, a_at + r * a_row, a_row, a_depth, panels, 0, start, start_at + r * start_row, start_row, c,
-            c_at + r * c_row, c_row, some, N, back,
-        )  # fmt: skip
+    multiply_part(a, a_at, a_row, a_depth, panels, 0, start, start_at, start_row, c, c_at, c_row, rows, N, back)
 
 
 @compiled

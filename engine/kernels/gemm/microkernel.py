@@ -19,7 +19,6 @@ from llvmlite import ir
 from numba import types
 
 from unrolled.engine.kernels.jit.compilation import intrinsic
-from unrolled.engine.kernels.jit.numba_internals import array_data
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd import bf16
 from unrolled.engine.kernels.simd.registers import (
@@ -53,37 +52,31 @@ _LINE = 64  # bytes
 
 @intrinsic
 def multiply_tile(  # type: ignore[no-untyped-def]
-    typing_context, rows, width, a, a_at, a_row, a_depth, panel, panel_at, second, far, start, start_at, start_row, c,
-    c_at, c_row, depth, edge,
-):  # fmt: skip
+    typing_context, rows, width, a, a_row, a_depth, panel, second, far, start, start_row, c, c_row, depth, edge
+):
     """C = start + A · panel for a tile of 1, 2, 4 or TILE_ROWS rows and 1 to 4 registers (4: FEW_ROWS at the most).
 
-    Flat arrays come with an offset and strides in items; a row of a panel is VECTORS registers wide. The second register
-    lies ``second`` items after the first, and the next two ``far`` after these two. ``start`` and C have ``edge`` lanes of
-    the last register.
+    Pointers come with strides in items; a row of a panel is VECTORS registers wide. The second register lies ``second`` items
+    after the first, and the next two ``far`` after these two. ``start`` and C have ``edge`` lanes of the last register.
     """
-    dtype = c.dtype
-    in_pairs = a.dtype == panel.dtype == bf16.WORD and dtype == types.float32
-    if not in_pairs and not (a.dtype == panel.dtype == dtype and dtype in (types.float32, types.float64)):
+    item, dtype = a.dtype, c.dtype
+    in_pairs = item == panel.dtype == bf16.WORD and dtype == types.float32
+    if not in_pairs and not (item == panel.dtype == dtype and dtype in (types.float32, types.float64)):
         return None
     if start.dtype != dtype:
         return None
     i = types.intp
-    signature = types.void(i, i, a, i, i, i, panel, i, i, i, start, i, i, c, i, i, i, i)
+    signature = types.void(i, i, a, i, i, panel, i, i, start, i, c, i, i, i)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data = {
-            name: array_data(context, builder, signature.args[n], args[n])
-            for name, n in (("a", 2), ("panel", 6), ("start", 10), ("c", 13))
-        }
-        item, scalar = context.get_value_type(a.dtype), context.get_value_type(dtype)
+        factors, sums = context.get_value_type(item), context.get_value_type(dtype)
         done = builder.append_basic_block("tile_done")
         choice = builder.switch(builder.add(builder.mul(args[0], number(8)), args[1]), done)
         for height in sorted({1, 2, 4, TILE_ROWS}):
             for width in (1, 2, 3, 4) if height <= FEW_ROWS else (1, 2, 3):
                 with builder.goto_block(builder.append_basic_block("tile")):
                     choice.add_case(number(8 * height + width), builder.block)
-                    _Tile(builder, item, scalar, height, width).emit(data, args)
+                    _Tile(builder, factors, sums, height, width).emit(*args[2:])
                     builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -100,21 +93,20 @@ class _Tile:
         self._sums, self._factors = ir.VectorType(scalar, self._lanes), ir.VectorType(item, self._lanes)
         self._columns = [number(v * self._lanes) for v in range(width)]
 
-    def _row_pointers(self, data: Any, at: Any, stride: Any) -> list[Any]:
-        """Return pointers to the rows, ``stride`` apart from ``at`` on."""
-        b = self._builder
-        return [b.gep(data, [b.add(at, b.mul(stride, number(r)))]) for r in range(self._rows)]
+    def _row_pointers(self, first: Any, stride: Any) -> list[Any]:
+        """Return pointers to the rows, ``stride`` apart."""
+        return [self._builder.gep(first, [self._builder.mul(stride, number(r))]) for r in range(self._rows)]
 
-    def emit(self, data: dict[str, Any], args: Any) -> None:
+    def emit(
+        self, a: Any, a_row: Any, a_depth: Any, panel: Any, second: Any, far: Any, start: Any, start_row: Any, c: Any,
+        c_row: Any, depth: Any, edge: Any,
+    ) -> None:  # fmt: skip
         """Emit the loop over the depth, which is at least 1."""
         builder = self._builder
-        _, _, _, a_at, a_row, a_depth, _, panel_at, second, far, _, start_at, start_row, _, c_at, c_row, depth, edge = (
-            args
+        a_rows, start_rows, c_rows = (
+            self._row_pointers(*some) for some in ((a, a_row), (start, start_row), (c, c_row))
         )
-        a_rows, c_rows = self._row_pointers(data["a"], a_at, a_row), self._row_pointers(data["c"], c_at, c_row)
-        start_rows = self._row_pointers(data["start"], start_at, start_row)
-        first = builder.gep(data["panel"], [panel_at])
-        panels = [first, *(builder.gep(first, [at]) for at in (second, far, builder.add(far, second)))]
+        panels = [panel, *(builder.gep(panel, [at]) for at in (second, far, builder.add(far, second)))]
         whole = builder.icmp_signed("==", edge, number(self._lanes))
         plain, partial, loop, done = (
             builder.append_basic_block(name) for name in ("plain", "partial", "depth", "done")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
-from unrolled.engine.kernels.gemm.matmul import add_product_part
+from unrolled.engine.kernels.gemm.matmul import multiply_part
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.recurrent.cells import CELL_FORMULAS
@@ -115,8 +115,9 @@ def _backward(
             wait(team, active, number + 1)
         if n > 0:
             g, g_at, g_row = operand(flat_gates, at, apart * width, n, products * H, own_panels, memory)
-            add_product_part(
-                g, g_at, g_row, 1, own_panels, u0 // W, flat_ds, ds_at + u0, apart * H, n, u1 - u0, k % 2 == 1
+            multiply_part(  # added to ds
+                g, g_at, g_row, 1, own_panels, u0 // W, flat_ds, ds_at + u0, apart * H, flat_ds, ds_at + u0, apart * H, n,
+                u1 - u0, k % 2 == 1,
             )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm.matmul import multiply, multiply_part
+from unrolled.engine.kernels.gemm.matmul import multiply_part
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.threads.spin_barrier import meet, new_teams
 from unrolled.engine.kernels.threads.thread_pool import get_num_threads
@@ -91,12 +91,11 @@ def hidden_product(
     ``h`` and ``gates`` are flat, with rows ``h_row`` and ``width`` apart. The input product is added when the gates are
     activated, which saves a pass over them.
     """
-    if u1 - u0 == H:
-        multiply(h, h_offset, h_row, 1, panels, bias, 0, 0, gates, offset, width, rows, G * H, back)
-        return
-    W = panels.shape[2]
-    for i in range(G):
-        at = (G - 1 - i if back else i) * H + u0
+    columns, pieces, W = u1 - u0, G, panels.shape[2]
+    if columns == H:  # all gates at once
+        columns, pieces = G * H, 1
+    for i in range(pieces):
+        at = (pieces - 1 - i if back else i) * H + u0
         multiply_part(
-            h, h_offset, h_row, 1, panels, at // W, bias, at, 0, gates, offset + at, width, rows, u1 - u0, back
+            h, h_offset, h_row, 1, panels, at // W, bias, at, 0, gates, offset + at, width, rows, columns, back
         )  # fmt: skip
