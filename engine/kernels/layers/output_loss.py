@@ -20,9 +20,8 @@ from unrolled.engine.kernels.gemm.strips import SUM_ROWS
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
 from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
 from unrolled.engine.kernels.layers.linear import as_rows, batch_rows, one_sum
-from unrolled.engine.kernels.simd.activations import exp_negative
-from unrolled.engine.kernels.simd.bits import largest
 from unrolled.engine.kernels.simd.elementwise import elementwise
+from unrolled.engine.kernels.simd.softmax import exp_below, largest_of
 from unrolled.engine.kernels.threads.array_copies import padded
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
@@ -30,28 +29,57 @@ from unrolled.engine.models.layers.output_loss import LOGITS_BYTES
 
 
 @compiled_sum
-def _total(p: NDArray) -> float:
-    """Return the sum of ``p`` (V,)."""
+def _total(x: NDArray) -> float:
+    """Return the sum of ``x`` (V,)."""
     total = 0.0
-    for v in range(p.shape[0]):
-        total += p[v]
+    for v in range(x.shape[0]):
+        total += x[v]
     return total
 
 
-_exp_below = elementwise(lambda x, highest: exp_negative(x - highest))
+GROUP = 8  # rows whose passes alternate: the processor works on several rows at once where no result waits for another
+
+_scaled = elementwise(lambda p, scale, spread: p * scale - spread)
 
 
 @compiled
-def _softmax_row(x: NDArray, target: int, p: NDArray) -> tuple[float, float, bool]:
-    """Write e^(x - max) to ``p`` (V,); return the row's loss, the sum of p, and whether the target is the first largest."""
-    highest = largest(x)  # ignores some NaNs, which still reach p and the loss
-    _exp_below((x,), (p,), (highest,), x.shape[0])
-    total = _total(p)
+def _is_first_largest(x: NDArray, target: int, highest: float) -> bool:
+    """Return whether the target is the first of the largest numbers, which are ``highest``."""
     first = x[target] == highest
     if first:
         for v in range(target):
             first &= x[v] != highest
-    return math.log(total) - (x[target] - highest), total, first
+    return first
+
+
+@compiled
+def _differentiate_rows(
+    logits: NDArray, first: int, last: int, V: int, targets: NDArray, weights: NDArray, losses: NDArray, hits: NDArray,
+    total_weight: float, smoothing: float, highest: NDArray, totals: NDArray,
+) -> None:  # fmt: skip
+    """Turn rows first … last of logits (N, width ≥ V), at most GROUP, into gradients; fill their losses and hits."""
+    number, width, flat = logits.dtype.type, logits.shape[1], logits.reshape(-1)
+    spread, rest = number(smoothing / (V * total_weight)), number((1 - smoothing) / total_weight)
+    for n in range(first, last):
+        losses[n], hits[n], row = 0, False, logits[n]
+        if weights[n] > 0:
+            target, highest[n - first] = row[targets[n]], largest_of(flat, n * width, V)
+            hits[n] = _is_first_largest(row, targets[n], highest[n - first])
+            losses[n] = highest[n - first] - target
+            if smoothing > 0:
+                losses[n] += smoothing * (target - _total(row[:V]) / V)
+    for n in range(first, last):
+        if weights[n] > 0:
+            totals[n - first] = exp_below(flat, n * width, V, highest[n - first])
+    for n in range(first, last):
+        row, w = logits[n], weights[n]
+        if w > 0:
+            total = totals[n - first]
+            losses[n] = (losses[n] + math.log(total)) * w
+            _scaled((row,), (row,), (number(w / (total * total_weight)), w * spread), width)
+            row[targets[n]] -= w * rest
+        else:
+            row[:] = 0
 
 
 SMALL = 1 << 18  # bytes of weights that stay in any core's cache
@@ -70,10 +98,9 @@ def _output_rows(
     """
     (N, H), width, total_weight = h.shape, dlogits.shape[1], sums[1] if sums[1] > 0 else 1.0
     flat_h, flat_logits, flat_dh = h.reshape(-1), dlogits.reshape(-1), dh.reshape(-1)
-    spread, rest = h.dtype.type(smoothing / (V * total_weight)), h.dtype.type((1 - smoothing) / total_weight)
     stride = N // ranges
     begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
-    p, nothing = np.empty(V, h.dtype), np.zeros(H, h.dtype)
+    highest, totals, nothing = np.empty(GROUP, h.dtype), np.empty(GROUP), np.zeros(H, h.dtype)
     h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
     # even pieces in whole tiles: a last piece of few rows would read all weights for those few
     pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
@@ -85,22 +112,10 @@ def _output_rows(
         n1 = min(n0 + piece, first + own)
         x, at, row_items = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
         multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width, False)
-        for n in range(n0, n1):
-            losses[n], hits[n] = 0, False
-            row = dlogits[n, :V]
-            w = weights[n]
-            if w > 0:
-                target = row[targets[n]]
-                losses[n], total, hits[n] = _softmax_row(row, targets[n], p)
-                if smoothing > 0:
-                    losses[n] += smoothing * (target - _total(row) / V)
-                losses[n] *= w
-                scale, own_spread = h.dtype.type(w / (total * total_weight)), w * spread
-                for v in range(V):
-                    row[v] = p[v] * scale - own_spread
-                row[targets[n]] -= w * rest
-            else:
-                row[:] = 0
+        for n in range(n0, n1, GROUP):
+            _differentiate_rows(
+                dlogits, n, min(n + GROUP, n1), V, targets, weights, losses, hits, total_weight, smoothing, highest, totals
+            )  # fmt: skip
         if dh.shape[0] > 0:
             d, at, row_items = operand(flat_logits, n0 * width, width, n1 - n0, V, back, dlogits_memory)
             multiply(d, at, row_items, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H, False)
