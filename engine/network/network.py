@@ -29,12 +29,12 @@ from unrolled.engine.network.core import (
     direction_params,
     input_gradient,
 )
-from unrolled.engine.network.recordings import Recordings, kind_of
+from unrolled.engine.network.recordings import Recordings
 
 Inputs = Mapping[str, NDArray]
-MOST_POSITIONS = (
-    1024  # T·B of a run that is recorded: of more, Python takes a small share, and the memory would be large
-)
+MOST_FLOPS = (
+    1 << 28
+)  # of a run or an evaluation that is recorded: of more, Python takes a small share, and memory grows
 
 
 class Gradients(NamedTuple):
@@ -104,7 +104,9 @@ class Network:
             view.flags.writeable = False
         inputs = all(self.backend.inputs[column.kind].recordable for column in spec.inputs)
         self.recordable = inputs and self.backend.heads[spec.head.kind].recordable
-        self._runs = Recordings(self.backend, self._run_arrays, self.recordable, list(self._params.values()))
+        constants = list(self._params.values())
+        self._runs = Recordings(self.backend, self._run_arrays, self.recordable, constants)
+        self._evaluations = Recordings(self.backend, self._evaluate_arrays, self.recordable, constants)
         self._version = 0  # of the parameters
 
     def __reduce__(self) -> Any:
@@ -139,9 +141,9 @@ class Network:
             lengths: (B,) int64, the valid time steps of each row; None: all.
             state: (S, L·D, B, H), the initial state; None: zero.
         """
-        T, B = self.spec.batch_shape(inputs)
-        state = zero_state(self.spec, B, self.dtype) if state is None else state
         inputs = checked_inputs(self.spec, inputs, lengths)
+        T, B = inputs[self.spec.timed.name].shape[:2]
+        state = zero_state(self.spec, B, self.dtype) if state is None else state
         check_state(self.spec, state, B, self.dtype)
         return self.run_checked(inputs, ragged(lengths, T), state)
 
@@ -149,11 +151,15 @@ class Network:
         self, inputs: Inputs, lengths: NDArray[np.int64] | None, state: NDArray
     ) -> tuple[Outputs, NDArray]:  # fmt: skip
         """Return the results of ``run`` for arguments whose checks the caller has made."""
-        T, B = inputs[self.spec.timed.name].shape[:2]
-        if lengths is not None or T * B > MOST_POSITIONS:
+        flops = self._forward_flops(inputs)
+        if lengths is not None or flops > MOST_FLOPS:
             return self._run(inputs, lengths, state)
-        arrays = [*inputs.values(), state]
-        return self._runs.call(kind_of(arrays), arrays, _copies, self._version)
+        return self._runs.call([*inputs.values(), state], _copies, flops, self._version)
+
+    def _forward_flops(self, inputs: Inputs) -> float:
+        """Return the floating-point operations of a forward pass, roughly: two for each position and parameter."""
+        T, B = inputs[self.spec.timed.name].shape[:2]
+        return 2.0 * T * B * self._size
 
     def _run_arrays(self, *arrays: NDArray) -> tuple[Outputs, NDArray]:
         """Run the network on its inputs, in the order of the spec, and a state."""
@@ -186,8 +192,21 @@ class Network:
     def evaluate(self, batch: Batch, state: NDArray) -> tuple[LossSums, NDArray]:
         """Return the loss sums of a batch and the state after it, without gradients."""
         batch = checked_batch(self.spec, batch, state, self.dtype)
+        flops = self._forward_flops(batch.inputs)
+        if batch.lengths is not None or flops > MOST_FLOPS:
+            return _evaluation(self._evaluate(batch, state))
+        arrays = [*batch.inputs.values(), batch.targets, batch.weights, state]
+        return self._evaluations.call(arrays, _evaluation, flops, self._version)
+
+    def _evaluate_arrays(self, *arrays: NDArray) -> tuple[NDArray[np.float64], NDArray]:
+        """Evaluate on the arrays of a batch without lengths and a state."""
+        *inputs, targets, weights, state = arrays
+        return self._evaluate(Batch(self._named(inputs), targets, weights, None, False), state)
+
+    def _evaluate(self, batch: Batch, state: NDArray) -> tuple[NDArray[np.float64], NDArray]:
+        """Return the loss sums of a checked batch and the state after it."""
         forward = self._forward(batch.inputs, batch.lengths, state, NO_MASKS)
-        return LossSums.from_array(self._loss(forward, batch, NO_MASKS, None, 0.0).sums), forward.final
+        return self._loss(forward, batch, NO_MASKS, None, 0.0).sums, forward.final
 
     def gradients(
         self, batch: Batch, state: NDArray, masks: Masks | None = None, smoothing: float = 0.0
@@ -309,3 +328,9 @@ def _copies(results: tuple[Outputs, NDArray]) -> tuple[Outputs, NDArray]:
     """Return copies of outputs and state, which the next run writes over."""
     outputs, state = results
     return {name: array.copy() for name, array in outputs.items()}, state.copy()
+
+
+def _evaluation(results: tuple[NDArray[np.float64], NDArray]) -> tuple[LossSums, NDArray]:
+    """Return the sums of an evaluation and a copy of the state."""
+    sums, state = results
+    return LossSums.from_array(sums), state.copy()

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from unrolled.engine.network.backends import Backend, RecordedCall
 
 Result = TypeVar("Result")
+# To share so little work among threads takes longer than it saves, some 20 µs on one core, and waits where cores are busy.
+FEW_FLOPS = 1 << 21
 MOST_KINDS = 4  # kinds of arguments whose calls are kept: each keeps memory for all that it computes
 
 
@@ -44,23 +46,25 @@ class Recordings:
         self._versions: dict[Hashable, int] = {}
 
     def call(
-        self, kind: Hashable, arrays: Sequence[NDArray], take: Callable[[Any], Result], version: int = 0
+        self, arrays: Sequence[NDArray], take: Callable[[Any], Result], flops: float, version: int = 0
     ) -> Result:  # fmt: skip
         """Call the function, and return what ``take`` makes of its results, which another call may write over.
 
         Args:
-            kind: equal for calls whose arrays have the same shapes and dtypes and that compute the same.
+            arrays: the arguments; calls with equal shapes and dtypes compute the same.
+            flops: floating-point operations of the call, roughly.
             version: a number that changes with the constants.
         """
         if self._record is None or not self._lock.acquire(blocking=False):  # another thread is using the memory
             return take(self._function(*arrays))
         try:
-            return take(self._results(kind, arrays, version))
+            return take(self._results(arrays, flops, version))
         finally:
             self._lock.release()
 
-    def _results(self, kind: Hashable, arrays: Sequence[NDArray], version: int) -> Any:
+    def _results(self, arrays: Sequence[NDArray], flops: float, version: int) -> Any:
         """Return the function's results, by a recorded call if there is one."""
+        kind = _kind_of(arrays)
         found = self._kept.get(kind)
         if found is not None and found.is_current():
             changed = self._versions[kind] != version
@@ -69,27 +73,22 @@ class Recordings:
         if kind in self._refused or kind != self._seen:
             self._seen = kind
             return self._function(*arrays)
-        return self._recorded(kind, arrays, version)
-
-    def _recorded(self, kind: Hashable, arrays: Sequence[NDArray], version: int) -> Any:
-        """Record a call and return its results."""
-        assert self._record is not None
-        self._kept.pop(kind, None)
-        while len(self._kept) >= MOST_KINDS:
-            self._kept.pop(next(iter(self._kept)))
-        recorded = self._record(self._function, arrays, self._constants)
+        recorded = self._recorded(kind, arrays, None if flops > FEW_FLOPS else 1)
         if recorded is None:
             self._refused.add(kind)
             return self._function(*arrays)
         self._kept[kind], self._versions[kind] = recorded, version
         return recorded.results
 
-    def clear(self) -> None:
-        """Forget all recorded calls."""
-        with self._lock:
-            self._kept.clear()
+    def _recorded(self, kind: Hashable, arrays: Sequence[NDArray], most_threads: int | None) -> RecordedCall | None:
+        """Record a call in the place of the oldest."""
+        assert self._record is not None
+        self._kept.pop(kind, None)
+        while len(self._kept) >= MOST_KINDS:
+            self._kept.pop(next(iter(self._kept)))
+        return self._record(self._function, arrays, self._constants, most_threads)
 
 
-def kind_of(arrays: Sequence[NDArray]) -> Hashable:
+def _kind_of(arrays: Sequence[NDArray]) -> Hashable:
     """Return shapes and dtypes of arrays."""
     return tuple([(array.shape, array.dtype.char) for array in arrays])

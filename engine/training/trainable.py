@@ -18,7 +18,7 @@ from unrolled.engine.models.parameters import Params, check_params, parameter_co
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.network.backends import FLOAT32, get_backend
 from unrolled.engine.network.network import Inputs, Network
-from unrolled.engine.network.recordings import Recordings, kind_of
+from unrolled.engine.network.recordings import Recordings
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import gradient_factor
 from unrolled.engine.optimizers.optimizer import Optimizer
@@ -180,7 +180,7 @@ class EngineTrainable(Network):
         if batch.lengths is not None:
             return self._taken(self._update(batch, state, masks, numbers))
         arrays = [*batch.inputs.values(), batch.targets, batch.weights, state, numbers, *self._mask_arrays(masks)]
-        return self._steps.call(kind_of(arrays), arrays, self._taken)
+        return self._steps.call(arrays, self._taken, 3 * self._forward_flops(batch.inputs))
 
     def _update_arrays(self, *arrays: NDArray) -> _Updated:
         """Update the parameters from the arrays of a batch without lengths, a state, the update's numbers and masks."""

@@ -41,9 +41,10 @@ def warmup(cell: str = "lstm", optimizer: str = "adam", precision: str = FLOAT32
         model = EngineTrainable(config.spec, params, OptimizerConfig(optimizer), 1.0, "numba", precision)
         tokens, state = np.zeros((4, 2), np.int64), zero_state(config, 2)
         batch = Batch.of_tokens(tokens, tokens, carry=True)
-        model.train_step(batch, state, 1e-3)
-        model.evaluate(batch, state)
-        _, state = model.step(batch.inputs, state)
+        for _ in range(3):  # one by one, recorded, and as recorded
+            model.train_step(batch, state, 1e-3)
+            model.evaluate(batch, state)
+            _, state = model.step(batch.inputs, state)
     from unrolled.engine.kernels.decode.decoder import Decoder  # imports numba, which exists if a step ran
     from unrolled.engine.kernels.gemm.packing import choose_packing
 

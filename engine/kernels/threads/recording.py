@@ -61,6 +61,7 @@ class _Calls:
         self._memory: list[NDArray] = []
         self._arguments: list[tuple[Any, ...]] = []  # keeps the arrays
         self._slots, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._parts = 0  # the most that a call has
         self._team = new_teams(1)[0]
 
     def add(self, arguments: tuple[Any, ...]) -> int:
@@ -70,6 +71,7 @@ class _Calls:
         self._arguments.append(arguments)
         self._slots = np.append(self._slots, slot.ctypes.data)
         self._counts = np.append(self._counts, arguments[0])
+        self._parts = max(self._parts, int(arguments[0]))
         return int(slot.ctypes.data)
 
     def run(self) -> None:
@@ -78,11 +80,11 @@ class _Calls:
         Raises:
             MemoryError: a call had no memory for what it needs.
         """
-        if len(self._slots) == 0:
+        if self._parts == 0:
             return
-        self._team[:] = 0
-        _run_calls(int(self._counts.max()), self._slots, self._counts, self._team)
-        if self._team[FAILED]:
+        self._team.fill(0)
+        _run_calls(self._parts, self._slots, self._counts, self._team)
+        if self._team.item(FAILED):
             raise MemoryError("a recorded kernel had no memory for what a part of the work needs")
 
 
@@ -148,13 +150,14 @@ def writes(position: int) -> Callable[[Any], Any]:
 
 
 @contextmanager
-def _listening(recorder: Recorder) -> Iterator[None]:
-    """Have a recorder hear of the calls of this thread."""
-    before, recording.listener = recording.listener, recorder
+def _listening(recorder: Recorder, threads: int) -> Iterator[None]:
+    """Have a recorder hear of the calls of this Python thread, which run on some threads of the pool."""
+    before = recording.listener, recording.threads
+    recording.listener, recording.threads = recorder, threads
     try:
         yield
     finally:
-        recording.listener = before
+        recording.listener, recording.threads = before
 
 
 class Recording:
@@ -165,16 +168,19 @@ class Recording:
         arrays: arguments of the first call.
         constants: arrays that it reads besides, and that change only between a run and one with ``changed``. What is
             computed from them alone is computed again only then. Without any, everything is computed in each run.
+        most_threads: threads of the pool that may share the work; None: all.
     """
 
     def __init__(
-        self, function: Callable[..., Any], arrays: Sequence[NDArray], constants: Sequence[NDArray] = ()
+        self, function: Callable[..., Any], arrays: Sequence[NDArray], constants: Sequence[NDArray] = (),
+        most_threads: int | None = None,
     ) -> None:  # fmt: skip
         self._arrays = [empty(array.shape, array.dtype) for array in arrays]
         self._threads = get_num_threads()
         self._put(arrays)
         recorder = Recorder(constants)
-        with _listening(recorder):
+        threads = self._threads if most_threads is None else min(most_threads, self._threads)
+        with _listening(recorder, threads):
             self.results = function(*self._arrays)
         self._calls, self._constant = recorder.calls, recorder.constant
 
@@ -197,10 +203,11 @@ class Recording:
 
 
 def record(
-    function: Callable[..., Any], arrays: Sequence[NDArray], constants: Sequence[NDArray] = ()
+    function: Callable[..., Any], arrays: Sequence[NDArray], constants: Sequence[NDArray] = (),
+    most_threads: int | None = None,
 ) -> Recording | None:  # fmt: skip
     """Return a function's recorded call, or None if it refuses (``refuse_recording``)."""
     try:
-        return Recording(function, arrays, constants)
+        return Recording(function, arrays, constants, most_threads)
     except NotRecordable:
         return None

@@ -163,9 +163,10 @@ class Listener(Protocol):
 
 
 class _Recording(threading.local):
-    """The listener of each Python thread."""
+    """The listener of each Python thread, and the number of threads of what it records; 0: Numba's."""
 
     listener: Listener | None = None
+    threads: int = 0
 
 
 recording = _Recording()
@@ -194,6 +195,8 @@ class _Threads:
             if not self.watches_forks and hasattr(os, "register_at_fork"):
                 os.register_at_fork(after_in_child=self.after_fork)
                 self.watches_forks = True
+            if self.layer is None:
+                numba.get_num_threads()  # registers the functions of the thread layer that code from the cache refers to
             done: int = _launch(known, self.layer is None, slot, *arguments)
             if done != _UNKNOWN and self.layer is None:
                 self.layer = numba.threading_layer()
@@ -212,8 +215,8 @@ _threads = _Threads()
 
 
 def get_num_threads() -> int:
-    """Return Numba's number of threads, without the locks with which its public function checks whether they started."""
-    return int(_threads.count())
+    """Return Numba's number of threads, without the locks of its public function, or that of a recording with fewer."""
+    return recording.threads or int(_threads.count())
 
 
 def compiled_parallel(function: Callable[..., None]) -> Any:

@@ -311,3 +311,17 @@ def test_functions_of_no_module_compile_beside_the_kernels() -> None:
     assert made["double"].__module__ is None
     _announce(made["double"])  # which has no module to tell whose it is
     assert double(21) == 42
+
+
+def test_the_first_call_of_a_process_may_be_of_a_single_part(tmp_path: Path) -> None:
+    """Code from the cache refers to functions of the thread layer, which Numba registers only when it is asked for them."""
+    code = """
+        import numpy as np
+        from unrolled.engine.kernels.threads.array_copies import add
+        total = np.ones(3, np.{})
+        add(np.arange(3, dtype=total.dtype), total)
+        print(total.tolist())
+    """
+    for dtype in ("float32", "float64", "float64"):  # the second process loads the loop over parts, and not the call
+        done = run(textwrap.dedent(code).format(dtype), NUMBA_CACHE_DIR=str(tmp_path))
+        assert (done.returncode, done.stdout) == (0, "[1.0, 2.0, 3.0]\n"), done.stderr

@@ -17,6 +17,7 @@ from unrolled.engine.models.dropout import Dropout, Masks, dropout_masks
 from unrolled.engine.models.inputs.batch import Batch
 from unrolled.engine.models.spec import ModelSpec
 from unrolled.engine.models.step_contract import zero_state
+from unrolled.engine.network import recordings
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.network import Network
 from unrolled.engine.network.recordings import MOST_KINDS, Recordings
@@ -27,7 +28,8 @@ STEPS = 4  # the first is called one by one, the second is recorded, the others 
 
 
 @pytest.fixture(autouse=True)
-def keep_the_number_of_threads() -> Iterator[None]:
+def share_all_work_and_keep_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(recordings, "FEW_FLOPS", 0)
     before = numba.get_num_threads()
     yield
     numba.set_num_threads(before)
@@ -168,6 +170,33 @@ def test_steps_and_runs_give_the_same_bits(cell: str, layers: int) -> None:
     assert len(network._runs._kept) == 2
 
 
+@pytest.mark.parametrize("inputs", models.MIXTURES)
+def test_evaluations_give_the_same_sums(inputs: str) -> None:
+    spec = models.spec("lstm", inputs)
+    network = Network(spec, models.params(spec, np.float32), "numba")
+    for call in range(STEPS):
+        batch, state = batch_of(spec, call)
+        sums, after = network.evaluate(batch, state)
+        expected = network.gradients(batch, state)
+        assert sums == expected.loss
+        np.testing.assert_array_equal(after, expected.state)
+    assert network._evaluations._kept
+
+
+def test_little_work_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "FEW_FLOPS", 1e5)
+    pair = pair_of(models.spec("lstm", layers=1))
+    parts = {}
+    for T in (2, 60):
+        for step in range(3):
+            batch, state = batch_of(pair[0].spec, step, T)
+            one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
+            assert_same_step(one, other, pair)
+        (*_, (_, recorded)) = pair[0]._steps._kept.items()
+        parts[T] = recorded._calls._parts
+    assert parts == {2: 1, 60: numba.get_num_threads()}
+
+
 def test_results_are_copies() -> None:
     spec = models.spec("lstm")
     network = Network(spec, models.params(spec, np.float32), "numba")
@@ -248,9 +277,9 @@ def test_a_function_can_refuse_to_be_recorded() -> None:
     assert record(function, [np.zeros(1)]) is None
     with pytest.raises(NotRecordable, match="the test says so"):
         Recording(function, [np.zeros(1)])
-    recordings = Recordings(get_backend("numba"), function)
+    calls_of = Recordings(get_backend("numba"), function)
     for _ in range(3):
-        assert recordings.call("kind", [np.ones(1)], lambda x: float(x[0])) == 1.0
+        assert calls_of.call([np.ones(1)], float_of, 0.0) == 1.0
 
 
 def test_a_call_while_another_thread_uses_the_memory() -> None:
@@ -262,12 +291,12 @@ def test_a_call_while_another_thread_uses_the_memory() -> None:
         calls.append(x)
         return y
 
-    recordings = Recordings(get_backend("numba"), function)
+    calls_of = Recordings(get_backend("numba"), function)
     for _ in range(3):
-        recordings.call("kind", [np.ones(2)], float_of)
+        calls_of.call([np.ones(2)], float_of, 0.0)
     assert len(calls) == 2
-    with recordings._lock:
-        assert recordings.call("kind", [np.full(2, 4.0)], float_of) == 8.0
+    with calls_of._lock:
+        assert calls_of.call([np.full(2, 4.0)], float_of, 0.0) == 8.0
     assert len(calls) == 3
 
 
