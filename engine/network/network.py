@@ -78,8 +78,8 @@ class Network:
 
     Args:
         spec: description of the model.
-        params: its parameters, float32 or float64; contiguous arrays are kept, not copied. Whoever changes them in place calls
-            ``parameters_changed`` afterwards, because short runs keep what follows from them.
+        params: its parameters, float32 or float64; contiguous arrays that can be written to are kept, not copied. Whoever
+            changes them in place calls ``parameters_changed`` afterwards, because short runs keep what follows from them.
         backend: "numpy" (the reference) or "numba" (compiled, the same results).
         precision: precision of the products: "float32", or "bf16" for float32 parameters on "numba", where everything
             else stays in float32.
@@ -93,7 +93,8 @@ class Network:
     ) -> None:  # fmt: skip
         check_params(spec, params)
         self.spec = spec
-        self._params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        # for arrays that cannot be written to, all kernels would be compiled anew
+        self._params = {name: np.require(value, requirements=("C", "W")) for name, value in params.items()}
         self._shapes = parameter_shapes(spec)
         self._size = sum(map(math.prod, self._shapes.values()))
         self.backend, self.precision = get_backend(backend, precision), precision

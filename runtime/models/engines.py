@@ -63,16 +63,17 @@ class NumbaModel(TokenizedModel):
     capabilities = STEP | {"read", "flow"}
     min_call_tokens = 256  # a stop text in one of 16 rows then wastes at most 15 tokens of it
 
-    def __init__(self, model: LanguageModel, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, precision: str = FLOAT32) -> None:
+        self._params, self._precision = checkpoint.float32(), precision
+        model = LanguageModel(checkpoint.config, self._params, "numba", precision)
         super().__init__(model.engine, model, checkpoint.tokenizer, checkpoint.training, checkpoint.digest)
-        self._model = model
 
     @cached_property
     def _decoder(self) -> Any:
         from unrolled.engine.kernels.decode.decoder import Decoder
         from unrolled.engine.kernels.gemm.packing import choose_packing
 
-        return Decoder(self.config, self._model.params, choose_packing(self._model.network.precision == BF16))
+        return Decoder(self.config, self._params, choose_packing(self._precision == BF16))
 
     def flow(self, state: NDArray, flow: Flow, slots: int, least: float = 0.0) -> None:
         check_ids(self.config, flow.tokens)
@@ -108,10 +109,6 @@ class TorchStepper:
 
 def _numpy_model(checkpoint: Checkpoint) -> TokenizedModel:
     return _tokenized("numpy", LanguageModel(checkpoint.config, checkpoint.float32(), "numpy"), checkpoint)
-
-
-def _numba_model(checkpoint: Checkpoint, precision: str = FLOAT32) -> TokenizedModel:
-    return NumbaModel(LanguageModel(checkpoint.config, checkpoint.float32(), "numba", precision), checkpoint)
 
 
 def _torch_model(checkpoint: Checkpoint) -> TokenizedModel:
@@ -200,7 +197,7 @@ class Engine(NamedTuple):
 
 ENGINES: dict[str, Engine] = {
     "numpy": Engine(_numpy_model, _numpy_runner),
-    "numba": Engine(_numba_model, _numba_runner),
+    "numba": Engine(NumbaModel, _numba_runner),
     "torch": Engine(_torch_model, _torch_runner),
     "torchscript": Engine(_torchscript_model, _torchscript_runner),
     "onnxruntime": Engine(_onnxruntime_model, _onnxruntime_runner),
@@ -215,7 +212,7 @@ def make_model(checkpoint: Checkpoint, engine: str, precision: str = FLOAT32) ->
     """
     _check(checkpoint, engine, precision)
     make = ENGINES[engine].language_model
-    model = make(checkpoint) if precision == FLOAT32 else _numba_model(checkpoint, precision)
+    model = make(checkpoint) if precision == FLOAT32 else NumbaModel(checkpoint, precision)
     return model.built_by(make_model, checkpoint, engine, precision)
 
 
