@@ -73,7 +73,7 @@ def _forward(
                 y_at = at * y_width + column + d * H + u0
                 copy_block(flat_states, after + u0, apart * H, flat_y, y_at, apart * y_width, n, u1 - u0)
         if by_units:
-            wait(team, active, k + 1)
+            wait(team, part // directions, active, k + 1)
 
 
 @compiled_parallel
@@ -112,7 +112,7 @@ def _backward(
                  dh_width, flat_ds, ds_at, B * H, H, n, apart, u0, u1),
             )  # fmt: skip
         if by_units:
-            wait(team, active, number + 1)
+            wait(team, part // directions, active, number + 1)
         if n > 0:
             g, g_at, g_row = operand(flat_gates, at, apart * width, n, products * H, own_panels, memory)
             multiply_part(  # added to ds

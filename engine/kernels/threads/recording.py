@@ -49,7 +49,7 @@ def _run_calls(part: int, parts: int, slots: NDArray, counts: NDArray, team: NDA
             call_entry(number_at(slots[n] + WORD * ENTRY), slots[n], piece, counts[n])
         if n + 1 < N and (counts[n] > 1 or counts[n + 1] > 1):
             waits += 1
-            wait(team, active, waits)
+            wait(team, part, active, waits)
         if number_at(slots[n]):
             team[FAILED] = 1
 
@@ -62,7 +62,7 @@ class _Calls:
         self._arguments: list[tuple[Any, ...]] = []  # keeps the arrays
         self._slots, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._parts = 0  # the most that a call has
-        self._team = new_teams(1)[0]
+        self._team = np.zeros(0, np.int64)
 
     def add(self, arguments: tuple[Any, ...]) -> int:
         """Add a call of (parts, …); return the address of its slot."""
@@ -82,6 +82,8 @@ class _Calls:
         """
         if self._parts == 0:
             return
+        if self._team.size == 0:
+            self._team = new_teams(1, self._parts)[0]
         self._team.fill(0)
         _run_calls(self._parts, self._slots, self._counts, self._team)
         if self._team.item(FAILED):

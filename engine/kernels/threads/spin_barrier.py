@@ -25,8 +25,9 @@ from unrolled.engine.kernels.jit.numba_internals import array_data
 from unrolled.engine.kernels.simd.registers import call_llvm
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
-# indices into the shared array, a cache line apart
-_ARRIVED, _DECISION, _COUNT, FAILED, _SIZE = 0, 16, 32, 48, 64
+# indices into the shared array, two cache lines apart, which processors fetch together; the counts of the parts come last
+_APART = 16
+_ARRIVED, _DECISION, FAILED, _COUNTS = (_APART * place for place in range(4))
 _UNDECIDED, _TOGETHER, _ALONE = 0, 1, 2
 _PATIENCE = 20_000  # polls of the decision before a part gives up waiting for the others, some hundred microseconds
 _SPINS = 4_000  # polls before a waiting thread yields its processor
@@ -39,9 +40,9 @@ def _clear(part: int, parts: int, teams: NDArray) -> None:
     teams[:] = 0
 
 
-def new_teams(count: int) -> NDArray[np.int64]:
-    """Return the shared memory (count, ·) of the teams of one call."""
-    teams = np.empty((count, _SIZE), np.int64)
+def new_teams(count: int, parts: int) -> NDArray[np.int64]:
+    """Return the shared memory (count, ·) of the teams of one call, of ``parts`` parts each."""
+    teams = np.empty((count, _COUNTS + _APART * parts), np.int64)
     _clear(1, teams)
     return teams
 
@@ -60,6 +61,17 @@ def _fetch_add(typing_context, shared, place):  # type: ignore[no-untyped-def]
         return builder.atomic_rmw("add", _pointer(context, builder, signature, args), one, "acq_rel")
 
     return types.int64(shared, types.intp), codegen
+
+
+@intrinsic
+def _publish(typing_context, shared, place, value):  # type: ignore[no-untyped-def]
+    """Write a value after all writes before."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store_atomic(args[2], _pointer(context, builder, signature, args), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(shared, types.intp, types.int64), codegen
 
 
 @intrinsic
@@ -119,13 +131,18 @@ def meet(team: NDArray, parts: int) -> int:
 
 
 @compiled
-def wait(team: NDArray, parts: int, times: int) -> None:
-    """Wait until every part has called this for the ``times``-th time, counted from 1; their writes before it are visible."""
+def wait(team: NDArray, part: int, parts: int, times: int) -> None:
+    """Wait until every part has called this for the ``times``-th time, counted from 1; their writes before it are visible.
+
+    Each part counts its calls in a cache line of its own and polls those of the others: a line that all add to would pass
+    from one to the next first.
+    """
     if parts == 1:
         return
-    _fetch_add(team, _COUNT)
+    _publish(team, _COUNTS + part * _APART, times)
     polls = 0
-    while _poll(team, _COUNT) < times * parts:
-        polls += 1
-        if polls > _SPINS:
-            _yield_processor()
+    for other in range(parts):
+        while _poll(team, _COUNTS + other * _APART) < times:
+            polls += 1
+            if polls > _SPINS:
+                _yield_processor()

@@ -91,6 +91,7 @@ def test_large_weights_that_are_shared_out_by_units_train_the_same_parameters(
         return shared[-1]
 
     monkeypatch.setattr(scan, "split", share)
+    monkeypatch.setattr(work_partition, "_SMALL", 0)
     by_rows = trained(config, "adamw", 2)
     assert {found.by_units for found in shared} == {True, False}  # of 17 and 33 rows, and of 2 and 3
     shared.clear()
@@ -112,6 +113,8 @@ def test_weights_count_as_large_by_their_bytes() -> None:
             (2 << 20, 32, False),
             (2 << 19, 4, False),
             (2 << 19, 3, True),
+            (1 << 17, 3, True),
+            ((1 << 17) - 128, 1, False),
         ):
             assert work_partition.split(rows, 512, panels(size)).by_units == by_units
     with on_threads(1):
