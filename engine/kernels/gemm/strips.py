@@ -25,7 +25,7 @@ from unrolled.engine.kernels.simd.copies import (
     make_pairing,
     prefetch,
 )
-from unrolled.engine.kernels.simd.row_sums import make_add_rows
+from unrolled.engine.kernels.simd.row_sums import add_row_at, make_add_rows
 
 # rows packed at a time; with fewer, strips stay in a nearer cache, but sums are read and written more often
 DEPTH = 512
@@ -42,7 +42,7 @@ AMX_STRIP = DEPTH + amx.LANES  # words from one strip to the next
 _SUMMED = 4  # rows that are added up first
 _copy_and_add = make_copy_and_add(1, STRIP)
 _copy_and_sum = make_copy_and_add(_SUMMED, STRIP)
-_add_row, _add_four_rows = make_add_rows(1), make_add_rows(_SUMMED)
+_add_four_rows = make_add_rows(_SUMMED)
 _pair_strip = make_pairing(STRIP)
 
 
@@ -60,13 +60,13 @@ def _add_rows(
     count, some = m1 - m0, min(_SUMMED, rows - row)
     if len(sums) > table_width:
         for k in range(first, first + some):
-            _add_row(a, k * width + m0, 0, sums, places[k] * table_width + m0, count)
+            add_row_at(a, k * width + m0, 0, sums, places[k] * table_width + m0, count)
     else:
         if some == _SUMMED:
             _add_four_rows(a, first * width + m0, width, block, block_at, count)
         else:
             for k in range(first, first + some):
-                _add_row(a, k * width + m0, 0, block, block_at, count)
+                add_row_at(a, k * width + m0, 0, block, block_at, count)
         _close_block(row, rows, m0, m1, sums, block, block_at)
 
 
@@ -74,7 +74,7 @@ def _add_rows(
 def _close_block(row: int, rows: int, m0: int, m1: int, sums: NDArray, block: NDArray, block_at: int) -> None:
     """Add ``block`` to the one sum and clear it, if ``row`` is the last four of SUM_ROWS or of all."""
     if (row + _SUMMED) % SUM_ROWS == 0 or row + _SUMMED >= rows:
-        _add_row(block, block_at, 0, sums, m0, m1 - m0)
+        add_row_at(block, block_at, 0, sums, m0, m1 - m0)
         for m in range(block_at, block_at + m1 - m0):
             block[m] = 0
 

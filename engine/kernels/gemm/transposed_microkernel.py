@@ -11,13 +11,14 @@ factors with long rows are faster packed (``weight_gradient``). The sum over the
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS, VECTOR_BYTES
+from unrolled.engine.kernels.gemm.microkernel import HALVES, TILE_ROWS, VECTOR_BYTES
 from unrolled.engine.kernels.gemm.rhs_packing import Runs
 from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
 from unrolled.engine.kernels.jit.numba_internals import array_data
@@ -28,13 +29,17 @@ from unrolled.engine.kernels.simd.registers import (
     call_llvm,
     item_bytes,
     load,
+    mask_of_first,
     number,
     store,
 )
 
 WIDEST = 3  # registers of a tile
-# Masks are free on AVX-512; elsewhere a mask costs instructions, on NEON many, so only an edge has one.
-_ALWAYS_MASKED = VECTOR_BYTES == 64
+_WHOLE, _PARTIAL, _HALF = range(3)  # of the last register, a tile computes all lanes, some, or some of the lower half
+# Forms that share code. Masks are free on AVX-512, where large tiles save half of a register (``microkernel.HALVES``);
+# elsewhere a mask costs instructions, on NEON many, so only an edge has one.
+_FORMS = ((_WHOLE, _PARTIAL), (_HALF,)) if HALVES else ((_WHOLE,), (_PARTIAL, _HALF))
+_FORMS_OF_FEW_ROWS = ((_WHOLE, _PARTIAL, _HALF),) if HALVES else _FORMS
 
 
 @intrinsic
@@ -55,18 +60,19 @@ def _add_transposed_tile(  # type: ignore[no-untyped-def]
         data = [array_data(context, builder, signature.args[n], args[n]) for n in (3, 6, 9)]
         scalar = context.get_value_type(c.dtype)
         lanes = VECTOR_BYTES // item_bytes(scalar)
-        masked = builder.icmp_signed("<", args[2], number(lanes))
-        choice = builder.add(builder.shl(args[0], number(2)), args[1])
-        choice = builder.or_(builder.shl(choice, number(1)), builder.zext(masked, I64))
+        few, full = (builder.icmp_signed("<=", args[2], number(most)) for most in (lanes // 2, lanes - 1))
+        form = builder.add(builder.zext(few, I64), builder.zext(full, I64))  # _WHOLE, _PARTIAL or _HALF
+        place = builder.add(builder.mul(args[0], number(16)), builder.mul(args[1], number(4)))
         done = builder.append_basic_block("tile_done")
-        switch = builder.switch(choice, done)
+        switch = builder.switch(builder.add(place, form), done)
         for height in sorted({1, 2, 4, TILE_ROWS}):
             for width in range(1, WIDEST + 1):
-                for edge in (True,) if _ALWAYS_MASKED else (False, True):
+                for forms in _FORMS if height == TILE_ROWS else _FORMS_OF_FEW_ROWS:
                     with builder.goto_block(builder.append_basic_block("tile")):
-                        for case in (0, 1) if _ALWAYS_MASKED else (int(edge),):
-                            switch.add_case(number(8 * height + 2 * width + case), builder.block)
-                        _TransposedTile(builder, ir.VectorType(scalar, lanes), height, width, edge).emit(data, args)
+                        for case in forms:
+                            switch.add_case(number(16 * height + 4 * width + case), builder.block)
+                        kind = ir.VectorType(scalar, lanes)
+                        _TransposedTile(builder, kind, height, width, forms[-1]).emit(data, args)
                         builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -75,45 +81,39 @@ def _add_transposed_tile(  # type: ignore[no-untyped-def]
 
 
 class _TransposedTile:
-    """Code of a tile of ``height`` rows and ``width`` registers of type ``kind``, the last of which may need a mask."""
+    """Code of a tile of ``height`` rows and ``width`` registers of type ``kind``, and a form of the last register."""
 
-    def __init__(self, builder: Any, kind: Any, height: int, width: int, edge: bool) -> None:
-        self._builder, self._kind, self._height = builder, kind, height
+    def __init__(self, builder: Any, kind: Any, height: int, width: int, form: int) -> None:
+        self._builder, self._kind, self._height, self._masked = builder, kind, height, form != _WHOLE
         self._columns = [number(v * kind.count) for v in range(width)]
-        self._edge = edge
+        lanes = kind.count // 2 if form == _HALF and height == TILE_ROWS and HALVES else kind.count
+        self._kinds = [kind] * (width - 1) + [ir.VectorType(kind.element, lanes)]
 
-    def _masks(self, count: Any) -> list[Any]:
-        """Return a mask for each register, which are None but for that of an edge of ``count`` columns."""
+    def _places(self, count: Any) -> list[tuple[Any, Any, Any]]:
+        """Return offset, type and mask of each register; masks are None but for the last, which may have ``count`` columns."""
         masks = [None] * len(self._columns)
-        if self._edge:
-            indices = ir.VectorType(I32, self._kind.count)
-            limit = broadcast(self._builder, self._builder.trunc(count, I32), indices)
-            masks[-1] = self._builder.icmp_signed("<", ir.Constant(indices, list(range(self._kind.count))), limit)
-        return masks
+        if self._masked:
+            masks[-1] = mask_of_first(self._builder, count, self._kinds[-1].count)
+        return list(zip(self._columns, self._kinds, masks, strict=True))
 
     def emit(self, data: list[Any], args: Any) -> None:
         """Emit the loops over runs and their rows, at least one each."""
         builder = self._builder
         _, _, edge, _, a_at, a_row, _, b_at, b_row, _, c_at, c_row, length, apart, runs = args
-        masks = self._masks(edge)
+        places = self._places(edge)
         c_rows = [builder.gep(data[2], [builder.add(c_at, builder.mul(c_row, number(r)))]) for r in range(self._height)]
-        sums = [
-            load(builder, row, column, self._kind, mask)
-            for row in c_rows
-            for column, mask in zip(self._columns, masks, strict=True)
-        ]
+        sums = [load(builder, row, *place) for row in c_rows for place in places]
         rest = builder.sub(apart, length)  # rows from the end of a run to the next
         steps = [a_row, b_row]
         jumps = [builder.mul(rest, step) for step in steps]
         pointers = [builder.gep(data[0], [a_at]), builder.gep(data[1], [b_at])]
 
         def runs_body(values: list[Any]) -> list[Any]:
-            inner = self._loop(length, values, lambda state: self._add_row(state, masks, steps))
+            inner = self._loop(length, values, lambda state: self._add_row(state, places, steps))
             return [builder.gep(inner[0], [jumps[0]]), builder.gep(inner[1], [jumps[1]]), *inner[2:]]
 
         sums = self._loop(runs, [*pointers, *sums], runs_body)[2:]
-        places = [(row, column, mask) for row in c_rows for column, mask in zip(self._columns, masks, strict=True)]
-        for value, (row, column, mask) in zip(sums, places, strict=True):
+        for value, (row, (column, _, mask)) in zip(sums, itertools.product(c_rows, places), strict=True):
             store(builder, value, row, column, mask)
 
     def _loop(self, count: Any, values: list[Any], body: Any) -> list[Any]:
@@ -133,10 +133,10 @@ class _TransposedTile:
         builder.position_at_end(done)
         return following
 
-    def _add_row(self, state: list[Any], masks: list[Any], steps: list[Any]) -> list[Any]:
+    def _add_row(self, state: list[Any], places: list[tuple[Any, Any, Any]], steps: list[Any]) -> list[Any]:
         """Return pointers and sums after the next row of both factors."""
         builder, (a, b, *sums) = self._builder, state
-        factors = [load(builder, b, at, self._kind, mask) for at, mask in zip(self._columns, masks, strict=True)]
+        factors = [load(builder, b, *place) for place in places]
         following = []
         for r in range(self._height):
             x = broadcast(builder, builder.load(builder.gep(a, [number(r)])), self._kind)
@@ -146,8 +146,13 @@ class _TransposedTile:
 
     def _add_product(self, x: Any, y: Any, total: Any) -> Any:
         """Return total + x·y, lane by lane: one FMA, or two instructions on a processor without."""
-        name = f"llvm.fmuladd.v{self._kind.count}f{8 * item_bytes(self._kind)}"
-        return call_llvm(self._builder, name, self._kind, [x, y, total])
+        kind = y.type
+        if kind.count < x.type.count:
+            undefined = ir.Constant(x.type, ir.Undefined)
+            lower = ir.Constant(ir.VectorType(I32, kind.count), list(range(kind.count)))
+            x = self._builder.shuffle_vector(x, undefined, lower)
+        name = f"llvm.fmuladd.v{kind.count}f{8 * item_bytes(kind)}"
+        return call_llvm(self._builder, name, kind, [x, y, total])
 
 
 @compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.simd.copies import add_row
+from unrolled.engine.kernels.simd.row_sums import add_row_at
 from unrolled.engine.kernels.threads.row_copies import take_rows
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
@@ -20,7 +20,7 @@ def _add_rows_at(part: int, parts: int, rows: NDArray, places: NDArray, total: N
     N = total.shape[1]
     first, last = part * N // parts, (part + 1) * N // parts
     for m in range(rows.shape[0]):
-        add_row(rows[m, first:last], total[places[m], first:last])
+        add_row_at(rows[m], first, 0, total[places[m]], first, last - first)
 
 
 def embedding_backward(dx: NDArray, tokens: NDArray, dweight: NDArray) -> None:

@@ -22,6 +22,7 @@ from unrolled.engine.kernels.layers.linear import (
     linear_forward,
 )
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered
+from unrolled.engine.kernels.simd.row_sums import add_row_at
 from unrolled.engine.kernels.threads.buffer_pool import zeros
 from unrolled.engine.kernels.threads.recording import keeps_constants, refuse_recording
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
@@ -57,10 +58,8 @@ def _add_rows(part: int, parts: int, rows: NDArray, total: NDArray) -> None:
     first, last = part * W // parts, (part + 1) * W // parts
     own = np.zeros(last - first, rows.dtype)
     for n in range(N):
-        for i in range(last - first):
-            own[i] += rows[n, first + i]
-    for i in range(last - first):
-        total[first + i] += own[i]
+        add_row_at(rows[n], first, 0, own, 0, last - first)
+    add_row_at(own, 0, 0, total, first, last - first)
 
 
 def embedded_linear_forward(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm.lhs_packing import new_operand, operand
 from unrolled.engine.kernels.gemm.matmul import multiply
-from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS
-from unrolled.engine.kernels.gemm.packing import Packing
+from unrolled.engine.kernels.gemm.microkernel import HALVES, TILE_ROWS, VECTORS
+from unrolled.engine.kernels.gemm.packing import Packing, by_packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed, padded_columns
 from unrolled.engine.kernels.gemm.strips import SUM_ROWS
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
@@ -43,16 +43,6 @@ _scaled = elementwise(lambda p, scale, spread: p * scale - spread)
 
 
 @compiled
-def _is_first_largest(x: NDArray, target: int, highest: float) -> bool:
-    """Return whether the target is the first of the largest numbers, which are ``highest``."""
-    first = x[target] == highest
-    if first:
-        for v in range(target):
-            first &= x[v] != highest
-    return first
-
-
-@compiled
 def _differentiate_rows(
     logits: NDArray, first: int, last: int, V: int, targets: NDArray, weights: NDArray, losses: NDArray, hits: NDArray,
     total_weight: float, smoothing: float, highest: NDArray, totals: NDArray,
@@ -63,9 +53,10 @@ def _differentiate_rows(
     for n in range(first, last):
         losses[n], hits[n], row = 0, False, logits[n]
         if weights[n] > 0:
-            target, highest[n - first] = row[targets[n]], largest_of(flat, n * width, V)
-            hits[n] = _is_first_largest(row, targets[n], highest[n - first])
-            losses[n] = highest[n - first] - target
+            target, most = row[targets[n]], largest_of(flat, n * width, V)
+            # a hit is the first of the largest numbers
+            hits[n] = target == most and (targets[n] == 0 or largest_of(flat, n * width, targets[n]) < most)
+            highest[n - first], losses[n] = most, most - target
             if smoothing > 0:
                 losses[n] += smoothing * (target - _total(row[:V]) / V)
     for n in range(first, last):
@@ -81,6 +72,23 @@ def _differentiate_rows(
         else:
             row[:] = 0
 
+
+@compiled
+def _in_halves(panels: NDArray, V: int) -> int:
+    """Return V rounded up to whole halves of a register where tiles have halves (``microkernel.HALVES``)."""
+    part = panels.shape[2] // (2 * VECTORS if HALVES else VECTORS)
+    return (V + part - 1) // part * part
+
+
+@compiled
+def _in_registers(panels: NDArray, V: int) -> int:
+    """Return V rounded up to whole registers, which AMX tiles have."""
+    lanes = panels.shape[2] // VECTORS
+    return (V + lanes - 1) // lanes * lanes
+
+
+_computed_columns = by_packing("panels", _in_halves, _in_halves, _in_registers)
+"""Return how many columns of logits are computed, so that the last need no mask."""
 
 SMALL = 1 << 18  # bytes of weights that stay in any core's cache
 OUTPUT_ROWS = 72  # positions that a thread works on at a time, so that their logits stay in cache
@@ -101,6 +109,7 @@ def _output_rows(
     stride = N // ranges
     begin, own = part * stride // parts, (part + 1) * stride // parts - part * stride // parts
     highest, totals, nothing = np.empty(GROUP, h.dtype), np.empty(GROUP), np.zeros(H, h.dtype)
+    columns = _computed_columns(panels, V)
     h_memory, dlogits_memory = new_operand(panels, OUTPUT_ROWS), new_operand(back, OUTPUT_ROWS)
     # even pieces in whole tiles: a last piece of few rows would read all weights for those few
     pieces = max(1, (own + OUTPUT_ROWS - 1) // OUTPUT_ROWS)
@@ -111,7 +120,7 @@ def _output_rows(
         n0 = first + i % pieces * piece
         n1 = min(n0 + piece, first + own)
         x, at, row_items = operand(flat_h, n0 * H, H, n1 - n0, H, panels, h_memory)
-        multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, width, False)
+        multiply(x, at, row_items, 1, panels, bias, 0, 0, flat_logits, n0 * width, width, n1 - n0, columns, False)
         for n in range(n0, n1, GROUP):
             _differentiate_rows(
                 dlogits, n, min(n + GROUP, n1), V, targets, weights, losses, hits, total_weight, smoothing, highest, totals

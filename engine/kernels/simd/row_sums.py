@@ -48,3 +48,6 @@ def make_add_rows(rows: int) -> Any:
         return types.void(source, i, i, total, i, i), codegen
 
     return add_rows
+
+
+add_row_at = make_add_rows(1)
