@@ -106,8 +106,8 @@ class Network:
         inputs = all(self.backend.inputs[column.kind].recordable for column in spec.inputs)
         self.recordable = inputs and self.backend.heads[spec.head.kind].recordable
         constants = list(self._params.values())
-        self._runs = Recordings(self.backend, self._run_arrays, self.recordable, constants)
-        self._evaluations = Recordings(self.backend, self._evaluate_arrays, self.recordable, constants)
+        self._runs = Recordings(self.backend, self.recordable, constants)
+        self._evaluations = Recordings(self.backend, self.recordable, constants)
         self._version = 0  # of the parameters
 
     def __reduce__(self) -> Any:
@@ -155,7 +155,7 @@ class Network:
         flops = self._forward_flops(inputs)
         if lengths is not None or flops > MOST_FLOPS:
             return self._run(inputs, lengths, state)
-        return self._runs.call([*inputs.values(), state], _copies, flops, self._version)
+        return self._runs.call(self._run_arrays, [*inputs.values(), state], _copies, flops, self._version)
 
     def _forward_flops(self, inputs: Inputs) -> float:
         """Return the floating-point operations of a forward pass, roughly: two for each position and parameter."""
@@ -197,7 +197,7 @@ class Network:
         if batch.lengths is not None or flops > MOST_FLOPS:
             return _evaluation(self._evaluate(batch, state))
         arrays = [*batch.inputs.values(), batch.targets, batch.weights, state]
-        return self._evaluations.call(arrays, _evaluation, flops, self._version)
+        return self._evaluations.call(self._evaluate_arrays, arrays, _evaluation, flops, self._version)
 
     def _evaluate_arrays(self, *arrays: NDArray) -> tuple[NDArray[np.float64], NDArray]:
         """Evaluate on the arrays of a batch without lengths and a state."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
@@ -16,15 +16,23 @@ FEW_FLOPS = 1 << 21
 MOST_KINDS = 4  # kinds of arguments whose calls are kept: each keeps memory for all that it computes
 
 
+class _Kept(NamedTuple):
+    """A recorded call, the version of the constants at its last run, and whether it ran again after it was recorded."""
+
+    recorded: RecordedCall
+    version: int
+    used: bool
+
+
 class Recordings:
     """The recorded calls of one function, which takes arrays and returns arrays.
 
-    A kind of arguments that comes a second time is recorded, and its third call is the first that runs without Python. Results
-    are the same in any case.
+    A kind of arguments that comes a second time is recorded, and its third call is the first that runs without Python. If
+    there are so many kinds that recordings are dropped before they are used again, no further ones are made. Results are the
+    same in any case.
 
     Args:
         backend: the engine.
-        function: called with arrays.
         recordable: whether the function computes by kernels alone; otherwise it is only called.
         constants: arrays that it reads besides, and that change only between calls that say so. What follows from them alone
             is computed once. Without any, everything is computed in every call.
@@ -33,60 +41,71 @@ class Recordings:
     def __init__(
         self,
         backend: Backend,
-        function: Callable[..., Any],
         recordable: bool = True,
         constants: Sequence[NDArray] = (),
     ) -> None:
         self._record = backend.record if recordable else None
-        self._function, self._constants = function, constants
+        self._constants = constants
         self._lock = threading.Lock()
-        self._kept: dict[Hashable, RecordedCall] = {}  # the last used last
+        self._kept: dict[Hashable, _Kept] = {}  # the last used last
+        self._seen: dict[Hashable, None] = {}  # once, the last one last
         self._refused: set[Hashable] = set()
-        self._seen: Hashable = None
-        self._versions: dict[Hashable, int] = {}
+        self._wasted = 0  # recordings that were dropped unused
 
     def call(
-        self, arrays: Sequence[NDArray], take: Callable[[Any], Result], flops: float, version: int = 0
+        self, function: Callable[..., Any], arrays: Sequence[NDArray], take: Callable[[Any], Result], flops: float,
+        version: int = 0,
     ) -> Result:  # fmt: skip
         """Call the function, and return what ``take`` makes of its results, which another call may write over.
 
         Args:
+            function: the same for all calls; it is not kept, because it may refer to the owner of this object.
             arrays: the arguments; calls with equal shapes and dtypes compute the same.
             flops: floating-point operations of the call, roughly.
             version: a number that changes with the constants.
         """
         if self._record is None or not self._lock.acquire(blocking=False):  # another thread is using the memory
-            return take(self._function(*arrays))
+            return take(function(*arrays))
         try:
-            return take(self._results(arrays, flops, version))
+            return take(self._results(function, arrays, flops, version))
         finally:
             self._lock.release()
 
-    def _results(self, arrays: Sequence[NDArray], flops: float, version: int) -> Any:
+    def _results(
+        self, function: Callable[..., Any], arrays: Sequence[NDArray], flops: float, version: int
+    ) -> Any:  # fmt: skip
         """Return the function's results, by a recorded call if there is one."""
         kind = _kind_of(arrays)
-        found = self._kept.get(kind)
-        if found is not None and found.is_current():
-            changed = self._versions[kind] != version
-            self._versions[kind] = version
-            return found.run(arrays, changed)
-        if kind in self._refused or kind != self._seen:
-            self._seen = kind
-            return self._function(*arrays)
-        recorded = self._recorded(kind, arrays, None if flops > FEW_FLOPS else 1)
+        found = self._kept.pop(kind, None)
+        if found is not None and found.recorded.is_current():
+            self._kept[kind] = _Kept(found.recorded, version, True)
+            return found.recorded.run(arrays, found.version != version)
+        if kind in self._refused or self._wasted > MOST_KINDS or not self._was_seen(kind):
+            return function(*arrays)
+        self._make_room()
+        assert self._record is not None  # tested by ``call``
+        recorded = self._record(function, arrays, self._constants, None if flops > FEW_FLOPS else 1)
         if recorded is None:
             self._refused.add(kind)
-            return self._function(*arrays)
-        self._kept[kind], self._versions[kind] = recorded, version
+            return function(*arrays)
+        self._kept[kind] = _Kept(recorded, version, False)
         return recorded.results
 
-    def _recorded(self, kind: Hashable, arrays: Sequence[NDArray], most_threads: int | None) -> RecordedCall | None:
-        """Record a call in the place of the oldest."""
-        assert self._record is not None
-        self._kept.pop(kind, None)
-        while len(self._kept) >= MOST_KINDS:
-            self._kept.pop(next(iter(self._kept)))
-        return self._record(self._function, arrays, self._constants, most_threads)
+    def _was_seen(self, kind: Hashable) -> bool:
+        """Return whether a kind is one of the last that came once; remember it otherwise."""
+        if kind in self._seen:
+            del self._seen[kind]
+            return True
+        self._seen[kind] = None
+        if len(self._seen) > 2 * MOST_KINDS:
+            del self._seen[next(iter(self._seen))]
+        return False
+
+    def _make_room(self) -> None:
+        """Drop the recording that was used longest ago, if there is no room for another."""
+        if len(self._kept) >= MOST_KINDS:
+            dropped = self._kept.pop(next(iter(self._kept)))
+            self._wasted += not dropped.used
 
 
 def _kind_of(arrays: Sequence[NDArray]) -> Hashable:

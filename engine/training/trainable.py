@@ -163,7 +163,7 @@ class EngineTrainable(Network):
             value[...] = params[name]
         super().__init__(spec, own, backend, precision)
         self.optimizer = Optimizer(optimizer, flat, clip_norm, self.backend.update, zeros)
-        self._steps = Recordings(self.backend, self._update_arrays, self.recordable)
+        self._steps = Recordings(self.backend, self.recordable)
         self.learning_rate = optimizer.base_learning_rate
 
     def __reduce__(self) -> Any:
@@ -180,7 +180,7 @@ class EngineTrainable(Network):
         if batch.lengths is not None:
             return self._taken(self._update(batch, state, masks, numbers))
         arrays = [*batch.inputs.values(), batch.targets, batch.weights, state, numbers, *self._mask_arrays(masks)]
-        return self._steps.call(arrays, self._taken, 3 * self._forward_flops(batch.inputs))
+        return self._steps.call(self._update_arrays, arrays, self._taken, 3 * self._forward_flops(batch.inputs))
 
     def _update_arrays(self, *arrays: NDArray) -> _Updated:
         """Update the parameters from the arrays of a batch without lengths, a state, the update's numbers and masks."""

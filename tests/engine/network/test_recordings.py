@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +43,7 @@ def pair_of(spec: ModelSpec, optimizer: OptimizerConfig | None = None) -> tuple[
         EngineTrainable(spec, models.params(spec, np.float32), optimizer or OptimizerConfig(), 0.5, "numba")
         for _ in range(2)
     )
-    plain._steps = Recordings(plain.backend, plain._update_arrays, recordable=False)
+    plain._steps = Recordings(plain.backend, recordable=False)
     return recorded, plain
 
 
@@ -128,6 +130,26 @@ def test_batches_that_alternate_between_sizes() -> None:
     assert len(pair[0]._steps._kept) == MOST_KINDS
 
 
+def test_two_sizes_by_turns_are_both_recorded_and_too_many_sizes_are_not() -> None:
+    pair = pair_of(models.spec("rnn", layers=1))
+
+    def train(lengths: list[int]) -> int:
+        """Train on batches of these lengths; return the number of those that were recorded anew."""
+        before = set(map(id, (kept.recorded for kept in pair[0]._steps._kept.values())))
+        for step, T in enumerate(lengths):
+            batch, state = batch_of(pair[0].spec, step, T)
+            one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
+            assert_same_step(one, other, pair)
+        return len({id(kept.recorded) for kept in pair[0]._steps._kept.values()} - before)
+
+    assert train([5, 6] * 3) == 2
+    many = list(range(10, 10 + 2 * MOST_KINDS))
+    train(many * 4)  # each is dropped before it comes again
+    assert train(many * 2) == 0
+    kept = next(iter(pair[0]._steps._kept))[0][0][0]  # T of the first input of one that is kept
+    assert train([kept] * 3) == 0
+
+
 def test_a_loss_that_is_not_finite_leaves_the_parameters() -> None:
     recorded, _ = pair_of(models.spec("lstm", "values"))
     for step in range(3):
@@ -192,8 +214,8 @@ def test_little_work_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None
             batch, state = batch_of(pair[0].spec, step, T)
             one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
             assert_same_step(one, other, pair)
-        (*_, (_, recorded)) = pair[0]._steps._kept.items()
-        parts[T] = recorded._calls._parts
+        *_, kept = pair[0]._steps._kept.values()
+        parts[T] = kept.recorded._calls._parts
     assert parts == {2: 1, 60: numba.get_num_threads()}
 
 
@@ -277,9 +299,9 @@ def test_a_function_can_refuse_to_be_recorded() -> None:
     assert record(function, [np.zeros(1)]) is None
     with pytest.raises(NotRecordable, match="the test says so"):
         Recording(function, [np.zeros(1)])
-    calls_of = Recordings(get_backend("numba"), function)
+    calls_of = Recordings(get_backend("numba"))
     for _ in range(3):
-        assert calls_of.call([np.ones(1)], float_of, 0.0) == 1.0
+        assert calls_of.call(function, [np.ones(1)], float_of, 0.0) == 1.0
 
 
 def test_a_call_while_another_thread_uses_the_memory() -> None:
@@ -291,13 +313,30 @@ def test_a_call_while_another_thread_uses_the_memory() -> None:
         calls.append(x)
         return y
 
-    calls_of = Recordings(get_backend("numba"), function)
+    calls_of = Recordings(get_backend("numba"))
     for _ in range(3):
-        calls_of.call([np.ones(2)], float_of, 0.0)
+        calls_of.call(function, [np.ones(2)], float_of, 0.0)
     assert len(calls) == 2
     with calls_of._lock:
-        assert calls_of.call([np.full(2, 4.0)], float_of, 0.0) == 8.0
+        assert calls_of.call(function, [np.full(2, 4.0)], float_of, 0.0) == 8.0
     assert len(calls) == 3
+
+
+def test_a_model_that_is_dropped_frees_its_memory_at_once() -> None:
+    spec = models.spec("lstm")
+    trainable, network = pair_of(spec)[0], Network(spec, models.params(spec, np.float32), "numba")
+    batch, state = batch_of(spec, 0)
+    for _ in range(3):
+        trainable.train_step(batch, state, 0.01, None)
+        network.step(batch.inputs, state)
+        network.evaluate(batch, state)
+    alive = [weakref.ref(trainable), weakref.ref(network)]
+    gc.disable()
+    try:
+        del trainable, network
+        assert [one() for one in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 def float_of(x: NDArray) -> float:
