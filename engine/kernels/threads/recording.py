@@ -12,6 +12,7 @@ shapes of its arrays. Results are arrays, written over by the next run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.threads.buffer_pool import empty
-from unrolled.engine.kernels.threads.spin_barrier import FAILED, meet, new_teams, wait
+from unrolled.engine.kernels.threads.spin_barrier import FAILED, IN_TURN, clear, meet, new_teams, wait
+from unrolled.engine.kernels.threads.thread_choice import ThreadChoice, counts_of
 from unrolled.engine.kernels.threads.thread_pool import (
     ENTRY,
     SLOT,
@@ -28,6 +30,8 @@ from unrolled.engine.kernels.threads.thread_pool import (
     compiled_parallel,
     get_num_threads,
     number_at,
+    on_threads,
+    put_number,
     recording,
 )
 
@@ -35,15 +39,21 @@ WORD = 8  # bytes
 
 
 @compiled_parallel
-def _run_calls(part: int, parts: int, slots: NDArray, counts: NDArray, team: NDArray) -> None:
+def _run_calls(
+    part: int, parts: int, slots: NDArray, counts: NDArray, team: NDArray, in_turn: NDArray
+) -> None:  # fmt: skip
     """Make all calls: that of ``slots[n]`` for ``counts[n]`` parts, which the threads share.
 
-    Calls of one part that follow each other are made by the same thread and need no barrier.
+    Calls of one part that follow each other are made by the same thread and need no barrier. Fewer threads than parts make some
+    parts of a call one after the other, which the addresses ``in_turn`` tell parts that would wait for each other.
     """
     active, N, waits = meet(team, parts), slots.shape[0], 0
     own = part if active > 1 else 0
     if active == 0:
         return
+    if own == 0:
+        for address in in_turn:
+            put_number(address, active < counts.max())
     for n in range(N):
         for piece in range(own, counts[n], active):
             call_entry(number_at(slots[n] + WORD * ENTRY), slots[n], piece, counts[n])
@@ -63,15 +73,21 @@ class _Calls:
         self._slots, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._parts = 0  # the most that a call has
         self._team = np.zeros(0, np.int64)
+        self._in_turn = np.zeros(0, np.int64)
+        self._choice = ThreadChoice([1])
 
-    def add(self, arguments: tuple[Any, ...]) -> int:
-        """Add a call of (parts, …); return the address of its slot."""
+    def add(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
+        """Add a call of a function with (parts, …); return the address of its slot."""
         slot = np.zeros(SLOT // WORD, np.int64)
         self._memory.append(slot)
         self._arguments.append(arguments)
         self._slots = np.append(self._slots, slot.ctypes.data)
         self._counts = np.append(self._counts, arguments[0])
-        self._parts = max(self._parts, int(arguments[0]))
+        if arguments[0] > self._parts:
+            self._parts = int(arguments[0])
+            self._choice = ThreadChoice(counts_of(self._parts))
+        if function is clear.__wrapped__:
+            self._in_turn = np.append(self._in_turn, [team[IN_TURN:].ctypes.data for team in arguments[1]])
         return int(slot.ctypes.data)
 
     def run(self) -> None:
@@ -85,9 +101,23 @@ class _Calls:
         if self._team.size == 0:
             self._team = new_teams(1, self._parts)[0]
         self._team.fill(0)
-        _run_calls(self._parts, self._slots, self._counts, self._team)
+        if self._parts == 1:
+            self._run_on(1)
+        else:
+            started = time.perf_counter()
+            self._run_on(self._choice.threads)
+            self._choice.tell(time.perf_counter() - started)
         if self._team.item(FAILED):
             raise MemoryError("a recorded kernel had no memory for what a part of the work needs")
+
+    def _run_on(self, threads: int) -> None:
+        """Make all calls on some of the threads."""
+        arguments = threads, self._slots, self._counts, self._team, self._in_turn
+        if threads in (1, self._parts):
+            _run_calls(*arguments)
+        else:
+            with on_threads(threads):
+                _run_calls(*arguments)
 
 
 class Recorder:
@@ -106,13 +136,13 @@ class Recorder:
         written = _writes.get(function)
         arrays = [value for value in arguments if isinstance(value, np.ndarray) and value.size]
         if written is None or not self._constants:
-            return self.calls.add(arguments)
+            return self.calls.add(function, arguments)
         target = arguments[written]
         others = [array for array in arrays if array is not target]
         if all(self._is_constant(array) for array in others):
             self._constants.append(target)
-            return self.constant.add(arguments)
-        return self.calls.add(arguments)
+            return self.constant.add(function, arguments)
+        return self.calls.add(function, arguments)
 
     def _is_constant(self, array: NDArray) -> bool:
         """Return whether an array lies in memory that does not change."""

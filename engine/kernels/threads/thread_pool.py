@@ -19,7 +19,8 @@ import hashlib
 import inspect
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numba
@@ -129,6 +130,17 @@ def number_at(_: Any, address: Any) -> Any:
     return types.intp(types.intp), emit
 
 
+@intrinsic
+def put_number(_: Any, address: Any, value: Any) -> Any:
+    """Write an integer to an address."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
+        builder.store(values[1], builder.inttoptr(values[0], values[1].type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.none(types.intp, types.intp), emit
+
+
 _RAN, _FAILED, _UNKNOWN = range(3)
 
 
@@ -217,6 +229,17 @@ _threads = _Threads()
 def get_num_threads() -> int:
     """Return Numba's number of threads, without the locks of its public function, or that of a recording with fewer."""
     return recording.threads or int(_threads.count())
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Run parallel regions on ``count`` threads: the others then sleep, instead of waiting for the end of a region."""
+    before = get_num_threads()
+    numba.set_num_threads(count)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def compiled_parallel(function: Callable[..., None]) -> Any:

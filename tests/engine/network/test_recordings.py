@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from unrolled.engine.kernels.recurrent import work_partition
+from unrolled.engine.kernels.threads import recording
 from unrolled.engine.kernels.threads.recording import NotRecordable, Recording, record, refuse_recording
+from unrolled.engine.kernels.threads.thread_choice import counts_of
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 from unrolled.engine.models.dropout import Dropout, Masks, dropout_masks
 from unrolled.engine.models.inputs.batch import Batch
@@ -68,10 +72,12 @@ def assert_same_step(one: StepResult, other: StepResult, pair: tuple[EngineTrain
         np.testing.assert_array_equal(value, pair[1].params[name], err_msg=name)
 
 
-def train_both(pair: tuple[EngineTrainable, EngineTrainable], masks: Dropout | None = None, **sizes: int) -> None:
+def train_both(
+    pair: tuple[EngineTrainable, EngineTrainable], masks: Dropout | None = None, steps: int = STEPS, **sizes: int
+) -> None:
     """Train both on the same batches, and compare after each step."""
     spec = pair[0].spec
-    for step in range(STEPS):
+    for step in range(steps):
         batch, state = batch_of(spec, step, **sizes)
         T, B = batch.weights.shape
         drawn = None if masks is None else dropout_masks(spec, T, B, np.random.default_rng(step), np.float32, masks)
@@ -108,6 +114,49 @@ def test_training_with_other_losses_and_clipping(settings: dict[str, Any]) -> No
 def test_training_with_dropout(variational: bool) -> None:
     spec = models.spec("lstm", "tokens+values", bidirectional=True, dropout=0.3)
     train_both(pair_of(spec), Dropout(inputs=0.2, outputs=0.4, variational=variational))
+
+
+class Alternating:
+    """Choice of threads that takes all numbers in turn."""
+
+    told: list[tuple[int, float]]
+
+    def __init__(self, counts: list[int]) -> None:
+        self._counts, self._at = counts, 0
+        Alternating.told = []
+
+    @property
+    def threads(self) -> int:
+        return self._counts[self._at % len(self._counts)]
+
+    def tell(self, seconds: float) -> None:
+        self.told.append((self.threads, seconds))
+        self._at += 1
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="there is one thread")
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("by_units", [False, True])
+def test_training_while_the_number_of_threads_changes(
+    monkeypatch: pytest.MonkeyPatch, by_units: bool, bidirectional: bool
+) -> None:
+    """Threads that share a layer by units wait for each other at every time step, so one thread must not wait for another."""
+    monkeypatch.setattr(recording, "ThreadChoice", Alternating)
+    if by_units:
+        monkeypatch.setattr(work_partition, "_LARGE", 0)
+        monkeypatch.setattr(work_partition, "_FEW_ROWS", 17)
+    threads = min(4, numba.config.NUMBA_NUM_THREADS)
+    numba.set_num_threads(threads)
+    spec = models.spec("lstm", bidirectional=bidirectional)
+    wide = ModelSpec(spec.inputs, dataclasses.replace(spec.core, hidden_size=256), spec.head)
+    pair = pair_of(wide)
+    train_both(pair, steps=STEPS + 6, B=8)
+    (kept,) = pair[0]._steps._kept.values()
+    assert isinstance(kept.recorded, Recording)
+    assert (kept.recorded._calls._in_turn.size > 0) is (by_units and (threads > 2 or not bidirectional))
+    assert {count for count, _ in Alternating.told} == set(counts_of(threads))
+    assert all(seconds > 0 for _, seconds in Alternating.told)
+    assert numba.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("threads", [1, 2])
