@@ -13,6 +13,7 @@ whatever ``rows`` and the width are, so a row's result does not depend on the ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -86,7 +87,7 @@ def multiply_tile(  # type: ignore[no-untyped-def]
         def add_case(height: int, width: int, half: bool) -> None:
             with builder.goto_block(builder.append_basic_block("tile")):
                 choice.add_case(number(8 * height + 4 * half + width), builder.block)
-                _Tile(builder, factors, sums, height, width, half).emit(*args[2:])
+                _Tile(builder, factors, sums, height, width, half).emit(args[2:])
                 builder.branch(done)
 
         for height in sorted({1, 2, 4, TILE_ROWS}):
@@ -118,11 +119,9 @@ class _Tile:
         """Return pointers to the rows, ``stride`` apart."""
         return [self._builder.gep(first, [self._builder.mul(stride, number(r))]) for r in range(self._rows)]
 
-    def emit(
-        self, a: Any, a_row: Any, a_depth: Any, panel: Any, second: Any, far: Any, start: Any, start_row: Any, c: Any,
-        c_row: Any, depth: Any, edge: Any,
-    ) -> None:  # fmt: skip
-        """Emit the loop over the depth, which is at least 1."""
+    def emit(self, arguments: Sequence[Any]) -> None:
+        """Emit the loop over the depth, which is at least 1; the arguments are those of ``multiply_tile`` from A on."""
+        a, a_row, a_depth, panel, second, far, start, start_row, c, c_row, depth, edge = arguments
         builder = self._builder
         a_rows, start_rows, c_rows = (
             self._row_pointers(*some) for some in ((a, a_row), (start, start_row), (c, c_row))

@@ -19,14 +19,20 @@ from unrolled.engine.kernels.gemm.microkernel import PANEL_BYTES, VECTORS
 from unrolled.engine.kernels.gemm.packing import FULL, Packing, by_packing
 from unrolled.engine.kernels.jit.compilation import compiled
 from unrolled.engine.kernels.simd.bf16 import WORD_DTYPE, word
-from unrolled.engine.kernels.simd.copies import copy_transposed, make_copy, make_pairing
+from unrolled.engine.kernels.simd.copies import (
+    copy_part_transposed,
+    copy_transposed,
+    make_copy,
+    make_padded_copy,
+    make_pairing,
+)
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.recording import writes
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 
-PACK_ROWS = 16  # rows of a second factor packed at a time: the most lanes that a register has
+PACK_ROWS = 16  # rows of a panel that a thread packs together: the most lanes that a register has
 
-_copy_row = make_copy(PANEL_BYTES)
+_copy_row, _copy_last = make_copy(PANEL_BYTES), make_padded_copy(PANEL_BYTES)
 _pair_row = make_pairing(PANEL_BYTES // WORD_DTYPE.itemsize)
 
 
@@ -42,87 +48,81 @@ def padded_columns(columns: int, dtype: np.dtype) -> int:
 
 
 @compiled
-def _put(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
-    """Put one number of ``b`` or ``b.T`` into row k and column j of panel p."""
-    n = p * panels.shape[2] + j
-    panels[p, k, j] = b[n, k] if transposed else b[k, n]
+def _put_row_full(
+    b: NDArray, low_at: int, high_at: int, N: int, panels: NDArray, at: int, far: int, W: int
+) -> None:  # fmt: skip
+    """Put a row for ``Packing.FULL``."""
+    whole = N // W
+    for p in range(whole):
+        _copy_row(b, low_at + p * W, panels, at + p * far)
+    if whole * W < N:
+        _copy_last(b, low_at + whole * W, N - whole * W, panels, at + whole * far)
 
 
 @compiled
-def _put_word(b: NDArray, k: int, p: int, j: int, transposed: bool, panels: NDArray) -> None:
-    """Put one number of ``b`` or ``b.T``, with the next along the depth, into its word; an odd k is already there."""
-    n, K = p * panels.shape[2] + j, b.shape[1] if transposed else b.shape[0]
-    if k % 2:
-        return
-    low = b[n, k] if transposed else b[k, n]
-    high = np.float32(0)
-    if k + 1 < K:
-        high = b[n, k + 1] if transposed else b[k + 1, n]
-    panels[p, k // 2, j] = word(low, high)
+def _put_row_words(
+    b: NDArray, low_at: int, high_at: int, N: int, panels: NDArray, at: int, far: int, W: int
+) -> None:  # fmt: skip
+    """Put the words of two rows; the second one may be missing."""
+    zero = np.float32(0)
+    for n in range(0, N, W):
+        if high_at >= 0 and n + W <= N:
+            _pair_row(b, low_at + n, high_at + n, panels, at)
+        else:
+            for j in range(W):
+                some = n + j < N
+                low = b[low_at + n + j] if some else zero
+                high = b[high_at + n + j] if some and high_at >= 0 else zero
+                panels[at + j] = word(low, high)
+        at += far
+
+
+_put_row = by_packing("panels", _put_row_full, _put_row_words)
+"""Put N numbers of the flat ``b`` from ``low_at`` on, and the row at ``high_at``, -1 for none, into a row of each panel.
+
+The row of the first panel is at ``at``, and those of the others ``far`` apart; what N does not fill becomes zero.
+"""
 
 
 @compiled
-def _copy_rows(b: NDArray, k: int, p: int, panels: NDArray) -> None:
-    """Copy PACK_ROWS rows of ``b`` from row k on into panel p."""
-    (_, K, W), N = panels.shape, b.shape[1]
-    source, target = b.reshape(-1), panels.reshape(-1)
-    for row in range(k, k + PACK_ROWS):
-        _copy_row(source, row * N + p * W, target, (p * K + row) * W)
-
-
-@compiled
-def _copy_rows_words(b: NDArray, k: int, p: int, panels: NDArray) -> None:
-    """Round PACK_ROWS rows of ``b`` from row k on into a panel of words."""
-    (_, K, W), N = panels.shape, b.shape[1]
-    source, target = b.reshape(-1), panels.reshape(-1)
-    for row in range(k, k + PACK_ROWS, 2):
-        at = row * N + p * W
-        _pair_row(source, at, at + N, target, (p * K + row // 2) * W)
-
-
-_put_number = by_packing("panels", _put, _put_word)
-_copy_block = by_packing("panels", _copy_rows, _copy_rows_words)
+def _pack_columns(b: NDArray, k0: int, k1: int, N: int, K: int, panels: NDArray, far: int, W: int, paired: int) -> None:
+    """Pack the columns k0 … k1 of the flat ``b`` (N, K) as rows of panels, which are ``far`` apart."""
+    lanes = W // VECTORS
+    # as many rows of b as a register has lanes at a time, and the depth in pieces, so that both sides stay in the cache
+    for first in range(k0, k1, 8 * PACK_ROWS):
+        last = min(first + 8 * PACK_ROWS, k1)
+        for n in range(0, N, lanes):
+            at = n // W * far + n % W
+            for k in range(first, last, lanes):
+                into = at + k // paired * W
+                if n + lanes <= N and k + lanes <= last:
+                    copy_transposed(b, n * K + k, K, panels, into, W)
+                else:
+                    copy_part_transposed(b, n * K + k, K, panels, into, W, N - n, last - k)
+    used = (N + lanes - 1) // lanes * lanes % W
+    if used > 0:  # registers of the last panel that have no column
+        for k in range(k0 // paired, (k1 + paired - 1) // paired):
+            at = N // W * far + k * W
+            panels[at + used : at + W] = 0
 
 
 @writes(2)
 @compiled_on_all_threads
 def _pack(part: int, parts: int, b: NDArray, panels: NDArray, transposed: bool, paired: int) -> None:
-    """Pack ``b`` or ``b.T``; ``paired`` rows make a packed one. Threads share the depth in whole blocks of rows."""
-    P, depth, W = panels.shape
+    """Pack ``b`` or ``b.T``; ``paired`` rows make a packed one. Threads share the depth in blocks of rows."""
+    _, depth, W = panels.shape
     N, K = b.shape
     if not transposed:
         K, N = N, K
-    lanes = W // VECTORS
-    source, target = b.reshape(-1), panels.reshape(-1)
-    blocks = K // PACK_ROWS
-    first, last = part * blocks // parts * PACK_ROWS, (part + 1) * blocks // parts * PACK_ROWS
-    whole = N // W
+    source, target, far = b.reshape(-1), panels.reshape(-1), depth * W
+    blocks = (K + PACK_ROWS - 1) // PACK_ROWS
+    first, last = part * blocks // parts * PACK_ROWS, min((part + 1) * blocks // parts * PACK_ROWS, K)
     if transposed:
-        # as many rows of b as a register has lanes at a time, and the depth in pieces, so that both sides stay in the cache
-        for k0 in range(first, last, 8 * PACK_ROWS):
-            for n in range(0, N - lanes + 1, lanes):
-                at = (n // W * depth) * W + n % W
-                for k in range(k0, min(k0 + 8 * PACK_ROWS, last), lanes):
-                    copy_transposed(source, n * K + k, K, target, at + k // paired * W, W)
-        whole = N // lanes * lanes
-    else:
-        for k in range(first, last, PACK_ROWS):
-            for p in range(whole):
-                _copy_block(b, k, p, panels)
-        whole *= W
-    end = K if part == parts - 1 else last
-    edge = (P - 1) * W
-    for k in range(first, last):  # columns that fill no register or panel
-        for j in range(whole - edge, N - edge):
-            _put_number(b, k, P - 1, j, transposed, panels)
-    for k in range(last, end):  # rows that fill no block
-        for p in range(P):
-            for j in range(min(W, N - p * W)):
-                _put_number(b, k, p, j, transposed, panels)
-    packed_end = depth if part == parts - 1 else last // paired
-    for k in range(first // paired, packed_end):
-        for j in range(N - (P - 1) * W, W):
-            panels[P - 1, k, j] = 0
+        _pack_columns(source, first, last, N, K, target, far, W, paired)
+        return
+    for k in range(first, last, paired):
+        second = (k + 1) * N if paired > 1 and k + 1 < K else -1
+        _put_row(source, k * N, second, N, target, k // paired * W, far, W)
 
 
 def _packed(b: NDArray, transposed: bool, packing: Packing) -> NDArray:
@@ -164,17 +164,9 @@ def row_of(runs: Runs, k: int) -> int:
 @compiled
 def _pack_rows_full(b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int) -> int:
     """Pack rows for ``Packing.FULL``."""
-    N = b.shape[1]
-    flat = b.reshape(-1)
+    N, flat = b.shape[1], b.reshape(-1)
     for k in range(rows):
-        row_at, at = row_of(runs, k0 + k) * N, k * W
-        for n in range(0, N - W + 1, W):
-            _copy_row(flat, row_at + n, panels, at)
-            at += rows * W
-        rest = N % W
-        if rest:
-            for j in range(W):
-                panels[at + j] = flat[row_at + N - rest + j] if j < rest else 0
+        _put_row(flat, row_of(runs, k0 + k) * N, -1, N, panels, k * W, rows * W, W)
     return rows
 
 
@@ -183,26 +175,13 @@ def _pack_row_words(
     b: NDArray, runs: Runs, k0: int, rows: int, panels: NDArray, W: int, depth: int
 ) -> None:  # fmt: skip
     """Round rows to panels of words of ``depth`` rows; what they do not fill becomes zero."""
-    N = b.shape[1]
-    flat = b.reshape(-1)
+    N, flat = b.shape[1], b.reshape(-1)
     filled = (rows + 1) // 2
-    zero = np.float32(0)
     for p in range((N + W - 1) // W):
         panels[(p * depth + filled) * W : (p + 1) * depth * W] = 0
     for k in range(filled):
-        two = 2 * k + 1 < rows
-        low_at, at = row_of(runs, k0 + 2 * k) * N, k * W
-        high_at = low_at + N
-        for n in range(0, N, W):
-            if two and n + W <= N:
-                _pair_row(flat, low_at + n, high_at + n, panels, at)
-            else:
-                for j in range(W):
-                    some = n + j < N
-                    low = flat[low_at + n + j] if some else zero
-                    high = flat[high_at + n + j] if some and two else zero
-                    panels[at + j] = word(low, high)
-            at += depth * W
+        low_at = row_of(runs, k0 + 2 * k) * N
+        _put_row(flat, low_at, low_at + N if 2 * k + 1 < rows else -1, N, panels, k * W, depth * W, W)
 
 
 @compiled

@@ -5,6 +5,7 @@ Arrays come with an offset and strides in items.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from llvmlite import ir
@@ -16,7 +17,7 @@ from unrolled.engine.kernels.jit.numba_internals import array_data
 from unrolled.engine.kernels.jit.target import TARGET
 from unrolled.engine.kernels.simd import registers
 from unrolled.engine.kernels.simd.bf16 import HAS_INSTRUCTION, WORD, emit_rounded, emit_words
-from unrolled.engine.kernels.simd.registers import I32, number, prefetch_line
+from unrolled.engine.kernels.simd.registers import I32, mask_of_first, number, prefetch_line
 
 ROUNDED = 32  # numbers of a row that are rounded at a time
 
@@ -39,8 +40,8 @@ class _FlatArrays:
         """Return the offset r rows after argument ``place``; the next argument is the stride of the rows."""
         return self._builder.add(self._args[place], self._builder.mul(self._args[place + 1], number(r)))
 
-    def load(self, array: int, at: Any, kind: Any) -> Any:
-        return registers.load(self._builder, self._data[array], at, kind)
+    def load(self, array: int, at: Any, kind: Any, mask: Any = None) -> Any:
+        return registers.load(self._builder, self._data[array], at, kind, mask)
 
     def store(self, value: Any, array: int, at: Any) -> None:
         registers.store(self._builder, value, self._data[array], at)
@@ -65,6 +66,32 @@ def make_copy(size: int) -> Any:
             return context.get_dummy_value()
 
         return types.void(source, i, target, i), codegen
+
+    return copy
+
+
+def make_padded_copy(size: int) -> Any:
+    """Return an intrinsic that copies ``count`` numbers, and writes zeros after them up to ``size`` bytes.
+
+    Its readable form, for n items: ``target[target_at : target_at + n] = [*source[source_at : source_at + count], 0, 0, …]``.
+    """
+
+    @intrinsic
+    def copy(typing_context, source, source_at, count, target, target_at):  # type: ignore[no-untyped-def]
+        if source.dtype != target.dtype:
+            return None
+        i = types.intp
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            flat = _FlatArrays(context, builder, signature, args)
+            lanes = TARGET.vector_bytes * 8 // target.dtype.bitwidth
+            kind = ir.VectorType(context.get_value_type(target.dtype), lanes)
+            for further in range(0, size * 8 // target.dtype.bitwidth, lanes):
+                mask = mask_of_first(builder, flat.at(2, -further), lanes)
+                flat.store(flat.load(0, flat.at(1, further), kind, mask), 3, flat.at(4, further))
+            return context.get_dummy_value()
+
+        return types.void(source, i, i, target, i), codegen
 
     return copy
 
@@ -151,23 +178,50 @@ def copy_transposed(typing_context, source, source_at, source_row, target, targe
 
     A target of words takes the words of two rows each. The readable form, for squares: ``target[...] = source.T``.
     """
+    i = types.intp
+    return _transposing(source, target, types.void(source, i, i, target, i, i))
+
+
+@intrinsic
+def copy_part_transposed(  # type: ignore[no-untyped-def]
+    typing_context, source, source_at, source_row, target, target_at, target_row, rows, columns
+):
+    """Copy the first rows and columns of a square as ``copy_transposed`` does, with zeros for the other rows."""
+    i = types.intp
+    return _transposing(source, target, types.void(source, i, i, target, i, i, i, i))
+
+
+def _transposing(source: Any, target: Any, signature: Any) -> Any:
+    """Return the signature and code of a transposing copy, or None if the arrays do not fit."""
     words = target.dtype == WORD and source.dtype == types.float32
     if not words and source.dtype != target.dtype:
         return None
-    i = types.intp
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         flat = _FlatArrays(context, builder, signature, args)
         lanes = TARGET.vector_bytes * 8 // source.dtype.bitwidth
         kind = ir.VectorType(I32 if words else context.get_value_type(source.dtype), lanes)
-        rows = _transposed(builder, [flat.load(0, flat.row(1, r), kind) for r in range(lanes)])
+        part = len(args) > 6
+
+        def has(place: int, n: int) -> Any:
+            return builder.icmp_signed(">", args[place], number(n))
+
+        def row(r: int) -> Any:
+            if not part:
+                return flat.load(0, flat.row(1, r), kind)
+            lanes_of_row = builder.select(has(6, r), args[7], number(0))
+            return flat.load(0, flat.row(1, r), kind, mask_of_first(builder, lanes_of_row, lanes))
+
+        rows = _transposed(builder, [row(r) for r in range(lanes)])
+        together = 2 if words else 1
         if words:
             rows = [emit_words(builder, rows[n], rows[n + 1], kind) for n in range(0, lanes, 2)]
-        for r, row in enumerate(rows):
-            flat.store(row, 3, flat.row(4, r))
+        for r, values in enumerate(rows):
+            with builder.if_then(has(7, r * together)) if part else contextlib.nullcontext():
+                flat.store(values, 3, flat.row(4, r))
         return context.get_dummy_value()
 
-    return types.void(source, i, i, target, i, i), codegen
+    return signature, codegen
 
 
 @intrinsic
