@@ -22,6 +22,7 @@ PAUSE = 0.05  # seconds between contestants: thread pools spin for a while after
 # times the median of its peer's fastest setting, alone and beside busy neighbours, whose rounds differ more: a slower one
 # leaves after the first counted round
 SLOW_SETTING, SLOW_BESIDE = 1.3, 2.0
+SETTLE = 1.0  # seconds that a peer gets to adapt when neighbours start or stop, before a round is counted
 
 
 class Effort(NamedTuple):
@@ -76,6 +77,7 @@ def measure(
     and the line has besides, for the setting that is fastest beside them: ``busy_setting``, ``busy_median_s``,
     ``busy_spread_s``, ``busy_tokens_per_s``, ``busy_ratio_to_torch``, and ``share_of_fair``: the speed beside them, divided by
     ``fair_share`` of the speed without. Set-up, compilation and the parity check are over before the first neighbour is busy.
+    A peer that adapts to neighbours gets ``SETTLE`` seconds for that before each round.
 
     Raises:
         ConfigError: a peer is not known, or does not take part in the workload's task.
@@ -140,13 +142,13 @@ def _run_rounds(
     rounds = contest.effort.rounds
     for n in range(rounds + 1):  # the first is not counted: caches and thread pools wake up
         contest.say(f"{contest.work.title}: round {n + 1} of {rounds}")
-        for one, seconds in _round(entered, failures):
+        for one, seconds in _round(contest, entered, failures):
             if n > 0:
                 one.rounds.append(seconds)
         if neighbours.count > 0:
             contest.say(f"{contest.work.title}: round {n + 1} of {rounds}, beside {neighbours.count}")
             with neighbours.spinning():
-                for one, seconds in _round(entered, failures):
+                for one, seconds in _round(contest, entered, failures):
                     if n > 0:
                         one.busy_rounds.append(seconds)
         if n == 1:
@@ -155,14 +157,14 @@ def _run_rounds(
 
 
 def _round(
-    entered: list[tuple[TimedSetting, ContestantProcess]], failures: Failures
+    contest: Contest, entered: list[tuple[TimedSetting, ContestantProcess]], failures: Failures
 ) -> Iterator[tuple[TimedSetting, float]]:
     """Yield the seconds of each setting; remove those that fail from ``entered``."""
     for one in list(entered):
         timed, process = one
         time.sleep(PAUSE)
         try:
-            answer = process.measure()
+            answer = process.measure(SETTLE if PEERS[timed.peer].adapts and contest.neighbours.count else 0.0)
         except WorkerError as error:
             failures.setdefault(timed.peer, {})[timed.setting] = str(error)
             entered.remove(one)

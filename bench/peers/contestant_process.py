@@ -2,8 +2,8 @@
 
 ``python -m unrolled.bench.peers.contestant_process`` is the worker process: its first message names peer, setting and
 workload, and the answer reports how long the first call took, what memory two steps took, and the arrays of the parity
-check. Each further message is answered by the seconds of a step in one round of timing. Between rounds the process waits
-without using the processor.
+check. Each further message is answered by the seconds of a step in one round of timing, which may follow steps that are not
+counted. Between rounds the process waits without using the processor.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from unrolled.bench.peers.workloads import Workload
 from unrolled.engine.processes.messages import Message, pack_arrays
 from unrolled.engine.processes.serving import serve
 from unrolled.engine.processes.worker import WorkerProcess, python_module
+
+CALIBRATION = 0.05  # seconds of steps, from which the number of steps of a round follows
 
 
 class ContestantProcess(WorkerProcess):
@@ -43,9 +45,9 @@ class ContestantProcess(WorkerProcess):
         """
         return self.receive(self.patience)
 
-    def measure(self) -> Message:
-        """Measure one round."""
-        return self.ask({}, self.patience)
+    def measure(self, settle: float = 0.0) -> Message:
+        """Measure one round, after ``settle`` seconds of steps that are not counted."""
+        return self.ask({"settle": settle}, self.patience)
 
 
 class TimedContestant:
@@ -53,7 +55,12 @@ class TimedContestant:
 
     def answer(self, message: Message) -> dict[str, Any]:
         """Return the answer to a message; see the module."""
-        return self._set_up(message) if "peer" in message else self._time_round()
+        if "peer" in message:
+            return self._set_up(message)
+        until = time.perf_counter() + message["settle"]
+        while time.perf_counter() < until:
+            self._contestant.run()
+        return self._time_round()
 
     def _set_up(self, job: Message) -> dict[str, Any]:
         peer, work = PEERS[job["peer"]], Workload(**job["workload"])
@@ -68,7 +75,9 @@ class TimedContestant:
         self._repeats = 1
         elapsed = self._time_round()["seconds"]
         memory = _memory(before)  # before parity, which takes a second model and copies of all parameters
-        while self._repeats * elapsed < job["seconds"] / 4:  # one call of some microseconds says little about many
+        while self._repeats * elapsed < min(
+            job["seconds"] / 4, CALIBRATION
+        ):  # one call of some microseconds says little about many
             self._repeats *= 4
             elapsed = self._time_round()["seconds"]
         self._repeats = max(1, int(job["seconds"] / elapsed))

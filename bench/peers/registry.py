@@ -37,7 +37,8 @@ class Peer:
             task in which it does not take part.
         settings: named ways to run it, by task, or by "ragged" for taggers of ragged rows; the fastest counts.
         rounded: its products are in bfloat16, for which the parity gate allows.
-        adapts: it chooses its threads by itself while other processes keep cores busy, so it is measured as it is.
+        adapts: it chooses its threads by itself while other processes keep cores busy, so it is measured as it is, after some
+            time to adapt.
     """
 
     title: str

@@ -191,7 +191,7 @@ class MadeUp:
         arrays = {"logits": np.full(3, 2.0 if self.label == "wrong" else 1.0)}
         return {"first_call_s": 4.0, "peak_rss_mb": 300.0, "step_rss_mb": 20.0, "arrays": pack_arrays(arrays)}
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self, settle: float) -> dict[str, Any]:
         place = self.asked[self.label] = self.asked.get(self.label, 0) + 1
         seconds = self.times[self.label][place - 1]
         if seconds is None:
@@ -277,11 +277,34 @@ def test_memory_of_steps_does_not_count_the_parity_check(monkeypatch: pytest.Mon
     job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 0.0}
     timed = TimedContestant()
     first = timed.answer({**job, "workload": Workload("train", "rnn").to_dict()})
-    rounds = [timed.answer({}) for _ in range(2)]
+    rounds = [timed.answer({"settle": 0.0}) for _ in range(2)]
     assert (first["peak_rss_mb"], first["step_rss_mb"]) == (120, 20)
     assert first["first_call_s"] > 0
     assert [set(answer) for answer in rounds] == [{"seconds"}] * 2
     assert unpack_arrays(first["arrays"])["loss 1"] == 2
+
+
+def test_runs_before_a_round_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    class Adapting:
+        """A contestant that is slow for ten seconds."""
+
+        def run(self) -> None:
+            clock[0] += 2.0 if clock[0] < 10 else 1.0
+
+        def parity(self) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setitem(PEERS, "numba", Peer("", "numpy", train=lambda work, setting, threads: Adapting()))
+    monkeypatch.setattr(contestant_process.time, "perf_counter", lambda: clock[0])
+    timed = TimedContestant()
+    job = {"peer": "numba", "setting": {}, "threads": 1, "seconds": 2.0}
+    timed.answer({**job, "workload": Workload("train", "rnn").to_dict()})
+    clock[0] = 0.0
+    assert timed.answer({"settle": 0.0})["seconds"] == 2.0
+    clock[0] = 0.0
+    assert timed.answer({"settle": 10.0})["seconds"] == 1.0
 
 
 def test_a_small_run_of_onnxruntime() -> None:
@@ -343,7 +366,7 @@ work = Workload("train", "rnn", 1, 4, 1, 2, 3, 2).to_dict()
 job = {"peer": "numpy", "workload": work, "setting": {}, "threads": 1, "seconds": 300}
 with ContestantProcess(job, 120) as worker:
     worker.answer()
-    worker.send({})
+    worker.send({"settle": 0})
     print(worker.pid, flush=True)
     worker.answer()
 """

@@ -143,6 +143,7 @@ class MadeUp:
     }
     spins = False
     seen: dict[str, list[bool]]
+    settles: dict[str, float]
 
     def __init__(self, job: dict[str, Any], patience: float) -> None:
         one = f"{job['threads']} thread{'s' * (job['threads'] > 1)}, x"
@@ -159,8 +160,9 @@ class MadeUp:
     def answer(self) -> dict[str, Any]:
         return {"first_call_s": 4.0, "arrays": pack_arrays({"logits": np.ones(3)})}
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self, settle: float) -> dict[str, Any]:
         MadeUp.seen.setdefault(self.label, []).append(MadeUp.spins)
+        MadeUp.settles[self.label] = settle
         return {"seconds": next(self.given[MadeUp.spins])}
 
 
@@ -191,7 +193,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "BusyNeighbours", Watched)
     monkeypatch.setattr(runner, "PAUSE", 0)
     monkeypatch.setattr(rounds, "usable_cores", lambda: 2)
-    MadeUp.seen = {}
+    MadeUp.seen, MadeUp.settles = {}, {}
 
 
 WORK = WORKLOADS["busy"][-1]
@@ -214,6 +216,7 @@ def test_a_line_has_the_figures_alone_and_beside_neighbours() -> None:
     assert numba["ratio_to_torch"] == pytest.approx(2.0)  # median of 1 / .5, 1.2 / .5, 1 / .5
     # one thread is far slower alone, and stays for what it does beside neighbours
     assert MadeUp.seen == dict.fromkeys(MadeUp.times, [False, True] * 4)
+    assert MadeUp.settles == {"numba": 1.0, "2 threads, x": 0.0, "1 thread, x": 0.0}  # one adapts
 
 
 @pytest.mark.usefixtures("made_up")
@@ -222,6 +225,7 @@ def test_without_neighbours_there_is_one_measurement_a_round() -> None:
     assert [one["busy"] for one in lines] == [0, 0]
     assert not any(key.startswith(("busy_", "share_of_fair")) for one in lines for key in one)
     assert MadeUp.seen == {"numba": [False] * 4, "2 threads, x": [False] * 4}
+    assert set(MadeUp.settles.values()) == {0.0}
 
 
 def test_the_fastest_setting_beside_neighbours_may_be_another() -> None:
