@@ -21,6 +21,7 @@ from unrolled.engine.kernels.jit.target import TARGET, Target, describe, has_til
 ALL_WIDTHS = [
     "test_activations.py",
     "test_vectors.py",
+    "test_row_passes.py",
     "test_widths.py",
     "../network/test_engines.py::test_kernels_equal_the_reference_array_by_array",
     "../network/test_engines.py::test_a_transposed_product_takes_columns_and_sums_more",
