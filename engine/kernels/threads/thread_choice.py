@@ -19,7 +19,7 @@ TRIAL = 0.01  # seconds of runs on another number of threads
 # there are also FIRST_RUNS between two, and twice as many each time.
 FIRST, FIRST_RUNS = 0.04, 1
 LONGEST_MORE, LONGEST_FEWER = 8, 16  # times these
-UNDISTURBED = 1.0  # seconds on all threads without a slow period, after which the pauses are short again
+UNDISTURBED = 0.5  # seconds on as many threads, or on all without a slow period, after which the pauses are short again
 SLOW = 1.15  # times the fastest period on as many threads: two such periods show that others may be using the cores
 BETTER = 0.95  # times the present time of a run: another number of threads that is faster than that is taken
 FORGOTTEN = 1.002  # times the fastest period, for each later one: a processor that gets warm stays slower
@@ -63,9 +63,9 @@ class _Pause:
         """Return whether a trial is due."""
         return self._passed.seconds >= FIRST * self._factor and self._passed.runs >= FIRST_RUNS * self._factor
 
-    def restart(self, longer: bool) -> None:
-        """Begin the next pause: twice as long as the last one, or as short as the first."""
-        self._factor = min(2 * self._factor, self._longest) if longer else 1
+    def restart(self, paid: bool) -> None:
+        """Begin the next pause: as short as the first after a trial that paid, else twice as long as the last one."""
+        self._factor = 1 if paid else min(2 * self._factor, self._longest)
         self._passed = _Mean()
 
 
@@ -88,6 +88,7 @@ class ThreadChoice:
         self._fewer, self._more = _Pause(LONGEST_FEWER), _Pause(LONGEST_MORE)
         self._slow = 0  # slow periods that followed each other
         self._undisturbed = 0.0  # seconds without one, on all threads
+        self._kept = 0.0  # seconds on the present level
 
     @property
     def threads(self) -> int:
@@ -101,6 +102,7 @@ class ThreadChoice:
             if self._period.seconds >= TRIAL:
                 self._end_trial(self._trial)
             return
+        self._kept += seconds
         self._fewer.add(seconds)
         self._more.add(seconds)
         if self._period.seconds >= PERIOD:
@@ -115,8 +117,8 @@ class ThreadChoice:
         self._slow = self._slow + 1 if before is not None and self._now > SLOW * before else 0
         self._undisturbed = 0.0 if self._slow or self._level > 0 else self._undisturbed + length
         if self._undisturbed >= UNDISTURBED:  # the machine is idle again
-            self._fewer.restart(longer=False)
-            self._more.restart(longer=False)
+            self._fewer.restart(paid=True)
+            self._more.restart(paid=True)
         fewer = self._level + 1
         if fewer < len(self._counts) and (self._fastest[fewer] is None or (self._slow > 1 and self._fewer.over)):
             self._trial = fewer
@@ -130,9 +132,11 @@ class ThreadChoice:
         paid, to_fewer = found < BETTER * self._now, tried > self._level
         known = self._fastest[tried]
         self._fastest[tried] = found if known is None else min(known, found)
-        if paid:
-            self._level, self._now = tried, found
         if to_fewer:
-            self._fewer.restart(longer=not paid)
-        else:  # even if it paid: on a busy machine more threads may be faster for a moment
-            self._more.restart(longer=True)
+            self._fewer.restart(paid)
+        if paid and to_fewer:  # on a busy machine more threads are faster for a moment now and then
+            self._more.restart(self._kept >= UNDISTURBED)
+        elif not to_fewer and not paid:
+            self._more.restart(paid)
+        if paid:
+            self._level, self._now, self._kept = tried, found, 0.0
