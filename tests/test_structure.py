@@ -112,7 +112,8 @@ ROOMS: dict[str, str] = {
         "engine.runs"
     ),
     "bench.machine": (
-        "engine engine.storage engine.processes engine.kernels.jit engine.kernels.threads engine.kernels.gemm"
+        "engine engine.storage engine.processes engine.kernels.jit engine.kernels.simd engine.kernels.threads "
+        "engine.kernels.gemm"
     ),
     "bench.peers": (
         "engine engine.tokenizers engine.models.layers engine.models.inputs engine.models.heads engine.models "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.gemm.microkernel import TILE_ROWS, VECTORS, WIDE, multiply_tile
 from unrolled.engine.kernels.gemm.rhs_packing import panel_width
 from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
+from unrolled.engine.kernels.simd.pointers import pointer
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
 
 FACTOR_DEPTH = 64  # of a product whose factors stay in the L1 cache
@@ -28,8 +29,8 @@ DEFAULT_CACHES = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 def _run_core(a: NDArray, panel: NDArray, c: NDArray, rounds: int) -> None:
     for _ in range(rounds):
         multiply_tile(
-            TILE_ROWS, WIDE, a, 0, FACTOR_DEPTH, 1, panel, 0, _W // VECTORS, FACTOR_DEPTH * _W,
-            c, 0, 2 * _W, c, 0, 2 * _W, FACTOR_DEPTH, _W // VECTORS,
+            TILE_ROWS, WIDE, pointer(a, 0), FACTOR_DEPTH, 1, pointer(panel, 0), _W // VECTORS, FACTOR_DEPTH * _W,
+            pointer(c, 0), 2 * _W, pointer(c, 0), 2 * _W, FACTOR_DEPTH, _W // VECTORS,
         )  # fmt: skip
 
 

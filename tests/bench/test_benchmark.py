@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from unrolled.bench import runner
 from unrolled.bench.batch import BATCH_COLUMNS, BatchJob, batch_cells, measure_batch
+from unrolled.bench.machine import limits
 from unrolled.bench.overhead import OVERHEAD_COLUMNS, measure_overhead
 from unrolled.bench.parity_gate import PARITY, ROUNDED_PARITY, compare_arrays
 from unrolled.bench.peers import contestant_process
@@ -662,6 +663,19 @@ def test_the_command_measures_and_writes_lines(tmp_path: Path) -> None:
     assert machine["limits"]["fma_gflops"]["1"] > 0
     assert machine["limits"]["read_gb_per_s"]["1"]["L1"] > 0
     assert (measured["peer"], measured["hidden"], measured["vocab"], measured["parity"]) == ("numba", 8, 7, "ok")
+
+
+def test_the_peak_is_measured_by_a_product_of_the_microkernel() -> None:
+    rng = np.random.default_rng(0)
+    depth, W = limits.FACTOR_DEPTH, limits._W
+    a, panels, c = (rng.standard_normal(size).astype(np.float32) for size in limits._SIZES)
+    factor = a.reshape(limits.TILE_ROWS, depth).astype(np.float64)
+    columns = np.concatenate(list(panels.reshape(2, depth, W)), axis=1)[:, : limits.WIDE * W // limits.VECTORS]
+    expected = c.reshape(limits.TILE_ROWS, 2 * W).astype(np.float64)
+    expected[:, : columns.shape[1]] += 3 * factor @ columns
+    limits._run_core(a, panels, c, 3)
+    np.testing.assert_allclose(c.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
+    assert 2 * factor.shape[0] * depth * columns.shape[1] == limits._FLOP
 
 
 def test_unknown_peers_and_sets_are_refused() -> None:
