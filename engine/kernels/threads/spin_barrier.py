@@ -2,7 +2,7 @@
 
 Sharing a small batch by rows leaves each thread half a tile, and each reads all weights. Shared by hidden units, every
 thread keeps its own part of the weights in its cache, but needs the others' h at the next time step. A parallel region a
-time step would cost some microseconds; a counter in shared memory costs some hundred nanoseconds. The readable form of
+time step would cost some microseconds; counters in shared memory cost some hundred nanoseconds. The readable form of
 ``wait`` is ``threading.Barrier.wait``.
 
 The parts of a parallel region need not run at the same time (a busy thread layer may run them one after the other), so they
