@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.jit.compilation import compiled_sum
+from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads, compiled_parallel
 from unrolled.engine.optimizers.config import OptimizerConfig
 from unrolled.engine.optimizers.gradient_scaling import SMALLEST_FACTOR
@@ -77,6 +77,13 @@ def _finish(
     outcome[1] = 1.0 if math.isfinite(norm) and math.isfinite(sums[0]) else 0.0
 
 
+@compiled
+def _clear(part: int, parts: int, grad: NDArray) -> None:
+    """Set a part's share of the gradients to 0."""
+    N = grad.shape[0]
+    grad[part * N // parts : (part + 1) * N // parts] = 0
+
+
 @compiled_on_all_threads
 def _sgd_kernel(
     part: int, parts: int, param: NDArray, grad: NDArray, first: NDArray, second: NDArray, constants: NDArray,
@@ -84,6 +91,7 @@ def _sgd_kernel(
 ) -> None:  # fmt: skip
     """Update parameters by SGD, with momentum if it is not 0."""
     if outcome[1] == 0:
+        _clear(part, parts, grad)
         return
     N = param.shape[0]
     scaled, rate, decayed, kept = constants[0], constants[1], constants[2], constants[3]
@@ -92,10 +100,12 @@ def _sgd_kernel(
     if kept == 0:
         for i in range(end - begin):
             p[i] -= rate * (g[i] * scaled + decayed * p[i])
+            g[i] = 0
     else:
         for i in range(end - begin):
             m[i] = kept * m[i] + (g[i] * scaled + decayed * p[i])
             p[i] -= rate * m[i]
+            g[i] = 0
 
 
 def _sgd(config: OptimizerConfig, step: Step) -> tuple[float, ...]:
@@ -109,6 +119,7 @@ def _rmsprop_kernel(
 ) -> None:  # fmt: skip
     """Update parameters by RMSprop."""
     if outcome[1] == 0:
+        _clear(part, parts, grad)
         return
     N = param.shape[0]
     scaled, rate, decayed, small = constants[0], constants[1], constants[2], constants[3]
@@ -119,6 +130,7 @@ def _rmsprop_kernel(
         d = g[i] * scaled + decayed * p[i]
         v[i] = kept * v[i] + new * d * d
         p[i] -= rate * d / (np.sqrt(v[i]) + small)
+        g[i] = 0
 
 
 def _rmsprop(config: OptimizerConfig, step: Step) -> tuple[float, ...]:
@@ -132,6 +144,7 @@ def _adam_kernel(
 ) -> None:  # fmt: skip
     """Update parameters by Adam or AdamW; ``_adam_constants`` lists the constants after the first."""
     if outcome[1] == 0:
+        _clear(part, parts, grad)
         return
     N = param.shape[0]
     begin, end = part * N // parts, (part + 1) * N // parts
@@ -146,6 +159,7 @@ def _adam_kernel(
         m[i] += new_m * (d - m[i])
         v[i] = beta2 * v[i] + new_v * d * d
         p[i] = w - rate * m[i] / (np.sqrt(v[i]) * root_scale + eps)
+        g[i] = 0
 
 
 def _adam_constants(config: OptimizerConfig, step: Step, decay: float, kept: float) -> tuple[float, ...]:

@@ -221,13 +221,19 @@ class Network:
             smoothing: label smoothing, for heads that take it; the loss is the smoothed one.
         """
         batch = checked_batch(self.spec, batch, state, self.dtype)
-        computed = self.compute(batch, state, masks or NO_MASKS, smoothing)
+        flat = self.backend.layers.zeros(self._size, self.dtype)
+        computed = self.compute(batch, state, masks or NO_MASKS, smoothing, flat)
         return Gradients(LossSums.from_array(computed.sums), *computed[1:])
 
-    def compute(self, batch: Batch, state: NDArray, masks: Masks, smoothing: float) -> Computed:
-        """Return the results of ``gradients`` for a checked batch, with the loss sums as an array."""
+    def compute(
+        self, batch: Batch, state: NDArray, masks: Masks, smoothing: float, flat: NDArray
+    ) -> Computed:  # fmt: skip
+        """Return the results of ``gradients`` for a checked batch, with the loss sums as an array.
+
+        Args:
+            flat: zeros, to which the gradients of all parameters are added.
+        """
         forward = self._forward(batch.inputs, batch.lengths, state, masks)
-        flat = self.backend.layers.zeros(self._size, self.dtype)
         grads = parameter_views(flat, self._shapes)
         loss = self._loss(forward, batch, masks, grads, smoothing)
         dy, dfinal = loss.dy, np.zeros_like(state) if loss.dfinal is None else loss.dfinal

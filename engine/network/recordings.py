@@ -13,23 +13,24 @@ from unrolled.engine.network.backends import Backend, RecordedCall
 Result = TypeVar("Result")
 # To share so little work among threads takes longer than it saves, some 20 µs on one core, and waits where cores are busy.
 FEW_FLOPS = 1 << 21
+FEW_RUNS = 8  # that do not pay for a recording
 MOST_KINDS = 4  # kinds of arguments whose calls are kept: each keeps memory for all that it computes
 
 
 class _Kept(NamedTuple):
-    """A recorded call, the version of the constants at its last run, and whether it ran again after it was recorded."""
+    """A recorded call, the version of the constants at its last run, and how often it ran after it was recorded."""
 
     recorded: RecordedCall
     version: int
-    used: bool
+    runs: int
 
 
 class Recordings:
     """The recorded calls of one function, which takes arrays and returns arrays.
 
     A kind of arguments that comes a second time is recorded, and its third call is the first that runs without Python. If
-    there are so many kinds that recordings are dropped before they are used again, no further ones are made. Results are the
-    same in any case.
+    there are so many kinds that recordings are dropped after few runs, no further ones are made. Results are the same in any
+    case.
 
     Args:
         backend: the engine.
@@ -50,7 +51,7 @@ class Recordings:
         self._kept: dict[Hashable, _Kept] = {}  # the last used last
         self._seen: dict[Hashable, None] = {}  # once, the last one last
         self._refused: set[Hashable] = set()
-        self._wasted = 0  # recordings that were dropped unused
+        self._wasted = 0  # recordings that were dropped after few runs
 
     def call(
         self, function: Callable[..., Any], arrays: Sequence[NDArray], take: Callable[[Any], Result], flops: float,
@@ -78,7 +79,7 @@ class Recordings:
         kind = _kind_of(arrays)
         found = self._kept.pop(kind, None)
         if found is not None and found.recorded.is_current():
-            self._kept[kind] = _Kept(found.recorded, version, True)
+            self._kept[kind] = _Kept(found.recorded, version, found.runs + 1)
             return found.recorded.run(arrays, found.version != version)
         if kind in self._refused or self._wasted > MOST_KINDS or not self._was_seen(kind):
             return function(*arrays)
@@ -88,7 +89,7 @@ class Recordings:
         if recorded is None:
             self._refused.add(kind)
             return function(*arrays)
-        self._kept[kind] = _Kept(recorded, version, False)
+        self._kept[kind] = _Kept(recorded, version, 0)
         return recorded.results
 
     def _was_seen(self, kind: Hashable) -> bool:
@@ -105,7 +106,7 @@ class Recordings:
         """Drop the recording that was used longest ago, if there is no room for another."""
         if len(self._kept) >= MOST_KINDS:
             dropped = self._kept.pop(next(iter(self._kept)))
-            self._wasted += not dropped.used
+            self._wasted += dropped.runs < FEW_RUNS
 
 
 def _kind_of(arrays: Sequence[NDArray]) -> Hashable:

@@ -42,7 +42,8 @@ class UpdateFunctions(NamedTuple):
         prepare: (config, step) -> the numbers (n,) float64 of one update.
         apply: (config, max_norm, param, grad, moments, numbers, sums) -> (2,) float64, norm and 1 if the parameters were
             updated. It clips the flat gradients ``grad`` by value and by their norm, and updates the flat ``param`` and the
-            moments in place, unless the norm or the loss, the first of ``sums``, is not finite.
+            moments in place, unless the norm or the loss, the first of ``sums``, is not finite. It leaves zeros in ``grad``,
+            for the next step to add to: a pass over it less.
     """
 
     prepare: Callable[[OptimizerConfig, Step], NDArray[np.float64]]
@@ -67,6 +68,7 @@ def apply(
     if finite:
         scalars = UpdateScalars(rate, int(number), factor * clip_scale(norm, max_norm))
         UPDATE_RULES[config.name](config, param, grad, moments, scalars)
+    grad.fill(0)
     return np.array([norm, finite])
 
 

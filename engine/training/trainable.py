@@ -163,6 +163,7 @@ class EngineTrainable(Network):
             value[...] = params[name]
         super().__init__(spec, own, backend, precision)
         self.optimizer = Optimizer(optimizer, flat, clip_norm, self.backend.update, zeros)
+        self._grads = zeros(len(flat), flat.dtype)  # zero between steps
         self._steps = Recordings(self.backend, self.recordable)
         self.learning_rate = optimizer.base_learning_rate
 
@@ -177,6 +178,14 @@ class EngineTrainable(Network):
         config = self.optimizer.config
         factor = gradient_factor(config, batch.weight, batch.batch_size) if config.sum_over_time else 1.0
         numbers = self.optimizer.prepare(learning_rate, factor)
+        try:
+            return self._step(batch, state, masks, numbers)
+        except BaseException:
+            self._grads.fill(0)  # some may have been computed
+            raise
+
+    def _step(self, batch: Batch, state: NDArray, masks: Masks, numbers: NDArray) -> StepResult:
+        """Make a training step on a checked batch, given the numbers of the update."""
         if batch.lengths is not None:
             return self._taken(self._update(batch, state, masks, numbers))
         arrays = [*batch.inputs.values(), batch.targets, batch.weights, state, numbers, *self._mask_arrays(masks)]
@@ -197,7 +206,7 @@ class EngineTrainable(Network):
 
     def _update(self, batch: Batch, state: NDArray, masks: Masks, numbers: NDArray) -> _Updated:
         """Update the parameters from a checked batch."""
-        computed = self.compute(batch, state, masks, self.optimizer.config.label_smoothing)
+        computed = self.compute(batch, state, masks, self.optimizer.config.label_smoothing, self._grads)
         outcome = self.optimizer.apply(computed.flat, numbers, computed.sums)
         return _Updated(computed.sums, outcome, computed.state)
 

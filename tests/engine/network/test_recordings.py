@@ -213,6 +213,21 @@ def test_a_loss_that_is_not_finite_leaves_the_parameters() -> None:
         np.testing.assert_array_equal(recorded.params[name], value, err_msg=name)
 
 
+def test_a_step_that_is_interrupted_leaves_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = pair_of(models.spec("lstm"))
+    batch, state = batch_of(pair[0].spec, 0)
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pair[0].optimizer, "apply", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pair[0].train_step(batch, state, 0.01, None)
+    one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
+    assert_same_step(one, other, pair)
+
+
 def test_training_state_that_is_restored_between_recorded_steps() -> None:
     recorded, _ = pair_of(models.spec("lstm"))
     batch, state = batch_of(recorded.spec, 0)
