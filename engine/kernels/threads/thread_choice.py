@@ -20,8 +20,11 @@ TRIAL = 0.01  # seconds of runs on another number of threads
 FIRST, FIRST_RUNS = 0.04, 1
 LONGEST_MORE, LONGEST_FEWER = 8, 16  # times these
 UNDISTURBED = 0.5  # seconds on as many threads, or on all without a slow period, after which the pauses are short again
-SLOW = 1.15  # times the fastest period on as many threads: two such periods show that others may be using the cores
+SLOW = 1.2  # times the fastest period on as many threads: two such periods show that others may be using the cores
 BETTER = 0.95  # times the present time of a run: another number of threads that is faster than that is taken
+DOUBTED = (
+    0.9  # times the last time on fewer threads, whenever it was too long for a trial: it may have been a bad moment
+)
 FORGOTTEN = 1.002  # times the fastest period, for each later one: a processor that gets warm stays slower
 
 
@@ -83,8 +86,10 @@ class ThreadChoice:
     def __init__(self, counts: list[int]) -> None:
         self._counts, self._level = counts, 0
         self._trial: int | None = None  # the level that is being tried
+        self._wakes = False  # whether its first run is next
         self._period, self._now = _Mean(), math.inf  # runs of this period; seconds of a run in the last one
-        self._fastest: list[float | None] = [None] * len(counts)  # seconds of a run in the fastest period of each level
+        self._fastest = [math.inf] * len(counts)  # seconds of a run in the fastest period of each level
+        self._last = [0.0] * len(counts)  # seconds of a run when each level was last used; 0: it never was
         self._fewer, self._more = _Pause(LONGEST_FEWER), _Pause(LONGEST_MORE)
         self._slow = 0  # slow periods that followed each other
         self._undisturbed = 0.0  # seconds without one, on all threads
@@ -97,41 +102,61 @@ class ThreadChoice:
 
     def tell(self, seconds: float) -> None:
         """Take note of the seconds of a run on ``threads`` threads."""
-        self._period.add(seconds)
         if self._trial is not None:
-            if self._period.seconds >= TRIAL:
-                self._end_trial(self._trial)
+            self._tell_of_trial(self._trial, seconds)
             return
+        self._period.add(seconds)
         self._kept += seconds
         self._fewer.add(seconds)
         self._more.add(seconds)
         if self._period.seconds >= PERIOD:
             self._end_period()
 
+    def _tell_of_trial(self, tried: int, seconds: float) -> None:
+        """Take note of a run of a trial; of short ones the first does not count, in which threads wake up."""
+        if self._wakes and seconds < TRIAL / 4:
+            self._wakes = False
+            return
+        self._wakes = False
+        self._period.add(seconds)
+        if self._period.seconds >= TRIAL:
+            self._end_trial(tried)
+
     def _end_period(self) -> None:
         """Decide whether another number of threads is tried now."""
         length, self._now = self._period.seconds, self._period.value
         self._period = _Mean()
         before = self._fastest[self._level]
-        self._fastest[self._level] = self._now if before is None else min(before * FORGOTTEN, self._now)
-        self._slow = self._slow + 1 if before is not None and self._now > SLOW * before else 0
+        self._fastest[self._level], self._last[self._level] = min(before * FORGOTTEN, self._now), self._now
+        self._slow = self._slow + 1 if self._now > SLOW * before else 0
         self._undisturbed = 0.0 if self._slow or self._level > 0 else self._undisturbed + length
         if self._undisturbed >= UNDISTURBED:  # the machine is idle again
             self._fewer.restart(paid=True)
             self._more.restart(paid=True)
-        fewer = self._level + 1
-        if fewer < len(self._counts) and (self._fastest[fewer] is None or (self._slow > 1 and self._fewer.over)):
-            self._trial = fewer
+        if self._tries_fewer():
+            self._trial, self._wakes = self._level + 1, True
         elif self._level > 0 and self._more.over:
-            self._trial = self._level - 1
+            self._trial, self._wakes = self._level - 1, True
+
+    def _tries_fewer(self) -> bool:
+        """Return whether to try fewer threads: for the first time, or because runs are slow and it may be faster."""
+        fewer = self._level + 1
+        if fewer == len(self._counts):
+            return False
+        if self._last[fewer] > 0 and (self._slow < 2 or not self._fewer.over):
+            return False
+        if self._now > self._last[fewer]:
+            return True
+        self._last[fewer] *= DOUBTED
+        self._fewer.restart(paid=False)
+        return False
 
     def _end_trial(self, tried: int) -> None:
         """Take the faster of two levels."""
         found = self._period.value
         self._trial, self._period, self._slow = None, _Mean(), 0
         paid, to_fewer = found < BETTER * self._now, tried > self._level
-        known = self._fastest[tried]
-        self._fastest[tried] = found if known is None else min(known, found)
+        self._fastest[tried], self._last[tried] = min(self._fastest[tried], found), found
         if to_fewer:
             self._fewer.restart(paid)
         if paid and to_fewer:  # on a busy machine more threads are faster for a moment now and then
