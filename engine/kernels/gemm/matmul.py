@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.gemm import amx
@@ -24,6 +25,7 @@ from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 # rows of a panel read at a time; with more, sums are read and written less often, but panels leave the L2 cache
 DEPTH_BLOCK = 512
 ROW_BLOCK = 128  # rows of the first factor multiplied with all panels before the next: at a depth of 256, 128 KB of L2
+NO_LIMIT = np.empty(0, np.int64)  # of the rows of a product, all of which are computed
 
 
 @compiled
@@ -142,13 +144,20 @@ def add_product(
     multiply(a, a_at, a_row, a_depth, panels, c, c_at, c_row, c, c_at, c_row, rows, N, back)
 
 
-@writes(7)
+@compiled
+def limited(rows: int, limit: NDArray) -> int:
+    """Return a number of rows, or the limit (1,), which may be known only while kernels run, if it is lower; (0,): none."""
+    return rows if len(limit) == 0 else min(rows, limit[0])
+
+
+@writes(8)
 @compiled_on_all_threads
 def _product(
-    part: int, parts: int, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int, c: NDArray,
+    part: int, parts: int, limit: NDArray, a: NDArray, k0: int, k1: int, panels: NDArray, start: NDArray, start_row: int,
+    c: NDArray,
 ) -> None:  # fmt: skip
-    """c = start + a[:, k0:k1] @ b, with rows of the flat ``start`` that lie ``start_row`` items apart."""
-    (M, width), N = a.shape, c.shape[1]
+    """c = start + a[:, k0:k1] @ b for rows up to the limit; those of the flat ``start`` lie ``start_row`` items apart."""
+    M, width, N = limited(a.shape[0], limit), a.shape[1], c.shape[1]
     flat_a, flat_c = a.reshape(-1), c.reshape(-1)
     first, last = part * M // parts, (part + 1) * M // parts
     memory = new_operand(panels, ROW_BLOCK)
@@ -158,22 +167,27 @@ def _product(
         multiply(factor, at, stride, 1, panels, start, m * start_row, start_row, flat_c, m * N, N, some, N, False)
 
 
-def product(a: NDArray, panels: NDArray, bias: NDArray) -> NDArray:
-    """Return a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); threads share the rows."""
-    return products(a, [(0, a.shape[1], panels)], bias)
+def product(a: NDArray, panels: NDArray, bias: NDArray, limit: NDArray[np.int64] = NO_LIMIT) -> NDArray:
+    """Return a @ b + bias for ``a`` (M, K), the panels of ``b`` (K, N) and ``bias`` (N,); threads share the rows.
+
+    ``limit`` is as in ``products``.
+    """
+    return products(a, [(0, a.shape[1], panels)], bias, limit=limit)
 
 
 def products(
-    a: NDArray, factors: Sequence[tuple[int, int, NDArray]], start: NDArray, c: NDArray | None = None
+    a: NDArray, factors: Sequence[tuple[int, int, NDArray]], start: NDArray, c: NDArray | None = None,
+    limit: NDArray[np.int64] = NO_LIMIT,
 ) -> NDArray:  # fmt: skip
     """Return Σ a[:, k0:k1] @ b + start over ``factors`` (k0, k1, panels of b), for ``start`` (N,) or (M, N).
 
-    The result is written to ``c``, which may be ``start``; None: to a new array.
+    The result is written to ``c``, which may be ``start``; None: to a new array. ``limit`` (1,) holds a number of rows; those
+    after them are not computed.
     """
     N = start.shape[-1]
     c = empty((len(a), N), a.dtype) if c is None else c
     flat, start_row = start.reshape(-1), 0 if start.ndim == 1 else N
     for k0, k1, panels in factors:
-        _product(a, k0, k1, panels, flat, start_row, c)
+        _product(limit, a, k0, k1, panels, flat, start_row, c)
         flat, start_row = c.reshape(-1), N
     return c

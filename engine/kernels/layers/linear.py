@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.gemm.matmul import product, products
+from unrolled.engine.kernels.gemm.matmul import NO_LIMIT, product, products
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
@@ -42,13 +42,12 @@ def linear_forward(x: NDArray, weight: NDArray, bias: NDArray, packing: Packing 
     return product(as_rows(x), pack_transposed(weight, packing), bias).reshape(*x.shape[:-1], len(bias))
 
 
-def add_input_gradient(
-    dy: NDArray | ColumnRanges, weight: NDArray, dx: NDArray, packing: Packing = Packing.FULL
-) -> None:  # fmt: skip
-    """Add the gradient of the input of ``linear_forward`` to ``dx``."""
-    dy = as_columns(dy)
-    rows = as_rows(dx)
-    products(as_rows(dy.array), _factors(dy, weight, packing), rows, rows)
+def input_gradient(
+    dy: ColumnRanges, weight: NDArray, start: NDArray, packing: Packing, into: NDArray | None = None,
+    limit: NDArray[np.int64] = NO_LIMIT,
+) -> NDArray:  # fmt: skip
+    """Return ``start`` plus the gradient of the input of ``linear_forward``; ``into`` and ``limit`` as in ``products``."""
+    return products(as_rows(dy.array), _factors(dy, weight, packing), start, into, limit)
 
 
 def _factors(dy: ColumnRanges, weight: NDArray, packing: Packing) -> list[tuple[int, int, NDArray]]:
@@ -66,7 +65,7 @@ def linear_backward_input(
     """Return the gradient of the input of ``linear_forward``, (..., out) to (..., in), added to ``dx``."""
     dy = as_columns(dy)
     start = np.zeros(weight.shape[1], weight.dtype) if dx is None else as_rows(dx)
-    return products(as_rows(dy.array), _factors(dy, weight, packing), start).reshape(*dy.array.shape[:-1], -1)
+    return input_gradient(dy, weight, start, packing).reshape(*dy.array.shape[:-1], -1)
 
 
 def linear_backward_weight(
@@ -74,12 +73,20 @@ def linear_backward_weight(
 ) -> None:  # fmt: skip
     """Add the gradients of weight (out, in) and bias (out,), summed over all leading axes."""
     dy = as_columns(dy)
-    rows, x, first = as_rows(dy.array), as_rows(x), 0
+    add_weight_gradient(dy, as_rows(x), dweight, dbias, packing, batch_rows(dy.array))
+
+
+def add_weight_gradient(
+    dy: ColumnRanges, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing, batch: int = 1,
+    limit: NDArray[np.int64] = NO_LIMIT,
+) -> None:  # fmt: skip
+    """Add the gradients of weight and bias over rows x (M, in); ``batch`` and ``limit`` as in ``add_transposed_product``."""
+    rows, first = as_rows(dy.array), 0
     for k0, k1 in dy.ranges:
         last = first + k1 - k0
         own = dbias[first:last] if k0 == 0 else zeros(k1, rows.dtype)
         sums, places = one_sum(own, rows)
-        add_transposed_product(rows, x, dweight[first:last], sums, places, packing, k0, batch_rows(dy.array))
+        add_transposed_product(rows, x, dweight[first:last], sums, places, packing, k0, batch, limit)
         if k0 > 0:
             add(own[k0:], dbias[first:last])
         first = last

@@ -130,25 +130,29 @@ def _output_rows(
             multiply(d, at, row_items, 1, back, nothing, 0, 0, flat_dh, n0 * H, H, n1 - n0, H, False)
 
 
+@compiled_sum
+def _total_and_count(values: NDArray) -> tuple[float, float]:
+    """Return the sum in float64, and the number of positive values."""
+    total, count = 0.0, 0.0
+    for n in range(len(values)):
+        total += np.float64(values[n])
+        count += 1.0 if values[n] > 0 else 0.0
+    return total, count
+
+
 @compiled_parallel
 def _take_weights(part: int, parts: int, weights: NDArray, numbers: NDArray, sums: NDArray) -> None:
     """Fill numbers = weights, sums[1] = Σ w, and sums[3], the number of positive weights."""
-    total, count = 0.0, 0
     for n in range(len(weights)):
         numbers[n] = weights[n]
-        total += np.float64(weights[n])
-        count += weights[n] > 0
-    sums[1], sums[3] = total, count
+    sums[1], sums[3] = _total_and_count(weights)
 
 
 @compiled_parallel
 def _add_up(part: int, parts: int, losses: NDArray, hits: NDArray, sums: NDArray) -> None:
     """Set the first and the third of ``sums``: that of the losses, and the number of hits."""
-    total, count = 0.0, 0
-    for n in range(len(losses)):
-        total += losses[n]
-        count += hits[n]
-    sums[0], sums[2] = total, count
+    sums[0] = _total_and_count(losses)[0]
+    sums[2] = _total_and_count(hits)[0]
 
 
 def output_loss(
