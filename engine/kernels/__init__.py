@@ -17,7 +17,7 @@ from unrolled.engine.kernels.layers import first_layer, linear
 from unrolled.engine.kernels.recurrent.layer import recurrent_with
 from unrolled.engine.kernels.threads import array_copies
 from unrolled.engine.kernels.threads.buffer_pool import zeros
-from unrolled.engine.kernels.threads.recording import record
+from unrolled.engine.kernels.threads.recording import Recording
 from unrolled.engine.models.heads.head import HeadFunctions
 from unrolled.engine.models.inputs.input import InputFunctions
 from unrolled.engine.models.layers.functions import LayerFunctions
@@ -55,4 +55,4 @@ def make_kernels(packing: Packing = Packing.FULL) -> Kernels:
     return Kernels(recurrent_with(packing), _layers_with(packing), KERNEL_INPUTS, heads)
 
 
-__all__ = ["Kernels", "choose_packing", "make_kernels", "optimizers", "record"]
+__all__ = ["Kernels", "Recording", "choose_packing", "make_kernels", "optimizers"]

@@ -44,8 +44,7 @@ class Backend(NamedTuple):
     """The functions that the network and its training run on.
 
     Args:
-        record: (function, arrays, constants, most_threads) -> the recorded call, or None if it cannot be made again without
-            Python; None: the engine has no recordings.
+        record: (function, arrays, constants, most_threads) -> the recorded call; None: the engine has no recordings.
     """
 
     name: str
@@ -54,9 +53,7 @@ class Backend(NamedTuple):
     inputs: Mapping[str, InputFunctions]
     heads: Mapping[str, HeadFunctions]
     update: UpdateFunctions
-    record: (
-        Callable[[Callable[..., Any], Sequence[NDArray], Sequence[NDArray], int | None], RecordedCall | None] | None
-    ) = None
+    record: Callable[[Callable[..., Any], Sequence[NDArray], Sequence[NDArray], int | None], RecordedCall] | None = None
 
 
 def check_precision(engine: str, precision: str) -> None:
@@ -89,7 +86,7 @@ def _make_numba(precision: str) -> Backend:
         made.inputs,
         made.heads,
         kernels.optimizers.UPDATE,
-        kernels.record,
+        kernels.Recording,
     )
 
 

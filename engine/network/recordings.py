@@ -50,7 +50,6 @@ class Recordings:
         self._lock = threading.Lock()
         self._kept: dict[Hashable, _Kept] = {}  # the last used last
         self._seen: dict[Hashable, None] = {}  # once, the last one last
-        self._refused: set[Hashable] = set()
         self._wasted = 0  # recordings that were dropped after few runs
 
     def call(
@@ -81,14 +80,11 @@ class Recordings:
         if found is not None and found.recorded.is_current():
             self._kept[kind] = _Kept(found.recorded, version, found.runs + 1)
             return found.recorded.run(arrays, found.version != version)
-        if kind in self._refused or self._wasted > MOST_KINDS or not self._was_seen(kind):
+        if self._wasted > MOST_KINDS or not self._was_seen(kind):
             return function(*arrays)
         self._make_room()
         assert self._record is not None  # tested by ``call``
         recorded = self._record(function, arrays, self._constants, None if flops > FEW_FLOPS else 1)
-        if recorded is None:
-            self._refused.add(kind)
-            return function(*arrays)
         self._kept[kind] = _Kept(recorded, version, 0)
         return recorded.results
 

@@ -143,9 +143,25 @@ def _add_piece(
         add_row(sums_more[r, column:], sums[r, column:])
 
 
+class Depth(NamedTuple):
+    """The rows over which a weight gradient is summed.
+
+    Args:
+        batch: B, if they are those of time steps with B rows each; 1 otherwise.
+        limit: (1,), a number of rows, which may be known only while kernels run: those after them take no part. It goes with
+            ``batch`` = 1. (0,): all take part.
+    """
+
+    batch: int = 1
+    limit: NDArray[np.int64] = NO_LIMIT
+
+
+ALL_ROWS = Depth()
+
+
 def add_transposed_product(
     a: NDArray, b: NDArray, c: NDArray, sums: NDArray, places: NDArray, packing: Packing = Packing.FULL,
-    column: int = 0, batch: int = 1, limit: NDArray[np.int64] = NO_LIMIT,
+    column: int = 0, depth: Depth = ALL_ROWS,
 ) -> None:  # fmt: skip
     """c += a[:, column:column + M].T @ b and np.add.at(sums, places, a) for ``a`` (K, ≥ M), ``b`` (K, N), ``c`` (M, N).
 
@@ -159,18 +175,16 @@ def add_transposed_product(
 
     Threads share M. Where K is large beside M and R, the depth is added up in two pieces, whatever the number of threads, so
     that results do not depend on it: each of two threads then packs half of both factors instead of all of ``b``. If rows
-    are those of time steps with ``batch`` rows each, a piece has the rows of half a batch, provided that these come in
+    are those of time steps with ``depth.batch`` rows each, a piece has the rows of half a batch, provided that these come in
     groups that packing can use. Each of two threads had just these rows in the recurrence: a training step of an RNN with
     H = 128 and 256, B = 64, is 1.06 times as fast.
-
-    ``limit`` (1,) holds a number of rows; those after them take no part. It goes with ``batch`` = 1.
     """
     dtype, (K, N), M, parts = packing.dtype(a.dtype), b.shape, len(c), get_num_threads()
     pieces, count, sizes = 1, 1, STRIP_SIZES[packing]
     if 2 * max(M, len(sums)) <= K:
         pieces = 2
-        if K % batch == 0 and batch % (2 * sizes.together) == 0:
-            count = K // batch
+        if K % depth.batch == 0 and depth.batch % (2 * sizes.together) == 0:
+            count = K // depth.batch
     plan = ProductPlan(panel_width(dtype), sizes.rows, sizes.columns, sizes.unit, False, pieces, count)
     if packing is FULL and a.shape[1] * a.itemsize <= LONGEST_A and N * b.itemsize <= LONGEST_B:
         plan = plan._replace(block=UNPACKED_ROWS, group=0, turned=_turned(M, N, K // pieces, plan.W // VECTORS))
@@ -179,7 +193,7 @@ def add_transposed_product(
         packed = empty((parts, sizes.items), dtype)
         panels = empty((parts, packing.depth(min(sizes.rows, K)) * -(-N // plan.W) * plan.W), dtype)
     c_more, sums_more = (empty(((pieces - 1) * len(one), one.shape[1]), one.dtype) for one in (c, sums))
-    _add_transposed_product(parts, limit, a, column, b, c, sums, places, packed, panels, *plan, c_more, sums_more)
+    _add_transposed_product(parts, depth.limit, a, column, b, c, sums, places, packed, panels, *plan, c_more, sums_more)
     if pieces > 1:
         _add_piece(c, c_more, sums, sums_more, column)
 

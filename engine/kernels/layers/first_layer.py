@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.gemm.matmul import NO_LIMIT, product
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack_transposed
-from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.gemm.weight_gradient import Depth, add_transposed_product
 from unrolled.engine.kernels.layers.embedding import embedding_backward, embedding_forward
 from unrolled.engine.kernels.layers.linear import (
     add_weight_gradient,
@@ -40,12 +40,12 @@ class _Rows(NamedTuple):
     Args:
         used: (R,), their numbers, rising, and -1 after the last; None: all rows.
         places: (T, B), the place of each token's row among them.
-        count: (1,), how many there are.
+        number: (1,), how many there are.
     """
 
     used: NDArray[np.int64] | None
     places: NDArray[np.int64]
-    count: NDArray[np.int64]
+    number: NDArray[np.int64]
 
     def of(self, embedding: NDArray) -> NDArray:
         """Return the rows, and zeros after the last."""
@@ -54,9 +54,9 @@ class _Rows(NamedTuple):
 
 @compiled_parallel
 def _find_rows(
-    part: int, parts: int, tokens: NDArray, numbers: NDArray, used: NDArray, places: NDArray, count: NDArray
+    part: int, parts: int, tokens: NDArray, numbers: NDArray, used: NDArray, places: NDArray, number: NDArray
 ) -> None:  # fmt: skip
-    """Fill ``used``, ``places`` and ``count`` of ``_Rows`` for flat tokens; ``numbers`` (V,) is scratch.
+    """Fill ``used``, ``places`` and ``number`` of ``_Rows`` for flat tokens; ``numbers`` (V,) is scratch.
 
     The readable form is ``np.unique(tokens, return_inverse=True)``, which sorts the tokens: 91 µs for 2,048 of 10,000.
     """
@@ -71,7 +71,7 @@ def _find_rows(
     used[found:] = -1
     for n in range(len(tokens)):
         places[n] = numbers[tokens[n]]
-    count[0] = found
+    number[0] = found
 
 
 def _used_rows(embedding: NDArray, tokens: NDArray) -> _Rows:
@@ -79,9 +79,9 @@ def _used_rows(embedding: NDArray, tokens: NDArray) -> _Rows:
     V, N = len(embedding), tokens.size
     if V <= N:
         return _Rows(None, tokens, NO_LIMIT)
-    used, places, count = np.empty(N, np.int64), np.empty(N, np.int64), np.empty(1, np.int64)
-    _find_rows(1, tokens.reshape(-1), np.empty(V, np.int64), used, places, count)
-    return _Rows(used, places.reshape(tokens.shape), count)
+    used, places, number = np.empty(N, np.int64), np.empty(N, np.int64), np.empty(1, np.int64)
+    _find_rows(1, tokens.reshape(-1), np.empty(V, np.int64), used, places, number)
+    return _Rows(used, places.reshape(tokens.shape), number)
 
 
 @compiled_on_all_threads
@@ -102,7 +102,7 @@ def embedded_linear_forward(
     if keeps_constants():
         return _kept_table(embedding, tokens, weight, bias, packing)
     rows = _used_rows(embedding, tokens)
-    table = product(rows.of(embedding), pack_transposed(weight, packing), bias, rows.count)
+    table = product(rows.of(embedding), pack_transposed(weight, packing), bias, rows.number)
     return Gathered(table, np.ascontiguousarray(rows.places.reshape(-1), np.int64))
 
 
@@ -132,7 +132,7 @@ def first_layer_backward(
         rows = as_rows(dhg.array)
         sums = zeros(R * rows.shape[1], rows.dtype).reshape(R, -1)
         add_transposed_product(
-            rows, as_rows(h_prev), dw_hh, sums, used.places.reshape(-1), packing, batch=batch_rows(h_prev)
+            rows, as_rows(h_prev), dw_hh, sums, used.places.reshape(-1), packing, depth=Depth(batch_rows(h_prev))
         )  # fmt: skip
         _add_rows(np.asarray(dhg._replace(array=sums)), db_hh)
         dtable = dxg._replace(array=sums)
@@ -151,12 +151,12 @@ def _table_backward(
 ) -> None:  # fmt: skip
     """Add the gradients of embedding, weight and bias, given those of the table's rows (R, G·H)."""
     dembedding, dweight, dbias = grads
-    add_weight_gradient(dtable, used.of(embedding), dweight, dbias, packing, limit=used.count)
+    add_weight_gradient(dtable, used.of(embedding), dweight, dbias, packing, Depth(limit=used.number))
     if used.used is None:
         input_gradient(dtable, weight, dembedding, packing, dembedding)
     else:
         nothing = np.zeros(embedding.shape[1], embedding.dtype)
-        _add_used(input_gradient(dtable, weight, nothing, packing, limit=used.count), used.used, dembedding)
+        _add_used(input_gradient(dtable, weight, nothing, packing, limit=used.number), used.used, dembedding)
 
 
 @compiled_on_all_threads

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.gemm.matmul import NO_LIMIT, product, products
 from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
-from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.gemm.weight_gradient import Depth, add_transposed_product
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
 from unrolled.engine.kernels.threads.array_copies import add
 from unrolled.engine.kernels.threads.buffer_pool import zeros
@@ -73,20 +73,19 @@ def linear_backward_weight(
 ) -> None:  # fmt: skip
     """Add the gradients of weight (out, in) and bias (out,), summed over all leading axes."""
     dy = as_columns(dy)
-    add_weight_gradient(dy, as_rows(x), dweight, dbias, packing, batch_rows(dy.array))
+    add_weight_gradient(dy, as_rows(x), dweight, dbias, packing, Depth(batch_rows(dy.array)))
 
 
 def add_weight_gradient(
-    dy: ColumnRanges, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing, batch: int = 1,
-    limit: NDArray[np.int64] = NO_LIMIT,
+    dy: ColumnRanges, x: NDArray, dweight: NDArray, dbias: NDArray, packing: Packing, depth: Depth
 ) -> None:  # fmt: skip
-    """Add the gradients of weight and bias over rows x (M, in); ``batch`` and ``limit`` as in ``add_transposed_product``."""
+    """Add the gradients of weight and bias over the rows of x (M, in) that ``depth`` describes."""
     rows, first = as_rows(dy.array), 0
     for k0, k1 in dy.ranges:
         last = first + k1 - k0
         own = dbias[first:last] if k0 == 0 else zeros(k1, rows.dtype)
         sums, places = one_sum(own, rows)
-        add_transposed_product(rows, x, dweight[first:last], sums, places, packing, k0, batch, limit)
+        add_transposed_product(rows, x, dweight[first:last], sums, places, packing, k0, depth)
         if k0 > 0:
             add(own[k0:], dbias[first:last])
         first = last

@@ -17,7 +17,7 @@ from unrolled.engine.kernels.gemm.microkernel import HALVES, TILE_ROWS, VECTORS
 from unrolled.engine.kernels.gemm.packing import Packing, by_packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed, padded_columns
 from unrolled.engine.kernels.gemm.strips import SUM_ROWS
-from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.gemm.weight_gradient import Depth, add_transposed_product
 from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
 from unrolled.engine.kernels.layers.linear import as_rows, batch_rows, one_sum
 from unrolled.engine.kernels.simd.elementwise import elementwise
@@ -194,6 +194,6 @@ def output_loss(
             sums, some, dh[part], V, smoothing, ranges,
         )  # fmt: skip
         if grads:
-            add_transposed_product(some, rows[part], grads[0], *one_sum(grads[1], some), packing, batch=batch)
+            add_transposed_product(some, rows[part], grads[0], *one_sum(grads[1], some), packing, depth=Depth(batch))
     _add_up(1, losses, hits, sums)
     return sums, dh.reshape(h.shape) if grads else None

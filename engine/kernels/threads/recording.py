@@ -149,20 +149,6 @@ class Recorder:
         return any(np.may_share_memory(array, constant) for constant in self._constants)
 
 
-class NotRecordable(Exception):
-    """A function computes something that depends on the contents of its arrays: its calls cannot be made again for others."""
-
-
-def refuse_recording(reason: str) -> None:
-    """Stop a recording, if there is one.
-
-    Raises:
-        NotRecordable: there is one.
-    """
-    if recording.listener is not None:
-        raise NotRecordable(reason)
-
-
 def keeps_constants() -> bool:
     """Return whether calls are being recorded, and what is computed from constants alone is computed once."""
     return isinstance(recording.listener, Recorder) and recording.listener.keeps_constants
@@ -232,14 +218,3 @@ class Recording:
             self._constant.run()
         self._calls.run()
         return self.results
-
-
-def record(
-    function: Callable[..., Any], arrays: Sequence[NDArray], constants: Sequence[NDArray] = (),
-    most_threads: int | None = None,
-) -> Recording | None:  # fmt: skip
-    """Return a function's recorded call, or None if it refuses (``refuse_recording``)."""
-    try:
-        return Recording(function, arrays, constants, most_threads)
-    except NotRecordable:
-        return None

@@ -19,7 +19,7 @@ from unrolled.engine.kernels.gemm import matmul
 from unrolled.engine.kernels.gemm.matmul import product
 from unrolled.engine.kernels.gemm.packing import bf16_packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
-from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.gemm.weight_gradient import Depth, add_transposed_product
 from unrolled.engine.kernels.simd import bf16
 from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network.backends import get_backend
@@ -114,7 +114,7 @@ def test_transposed_products_of_many_rows_and_columns(
     rng = np.random.default_rng(K)
     a, b = rng.standard_normal((K, column + M + 9)).astype(np.float32), rng.standard_normal((K, N)).astype(np.float32)
     c, sums, where = np.ones((M, N), np.float32), np.ones((places, column + M + 5), np.float32), np.arange(K) % places
-    add_transposed_product(a, b, c, sums, where, bf16_packing(), column, batch)
+    add_transposed_product(a, b, c, sums, where, bf16_packing(), column, Depth(batch))
     exact, scale = rounded(a).astype(np.float64)[:, column : column + M], np.sqrt(K)
     expected = (1 + exact.T @ rounded(b)) / scale
     assert_close(c / scale, expected, "bf16 product", np.float32, "transposed product")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tolerances import assert_close
 
 from unrolled.engine.kernels.gemm import weight_gradient
-from unrolled.engine.kernels.gemm.weight_gradient import add_transposed_product
+from unrolled.engine.kernels.gemm.weight_gradient import Depth, add_transposed_product
 from unrolled.engine.kernels.layers import output_loss
 from unrolled.engine.kernels.threads import thread_pool
 from unrolled.engine.network.network import Network
@@ -71,7 +71,7 @@ def test_a_transposed_product_in_two_pieces_equals_the_reference_on_any_threads(
 
     def add() -> tuple[NDArray, NDArray]:
         c, sums = np.ones((M, N), dtype), np.ones((places, column + M + 5), dtype)
-        add_transposed_product(a, b, c, sums, where, column=column, batch=batch)
+        add_transposed_product(a, b, c, sums, where, column=column, depth=Depth(batch))
         return c, sums
 
     with on_threads(1):

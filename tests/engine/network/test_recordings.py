@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unrolled.engine.kernels.recurrent import work_partition
 from unrolled.engine.kernels.threads import recording
-from unrolled.engine.kernels.threads.recording import NotRecordable, Recording, record, refuse_recording
+from unrolled.engine.kernels.threads.recording import Recording
 from unrolled.engine.kernels.threads.thread_choice import counts_of
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
 from unrolled.engine.models.dropout import Dropout, Masks, dropout_masks
@@ -91,6 +91,13 @@ def train_both(
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_training_of_every_cell(cell: str, bidirectional: bool) -> None:
     train_both(pair_of(models.spec(cell, bidirectional=bidirectional)))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", models.ALL_CELLS)
+def test_training_on_fewer_tokens_than_the_vocabulary_has(cell: str, bidirectional: bool) -> None:
+    """Only the rows of the embedding that occur are multiplied, and they are others in each batch."""
+    train_both(pair_of(models.spec(cell, bidirectional=bidirectional)), T=3, B=2)
 
 
 @pytest.mark.parametrize("inputs", models.MIXTURES)
@@ -353,19 +360,6 @@ def test_a_recording_repeats_the_kernels_and_nothing_else() -> None:
     compiled, by_numpy = recording.run([np.arange(3.0) + 10])
     np.testing.assert_array_equal(compiled, [20.0, 22.0, 24.0])
     np.testing.assert_array_equal(by_numpy, [1.0, 2.0, 3.0])  # stale
-
-
-def test_a_function_can_refuse_to_be_recorded() -> None:
-    def function(x: NDArray) -> NDArray:
-        refuse_recording("the test says so")
-        return x
-
-    assert record(function, [np.zeros(1)]) is None
-    with pytest.raises(NotRecordable, match="the test says so"):
-        Recording(function, [np.zeros(1)])
-    calls_of = Recordings(get_backend("numba"))
-    for _ in range(3):
-        assert calls_of.call(function, [np.ones(1)], float_of, 0.0) == 1.0
 
 
 def test_a_call_while_another_thread_uses_the_memory() -> None:
