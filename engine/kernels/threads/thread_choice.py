@@ -22,9 +22,7 @@ LONGEST_MORE, LONGEST_FEWER = 8, 16  # times these
 UNDISTURBED = 0.5  # seconds on as many threads, or on all without a slow period, after which the pauses are short again
 SLOW = 1.2  # times the fastest period on as many threads: two such periods show that others may be using the cores
 BETTER = 0.95  # times the present time of a run: another number of threads that is faster than that is taken
-DOUBTED = (
-    0.9  # times the last time on fewer threads, whenever it was too long for a trial: it may have been a bad moment
-)
+DOUBTED = 0.9  # times the last time on fewer threads, whenever it was too long for a trial: others may have caused it
 FORGOTTEN = 1.002  # times the fastest period, for each later one: a processor that gets warm stays slower
 
 

@@ -107,6 +107,29 @@ def test_a_processor_that_gets_slower_for_good_costs_few_trials() -> None:
     assert machine.changes(8, 22) == 0  # the fastest period was long ago
 
 
+def test_fewer_threads_are_hardly_tried_where_they_took_longer() -> None:
+    machine = Machine(2, 1)
+    machine.run(IDLE, 2)
+    machine.run(constant(t2=0.003, t1=0.004), 20)
+    assert machine.share(1, 2, 22) < 0.005
+    machine.run(constant(t2=0.0045, t1=0.004), 2)  # now they pay
+    assert machine.share(1, 22.5, 24) > 0.9
+
+
+def test_the_first_short_run_of_a_trial_in_which_threads_wake_up_does_not_count() -> None:
+    machine, before = Machine(2, 1), [2]
+
+    def times(threads: int) -> float:
+        wakes = threads == 2 and before[0] == 1
+        before[0] = threads
+        return 0.0019 if wakes else 0.00036 if threads == 2 else 0.0004
+
+    machine.run(constant(t2=0.0008, t1=0.0004), 1)
+    assert machine.choice.threads == 1
+    machine.run(times, 1)
+    assert machine.share(2, 1.5, 2) == 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_runs_that_are_slow_now_and_then_cost_less_than_a_hundredth(seed: int) -> None:
     rng = np.random.default_rng(seed)
