@@ -13,7 +13,10 @@ from __future__ import annotations
 import math
 
 PERIOD = 0.02  # seconds of runs whose mean counts: some time slices of a system's scheduler
-TRIAL = 0.01  # seconds of runs on another number of threads
+TRIAL = 0.01  # seconds of runs on fewer threads, and the least on more
+# Share of the pause before it that a trial of more threads takes: a thread that wakes up may first wait for the time slice of
+# another process, or for a core of its own.
+SHARE = 1 / 10
 # Seconds between two trials: FIRST, and twice as many after each that did not pay, up to a longest pause. Of fewer threads that
 # one is longer, because on an idle machine a trial of them costs as much time as it takes. A trial takes at least one run, so
 # there are also FIRST_RUNS between two, and twice as many each time.
@@ -64,6 +67,11 @@ class _Pause:
         """Return whether a trial is due."""
         return self._passed.seconds >= FIRST * self._factor and self._passed.runs >= FIRST_RUNS * self._factor
 
+    @property
+    def trial(self) -> float:
+        """Return the seconds of the trial after this pause."""
+        return max(TRIAL, SHARE * FIRST * self._factor)
+
     def restart(self, paid: bool) -> None:
         """Begin the next pause: as short as the first after a trial that paid, else twice as long as the last one."""
         self._factor = 1 if paid else min(2 * self._factor, self._longest)
@@ -75,7 +83,7 @@ class ThreadChoice:
 
     Fewer threads are tried when runs take longer than they did on as many, and once at the start; more are tried from time to
     time. A trial is some runs, after which the faster number stays. Trials that do not pay become rare: a machine that is idle
-    for long spends no time on them, and one that is busy for long some percent.
+    for long spends no time on them, and one that is busy for long a tenth, in which it is somewhat slower.
 
     Args:
         counts: numbers of threads, the largest first.
@@ -112,12 +120,12 @@ class ThreadChoice:
 
     def _tell_of_trial(self, tried: int, seconds: float) -> None:
         """Take note of a run of a trial; of short ones the first does not count, in which threads wake up."""
-        if self._wakes and seconds < TRIAL / 4:
+        if self._wakes and seconds < TRIAL:
             self._wakes = False
             return
         self._wakes = False
         self._period.add(seconds)
-        if self._period.seconds >= TRIAL:
+        if self._period.seconds >= (TRIAL if tried > self._level else self._more.trial):
             self._end_trial(tried)
 
     def _end_period(self) -> None:
