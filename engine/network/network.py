@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.errors import ConfigError
-from unrolled.engine.models.batch_checks import checked_batch
+from unrolled.engine.models.batch_checks import check_masks, checked_batch
 from unrolled.engine.models.dropout import NO_MASKS, Masks
 from unrolled.engine.models.heads.head import HeadLoss, Outputs
 from unrolled.engine.models.input_checks import checked_inputs, ragged
@@ -32,9 +32,8 @@ from unrolled.engine.network.core import (
 from unrolled.engine.network.recordings import Recordings
 
 Inputs = Mapping[str, NDArray]
-MOST_FLOPS = (
-    1 << 28
-)  # of a run or an evaluation that is recorded: of more, Python takes a small share, and memory grows
+# Of a run or an evaluation that is recorded: of more, Python takes a small share, and memory grows.
+MOST_FLOPS = 1 << 28
 
 
 class Gradients(NamedTuple):
@@ -233,10 +232,12 @@ class Network:
         Args:
             flat: zeros, to which the gradients of all parameters are added.
         """
+        T, B = batch.inputs[self.spec.timed.name].shape[:2]
+        check_masks(self.spec, masks, T, B)
         forward = self._forward(batch.inputs, batch.lengths, state, masks)
         grads = parameter_views(flat, self._shapes)
         loss = self._loss(forward, batch, masks, grads, smoothing)
-        dy, dfinal = loss.dy, np.zeros_like(state) if loss.dfinal is None else loss.dfinal
+        dy, dfinal = loss.dy, np.zeros(state.shape, state.dtype) if loss.dfinal is None else loss.dfinal
         assert dy is not None  # computed because ``grads`` are given
         gradients, dstate = core_backward(
             self.backend, self.spec.core, self._params, dy, dfinal, forward.tape, grads
@@ -250,7 +251,7 @@ class Network:
         """Run inputs and core."""
         recurrent, layers, core = self.backend.recurrent, self.backend.layers, self.spec.core
         T, B = inputs[self.spec.timed.name].shape[:2]
-        steps = recurrent.plan(T, B, lengths)
+        steps, state = recurrent.plan(T, B, lengths), np.ascontiguousarray(state)
         own = direction_params(core, self._params, 0)
         lookup = self._lookup(masks)
         ids = x = None

@@ -25,12 +25,14 @@ def _copy(part: int, parts: int, source: NDArray, target: NDArray) -> None:
 
 
 def copy(source: NDArray, target: NDArray) -> None:
-    """Copy an array to one of the same shape, whose last two axes are C-contiguous in both."""
-    if source.ndim > 2 or source.flags.c_contiguous != target.flags.c_contiguous:
+    """Copy an array to one of the same shape, whose last axis is contiguous in both."""
+    if source.flags.c_contiguous and target.flags.c_contiguous:
+        _copy(1, source.reshape(-1), target.reshape(-1))
+    elif source.ndim > 1:
         for one, other in zip(source, target, strict=True):
             copy(one, other)
     else:
-        _copy(1, source.reshape(-1), target.reshape(-1))
+        raise ValueError("copy: needs arrays whose last axis is contiguous")
 
 
 @compiled_parallel

@@ -39,7 +39,7 @@ def zeros(size: int, dtype: np.dtype) -> NDArray:
 
 
 def copy(source: NDArray, target: NDArray) -> None:
-    """Copy an array to one of the same shape, whose last two axes are C-contiguous in both."""
+    """Copy an array to one of the same shape, whose last axis is contiguous in both."""
     target[...] = source
 
 
