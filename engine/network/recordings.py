@@ -1,4 +1,4 @@
-"""RecordedCall calls of a function of a network: for arguments of the same kind it runs again without Python, where it can."""
+"""Recorded calls of a function of a network: for arguments of the same kind it runs again without Python, where it can."""
 
 from __future__ import annotations
 
@@ -78,8 +78,10 @@ class Recordings:
         kind = _kind_of(arrays)
         found = self._kept.pop(kind, None)
         if found is not None and found.recorded.is_current():
+            results = found.recorded.run(arrays, found.version != version)
+            # only now: what a run that raises an exception leaves, such as constants half computed, is dropped with it
             self._kept[kind] = _Kept(found.recorded, version, found.runs + 1)
-            return found.recorded.run(arrays, found.version != version)
+            return results
         if self._wasted > MOST_KINDS or not self._was_seen(kind):
             return function(*arrays)
         self._make_room()

@@ -182,6 +182,7 @@ class EngineTrainable(Network):
             return self._step(batch, state, masks, numbers)
         except BaseException:
             self._grads.fill(0)  # some may have been computed
+            self.parameters_changed()  # an interrupt may come after the update
             raise
 
     def _step(self, batch: Batch, state: NDArray, masks: Masks, numbers: NDArray) -> StepResult:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.engine.kernels.threads.buffer_pool import empty
-from unrolled.engine.kernels.threads.spin_barrier import FAILED, IN_TURN, clear, meet, new_teams, wait
+from unrolled.engine.kernels.threads.spin_barrier import FAILED, meet, new_teams, wait
 from unrolled.engine.kernels.threads.thread_choice import ThreadChoice, counts_of
 from unrolled.engine.kernels.threads.thread_pool import (
     ENTRY,
@@ -45,7 +45,8 @@ def _run_calls(
     """Make all calls: that of ``slots[n]`` for ``counts[n]`` parts, which the threads share.
 
     Calls of one part that follow each other are made by the same thread and need no barrier. Fewer threads than parts make some
-    parts of a call one after the other, which the addresses ``in_turn`` tell parts that would wait for each other.
+    parts of a call one after the other; parts that would wait for each other read that at the addresses ``in_turn``. After a
+    call that failed no further ones are made, so that nothing is computed from what it left; threads still pass the barriers.
     """
     active, N, waits = meet(team, parts), slots.shape[0], 0
     own = part if active > 1 else 0
@@ -55,13 +56,14 @@ def _run_calls(
         for address in in_turn:
             put_number(address, active < counts.max())
     for n in range(N):
-        for piece in range(own, counts[n], active):
-            call_entry(number_at(slots[n] + WORD * ENTRY), slots[n], piece, counts[n])
+        if team[FAILED] == 0:
+            for piece in range(own, counts[n], active):
+                call_entry(number_at(slots[n] + WORD * ENTRY), slots[n], piece, counts[n])
+            if number_at(slots[n]):
+                team[FAILED] = 1
         if n + 1 < N and (counts[n] > 1 or counts[n + 1] > 1):
             waits += 1
             wait(team, part, active, waits)
-        if number_at(slots[n]):
-            team[FAILED] = 1
 
 
 class _Calls:
@@ -86,9 +88,12 @@ class _Calls:
         if arguments[0] > self._parts:
             self._parts = int(arguments[0])
             self._choice = ThreadChoice(counts_of(self._parts))
-        if function is clear.__wrapped__:
-            self._in_turn = np.append(self._in_turn, [team[IN_TURN:].ctypes.data for team in arguments[1]])
         return int(slot.ctypes.data)
+
+    def add_teams(self, in_turn: NDArray[np.int64]) -> None:
+        """Add the items (count,) of teams that a run sets where parts of a call run one after the other."""
+        self._memory.append(in_turn)
+        self._in_turn = np.append(self._in_turn, [in_turn[n:].ctypes.data for n in range(len(in_turn))])
 
     def run(self) -> None:
         """Make all calls.
@@ -143,6 +148,9 @@ class Recorder:
             self._constants.append(target)
             return self.constant.add(function, arguments)
         return self.calls.add(function, arguments)
+
+    def add_teams(self, in_turn: NDArray[np.int64]) -> None:
+        self.calls.add_teams(in_turn)
 
     def _is_constant(self, array: NDArray) -> bool:
         """Return whether an array lies in memory that does not change."""

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from unrolled.engine.kernels.jit.compilation import compiled, intrinsic
 from unrolled.engine.kernels.jit.numba_internals import array_data
 from unrolled.engine.kernels.simd.registers import call_llvm
-from unrolled.engine.kernels.threads.thread_pool import compiled_parallel
+from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, recording
 
 # indices into the shared array, two cache lines apart, which processors fetch together; the counts of the parts come last
 _APART = 16
-IN_TURN, _ARRIVED, _DECISION, FAILED, _COUNTS = (_APART * place for place in range(5))
+_IN_TURN, _ARRIVED, _DECISION, FAILED, _COUNTS = (_APART * place for place in range(5))
 _UNDECIDED, _TOGETHER, _ALONE = 0, 1, 2
 _PATIENCE = 20_000  # polls of the decision before a part gives up waiting for the others, some hundred microseconds
 _SPINS = 4_000  # polls before a waiting thread yields its processor
@@ -35,7 +35,7 @@ _HAS_PAUSE = platform.machine() in ("x86_64", "AMD64")
 
 
 @compiled_parallel
-def clear(part: int, parts: int, teams: NDArray) -> None:
+def _clear(part: int, parts: int, teams: NDArray) -> None:
     """Make teams ready for a call; recorded with the others. Whether parts run in turn is kept."""
     teams[:, _ARRIVED:] = 0
 
@@ -43,10 +43,12 @@ def clear(part: int, parts: int, teams: NDArray) -> None:
 def new_teams(count: int, parts: int) -> NDArray[np.int64]:
     """Return the shared memory (count, ·) of the teams of one call, of ``parts`` parts each.
 
-    Where item IN_TURN of a team is not 0, its parts run one after the other on one thread, so the first takes all the work.
+    Where item _IN_TURN of a team is not 0, its parts run one after the other on one thread, so the first takes all the work.
     """
     teams = np.zeros((count, _COUNTS + _APART * parts), np.int64)
-    clear(1, teams)
+    _clear(1, teams)
+    if recording.listener is not None:
+        recording.listener.add_teams(teams[:, _IN_TURN])
     return teams
 
 
@@ -120,7 +122,7 @@ def meet(team: NDArray, parts: int) -> int:
     if parts == 1:
         return 1
     arrived = _fetch_add(team, _ARRIVED)
-    if team[IN_TURN]:
+    if team[_IN_TURN]:
         return 1 if arrived == 0 else 0
     if arrived == parts - 1:
         return parts if _decide(team, _DECISION, _TOGETHER) == _TOGETHER else 0

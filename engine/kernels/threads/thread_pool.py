@@ -27,6 +27,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, typeof, types
+from numpy.typing import NDArray
 
 from unrolled.engine.errors import ForkError
 from unrolled.engine.kernels.jit.compilation import OPTIONS, cache_folder, cached, compiled, intrinsic
@@ -171,6 +172,10 @@ class Listener(Protocol):
 
     def slot_for(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
         """Return the address of SLOT bytes, in which the packed arguments (parts, …) of a call stay."""
+        ...
+
+    def add_teams(self, in_turn: NDArray[np.int64]) -> None:
+        """Take note of the items (count,) of teams (``spin_barrier``) that are not 0 where parts run one after the other."""
         ...
 
 

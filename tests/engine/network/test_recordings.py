@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from unrolled.engine.errors import ShapeError
 from unrolled.engine.kernels.recurrent import work_partition
-from unrolled.engine.kernels.threads import recording
+from unrolled.engine.kernels.threads import array_copies, recording
 from unrolled.engine.kernels.threads.recording import Recording
 from unrolled.engine.kernels.threads.thread_choice import counts_of
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads
@@ -378,6 +379,112 @@ def test_a_call_while_another_thread_uses_the_memory() -> None:
     with calls_of._lock:
         assert calls_of.call(function, [np.full(2, 4.0)], float_of, 0.0) == 8.0
     assert len(calls) == 3
+
+
+@compiled_on_all_threads
+def refuse_negative(part: int, parts: int, x: Any) -> None:
+    """Fail as a kernel that has no memory."""
+    if x[0] < 0:
+        raise MemoryError
+
+
+@compiled_on_all_threads
+def count(part: int, parts: int, total: Any) -> None:
+    """total[0] += 1."""
+    if part == 0:
+        total[0] += 1
+
+
+def test_after_a_recorded_call_that_fails_no_further_ones_are_made_and_all_is_computed_anew() -> None:
+    total, factor = np.zeros(1), np.full(2, 3.0)
+
+    def function(x: NDArray) -> NDArray:
+        y, z = np.empty_like(x), np.empty_like(x)
+        refuse_negative(x)
+        array_copies.copy(factor, z)
+        array_copies.add(z, x)
+        double(x, y)
+        count(total)
+        return y
+
+    calls_of = Recordings(get_backend("numba"), constants=[factor])
+    for version in range(2):
+        for _ in range(3):
+            assert calls_of.call(function, [np.ones(2)], float_of, 0.0, version) == 2 * (1 + factor[0])
+        assert calls_of._kept
+        assert total[0] == 3 * (version + 1)
+        factor += 1
+        with pytest.raises(MemoryError):
+            calls_of.call(function, [np.full(2, -1.0)], float_of, 0.0, version + 1)
+        assert total[0] == 3 * (version + 1)
+
+
+def test_an_evaluation_after_an_interrupted_step_sees_the_new_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, _ = pair_of(models.spec("lstm"))
+    batch, state = batch_of(recorded.spec, 0)
+    for _ in range(3):
+        before = recorded.evaluate(batch, state)[0]
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorded.optimizer, "count", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recorded.train_step(batch, state, 0.01, None)
+    expected = Network(recorded.spec, recorded.export_params(), "numba").evaluate(batch, state)[0]
+    assert recorded.evaluate(batch, state)[0] == expected
+    assert expected != before  # alarm: the update shows
+
+
+def in_another_layout(array: NDArray) -> NDArray:
+    """Return a copy whose last axis is not contiguous."""
+    return np.repeat(array, 2, axis=-1)[..., ::2]
+
+
+@pytest.mark.parametrize("inputs", ["tokens", "tokens+categories+values+static"])
+def test_arrays_in_any_layout_give_the_same_bits(inputs: str) -> None:
+    pair = pair_of(models.spec("lstm", inputs))
+    for step in range(STEPS):
+        batch, state = batch_of(pair[0].spec, step)
+        others = {name: in_another_layout(array) for name, array in batch.inputs.items()}
+        other = Batch(others, in_another_layout(batch.targets), in_another_layout(batch.weights), None, False)
+        for other_state in (in_another_layout(state), np.asfortranarray(state)):
+            one = pair[0].train_step(other, other_state, 0.01, None)
+            assert_same_step(one, pair[1].train_step(batch, state, 0.01, None), pair)
+            outputs, after = pair[0].run(others, None, other_state)
+            expected, expected_after = pair[1].run(batch.inputs, None, state)
+            np.testing.assert_array_equal(outputs["logits"], expected["logits"])
+            np.testing.assert_array_equal(after, expected_after)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ">f4", ">f8", np.longdouble])
+def test_weights_of_any_float_dtype_give_the_same_bits(dtype: Any) -> None:
+    pair = pair_of(models.spec("lstm"))
+    for step in range(STEPS):
+        batch, state = batch_of(pair[0].spec, step)
+        weights = batch.weights * np.float16(0.5)
+        one = pair[0].train_step(batch._replace(weights=weights.astype(dtype)), state, 0.01, None)
+        other = pair[1].train_step(batch._replace(weights=weights.astype(np.float32)), state, 0.01, None)
+        assert_same_step(one, other, pair)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        Masks(None, None, np.ones((9, 4, models.H + 1), np.float32)),
+        Masks(None, None, np.ones((9, 1, models.H), np.float32)),
+        Masks(np.ones((3, 4, models.E), np.float32), None, None),
+        Masks(None, [np.ones((9, 4, 2), np.float32)], None),
+        Masks(None, [np.ones((9, 4, models.H), np.float32)] * 2, None),
+    ],
+)
+def test_masks_of_other_shapes_are_refused(masks: Masks) -> None:
+    recorded, _ = pair_of(models.spec("lstm"))
+    batch, state = batch_of(recorded.spec, 0)
+    for _ in range(3):
+        with pytest.raises(ShapeError, match=r"^masks: got .* needs"):
+            recorded.train_step(batch, state, 0.01, masks)
 
 
 def test_a_model_that_is_dropped_frees_its_memory_at_once() -> None:
