@@ -116,10 +116,8 @@ def exp_below(typing_context, x, at, count, highest):  # type: ignore[no-untyped
 
         def step(value: Any, place: Any, total: Any, mask: Any) -> Any:
             below = builder.fsub(value, everywhere)
-            if mask is not None:
-                below = builder.select(
-                    mask, below, zeros
-                )  # with any number there, e^x might be denormal, which is slow
+            if mask is not None:  # of any number there, e^x might be denormal, which is slow
+                below = builder.select(mask, below, zeros)
             (value,) = exp_negative(Vector(builder, [below])).values
             if mask is not None:
                 value = builder.select(mask, value, zeros)

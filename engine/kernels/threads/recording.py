@@ -139,12 +139,11 @@ class Recorder:
 
     def slot_for(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
         written = _writes.get(function)
-        arrays = [value for value in arguments if isinstance(value, np.ndarray) and value.size]
         if written is None or not self._constants:
             return self.calls.add(function, arguments)
         target = arguments[written]
-        others = [array for array in arrays if array is not target]
-        if all(self._is_constant(array) for array in others):
+        read = [value for value in arguments if isinstance(value, np.ndarray) and value.size and value is not target]
+        if all(self._is_constant(array) for array in read):
             self._constants.append(target)
             return self.constant.add(function, arguments)
         return self.calls.add(function, arguments)
