@@ -14,7 +14,9 @@ Result = TypeVar("Result")
 # To share so little work among threads takes longer than it saves, some 20 µs on one core, and waits where cores are busy.
 FEW_FLOPS = 1 << 21
 FEW_RUNS = 8  # that do not pay for a recording
-MOST_KINDS = 4  # kinds of arguments whose calls are kept: each keeps memory for all that it computes
+# Kinds of arguments whose calls are kept. Each keeps memory for all that it computes, so of calls with many operations fewer
+# are kept: those of the usual batch, and of the last one of an epoch.
+MOST_KINDS, MOST_LARGE_KINDS, LARGE_FLOPS = 4, 2, 1 << 31
 
 
 class _Kept(NamedTuple):
@@ -84,7 +86,7 @@ class Recordings:
             return results
         if self._wasted > MOST_KINDS or not self._was_seen(kind):
             return function(*arrays)
-        self._make_room()
+        self._make_room(MOST_KINDS if flops < LARGE_FLOPS else MOST_LARGE_KINDS)
         assert self._record is not None  # tested by ``call``
         recorded = self._record(function, arrays, self._constants, None if flops > FEW_FLOPS else 1)
         self._kept[kind] = _Kept(recorded, version, 0)
@@ -100,9 +102,9 @@ class Recordings:
             del self._seen[next(iter(self._seen))]
         return False
 
-    def _make_room(self) -> None:
-        """Drop the recording that was used longest ago, if there is no room for another."""
-        if len(self._kept) >= MOST_KINDS:
+    def _make_room(self, most: int) -> None:
+        """Drop the recordings that were used longest ago, until there is room for another beside fewer than ``most``."""
+        while len(self._kept) >= most:
             dropped = self._kept.pop(next(iter(self._kept)))
             self._wasted += dropped.runs < FEW_RUNS
 

@@ -27,7 +27,7 @@ from unrolled.engine.models.step_contract import zero_state
 from unrolled.engine.network import recordings
 from unrolled.engine.network.backends import get_backend
 from unrolled.engine.network.network import Network
-from unrolled.engine.network.recordings import MOST_KINDS, Recordings
+from unrolled.engine.network.recordings import MOST_KINDS, MOST_LARGE_KINDS, Recordings
 from unrolled.engine.optimizers.config import OPTIMIZERS, OptimizerConfig
 from unrolled.engine.training.trainable import EngineTrainable, StepResult
 
@@ -185,6 +185,14 @@ def test_batches_that_alternate_between_sizes() -> None:
         one, other = (trainable.train_step(batch, state, 0.01, None) for trainable in pair)
         assert_same_step(one, other, pair)
     assert len(pair[0]._steps._kept) == MOST_KINDS
+
+
+def test_large_calls_keep_fewer_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "LARGE_FLOPS", 0)
+    trainable, _ = pair_of(models.spec("rnn", layers=1))
+    for T in (5, 6, 7) * 3:
+        trainable.train_step(*batch_of(trainable.spec, T, T), 0.01, None)
+    assert len(trainable._steps._kept) == MOST_LARGE_KINDS
 
 
 def test_two_sizes_by_turns_are_both_recorded_and_too_many_sizes_are_not() -> None:
