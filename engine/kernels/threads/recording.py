@@ -78,8 +78,8 @@ class _Calls:
         self._in_turn = np.zeros(0, np.int64)
         self._choice = ThreadChoice([1])
 
-    def add(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
-        """Add a call of a function with (parts, …); return the address of its slot."""
+    def add(self, arguments: tuple[Any, ...]) -> int:
+        """Add a call with (parts, …); return the address of its slot."""
         slot = np.zeros(SLOT // WORD, np.int64)
         self._memory.append(slot)
         self._arguments.append(arguments)
@@ -140,13 +140,13 @@ class Recorder:
     def slot_for(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> int:
         written = _writes.get(function)
         if written is None or not self._constants:
-            return self.calls.add(function, arguments)
+            return self.calls.add(arguments)
         target = arguments[written]
         read = [value for value in arguments if isinstance(value, np.ndarray) and value.size and value is not target]
         if all(self._is_constant(array) for array in read):
             self._constants.append(target)
-            return self.constant.add(function, arguments)
-        return self.calls.add(function, arguments)
+            return self.constant.add(arguments)
+        return self.calls.add(arguments)
 
     def add_teams(self, in_turn: NDArray[np.int64]) -> None:
         self.calls.add_teams(in_turn)

@@ -40,15 +40,19 @@ def assert_derivatives(
             assert_close((gradients[name] * direction).sum(), derivative, "difference", np.float64, name)
 
 
-def check(model: Network, batch: Batch, state: NDArray, masks: Masks | None = None) -> Gradients:
+def check(
+    spec: ModelSpec, batch: Batch, state: NDArray, masks: Masks | None = None, backend: str = "numpy"
+) -> Gradients:  # fmt: skip
     """Check all gradients of a batch, and that of the initial state; return them."""
+    params = models.params(spec)
+    model = Network(spec, params, backend)  # keeps the arrays, so that a change of them is one of the model's
     got = model.gradients(batch, state, masks, SMOOTHING)
 
     def loss() -> float:
         sums = model.gradients(batch, state, masks, SMOOTHING).loss
         return sums.loss / sums.weight
 
-    assert_derivatives(loss, {**model.params, "initial state": state}, {**got.params, "initial state": got.dstate})
+    assert_derivatives(loss, {**params, "initial state": state}, {**got.params, "initial state": got.dstate})
     return got
 
 
@@ -60,8 +64,7 @@ def test_every_input_direction_and_depth_with_rows_of_different_lengths(
     cell: str, inputs: str, bidirectional: bool, layers: int
 ) -> None:
     spec = models.spec(cell, inputs, layers, bidirectional)
-    model, state = Network(spec, models.params(spec)), models.state(spec)
-    got = check(model, models.spec_batch(spec, lengths=models.ragged()), state)
+    got = check(spec, models.spec_batch(spec, lengths=models.ragged()), models.state(spec))
     assert all(value.any() for value in got.params.values())
     assert got.dstate.any()
 
@@ -70,7 +73,7 @@ def test_every_input_direction_and_depth_with_rows_of_different_lengths(
 @pytest.mark.parametrize("cell", models.ALL_CELLS)
 def test_next_tokens_with_further_inputs(cell: str, lengths: NDArray[np.int64] | None) -> None:
     spec = models.spec(cell, "tokens+categories+values", head="next_token")
-    check(Network(spec, models.params(spec)), models.spec_batch(spec, lengths=lengths), models.state(spec))
+    check(spec, models.spec_batch(spec, lengths=lengths), models.state(spec))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -81,10 +84,10 @@ def test_dropout_with_rows_of_different_lengths(
     inputs: str, bidirectional: bool, dropout: Dropout, backend: str
 ) -> None:
     spec = models.spec("gru", inputs, 2, bidirectional, dropout=0.4)
-    model, batch = Network(spec, models.params(spec), backend), models.spec_batch(spec, lengths=models.ragged())
+    batch = models.spec_batch(spec, lengths=models.ragged())
     masks = dropout_masks(spec, models.T, models.B, np.random.default_rng(5), np.float64, dropout)
-    got = check(model, batch, models.state(spec), masks)
-    plain = model.gradients(batch, models.state(spec), None, SMOOTHING)
+    got = check(spec, batch, models.state(spec), masks, backend)
+    plain = Network(spec, models.params(spec), backend).gradients(batch, models.state(spec), None, SMOOTHING)
     with pytest.raises(AssertionError):
         assert_close(got.flat, plain.flat, "difference")
 
@@ -109,23 +112,24 @@ def _wrong(kind: str, spec: ModelSpec, got: Gradients) -> dict[str, NDArray]:
 @pytest.mark.parametrize("kind", ["directions exchanged", "gates exchanged", "inputs exchanged", "one part in 1,000"])
 def test_alarm_wrong_gradients_are_noticed(kind: str) -> None:
     spec = models.spec("lstm", "tokens+values", 2, bidirectional=True)
-    model, batch = Network(spec, models.params(spec)), models.spec_batch(spec, lengths=models.ragged())
-    state = models.state(spec)
+    params, batch, state = models.params(spec), models.spec_batch(spec, lengths=models.ragged()), models.state(spec)
+    model = Network(spec, params)
     got = model.gradients(batch, state)
 
     def loss() -> float:
         sums = model.gradients(batch, state).loss
         return sums.loss / sums.weight
 
-    assert_derivatives(loss, model.params, got.params)
+    assert_derivatives(loss, params, got.params)
     with pytest.raises(AssertionError, match=r"rnn\.weight|embedding"):
-        assert_derivatives(loss, model.params, _wrong(kind, spec, got))
+        assert_derivatives(loss, params, _wrong(kind, spec, got))
 
 
 @pytest.mark.parametrize("change", ["lengths ignored", "longer row", "other weights"])
 def test_alarm_gradients_of_another_batch_are_noticed(change: str) -> None:
     spec = models.spec("gru", "tokens", 1, bidirectional=True)
-    model, state = Network(spec, models.params(spec)), models.state(spec)
+    params, state = models.params(spec), models.state(spec)
+    model = Network(spec, params)
     batch = models.spec_batch(spec)._replace(lengths=models.ragged())
     other = {
         "lengths ignored": batch._replace(lengths=None),
@@ -139,6 +143,6 @@ def test_alarm_gradients_of_another_batch_are_noticed(change: str) -> None:
 
     targets = batch.targets.copy()
     targets[targets < 0] = 0  # where the weight was 0
-    assert_derivatives(loss, model.params, model.gradients(batch, state).params)
+    assert_derivatives(loss, params, model.gradients(batch, state).params)
     with pytest.raises(AssertionError):
-        assert_derivatives(loss, model.params, model.gradients(other._replace(targets=targets), state).params)
+        assert_derivatives(loss, params, model.gradients(other._replace(targets=targets), state).params)
