@@ -19,7 +19,6 @@ from unrolled.engine.kernels.layers.embedding import embedding_backward, embeddi
 from unrolled.engine.kernels.layers.linear import (
     add_weight_gradient,
     as_columns,
-    as_rows,
     batch_rows,
     input_gradient,
     linear_backward_weight,
@@ -27,6 +26,7 @@ from unrolled.engine.kernels.layers.linear import (
 )
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges, Gathered
 from unrolled.engine.kernels.simd.row_sums import add_row_at
+from unrolled.engine.kernels.threads.array_copies import as_rows
 from unrolled.engine.kernels.threads.buffer_pool import zeros
 from unrolled.engine.kernels.threads.recording import keeps_constants
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads, compiled_parallel
@@ -156,13 +156,4 @@ def _table_backward(
         input_gradient(dtable, weight, dembedding, packing, dembedding)
     else:
         nothing = np.zeros(embedding.shape[1], embedding.dtype)
-        _add_used(input_gradient(dtable, weight, nothing, packing, limit=used.number), used.used, dembedding)
-
-
-@compiled_on_all_threads
-def _add_used(part: int, parts: int, rows: NDArray, used: NDArray, total: NDArray) -> None:
-    """total[used] += rows, up to the first -1 in ``used``; threads share the rows, each of which has a place of its own."""
-    N, W = rows.shape
-    for n in range(part * N // parts, (part + 1) * N // parts):
-        if used[n] >= 0:
-            add_row_at(rows[n], 0, 0, total[used[n]], 0, W)
+        embedding_backward(input_gradient(dtable, weight, nothing, packing, limit=used.number), used.used, dembedding)

@@ -13,13 +13,8 @@ from unrolled.engine.kernels.gemm.packing import Packing
 from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed
 from unrolled.engine.kernels.gemm.weight_gradient import Depth, add_transposed_product
 from unrolled.engine.kernels.recurrent.layouts import ColumnRanges
-from unrolled.engine.kernels.threads.array_copies import add
+from unrolled.engine.kernels.threads.array_copies import add, as_rows
 from unrolled.engine.kernels.threads.buffer_pool import zeros
-
-
-def as_rows(x: NDArray) -> NDArray:
-    """Return an array (..., N) as rows (M, N)."""
-    return x.reshape(-1, x.shape[-1])
 
 
 def as_columns(dy: NDArray | ColumnRanges) -> ColumnRanges:

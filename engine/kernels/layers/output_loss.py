@@ -19,10 +19,10 @@ from unrolled.engine.kernels.gemm.rhs_packing import pack, pack_transposed, padd
 from unrolled.engine.kernels.gemm.strips import SUM_ROWS
 from unrolled.engine.kernels.gemm.weight_gradient import Depth, add_transposed_product
 from unrolled.engine.kernels.jit.compilation import compiled, compiled_sum
-from unrolled.engine.kernels.layers.linear import as_rows, batch_rows, one_sum
+from unrolled.engine.kernels.layers.linear import batch_rows, one_sum
 from unrolled.engine.kernels.simd.elementwise import elementwise
 from unrolled.engine.kernels.simd.softmax import exp_below, largest_of
-from unrolled.engine.kernels.threads.array_copies import padded
+from unrolled.engine.kernels.threads.array_copies import as_rows, padded
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_parallel, get_num_threads
 from unrolled.engine.models.layers.output_loss import LOGITS_BYTES

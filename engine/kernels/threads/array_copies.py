@@ -20,8 +20,7 @@ from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads,
 @compiled_parallel
 def _copy(part: int, parts: int, source: NDArray, target: NDArray) -> None:
     """target[: len(source)] = source, for flat arrays."""
-    N = len(source)
-    copy_row(source[part * N // parts : (part + 1) * N // parts], target[part * N // parts : (part + 1) * N // parts])
+    copy_row(source, target)
 
 
 def copy(source: NDArray, target: NDArray) -> None:
@@ -94,7 +93,8 @@ def _copy_columns(
         copy_row(source[n, first : first + columns], target[n, to : to + columns])
 
 
-def _as_rows(x: NDArray) -> NDArray:
+def as_rows(x: NDArray) -> NDArray:
+    """Return an array (..., N) as rows (M, N)."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -102,7 +102,7 @@ def join_columns(arrays: Sequence[NDArray]) -> NDArray:
     """Return the columns of arrays (T, B, ·) side by side."""
     joined, to = empty((*arrays[0].shape[:-1], sum(array.shape[-1] for array in arrays)), arrays[0].dtype), 0
     for array in arrays:
-        _copy_columns(_as_rows(array), 0, _as_rows(joined), to, array.shape[-1])
+        _copy_columns(as_rows(array), 0, as_rows(joined), to, array.shape[-1])
         to += array.shape[-1]
     return joined
 
@@ -112,5 +112,5 @@ def take_columns(x: NDArray, first: int, last: int) -> NDArray:
     if last - first == x.shape[-1]:
         return x
     taken = empty((*x.shape[:-1], last - first), x.dtype)
-    _copy_columns(_as_rows(x), first, _as_rows(taken), 0, last - first)
+    _copy_columns(as_rows(x), first, as_rows(taken), 0, last - first)
     return taken
