@@ -41,10 +41,12 @@ def other_machine(old: Iterable[Line], new: Iterable[Line]) -> str:
     return f"measured on {'; '.join(sorted(before))}, now on {'; '.join(sorted(after))}"
 
 
-def _beside_neighbours(line: Line) -> Line:
-    """Return a line whose times are those beside busy neighbours."""
+def _measurements(line: Line) -> list[Line]:
+    """Return a line for each measurement: that without busy neighbours, and, if there were any, the one beside them."""
+    if not line.get("busy"):
+        return [line]
     times = {key: line[f"busy_{key}"] for key in ("median_s", "spread_s") if f"busy_{key}" in line}
-    return {**line, **times}
+    return [{**line, "busy": 0}, {**line, **times}]
 
 
 def compare(old: Sequence[Line], new: Sequence[Line]) -> Comparison:
@@ -55,16 +57,12 @@ def compare(old: Sequence[Line], new: Sequence[Line]) -> Comparison:
     """
 
     def by_name(lines: Sequence[Line]) -> dict[str, Line]:
-        found = {}
-        for line in lines:
-            if line["suite"] not in SUITES:
-                continue
-            name = f"{line['suite']}, {workload_name(line)}, {line.get('threads')} threads: {line['peer']}"
-            if line.get("busy"):  # a line of two measurements: without neighbours, and beside them
-                found[name] = _beside_neighbours(line)
-                name = name.replace(f" busy {line['busy']}", "")
-            found[name] = line
-        return found
+        return {
+            f"{one['suite']}, {workload_name(one)}, {one.get('threads')} threads: {one['peer']}": one
+            for line in lines
+            if line["suite"] in SUITES
+            for one in _measurements(line)
+        }
 
     after = by_name(new)
     before = {name: line for name, line in by_name(old).items() if line["parity"] == "ok"}
