@@ -176,6 +176,7 @@ class EngineTrainable(Network):
     def train_step(self, batch: Batch, state: NDArray, learning_rate: float, masks: Masks | None = None) -> StepResult:
         batch, masks = checked_batch(self.spec, batch, state, self.dtype), masks or NO_MASKS
         config = self.optimizer.config
+        # the weight of the batch is a pass over all positions, so it is asked for only where it counts
         factor = gradient_factor(config, batch.weight, batch.batch_size) if config.sum_over_time else 1.0
         numbers = self.optimizer.prepare(learning_rate, factor)
         try:

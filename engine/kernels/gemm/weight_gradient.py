@@ -19,7 +19,7 @@ from unrolled.engine.kernels.gemm.rhs_packing import Runs, pack_rows, panel_widt
 from unrolled.engine.kernels.gemm.strips import STRIP_SIZES, add_columns, multiply_strips, pack_strips
 from unrolled.engine.kernels.gemm.transposed_microkernel import add_transposed_rows
 from unrolled.engine.kernels.jit.compilation import compiled
-from unrolled.engine.kernels.simd.copies import add_row
+from unrolled.engine.kernels.simd.row_sums import add_row_at
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads, compiled_parallel, get_num_threads
 
@@ -138,9 +138,9 @@ def _add_piece(
     """Add the second piece to the first: c += c_more, and sums += sums_more from ``column`` on."""
     M, R = len(c), len(sums)
     for m in range(part * M // parts, (part + 1) * M // parts):
-        add_row(c_more[m], c[m])
+        add_row_at(c_more[m], 0, 0, c[m], 0, c.shape[1])
     for r in range(part * R // parts, (part + 1) * R // parts):
-        add_row(sums_more[r, column:], sums[r, column:])
+        add_row_at(sums_more[r], column, 0, sums[r], column, sums.shape[1] - column)
 
 
 class Depth(NamedTuple):

@@ -138,16 +138,6 @@ def copy_row(source: NDArray, target: NDArray) -> None:
 
 
 @compiled
-def add_row(source: NDArray, target: NDArray) -> None:
-    """target[:] += source, without Numba's code for shapes that do not fit.
-
-    Callers pass slices rather than bounds: a loop whose start might be negative stays scalar.
-    """
-    for j in range(len(source)):
-        target[j] += source[j]
-
-
-@compiled
 def copy_block(
     source: NDArray, source_at: int, source_row: int, target: NDArray, target_at: int, target_row: int, rows: int,
     columns: int,

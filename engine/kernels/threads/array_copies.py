@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.engine.kernels.simd.copies import add_row, copy_row
+from unrolled.engine.kernels.simd.copies import copy_row
+from unrolled.engine.kernels.simd.row_sums import add_row_at
 from unrolled.engine.kernels.threads.buffer_pool import empty
 from unrolled.engine.kernels.threads.recording import writes
 from unrolled.engine.kernels.threads.thread_pool import compiled_on_all_threads, compiled_parallel
@@ -37,7 +38,7 @@ def copy(source: NDArray, target: NDArray) -> None:
 @compiled_parallel
 def _add(part: int, parts: int, source: NDArray, target: NDArray) -> None:
     """target += source, for flat arrays."""
-    add_row(source, target)
+    add_row_at(source, 0, 0, target, 0, len(source))
 
 
 def add(source: NDArray, target: NDArray) -> None:
